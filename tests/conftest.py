@@ -1,0 +1,17 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def em_data() -> Path:
+    """The folder of real EM volumes; tests that use it have a twin on the phantom and skip without it."""
+    folder = Path(os.environ.get("FGNET_DATA_DIR", ""))
+    if not (folder / "val" / "fib25_t2_val_z144-183.h5").is_file():
+        pytest.skip("set FGNET_DATA_DIR to the folder of real EM volumes to run this test")
+    return folder
