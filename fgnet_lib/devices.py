@@ -1,0 +1,46 @@
+"""Where the code runs: the device, the precision that is good on it, and the platform around the notebook."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+_PLATFORM_VARIABLES = (  # set by each host in every notebook; Binder is a JupyterHub too, so it is asked first
+    ("COLAB_RELEASE_TAG", "colab"),
+    ("KAGGLE_KERNEL_RUN_TYPE", "kaggle"),
+    ("BINDER_REPO_URL", "binder"),
+    ("JUPYTERHUB_SERVICE_PREFIX", "jupyterhub"),
+)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ValueError: `name` is not in `DEVICES`, or this machine has no such device.
+    """
+    if name not in DEVICES:
+        raise ValueError(f"unknown device {name!r}: choose one of {', '.join(DEVICES)}")
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in present.items() if there)
+    if not present[name]:
+        raise ValueError(f"device {name!r} is not available to PyTorch here: use 'auto' or 'cpu'")
+    return torch.device(name)
+
+
+def precision(device: torch.device) -> str:
+    """Mixed precision for `device`, in accelerate's words: "bf16", "fp16" or "no".
+
+    bf16 only where the hardware has it: an emulated bf16 (a T4's, or a CPU's autocast) is many times slower than fp32.
+    """
+    if device.type != "cuda":
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def platform() -> str:
+    """The host of this notebook: "colab", "kaggle", "binder", "jupyterhub" or "local"."""
+    return next((name for variable, name in _PLATFORM_VARIABLES if variable in os.environ), "local")

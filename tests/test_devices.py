@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fgnet_lib import devices
+
+
+def test_auto_prefers_an_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices.choose_device("auto").type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert devices.choose_device("auto").type == "mps"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert devices.choose_device("auto").type == "cpu"
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="'cuda' is not available"):
+        devices.choose_device("cuda")
+
+
+def test_an_unknown_device_is_refused_with_the_list():
+    with pytest.raises(ValueError, match="'gpu'.*auto, cpu, cuda, mps"):
+        devices.choose_device("gpu")
+
+
+@pytest.mark.parametrize(("hardware_bf16", "expected"), [(True, "bf16"), (False, "fp16")])
+def test_emulated_bf16_does_not_count(monkeypatch, hardware_bf16, expected):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or hardware_bf16
+    )
+    assert devices.precision(torch.device("cuda")) == expected
+
+
+def test_the_cpu_stays_with_fp32():
+    assert devices.precision(torch.device("cpu")) == "no"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "local"),
+        ({"COLAB_RELEASE_TAG": "release"}, "colab"),
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}, "kaggle"),
+        ({"JUPYTERHUB_SERVICE_PREFIX": "/user/x/"}, "jupyterhub"),
+        ({"JUPYTERHUB_SERVICE_PREFIX": "/user/x/", "BINDER_REPO_URL": "https://example.org"}, "binder"),
+    ],
+)
+def test_platform_is_read_from_the_environment(monkeypatch, environment, expected):
+    for variable, _ in devices._PLATFORM_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    assert devices.platform() == expected
