@@ -1,0 +1,396 @@
+"""EM volumes: one small type, read lazily from the formats of the field, written atomically.
+
+Arrays are in z, y, x order, voxel sizes and offsets in nm. `raw` is uint8; `labels` are uint32 or uint64, where 0 is
+boundary or unlabelled and `IGNORE` is unknown. Nothing is read from disk before it is cut out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import tifffile
+import zarr
+
+IGNORE = np.uint64(2**64 - 1)  # CREMI's mark for "nobody looked here"
+
+RAW_KEY, LABELS_KEY = "volumes/raw", "volumes/labels/neuron_ids"  # the CREMI layout
+CHUNK = (16, 128, 128)
+NM_PER_UNIT = {"angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6}
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An EM volume, in memory or lazy.
+
+    Attributes:
+        raw: grey values, uint8 (z, y, x); a numpy array or anything with shape, dtype and slicing.
+        voxel_size: nm along z, y, x.
+        labels: neuron ids of the same shape, uint32 or uint64, or None.
+        offset: position of the first voxel in nm along z, y, x.
+        name: what figures and errors call it.
+
+    Raises:
+        ValueError: a dtype, shape or voxel size that is not as above, or an empty volume.
+    """
+
+    raw: Any
+    voxel_size: tuple[float, float, float]
+    labels: Any = None
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        where = self.name or "volume"
+        _check_raw(self.raw, where)
+        if self.labels is not None:
+            _check_labels(self.labels, self.raw.shape, where)
+        for field in ("voxel_size", "offset"):
+            object.__setattr__(self, field, _three_numbers(getattr(self, field), f"{where}: {field}"))
+        if min(self.voxel_size) <= 0:
+            raise ValueError(f"{where}: voxel_size is {self.voxel_size}; give nm along z, y, x, all above 0")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along z, y, x."""
+        return tuple(self.raw.shape)
+
+    @property
+    def is_isotropic(self) -> bool:
+        """Whether a voxel is less than twice as long in z as in x."""
+        return self.voxel_size[0] / self.voxel_size[2] < 2
+
+    def __getitem__(self, key: tuple[slice, slice, slice]) -> Volume:
+        """Read a crop into memory; `key` is three slices without a step, the offset moves along."""
+        cut = _slices(key, self.shape)
+        labels = None if self.labels is None else np.asarray(self.labels[cut])
+        offset = tuple(o + s.start * v for o, s, v in zip(self.offset, cut, self.voxel_size, strict=True))
+        return replace(self, raw=np.asarray(self.raw[cut]), labels=labels, offset=offset)
+
+    def load(self) -> Volume:
+        """Read the whole volume into memory."""
+        return self[:, :, :]
+
+
+def read_volume(
+    path: str | Path,
+    raw_key: str | None = None,
+    labels_key: str | None = None,
+    labels_path: str | Path | None = None,
+    voxel_size: tuple[float, float, float] | None = None,
+) -> Volume:
+    """Open a volume without reading its voxels.
+
+    Formats: HDF5 (CREMI, also padded; FIB-25 with `stack` and `transforms`; any other by its dataset paths), a TIFF
+    stack or a folder of TIFF sections in natural order, Zarr 2 and 3 (OME-Zarr 0.4 and 0.5 at full resolution, the
+    CREMI layout, or by array paths). Labels smaller than raw are placed by the difference of the two offsets, as
+    CREMI's padded files need it, and are `IGNORE` around. uint8 and uint16 labels are widened to uint32; signed ones
+    are refused, because nobody could know lazily that no id is negative.
+
+    Args:
+        path: the file or folder with the raw data.
+        raw_key: path of raw inside the file; by default `volumes/raw`, `raw` or the OME-Zarr image.
+        labels_key: path of the labels; by default `volumes/labels/neuron_ids`, or `stack` beside `transforms`.
+        labels_path: the file with the labels if it is another one.
+        voxel_size: nm along z, y, x; goes before what the file says, needed if it says nothing.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unreadable, no such dataset (names those there are), or not a volume as `Volume` describes it.
+    """
+    path = Path(path)
+    raw = _open(path, raw_key, (RAW_KEY, "raw"))
+    size = voxel_size or raw.voxel_size
+    if size is None:
+        raise ValueError(f"{path}: no voxel size in the file; give voxel_size=(z, y, x) in nm")
+    _check_raw(raw.array, str(path))
+    volume = Volume(raw.array, size, offset=raw.offset or (0, 0, 0), name=path.name)
+    if labels_path is None and labels_key is None and not _has_labels(path):
+        return volume
+    labels_path = Path(labels_path or path)
+    labels = _open(labels_path, labels_key, (LABELS_KEY, "stack"))
+    return replace(volume, labels=_place(labels, volume, str(labels_path)))
+
+
+def write_volume(volume: Volume, path: str | Path) -> Path:
+    """Write a volume in the CREMI layout, slab by slab, so that it also works for volumes larger than memory.
+
+    Raw goes to `volumes/raw`, labels to `volumes/labels/neuron_ids`, each with `resolution` and `offset` in nm. The
+    file appears under its name only when it is complete: a full disk or a kill leaves what was there before.
+
+    Args:
+        volume: what to write.
+        path: `.h5`, `.hdf`, `.hdf5` or `.zarr`.
+
+    Raises:
+        ValueError: another suffix.
+        OSError: the disk is full or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".h5", ".hdf", ".hdf5", ".zarr"):
+        raise ValueError(f"{path}: cannot write {path.suffix or 'a name without suffix'}; use .h5, .hdf or .zarr")
+    with atomic(path) as part:
+        if path.suffix == ".zarr":
+            _write_arrays(volume, zarr.open_group(part, mode="w").create_array)
+        else:
+            with h5py.File(part, "w") as file:
+                _write_arrays(volume, partial(file.create_dataset, compression="gzip"))
+    return path
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` that takes its place if all goes well and is removed if not.
+
+    Raises:
+        OSError: names `path` when the disk is full or cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        if path.is_dir():  # a folder cannot be replaced in one step: put the old one aside for the moment
+            old = path.rename(path.with_name(f".{path.name}.{os.getpid()}.old"))
+            part.rename(path)
+            shutil.rmtree(old)
+        else:
+            part.replace(path)
+    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
+        raise OSError(f"cannot write {path}: {error}. What was there before is untouched") from error
+    finally:
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+
+
+def _write_arrays(volume: Volume, create: Callable[..., Any]) -> None:
+    arrays = {RAW_KEY: volume.raw} if volume.labels is None else {RAW_KEY: volume.raw, LABELS_KEY: volume.labels}
+    chunks = tuple(map(min, CHUNK, volume.shape))
+    for key, array in arrays.items():
+        out = create(key, shape=volume.shape, dtype=array.dtype, chunks=chunks)
+        out.attrs.update(resolution=list(volume.voxel_size), offset=list(volume.offset))
+        for z in range(0, volume.shape[0], CHUNK[0]):
+            out[z : z + CHUNK[0]] = array[z : z + CHUNK[0], :, :]
+
+
+# --- lazy arrays -----------------------------------------------------------------------------------------------------
+
+
+class Lazy:
+    """A (z, y, x) array whose voxels come from `cut(z, y, x)` (three slices) when they are asked for."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, cut: Callable[[slice, slice, slice], np.ndarray]) -> None:
+        self.shape, self.dtype, self.ndim, self._cut = tuple(shape), np.dtype(dtype), len(shape), cut
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        key = key if isinstance(key, tuple) else (key,)
+        single = [isinstance(k, int | np.integer) for k in key]
+        slices = (slice(k % n, k % n + 1) if i else k for k, i, n in zip(key, single, self.shape, strict=False))
+        out = self._cut(*_slices(tuple(slices), self.shape))
+        return out[tuple(0 if i else slice(None) for i in single)]
+
+
+def _slices(key: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Complete slices: every start and stop given, as many as there are axes."""
+    key = (key if isinstance(key, tuple) else (key,)) + (slice(None),) * len(shape)
+    if not all(isinstance(k, slice) and k.step in (None, 1) for k in key):
+        raise TypeError(f"cut a volume with slices without a step, as in volume[0:16, 0:256, 0:256], not {key}")
+    return tuple(slice(*k.indices(n)[:2]) for k, n in zip(key, shape, strict=False))
+
+
+def _place(labels: _Source, volume: Volume, where: str) -> Any:
+    """Labels on the grid of raw: as they are if they cover it, else with IGNORE around them."""
+    array = _widened(labels.array, where)
+    offset = np.asarray(labels.offset or volume.offset) - volume.offset
+    start = offset / volume.voxel_size
+    first = np.round(start).astype(int)
+    if array.shape == volume.shape and not first.any():
+        return array
+    inside = labels.offset and (first >= 0).all() and (first + array.shape <= volume.shape).all()
+    if not inside or not np.allclose(start, first, atol=1e-3):
+        raise ValueError(
+            f"{where}: labels of shape {array.shape} at {tuple(offset)} nm do not fit raw of shape {volume.shape} "
+            f"with voxels of {volume.voxel_size} nm; cut them alike, or give the labels an `offset` attribute in nm"
+        )
+
+    def cut(*slices: slice) -> np.ndarray:
+        out = np.full([s.stop - s.start for s in slices], IGNORE, np.uint64)
+        corner = np.array([s.start for s in slices]) - first  # of the crop, seen from the labels
+        lo, hi = np.maximum(corner, 0), np.minimum(corner + out.shape, array.shape)
+        if (lo < hi).all():
+            out[tuple(map(slice, lo - corner, hi - corner))] = array[tuple(map(slice, lo, hi))]
+        return out
+
+    return Lazy(volume.shape, np.uint64, cut)
+
+
+def _widened(labels: Any, where: str) -> Any:
+    if labels.dtype in (np.uint32, np.uint64) or labels.dtype.kind != "u":
+        return labels
+    dtype = np.dtype(f"u{max(labels.dtype.itemsize, 4)}")
+    return Lazy(labels.shape, dtype, lambda *cut: np.asarray(labels[cut]).astype(dtype))
+
+
+def _mapped(stack: Any, transforms: np.ndarray) -> Lazy:
+    """FIB-25 (NeuroProof): `stack` holds supervoxels, `transforms` (n, 2) the body of each; others keep their id."""
+    order = np.argsort(transforms[:, 0])
+    supervoxel, body = transforms[order].astype(np.uint64).T
+
+    def cut(*slices: slice) -> np.ndarray:
+        ids = np.asarray(stack[slices]).astype(np.uint64)
+        at = np.minimum(np.searchsorted(supervoxel, ids), len(supervoxel) - 1)
+        return np.where(supervoxel[at] == ids, body[at], ids)
+
+    return Lazy(stack.shape, np.uint64, cut)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+class _Source(NamedTuple):
+    array: Any
+    voxel_size: tuple[float, ...] | None = None
+    offset: tuple[float, ...] | None = None
+
+
+def _open(path: Path, key: str | None, known: tuple[str, ...]) -> _Source:
+    """The array at `key`, or at the first of the `known` keys that is there."""
+    root = _root(path)
+    if isinstance(root, _Source):
+        return root
+    if hasattr(root, "dtype"):  # a Zarr array without a group
+        return _described(root)
+    if key is None:
+        key = next((k for k in known if k in root), "" if _multiscales(root) else None)
+    if key is None or (key and key not in root):
+        wanted = key or " or ".join(known)
+        raise ValueError(f"{path}: no dataset {wanted}; there are: {', '.join(_listing(root)) or 'none'}")
+    node = root[key] if key else root
+    source = _ome(node, path) if _multiscales(node) else _described(node)
+    if not hasattr(source.array, "dtype"):
+        raise ValueError(f"{path}: {key} is a group; its datasets are: {', '.join(_listing(node)) or 'none'}")
+    beside = f"{key.rpartition('/')[0]}/transforms".lstrip("/")
+    if key.endswith("stack") and beside in root:
+        return source._replace(array=_mapped(source.array, root[beside][:]))
+    return source
+
+
+def _root(path: Path) -> Any:
+    """The open file: an HDF5 or Zarr group, a Zarr array, or the `_Source` of a TIFF."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder (looked from {Path.cwd()})")
+    try:
+        if path.suffix.lower() in (".h5", ".hdf", ".hdf5"):
+            return h5py.File(path, "r")
+        if path.is_dir() and any((path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")):
+            return zarr.open(path, mode="r")
+        if path.is_dir() or path.suffix.lower() in (".tif", ".tiff"):
+            return _tiff(path)
+    except (OSError, tifffile.TiffFileError) as error:
+        raise ValueError(f"{path}: cannot be read, it may be truncated or not what its name says ({error})") from error
+    raise ValueError(f"{path}: unknown format; give .h5, .hdf, .tif, a folder of .tif or a Zarr folder")
+
+
+def _has_labels(path: Path) -> bool:
+    root = _root(path)
+    return hasattr(root, "attrs") and not hasattr(root, "dtype") and (LABELS_KEY in root or "transforms" in root)
+
+
+def _described(node: Any) -> _Source:
+    resolution, offset = node.attrs.get("resolution"), node.attrs.get("offset")
+    return _Source(node, *(None if x is None else tuple(map(float, x)) for x in (resolution, offset)))
+
+
+def _multiscales(node: Any) -> Any:
+    return node.attrs.get("ome", node.attrs).get("multiscales")  # 0.5 put it under `ome`
+
+
+def _ome(group: Any, path: Path) -> _Source:
+    """The full resolution of an OME-Zarr image, its scale and translation in nm; axes before z must have length 1."""
+    image = _multiscales(group)[0]
+    level = image["datasets"][0]
+    array = group[level["path"]]
+    units = [axis.get("unit") for axis in image["axes"]][-3:]
+    scale, translation = np.ones(array.ndim), np.zeros(array.ndim)
+    for step in level["coordinateTransformations"] + image.get("coordinateTransformations", []):
+        if step["type"] == "scale":
+            scale, translation = scale * step["scale"], translation * step["scale"]
+        elif step["type"] == "translation":
+            translation = translation + step["translation"]
+    if array.ndim > 3 and set(array.shape[:-3]) == {1}:
+        full, lead = array, (0,) * (array.ndim - 3)
+        array = Lazy(full.shape[-3:], full.dtype, lambda *cut: np.asarray(full[lead + cut]))
+    if not set(units) <= set(NM_PER_UNIT):
+        return _Source(array)  # no unit: the caller has to say the voxel size
+    nm = np.array([NM_PER_UNIT[unit] for unit in units])
+    return _Source(array, tuple(scale[-3:] * nm), tuple(translation[-3:] * nm))
+
+
+def _tiff(path: Path) -> _Source:
+    """A TIFF stack, or a folder with one section a file in natural order (sec_2 before sec_10)."""
+    parts = [[int(t) if t.isdigit() else t for t in re.split(r"(\d+)", file.name)] for file in path.glob("*.tif*")]
+    files = [path / "".join(map(str, part)) for part in sorted(parts)]
+    if path.is_dir() and not files:
+        raise ValueError(f"{path}: neither a Zarr folder nor a folder with .tif sections")
+    with tifffile.TiffFile(files[0] if files else path) as file:
+        series, pages = file.series[0], len(file.pages)
+    if "S" in series.axes:
+        raise ValueError(f"{path}: colour image of shape {series.shape}; take one channel or the mean of them")
+    if files:
+        shape = (len(files), *series.shape)
+        return _Source(Lazy(shape, series.dtype, lambda z, y, x: np.stack([tifffile.imread(f)[y, x] for f in files[z]])))
+    if series.dataoffset is not None:
+        return _Source(tifffile.memmap(path, mode="r"))
+    return _Source(Lazy(series.shape, series.dtype, lambda z, y, x: _sections(path, range(z.start, z.stop), y, x)))
+
+
+def _sections(path: Path, key: range, y: slice, x: slice) -> np.ndarray:
+    pages = tifffile.imread(path, key=key)
+    return pages.reshape(len(key), *pages.shape[-2:])[:, y, x]
+
+
+def _listing(group: Any) -> list[str]:
+    found: list[str] = []
+    if isinstance(group, h5py.Group):
+        group.visititems(lambda name, node: found.append(name) if isinstance(node, h5py.Dataset) else None)
+        return found
+    return [name for name, node in group.members(max_depth=None) if isinstance(node, zarr.Array)]
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _check_raw(raw: Any, where: str) -> None:
+    if len(raw.shape) != 3:
+        raise ValueError(
+            f"{where}: raw has shape {tuple(raw.shape)}; a volume has three axes z, y, x "
+            "(one section: raw[None]; colour: take one channel or the mean of them)"
+        )
+    if 0 in raw.shape:
+        raise ValueError(f"{where}: the volume is empty, its shape is {tuple(raw.shape)}")
+    if raw.dtype != np.uint8:
+        raise ValueError(f"{where}: raw is {raw.dtype}, not uint8; scale its grey values to 0..255 and cast to uint8")
+
+
+def _check_labels(labels: Any, shape: tuple[int, ...], where: str) -> None:
+    if labels.dtype not in (np.uint32, np.uint64):
+        raise ValueError(
+            f"{where}: labels are {labels.dtype}, not uint32 or uint64; if no id is negative or fractional, save them "
+            "with labels.astype('uint64')"
+        )
+    if tuple(labels.shape) != tuple(shape):
+        raise ValueError(f"{where}: labels have shape {tuple(labels.shape)}, raw has {tuple(shape)}; they must agree")
+
+
+def _three_numbers(values: Any, what: str) -> tuple[float, float, float]:
+    numbers = np.asarray(values, dtype=float)
+    if numbers.shape != (3,) or not np.isfinite(numbers).all():
+        raise ValueError(f"{what} is {values}; give three finite numbers along z, y, x in nm")
+    return tuple(numbers.tolist())
