@@ -72,14 +72,14 @@ def scale_bar(ax: Axes, voxel_size: Sequence[float]) -> Axes:
 
     Args:
         ax: axes whose x axis counts voxels.
-        voxel_size: nm; only its last entry, the size along the x axis shown, counts.
+        voxel_size: nm, its last two entries along the vertical and the horizontal axis shown.
     """
     left, right = ax.get_xlim()
     room = abs(right - left) * voxel_size[-1] / 3
     power = 10.0 ** np.floor(np.log10(room))
     nm = max(step * power for step in (1, 2, 5) if step * power <= room)
     bar = AnchoredSizeBar(ax.transData, nm / voxel_size[-1], f"{nm:g} nm", "lower right", pad=0.3, sep=3, color="white",
-                          size_vertical=abs(np.diff(ax.get_ylim())[0]) / 80, fontproperties={"size": 11})
+                          size_vertical=room / voxel_size[-2] / 30, fontproperties={"size": 11})
     bar.patch.set(facecolor="black", alpha=0.6, linewidth=0)
     ax.add_artist(bar)
     return ax
@@ -91,6 +91,7 @@ def _image(ax: Axes, image: np.ndarray, voxel_size: Sequence[float], title: str,
     shown = ax.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect=voxel_size[-2] / voxel_size[-1],
                       **imshow)
     ax.set(title=title, xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
     scale_bar(ax, voxel_size)
     return shown
 
@@ -126,9 +127,9 @@ def show_affinities(ax: Axes, affinities, voxel_size: Sequence[float] = (1, 1, 1
     """Show affinities (3, y, x) or (3, z, y, x) in [0, 1] as red (z), green (y), blue (x): white joins, dark parts."""
     rgb = np.moveaxis(_section(affinities, z, ndim=4), 0, -1)
     _image(ax, np.clip(rgb, 0, 1).astype(np.float32), voxel_size, title)
-    ax.legend(handles=[Patch(color=color, label=axis) for color, axis in zip("rgb", "zyx", strict=True)],
-              title="joined along", title_fontsize=11, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0),
-              frameon=False, handlelength=1)
+    handles = [Patch(color=color, label=axis) for axis, color in {"z": "red", "y": "lime", "x": "blue"}.items()]
+    ax.legend(handles=handles, title="joined along", title_fontsize=11, ncols=3, loc="upper center",
+              bbox_to_anchor=(0.5, 0), frameon=False, handlelength=1)
     return ax
 
 
@@ -169,7 +170,7 @@ def attention_grid(raw, labels, attention: Sequence[np.ndarray], sections: Seque
     """
     columns = 2 + len(attention)
     figure, axes = plt.subplots(len(sections), columns, squeeze=False,
-                                figsize=(2.6 * columns, 2.6 * len(sections) + 0.9))
+                                figsize=(2.6 * columns, 2.6 * len(sections) + 0.6))
     for row, z in zip(axes, sections, strict=True):
         show_section(row[0], raw, None, voxel_size, z)
         show_section(row[1], raw, labels, voxel_size, z, fill=0.6)

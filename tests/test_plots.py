@@ -130,7 +130,7 @@ def test_affinities_show_z_y_x_as_red_green_blue():
     assert np.array_equal(ax.images[0].get_array()[0, 0], [0, 1, 0])
     legend = {text.get_text(): patch.get_facecolor()[:3]
               for text, patch in zip(ax.get_legend().get_texts(), ax.get_legend().get_patches(), strict=True)}
-    assert legend == {"z": (1, 0, 0), "y": (0, 0.5, 0), "x": (0, 0, 1)}
+    assert legend == {"z": (1, 0, 0), "y": (0, 1, 0), "x": (0, 0, 1)}
 
 
 def test_attention_grid_has_the_layout_of_figure_4(volume):
