@@ -1,0 +1,87 @@
+"""Training targets: from instance labels to nearest-neighbour affinities and the mask of what is known.
+
+Convention (the one waterz expects): ``affinities[c][z, y, x]`` joins a voxel to its predecessor along axis c, and is
+1 iff both labels are equal and greater than 0. Flipping or transposing a volume shifts affinities, so they are always
+recomputed from the labels, never transformed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fgnet_lib.volumes import IGNORE
+
+OFFSETS = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))  # channel order z, y, x
+
+
+def affinities_from_labels(labels: np.ndarray) -> np.ndarray:
+    """Nearest-neighbour affinities of an instance segmentation.
+
+    Args:
+        labels: Integer ids, shape (z, y, x); 0 belongs to no object.
+
+    Returns:
+        uint8 array of shape (3, z, y, x), 1 inside an object and 0 across a border; the low face of each axis, which
+        has no predecessor, is 0.
+
+    Raises:
+        ValueError: If labels is not an integer array of three dimensions.
+    """
+    _check(labels)
+    affinities = np.zeros((3, *labels.shape), np.uint8)
+    for axis in range(3):
+        voxel, predecessor = _pairs(labels, axis)
+        _pairs(affinities[axis], axis)[0][...] = (voxel == predecessor) & (voxel > 0)
+    return affinities
+
+
+def affinity_mask(labels: np.ndarray) -> np.ndarray:
+    """Where an affinity is known: neither of its two voxels is `IGNORE`, and it does not lie on the low face.
+
+    Args:
+        labels: Integer ids, shape (z, y, x).
+
+    Returns:
+        bool array of shape (3, z, y, x), True where the loss may look.
+    """
+    _check(labels)
+    known = labels != IGNORE
+    mask = np.zeros((3, *labels.shape), bool)
+    for axis in range(3):
+        voxel, predecessor = _pairs(known, axis)
+        _pairs(mask[axis], axis)[0][...] = voxel & predecessor
+    return mask
+
+
+def widen_borders(labels: np.ndarray) -> np.ndarray:
+    """Set to 0 every voxel whose section holds another label within one voxel, in-plane and diagonally.
+
+    Thin membranes become a background two voxels wide where two objects touch, which a network can learn from; metrics
+    always use the labels as they were. One pass of neighbour comparisons, independent of the number of ids.
+
+    Args:
+        labels: Integer ids, shape (z, y, x); `IGNORE` stays as it is and makes no border.
+
+    Returns:
+        A new array of the same shape and dtype.
+    """
+    _check(labels)
+    padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    height, width = labels.shape[1:]
+    border = np.zeros(labels.shape, bool)
+    for dy in range(3):
+        for dx in range(3):
+            neighbour = padded[:, dy : dy + height, dx : dx + width]
+            border |= (neighbour != labels) & (neighbour != IGNORE)
+    return np.where(border & (labels != IGNORE), labels.dtype.type(0), labels)
+
+
+def _pairs(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Views of all voxels that have a predecessor along an axis, and of those predecessors."""
+    array = np.moveaxis(array, axis, 0)
+    return np.moveaxis(array[1:], 0, axis), np.moveaxis(array[:-1], 0, axis)
+
+
+def _check(labels: np.ndarray) -> None:
+    if labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels must be integers of shape (z, y, x); got {labels.dtype} of shape {labels.shape}")

@@ -1,0 +1,278 @@
+"""FGNet, to be read beside Figure 1 of the paper (Li et al., AAAI 2026, doi 10.1609/aaai.v40i8.37606).
+
+raw ─┬─ SAM2 encoder ── S1, S2, S3 ───────┬─ D_s ── coarse affinities A_s
+     │                   │   │   │        │
+     └─ Fine-Grained ─── FGA FGA FGA ─────┴─ D_r ── refined affinities A_r
+        Encoder          a1  a2  a3
+
+No official code is public. From the paper: the two encoders, "DW Blocks", attention made of element-wise addition and
+multiplication at three scales, two decoders, watershed on A_r. Ours, where the paper's abstract and captions are
+silent: the inside of the DW Block, the exact attention formula, all widths, and the decoders' depth.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fgnet_lib.sam2_encoder import STRIDES, build_encoder
+
+PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
+
+
+@dataclass(frozen=True)
+class FGNetConfig:
+    """What a checkpoint must know to be rebuilt.
+
+    Attributes:
+        encoder: SAM2 size, see `sam2_encoder.SIZES`; None leaves SAM2 and its guidance out (a plain 3D U-Net).
+        source: What of SAM2 is read: its feature pyramid network ("fpn") or the pyramid of its trunk ("trunk").
+        widths: Channels of the Fine-Grained Encoder at in-plane strides 1, 2, 4, 8, 16.
+        coarse_width: Channels of the coarse decoder D_s.
+        attention: "residual": F' = F + F * a; "plain": F' = F * a; "per_channel": residual, one map per channel.
+        refined: False leaves the Fine-Grained Encoder and A_r out (SAM2 only).
+    """
+
+    encoder: str | None = "tiny"
+    source: Literal["fpn", "trunk"] = "fpn"
+    widths: tuple[int, ...] = (32, 64, 96, 128, 160)
+    coarse_width: int = 64
+    attention: Literal["residual", "plain", "per_channel"] = "residual"
+    refined: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))  # JSON knows lists only
+        if len(self.widths) != 5:
+            raise ValueError(
+                f"widths needs five channel counts, for in-plane strides 1, 2, 4, 8, 16; got {self.widths}"
+            )
+        if self.attention not in ("residual", "plain", "per_channel"):
+            raise ValueError(f"attention is {self.attention!r}; choose 'residual', 'plain' or 'per_channel'")
+        if self.encoder is None and not self.refined:
+            raise ValueError("encoder=None and refined=False leave nothing to compute; switch one of them on")
+
+
+MINI = FGNetConfig(encoder="mini", widths=(16, 32, 48, 64, 96), coarse_width=32)
+
+
+class FGNetOutput(NamedTuple):
+    """Logits of affinities (B, 3, D, H, W), channel order z, y, x, and the attention maps at strides 4, 8, 16."""
+
+    coarse: Tensor | None
+    refined: Tensor | None
+    attention: tuple[Tensor, ...]  # each (B, 1 or C, D, H / stride, W / stride), values in [0, 1]
+
+
+class DWBlock(nn.Module):
+    """Depthwise 3x3x3, normalise, widen, GELU, narrow, add the input. The name is the paper's, the inside ours."""
+
+    def __init__(self, channels: int, expand: int = 2) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv3d(channels, channels, 3, padding=1, groups=channels)
+        self.norm = nn.GroupNorm(4, channels)
+        self.widen = nn.Conv3d(channels, expand * channels, 1)
+        self.narrow = nn.Conv3d(expand * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.narrow(F.gelu(self.widen(self.norm(self.depthwise(x)))))
+
+
+class FeatureGuidedAttention(nn.Module):
+    """a = sigmoid(W_a ReLU(W_s S + W_f F)); F' = F + F * a. Ours, within the paper's addition and multiplication."""
+
+    def __init__(self, guide_channels: int, channels: int, kind: str) -> None:
+        super().__init__()
+        self.from_guide = nn.Conv3d(guide_channels, channels, 1)
+        self.from_fine = nn.Conv3d(channels, channels, 1)
+        self.to_map = nn.Conv3d(channels, channels if kind == "per_channel" else 1, 1)
+        self.residual = kind != "plain"
+
+    def forward(self, fine: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the guided features F' and the attention map a."""
+        a = torch.sigmoid(self.to_map(F.relu(self.from_guide(guide) + self.from_fine(fine))))
+        return (fine + fine * a if self.residual else fine * a), a
+
+
+class FineGrainedEncoder(nn.Module):
+    """Five levels at in-plane strides 1 to 16; z keeps its resolution. Guided from stride 4 on, as SAM2 is."""
+
+    def __init__(self, widths: tuple[int, ...], guide_channels: tuple[int, ...] | None, attention: str) -> None:
+        super().__init__()
+        self.stem = nn.Conv3d(1, widths[0], (1, 5, 5), padding=(0, 2, 2))
+        steps = [nn.Conv3d(a, b, (1, 2, 2), stride=(1, 2, 2)) for a, b in zip(widths, widths[1:], strict=False)]
+        self.downs = nn.ModuleList([nn.Identity(), *steps])
+        self.blocks = nn.ModuleList(DWBlock(width) for width in widths)
+        self.guides = nn.ModuleList(
+            FeatureGuidedAttention(guide, width, attention)
+            for guide, width in zip(guide_channels or (), widths[2:], strict=False)
+        )
+
+    def forward(self, raw: Tensor, guides: list[Tensor]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Returns the guided pyramid, fine to coarse, and the attention maps (none without guides)."""
+        x, pyramid, attention = self.stem(raw), [], []
+        for level, (down, block) in enumerate(zip(self.downs, self.blocks, strict=True)):
+            x = block(down(x))
+            if guides and level >= 2:
+                x, a = self.guides[level - 2](x, guides[level - 2])
+                attention.append(a)
+            pyramid.append(x)
+        return pyramid, tuple(attention)
+
+
+class AffinityDecoder(nn.Module):
+    """From the coarsest features up: project, double in-plane, add the skip, DW Block; a pointwise head at the end."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.ups = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(DWBlock(width) for width in widths[:-1])
+        self.head = nn.Conv3d(widths[0], 3, 1)
+
+    def forward(self, pyramid: list[Tensor]) -> Tensor:
+        x = pyramid[-1]
+        for level in reversed(range(len(self.blocks))):
+            x = F.interpolate(self.ups[level](x), scale_factor=(1.0, 2.0, 2.0), mode="nearest")
+            x = self.blocks[level](x + pyramid[level])
+        return self.head(x)
+
+
+class FGNet(nn.Module):
+    """SAM2 encoder, Fine-Grained Encoder, Feature-Guided Attention and the two affinity decoders."""
+
+    def __init__(self, config: FGNetConfig, sam2_checkpoint: Path | None = None) -> None:
+        """Build the network; SAM2 starts from a checkpoint of the official format, or at random when there is none."""
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(config.encoder, sam2_checkpoint, config.source) if config.encoder else None
+        self.encoder_frozen = False
+        if self.encoder:
+            width = config.coarse_width
+            self.project = nn.ModuleList(nn.Conv3d(channels, width, 1) for channels in self.encoder.channels)
+            self.coarse_decoder = AffinityDecoder((width,) * len(STRIDES))
+        if config.refined:
+            guide_channels = self.encoder.channels if self.encoder else None
+            self.fine_encoder = FineGrainedEncoder(config.widths, guide_channels, config.attention)
+            self.refined_decoder = AffinityDecoder(config.widths)
+
+    def freeze_encoder(self, frozen: bool = True) -> None:
+        """Choose the regime: SAM2 frozen (eval mode, no gradients) or fine-tuned together with the rest."""
+        self.encoder_frozen = frozen
+        if self.encoder:
+            self.encoder.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> FGNet:
+        super().train(mode)
+        if self.encoder and self.encoder_frozen:
+            self.encoder.eval()
+        return self
+
+    def encode(self, raw: Tensor) -> list[Tensor]:
+        """SAM2's features of every section, for reuse in several calls of `forward`.
+
+        Args:
+            raw: float (B, 1, D, H, W) in [0, 1], any size.
+
+        Returns:
+            Features at strides 4, 8, 16 of the input padded to multiples of 32: (B, C, D, H' / stride, W' / stride).
+        """
+        if not self.encoder:
+            return []
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            return self.encoder(_pad(raw))
+
+    def forward(self, raw: Tensor, features: list[Tensor] | None = None) -> FGNetOutput:
+        """Affinities and attention of a batch of volumes.
+
+        Args:
+            raw: float (B, 1, D, H, W) in [0, 1]; any D, H, W, padded inside and cropped back.
+            features: What `encode` gave for the same volume; computed here when None.
+        """
+        if raw.ndim != 5 or raw.shape[1] != 1:
+            raise ValueError(f"raw must have shape (B, 1, D, H, W); got {tuple(raw.shape)}")
+        guides = self.encode(raw) if features is None else features
+        height, width = raw.shape[-2:]
+        coarse = refined = None
+        attention: tuple[Tensor, ...] = ()
+        if self.encoder:
+            logits = self.coarse_decoder([conv(guide) for conv, guide in zip(self.project, guides, strict=True)])
+            coarse = F.interpolate(logits, scale_factor=(1.0, STRIDES[0], STRIDES[0]), mode="trilinear")
+            coarse = coarse[..., :height, :width]
+        if self.config.refined:
+            pyramid, maps = self.fine_encoder(_pad(raw), guides)
+            refined = self.refined_decoder(pyramid)[..., :height, :width]
+            attention = tuple(a[..., : -(-height // s), : -(-width // s)] for a, s in zip(maps, STRIDES, strict=False))
+        return FGNetOutput(coarse, refined, attention)
+
+
+def _pad(raw: Tensor, multiple: int = 32) -> Tensor:
+    """Repeat the far edge until H and W are multiples of 32, as SAM2's window position embedding needs."""
+    height, width = raw.shape[-2:]
+    return F.pad(raw, (0, -width % multiple, 0, -height % multiple, 0, 0), mode="replicate")
+
+
+def save_model(model: FGNet, path: str | Path, notes: dict | None = None) -> Path:
+    """Write weights, configuration and notes (training data, threshold, ...) as safetensors, appearing atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"config": json.dumps(asdict(model.config)), "notes": json.dumps(notes or {})}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    partial = path.with_name(path.name + ".tmp")
+    save_file(tensors, partial, metadata)
+    os.replace(partial, path)
+    return path
+
+
+def read_notes(path: str | Path) -> dict:
+    """The notes that `save_model` wrote beside the weights.
+
+    Raises:
+        FileNotFoundError, ValueError: As `load_model`.
+    """
+    return json.loads(_open(Path(path)).metadata()["notes"])
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> FGNet:
+    """Rebuild a model that `save_model` wrote, in eval mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, is not ours, or its weights do not fit its configuration.
+    """
+    file = _open(Path(path))
+    model = FGNet(FGNetConfig(**json.loads(file.metadata()["config"])))
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        raise ValueError(
+            f"{path}: {len(wrong)} weights do not fit its configuration {model.config}, first {wrong[0]}: "
+            f"file {found.get(wrong[0])}, model {expected.get(wrong[0])}; was it written by another version?"
+        )
+    model.load_state_dict({name: file.get_tensor(name) for name in found})
+    return model.to(device).eval()
+
+
+def load_pretrained(name: str = "fgnet_mini", device: str | torch.device = "cpu") -> FGNet:
+    """A model that comes with this repository, see `data/pretrained/README.md` for how it was trained."""
+    return load_model(PRETRAINED / f"{name}.safetensors", device)
+
+
+def _open(path: Path) -> safe_open:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint; shipped ones are in {PRETRAINED}")
+    try:
+        file = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a complete safetensors file ({error}); copy or train it again") from error
+    if "config" not in (file.metadata() or {}):
+        raise ValueError(f"{path}: safetensors without an FGNet configuration; write checkpoints with fgnet.save_model")
+    return file

@@ -1,0 +1,124 @@
+"""The model as specified: shapes, switches, regimes, files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from fgnet_lib.fgnet import MINI, FeatureGuidedAttention, FGNet, FGNetConfig, load_model, read_notes, save_model
+
+SMALL = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return FGNet(SMALL).eval()
+
+
+@given(st.integers(1, 5), st.integers(1, 70), st.integers(1, 70))
+@settings(max_examples=10, deadline=None)
+def test_any_size_works(model, depth, height, width):
+    with torch.inference_mode():
+        output = model(torch.rand(1, 1, depth, height, width))
+    assert output.coarse.shape == output.refined.shape == (1, 3, depth, height, width)
+    for a, stride in zip(output.attention, (4, 8, 16), strict=True):
+        assert a.shape == (1, 1, depth, -(-height // stride), -(-width // stride))
+        assert a.min() >= 0 and a.max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["residual", "plain", "per_channel"])
+def test_attention_is_the_documented_equation(kind):
+    torch.manual_seed(0)
+    fga = FeatureGuidedAttention(6, 4, kind)
+    fine, guide = torch.randn(1, 4, 2, 3, 3), torch.randn(1, 6, 2, 3, 3)
+
+    def pointwise(conv, x):
+        return torch.einsum("oi,bizyx->bozyx", conv.weight.flatten(1), x) + conv.bias.view(1, -1, 1, 1, 1)
+
+    a = torch.sigmoid(
+        pointwise(fga.to_map, torch.relu(pointwise(fga.from_guide, guide) + pointwise(fga.from_fine, fine)))
+    )
+    assert a.shape[1] == (4 if kind == "per_channel" else 1)
+    guided, found = fga(fine, guide)
+    torch.testing.assert_close(found, a)
+    torch.testing.assert_close(guided, fine * a + (0 if kind == "plain" else fine))
+
+
+def test_coarse_affinities_read_sam2_only(model):
+    """SAM2's features decide A_s alone; the raw section under fixed features changes A_r only."""
+    raw, other = torch.rand(2, 1, 1, 2, 32, 32)
+    with torch.inference_mode():
+        features = model.encode(raw)
+        here, there = model(raw, features), model(other, features)
+        guided = model(raw, model.encode(other))
+    torch.testing.assert_close(here.coarse, there.coarse)
+    assert not torch.allclose(here.refined, there.refined)
+    assert not torch.allclose(here.coarse, guided.coarse)
+    assert not torch.allclose(here.refined, guided.refined)
+
+
+def test_frozen_encoder_gets_no_gradient_and_stays_in_eval_mode(model):
+    model = FGNet(SMALL)
+    model.freeze_encoder()
+    model.train()
+    assert not model.encoder.training and model.fine_encoder.training
+    output = model(torch.rand(1, 1, 2, 32, 32))
+    (output.refined.sum() + output.coarse.sum()).backward()
+    assert all(p.grad is None for p in model.encoder.parameters())
+    assert all(p.grad is not None for p in model.fine_encoder.parameters())
+    model.freeze_encoder(False)
+    assert model.encoder.training
+    model(torch.rand(1, 1, 2, 32, 32)).refined.sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"encoder": None}, {"refined": False}, {"source": "trunk"}, {"attention": "per_channel"}]
+)
+def test_switches_survive_saving_and_loading(tmp_path, changes):
+    torch.manual_seed(1)
+    model = FGNet(replace(SMALL, **changes)).eval()
+    path = save_model(model, tmp_path / "sub" / "model.safetensors", {"threshold": 0.4})
+    loaded, raw = load_model(path), torch.rand(1, 1, 2, 40, 30)
+    assert loaded.config == model.config and read_notes(path) == {"threshold": 0.4}
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    with torch.inference_mode():
+        for a, b in zip(model(raw)[:2], loaded(raw)[:2], strict=True):
+            assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_mini_stays_small():
+    assert sum(p.numel() for p in FGNet(MINI).parameters()) <= 5e6
+
+
+def test_bad_files_are_refused_with_their_name(tmp_path, model):
+    path = save_model(model, tmp_path / "good.safetensors")
+    with pytest.raises(FileNotFoundError, match="nowhere.safetensors"):
+        load_model(tmp_path / "nowhere.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cut.safetensors: not a complete"):
+        load_model(tmp_path / "cut.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="foreign.safetensors.*without an FGNet configuration"):
+        load_model(tmp_path / "foreign.safetensors")
+    wrong = json.dumps(asdict(replace(SMALL, widths=(4, 4, 8, 8, 16))))
+    save_file(load_file(path), tmp_path / "other.safetensors", {"config": wrong, "notes": "{}"})
+    with pytest.raises(ValueError, match="other.safetensors.*do not fit its configuration"):
+        load_model(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"widths": (4, 8)}, "five"), ({"attention": "soft"}, "soft"), ({"encoder": None, "refined": False}, "nothing"),
+     ({"encoder": "huge"}, "huge")],
+)  # fmt: skip
+def test_bad_configurations_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        FGNet(replace(FGNetConfig(encoder="mini"), **changes))

@@ -1,0 +1,100 @@
+"""Tiled inference: blending, coverage, and the reuse of SAM2's features along z."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig, FGNetOutput
+from fgnet_lib.inference import predict, window_starts
+
+
+class Echo(nn.Module):
+    """Answers with the grey value itself, as logits, so that a right blend gives the volume back."""
+
+    def __init__(self):
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(1))
+        self.sections_encoded = 0
+
+    def encode(self, raw):
+        self.sections_encoded += raw.shape[2]
+        return [raw[..., ::s, ::s] for s in (4, 8, 16)]
+
+    def forward(self, raw, features):
+        assert torch.equal(features[0], raw[..., ::4, ::4])  # features and sections stay in step
+        logits = torch.logit(raw.expand(-1, 3, -1, -1, -1), eps=1e-6)
+        return FGNetOutput(None, logits, tuple(features))
+
+
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 80), st.integers(1, 80))
+
+
+@given(shapes, st.sampled_from([0.0, 0.25, 0.5]), st.integers(1, 254))
+@settings(max_examples=25, deadline=None)
+def test_constant_in_constant_out(shape, overlap, grey):
+    prediction = predict(Echo(), np.full(shape, grey, np.uint8), (4, 32, 64), overlap, progress=False)
+    assert prediction.refined.shape == (3, *shape)
+    np.testing.assert_allclose(prediction.refined, grey / 255, atol=1e-6)
+    for a, stride in zip(prediction.attention, (4, 8, 16), strict=True):
+        assert a.shape == (shape[0], -(-shape[1] // stride), -(-shape[2] // stride))
+        np.testing.assert_allclose(a, grey / 255, atol=1e-6)
+
+
+def test_every_voxel_keeps_its_place():
+    raw = np.random.default_rng(0).integers(1, 255, (7, 70, 50), np.uint8)
+    prediction = predict(Echo(), raw, (3, 32, 32), 0.5, progress=False)
+    np.testing.assert_allclose(prediction.refined[1], raw / 255, atol=1e-5)
+
+
+def test_each_section_is_encoded_once_per_column():
+    model = Echo()
+    predict(model, np.zeros((20, 32, 64), np.uint8), (4, 32, 32), 0.5, progress=False)
+    columns = len(window_starts(64, 32, 0.5, 32))
+    assert model.sections_encoded == 20 * columns
+
+
+@given(st.integers(1, 300), st.integers(1, 64), st.sampled_from([0.0, 0.3, 0.9]))
+def test_windows_cover_everything(length, window, overlap):
+    starts = window_starts(length, min(window, length), overlap)
+    covered = {voxel for start in starts for voxel in range(start, start + min(window, length))}
+    assert covered == set(range(length))
+
+
+def test_feature_reuse_equals_the_plain_forward_pass():
+    torch.manual_seed(0)
+    model = FGNet(MINI).eval()
+    raw = np.random.default_rng(0).integers(0, 255, (6, 64, 64), np.uint8)
+    with torch.inference_mode():
+        output = model(torch.from_numpy(raw)[None, None].float() / 255)
+    prediction = predict(model, raw, progress=False)
+    np.testing.assert_allclose(prediction.refined, output.refined[0].sigmoid(), atol=1e-5)
+    np.testing.assert_allclose(prediction.coarse, output.coarse[0].sigmoid(), atol=1e-5)
+    np.testing.assert_allclose(prediction.attention[2], output.attention[2][0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [FGNetConfig(None, widths=(4,) * 5), FGNetConfig("mini", refined=False)])
+def test_models_without_a_part_leave_it_out(config):
+    prediction = predict(FGNet(config), np.zeros((2, 33, 31), np.uint8), progress=False)
+    assert (prediction.coarse is None) == (config.encoder is None)
+    assert (prediction.refined is None) == (not config.refined)
+    assert prediction.attention == ()
+
+
+@pytest.mark.parametrize(
+    ("raw", "tile", "overlap", "message"),
+    [
+        (np.zeros((4, 4)), (16, 160, 160), 0.5, "uint8 volume"),
+        (np.zeros((4, 4, 4)), (16, 160, 160), 0.5, "uint8 volume"),
+        (np.zeros((0, 4, 4), np.uint8), (16, 160, 160), 0.5, "non-empty"),
+        (np.zeros((4, 4, 4), np.uint8), (16, 100, 160), 0.5, "multiples of 32"),
+        (np.zeros((4, 4, 4), np.uint8), (16, 160, 160), 1.0, "overlap"),
+    ],
+)
+def test_bad_arguments_are_named(raw, tile, overlap, message):
+    with pytest.raises(ValueError, match=message):
+        predict(Echo(), raw, tile, overlap)
