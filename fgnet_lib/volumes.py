@@ -6,6 +6,7 @@ boundary or unlabelled and `IGNORE` is unknown. Nothing is read from disk before
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,8 +144,11 @@ def write_volume(volume: Volume, path: str | Path) -> Path:
         if path.suffix == ".zarr":
             _write_arrays(volume, zarr.open_group(part, mode="w").create_array)
         else:
-            with h5py.File(part, "w") as file:
-                _write_arrays(volume, partial(file.create_dataset, compression="gzip"))
+            with _Surviving(part, "w+b") as disk:
+                with h5py.File(disk, "w") as file:
+                    _write_arrays(volume, partial(file.create_dataset, compression="gzip"), disk)
+                if disk.error:
+                    raise disk.error
     return path
 
 
@@ -164,20 +169,40 @@ def atomic(path: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             part.replace(path)
-    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
-        raise OSError(f"cannot write {path}: {error}. What was there before is untouched") from error
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}, what was there before is untouched: {error}") from error
     finally:
         shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
-def _write_arrays(volume: Volume, create: Callable[..., Any]) -> None:
+class _Surviving(io.FileIO):
+    """A file that keeps its first write error instead of raising it, for HDF5 crashes Python when a write fails."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        try:
+            while left and not self.error:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+
+def _write_arrays(volume: Volume, create: Callable[..., Any], disk: _Surviving | None = None) -> None:
     arrays = {RAW_KEY: volume.raw} if volume.labels is None else {RAW_KEY: volume.raw, LABELS_KEY: volume.labels}
-    chunks = tuple(map(min, CHUNK, volume.shape))
+    depth, height, width = chunks = tuple(map(min, CHUNK, volume.shape))
     for key, array in arrays.items():
         out = create(key, shape=volume.shape, dtype=array.dtype, chunks=chunks)
         out.attrs.update(resolution=list(volume.voxel_size), offset=list(volume.offset))
-        for z in range(0, volume.shape[0], CHUNK[0]):
-            out[z : z + CHUNK[0]] = array[z : z + CHUNK[0], :, :]
+        for z in range(0, volume.shape[0], depth):
+            slab = np.asarray(array[z : z + depth, :, :])
+            # one chunk at a time: after an error Zarr would go on writing the others of the slab behind our back
+            for y, x in product(range(0, volume.shape[1], height), range(0, volume.shape[2], width)):
+                out[z : z + depth, y : y + height, x : x + width] = slab[:, y : y + height, x : x + width]
+            if disk and disk.error:
+                return
 
 
 # --- lazy arrays -----------------------------------------------------------------------------------------------------
@@ -335,17 +360,17 @@ def _ome(group: Any, path: Path) -> _Source:
 
 def _tiff(path: Path) -> _Source:
     """A TIFF stack, or a folder with one section a file in natural order (sec_2 before sec_10)."""
-    parts = [[int(t) if t.isdigit() else t for t in re.split(r"(\d+)", file.name)] for file in path.glob("*.tif*")]
-    files = [path / "".join(map(str, part)) for part in sorted(parts)]
+    numbered = lambda file: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", file.name)]  # noqa: E731
+    files = sorted(path.glob("*.tif*"), key=numbered)
     if path.is_dir() and not files:
         raise ValueError(f"{path}: neither a Zarr folder nor a folder with .tif sections")
     with tifffile.TiffFile(files[0] if files else path) as file:
-        series, pages = file.series[0], len(file.pages)
+        series = file.series[0]
     if "S" in series.axes:
         raise ValueError(f"{path}: colour image of shape {series.shape}; take one channel or the mean of them")
     if files:
-        shape = (len(files), *series.shape)
-        return _Source(Lazy(shape, series.dtype, lambda z, y, x: np.stack([tifffile.imread(f)[y, x] for f in files[z]])))
+        cut = lambda z, y, x: np.stack([tifffile.imread(f)[y, x] for f in files[z]])  # noqa: E731
+        return _Source(Lazy((len(files), *series.shape), series.dtype, cut))
     if series.dataoffset is not None:
         return _Source(tifffile.memmap(path, mode="r"))
     return _Source(Lazy(series.shape, series.dtype, lambda z, y, x: _sections(path, range(z.start, z.stop), y, x)))
