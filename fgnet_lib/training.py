@@ -1,0 +1,313 @@
+"""Training by accelerate: mixed precision, accumulation, checkpoints that survive a kill, budgets of iterations and time.
+
+What iteration k sees depends on the seed and k alone, so a run that was killed and resumed from its last checkpoint
+follows the same loss curve as one that was left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device, set_seed
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
+from fgnet_lib.augment import Augment
+from fgnet_lib.devices import precision
+from fgnet_lib.losses import fgnet_loss
+from fgnet_lib.volumes import IGNORE, Volume
+
+LABELLED = 0.5  # a random patch of which less is labelled is drawn again, ...
+DRAWS = 20  # ... so many times
+GRADIENT_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. A checkpoint is only resumed with the configuration that began it.
+
+    Attributes:
+        patch: Voxels (z, y, x), y = x.
+        batch: Patches that pass through the network together.
+        accumulate: Batches whose gradients are added up before the weights change.
+        iterations: Changes of the weights at most.
+        minutes: Time budget over all sessions, or None; whichever of the two ends first.
+        learning_rate: Of AdamW, reached after `warmup` iterations, then falling to 0 along a cosine.
+        warmup: Iterations of linear rise.
+        ema: Decay of the moving average of the weights that the model gets at the end, or None for the last weights.
+        freeze_encoder: SAM2 as it is (True), or fine-tuned with `encoder_lr_factor` times the learning rate.
+        encoder_lr_factor: See above.
+        checkpoint_every: Iterations between checkpoints.
+        weights: How often each volume is drawn, relative to the others; None means by their numbers of voxels.
+        seed: Of the patches and their augmentation.
+    """
+
+    patch: tuple[int, int, int] = (16, 128, 128)
+    batch: int = 1
+    accumulate: int = 1
+    iterations: int = 1000
+    minutes: float | None = None
+    learning_rate: float = 1e-3
+    warmup: int = 50
+    ema: float | None = None
+    freeze_encoder: bool = True
+    encoder_lr_factor: float = 0.1
+    checkpoint_every: int = 200
+    weights: tuple[float, ...] | None = None
+    seed: int = 0
+
+
+@dataclass
+class History:
+    """What happened, one entry per iteration; `seconds` counts training time over all sessions."""
+
+    loss: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def append(self, loss: float, learning_rate: float, seconds: float) -> None:
+        self.loss.append(loss)
+        self.learning_rate.append(learning_rate)
+        self.seconds.append(seconds)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        self.__dict__.update(state)
+
+
+class PatchDataset(Dataset):
+    """An endless source of training patches; item k is a function of the seed and k, whoever asks for it and when.
+
+    An item is a tuple of raw, float32 (1, z, y, x) in [0, 1]; target affinities, float32 (3, z, y, x), computed after
+    augmentation from labels with widened borders; and the bool mask (3, z, y, x) of where they are known. Volumes
+    smaller than a patch are mirrored, with unknown labels outside.
+    """
+
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        patch: tuple[int, int, int],
+        augment: Augment | None,
+        seed: int = 0,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        """See the class; `augment=None` leaves patches as they are, `weights=None` draws volumes by their voxels.
+
+        Raises:
+            ValueError: If there is no volume, one has no labels, or the weights do not fit.
+        """
+        if not volumes:
+            raise ValueError("there is no volume to train on")
+        if nameless := [volume.name or f"number {i}" for i, volume in enumerate(volumes) if volume.labels is None]:
+            raise ValueError(f"volume {nameless[0]} has no labels, and training needs them")
+        weights = np.array([math.prod(v.shape) for v in volumes] if weights is None else weights, float)
+        if weights.shape != (len(volumes),) or not (weights >= 0).all() or not weights.sum() > 0:
+            raise ValueError(f"{len(volumes)} volumes need as many weights, none below 0, not all 0; got {weights}")
+        self.volumes, self.patch, self.augment, self.seed = volumes, patch, augment, seed
+        self.share = weights / weights.sum()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        rng = np.random.default_rng((self.seed, index))
+        raw, labels = self._draw(rng)
+        if self.augment is not None:
+            sample = self.augment.reseed(int(rng.integers(2**32)))({"raw": raw, "labels": labels})
+            raw, labels = sample["raw"], sample["labels"]
+        target = affinities_from_labels(widen_borders(labels)).astype(np.float32)
+        raw = np.ascontiguousarray(raw[None], np.float32) / 255
+        return torch.from_numpy(raw), torch.from_numpy(target), torch.from_numpy(affinity_mask(labels))
+
+    def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        volume = self.volumes[rng.choice(len(self.volumes), p=self.share)]
+        for _ in range(DRAWS):
+            start = [rng.integers(max(n - p, 0) + 1) for n, p in zip(volume.shape, self.patch, strict=True)]
+            crop = volume[tuple(slice(s, s + p) for s, p in zip(start, self.patch, strict=True))]
+            if (crop.labels != IGNORE).mean() >= LABELLED:
+                break
+        missing = [(0, p - n) for n, p in zip(crop.shape, self.patch, strict=True)]
+        labels = np.pad(crop.labels.astype(np.uint64), missing, constant_values=IGNORE)
+        return np.pad(crop.raw, missing, mode="symmetric"), labels
+
+
+def train(
+    model: nn.Module,
+    volumes: Sequence[Volume],
+    config: TrainConfig,
+    out_dir: str | Path,
+    on_step: Callable[[History], None] | None = None,
+) -> History:
+    """Train a model in place, on the device it is on, and leave it in eval mode.
+
+    Starts from the newest checkpoint in `out_dir` if there is one. With a budget in iterations a resumed run equals an
+    undisturbed one; with a budget in minutes the learning rate follows the clock, and no two runs are equal.
+
+    Args:
+        model: Called with raw (B, 1, D, H, W) in [0, 1], returns an `FGNetOutput`; has `freeze_encoder(bool)`.
+        volumes: With labels; in memory they are read faster than lazily.
+        config: See `TrainConfig`.
+        out_dir: Folder of the checkpoints.
+        on_step: Called after every iteration (and its checkpoint) with the history so far, to draw or to stop by an
+            exception.
+
+    Raises:
+        ValueError: If the checkpoint was made with another configuration, or the volumes do not fit it.
+        FloatingPointError: If the loss is not finite; the last checkpoint is kept.
+    """
+    dataset = PatchDataset(volumes, config.patch, Augment(), config.seed, config.weights)
+    device = next(model.parameters()).device
+    accelerator = Accelerator(
+        cpu=device.type == "cpu", mixed_precision=precision(device), gradient_accumulation_steps=config.accumulate
+    )
+    set_seed(config.seed)
+    model.freeze_encoder(config.freeze_encoder)
+    model.train()
+    history, average = History(), AveragedModel(model, avg_fn=_moving_average(config.ema)) if config.ema else None
+    wrapped, optimizer = accelerator.prepare(model, _optimizer(model, config))
+    accelerator.register_for_checkpointing(*filter(None, (history, average)))
+    checkpoints = _Checkpoints(accelerator, Path(out_dir), _settings(model, volumes, config))
+    checkpoints.resume()
+    batches = iter(_loader(dataset, config, len(history.loss), device))
+    started = time.monotonic() - (history.seconds[-1] if history.seconds else 0)
+    used = _progress(config, len(history.loss), time.monotonic() - started)
+    with tqdm(total=1.0, initial=used, bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
+        while used < 1:
+            rate = _set_learning_rate(optimizer, config, len(history.loss), used)
+            loss = _iteration(accelerator, wrapped, optimizer, batches, config.accumulate)
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss} at iteration {len(history.loss)}: look at the volumes, or lower learning_rate "
+                    f"(now {rate:.2g}) and train in a new folder; the last checkpoint in {out_dir} is kept"
+                )
+            history.append(loss, rate, time.monotonic() - started)
+            if average is not None:
+                average.update_parameters(model)
+            if len(history.loss) % config.checkpoint_every == 0:
+                checkpoints.save(len(history.loss))
+            bar.set_postfix_str(f"iteration {len(history.loss)}, loss {np.mean(history.loss[-20:]):.3f}", refresh=False)
+            used = _progress(config, len(history.loss), history.seconds[-1])
+            bar.update(min(used, 1.0) - bar.n)
+            if on_step:
+                on_step(history)
+    checkpoints.save(len(history.loss))
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
+    model.eval()
+    return history
+
+
+def _iteration(accelerator: Accelerator, model: nn.Module, optimizer, batches: Iterator, accumulate: int) -> float:
+    """One change of the weights; returns the mean loss of its batches, and stops before a NaN reaches the weights."""
+    losses = []
+    for _ in range(accumulate):
+        raw, target, mask = send_to_device(next(batches), accelerator.device)
+        with accelerator.accumulate(model):
+            loss = fgnet_loss(model(raw), target, mask)
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                return losses[-1]
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+            optimizer.step()
+            optimizer.zero_grad()
+    return float(np.mean(losses))
+
+
+def _loader(dataset: PatchDataset, config: TrainConfig, done: int, device: torch.device) -> DataLoader:
+    """Batches from iteration `done` on; beside a GPU, other processes prepare them."""
+    per_iteration = config.batch * config.accumulate
+    return DataLoader(
+        dataset,
+        config.batch,
+        sampler=range(done * per_iteration, config.iterations * per_iteration),
+        num_workers=0 if device.type == "cpu" else min(8, os.cpu_count()),
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over what is not frozen; `scale` multiplies the learning rate of a group."""
+    groups = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[name.startswith("encoder.")].append(parameter)
+    scales = {True: config.encoder_lr_factor, False: 1.0}
+    return torch.optim.AdamW([{"params": groups[key], "scale": scales[key]} for key in groups if groups[key]])
+
+
+def _set_learning_rate(optimizer, config: TrainConfig, iteration: int, progress: float) -> float:
+    """Linear warm-up times a cosine over the budget; returns the rate of the parts that are not SAM2."""
+    warm = min(1.0, (iteration + 1) / max(config.warmup, 1))
+    rate = config.learning_rate * warm * (1 + math.cos(math.pi * progress)) / 2
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+    return rate
+
+
+def _progress(config: TrainConfig, iteration: int, seconds: float) -> float:
+    """Share of the budget that is used, of iterations or of minutes, whichever is larger; 1 means done."""
+    return max(iteration / config.iterations, seconds / (60 * config.minutes) if config.minutes else 0.0)
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Exponential moving average that starts quickly, so that the first random weights are soon forgotten."""
+    return lambda average, current, n: average + (1 - min(decay, (1 + n) / (10 + n))) * (current - average)
+
+
+def _settings(model: nn.Module, volumes: Sequence[Volume], config: TrainConfig) -> dict:
+    """What must stay the same between sessions, as JSON gives it back."""
+    settings = {**asdict(config), "model": repr(getattr(model, "config", type(model).__name__))}
+    settings["volumes"] = [[volume.name, *volume.shape] for volume in volumes]
+    return json.loads(json.dumps(settings))
+
+
+@dataclass
+class _Checkpoints:
+    """Folders `checkpoint-<iteration>`, each complete from the moment it has that name; only the newest is kept."""
+
+    accelerator: Accelerator
+    folder: Path
+    settings: dict
+
+    def save(self, iteration: int) -> None:
+        partial, final = self.folder / "partial", self.folder / f"checkpoint-{iteration:07d}"
+        if final.exists():
+            return
+        shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.save_state(str(partial))
+        (partial / "settings.json").write_text(json.dumps(self.settings, indent=1))
+        os.replace(partial, final)
+        for old in set(self.folder.glob("checkpoint-*")) - {final}:
+            shutil.rmtree(old)
+
+    def resume(self) -> None:
+        newest = max(self.folder.glob("checkpoint-*"), default=None)
+        if newest is None:
+            return
+        before = json.loads((newest / "settings.json").read_text())
+        changed = [
+            f"{key} was {before.get(key)}, is now {self.settings.get(key)}"
+            for key in before | self.settings
+            if before.get(key) != self.settings.get(key)
+        ]
+        if changed:
+            raise ValueError(
+                f"{newest} was made with another configuration: {'; '.join(changed)}. "
+                "Go back to it, or train in a new folder"
+            )
+        self.accelerator.load_state(str(newest))
