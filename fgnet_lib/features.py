@@ -1,8 +1,9 @@
-"""Ways to look at feature maps of many channels: principal components for colours, similarity to one pixel."""
+"""Ways to look at maps of a network: principal components, similarity to one pixel, how well a map finds a structure."""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import rankdata
 
 
 def principal_components(features: np.ndarray, count: int = 3) -> np.ndarray:
@@ -39,3 +40,26 @@ def cosine_similarity(features: np.ndarray, y: int, x: int) -> np.ndarray:
     length = np.linalg.norm(features, axis=0)
     directions = features / np.where(length > 0, length, 1)
     return np.einsum("c,cyx->yx", directions[:, y, x], directions)
+
+
+def roc_auc(scores: np.ndarray, structure: np.ndarray) -> float:
+    """Area under the ROC curve: how often a random voxel of a structure scores higher than a random other one.
+
+    Args:
+        scores: any shape, array or CPU tensor without gradient.
+        structure: bool of the same shape, True on the structure.
+
+    Returns:
+        1 if every voxel of the structure scores higher than all others, 0 if lower, 0.5 for no relation; equal scores
+        count half.
+
+    Raises:
+        ValueError: the structure is empty or everything.
+    """
+    structure = np.asarray(structure).ravel()
+    inside = int(structure.sum())
+    outside = structure.size - inside
+    if not inside or not outside:
+        raise ValueError(f"the structure covers {inside} of {structure.size} voxels; there is nothing to tell apart")
+    ranks = rankdata(np.asarray(scores).ravel())
+    return float((ranks[structure].sum() - inside * (inside + 1) / 2) / (inside * outside))

@@ -1,4 +1,4 @@
-"""Principal components against an SVD, cosine similarity against its definition."""
+"""Principal components against an SVD, cosine similarity and ROC AUC against their definitions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fgnet_lib.features import cosine_similarity, principal_components
+from fgnet_lib.features import cosine_similarity, principal_components, roc_auc
 
 MAPS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=3, max_dims=3, min_side=3, max_side=7),
                   elements=st.floats(-10, 10, width=16))
@@ -63,3 +63,15 @@ def test_tensors_are_taken_as_they_are():
     features = torch.rand(5, 4, 4)
     np.testing.assert_array_equal(principal_components(features), principal_components(features.numpy()))
     np.testing.assert_array_equal(cosine_similarity(features, 1, 2), cosine_similarity(features.numpy(), 1, 2))
+
+
+@given(hnp.arrays(np.int8, (4, 6), elements=st.integers(0, 9)), hnp.arrays(bool, (4, 6)))
+def test_auc_counts_won_pairs(scores, structure):
+    inside, outside = scores[structure].astype(int), scores[~structure].astype(int)
+    if not inside.size or not outside.size:
+        with pytest.raises(ValueError, match="nothing to tell apart"):
+            roc_auc(scores, structure)
+        return
+    difference = inside[:, None] - outside[None]
+    assert roc_auc(scores, structure) == pytest.approx(np.mean((difference > 0) + 0.5 * (difference == 0)))
+    assert roc_auc(-scores, structure) == pytest.approx(1 - roc_auc(scores, structure))
