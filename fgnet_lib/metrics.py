@@ -1,0 +1,190 @@
+"""How far a segmentation is from the ground truth, in numbers and by place.
+
+Everything here is read off one table: how many voxels every neuron shares with every segment. Voxels whose ground truth
+is 0 (boundary) or ``volumes.IGNORE`` (unknown) are left out of it; segment 0 is a segment like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import fastremap
+import numpy as np
+from scipy import sparse
+
+from fgnet_lib.volumes import IGNORE
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What ``evaluate`` measures; lower is better in all, and 0 is a perfect segmentation.
+
+    Attributes:
+        voi_split: H(segmentation | ground truth) in bits: neurons cut apart.
+        voi_merge: H(ground truth | segmentation) in bits: neurons joined.
+        arand: Adapted Rand error, 0 to 1.
+        cremi: CREMI score, sqrt(arand * (voi_split + voi_merge)).
+    """
+
+    voi_split: float
+    voi_merge: float
+    arand: float
+    cremi: float
+
+
+@dataclass(frozen=True)
+class NeuronError:
+    """A neuron that was cut apart, or a segment that joins several neurons.
+
+    Attributes:
+        label: Id of the split neuron, or of the merging segment.
+        bits: Its share of VOI split or merge; the shares of all add up to the VOI.
+        parts: (id, voxels) of the segments it was cut into, or of the neurons it joins, largest first.
+        voxel: Where to look (z, y, x): the voxel of the second largest part that is nearest to the part's centroid.
+        position_nm: The same place in nm from the volume's origin.
+    """
+
+    label: int
+    bits: float
+    parts: tuple[tuple[int, int], ...]
+    voxel: tuple[int, int, int]
+    position_nm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class NeuronReport:
+    """The worst errors of a segmentation, by their share of the VOI in falling order."""
+
+    splits: tuple[NeuronError, ...]
+    merges: tuple[NeuronError, ...]
+
+
+class _Overlap(NamedTuple):
+    """Voxels shared by neuron (row) and segment (column), with the ids that rows and columns stand for."""
+
+    voxels: sparse.csr_array
+    neurons: np.ndarray
+    segments: np.ndarray
+
+
+def _checked(labels: np.ndarray, name: str) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"the {name} must hold integer ids, not {labels.dtype}")
+    if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
+        raise ValueError(f"the {name} holds the id {labels.min()}: ids are 0 or more")
+    return labels
+
+
+def _overlap(seg: np.ndarray, gt: np.ndarray) -> _Overlap:
+    seg, gt = _checked(seg, "segmentation"), _checked(gt, "ground truth")
+    if seg.shape != gt.shape:
+        raise ValueError(f"the segmentation has shape {seg.shape} and the ground truth {gt.shape}: they must be equal")
+    seg, gt = seg.reshape(-1), gt.reshape(-1)
+    # Labels come in runs along x: counting runs instead of voxels is what makes large volumes quick and small.
+    starts = np.ones(seg.size, bool)
+    starts[1:] = (seg[1:] != seg[:-1]) | (gt[1:] != gt[:-1])
+    # No sum of run lengths exceeds the volume, so this type cannot overflow.
+    lengths = np.diff(np.flatnonzero(starts), append=seg.size).astype(np.min_scalar_type(seg.size))
+    gt = gt[starts]
+    known = (gt != 0) & (gt != IGNORE)
+    if not known.any():
+        raise ValueError("nothing to compare: no voxel of the ground truth has a label other than 0 and IGNORE")
+    # Ids may be huge and sparse; the table is indexed by their rank.
+    neurons, row = fastremap.unique(gt[known], return_inverse=True)
+    row = row.astype(np.int32)
+    segments, column = fastremap.unique(seg[starts][known], return_inverse=True)
+    return _Overlap(sparse.csr_array((lengths[known], (row, column.astype(np.int32)))), neurons, segments)
+
+
+def _bits_per_row(voxels: sparse.csr_array) -> np.ndarray:
+    """What each row adds to H(column | row) in bits: its sum of p(row, column) log2(p(row) / p(row, column))."""
+    cells = voxels.tocoo()
+    return np.bincount(cells.row, cells.data * np.log2(voxels.sum(axis=1)[cells.row] / cells.data)) / voxels.sum()
+
+
+def _arand(voxels: sparse.csr_array) -> float:
+    """1 - 2 PR / (P + R), with P and R the precision and recall of "these two different voxels belong together"."""
+    both, neuron, segment = (
+        n @ n - n.sum() for n in (v.astype(float) for v in (voxels.data, voxels.sum(axis=1), voxels.sum(axis=0)))
+    )
+    # Single voxels everywhere: there is no pair to judge, hence no error.
+    return float(1 - 2 * both / (neuron + segment)) if neuron + segment else 0.0
+
+
+def evaluate(seg: np.ndarray, gt: np.ndarray) -> Scores:
+    """Compare a segmentation with the ground truth.
+
+    VOI is Meila's variation of information (2007). ARAND is the adapted Rand error as scikit-image computes it, from
+    pairs of two different voxels (where challenges also pair each voxel with itself, the 5th digit changes). The CREMI
+    score is that of cremi.org.
+
+    Args:
+        seg: Integer ids of any size and sparsity, of any shape.
+        gt: The same shape; 0 and ``IGNORE`` are left out.
+
+    Raises:
+        ValueError: For other types, negative ids, shapes that differ, or a ground truth without any label.
+    """
+    voxels = _overlap(seg, gt).voxels
+    split, merge = (float(_bits_per_row(table).sum()) for table in (voxels, voxels.T.tocsr()))
+    arand = _arand(voxels)
+    return Scores(split, merge, arand, float(np.sqrt(arand * (split + merge))))
+
+
+def voi(seg: np.ndarray, gt: np.ndarray) -> tuple[float, float]:
+    """VOI split and VOI merge in bits; see ``evaluate``."""
+    scores = evaluate(seg, gt)
+    return scores.voi_split, scores.voi_merge
+
+
+def arand(seg: np.ndarray, gt: np.ndarray) -> float:
+    """Adapted Rand error as scikit-image defines it; see ``evaluate``."""
+    return evaluate(seg, gt).arand
+
+
+def cremi_score(seg: np.ndarray, gt: np.ndarray) -> float:
+    """CREMI score, sqrt(ARAND * VOI); see ``evaluate``."""
+    return evaluate(seg, gt).cremi
+
+
+def neuron_report(
+    seg: np.ndarray, gt: np.ndarray, voxel_size: tuple[float, float, float], top: int = 10
+) -> NeuronReport:
+    """Find the ``top`` neurons most cut apart and the ``top`` segments that join most, and where.
+
+    Args:
+        seg: Integer ids (z, y, x).
+        gt: The same shape; 0 and ``IGNORE`` are left out.
+        voxel_size: nm (z, y, x).
+        top: How many splits, and how many merges, to return at most.
+
+    Raises:
+        ValueError: As ``evaluate``.
+    """
+    voxels, neurons, segments = _overlap(seg, gt)
+    return NeuronReport(
+        splits=tuple(_worst(voxels, neurons, segments, gt, seg, voxel_size, top)),
+        merges=tuple(_worst(voxels.T.tocsr(), segments, neurons, seg, gt, voxel_size, top)),
+    )
+
+
+def _worst(voxels, row_ids, column_ids, rows, columns, voxel_size, top: int) -> Iterator[NeuronError]:
+    """The rows of a table that are spread most over its columns; ``rows`` and ``columns`` are the labels themselves."""
+    bits = _bits_per_row(voxels)
+    for row in np.argsort(-bits, kind="stable")[:top]:
+        if bits[row] > 0:
+            cells = voxels[[row]]
+            order = np.argsort(cells.data)[::-1]
+            parts = tuple(zip(column_ids[cells.indices[order]].tolist(), cells.data[order].tolist(), strict=True))
+            voxel = _central_voxel((rows == row_ids[row]) & (columns == parts[1][0]))
+            position = tuple(float(i * size) for i, size in zip(voxel, voxel_size, strict=True))
+            yield NeuronError(int(row_ids[row]), float(bits[row]), parts, voxel, position)
+
+
+def _central_voxel(mask: np.ndarray) -> tuple[int, ...]:
+    """The voxel of a mask nearest to its centroid, which itself may lie outside of a bent neurite."""
+    voxels = np.argwhere(mask)
+    return tuple(voxels[np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1))].tolist())

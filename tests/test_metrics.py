@@ -1,0 +1,156 @@
+"""Scores against scikit-image and by hand; the report against errors that were planted."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from skimage.metrics import adapted_rand_error, variation_of_information
+
+from fgnet_lib.metrics import arand, cremi_score, evaluate, neuron_report, voi
+from fgnet_lib.volumes import IGNORE
+
+IDS = np.array([0, 1, 2, 7, 2**31, 2**32 + 5, 10**15, 2**63, int(IGNORE)], np.uint64)
+
+
+def labels(ids: np.ndarray):
+    shapes = st.shared(st.tuples(*[st.integers(1, 5)] * 3), key="shape")
+    return shapes.flatmap(lambda shape: arrays(np.intp, shape, elements=st.integers(0, len(ids) - 1))).map(ids.take)
+
+
+def scikit_image(seg: np.ndarray, gt: np.ndarray) -> tuple[float, float, float]:
+    """VOI split, merge and ARAND of scikit-image; ids are made small first, or it would allocate by the largest."""
+    gt = np.where(gt == IGNORE, 0, gt)
+    gt = np.unique(np.append(gt, 0), return_inverse=True)[1][:-1]
+    seg = np.unique(seg, return_inverse=True)[1].reshape(-1)
+    split, merge = variation_of_information(gt, seg, ignore_labels=(0,))
+    with np.errstate(invalid="ignore"):
+        return split, merge, np.nan_to_num(adapted_rand_error(gt, seg)[0])
+
+
+@given(labels(IDS), labels(IDS))
+def test_scores_equal_scikit_image_for_any_ids(seg: np.ndarray, gt: np.ndarray) -> None:
+    assume(np.any((gt != 0) & (gt != IGNORE)))
+    split, merge, rand = scikit_image(seg, gt)
+    scores = evaluate(seg, gt)
+    assert (scores.voi_split, scores.voi_merge) == pytest.approx((split, merge), abs=1e-9) == voi(seg, gt)
+    assert scores.arand == pytest.approx(rand, abs=1e-9) == arand(seg, gt)
+    assert scores.cremi == pytest.approx(np.sqrt(max(rand * (split + merge), 0)), abs=1e-7) == cremi_score(seg, gt)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint32, np.int64, np.uint64])
+def test_one_bit_for_a_neuron_cut_in_halves_or_two_joined(dtype: type) -> None:
+    one, two = np.full((2, 4, 4), 5, dtype), np.repeat(np.array([3, 9], dtype), 16).reshape(2, 4, 4)
+    assert voi(two, one) == (1, 0)
+    assert voi(one, two) == (0, 1)
+    assert arand(one, one) == cremi_score(two, two) == 0
+    pairs_in_halves, pairs_in_whole = 2 * 16 * 15, 32 * 31
+    assert arand(two, one) == pytest.approx(1 - 2 * pairs_in_halves / (pairs_in_halves + pairs_in_whole))
+
+
+def test_unknown_ground_truth_does_not_count_but_unsegmented_voxels_do() -> None:
+    gt = np.array([[[4, 4, 0, 0]], [[4, 4, IGNORE, IGNORE]]], np.uint64)
+    seg = np.array([[[1, 1, 2, 3]], [[1, 1, 4, 5]]], np.uint64)
+    assert evaluate(seg, gt) == evaluate(np.ones_like(gt), np.ones_like(gt))
+    seg[1, :, :2] = 0
+    assert voi(seg, gt) == (1, 0)
+
+
+def planted() -> tuple[np.ndarray, np.ndarray]:
+    """Three neurons; the first is cut into 3/4 and 1/4, the other two are joined."""
+    gt = np.ones((4, 8, 12), np.uint64)
+    gt[:, :, 4:8], gt[:, :, 8:] = 2, 10**12
+    seg = np.where(gt == 1, 50, 60).astype(np.uint64)
+    seg[3, :, :4] = 2**63
+    return seg, gt
+
+
+def test_report_finds_planted_errors_and_their_place() -> None:
+    seg, gt = planted()
+    report = neuron_report(seg, gt, (40.0, 8.0, 8.0))
+    (split,), (merge,) = report.splits, report.merges
+    assert (split.label, split.parts) == (1, ((50, 96), (2**63, 32)))
+    assert split.voxel[0] == 3 and split.voxel[1] in (3, 4) and split.voxel[2] in (1, 2)
+    assert split.position_nm == (120, 8 * split.voxel[1], 8 * split.voxel[2])
+    assert merge.label == 60 and dict(merge.parts) == {2: 128, 10**12: 128}
+    assert gt[merge.voxel] == merge.parts[1][0]
+    assert (split.bits, merge.bits) == pytest.approx(voi(seg, gt))
+
+
+def test_report_points_into_a_bent_neurite_not_at_its_empty_centre() -> None:
+    ring = np.full((1, 21, 21), 1, np.uint64)
+    ring[0, 3:18, 3:18] = 2
+    ring[0, 5:16, 5:16] = 1
+    (split,) = neuron_report(ring, np.ones_like(ring), (1, 1, 1)).splits
+    assert ring[split.voxel] == split.parts[1][0] == 2
+
+
+@given(labels(IDS[:6]), labels(IDS))
+def test_report_is_sorted_and_its_shares_add_up_to_voi(seg: np.ndarray, gt: np.ndarray) -> None:
+    assume(np.any((gt != 0) & (gt != IGNORE)))
+    report = neuron_report(seg, gt, (1, 1, 1), top=100)
+    for errors, total in zip((report.splits, report.merges), voi(seg, gt), strict=True):
+        bits = [error.bits for error in errors]
+        assert bits == sorted(bits, reverse=True) and sum(bits) == pytest.approx(total)
+    best = neuron_report(seg, gt, (1, 1, 1), top=1)
+    assert (best.splits, best.merges) == (report.splits[:1], report.merges[:1])
+
+
+def test_memory_follows_the_volume_not_the_ids() -> None:
+    """Ids up to 2^62 in 300 000 voxels, a good part of them objects: an array indexed by id would need exabytes."""
+    rng = np.random.default_rng(0)
+    seg = np.repeat(rng.integers(1, 2**62, 75_000, dtype=np.uint64), 4).reshape(30, 100, 100)
+    gt = np.repeat(rng.integers(1, 2**62, 3_000, dtype=np.uint64), 100).reshape(30, 100, 100)
+    tracemalloc.start()
+    scores = evaluate(seg, gt)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (scores.voi_split, scores.voi_merge) == pytest.approx((np.log2(25), 0))
+    assert peak < 40 * seg.size
+
+
+def test_inputs_are_left_as_they_were() -> None:
+    seg, gt = planted()
+    seg.flags.writeable = gt.flags.writeable = False
+    neuron_report(seg, gt, (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("seg", "gt", "message"),
+    [
+        (np.ones((2, 2, 2), np.uint64), np.ones((2, 2, 3), np.uint64), r"\(2, 2, 2\).*\(2, 2, 3\)"),
+        (np.ones((2, 2, 2)), np.ones((2, 2, 2), np.uint64), "segmentation.*float64"),
+        (np.ones((2, 2, 2), np.uint64), np.ones((2, 2, 2), bool), "ground truth.*bool"),
+        (np.full((2, 2, 2), -1), np.ones((2, 2, 2), int), "-1"),
+        (np.ones((2, 2, 2), int), np.zeros((2, 2, 2), int), "nothing to compare"),
+        (np.ones((2, 2, 2), np.uint64), np.full((2, 2, 2), IGNORE), "nothing to compare"),
+        (np.ones((0, 2, 2), int), np.ones((0, 2, 2), int), "nothing to compare"),
+    ],
+)
+def test_bad_input_is_named(seg: np.ndarray, gt: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(seg, gt)
+    with pytest.raises(ValueError, match=message):
+        neuron_report(seg, gt, (1, 1, 1))
+
+
+def test_blocks_equal_scikit_image() -> None:
+    """The twin of the test on real data: 2 000 blocks against the same blocks cut elsewhere."""
+    z, y, x = np.ogrid[:20, :100, :100]
+    gt, seg = z // 10 * 100 + y // 10 * 10 + x // 10 + 1, z * 400 + y // 5 * 20 + (x + 2) // 5
+    scores = evaluate(seg, gt)
+    assert (scores.voi_split, scores.voi_merge, scores.arand) == pytest.approx(scikit_image(seg, gt), abs=1e-9)
+
+
+def test_published_segmentations_of_fib25_equal_scikit_image(em_data) -> None:
+    with h5py.File(em_data / "val" / "fib25_t2_val_z144-183.h5") as file:
+        gt = file["volumes/labels/neuron_ids"][:]
+        for name in ("fragments", "ffn_baseline"):
+            seg = file["volumes/labels"][name][:]
+            scores = evaluate(seg, gt)
+            assert (scores.voi_split, scores.voi_merge, scores.arand) == pytest.approx(scikit_image(seg, gt), abs=1e-9)
