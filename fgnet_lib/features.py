@@ -1,4 +1,4 @@
-"""Ways to look at maps of a network: principal components, similarity to one pixel, how well a map finds a structure."""
+"""Ways to look at maps of a network: principal components, similarity to a pixel, how well a map finds a structure."""
 
 from __future__ import annotations
 
