@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import LightSource, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from skimage.segmentation import find_boundaries
@@ -230,6 +231,14 @@ def pca_rgb(ax: Axes, components: np.ndarray, stride: int = 1, voxel_size: Seque
     return ax
 
 
+def show_similarity(ax: Axes, similarity: np.ndarray, stride: int = 1, voxel_size: Sequence[float] = (1, 1, 1),
+                    title: str = "") -> Axes:
+    """Show cosine similarities (y, x) in [-1, 1] at `stride`, with a colour bar."""
+    shown = _image(ax, similarity, voxel_size, title, stride, cmap="viridis", vmin=-1, vmax=1)
+    ax.figure.colorbar(shown, ax=ax, label="cosine similarity", shrink=0.8)
+    return ax
+
+
 def split_merge_curve(ax: Axes, thresholds: Sequence[float], splits: Sequence[float], merges: Sequence[float],
                       chosen: float | None = None, title: str = "") -> Axes:
     """Plot VOI split, VOI merge and their sum (bits) over agglomeration thresholds; mark the `chosen` threshold."""
@@ -260,13 +269,15 @@ def neurons_3d(ax, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], title: s
         title: of the axes.
     """
     for neuron, (vertices, triangles) in meshes.items():
-        ax.add_collection3d(Poly3DCollection(vertices[triangles][..., ::-1], shade=True, lw=0,
-                                             facecolors=label_colors(np.array(neuron))[:3]))
+        ax.add_collection3d(Poly3DCollection(vertices[triangles][..., ::-1], facecolors=label_colors(np.array(neuron)),
+                                             shade=True, lightsource=LightSource(300, -50), antialiased=False))
     corners = np.concatenate([vertices for vertices, _ in meshes.values()] or [np.array([[0, 0, 0], [1, 1, 1]])])
     low, high = corners.min(0)[::-1], corners.max(0)[::-1]
     ax.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), zlim=(high[2], low[2]), title=title,  # as in the sections
            xlabel="x (nm)", ylabel="y (nm)", zlabel="z (nm)")
-    ax.set_box_aspect(high - low)
+    ax.set_box_aspect(high - low, zoom=1.15)
+    for axis, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), high - low, strict=True):
+        axis.set_major_locator(MaxNLocator(1 + int(4 * length / max(high - low))))
     ax.legend(handles=[Patch(color=label_colors(np.array(neuron))[:3], label=str(neuron)) for neuron in meshes],
-              title="neuron", loc="center left", bbox_to_anchor=(1.05, 0.5), frameon=False)
+              title="neuron", loc="center left", bbox_to_anchor=(1.2, 0.5), frameon=False)
     return ax
