@@ -10,6 +10,7 @@ import io
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -74,9 +75,26 @@ class Volume:
     def __getitem__(self, key: tuple[slice, slice, slice]) -> Volume:
         """Read a crop into memory; `key` is three slices without a step, the offset moves along."""
         cut = _slices(key, self.shape)
-        labels = None if self.labels is None else np.asarray(self.labels[cut])
+        try:
+            raw = np.asarray(self.raw[cut])
+            labels = None if self.labels is None else np.asarray(self.labels[cut])
+        except (OSError, RuntimeError, ValueError, zlib.error) as error:  # whatever the codecs raise
+            raise OSError(f"{self.name}: cannot read {cut}, the file may be damaged ({error})") from error
         offset = tuple(o + s.start * v for o, s, v in zip(self.offset, cut, self.voxel_size, strict=True))
-        return replace(self, raw=np.asarray(self.raw[cut]), labels=labels, offset=offset)
+        return replace(self, raw=raw, labels=labels, offset=offset)
+
+    def sections(self, first: int, last: int) -> Volume:
+        """Sections `first` to `last` - 1 along z, still lazy, the offset moved along."""
+        if not 0 <= first < last <= self.shape[0]:
+            raise ValueError(f"{self.name}: no sections {first} to {last} in a volume with {self.shape[0]}")
+
+        def part(array: Any) -> Lazy:
+            shape = (last - first, *self.shape[1:])
+            return Lazy(shape, array.dtype, lambda z, y, x: np.asarray(array[first + z.start : first + z.stop, y, x]))
+
+        offset = (self.offset[0] + first * self.voxel_size[0], *self.offset[1:])
+        labels = None if self.labels is None else part(self.labels)
+        return replace(self, raw=part(self.raw), labels=labels, offset=offset)
 
     def load(self) -> Volume:
         """Read the whole volume into memory."""
@@ -217,9 +235,15 @@ class Lazy:
     def __getitem__(self, key: Any) -> np.ndarray:
         key = key if isinstance(key, tuple) else (key,)
         single = [isinstance(k, int | np.integer) for k in key]
-        slices = (slice(k % n, k % n + 1) if i else k for k, i, n in zip(key, single, self.shape, strict=False))
-        out = self._cut(*_slices(tuple(slices), self.shape))
+        starts = [range(n)[k] if i else 0 for k, i, n in zip(key, single, self.shape, strict=False)]
+        slices = [slice(a, a + 1) if i else k for k, i, a in zip(key, single, starts, strict=False)]
+        cut = _slices(tuple(slices), self.shape)
+        shape = [s.stop - s.start for s in cut]
+        out = self._cut(*cut) if all(shape) else np.empty(shape, self.dtype)
         return out[tuple(0 if i else slice(None) for i in single)]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:, :, :], dtype)
 
 
 def _slices(key: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
@@ -227,12 +251,13 @@ def _slices(key: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
     key = (key if isinstance(key, tuple) else (key,)) + (slice(None),) * len(shape)
     if not all(isinstance(k, slice) and k.step in (None, 1) for k in key):
         raise TypeError(f"cut a volume with slices without a step, as in volume[0:16, 0:256, 0:256], not {key}")
-    return tuple(slice(*k.indices(n)[:2]) for k, n in zip(key, shape, strict=False))
+    bounds = (k.indices(n) for k, n in zip(key, shape, strict=False))
+    return tuple(slice(start, max(start, stop)) for start, stop, _ in bounds)
 
 
 def _place(labels: _Source, volume: Volume, where: str) -> Any:
     """Labels on the grid of raw: as they are if they cover it, else with IGNORE around them."""
-    array = _widened(labels.array, where)
+    array = _widened(labels.array)
     offset = np.asarray(labels.offset or volume.offset) - volume.offset
     start = offset / volume.voxel_size
     first = np.round(start).astype(int)
@@ -256,7 +281,7 @@ def _place(labels: _Source, volume: Volume, where: str) -> Any:
     return Lazy(volume.shape, np.uint64, cut)
 
 
-def _widened(labels: Any, where: str) -> Any:
+def _widened(labels: Any) -> Any:
     if labels.dtype in (np.uint32, np.uint64) or labels.dtype.kind != "u":
         return labels
     dtype = np.dtype(f"u{max(labels.dtype.itemsize, 4)}")
@@ -264,14 +289,14 @@ def _widened(labels: Any, where: str) -> Any:
 
 
 def _mapped(stack: Any, transforms: np.ndarray) -> Lazy:
-    """FIB-25 (NeuroProof): `stack` holds supervoxels, `transforms` (n, 2) the body of each; others keep their id."""
+    """FIB-25 (NeuroProof): `stack` holds supervoxels, `transforms` (n, 2) the body of each; 0 for one not listed."""
     order = np.argsort(transforms[:, 0])
     supervoxel, body = transforms[order].astype(np.uint64).T
 
     def cut(*slices: slice) -> np.ndarray:
         ids = np.asarray(stack[slices]).astype(np.uint64)
         at = np.minimum(np.searchsorted(supervoxel, ids), len(supervoxel) - 1)
-        return np.where(supervoxel[at] == ids, body[at], ids)
+        return np.where(supervoxel[at] == ids, body[at], np.uint64(0))
 
     return Lazy(stack.shape, np.uint64, cut)
 
@@ -298,7 +323,7 @@ def _open(path: Path, key: str | None, known: tuple[str, ...]) -> _Source:
         wanted = key or " or ".join(known)
         raise ValueError(f"{path}: no dataset {wanted}; there are: {', '.join(_listing(root)) or 'none'}")
     node = root[key] if key else root
-    source = _ome(node, path) if _multiscales(node) else _described(node)
+    source = _ome(node) if _multiscales(node) else _described(node)
     if not hasattr(source.array, "dtype"):
         raise ValueError(f"{path}: {key} is a group; its datasets are: {', '.join(_listing(node)) or 'none'}")
     beside = f"{key.rpartition('/')[0]}/transforms".lstrip("/")
@@ -316,9 +341,10 @@ def _root(path: Path) -> Any:
             return h5py.File(path, "r")
         if path.is_dir() and any((path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")):
             return zarr.open(path, mode="r")
-        if path.is_dir() or path.suffix.lower() in (".tif", ".tiff"):
-            return _tiff(path)
-    except (OSError, tifffile.TiffFileError) as error:
+        files = list(path.glob("*.tif*"))
+        if files or path.suffix.lower() in (".tif", ".tiff"):
+            return _tiff(path, files)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read, it may be truncated or not what its name says ({error})") from error
     raise ValueError(f"{path}: unknown format; give .h5, .hdf, .tif, a folder of .tif or a Zarr folder")
 
@@ -337,14 +363,15 @@ def _multiscales(node: Any) -> Any:
     return node.attrs.get("ome", node.attrs).get("multiscales")  # 0.5 put it under `ome`
 
 
-def _ome(group: Any, path: Path) -> _Source:
+def _ome(group: Any) -> _Source:
     """The full resolution of an OME-Zarr image, its scale and translation in nm; axes before z must have length 1."""
     image = _multiscales(group)[0]
     level = image["datasets"][0]
     array = group[level["path"]]
     units = [axis.get("unit") for axis in image["axes"]][-3:]
+    steps = [*level["coordinateTransformations"], *image.get("coordinateTransformations", [])]
     scale, translation = np.ones(array.ndim), np.zeros(array.ndim)
-    for step in level["coordinateTransformations"] + image.get("coordinateTransformations", []):
+    for step in steps:
         if step["type"] == "scale":
             scale, translation = scale * step["scale"], translation * step["scale"]
         elif step["type"] == "translation":
@@ -358,27 +385,19 @@ def _ome(group: Any, path: Path) -> _Source:
     return _Source(array, tuple(scale[-3:] * nm), tuple(translation[-3:] * nm))
 
 
-def _tiff(path: Path) -> _Source:
-    """A TIFF stack, or a folder with one section a file in natural order (sec_2 before sec_10)."""
-    numbered = lambda file: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", file.name)]  # noqa: E731
-    files = sorted(path.glob("*.tif*"), key=numbered)
-    if path.is_dir() and not files:
-        raise ValueError(f"{path}: neither a Zarr folder nor a folder with .tif sections")
+def _tiff(path: Path, files: list[Path]) -> _Source:
+    """A TIFF stack (no `files`), or one section a file in natural order (sec_2 before sec_10)."""
+    files.sort(key=lambda file: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", file.name)])
     with tifffile.TiffFile(files[0] if files else path) as file:
-        series = file.series[0]
-    if "S" in series.axes:
-        raise ValueError(f"{path}: colour image of shape {series.shape}; take one channel or the mean of them")
-    if files:
-        cut = lambda z, y, x: np.stack([tifffile.imread(f)[y, x] for f in files[z]])  # noqa: E731
-        return _Source(Lazy((len(files), *series.shape), series.dtype, cut))
-    if series.dataoffset is not None:
+        series, page, pages = file.series[0], file.pages[0], len(file.pages)
+    colour = page.ndim > 2
+    if not files and series.dataoffset is not None and series.ndim == 3 and not colour:
         return _Source(tifffile.memmap(path, mode="r"))
-    return _Source(Lazy(series.shape, series.dtype, lambda z, y, x: _sections(path, range(z.start, z.stop), y, x)))
-
-
-def _sections(path: Path, key: range, y: slice, x: slice) -> np.ndarray:
-    pages = tifffile.imread(path, key=key)
-    return pages.reshape(len(key), *pages.shape[-2:])[:, y, x]
+    where = [(file, 0) for file in files] or [(path, i) for i in range(pages)]
+    shape = page.shape if len(where) == 1 and not colour else (len(where), *page.shape)
+    return _Source(
+        Lazy(shape, page.dtype, lambda z, y, x: np.stack([tifffile.imread(f, key=i)[y, x] for f, i in where[z]]))
+    )
 
 
 def _listing(group: Any) -> list[str]:
