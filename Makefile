@@ -1,0 +1,49 @@
+PYTHON ?= python3
+DATASET ?= phantom
+PROFILE ?= fast
+FRESH ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help env tutorial notebooks lab test weights times clean
+
+help:  ## list these targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+env: $(INSTALLED)  ## build .venv with everything that is needed (several GB, a few minutes, once)
+
+$(INSTALLED): requirements.txt requirements-lib.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make env PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch torchvision setuptools wheel
+	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation --requirement requirements.txt --editable .
+	@touch $@
+
+tutorial: env  ## run every lesson and write out/tutorial-*/index.html (DATASET=fib25, PROFILE=cpu, FRESH=1 to start over)
+	@$(BIN)/python tools/run_tutorial.py --dataset $(DATASET) --profile $(PROFILE) $(if $(filter-out 0,$(FRESH)),--fresh)
+
+notebooks: env  ## regenerate notebooks/*.ipynb and the README's table from notebooks/src
+	$(BIN)/python tools/build_notebooks.py
+
+lab: env  ## open the lessons in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+test: env  ## linters and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+weights: env  ## train the mini model that ships in data/pretrained (about an hour on two cores)
+	$(BIN)/python tools/train_mini.py
+
+times: env  ## copy what the last runs of `make tutorial` took to docs/
+	$(BIN)/python tools/record_times.py
+
+clean:  ## remove results and caches (.venv stays)
+	rm -rf out .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print | xargs rm -rf

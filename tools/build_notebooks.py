@@ -1,0 +1,142 @@
+"""Make notebooks/*.ipynb from notebooks/src/*.py, and the table of lessons in README.md (`make notebooks`).
+
+A source is hand-edited, in jupytext's percent format. Building adds what is the same for every lesson: badges, measured
+times, and in the set-up cell what fetches the library on Colab and Kaggle.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+from record_times import recorded
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ROOT / "notebooks" / "src"
+TAGS = {"parameters", "setup"}
+TABLE = re.compile(r"(?<=<!-- lessons -->\n).*?(?=<!-- /lessons -->)", re.DOTALL)
+
+with (ROOT / "pyproject.toml").open("rb") as file:
+    REPOSITORY = tomllib.load(file)["project"]["urls"]["Repository"]
+SLUG = REPOSITORY.removeprefix("https://github.com/")
+
+BOOTSTRAP = f"""\
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("fgnet_lib") is None:  # on Colab and Kaggle: fetch the library and what it lacks
+    if not Path("fgnet-tutorials").is_dir():
+        subprocess.run(["git", "clone", "-q", "--depth", "1", "{REPOSITORY}", "fgnet-tutorials"], check=True)
+    subprocess.run([sys.executable, "fgnet-tutorials/tools/install_missing.py"], check=True)
+    sys.path.insert(0, "fgnet-tutorials")
+
+"""
+
+
+def badges(lesson: str) -> str:
+    """Links that open the lesson in Colab, Kaggle and Binder, and on GitHub, as Markdown images."""
+    page = f"github.com/{SLUG}/blob/main/notebooks/{lesson}.ipynb"
+    links = {
+        "Colab": (
+            "https://colab.research.google.com/assets/colab-badge.svg",
+            f"https://colab.research.google.com/{page.replace('github.com', 'github', 1)}",
+        ),
+        "Kaggle": (
+            "https://kaggle.com/static/images/open-in-kaggle.svg",
+            f"https://kaggle.com/kernels/welcome?src=https://{page}",
+        ),
+        "Binder": (
+            "https://mybinder.org/badge_logo.svg",
+            f"https://mybinder.org/v2/gh/{SLUG}/main?urlpath=lab/tree/notebooks/{lesson}.ipynb",
+        ),
+        "GitHub": ("https://img.shields.io/badge/view%20on-GitHub-black?logo=github", f"https://{page}"),
+    }
+    return " ".join(f"[![{name}]({image})]({link})" for name, (image, link) in links.items())
+
+
+def measured(lesson: str) -> dict[str, dict]:
+    """By profile, what docs/times.json has of a lesson on the default data: cores, seconds and peak memory."""
+    runs = {name: run for name, run in recorded().items() if name.startswith("phantom-") and lesson in run["lessons"]}
+    return {name.split("-")[1]: {"cores": run["cores"], **run["lessons"][lesson]} for name, run in runs.items()}
+
+
+def times(lesson: str) -> str:
+    """The lesson's measured time and memory for each profile, as one line of Markdown."""
+    runs = [
+        f"`{profile}` {duration(run['seconds'])}, {run['peak_memory_mb'] / 1000:.1f} GB on {run['cores']} CPU cores"
+        for profile, run in measured(lesson).items()
+    ]
+    here = ", ".join(runs) or "not measured yet"
+    return f"**Time and peak memory by `PROFILE`.** {here}; on a T4 not measured here: run `make tutorial PROFILE=gpu`."
+
+
+def duration(seconds: float) -> str:
+    """42 s, or 10 min: as precise as a reader needs."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def build(source: Path) -> str:
+    """The notebook of one source, as the text of its .ipynb file.
+
+    Raises:
+        ValueError: a cell has a tag that is not in `TAGS`, or a placeholder is not there exactly once.
+    """
+    lesson = source.stem
+    text = source.read_text(encoding="utf-8")
+    for placeholder, content in {"badges": badges(lesson), "times": times(lesson)}.items():
+        if text.count(f"# <!-- {placeholder} -->") != 1:
+            raise ValueError(f"{source}: the line '# <!-- {placeholder} -->' has to be there exactly once")
+        text = text.replace(f"<!-- {placeholder} -->", content)
+    notebook = jupytext.reads(text, fmt="py:percent")
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"{lesson}-{number}"
+        tags = set(cell.metadata.get("tags", []))
+        if not tags <= TAGS:
+            raise ValueError(f"{source}, cell {number}: unknown tags {sorted(tags - TAGS)}, known are {sorted(TAGS)}")
+        if "setup" in tags:
+            cell.source = BOOTSTRAP + cell.source
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook, version=4) + "\n"
+
+
+def lesson_table(sources: list[Path]) -> str:
+    """The README's table: number and name, goal, minutes and badges of every lesson, from the titles of the sources."""
+    rows = ["| lesson | what you do | time on CPU | open it |", "| --- | --- | --- | --- |"]
+    for source in sources:
+        title = re.search(r"^# # (\d\d) · ([^:\n]+): (.+)$", source.read_text(encoding="utf-8"), re.MULTILINE)
+        if title is None:
+            raise ValueError(f"{source}: the title has to read '# # NN · Name: goal'")
+        number, name, goal = title.groups()
+        run = measured(source.stem).get("cpu")
+        link = f"[{number} {name}](notebooks/{source.stem}.ipynb)"
+        rows.append(f"| {link} | {goal} | {duration(run['seconds']) if run else ''} | {badges(source.stem)} |")
+    return "\n".join(rows) + "\n"
+
+
+def outputs() -> dict[Path, str]:
+    """Every file that building makes, with its text."""
+    sources = sorted(SOURCES.glob("[0-9][0-9]_*.py"))
+    readme = ROOT / "README.md"
+    files = {ROOT / "notebooks" / f"{source.stem}.ipynb": build(source) for source in sources}
+    text = readme.read_text(encoding="utf-8")
+    if not TABLE.search(text):
+        raise ValueError(f"{readme}: the lines '<!-- lessons -->' and '<!-- /lessons -->' around the table are missing")
+    files[readme] = TABLE.sub(lambda _: lesson_table(sources), text)
+    return files
+
+
+if __name__ == "__main__":
+    for path, text in outputs().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(ROOT))
