@@ -11,7 +11,6 @@ from functools import partial
 
 import ipywidgets as widgets
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -38,7 +37,10 @@ def draw_attention(volume: Volume, attention: Sequence[np.ndarray], z: int, leve
     figure = Figure(figsize=(6.6, 5.6))
     ax = figure.subplots()
     plots.show_section(ax, volume.raw, None, volume.voxel_size, z, f"attention $a_{level}$, section {z}")
-    shown = _overlay(ax, weights[z], STRIDES[level - 1], cmap=plots.WARM, vmin=low, vmax=high, alpha=opacity)
+    height, width = (STRIDES[level - 1] * n for n in weights.shape[1:])
+    ax.autoscale(False)  # keep to the section, also where a padded map reaches further
+    shown = ax.imshow(weights[z], extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect=ax.get_aspect(),
+                      cmap=plots.WARM, vmin=low, vmax=high, alpha=opacity)
     if outlines:
         plots.show_labels(ax, volume.labels, z, fill=0)
     figure.colorbar(shown, ax=ax, label=f"$a_{level}$").solids.set_alpha(1)
@@ -62,10 +64,8 @@ def draw_features(volume: Volume, features: Sequence[np.ndarray], components: Se
     em, colors, similar = figure.subplots(1, 3)
     plots.show_section(em, volume.raw, None, volume.voxel_size, z, f"EM, section {z}")
     plots.pca_rgb(colors, components[level][z], stride, volume.voxel_size, f"main components, stride {stride}")
-    plots.show_section(similar, volume.raw, None, volume.voxel_size, z, f"similarity to the cross, stride {stride}")
     similarity = cosine_similarity(features[level][:, z], y // stride, x // stride)
-    shown = _overlay(similar, similarity, stride, cmap="viridis", vmin=-1, vmax=1)
-    figure.colorbar(shown, ax=similar, label="cosine similarity")
+    plots.show_similarity(similar, similarity, stride, volume.voxel_size, f"similarity to the cross, stride {stride}")
     for ax in (em, colors, similar):
         ax.plot(x, y, "+", color="red", markersize=16, markeredgewidth=2)
         ax.set(xlim=em.get_xlim(), ylim=em.get_ylim())  # a padded map may reach further than the section
@@ -115,10 +115,3 @@ def explore(draw: Callable[..., Figure], **controls: widgets.Widget) -> widgets.
         control.observe(redraw, "value")
     redraw()
     return widgets.VBox([*controls.values(), picture])
-
-
-def _overlay(ax: Axes, image: np.ndarray, stride: int, **imshow):
-    """Lay a map at `stride` over the section that `ax` shows, in its coordinates."""
-    height, width = (stride * n for n in image.shape)
-    ax.autoscale(False)  # keep to the section, also where a padded map reaches further
-    return ax.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect=ax.get_aspect(), **imshow)

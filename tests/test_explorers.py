@@ -110,7 +110,7 @@ def test_the_chosen_point_is_most_similar_to_itself(stride, point, volume, featu
     y, x = point
     components = [principal_components(level) for level in features]
     figure = explorers.draw_features(volume, features, components, z=1, stride=stride, y=y, x=x)
-    similarity = figure.axes[2].images[1].get_array()
+    similarity = figure.axes[2].images[0].get_array()
     assert similarity[y // stride, x // stride] == pytest.approx(1) == similarity.max()
 
 
