@@ -158,25 +158,17 @@ def write_volume(volume: Volume, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix not in (".h5", ".hdf", ".hdf5", ".zarr"):
         raise ValueError(f"{path}: cannot write {path.suffix or 'a name without suffix'}; use .h5, .hdf or .zarr")
-    with atomic(path) as part:
-        if path.suffix == ".zarr":
-            _write_arrays(volume, zarr.open_group(part, mode="w").create_array)
-        else:
-            with _Surviving(part, "w+b") as disk:
-                with h5py.File(disk, "w") as file:
-                    _write_arrays(volume, partial(file.create_dataset, compression="gzip"), disk)
-                if disk.error:
-                    raise disk.error
+    try:
+        with atomic(path) as part:
+            _write_zarr(volume, part) if path.suffix == ".zarr" else _write_hdf5(volume, part)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}, what was there before is untouched: {error}") from error
     return path
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` that takes its place if all goes well and is removed if not.
-
-    Raises:
-        OSError: names `path` when the disk is full or cannot be written.
-    """
+    """Yield a temporary name beside `path` that takes its place if all goes well and is removed if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -187,8 +179,6 @@ def atomic(path: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             part.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}, what was there before is untouched: {error}") from error
     finally:
         shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
@@ -206,6 +196,18 @@ class _Surviving(io.FileIO):
         except OSError as error:
             self.error = error
         return len(data)
+
+
+def _write_hdf5(volume: Volume, path: Path) -> None:
+    with _Surviving(path, "w+b") as disk:
+        with h5py.File(disk, "w") as file:
+            _write_arrays(volume, partial(file.create_dataset, compression="gzip"), disk)
+        if disk.error:
+            raise disk.error
+
+
+def _write_zarr(volume: Volume, path: Path) -> None:
+    _write_arrays(volume, zarr.open_group(path, mode="w").create_array)
 
 
 def _write_arrays(volume: Volume, create: Callable[..., Any], disk: _Surviving | None = None) -> None:

@@ -1,0 +1,175 @@
+"""Data sets by name: found in your data folder or the cache, downloaded and verified if not, opened as a `Volume`.
+
+`data/registry.tsv` lists every file that can be fetched, with its licence and what to cite. Two settings say where
+files lie: FGNET_DATA_DIR, your own folder, which is only read, and FGNET_CACHE_DIR, where downloads go.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pooch
+from tqdm.auto import tqdm
+
+from fgnet_lib import phantom
+from fgnet_lib.volumes import Volume, atomic, read_volume, write_volume
+
+REGISTRY = Path(__file__).resolve().parents[1] / "data" / "registry.tsv"
+OFFLINE = "Without internet, DATASET=phantom and the weights in data/pretrained need no download."
+
+DATASETS = ("phantom", "fib25", "gala", "ac4", "cremi_b_mini", "cremi_a", "cremi_b", "cremi_c", "snemi3d")
+PHANTOMS = {"train": ((64, 256, 256), 0), "val": ((32, 256, 256), 1)}  # shape, seed
+CROPS = {  # small crops of public data sets, in your data folder
+    ("fib25", "train"): "train/fib25_t2_train_z000-139.h5",
+    ("fib25", "val"): "val/fib25_t2_val_z144-183.h5",
+    ("gala", "train"): "train/gala_train.h5",
+    ("gala", "val"): "val/gala_test.h5",
+    ("ac4", "val"): "val/ac4_dojo_10x400x400.h5",
+    ("cremi_b_mini", "val"): "val/cremi_b_mini_5x500x500.h5",
+}
+SECTIONS = {  # first and last + 1 of the sections of a download; the rest of fib25 is a test that nobody looks at
+    ("fib25", "train"): (0, 140),
+    ("fib25", "val"): (144, 184),
+    **{(f"cremi_{sample}", "train"): (0, 100) for sample in "abc"},
+    **{(f"cremi_{sample}", "val"): (100, 125) for sample in "abc"},
+    ("snemi3d", "train"): (0, 80),
+    ("snemi3d", "val"): (80, 100),
+}
+
+
+def cache_dir() -> Path:
+    """The folder for downloads and the phantom: FGNET_CACHE_DIR, or the system's place for caches."""
+    return Path(os.environ.get("FGNET_CACHE_DIR") or pooch.os_cache("fgnet-tutorials"))
+
+
+def fetch(name: str, download: bool = True) -> Path:
+    """Find a file of the registry, or download it.
+
+    Looks in FGNET_DATA_DIR, then in the cache, then downloads into the cache. Size and checksum are verified every
+    time; a download that is broken off or wrong leaves nothing behind.
+
+    Args:
+        name: as in `data/registry.tsv`.
+        download: False raises FileNotFoundError where a download would begin.
+
+    Raises:
+        ValueError: a name that is not in the registry, or a file in FGNET_DATA_DIR that is not what it should be.
+        FileNotFoundError: not here, and `download` is False.
+        OSError: the download failed; says where to put the file by hand and what works offline.
+    """
+    entries = _registry()
+    if name not in entries:
+        raise ValueError(f"unknown file {name!r}: choose one of {', '.join(entries)}")
+    entry, cached, folder = entries[name], cache_dir() / name, _data_dir()
+    own = folder / name if folder else None
+    if own and own.is_file():
+        if wrong := _wrong(own, entry):
+            raise ValueError(f"{own}: {wrong}. Remove it, or replace it by {entry['url']}")
+        return own
+    if cached.is_file() and not _wrong(cached, entry):
+        return cached
+    by_hand = f"To put it there by hand, save {entry['url']} as {cached}{f' or {own}' if own else ''}. {OFFLINE}"
+    if not download:
+        raise FileNotFoundError(f"{name} is not on this machine. {by_hand}")
+    try:
+        _download(name, entry, cached)
+    except OSError as error:  # what requests raises is an OSError, too
+        raise OSError(f"{name} could not be downloaded: {error}. {by_hand}") from error
+    return cached
+
+
+def open_dataset(name: str, part: str) -> Volume:
+    """Open the training or the validation part of a data set, lazily.
+
+    fib25, gala, ac4 and cremi_b_mini are small crops looked for in FGNET_DATA_DIR. fib25, cremi_a, cremi_b, cremi_c
+    and snemi3d can be downloaded. The phantom is generated once and cached.
+
+    Args:
+        name: one of `DATASETS`.
+        part: "train" or "val".
+
+    Raises:
+        ValueError: an unknown name, or a part that the data set does not have.
+        FileNotFoundError: a crop that is not in FGNET_DATA_DIR and nowhere else.
+        OSError: a download failed.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
+    parts = [known for dataset, known in (CROPS | SECTIONS) if dataset == name] or list(PHANTOMS)
+    if part not in parts:
+        raise ValueError(f"{name} has no part {part!r}: choose one of {', '.join(dict.fromkeys(parts))}")
+    if name == "phantom":
+        return _phantom(part)
+    crop, folder = CROPS.get((name, part)), _data_dir()
+    if crop and folder and (folder / crop).is_file():
+        return read_volume(folder / crop)
+    if (name, part) in SECTIONS:
+        return _downloaded(name).sections(*SECTIONS[name, part])
+    raise FileNotFoundError(
+        f"no {crop} in FGNET_DATA_DIR ({folder or 'which is not set'}), and {name} cannot be downloaded. {OFFLINE}"
+    )
+
+
+def _data_dir() -> Path | None:
+    folder = os.environ.get("FGNET_DATA_DIR")
+    return Path(folder) if folder else None
+
+
+def _registry() -> dict[str, dict[str, str]]:
+    with REGISTRY.open(encoding="utf-8", newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file, delimiter="\t")}
+
+
+def _wrong(path: Path, entry: dict[str, str]) -> str:
+    """What about a file differs from its registry entry; empty if nothing does."""
+    size = path.stat().st_size
+    if entry["bytes"] and size != int(entry["bytes"]):
+        return f"{size} bytes, but it should have {entry['bytes']}"
+    kind = "sha256" if entry["sha256"] else "md5"
+    found = pooch.file_hash(str(path), alg=kind)
+    return "" if found == entry[kind] else f"its {kind} is {found}, but should be {entry[kind]}"
+
+
+def _download(name: str, entry: dict[str, str], path: Path) -> None:
+    with atomic(path) as part, tqdm(desc=name, unit="B", unit_scale=True) as bar:
+        pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20, timeout=30)(entry["url"], str(part), None)
+        if wrong := _wrong(part, entry):
+            raise OSError(f"what came from {entry['url']} is not the file in the registry: {wrong}")
+
+
+def _downloaded(name: str) -> Volume:
+    if name == "fib25":
+        raw, labels = (fetch(f"fib25/training_sample2/{file}.h5") for file in ("grayscale_maps", "groundtruth"))
+        return read_volume(raw, labels_path=labels, voxel_size=(10, 10, 10))
+    if name == "snemi3d":
+        raw, labels = (_unzipped(fetch("snemi.zip"), member) for member in ("train-input.tif", "train-labels.tif"))
+        return read_volume(raw, labels_path=labels, voxel_size=(30, 6, 6))
+    return read_volume(fetch(f"sample_{name[-1].upper()}_20160501.hdf"))
+
+
+def _unzipped(archive: Path, file: str) -> Path:
+    """One file of a zip archive, whatever folder it lies in there, unpacked into the cache."""
+    path = cache_dir() / archive.stem / file
+    with zipfile.ZipFile(archive) as zipped:
+        member = next(info for info in zipped.infolist() if Path(info.filename).name == file)
+        if not path.is_file() or path.stat().st_size != member.file_size:
+            with atomic(path) as part, zipped.open(member) as source, part.open("wb") as target:
+                shutil.copyfileobj(source, target)
+    return path
+
+
+def _phantom(part: str) -> Volume:
+    """The phantom from the cache, in memory; generated again when it is not there, damaged, or of an older recipe."""
+    recipe = pooch.file_hash(phantom.__file__)[:8]
+    path = cache_dir() / f"phantom_{part}_{recipe}.h5"
+    try:
+        return replace(read_volume(path).load(), name=f"phantom {part}")
+    except (OSError, ValueError):
+        shape, seed = PHANTOMS[part]
+        write_volume(phantom.make_phantom(shape, seed), path)
+        return replace(read_volume(path).load(), name=f"phantom {part}")
