@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from skimage.measure import marching_cubes
 
 from fgnet_lib.volumes import IGNORE
 
+_one_at_a_time = threading.Lock()  # fast_simplification keeps its mesh in a global; the viewer's server has threads
 
 class Mesh(NamedTuple):
     """A closed surface.
@@ -58,7 +60,8 @@ def neuron_mesh(labels: np.ndarray, neuron: int, voxel_size: tuple[float, float,
     first = np.array([edge.start for edge in box]) - 1 + 0.5  # the rim; marching cubes counts from voxel centres
     vertices = vertices + first * voxel_size + offset
     if len(triangles) > max_triangles:
-        vertices, triangles = fast_simplification.simplify(vertices, triangles, target_count=max_triangles)
+        with _one_at_a_time:
+            vertices, triangles = fast_simplification.simplify(vertices, triangles, target_count=max_triangles)
     return Mesh(vertices.astype(np.float32), triangles.astype(np.int32))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -55,6 +57,14 @@ def test_simplified_surface_keeps_its_place():
     assert enclosed(coarse) == pytest.approx(enclosed(fine), rel=0.03)
     assert np.allclose(coarse.vertices.min(0), fine.vertices.min(0), atol=4)
     assert (coarse.vertices.dtype, coarse.triangles.dtype) == (np.float32, np.int32)
+
+
+def test_threads_do_not_mix_meshes():
+    labels = np.repeat(np.arange(1, 7, dtype=np.uint32), 16)[None, None] * ball()[:, :, 32:128]
+    wanted = neuron_meshes(labels, (4, 2, 1), range(1, 7), 300)
+    with ThreadPoolExecutor(6) as pool:
+        meshes = list(pool.map(lambda i: neuron_mesh(labels, i, (4, 2, 1), 300), [*range(1, 7)] * 3))
+    assert all(np.array_equal(mesh.vertices, wanted[1 + k % 6].vertices) for k, mesh in enumerate(meshes))
 
 
 def test_largest_ids_are_neurons():
