@@ -15,6 +15,7 @@ from fgnet_lib.volumes import IGNORE
 
 _one_at_a_time = threading.Lock()  # fast_simplification keeps its mesh in a global; the viewer's server has threads
 
+
 class Mesh(NamedTuple):
     """A closed surface.
 
