@@ -1,4 +1,4 @@
-"""Training by accelerate: mixed precision, accumulation, checkpoints that survive a kill, budgets of iterations and time.
+"""Training by accelerate: mixed precision, accumulation, checkpoints that survive a kill, iteration and time budgets.
 
 What iteration k sees depends on the seed and k alone, so a run that was killed and resumed from its last checkpoint
 follows the same loss curve as one that was left alone.
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -169,6 +170,7 @@ def train(
     """
     dataset = PatchDataset(volumes, config.patch, Augment(), config.seed, config.weights)
     device = next(model.parameters()).device
+    AcceleratorState._reset_state(reset_partial_state=True)  # else a notebook could never change device or precision
     accelerator = Accelerator(
         cpu=device.type == "cpu", mixed_precision=precision(device), gradient_accumulation_steps=config.accumulate
     )
@@ -237,6 +239,7 @@ def _loader(dataset: PatchDataset, config: TrainConfig, done: int, device: torch
         sampler=range(done * per_iteration, config.iterations * per_iteration),
         num_workers=0 if device.type == "cpu" else min(8, os.cpu_count()),
         pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # its own, or a resumed run would draw one random number more than another
     )
 
 

@@ -1,0 +1,119 @@
+"""Augmentation: the same from the same seed, raw and labels together, ids of any size, the section faults by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fgnet_lib.augment import Augment, Misalignment, MissingSection
+from fgnet_lib.volumes import IGNORE
+
+
+def sample(seed: int = 0, shape: tuple[int, int, int] = (6, 64, 64)) -> dict[str, np.ndarray]:
+    """Large blocks, dark where the id is odd, bright where it is even."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(1, 40, (shape[0], shape[1] // 16, shape[2] // 16)).astype(np.uint64)
+    labels = blocks.repeat(16, 1).repeat(16, 2) + np.uint64(2**60)
+    return {"raw": np.where(labels % np.uint64(2), 60, 190).astype(np.uint8), "labels": labels}
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(a[key], b[key]) for key in ("raw", "labels"))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_seed_gives_one_result_and_no_new_ids(seed: int) -> None:
+    before = sample()
+    copy = {key: value.copy() for key, value in before.items()}
+    after = Augment(seed)(before)
+    assert same(before, copy)  # the input is not touched
+    assert after["raw"].dtype == np.uint8 and after["labels"].dtype == np.uint64
+    assert after["raw"].shape == after["labels"].shape == before["raw"].shape
+    assert np.isin(after["labels"], [*np.unique(before["labels"]), IGNORE]).all()
+    again = Augment(seed + 1)
+    again(before)
+    assert same(after, again.reseed(seed)(before))
+
+
+def test_seeds_differ() -> None:
+    results = [Augment(seed)(sample()) for seed in range(8)]
+    assert not any(same(a, b) for i, a in enumerate(results) for b in results[:i])
+
+
+def test_raw_and_labels_move_together() -> None:
+    """Wherever a section is not lost, bright voxels carry even ids, but for interpolation at the edges of blocks."""
+    agreements = []
+    for seed in range(20):
+        after = Augment(seed)(sample())
+        for raw, labels in zip(after["raw"].astype(float), after["labels"], strict=True):
+            known, odd = labels != IGNORE, labels % np.uint64(2) == 1
+            if raw.std() > 25:
+                middle = (raw[known & odd].mean() + raw[known & ~odd].mean()) / 2
+                agreements.append(((raw < middle) == odd)[known].mean())
+    assert len(agreements) > 90 and np.min(agreements) > 0.9
+
+
+def test_flips_and_quarter_turns_all_occur() -> None:
+    """A single marked corner column must be seen in every corner, at both ends of z."""
+    marked = {"raw": np.zeros((4, 64, 64), np.uint8), "labels": np.ones((4, 64, 64), np.uint64)}
+    marked["labels"][0, :16, :16] = 2
+    corners = set()
+    augment = Augment()
+    for seed in range(60):
+        where = np.argwhere(augment.reseed(seed)(marked)["labels"] == 2)
+        corners.add(tuple(where.mean(axis=0) > (1.5, 31.5, 31.5)) if len(where) else None)
+    assert len(corners - {None}) == 8
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32, np.uint64, np.int64])
+def test_labels_of_any_integer_type_and_unknown_ones(dtype: type) -> None:
+    labels = np.ones((4, 32, 32), dtype)
+    labels[:, :, 16:] = 0
+    after = Augment(3)({"raw": np.zeros((4, 32, 32), np.uint8), "labels": labels})
+    assert {0, 1} <= set(np.unique(after["labels"]).tolist()) <= {0, 1, int(IGNORE)}
+    unknown = Augment(3)({"raw": np.zeros((4, 32, 32), np.uint8), "labels": np.full((4, 32, 32), IGNORE)})
+    assert (unknown["labels"] == IGNORE).all()
+
+
+def test_patches_that_cannot_turn_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(4, 32, 64\)"):
+        Augment()({"raw": np.zeros((4, 32, 64), np.uint8), "labels": np.zeros((4, 32, 64), np.uint64)})
+    with pytest.raises(ValueError, match=r"\(5, 32, 32\)"):
+        Augment()({"raw": np.zeros((4, 32, 32), np.uint8), "labels": np.zeros((5, 32, 32), np.uint64)})
+
+
+def test_a_missing_section_is_black_and_keeps_its_labels() -> None:
+    before = sample()
+    lost = set()
+    for seed in range(40):
+        after = MissingSection(prob=1.0).set_random_state(seed)(before)
+        black = [z for z, section in enumerate(after["raw"]) if not section.any()]
+        assert len(black) == 1 and np.array_equal(after["labels"], before["labels"])
+        lost.update(black)
+    assert lost == set(range(6))
+    assert same(MissingSection(prob=0.0)(before), before)
+
+
+def test_misalignment_shifts_one_section_or_all_that_follow() -> None:
+    before = sample()
+    kinds = set()
+    for seed in range(60):
+        after = Misalignment(prob=1.0, max_shift=5).set_random_state(seed)(before)
+        moved = [z for z in range(6) if (after["labels"][z] == IGNORE).any()]
+        if not moved:  # the shift drawn was (0, 0)
+            assert same(before, after)
+            continue
+        assert moved == list(range(moved[0], moved[-1] + 1))
+        kinds.add("one" if len(moved) == 1 else "rest" if moved[-1] == 5 else "wrong")
+        inside = after["labels"][moved[0]] != IGNORE
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        dy, dx = (axis[0] if axis[0] else axis[-1] - 63 for axis in (rows, columns))
+        assert max(abs(dy), abs(dx)) <= 5
+        for key in ("raw", "labels"):
+            rolled = np.roll(before[key][moved], (dy, dx), axis=(1, 2))
+            assert np.array_equal(after[key][moved][:, inside], rolled[:, inside])
+    assert kinds == {"one", "rest"}
+    assert same(Misalignment(prob=0.0)(before), before)

@@ -1,0 +1,262 @@
+"""Training: patches as a pure function of seed and index, a real kill -9, budgets, refusals, regimes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
+from fgnet_lib.augment import Augment
+from fgnet_lib.fgnet import FGNetOutput
+from fgnet_lib.phantom import make_phantom
+from fgnet_lib.training import History, PatchDataset, TrainConfig, train
+from fgnet_lib.volumes import IGNORE, Volume, read_volume
+
+CONFIG = TrainConfig(patch=(4, 32, 32), iterations=10, checkpoint_every=3, warmup=2, learning_rate=0.01)
+
+
+class Tiny(nn.Module):
+    """FGNet's interface in few weights, and chance in its forward pass, which resuming must get right too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Conv3d(1, 4, 1)
+        self.dropout = nn.Dropout(0.1)
+        self.head = nn.Conv3d(4, 3, (1, 3, 3), padding=(0, 1, 1))
+        self.calls, self.in_half = 0, set()
+
+    def freeze_encoder(self, frozen: bool) -> None:
+        self.encoder.requires_grad_(not frozen)
+
+    def forward(self, raw: torch.Tensor) -> FGNetOutput:
+        self.calls += 1
+        self.in_half.add(torch.is_autocast_enabled("cpu"))
+        return FGNetOutput(None, self.head(self.dropout(torch.relu(self.encoder(raw)))), ())
+
+
+def cells() -> Volume:
+    """Rods along z whose borders are dark: the easiest EM there is."""
+    rng = np.random.default_rng(0)
+    labels = np.tile(rng.permutation(25).reshape(5, 5).repeat(13, 0).repeat(13, 1)[:64, :64] + 1, (8, 1, 1))
+    raw = np.where(widen_borders(labels) == 0, 60, 180) + rng.integers(-30, 30, labels.shape)
+    return Volume(raw.astype(np.uint8), (40, 8, 8), labels.astype(np.uint64), name="cells")
+
+
+@pytest.fixture(scope="module")
+def volume() -> Volume:
+    return cells()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # the order of additions, and so the last digits, depends on the number of threads
+
+
+def labelled(name: str, value: int, shape: tuple[int, int, int] = (4, 32, 32)) -> Volume:
+    return Volume(np.full(shape, value, np.uint8), (40, 8, 8), np.full(shape, value, np.uint64), name=name)
+
+
+def test_a_patch_is_a_function_of_seed_and_index(volume: Volume) -> None:
+    one, other = (PatchDataset([volume], (4, 32, 32), Augment(), seed=5) for _ in range(2))
+    expected = {index: one[index] for index in (0, 7, 3)}
+    for index in (3, 0, 7):
+        assert all(torch.equal(a, b) for a, b in zip(expected[index], other[index], strict=True))
+    reseeded = PatchDataset([volume], (4, 32, 32), Augment(), seed=6)
+    assert not torch.equal(one[0][0], one[1][0]) and not torch.equal(one[0][0], reseeded[0][0])
+
+
+def check_targets(volume: Volume) -> None:
+    raw, target, mask = PatchDataset([volume], volume.shape, augment=None)[0]
+    assert torch.equal((raw[0] * 255).round().byte(), torch.from_numpy(np.asarray(volume.raw)))
+    assert torch.equal(target, torch.from_numpy(affinities_from_labels(widen_borders(volume.labels))).float())
+    assert torch.equal(mask, torch.from_numpy(affinity_mask(volume.labels)))
+    augmented = PatchDataset([volume], (4, 32, 32), Augment())[0]
+    assert 0.3 < augmented[1][:, augmented[2].all(0)].mean() < 1 and augmented[0].shape == (1, 4, 32, 32)
+
+
+def test_targets_are_affinities_of_widened_labels() -> None:
+    check_targets(make_phantom((8, 64, 64), seed=0))
+
+
+def test_targets_on_real_em(em_data: Path) -> None:
+    check_targets(read_volume(em_data / "val" / "fib25_t2_val_z144-183.h5")[:6, :64, :64])
+
+
+def test_a_volume_smaller_than_a_patch_is_mirrored_and_unknown_outside(volume: Volume) -> None:
+    raw, _, mask = PatchDataset([volume[:3, :24, :]], (4, 32, 32), augment=None)[0]
+    assert raw.shape == (1, 4, 32, 32) and torch.equal(raw[0, :, 24:], raw[0, :, 16:24].flip(1))
+    assert mask[:, 1:3, 1:24, 1:].all() and not mask[:, 3:].any() and not mask[:, :, 24:].any()
+
+
+def test_patches_are_drawn_where_labels_are() -> None:
+    labels = np.full((4, 256, 256), IGNORE)
+    labels[:, 64:160, 64:160] = 1
+    volume = Volume(np.zeros(labels.shape, np.uint8), (40, 8, 8), labels)
+    dataset = PatchDataset([volume], (4, 64, 64), augment=None)
+    assert np.mean([dataset[index][2][:, 1:].float().mean() > 0.4 for index in range(40)]) > 0.8
+
+
+def test_weights_choose_the_volume() -> None:
+    volumes = [labelled("a", 10), labelled("b", 20), labelled("c", 30)]
+    dataset = PatchDataset(volumes, (4, 32, 32), None, weights=(1, 0, 3))
+    drawn = [round(dataset[index][0].mean().item() * 255) for index in range(200)]
+    assert set(drawn) == {10, 30} and 30 < drawn.count(10) < 70
+    by_voxels = PatchDataset([volumes[0], labelled("big", 20, (12, 32, 32))], (4, 32, 32), None)
+    assert by_voxels.share == pytest.approx([0.25, 0.75])
+
+
+@pytest.mark.parametrize("weights", [(1,), (1, -1), (0, 0)])
+def test_weights_that_do_not_fit(weights: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="2 volumes need as many weights"):
+        PatchDataset([labelled("a", 1), labelled("b", 2)], (4, 32, 32), None, weights=weights)
+
+
+def test_volumes_without_labels_and_no_volumes(volume: Volume) -> None:
+    with pytest.raises(ValueError, match="nobody has no labels"):
+        PatchDataset([volume, replace(volume, labels=None, name="nobody")], (4, 32, 32), None)
+    with pytest.raises(ValueError, match="no volume to train on"):
+        train(Tiny(), [], CONFIG, "nowhere")
+
+
+VICTIM = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_training import CONFIG, Tiny, cells, torch, train
+torch.set_num_threads(1)
+def tell(history):
+    print(len(history.loss), flush=True)
+    time.sleep(0.02)
+train(Tiny(), [cells()], CONFIG, {out!r}, tell)
+"""
+
+
+def test_a_killed_run_resumes_on_the_same_curve(volume: Volume, tmp_path: Path) -> None:
+    script = VICTIM.format(tests=str(Path(__file__).parent), out=str(tmp_path / "killed"))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as victim:
+        for line in victim.stdout:
+            if line.strip() == "7":
+                os.kill(victim.pid, signal.SIGKILL)
+                break
+    assert victim.returncode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["checkpoint-0000006"]
+
+    lengths, survivor, undisturbed = [], Tiny(), Tiny()
+    resumed = train(survivor, [volume], CONFIG, tmp_path / "killed", lambda h: lengths.append(len(h.loss)))
+    straight = train(undisturbed, [volume], CONFIG, tmp_path / "straight")
+    assert lengths == [7, 8, 9, 10]  # it did go on, and did not begin again
+    np.testing.assert_allclose(resumed.loss, straight.loss, rtol=1e-6)
+    np.testing.assert_allclose(resumed.learning_rate, straight.learning_rate)
+    for a, b in zip(survivor.parameters(), undisturbed.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_half_written_checkpoint_is_ignored(volume: Volume, tmp_path: Path) -> None:
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "partial" / "model.safetensors").write_bytes(b"half of it")
+    history = train(Tiny(), [volume], replace(CONFIG, iterations=2), tmp_path)
+    assert len(history.loss) == 2 and [path.name for path in tmp_path.iterdir()] == ["checkpoint-0000002"]
+
+
+def test_a_finished_run_is_not_trained_again(volume: Volume, tmp_path: Path) -> None:
+    trained, again, steps = Tiny(), Tiny(), []
+    config = replace(CONFIG, iterations=4, ema=0.9)
+    history = train(trained, [volume], config, tmp_path)
+    assert train(again, [volume], config, tmp_path, steps.append) == history and not steps
+    assert torch.equal(again.head.weight, trained.head.weight) and not again.training
+
+
+def test_another_configuration_is_refused_and_said(volume: Volume, tmp_path: Path) -> None:
+    train(Tiny(), [volume], replace(CONFIG, iterations=1), tmp_path)
+    with pytest.raises(ValueError, match=r"learning_rate was 0.01, is now 0.02; weights was None, is now \[1\]"):
+        train(Tiny(), [volume], replace(CONFIG, iterations=1, learning_rate=0.02, weights=(1,)), tmp_path)
+    with pytest.raises(ValueError, match="volumes was .* is now .*other"):
+        train(Tiny(), [replace(volume, name="other")], replace(CONFIG, iterations=1), tmp_path)
+    settings = json.loads((tmp_path / "checkpoint-0000001" / "settings.json").read_text())
+    assert settings["learning_rate"] == 0.01  # the refusals changed nothing
+
+
+def test_a_time_budget_counts_over_sessions(volume: Volume, tmp_path: Path) -> None:
+    class Lost(Exception):
+        pass
+
+    def lose(history: History) -> None:
+        if len(history.loss) == 3:
+            raise Lost
+
+    config = replace(CONFIG, iterations=10**6, minutes=2 / 60)
+    with pytest.raises(Lost):
+        train(Tiny(), [volume], config, tmp_path, lose)
+    history = train(Tiny(), [volume], config, tmp_path)
+    assert 3 < len(history.loss) < 10**6 and 2 <= history.seconds[-1] < 4
+    assert history.seconds == sorted(history.seconds)
+    assert history.learning_rate[-1] < 0.1 * max(history.learning_rate)  # the schedule came to its end
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(volume: Volume, tmp_path: Path) -> None:
+    model = Tiny()
+
+    def poison(history: History) -> None:
+        if len(history.loss) == 4:
+            model.head.bias.data[0] = torch.nan
+
+    with pytest.raises(FloatingPointError, match="nan at iteration 4.*learning_rate"):
+        train(model, [volume], CONFIG, tmp_path, poison)
+    assert torch.isfinite(model.head.weight).all()
+    assert len(train(Tiny(), [volume], CONFIG, tmp_path).loss) == 10  # the checkpoint before is good
+
+
+def test_accumulated_batches_change_the_weights_once(volume: Volume, tmp_path: Path) -> None:
+    model, weights = Tiny(), []
+    config = replace(CONFIG, iterations=3, accumulate=4)
+    history = train(model, [volume], config, tmp_path, lambda h: weights.append(model.head.weight.clone()))
+    assert model.calls == 12 and len(history.loss) == len(weights) == 3
+    assert not any(torch.equal(a, b) for a, b in zip(weights, weights[1:], strict=False))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_encoder_is_frozen_or_moves_slowly(volume: Volume, tmp_path: Path, frozen: bool) -> None:
+    model, start = Tiny(), Tiny()
+    train(model, [volume], replace(CONFIG, iterations=1, warmup=0, freeze_encoder=frozen), tmp_path)
+    step = {name: (p - q).abs().max().item() for (name, p), q in zip(model.named_parameters(), start.parameters())}  # noqa: B905
+    assert step["head.weight"] == pytest.approx(CONFIG.learning_rate, rel=0.05)  # AdamW's first step is the rate
+    assert step["encoder.weight"] == pytest.approx(0 if frozen else 0.1 * CONFIG.learning_rate, rel=0.05)
+
+
+def test_the_model_ends_with_the_moving_average(volume: Volume, tmp_path: Path) -> None:
+    last, averaged, path = Tiny(), Tiny(), []
+    train(last, [volume], CONFIG, tmp_path / "a", lambda h: path.append(last.head.weight.detach().clone()))
+    train(averaged, [volume], replace(CONFIG, ema=0.5), tmp_path / "b")
+    expected = path[0]
+    for n, weight in enumerate(path[1:], 1):
+        expected = expected + (1 - min(0.5, (1 + n) / (10 + n))) * (weight - expected)
+    torch.testing.assert_close(averaged.head.weight.data, expected)
+    assert not torch.allclose(averaged.head.weight, last.head.weight)
+
+
+def test_precision_follows_the_device_and_may_change(volume: Volume, tmp_path: Path, monkeypatch) -> None:
+    """A GPU's mixed precision, played on the CPU: used while training, gone afterwards, another one the next time."""
+    for kind in ("bf16", "no"):
+        monkeypatch.setattr("fgnet_lib.training.precision", lambda device, kind=kind: kind)
+        model = Tiny()
+        loss = train(model, [volume], replace(CONFIG, iterations=2), tmp_path / kind).loss
+        assert np.isfinite(loss).all() and model.in_half == {kind == "bf16"}
+        output = model(torch.rand(1, 1, 4, 32, 32))
+        assert isinstance(output, FGNetOutput) and output.refined.dtype == model.head.weight.dtype == torch.float32
+        assert False in model.in_half
+
+
+def test_training_learns(volume: Volume, tmp_path: Path) -> None:
+    config = replace(CONFIG, iterations=40, learning_rate=0.05, freeze_encoder=False)
+    loss = train(Tiny(), [volume], config, tmp_path).loss
+    assert np.mean(loss[-5:]) < 0.8 * np.mean(loss[:5])
