@@ -184,7 +184,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 class _Surviving(io.FileIO):
-    """A file that keeps its first write error instead of raising it, for HDF5 crashes Python when a write fails."""
+    """A file that keeps its first error instead of raising it, for HDF5 crashes Python when a write fails."""
 
     error: OSError | None = None
 
@@ -197,13 +197,22 @@ class _Surviving(io.FileIO):
             self.error = error
         return len(data)
 
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size
+
 
 def _write_hdf5(volume: Volume, path: Path) -> None:
     with _Surviving(path, "w+b") as disk:
-        with h5py.File(disk, "w") as file:
-            _write_arrays(volume, partial(file.create_dataset, compression="gzip"), disk)
-        if disk.error:
-            raise disk.error
+        try:
+            with h5py.File(disk, "w") as file:
+                _write_arrays(volume, partial(file.create_dataset, compression="gzip"), disk)
+        finally:
+            if disk.error:
+                raise disk.error
 
 
 def _write_zarr(volume: Volume, path: Path) -> None:
