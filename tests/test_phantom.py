@@ -1,0 +1,140 @@
+"""The phantom: repeatable, exact, and made of what it says."""
+
+from __future__ import annotations
+
+import time
+
+import h5py
+import numpy as np
+import pytest
+from scipy import ndimage as ndi
+
+from fgnet_lib.phantom import make_phantom
+from fgnet_lib.volumes import IGNORE, Volume
+
+SMALL = (8, 96, 96)
+
+
+@pytest.fixture(scope="module")
+def default() -> tuple[Volume, float]:
+    start = time.process_time()
+    return make_phantom(), time.process_time() - start
+
+
+def test_types_and_shape():
+    phantom = make_phantom(SMALL, seed=3, voxel_size=(30, 6, 6))
+    assert phantom.raw.dtype == np.uint8 and phantom.labels.dtype == np.uint64
+    assert phantom.shape == phantom.labels.shape == SMALL
+    assert phantom.voxel_size == (30, 6, 6) and not phantom.is_isotropic
+
+
+def test_the_seed_decides_everything():
+    one, same, other = (make_phantom(SMALL, seed) for seed in (5, 5, 6))
+    assert np.array_equal(one.raw, same.raw) and np.array_equal(one.labels, same.labels)
+    assert not np.array_equal(one.raw, other.raw) and not np.array_equal(one.labels, other.labels)
+
+
+@pytest.mark.parametrize("shape, voxel_size", [((1, 1, 1), (40, 8, 8)), ((1, 7, 300), (40, 8, 8)),
+                                               ((3, 40, 30), (50, 4, 4)), ((20, 40, 40), (10, 10, 10))])
+def test_any_shape_and_voxel_size(shape, voxel_size):
+    phantom = make_phantom(shape, voxel_size=voxel_size)
+    assert phantom.shape == shape
+    assert np.array_equal(np.unique(phantom.labels), np.arange(1, phantom.labels.max() + 1))
+
+
+def test_seconds_on_one_core(default):
+    assert default[1] < 15
+
+
+def test_every_label_is_one_object_and_no_voxel_is_without(default):
+    labels = default[0].labels.astype(int)
+    assert labels.min() == 1
+    for value, box in enumerate(ndi.find_objects(labels), start=1):
+        assert ndi.label(labels[box] == value)[1] == 1
+
+
+def test_many_neurites_of_all_calibres_run_through_most_sections(default):
+    labels = default[0].labels.astype(int)
+    profiles = np.stack([np.bincount(section.ravel(), minlength=labels.max() + 1)[1:] for section in labels])
+    assert 60 <= labels.max() <= 200
+    assert np.median((profiles > 0).sum(0)) > len(labels) / 2
+    thin, thick = np.percentile(profiles[profiles > 0], (10, 95))
+    assert thick > 15 * thin  # area of a profile
+
+
+def test_neurites_branch_and_taper(default):
+    labels = default[0].labels.astype(int)
+    branched = tapered = 0
+    for value, box in enumerate(ndi.find_objects(labels), start=1):
+        mask = labels[box] == value
+        apart = [np.sum(np.bincount(ndi.label(section)[0].ravel())[1:] > 40) for section in mask]
+        calibre = ndi.uniform_filter1d(np.sqrt(mask.sum((1, 2))), 5)
+        branched += min(apart) <= 1 and max(apart) >= 2
+        tapered += calibre.max() > 1.5 * calibre.min()
+    assert branched > 10 and tapered > 30
+
+
+def test_membranes_are_dark_and_lie_on_the_labels_borders(default):
+    phantom, _ = default
+    border = np.zeros(phantom.shape, bool)
+    border[:, :, 1:] = phantom.labels[:, :, 1:] != phantom.labels[:, :, :-1]
+    inside = ndi.minimum_filter(phantom.labels, (1, 9, 9)) == ndi.maximum_filter(phantom.labels, (1, 9, 9))
+    assert phantom.raw[border].mean() < phantom.raw[inside].mean() - 40
+
+
+def test_sections_differ_in_contrast(default):
+    means = default[0].raw.mean((1, 2))
+    assert 2 < means.std() < 15
+
+
+def test_a_missing_section_is_black_and_keeps_its_labels():
+    whole, missing = make_phantom(SMALL), make_phantom(SMALL, missing_section=4)
+    assert not missing.raw[4].any() and np.array_equal(missing.labels, whole.labels)
+    assert np.array_equal(np.delete(missing.raw, 4, 0), np.delete(whole.raw, 4, 0))
+
+
+def test_a_misaligned_section_slips_with_its_labels():
+    whole, slipped = make_phantom(SMALL), make_phantom(SMALL, misaligned_section=2)
+    known = slipped.labels[2] != IGNORE
+    rows, columns = np.flatnonzero(known.any(1)), np.flatnonzero(known.any(0))
+    height, width = len(rows), len(columns)
+    assert (96 - height, 96 - width) != (0, 0)
+    y, x = 96 - height if rows[0] == 0 else 0, 96 - width if columns[0] == 0 else 0
+    for one, other in ((slipped.raw, whole.raw), (slipped.labels, whole.labels)):
+        assert np.array_equal(one[2][known].reshape(height, width), other[2, y : y + height, x : x + width])
+        assert np.array_equal(np.delete(one, 2, 0), np.delete(other, 2, 0))
+
+
+@pytest.mark.parametrize("wrong", [{"shape": (8, 96)}, {"shape": (0, 96, 96)}, {"voxel_size": (40, -8, 8)},
+                                   {"shape": SMALL, "missing_section": 8}, {"shape": SMALL, "misaligned_section": -1}])
+def test_bad_input_is_named(wrong):
+    with pytest.raises(ValueError, match=str(list(wrong.values())[-1]).strip("()")):
+        make_phantom(**wrong)
+
+
+def test_grey_values_and_spectrum_are_those_of_em(default):
+    raw = default[0].raw
+    assert 120 < raw.mean() < 150 and 25 < raw.std() < 45
+    power = _power(raw[::16], 8)
+    assert np.all(np.diff(np.log10(power)) < 0.1)  # falls, as in tissue, with no peak of a drawing
+
+
+def test_grey_values_and_spectrum_beside_real_sections(default, em_data):
+    with h5py.File(em_data / "val" / "ac4_dojo_10x400x400.h5") as file:
+        real = file["volumes/raw"][:]
+    raw = default[0].raw
+    histograms = [np.histogram(image, 32, (0, 256))[0] / image.size for image in (raw, real)]
+    assert np.minimum(*histograms).sum() > 0.75
+    assert np.abs(np.log10(_power(raw[::16], 8) / _power(real[::3], 6))).mean() < 0.25
+
+
+def _power(sections: np.ndarray, nm: float) -> np.ndarray:
+    """Radial power spectrum of standardised sections at ten wavelengths from 320 to 20 nm."""
+    n = min(sections.shape[1:])
+    images = sections[:, :n, :n] - sections.mean((1, 2), keepdims=True, dtype=float)
+    images /= images.std((1, 2), keepdims=True)
+    window = np.hanning(n)[:, None] * np.hanning(n)
+    power = np.mean(np.abs(np.fft.fft2(images * window)) ** 2, axis=0) * (nm / n) ** 2 / np.mean(window**2)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(n, nm), np.fft.fftfreq(n, nm)))
+    ring = np.digitize(frequency, np.geomspace(1 / 320, 1 / 20, 11))
+    return ndi.mean(power, ring, np.arange(1, 11))
