@@ -136,7 +136,8 @@ def _wrong(path: Path, entry: dict[str, str]) -> str:
 
 
 def _download(name: str, entry: dict[str, str], path: Path) -> None:
-    with atomic(path) as part, tqdm(desc=name, unit="B", unit_scale=True) as bar:
+    size = int(entry["bytes"] or 1)  # until the server says better; a bar without a total breaks pooch
+    with atomic(path) as part, tqdm(desc=name, total=size, unit="B", unit_scale=True) as bar:
         pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20, timeout=30)(entry["url"], str(part), None)
         if wrong := _wrong(part, entry):
             raise OSError(f"what came from {entry['url']} is not the file in the registry: {wrong}")

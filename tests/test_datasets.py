@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+
+from fgnet_lib import datasets, phantom
+from fgnet_lib.datasets import DATASETS, fetch, open_dataset
+from fgnet_lib.volumes import Volume, read_volume, write_volume
+
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+NAME = "folder/file.h5"
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves CONTENT; under /half it promises all of it and hangs up in the middle."""
+
+    asked: list[str] = []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        if self.path == "/gone":
+            return self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[: len(CONTENT) // 2] if self.path == "/half" else CONTENT)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    Server.asked = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """An empty data folder and an empty cache."""
+    data, cache = tmp_path / "data", tmp_path / "cache"
+    data.mkdir()
+    cache.mkdir()
+    monkeypatch.setenv("FGNET_DATA_DIR", str(data))
+    monkeypatch.setenv("FGNET_CACHE_DIR", str(cache))
+    return data, cache
+
+
+@pytest.fixture
+def register(tmp_path, monkeypatch):
+    """Replace the registry by one entry."""
+
+    def write(url, name=NAME, content=CONTENT, **changes):
+        sha256 = hashlib.sha256(content).hexdigest()
+        entry = {"name": name, "url": url, "bytes": len(content), "sha256": sha256, "md5": ""} | changes
+        monkeypatch.setattr(datasets, "REGISTRY", tmp_path / "registry.tsv")
+        lines = ("\t".join(map(str, row)) for row in (entry.keys(), entry.values()))
+        datasets.REGISTRY.write_text("\n".join(lines) + "\n")
+
+    return write
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# --- fetch -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_download_is_verified_cached_and_shows_its_progress(server, folders, register, capsys):
+    register(f"{server}/file")
+    path = fetch(NAME)
+    assert path == folders[1] / NAME and path.read_bytes() == CONTENT and files(folders[1]) == [NAME]
+    assert NAME in capsys.readouterr().err
+    assert fetch(NAME) == path and Server.asked == ["/file"]
+
+
+def test_md5_serves_where_only_that_is_known(server, folders, register):
+    register(f"{server}/file", bytes="", sha256="", md5=hashlib.md5(CONTENT).hexdigest())
+    assert fetch(NAME).read_bytes() == CONTENT
+    register(f"{server}/file", bytes="", sha256="", md5="0" * 32)
+    with pytest.raises(OSError, match="its md5 is"):
+        fetch(NAME)
+
+
+def test_the_data_folder_goes_first(server, folders, register):
+    register(f"{server}/file")
+    for folder in folders:
+        (folder / "folder").mkdir()
+        (folder / NAME).write_bytes(CONTENT)
+    assert fetch(NAME) == folders[0] / NAME and Server.asked == []
+
+
+def test_a_wrong_file_in_the_data_folder_is_named_and_left_alone(folders, register):
+    register("http://127.0.0.1:1/file")
+    own = folders[0] / NAME
+    own.parent.mkdir()
+    for content, complaint in ((CONTENT[:-1], "2999999 bytes.*3000000"), (CONTENT[:-1] + b"x", "its sha256 is")):
+        own.write_bytes(content)
+        with pytest.raises(ValueError, match=f"data/folder/file.h5: {complaint}"):
+            fetch(NAME)
+        assert own.read_bytes() == content
+
+
+def test_a_broken_file_in_the_cache_is_downloaded_again(server, folders, register):
+    register(f"{server}/file")
+    cached = folders[1] / NAME
+    cached.parent.mkdir()
+    cached.write_bytes(CONTENT[:-1])
+    assert fetch(NAME).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("page", "changes", "complaint"),
+    [
+        ("/half", {}, "IncompleteRead|3000000"),
+        ("/file", {"sha256": "0" * 64}, "sha256 is"),
+        ("/file", {"bytes": 17}, "3000000 bytes, but it should have 17"),
+        ("/gone", {}, "404"),
+    ],
+)
+def test_a_failed_download_leaves_nothing_and_says_what_to_do(server, folders, register, page, changes, complaint):
+    register(server + page, **changes)
+    with pytest.raises(OSError, match=complaint) as error:
+        fetch(NAME)
+    assert_helpful(str(error.value), server + page, folders)
+    assert files(folders[1]) == []
+
+
+def test_a_failed_download_keeps_what_is_in_the_cache(server, folders, register):
+    register(f"{server}/half")
+    (folders[1] / "folder").mkdir()
+    (folders[1] / NAME).write_bytes(b"an older version")
+    with pytest.raises(OSError, match="could not be downloaded"):
+        fetch(NAME)
+    assert (folders[1] / NAME).read_bytes() == b"an older version" and files(folders[1]) == [NAME]
+
+
+def test_no_internet_says_what_to_do(folders, register, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    url = "http://127.0.0.1:1/file"  # nobody listens there
+    register(url)
+    with pytest.raises(OSError, match="could not be downloaded") as error:
+        fetch(NAME)
+    assert_helpful(str(error.value), url, folders)
+
+
+def assert_helpful(message, url, folders):
+    assert message.startswith(f"{NAME} could not be downloaded")
+    for hint in (url, str(folders[0] / NAME), str(folders[1] / NAME), "DATASET=phantom", "data/pretrained"):
+        assert hint in message
+
+
+def test_nothing_is_downloaded_when_asked_not_to(server, folders, register):
+    register(f"{server}/file")
+    with pytest.raises(FileNotFoundError, match="not on this machine"):
+        fetch(NAME, download=False)
+    assert Server.asked == []
+
+
+def test_an_unknown_file_is_answered_with_the_list():
+    with pytest.raises(ValueError, match="'sam3.pt'.*sam2.1_hiera_tiny.pt.*sample_A_20160501.hdf.*snemi.zip"):
+        fetch("sam3.pt")
+
+
+def test_every_entry_of_the_registry_is_complete():
+    entries = datasets._registry()
+    assert {f"sam2.1_hiera_{size}.pt" for size in ("tiny", "small", "base_plus", "large")} <= entries.keys()
+    for entry in entries.values():
+        assert entry["url"].startswith("https://") and entry["licence"] and entry["citation"]
+        assert len(entry["sha256"]) == 64 or len(entry["md5"]) == 32
+
+
+# --- open_dataset ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_phantoms(monkeypatch):
+    """Phantoms that take no time; counts how many were made."""
+    made = []
+    make = phantom.make_phantom
+    monkeypatch.setattr(datasets, "PHANTOMS", {"train": ((4, 32, 32), 0), "val": ((3, 32, 32), 1)})
+    monkeypatch.setattr(phantom, "make_phantom", lambda *arguments: made.append(arguments) or make(*arguments))
+    return made
+
+
+def test_the_phantom_is_made_once(folders, small_phantoms):
+    first = open_dataset("phantom", "val")
+    again = open_dataset("phantom", "val")
+    assert small_phantoms == [((3, 32, 32), 1)]
+    made = phantom.make_phantom((3, 32, 32), 1)
+    for volume in (first, again):
+        assert volume.voxel_size == (40.0, 8.0, 8.0)
+        np.testing.assert_array_equal(volume.raw, made.raw)
+        np.testing.assert_array_equal(volume.labels, made.labels)
+    assert open_dataset("phantom", "train").shape == (4, 32, 32)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:-3000] + b"\0" * 3000])
+def test_a_damaged_phantom_is_made_again(folders, small_phantoms, damage):
+    expected = open_dataset("phantom", "val")
+    (cached,) = folders[1].iterdir()
+    cached.write_bytes(damage(cached.read_bytes()))
+    np.testing.assert_array_equal(open_dataset("phantom", "val").raw, expected.raw)
+    assert len(small_phantoms) == 2 and files(folders[1]) == [cached.name]
+    open_dataset("phantom", "val")
+    assert len(small_phantoms) == 2
+
+
+@pytest.mark.parametrize(("name", "part"), [("fib25", "train"), ("fib25", "val"), ("gala", "val"), ("ac4", "val")])
+def test_crops_come_from_the_data_folder(folders, name, part):
+    volume = Volume(np.zeros((2, 3, 4), np.uint8), (30, 6, 6), np.ones((2, 3, 4), np.uint64))
+    path = write_volume(volume, folders[0] / datasets.CROPS[name, part])
+    opened = open_dataset(name, part)
+    assert opened.shape == (2, 3, 4) and opened.name == path.name and opened.labels is not None
+
+
+@pytest.mark.parametrize("name", ["gala", "ac4", "cremi_b_mini"])
+def test_a_crop_that_is_not_there_says_where_it_should_be(folders, monkeypatch, name):
+    with pytest.raises(FileNotFoundError, match=f"{datasets.CROPS[name, 'val']}.*{folders[0]}.*DATASET=phantom"):
+        open_dataset(name, "val")
+    monkeypatch.delenv("FGNET_DATA_DIR")
+    with pytest.raises(FileNotFoundError, match="not set"):
+        open_dataset(name, "val")
+
+
+def fake_cremi():
+    shape = (125, 6, 6)
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for key, dtype in (("volumes/raw", np.uint8), ("volumes/labels/neuron_ids", np.uint64)):
+            file[key] = np.broadcast_to(np.arange(125, dtype=dtype)[:, None, None], shape)
+            file[key].attrs["resolution"] = (40.0, 4.0, 4.0)
+    return buffer.getvalue()
+
+
+def test_cremi_is_split_by_sections(folders, register):
+    content = fake_cremi()
+    register("http://127.0.0.1:1", name="sample_B_20160501.hdf", content=content)
+    (folders[0] / "sample_B_20160501.hdf").write_bytes(content)
+    train, val = (open_dataset("cremi_b", part) for part in ("train", "val"))
+    assert val.offset == (4000.0, 0.0, 0.0) and val.voxel_size == (40.0, 4.0, 4.0)
+    np.testing.assert_array_equal(train.load().labels[:, 0, 0], np.arange(100))
+    np.testing.assert_array_equal(val.load().raw[:, 0, 0], np.arange(100, 125))
+
+
+def test_snemi3d_is_unpacked_once_and_split_by_sections(folders, register):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for member, dtype in (("image/train-input.tif", np.uint8), ("seg/train-labels.tif", np.uint16)):
+            stack = io.BytesIO()
+            tifffile.imwrite(stack, np.broadcast_to(np.arange(100, dtype=dtype)[:, None, None], (100, 5, 5)).copy())
+            file.writestr(member, stack.getvalue())
+    register("http://127.0.0.1:1", name="snemi.zip", content=archive.getvalue())
+    (folders[0] / "snemi.zip").write_bytes(archive.getvalue())
+    train, val = (open_dataset("snemi3d", part) for part in ("train", "val"))
+    assert train.voxel_size == (30.0, 6.0, 6.0)
+    np.testing.assert_array_equal(train.load().raw[:, 0, 0], np.arange(80))
+    np.testing.assert_array_equal(val.load().labels[:, 0, 0], np.arange(80, 100))
+    assert files(folders[1]) == ["snemi/train-input.tif", "snemi/train-labels.tif"]
+
+
+def test_the_test_sections_of_fib25_stay_closed(folders, monkeypatch):
+    """The download has 250 sections; nothing from section 184 on can be reached through a part."""
+    sections = np.arange(250, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+    table = np.stack([np.arange(251), np.arange(251) + 1000], axis=1).astype(np.uint64)
+    content = {"grayscale_maps": {"raw": sections}, "groundtruth": {"stack": sections, "transforms": table}}
+    for name, arrays in content.items():
+        path = folders[0] / f"fib25/training_sample2/{name}.h5"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(path, "w") as file:
+            for key, array in arrays.items():
+                file[key] = array
+    monkeypatch.setattr(datasets, "fetch", lambda name: folders[0] / name)
+    for part, expected in (("train", np.arange(140)), ("val", np.arange(144, 184))):
+        volume = open_dataset("fib25", part)
+        assert volume.voxel_size == (10.0, 10.0, 10.0) and volume.offset[0] == 10.0 * expected[0]
+        np.testing.assert_array_equal(volume.load().raw[:, 0, 0], expected)
+        np.testing.assert_array_equal(volume.load().labels[:, 0, 0], expected + 1000)
+
+
+def test_unknown_names_and_parts_are_answered_with_the_list():
+    with pytest.raises(ValueError, match="'cremi'.*" + ".*".join(DATASETS)):
+        open_dataset("cremi", "val")
+    with pytest.raises(ValueError, match="fib25 has no part 'test': choose one of train, val"):
+        open_dataset("fib25", "test")
+    with pytest.raises(ValueError, match="phantom has no part 'test': choose one of train, val"):
+        open_dataset("phantom", "test")
+    with pytest.raises(ValueError, match="ac4 has no part 'train': choose one of val"):
+        open_dataset("ac4", "train")
+
+
+def test_real_crops(em_data):
+    for name, part in datasets.CROPS:
+        volume = open_dataset(name, part)
+        assert volume.labels is not None and volume.shape == volume.labels.shape
+        assert read_volume(em_data / datasets.CROPS[name, part]).shape == volume.shape
