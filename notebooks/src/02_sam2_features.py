@@ -1,0 +1,400 @@
+# %% [markdown]
+# # 02 · SAM2 features: look at electron microscopy through a network made for photographs
+#
+# <!-- badges -->
+#
+# **What you will learn**
+# - what SAM2's image encoder is, what it was trained on, and which part of it FGNet uses;
+# - what goes in (one section at a time) and what comes out: three maps, at strides 4, 8 and 16;
+# - two ways to look at a map of many channels: three colours by principal components, and similarity to one pixel;
+# - what a stride of 4, 8 or 16 voxels loses on a thin neurite;
+# - how to tell trained from random features by a number instead of by eye.
+#
+# **Before you start.** Lesson 01 explains EM volumes and labels; you can do without it. No GPU and no download is
+# needed.
+#
+# <!-- times -->
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # fast | cpu | gpu | full
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
+OUT_DIR = ""  # folder for results; empty: out/
+DEVICE = "auto"  # auto | cpu | cuda | mps
+SEED = 0
+
+# %% tags=["setup"]
+from fgnet_lib import runtime
+
+session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+
+# %% [markdown]
+# ## 1 · What SAM2 is
+#
+# **Segment Anything 2** (SAM2) takes a photograph or a video and a click, and outlines the object under the click. It
+# was trained on a very large collection of natural images and videos; electron micrographs play no part in that
+# collection. The network has several parts: an *image encoder* that turns each image into features, a memory that
+# follows objects through a video, and a decoder that turns a click into a mask.
+#
+# FGNet takes **the image encoder only**, and nobody has to click. It has two halves:
+#
+# - the **trunk**, *Hiera*: a vision transformer in four stages. Every stage halves the map and doubles the channels, so
+#   early stages see fine detail and late stages see a wide surround. Most of its attention stays inside small windows,
+#   which keeps it affordable;
+# - the **neck**, a *feature pyramid network* (FPN): it brings all stages to one number of channels.
+#
+# There are four official sizes. A fifth, `mini`, is ours: the same classes, made small enough to train on a laptop. It
+# has **never seen SAM2's weights**. Here are all but the largest.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.stats import mode
+
+from fgnet_lib import explorers, plots
+from fgnet_lib.affinities import widen_borders
+from fgnet_lib.datasets import fetch
+from fgnet_lib.features import cosine_similarity, principal_components, roc_auc
+from fgnet_lib.fgnet import load_pretrained
+from fgnet_lib.sam2_encoder import STRIDES, build_encoder
+
+for size in ("mini", "tiny", "small", "base_plus"):
+    encoder = build_encoder(size)
+    millions = sum(p.numel() for p in encoder.parameters()) / 1e6
+    blocks = len(encoder.image_encoder.trunk.blocks)
+    print(f"{size:10} {millions:5.1f} million parameters, {blocks:2} blocks, {encoder.channels[0]:3} channels out")
+
+# %% [markdown]
+# ## 2 · A section through it
+#
+# We cut eight sections from the middle of the volume. Height and width must be **multiples of 32**: the trunk lays 8 ×
+# 8 windows over a map of stride 4. (FGNet pads and crops by itself; here we simply cut.)
+
+# %%
+whole = session.volume("val")
+depth, height, width = whole.shape
+first = max(0, depth // 2 - 4)
+cut = slice(0, min(height, 512) // 32 * 32), slice(0, min(width, 512) // 32 * 32)
+volume = whole[slice(first, first + 8), *cut]
+z = volume.shape[0] // 2
+print(f"{volume.name}: {volume.shape} voxels of {volume.voxel_size} nm")
+
+# %% [markdown]
+# SAM2 expects a colour photograph, normalised with the mean and the spread of the *ImageNet* photographs. An EM section
+# has one grey channel, so we give it three times. This is our choice, and the plainest one: nothing is learned here.
+
+# %%
+grey = torch.from_numpy(volume.raw[z] / np.float32(255))
+mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+spread = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+photograph = ((grey.expand(3, -1, -1) - mean) / spread)[None]
+print("into the encoder:", tuple(photograph.shape), "= images, channels, y, x")
+
+# %% [markdown]
+# We load the model that comes with this course. Its `mini` encoder was trained on EM, as a part of FGNet. The trunk
+# first: a 7 × 7 convolution with stride 4 turns the image into *tokens*, one vector for each 4 × 4 voxels. Then the
+# four stages follow.
+
+# %%
+model = load_pretrained()
+trained = model.encoder
+sam2 = trained.image_encoder  # the sam2 package's own class
+with torch.no_grad():
+    tokens = sam2.trunk.patch_embed(photograph)
+    stages = sam2.trunk(photograph)
+print("tokens (y, x, channels):", tuple(tokens.shape[1:]))
+for stage, features in enumerate(stages, start=1):
+    print(f"stage {stage} (channels, y, x):", tuple(features.shape[1:]))
+
+# %% [markdown]
+# The neck gives every stage the same number of channels by a 1 × 1 convolution, and adds the coarsest map (stride 32)
+# to the one of stride 16. Then the coarsest map is dropped. Three remain, and it is **these three** that guide FGNet;
+# the paper's three attention maps have the same strides.
+
+# %%
+with torch.no_grad():
+    pyramid, _ = sam2.neck(stages)
+for features, stride in zip(pyramid[:3], STRIDES, strict=True):
+    nm = stride * volume.voxel_size[-1]
+    print(f"stride {stride:2}: {tuple(features.shape[1:])}; one pixel of the map stands for {nm:g} x {nm:g} nm")
+
+# %% [markdown]
+# The library's encoder does all of that for a whole stack, section by section: `(batch, 1, z, y, x)` in, three maps
+# out. A section knows **nothing of its neighbours in z**. That is the second thing that FGNet's own encoder will have
+# to add (the first is fine detail, below).
+
+# %%
+raw = torch.from_numpy(volume.raw / np.float32(255))[None, None]
+with torch.no_grad():
+    features = [level[0] for level in trained(raw)]
+for level, by_hand in zip(features, pyramid, strict=False):
+    torch.testing.assert_close(level[:, z], by_hand[0], atol=1e-4, rtol=1e-4)
+print([tuple(level.shape) for level in features], "= channels, z, y, x")
+
+# %% [markdown]
+# ## 3 · Many channels as three colours
+#
+# A pixel of a feature map is a vector $f_p$ of $C$ numbers; a screen has three colours. *Principal component analysis*
+# finds the three directions along which the vectors differ most: centre them, $\tilde f_p = f_p - \bar f$, and take the
+# eigenvectors $u_1, u_2, u_3$ of $\sum_p \tilde f_p \tilde f_p^\top$ with the largest eigenvalues. The projections
+# $u_k^\top \tilde f_p$ become red, green and blue. **Equal colours mean similar vectors**; which colour it is means
+# nothing.
+
+# %%
+vectors = features[0].flatten(1).double()
+vectors = vectors - vectors.mean(1, keepdim=True)
+variances, directions = torch.linalg.eigh(vectors @ vectors.T)  # in rising order
+share = variances.flip(0)[:3] / variances.sum()
+print("share of the variance, first three of", len(variances), "directions:", share.numpy().round(2))
+
+projected = (directions[:, -1] @ vectors).view(features[0].shape[1:]).numpy()
+library = principal_components(features[0])[..., 0]
+assert np.allclose(np.abs(projected), np.abs(library), atol=1e-6)  # the sign is free
+
+# %%
+figure, axes = plt.subplots(1, 4, figsize=(14, 4))
+plots.show_section(axes[0], volume.raw, None, volume.voxel_size, z, f"EM, section {z}")
+for ax, level, stride in zip(axes[1:], features, STRIDES, strict=True):
+    colors = principal_components(level)[z]
+    plots.pca_rgb(ax, colors, stride, volume.voxel_size, f"stride {stride}, {len(level)} channels")
+
+# %% [markdown]
+# **What to see.** At stride 4, look for the outlines of the cells and of their organelles. At stride 16 each pixel
+# covers a large patch: you can tell regions apart, but hardly draw their border. Straight edges that belong to no cell
+# are the *windows* of the trunk's attention (8 × 8 pixels at stride 4): a pixel looks around inside its own window
+# only.
+
+# %% [markdown]
+# ## 4 · Similarity to one pixel
+#
+# The second view asks a question: *which pixels look to the encoder like this one?* For two vectors the **cosine
+# similarity** is
+#
+# $$\cos(f_p, f_q) = \frac{f_p^\top f_q}{\lVert f_p\rVert\,\lVert f_q\rVert} \in [-1, 1].$$
+#
+# We take a pixel of plain cytoplasm: the brightest spot well inside the largest neurite of the section. "Well inside"
+# comes from the *distance transform*, which gives every voxel its distance to the border.
+
+# %%
+labels = widen_borders(volume.labels)[z]  # 0 on borders
+ids, areas = np.unique(labels[labels > 0], return_counts=True)
+largest = ids[areas.argmax()]
+
+
+def depth_inside(mask):
+    """Distance of every voxel of a mask (y, x) to the mask's border, in voxels; the edge of the image is a border."""
+    return distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+
+
+distance = depth_inside(labels == largest)
+brightness = np.where(distance > distance.max() / 2, gaussian_filter(volume.raw[z].astype(float), 3), 0)
+y, x = np.unravel_index(brightness.argmax(), brightness.shape)
+print(f"neurite {largest}: {areas.max()} voxels in this section; the cross is at y = {y}, x = {x}")
+
+# %%
+figure, axes = plt.subplots(1, 4, figsize=(14.5, 3.8))
+plots.show_section(axes[0], volume.raw, volume.labels, volume.voxel_size, z, "EM with labels", fill=0)
+for ax, level, stride in zip(axes[1:], features, STRIDES, strict=True):
+    similarity = cosine_similarity(level[:, z], y // stride, x // stride)
+    plots.show_similarity(ax, similarity, stride, volume.voxel_size, f"stride {stride}", colorbar=False)
+figure.colorbar(axes[-1].images[0], ax=axes, label="cosine similarity", shrink=0.8)
+for ax in axes:
+    ax.plot(x, y, "+", color="red", markersize=14, markeredgewidth=2)
+
+# %% [markdown]
+# How much of this is the neurite, and how much is anything that looks alike? Compare the mean similarity over the same
+# neurite, over all other neurites, and over the borders between them.
+
+# %%
+same, border = labels == largest, labels == 0
+regions = {"same neurite": same, "other neurites": ~same & ~border, "borders": border}
+for level, stride in zip(features, STRIDES, strict=True):
+    similarity = cosine_similarity(level[:, z], y // stride, x // stride).repeat(stride, 0).repeat(stride, 1)
+    means = ", ".join(f"{name} {similarity[region].mean():5.2f}" for name, region in regions.items())
+    print(f"stride {stride:2}: {means}")
+
+# %% [markdown]
+# **What to see.** The features say *what* a pixel looks like (cytoplasm, membrane, mitochondrion), not *whose* it is:
+# the inside of another neurite looks much like the inside of this one. So a segmentation cannot be read off the
+# similarity; FGNet predicts affinities instead, which ask only whether two neighbouring voxels belong together.
+
+# %% [markdown]
+# ## 5 · What a stride loses on a thin neurite
+#
+# Suppose the features were perfect. A map with stride $s$ still has one vector for $s \times s$ voxels. If it can only
+# say one thing about them, the best it can say is the label that most of them have. So we can measure the loss without
+# any network: replace every block by its most frequent label, and see what is left of each neurite.
+
+# %%
+def coarsen(section, stride):
+    """The most frequent label of every stride x stride block, spread over the block again."""
+    rows, columns = (size // stride for size in section.shape)
+    blocks = section.reshape(rows, stride, columns, stride).swapaxes(1, 2).reshape(rows, columns, -1)
+    return mode(blocks, axis=-1).mode.repeat(stride, 0).repeat(stride, 1)
+
+
+calibre = {}  # id -> diameter (nm) of the largest disc that fits into the neurite in this section
+section = volume.labels[z]
+for i in np.unique(section[section > 0]):
+    calibre[i] = 2 * depth_inside(section == i).max() * volume.voxel_size[-1]
+print(f"{len(calibre)} neurites in the section, {min(calibre.values()):.0f} to {max(calibre.values()):.0f} nm thick")
+
+# %%
+coarse = {stride: coarsen(section, stride) for stride in (1, *STRIDES)}
+
+
+def kept(i, stride):
+    """Share of the voxels of neurite i that still carry its label."""
+    return np.mean(coarse[stride][section == i] == i)
+
+
+for stride in STRIDES:
+    shares = np.array([kept(i, stride) for i in calibre])
+    nm = stride * volume.voxel_size[-1]
+    gone, halved = np.mean(shares == 0), np.mean(shares < 0.5)
+    print(f"stride {stride:2} ({nm:4g} nm): {gone:4.0%} of the neurites vanish, {halved:4.0%} lose more than half")
+
+# %% [markdown]
+# Now look at one of them: of the neurites of at least 40 voxels that do not touch the edge, the one whose calibre is
+# closest to 6 voxels.
+
+# %%
+edge = set(np.concatenate([section[0], section[-1], section[:, 0], section[:, -1]]))
+candidates = [i for i in calibre if np.sum(section == i) >= 40]
+thin = min(candidates, key=lambda i: (i in edge, abs(calibre[i] - 6 * volume.voxel_size[-1])))
+y, x = np.unravel_index(depth_inside(section == thin).argmax(), section.shape)
+top, left = (int(np.clip(p // 16 * 16 - 32, 0, n - 80)) for p, n in zip((y, x), section.shape, strict=True))
+window = slice(top, top + 80), slice(left, left + 80)
+print(f"neurite {thin}: {calibre[thin]:.0f} nm thick; the cross is at y = {y}, x = {x}")
+
+# %%
+figure, axes = plt.subplots(2, 4, figsize=(14, 7))
+for ax, stride in zip(axes[0], coarse, strict=True):
+    title = "labels, every voxel" if stride == 1 else f"stride {stride}: {kept(thin, stride):.0%} of it left"
+    plots.show_section(ax, volume.raw[z][window], coarse[stride][window], volume.voxel_size, title=title, fill=0.5)
+alone = np.where(section == thin, section, 0)[window]
+plots.show_section(axes[1, 0], volume.raw[z][window], alone, volume.voxel_size, title="the neurite", fill=0)
+for ax, level, stride in zip(axes[1, 1:], features, STRIDES, strict=True):
+    similarity = cosine_similarity(level[:, z], y // stride, x // stride).repeat(stride, 0).repeat(stride, 1)
+    title = f"similarity to the cross, stride {stride}"
+    plots.show_similarity(ax, similarity[window], 1, volume.voxel_size, title, colorbar=False)
+    ax.contour(alone > 0, [0.5], colors="white", linewidths=1.5)
+figure.colorbar(axes[1, 1].images[0], ax=axes, label="cosine similarity (lower row)", shrink=0.5)
+for ax in axes.flat:
+    ax.plot(x - left, y - top, "+", color="red", markersize=14, markeredgewidth=2)
+
+# %% [markdown]
+# **What to see.** Above: what a perfect map of that stride could hold, and how much of the neurite under the cross is
+# left. Below: what our features show, with the neurite outlined in white. Compare its width with one pixel of stride
+# 16. Many channels help (a vector can say "an edge runs through here"), but the place of that edge is gone. This is why
+#     FGNet has a second encoder, the *Fine-Grained Encoder*, that works at full resolution: lesson 03.
+
+# %% [markdown]
+# ## 6 · Random, trained, pretrained
+#
+# Beautiful colours prove little: a network with **random** weights is already a bank of filters, and its maps show
+# edges, too. So we always look at a random twin. Where SAM2.1's official checkpoint is at hand (put
+# `sam2.1_hiera_tiny.pt` into your data folder, or let `fetch` download it), the pretrained one joins; nothing is
+# downloaded here.
+
+# %%
+torch.manual_seed(SEED)
+encoders = {"mini, random": build_encoder("mini"), "mini, trained inside FGNet": trained}
+encoders["tiny, random"] = build_encoder("tiny")
+try:
+    encoders["tiny, SAM2.1 pretrained"] = build_encoder("tiny", fetch("sam2.1_hiera_tiny.pt", download=False))
+except FileNotFoundError as missing:
+    print(f"SAM2.1's weights are not here, so they are not shown. {missing}")
+
+sections = slice(z - 1, z + 1)  # two: one to fit on, one to test, below
+with torch.no_grad():
+    maps = {name: [f[0] for f in encoder.eval()(raw[:, :, sections])] for name, encoder in encoders.items()}
+
+# %%
+figure, axes = plt.subplots(len(maps), 4, figsize=(13, 3.4 * len(maps)))
+for row, (name, levels) in zip(axes, maps.items(), strict=True):
+    plots.show_section(row[0], volume.raw, None, volume.voxel_size, z, name)
+    for ax, level, stride in zip(row[1:], levels, STRIDES, strict=True):
+        plots.pca_rgb(ax, principal_components(level)[1], stride, volume.voxel_size, f"stride {stride}")
+
+# %% [markdown]
+# ### A number instead of an impression
+#
+# A *linear probe* asks what a **weighted sum of the channels** can tell, without training anything else. Let $x_p$ be
+# the features of a pixel and $t_p$ the share of border voxels in its block. Least squares with a small penalty has a
+# closed solution, $w = (X^\top X + \varepsilon I)^{-1} X^\top t$. We fit $w$ on one section and test it on the next.
+# The measure is the **area under the ROC curve** (AUC): how often a border voxel scores higher than a voxel inside a
+# neurite. 0.5 is chance, 1 is perfect.
+
+# %%
+borders = widen_borders(volume.labels)[sections] == 0
+
+
+def probe(level, stride):
+    """AUC for borders of a linear probe, fitted on the first section and tested on the second."""
+    x = torch.nn.functional.normalize(level - level.mean((1, 2, 3), keepdim=True), dim=0)
+    x = torch.cat([x, torch.ones_like(x[:1])]).flatten(2).double()
+    target = torch.nn.functional.avg_pool2d(torch.from_numpy(borders)[:, None].double(), stride).flatten(1)
+    a = x[:, 0] @ x[:, 0].T + 1e-2 * torch.eye(len(x))
+    score = torch.linalg.solve(a, x[:, 0] @ target[0]) @ x[:, 1]
+    rows, columns = (size // stride for size in borders.shape[1:])
+    return roc_auc(score.view(rows, columns).numpy().repeat(stride, 0).repeat(stride, 1), borders[1])
+
+
+for name, levels in maps.items():
+    aucs = [f"stride {s}: {probe(level, s):.3f}" for level, s in zip(levels, STRIDES, strict=True)]
+    print(f"{name:27}", ", ".join(aucs))
+
+# %% [markdown]
+# **What to see.** First, how well random filters already do: borders are dark, and a weighted sum finds dark pixels.
+# What training adds is the difference to the random row of the same size. Second, the loss from left to right: with
+# stride 16 even the best features cannot place a border to the voxel. (One section is a small test; compare rows with a
+# clear gap only.)
+
+# %% [markdown]
+# ## 7 · Explore
+#
+# Move the cross, change the section and the stride. Below the explorer is one of its pictures, for readers without a
+# running notebook.
+
+# %%
+explorers.feature_explorer(volume, [level.numpy() for level in features])
+
+# %%
+components = [principal_components(level) for level in features]
+explorers.draw_features(volume, features, components, z, stride=8, y=y, x=x)
+
+# %% [markdown]
+# ## What you learned
+#
+# - FGNet uses SAM2's image encoder alone: a Hiera trunk and an FPN neck; three maps at strides 4, 8 and 16, section by
+#   section.
+# - Principal components and cosine similarity make a map of many channels visible. They show *what* a pixel looks like,
+#   not *whose* it is.
+# - A coarse stride blurs or swallows thin neurites, whatever the features are. That loss is measurable from the labels
+#   alone.
+# - Random features already look convincing. Compare with a random twin, and by a number.
+#
+# ## Try it
+#
+# 1. Move the cross onto a mitochondrion. Which stride tells mitochondria from cytoplasm best?
+# 2. Replace `source="fpn"` by the raw trunk, `build_encoder("mini", source="trunk")`. Which channels come out, and does
+#    the probe change?
+# 3. Make the section brighter, `volume.raw * 0.5 + 100`, before encoding. Which encoder's similarity map changes least?
+# 4. With SAM2.1's checkpoint: is a pretrained photograph network better at borders than a random one? Than our small
+#    one, trained on EM?
+#
+# ## References
+#
+# - N. Ravi et al. *SAM 2: Segment Anything in Images and Videos.* ICLR 2025,
+#   [arXiv:2408.00714](https://arxiv.org/abs/2408.00714).
+# - C. Ryali et al. *Hiera: A Hierarchical Vision Transformer without the Bells-and-Whistles.* ICML 2023,
+#   [arXiv:2306.00989](https://arxiv.org/abs/2306.00989).
+# - T.-Y. Lin et al. *Feature Pyramid Networks for Object Detection.* CVPR 2017,
+#   [arXiv:1612.03144](https://arxiv.org/abs/1612.03144).
+# - G. Alain, Y. Bengio. *Understanding intermediate layers using linear classifier probes.* 2016,
+#   [arXiv:1610.01644](https://arxiv.org/abs/1610.01644).
+# - Li et al. *Leveraging Feature-Guided Attention to Refine SAM2 for 3D EM Neuron Segmentation.* AAAI 2026,
+#   [doi:10.1609/aaai.v40i8.37606](https://doi.org/10.1609/aaai.v40i8.37606).

@@ -1,0 +1,381 @@
+# %% [markdown]
+# # 03 · Feature-guided attention: build the idea of FGNet from its equation, then look at what it learned
+#
+# <!-- badges -->
+#
+# **What you will learn**
+# - why FGNet needs a second encoder, and how its *DW Block* is built and what it saves;
+# - how the *Fine-Grained Encoder* (FGE) keeps full detail, and why it never pools along z;
+# - *Feature-Guided Attention* (FGA): one equation, four small layers, and what each of them does to a section;
+# - to write both as modules that equal the library's, number for number;
+# - to read the attention maps a1, a2, a3 of a trained model, and to measure whether they mark membranes.
+#
+# **Before you start.** Lesson 02 shows what SAM2's features are. A little PyTorch (`nn.Module`) helps.
+#
+# <!-- times -->
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # fast | cpu | gpu | full
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
+OUT_DIR = ""  # folder for results; empty: out/
+DEVICE = "auto"  # auto | cpu | cuda | mps
+SEED = 0
+
+# %% tags=["setup"]
+from fgnet_lib import runtime
+
+session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+
+# %% [markdown]
+# ## 1 · Two encoders that lack what the other has
+#
+# SAM2's encoder has seen a great deal, but its finest map has a stride of 4 voxels, and it sees each section alone. A
+# membrane is two or three voxels wide, and neurites run *through* sections. So FGNet adds a small encoder of its own,
+# trained from scratch on EM, at full resolution and in 3D: the **Fine-Grained Encoder**. At strides 4, 8 and 16, where
+# both have a map, SAM2's features tell the fine ones where to look: **Feature-Guided Attention**.
+#
+# ```
+# raw ─┬─ SAM2 encoder ────── S1 (stride 4)   S2 (stride 8)   S3 (stride 16)
+#      │                       │               │               │
+#      └─ FGE: stride 1 → 2 → FGA → F1' ────→ FGA → F2' ────→ FGA → F3'
+#                              a1              a2              a3
+# ```
+#
+# **What is the paper's and what is ours.** The paper (references below) gives the two encoders, the name "DW Block",
+# attention made of element-wise additions and multiplications, and three maps a1, a2, a3. No official code is public.
+# The inside of the DW Block, the exact attention formula and all widths below are **our reconstruction**.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fgnet_lib import explorers, fgnet, plots
+from fgnet_lib.affinities import widen_borders
+from fgnet_lib.features import roc_auc
+from fgnet_lib.inference import predict
+from fgnet_lib.sam2_encoder import STRIDES
+from fgnet_lib.volumes import IGNORE
+
+torch.manual_seed(SEED)
+volume = session.volume("val")
+model = fgnet.load_pretrained()
+print(f"{volume.name}: {volume.shape} voxels of {volume.voxel_size} nm")
+print("the trained model:", model.config)
+
+# %% [markdown]
+# For building, a small piece is enough: four sections of at most 192 × 192 voxels. Grey values become numbers from 0 to
+# 1.
+
+# %%
+depth, height, width = volume.shape
+first = max(0, depth // 2 - 2)
+sides = [min(192, size // 32 * 32) for size in (height, width)]
+piece = volume[first : first + 4, : sides[0], : sides[1]]
+raw = torch.from_numpy(piece.raw / np.float32(255))[None, None]
+print("raw:", tuple(raw.shape), "= batch, channel, z, y, x")
+
+# %% [markdown]
+# ## 2 · The DW Block
+#
+# A dense 3 × 3 × 3 convolution from $C$ to $C$ channels has $27\,C^2$ weights: every channel looks at every neighbour
+# in every channel. A **depthwise** convolution splits the work. First each channel looks at its own neighbours only
+# ($27\,C$ weights), then a **pointwise** (1 × 1 × 1) pair of layers mixes the channels, widening them by a factor $e$
+# in between ($2eC^2$ weights):
+#
+# $$\mathrm{DW}(x) = x + W_2\,\mathrm{GELU}\big(W_1\,\mathrm{norm}(\mathrm{depthwise}(x))\big), \qquad W_1: C \to eC,\quad W_2: eC \to C.$$
+#
+# The input is added at the end (a *residual*), so the block only has to learn a correction. `norm` is GroupNorm: it
+# works with a batch of one, which is what fits in memory in 3D.
+
+
+# %%
+class DWBlock(nn.Module):
+    def __init__(self, channels, expand=2):
+        super().__init__()
+        self.depthwise = nn.Conv3d(channels, channels, 3, padding=1, groups=channels)
+        self.norm = nn.GroupNorm(4, channels)
+        self.widen = nn.Conv3d(channels, expand * channels, 1)
+        self.narrow = nn.Conv3d(expand * channels, channels, 1)
+
+    def forward(self, x):
+        x_filtered = self.norm(self.depthwise(x))
+        return x + self.narrow(F.gelu(self.widen(x_filtered)))
+
+
+for channels in model.config.widths[::2]:
+    ours, dense = DWBlock(channels), nn.Conv3d(channels, channels, 3)
+    count, count_dense = (sum(p.numel() for p in module.parameters()) for module in (ours, dense))
+    print(f"{channels:3} channels: DW Block {count:7,} parameters, one dense convolution {count_dense:8,}")
+
+# %% [markdown]
+# **Is it the library's?** Take the weights of a block in the trained model, load them into the class above, and compare
+# the outputs. The names of the layers have to agree, or loading fails; the numbers have to agree, or the comparison
+# does.
+
+# %%
+trained_block = model.fine_encoder.blocks[2]
+ours = DWBlock(channels=model.config.widths[2])
+ours.load_state_dict(trained_block.state_dict())
+x = torch.randn(1, model.config.widths[2], 4, 24, 24)
+with torch.no_grad():
+    torch.testing.assert_close(ours(x), trained_block(x))
+print("equal: our DW Block and the library's")
+
+# %% [markdown]
+# ## 3 · The Fine-Grained Encoder, without guidance yet
+#
+# A stem (a 1 × 5 × 5 convolution: in-plane only, because the first thing to see is the section) gives the first
+# channels at full resolution. Then four times: halve y and x by a convolution with stride (1, 2, 2), and a DW Block.
+# **z is never pooled**: sections are often much thicker than voxels are wide (look at the voxel size above), and what
+# is halved along z can hardly be found again. The depthwise 3 × 3 × 3 filters do see the neighbouring sections: this is
+# where the network learns that neurites continue.
+
+# %%
+widths = model.config.widths
+stem = nn.Conv3d(1, widths[0], (1, 5, 5), padding=(0, 2, 2))
+halve = nn.Conv3d(widths[0], widths[1], (1, 2, 2), stride=(1, 2, 2))
+with torch.no_grad():
+    level0 = DWBlock(widths[0])(stem(raw))
+    level1 = DWBlock(widths[1])(halve(level0))
+print("stride 1:", tuple(level0.shape), "  stride 2:", tuple(level1.shape), "  z keeps its", raw.shape[2], "sections")
+
+# %% [markdown]
+# ## 4 · Feature-Guided Attention, from the equation
+#
+# At stride 4, 8 and 16 we have two maps of the same size: $S_i$ from SAM2 and $F_i$ from the FGE. We want one number
+# between 0 and 1 for every pixel, that says how much the fine features matter there. Three demands lead to the formula:
+#
+# 1. **Both must have a say**, but they have different channels. So project both to the same number of channels and
+#    *add*: $W_s S_i + W_f F_i$.
+# 2. **The two must be able to interact**: "an edge, but only if SAM2 does not see the inside of a mitochondrion". A sum
+#    alone cannot say "but only if"; a sum followed by $\mathrm{ReLU}$ can.
+# 3. **The result is a weight**: mix the channels into one ($W_a$), and squash to $[0, 1]$ by a sigmoid.
+#
+# $$a_i = \sigma\big(W_a\,\mathrm{ReLU}(W_s S_i + W_f F_i)\big), \qquad F_i' = F_i + F_i \odot a_i.$$
+#
+# Nothing but additions and multiplications, as the paper says. The residual form means that a weight of 0 leaves $F_i$
+# as it is, and a weight of 1 doubles it: attention can stress, but it can never erase, and the gradient always has a
+# way through. Step by step, at stride 4 of the trained model:
+
+# %%
+fga = model.fine_encoder.guides[0]  # stride 4
+with torch.no_grad():
+    S = model.encode(raw)[0]
+    fine = model.fine_encoder.stem(raw)
+    for down, block in zip(model.fine_encoder.downs[:3], model.fine_encoder.blocks[:3], strict=True):
+        fine = block(down(fine))
+    says_sam2, says_fine = fga.from_guide(S), fga.from_fine(fine)
+    together = F.relu(says_sam2 + says_fine)
+    a1 = torch.sigmoid(fga.to_map(together))
+for name, tensor in {"S1": S, "F1": fine, "Ws S1": says_sam2, "Wf F1": says_fine, "a1": a1}.items():
+    print(f"{name:6} {tuple(tensor.shape)}, from {tensor.min():6.2f} to {tensor.max():5.2f}")
+
+# %% [markdown]
+# Which of the two decides? Before the ReLU they are simply added, so their spreads can be compared. The pictures show
+# the mean over the channels.
+
+# %%
+share = says_sam2.var() / (says_sam2.var() + says_fine.var())
+print(f"SAM2's part of the variance of the sum: {share:.0%}")
+
+z = raw.shape[2] // 2
+figure, axes = plt.subplots(1, 5, figsize=(15, 4.2))
+plots.show_section(axes[0], piece.raw, None, piece.voxel_size, z, f"EM, section {first + z}")
+steps = {"$W_s S_1$ (SAM2)": says_sam2, "$W_f F_1$ (fine)": says_fine, "ReLU of the sum": together, "$a_1$": a1}
+for ax, (title, tensor) in zip(axes[1:], steps.items(), strict=True):
+    shown = tensor[0].mean(0).numpy()
+    limits = tuple(np.percentile(shown, (1, 99)))
+    plots.show_attention(ax, shown, STRIDES[0], piece.voxel_size, z, title, limits, colorbar=False)
+    figure.colorbar(ax.images[0], ax=ax, location="bottom", label="mean over channels")
+
+# %% [markdown]
+# Now as a module, and again compared with the library's.
+
+
+# %%
+class FeatureGuidedAttention(nn.Module):
+    def __init__(self, guide_channels, channels):
+        super().__init__()
+        self.from_guide = nn.Conv3d(guide_channels, channels, 1)  # W_s
+        self.from_fine = nn.Conv3d(channels, channels, 1)  # W_f
+        self.to_map = nn.Conv3d(channels, 1, 1)  # W_a
+
+    def forward(self, fine, guide):
+        a = torch.sigmoid(self.to_map(F.relu(self.from_guide(guide) + self.from_fine(fine))))
+        return fine + fine * a, a
+
+
+ours = FeatureGuidedAttention(guide_channels=S.shape[1], channels=fine.shape[1])
+ours.load_state_dict(fga.state_dict())
+with torch.no_grad():
+    torch.testing.assert_close(ours(fine, S), fga(fine, S))
+    torch.testing.assert_close(ours(fine, S)[1], a1)
+print("equal: our attention and the library's")
+
+# %% [markdown]
+# ## 5 · The whole guided encoder
+#
+# Put together: from stride 4 on, every level is guided, and it is the **guided** map $F_i'$ that goes on to the next
+# level (and later to the decoder). So $a_1$ also has a say in what the coarser levels see.
+
+
+# %%
+class GuidedEncoder(nn.Module):
+    def __init__(self, widths, guide_channels):
+        super().__init__()
+        self.stem = nn.Conv3d(1, widths[0], (1, 5, 5), padding=(0, 2, 2))
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        halve = [nn.Conv3d(a, b, (1, 2, 2), stride=(1, 2, 2)) for a, b in pairs]
+        self.downs = nn.ModuleList([nn.Identity(), *halve])
+        self.blocks = nn.ModuleList(DWBlock(width) for width in widths)
+        guided = zip(guide_channels, widths[2:], strict=True)
+        self.guides = nn.ModuleList(FeatureGuidedAttention(s, f) for s, f in guided)
+
+    def forward(self, raw, guides):
+        x, pyramid, attention = self.stem(raw), [], []
+        for level in range(5):
+            x = self.blocks[level](self.downs[level](x))
+            if level >= 2:  # strides 4, 8, 16: SAM2 has a map
+                x, a = self.guides[level - 2](x, guides[level - 2])
+                attention.append(a)
+            pyramid.append(x)
+        return pyramid, attention
+
+
+# %%
+ours = GuidedEncoder(model.config.widths, model.encoder.channels)
+ours.load_state_dict(model.fine_encoder.state_dict())
+with torch.no_grad():
+    guides = model.encode(raw)
+    pyramid, attention = ours(raw, guides)
+    library_pyramid, library_attention = model.fine_encoder(raw, guides)
+torch.testing.assert_close(pyramid, library_pyramid)
+torch.testing.assert_close(tuple(attention), library_attention)
+for stride, tensor in zip((1, 2, *STRIDES), pyramid, strict=True):
+    print(f"stride {stride:2}: {tuple(tensor.shape)}")
+print("attention:", [tuple(a.shape) for a in attention])
+
+# %% [markdown]
+# You have written the heart of FGNet. What is left of `fgnet_lib/fgnet.py` are two decoders: one reads SAM2's maps
+# alone and gives the coarse affinities $A_s$, the other reads the guided pyramid and gives the refined affinities
+# $A_r$.
+#
+# ## 6 · What the trained model attends to
+#
+# `predict` takes the whole volume through the network in overlapping tiles. The figure has the layout of Figure 4 of
+# the paper: one row per section, successive from top to bottom; then EM, ground truth and a1, a2, a3 in warm colours
+# (**bright = high weight**). Each map has its own range of colours: read the colour bars.
+
+# %%
+prediction = predict(model, volume.raw, device=session.device)
+middle = depth // 2
+sections = range(max(0, middle - 1), min(depth, middle + 2))
+figure = plots.attention_grid(volume.raw, volume.labels, prediction.attention, list(sections), volume.voxel_size)
+
+# %% [markdown]
+# **What to see.** Does a1 follow outlines? Are the outlines bright, or dark? Do the same places light up in successive
+# sections? And a3: is there structure left, or only a broad pattern?
+#
+# ## 7 · Measured: how much attention falls on membranes
+#
+# A picture persuades too easily. The question is simple enough for a number: **is attention higher on borders between
+# neurites than inside them?** Borders are the voxels where `widen_borders` of lesson 01 writes 0, one voxel to each
+# side of every contact. For each map we measure
+#
+# - the **AUC**: how often a random border voxel has a higher weight than a random interior one. 0.5 means that
+#   attention says nothing about borders, 1 that borders are always brighter, and **0 that they are always darker**;
+# - the mean weight on borders, divided by the mean inside.
+#
+# The sign is free! Nothing in the loss says that attention must be *high* on membranes. A network that lowers the
+# weight on membranes and turns the following filters round computes the same thing. So both signs count as structure,
+# and we report what we find.
+
+# %%
+widened = widen_borders(volume.labels)
+known = widened != IGNORE
+borders = (widened == 0)[known]
+
+
+def on_voxels(a, stride):
+    """A map at `stride`, every value spread over its voxels."""
+    return a.repeat(stride, 1).repeat(stride, 2)[:, :height, :width]
+
+
+print(f"borders are {borders.mean():.0%} of the volume")
+aucs = []
+for level, (a, stride) in enumerate(zip(prediction.attention, STRIDES, strict=True), start=1):
+    weights = on_voxels(a, stride)[known]
+    aucs.append(roc_auc(weights, borders))
+    ratio = weights[borders].mean() / weights[~borders].mean()
+    sign = "brighter" if aucs[-1] > 0.5 else "darker"
+    print(f"a{level}: AUC {aucs[-1]:.3f}, mean on borders / inside {ratio:.2f}: borders are {sign}")
+
+# %% [markdown]
+# The distributions behind these numbers:
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(14, 3.6), sharey=True)
+axes[0].set_ylabel("share of voxels (%)")
+for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES, strict=True), start=1):
+    weights = on_voxels(a, stride)[known]
+    bins = np.linspace(*np.percentile(weights, (0.1, 99.9)), 50)
+    ax.hist(weights[~borders], bins, weights=np.full((~borders).sum(), 100 / (~borders).sum()), label="inside", alpha=0.6)
+    ax.hist(weights[borders], bins, weights=np.full(borders.sum(), 100 / borders.sum()), label="borders", alpha=0.6)
+    ax.set(title=f"$a_{level}$ (stride {stride}): AUC {aucs[level - 1]:.2f}", xlabel="attention")
+    ax.legend()
+
+# %% [markdown]
+# **What to see.** How far apart are the two histograms? The further apart, on either side, the more attention knows
+# about borders. Two limits keep the numbers from 0 and 1. A pixel of stride 16 spans many voxels and both kinds of
+# them, so a3 cannot separate well whatever it has learned (lesson 02, part 5). And attention has no duty to mark
+# membranes: it learned what helps the affinities.
+#
+# **A caution.** Attention shows where a factor is large. It does not prove that this is *why* the network decides as it
+# does. For that you would have to change the attention and see whether the affinities change with it: try it below.
+#
+# ## 8 · Explore
+#
+# Slide through the sections, switch between a1, a2 and a3, change the opacity, and turn the outlines of the ground
+# truth on and off. Below the explorer is one of its pictures, for readers without a running notebook.
+
+# %%
+explorers.attention_explorer(volume, prediction.attention)
+
+# %%
+explorers.draw_attention(volume, prediction.attention, z=middle, level=1, opacity=0.7)
+
+# %% [markdown]
+# ## What you learned
+#
+# - A DW Block splits a 3D convolution into a look at the neighbours (depthwise) and a mix of the channels (pointwise),
+#   for far fewer weights.
+# - The Fine-Grained Encoder works at full resolution and never pools z.
+# - Feature-Guided Attention is $F' = F + F \odot \sigma(W_a\,\mathrm{ReLU}(W_s S + W_f F))$: SAM2's features decide,
+#   together with the fine ones, which fine features to stress.
+# - Attention maps are to be measured as well as looked at, and their sign is free.
+#
+# ## Try it
+#
+# 1. **Cut the guide.** Call `model.fine_encoder(raw, [torch.zeros_like(s) for s in guides])`. How much do the maps
+#    change? At which stride does SAM2 matter most?
+# 2. **Cut the attention.** Write a `FeatureGuidedAttention` with `a = torch.ones_like(a)`, put it in the place of
+#    `model.fine_encoder.guides[0]`, and compare `predict(...).refined` before and after.
+# 3. Change our formula to $F' = F \odot a$ (the switch `attention="plain"` of `FGNetConfig`). What can the network do
+#    now that it could not before?
+# 4. Run this notebook with `DATASET = "fib25"`. Do the AUCs change sign on other tissue?
+#
+# ## References
+#
+# - Li, Chen, Sun, Li, Hu. *Leveraging Feature-Guided Attention to Refine SAM2 for 3D EM Neuron Segmentation.* AAAI
+#   2026, [doi:10.1609/aaai.v40i8.37606](https://doi.org/10.1609/aaai.v40i8.37606),
+#   [arXiv:2511.13063](https://arxiv.org/abs/2511.13063).
+# - N. Ravi et al. *SAM 2: Segment Anything in Images and Videos.* ICLR 2025,
+#   [arXiv:2408.00714](https://arxiv.org/abs/2408.00714).
+# - A. G. Howard et al. *MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications.* 2017,
+#   [arXiv:1704.04861](https://arxiv.org/abs/1704.04861) (depthwise separable convolutions).
+# - O. Oktay et al. *Attention U-Net: Learning Where to Look for the Pancreas.* 2018,
+#   [arXiv:1804.03999](https://arxiv.org/abs/1804.03999) (the family of additive attention gates).
