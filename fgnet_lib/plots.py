@@ -232,10 +232,11 @@ def pca_rgb(ax: Axes, components: np.ndarray, stride: int = 1, voxel_size: Seque
 
 
 def show_similarity(ax: Axes, similarity: np.ndarray, stride: int = 1, voxel_size: Sequence[float] = (1, 1, 1),
-                    title: str = "") -> Axes:
-    """Show cosine similarities (y, x) in [-1, 1] at `stride`, with a colour bar."""
+                    title: str = "", colorbar: bool = True) -> Axes:
+    """Show cosine similarities (y, x) in [-1, 1] at `stride`."""
     shown = _image(ax, similarity, voxel_size, title, stride, cmap="viridis", vmin=-1, vmax=1)
-    ax.figure.colorbar(shown, ax=ax, label="cosine similarity", shrink=0.8)
+    if colorbar:
+        ax.figure.colorbar(shown, ax=ax, label="cosine similarity", shrink=0.8)
     return ax
 
 
