@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import h5py
 import numpy as np
 import pytest
 from scipy import ndimage as ndi
@@ -34,8 +33,10 @@ def test_the_seed_decides_everything():
     assert not np.array_equal(one.raw, other.raw) and not np.array_equal(one.labels, other.labels)
 
 
-@pytest.mark.parametrize("shape, voxel_size", [((1, 1, 1), (40, 8, 8)), ((1, 7, 300), (40, 8, 8)),
-                                               ((3, 40, 30), (50, 4, 4)), ((20, 40, 40), (10, 10, 10))])
+@pytest.mark.parametrize(
+    "shape, voxel_size",
+    [((1, 1, 1), (40, 8, 8)), ((1, 7, 300), (40, 8, 8)), ((3, 40, 30), (50, 4, 4)), ((20, 40, 40), (10, 10, 10))],
+)
 def test_any_shape_and_voxel_size(shape, voxel_size):
     phantom = make_phantom(shape, voxel_size=voxel_size)
     assert phantom.shape == shape
@@ -105,36 +106,16 @@ def test_a_misaligned_section_slips_with_its_labels():
         assert np.array_equal(np.delete(one, 2, 0), np.delete(other, 2, 0))
 
 
-@pytest.mark.parametrize("wrong", [{"shape": (8, 96)}, {"shape": (0, 96, 96)}, {"voxel_size": (40, -8, 8)},
-                                   {"shape": SMALL, "missing_section": 8}, {"shape": SMALL, "misaligned_section": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"shape": (8, 96)},
+        {"shape": (0, 96, 96)},
+        {"voxel_size": (40, -8, 8)},
+        {"shape": SMALL, "missing_section": 8},
+        {"shape": SMALL, "misaligned_section": -1},
+    ],
+)
 def test_bad_input_is_named(wrong):
     with pytest.raises(ValueError, match=str(list(wrong.values())[-1]).strip("()")):
         make_phantom(**wrong)
-
-
-def test_grey_values_and_spectrum_are_those_of_em(default):
-    raw = default[0].raw
-    assert 120 < raw.mean() < 150 and 25 < raw.std() < 45
-    power = _power(raw[::16], 8)
-    assert np.all(np.diff(np.log10(power)) < 0.1)  # falls, as in tissue, with no peak of a drawing
-
-
-def test_grey_values_and_spectrum_beside_real_sections(default, em_data):
-    with h5py.File(em_data / "val" / "ac4_dojo_10x400x400.h5") as file:
-        real = file["volumes/raw"][:]
-    raw = default[0].raw
-    histograms = [np.histogram(image, 32, (0, 256))[0] / image.size for image in (raw, real)]
-    assert np.minimum(*histograms).sum() > 0.75
-    assert np.abs(np.log10(_power(raw[::16], 8) / _power(real[::3], 6))).mean() < 0.25
-
-
-def _power(sections: np.ndarray, nm: float) -> np.ndarray:
-    """Radial power spectrum of standardised sections at ten wavelengths from 320 to 20 nm."""
-    n = min(sections.shape[1:])
-    images = sections[:, :n, :n] - sections.mean((1, 2), keepdims=True, dtype=float)
-    images /= images.std((1, 2), keepdims=True)
-    window = np.hanning(n)[:, None] * np.hanning(n)
-    power = np.mean(np.abs(np.fft.fft2(images * window)) ** 2, axis=0) * (nm / n) ** 2 / np.mean(window**2)
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(n, nm), np.fft.fftfreq(n, nm)))
-    ring = np.digitize(frequency, np.geomspace(1 / 320, 1 / 20, 11))
-    return ndi.mean(power, ring, np.arange(1, 11))
