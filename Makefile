@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env tutorial notebooks lab test weights times clean
+.PHONY: help env tutorial notebooks lab test weights picture times clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -40,6 +40,9 @@ test: env  ## linters and tests
 
 weights: env  ## train the mini model that ships in data/pretrained (about an hour on two cores)
 	$(BIN)/python tools/train_mini.py
+
+picture: env  ## draw the picture of the README
+	$(BIN)/python tools/draw_overview.py
 
 times: env  ## copy what the last runs of `make tutorial` took to docs/
 	$(BIN)/python tools/record_times.py

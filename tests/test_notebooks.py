@@ -47,7 +47,7 @@ def test_all_lessons_are_there():
 def test_what_is_committed_is_what_building_makes():
     for path, text in build_notebooks.outputs().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name} is not current: run `make notebooks`"
-    assert NAMES == sorted(path.stem for path in (build_notebooks.ROOT / "notebooks").glob("*.ipynb"))
+    assert sorted(path.stem for path in (build_notebooks.ROOT / "notebooks").glob("*.ipynb")) == NAMES
 
 
 def test_a_mistyped_tag_is_refused(tmp_path):
@@ -101,7 +101,7 @@ def test_a_cell_is_short_and_prose_comes_first(notebook):
 
 def execute(name: str, out, **parameters: str) -> None:
     path = build_notebooks.ROOT / "notebooks" / f"{name}.ipynb"
-    command = [sys.executable, "-m", "papermill", "--kernel", "python3", "--no-progress-bar", str(path), str(out / "x.ipynb")]
+    command = [sys.executable, "-m", "papermill", str(path), str(out / "x.ipynb"), "--kernel", "python3"]
     for key, value in {"PROFILE": "fast", "OUT_DIR": str(out), **parameters}.items():
         command += ["-r", key, value]
     result = subprocess.run(command, cwd=out, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)

@@ -1,0 +1,180 @@
+# %% [markdown]
+# # 00 · Welcome: from raw electron microscopy to neurons in 3D
+#
+# <!-- badges -->
+#
+# **What you will learn**
+#
+# - what the course is about: from grey electron-microscopy sections to separate neurons;
+# - that the whole way fits in ten lines, with a small model that comes with the repository;
+# - how to read a segmentation score, and which lesson explains which line;
+# - what your machine is able to do here.
+#
+# **Before you start.** Nothing: this is the first lesson. Some Python helps; no other lesson is needed.
+#
+# <!-- times -->
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # fast | cpu | gpu | full
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
+OUT_DIR = ""  # folder for results; empty: out/
+DEVICE = "auto"  # auto | cpu | cuda | mps
+SEED = 0
+
+# %% tags=["setup"]
+from fgnet_lib import runtime
+
+session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+
+# %% [markdown]
+# The line above says what machine this is and which profiles it allows. A profile says only *how much* is done; every
+# lesson runs under each of them:
+#
+# | `PROFILE` | meant for | what changes |
+# | --- | --- | --- |
+# | `fast` | checking that all runs | small crops, a few training steps |
+# | `cpu` | a laptop | larger crops, about ten minutes of training in lesson 04 |
+# | `gpu` | a free GPU on Colab | SAM2's own encoder, the tiny one, in lesson 04 |
+# | `full` | a GPU of your own | whole volumes, SAM2's large encoder, hours of training |
+#
+# ## 1 · The problem
+#
+# Electron microscopy (EM) shows all membranes of brain tissue. A volume is a stack of sections. Each neuron passes
+# through many of them, here as a wide profile and there as a thin thread, and touches its neighbours all along.
+# **Neuron segmentation** gives each voxel the name of the neuron that it lies in. Afterwards one can see shapes, measure
+# them, and ask who is connected with whom. Doing it by hand takes years, even for a small cube of tissue.
+#
+# Here are three sections of this lesson's volume. Pick one profile on the left, remember where it lies, and find it again in
+# the middle and on the right. The computer has to do that for all of them at once.
+
+# %%
+import matplotlib.pyplot as plt
+
+from fgnet_lib import plots
+
+volume = session.volume("val")
+figure, axes = plt.subplots(1, 3, figsize=(13, 4.8))
+for ax, z in zip(axes, (2, 5, 8), strict=True):
+    plots.show_section(ax, volume.raw, voxel_size=volume.voxel_size, z=z, title=f"section {z}")
+plt.show()
+print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm")
+
+# %% [markdown]
+# A dark line between two profiles is a membrane. Dark spots *inside* a profile are organelles, mostly mitochondria, and belong to
+# it. A method that only looks for dark lines would take both for borders. That is why we train a network.
+#
+# ## 2 · Ten lines
+#
+# This is the whole course in ten lines. Read the comments; each line has its own lesson later.
+
+# %%
+from fgnet_lib.fgnet import PRETRAINED, load_pretrained, read_notes
+from fgnet_lib.inference import predict
+from fgnet_lib.meshes import largest_ids, neuron_meshes
+from fgnet_lib.metrics import evaluate
+from fgnet_lib.segmentation import remove_small, segment
+
+threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]  # chosen on training data, never on this volume
+
+# %%
+volume = session.volume("val")  # 1. raw EM, with the true neurons beside it
+model = load_pretrained(device=session.device)  # 2. a small FGNet
+prediction = predict(model, volume.raw)  # 3. do neighbouring voxels belong together?
+neurons = segment(prediction.refined, volume.voxel_size, threshold)  # 4. join those that do
+neurons = remove_small(neurons, 200)  # 5. drop crumbs
+scores = evaluate(neurons, volume.labels)  # 6. compare with the truth
+largest = largest_ids(neurons, 8)  # 7. choose some neurons
+surfaces = neuron_meshes(neurons, volume.voxel_size, largest)  # 8. wrap them in surfaces
+ax = plt.figure(figsize=(9, 6)).add_subplot(projection="3d")
+plots.neurons_3d(ax, surfaces, "The eight largest neurons that were found")  # 9. and 10. look
+plt.show()
+
+# %% [markdown]
+# Each colour is one object that the program takes for one neuron. The box is a small crop, so you see pieces that enter on
+# one side and leave on another, not whole cells with their branches.
+#
+# ## 3 · What happened in between
+#
+# The network does not answer "which neuron is this?", because names of neurons mean nothing to it. It answers a question that
+# can be asked at each voxel: **does this voxel belong to the same neuron as the one before it?** Once along z, once along
+# y, once along x. These three numbers between 0 and 1 are the **affinities**. Where all three are high, the picture below is
+# white; at a border it is dark. A second step then joins voxels through high affinities, and what hangs together gets one colour.
+
+# %%
+z = volume.shape[0] // 2
+figure, axes = plt.subplots(1, 4, figsize=(17, 4.8))
+plots.show_section(axes[0], volume.raw, voxel_size=volume.voxel_size, z=z, title="EM")
+plots.show_affinities(axes[1], prediction.refined, voxel_size=volume.voxel_size, z=z)
+plots.show_section(axes[2], volume.raw, neurons, voxel_size=volume.voxel_size, z=z, title="found")
+plots.show_section(axes[3], volume.raw, volume.labels, voxel_size=volume.voxel_size, z=z, title="ground truth")
+plt.show()
+
+# %% [markdown]
+# Compare the two pictures on the right by their *outlines*: colours are drawn from the ids, and the same neuron may have
+# different ids in both. An outline that is missing on one side is a **merge**: two neurons were taken for one. An outline too
+# many is a **split**.
+#
+# ## 4 · How good is it?
+#
+# The *variation of information* (VOI) counts both kinds of errors in bits; 0 is perfect. To know what the numbers mean, we
+# put them between two answers that need no network: one neuron everywhere, and each section cut into squares.
+
+# %%
+import numpy as np
+
+depth, height, width = volume.shape
+squares = np.arange(height)[:, None] // 32 * width + np.arange(width) // 32 + 1
+answers = {
+    "this model": neurons,
+    "one neuron everywhere": np.ones(volume.shape, np.uint64),
+    "squares of 32 voxels": np.broadcast_to(squares, volume.shape).astype(np.uint64),
+}
+for name, answer in answers.items():
+    result = evaluate(answer, volume.labels)
+    print(f"{name:22} split {result.voi_split:.2f} + merge {result.voi_merge:.2f} bits, ARAND {result.arand:.2f}")
+
+# %% [markdown]
+# "One neuron everywhere" never splits anything, and merges all; the squares do some of both. A useful model has to be
+# low in both columns at once. ARAND, between 0 and 1, is a second score that weighs large neurons more. Lesson 05 derives
+# both, and shows how the threshold trades splits for merges.
+#
+# The model is small on purpose: it is the **mini** FGNet, which was trained on a CPU and is *not* SAM2's pretrained encoder.
+# [Its card](../data/pretrained/README.md) says what it was trained on and how well it does on data it has not seen.
+#
+# ## 5 · The map of the course
+#
+# **volume → targets → features → model → affinities → segmentation → metrics → views**
+#
+# | lesson | the lines above that it explains |
+# | --- | --- |
+# | [01 EM volumes](01_em_volumes.ipynb) | 1: what EM shows, labels, why affinities |
+# | [02 SAM2 features](02_sam2_features.ipynb) | 2 and 3: what a network made for photographs sees in EM |
+# | [03 Feature-guided attention](03_feature_guided_attention.ipynb) | 3: how FGNet lets these features guide a 3D network |
+# | [04 Training](04_training.ipynb) | 2: where the weights come from |
+# | [05 From affinities to neurons](05_affinities_to_neurons.ipynb) | 4 to 6: fragments, agglomeration, scores |
+# | [06 Neurons in 3D](06_neurons_in_3d.ipynb) | 7 to 10: meshes, and a viewer that you can fly through |
+# | [08 Your own volume](08_your_own_volume.ipynb) | all of them, on a file of yours |
+#
+# FGNet's authors have published no code that we know of. What is built here is a **reconstruction** from the paper's abstract, captions and
+# summary: the lessons say what is the paper's and what is ours.
+#
+# ## What you learned
+#
+# - Segmenting neurons means naming each voxel; the network predicts affinities, a second step makes objects of them.
+# - The whole way is ten lines of code, and runs without a GPU.
+# - A segmentation is judged by its splits and its merges together.
+#
+# ## Try it
+#
+# - Set `threshold` to 0.1 and to 0.9 and run the ten lines again. Which error grows on which side?
+# - Use `prediction.coarse` instead of `prediction.refined` in line 4. What gets worse? Lesson 03 says why.
+# - If you have real EM (see [the data page](../data/README.md)), set `DATASET = "fib25"` at the top and run all cells.
+#
+# ## References
+#
+# - Li, Chen, Sun, Li, Hu: *Leveraging Feature-Guided Attention to Refine SAM2 for 3D EM Neuron Segmentation.* AAAI 2026,
+#   [doi:10.1609/aaai.v40i8.37606](https://doi.org/10.1609/aaai.v40i8.37606), [arXiv:2511.13063](https://arxiv.org/abs/2511.13063)
+# - Ravi et al.: *SAM 2: Segment Anything in Images and Videos.* 2024, [arXiv:2408.00714](https://arxiv.org/abs/2408.00714)
+# - Meilă: *Comparing clusterings: an information based distance.* Journal of Multivariate Analysis 98, 2007,
+#   [doi:10.1016/j.jmva.2006.11.013](https://doi.org/10.1016/j.jmva.2006.11.013)
