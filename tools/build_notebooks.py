@@ -23,6 +23,8 @@ with (ROOT / "pyproject.toml").open("rb") as file:
     REPOSITORY = tomllib.load(file)["project"]["urls"]["Repository"]
 SLUG = REPOSITORY.removeprefix("https://github.com/")
 
+NAME = SLUG.split("/")[1]
+
 BOOTSTRAP = f"""\
 import importlib.util
 import subprocess
@@ -30,10 +32,11 @@ import sys
 from pathlib import Path
 
 if importlib.util.find_spec("fgnet_lib") is None:  # on Colab and Kaggle: fetch the library and what it lacks
-    if not Path("fgnet-tutorials").is_dir():
-        subprocess.run(["git", "clone", "-q", "--depth", "1", "{REPOSITORY}", "fgnet-tutorials"], check=True)
-    subprocess.run([sys.executable, "fgnet-tutorials/tools/install_missing.py"], check=True)
-    sys.path.insert(0, "fgnet-tutorials")
+    if not Path("{NAME}").is_dir():
+        address = "{REPOSITORY}"
+        subprocess.run(["git", "clone", "-q", "--depth=1", address], check=True)
+    subprocess.run([sys.executable, "{NAME}/tools/install_missing.py"], check=True)
+    sys.path.insert(0, str(Path("{NAME}").resolve()))
 
 """
 
