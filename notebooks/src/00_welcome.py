@@ -66,7 +66,8 @@ print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm
 #
 # ## 2 · Ten lines
 #
-# This is the whole course in ten lines. Read the comments; each line has its own lesson later.
+# This is the whole course in ten lines. The *threshold* says from which affinity on two objects are joined. It was chosen when
+# the model was trained, on training data: never choose it on the volume that you judge by.
 
 # %%
 from fgnet_lib.fgnet import PRETRAINED, load_pretrained, read_notes
@@ -75,7 +76,10 @@ from fgnet_lib.meshes import largest_ids, neuron_meshes
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import remove_small, segment
 
-threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]  # chosen on training data, never on this volume
+threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
+
+# %% [markdown]
+# Read the comments; each line has its own lesson later.
 
 # %%
 volume = session.volume("val")  # 1. raw EM, with the true neurons beside it
