@@ -217,9 +217,9 @@ def export_html(segmentation: np.ndarray, voxel_size: tuple[float, float, float]
         figure.add_mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, name=f"neuron {neuron}", showlegend=True, flatshading=True,
                           color=to_hex(label_colors(np.array(neuron))), hoverinfo="name")
     down = {"autorange": "reversed"}  # as in the sections: y and z count away from the top left of the first one
-    figure.update_layout(title=f"{len(chosen)} neurons", margin={"l": 0, "r": 0, "b": 0}, scene={
-        "aspectmode": "data", "xaxis_title": "x (nm)", "yaxis": down | {"title": "y (nm)"},
-        "zaxis": down | {"title": "z (nm)"}})
+    figure.update_layout(title=f"{len(chosen)} neurons", margin={"l": 0, "r": 0, "b": 0, "t": 50}, scene={
+        "aspectmode": "data", "camera_eye": {"x": 0.7, "y": -1.9, "z": 1.4},  # as in the viewer
+        "xaxis_title": "x (nm)", "yaxis": down | {"title": "y (nm)"}, "zaxis": down | {"title": "z (nm)", "nticks": 4}})
     with atomic(Path(path)) as part:
-        figure.write_html(part, include_plotlyjs=True)
+        figure.write_html(part, include_plotlyjs=True, default_height="92vh", config={"displaylogo": False})
     return Path(path)
