@@ -112,9 +112,9 @@ def read_volume(
 
     Formats: HDF5 (CREMI, also padded; FIB-25 with `stack` and `transforms`; any other by its dataset paths), a TIFF
     stack or a folder of TIFF sections in natural order, Zarr 2 and 3 (OME-Zarr 0.4 and 0.5 at full resolution, the
-    CREMI layout, or by array paths). Labels smaller than raw are placed by the difference of the two offsets, as
-    CREMI's padded files need it, and are `IGNORE` around. uint8 and uint16 labels are widened to uint32; signed ones
-    are refused, because nobody could know lazily that no id is negative.
+    CREMI layout, or by array paths). Labels smaller than raw are placed by the difference of the two offsets, if there
+    is one, as CREMI's padded files need it, and are `IGNORE` around. uint8 and uint16 labels are widened to uint32;
+    signed ones are refused, because nobody could know lazily that no id is negative.
 
     Args:
         path: the file or folder with the raw data.
@@ -274,11 +274,11 @@ def _place(labels: _Source, volume: Volume, where: str) -> Any:
     first = np.round(start).astype(int)
     if array.shape == volume.shape and not first.any():
         return array
-    inside = labels.offset and (first >= 0).all() and (first + array.shape <= volume.shape).all()
+    inside = first.any() and (first >= 0).all() and (first + array.shape <= volume.shape).all()
     if not inside or not np.allclose(start, first, atol=1e-3):
         raise ValueError(
-            f"{where}: labels of shape {array.shape} at {tuple(offset)} nm do not fit raw of shape {volume.shape} "
-            f"with voxels of {volume.voxel_size} nm; cut them alike, or give the labels an `offset` attribute in nm"
+            f"{where}: labels of shape {array.shape} at {tuple(offset.tolist())} nm do not fit raw of shape "
+            f"{volume.shape} with voxels of {volume.voxel_size} nm; cut them alike, or mend the labels' `offset` in nm"
         )
 
     def cut(*slices: slice) -> np.ndarray:
@@ -403,7 +403,8 @@ def _tiff(path: Path, files: list[Path]) -> _Source:
         series, page, pages = file.series[0], file.pages[0], len(file.pages)
     colour = page.ndim > 2
     if not files and series.dataoffset is not None and series.ndim == 3 and not colour:
-        return _Source(tifffile.memmap(path, mode="r"))
+        stack = tifffile.memmap(path, mode="r")
+        return _Source(Lazy(stack.shape, stack.dtype, lambda *cut: np.array(stack[cut])))
     where = [(file, 0) for file in files] or [(path, i) for i in range(pages)]
     shape = page.shape if len(where) == 1 and not colour else (len(where), *page.shape)
     return _Source(

@@ -162,7 +162,7 @@ def test_padded_cremi_labels_lie_where_their_offset_in_nm_says(tmp_path):
         np.testing.assert_array_equal(volume[cut].labels, expected[cut])
 
 
-@pytest.mark.parametrize("offset", [(3 * 40, 5 * 8, 25 * 8), (-40, 0, 0), (20, 0, 0)])
+@pytest.mark.parametrize("offset", [(0, 0, 0), (3 * 40, 5 * 8, 25 * 8), (-40, 0, 0), (20, 0, 0)])
 def test_labels_that_do_not_lie_on_the_grid_of_raw_are_refused(tmp_path, offset):
     with pytest.raises(ValueError, match="do not fit raw of shape"):
         read_volume(cremi(tmp_path / "a.hdf", grey((10, 30, 30)), ids((4, 10, 12)), offset))

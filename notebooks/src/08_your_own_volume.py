@@ -1,0 +1,274 @@
+# %% [markdown]
+# # 08 · Your own volume: take a TIFF, HDF5 or Zarr to neurons, save them, and know what to do when it looks wrong
+#
+# <!-- badges -->
+#
+# **What you will learn**
+#
+# - to open an EM volume in any of the field's formats, and what to check before anything is computed;
+# - to predict and segment the whole of it with the shipped model or one of your own;
+# - to save the result with its voxel size, and to score it where you have labels;
+# - to see in three pictures what went wrong, and what to try first.
+#
+# **Before you start.** Nothing is required. Lesson 05 explains the threshold, lesson 04 trains a model on your data.
+#
+# <!-- times -->
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # fast | cpu | gpu | full
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
+OUT_DIR = ""  # folder for results; empty: out/
+DEVICE = "auto"  # auto | cpu | cuda | mps
+SEED = 0
+VOLUME = ""  # your file or folder; empty: the validation part of DATASET, as much of it as PROFILE works on
+VOXEL_SIZE = ""  # nm along z, y, x, as "40,8,8"; empty: what the file says
+RAW_KEY = ""  # path of the grey values inside an HDF5 or Zarr; empty: found if the layout is a known one
+LABELS = ""  # file with the ground truth, if it is another one
+LABELS_KEY = ""  # its path inside that file; empty: found, or no labels
+CHECKPOINT = ""  # a model written by lesson 04 (.safetensors); empty: the one that comes with the repository
+THRESHOLD = ""  # of agglomeration, 0 to 1; empty: the one chosen when the model was trained
+
+# %% tags=["setup"]
+from fgnet_lib import runtime
+
+session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+
+# %% [markdown]
+# ## From the command line
+#
+# This notebook is also the program. Papermill fills in the parameters and runs it; the executed copy is the report,
+# with every figure:
+#
+# ```bash
+# papermill notebooks/08_your_own_volume.ipynb report.ipynb -k python3 \
+#     -p VOLUME brain.h5 -p CHECKPOINT mine.safetensors -p OUT_DIR results
+# ```
+#
+# Paths are taken from the folder in which **papermill is started**; in Jupyter, from the folder of the notebook. When
+# in doubt, give absolute paths. `segmentation.h5` appears in `OUT_DIR`, and `metrics.json` when there are labels. A
+# volume that is given is processed as a whole, whatever `PROFILE` says.
+#
+# ## 1 · Open it
+#
+# | you have | say |
+# | --- | --- |
+# | HDF5 as CREMI writes it, also padded | `VOLUME = "sample.hdf"` |
+# | another HDF5 or Zarr | `VOLUME = "brain.zarr"`, `RAW_KEY = "em/raw"`, `VOXEL_SIZE = "40,8,8"` |
+# | OME-Zarr | `VOLUME = "brain.ome.zarr"`: its scale and units say the voxel size |
+# | a TIFF stack, or a folder of TIFF sections | `VOLUME = "stack.tif"` or `"sections/"`, `VOXEL_SIZE = "30,6,6"` |
+# | labels in a file of their own | `LABELS = "truth.tif"` as well |
+#
+# The grey values have to be uint8, and labels unsigned integers. What is something else is refused with the remedy:
+# guessing how your 16 bits become 8 would be a decision about your data.
+
+# %%
+from pathlib import Path
+
+from fgnet_lib.volumes import read_volume
+
+if VOLUME:
+    size = tuple(map(float, str(VOXEL_SIZE).split(","))) if VOXEL_SIZE else None
+    volume = read_volume(VOLUME, RAW_KEY or None, LABELS_KEY or None, LABELS or None, size).load()
+else:
+    volume = session.volume("val")
+print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm")
+print(f"in memory: {volume.raw.size / 1e6:.1f} million voxels; labels: {'no' if volume.labels is None else 'yes'}")
+
+# %% [markdown]
+# `read_volume` alone reads nothing but the header: a volume of 200 GB opens at once. `.load()` then fetches all of it,
+# because here the whole volume is segmented in one piece. If that does not fit into memory, cut first:
+# `read_volume(...)[0:64, 0:1024, 0:1024]` reads only this block.
+#
+# **Look before you compute.** Four things decide whether a model has a chance, and all of them show in this figure:
+#
+# 1. *Axes.* The large plane should be the sharp one; the two narrow ones show z. If not, the axes are swapped.
+# 2. *Voxel size.* The planes are drawn to scale. Cells that look squashed mean that a number is wrong.
+# 3. *Contrast.* Membranes dark, cytoplasm bright, both away from 0 and 255.
+# 4. *Sections.* Black or shifted ones show as lines across the narrow planes.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+from fgnet_lib import plots
+
+figure = plots.orthogonal_views(volume.raw, volume.voxel_size)
+figure.suptitle("three planes through the middle")
+plt.show()
+
+# %% [markdown]
+# The grey values in numbers, beside those of the phantom, which the shipped model was trained on among others. They need
+# not agree, but a volume that uses a tenth of the range, or is mirrored (membranes bright), will not work as it is.
+
+# %%
+from fgnet_lib.datasets import open_dataset
+
+grey = {"this volume": volume.raw, "the phantom": open_dataset("phantom", "train").raw}
+figure, ax = plt.subplots(figsize=(8, 3.5))
+for name, raw in grey.items():
+    low, middle, high = np.percentile(raw, (1, 50, 99))
+    print(f"{name:12} 1st percentile {low:.0f}, median {middle:.0f}, 99th {high:.0f}")
+    ax.hist(raw.reshape(-1), bins=64, range=(0, 256), density=True, histtype="step", lw=2, label=name)
+ax.set(xlabel="grey value (uint8)", ylabel="share of voxels per grey value", title="grey values")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# ## 2 · Predict
+#
+# A checkpoint carries its own configuration and notes, so the file alone is enough. Among the notes is the **threshold**
+# of part 3, chosen on labelled *training* data; a model without this note gets 0.5. The whole volume is covered by
+# overlapping tiles that are blended, and one that is smaller than a tile is padded. Affinities take 12 bytes a voxel for
+# each of the two decoders.
+
+# %%
+from fgnet_lib import fgnet
+from fgnet_lib.inference import predict
+
+checkpoint = Path(CHECKPOINT).resolve() if CHECKPOINT else fgnet.PRETRAINED / "fgnet_mini.safetensors"
+model = fgnet.load_model(checkpoint, session.device)
+threshold = float(fgnet.read_notes(checkpoint).get("threshold", 0.5) if THRESHOLD == "" else THRESHOLD)
+if not 0 <= threshold <= 1:
+    raise ValueError(f"THRESHOLD is {threshold:g}: it is 1 - mean affinity, so give a number from 0 to 1")
+prediction = predict(model, volume.raw, device=session.device)
+affinities = prediction.coarse if prediction.refined is None else prediction.refined
+print(f"{checkpoint.name}: {sum(p.numel() for p in model.parameters()):,} parameters, threshold {threshold:g}")
+
+# %% [markdown]
+# ## 3 · Segment
+#
+# The threshold says how weak the connection between two fragments may be for them to merge: higher merges more. Two
+# more are computed beside the chosen one, for they come almost for free from the same agglomeration, and they tell which
+# way to turn.
+
+# %%
+from fgnet_lib.segmentation import sweep
+
+candidates = (round(threshold / 2, 3), threshold, round((1 + threshold) / 2, 3))
+segmentations = sweep(affinities, volume.voxel_size, candidates)
+for candidate, labels in segmentations.items():
+    voxels = np.sort(np.unique(labels, return_counts=True)[1])[::-1]
+    chosen = "  <- chosen" if candidate == threshold else ""
+    print(f"threshold {candidate:5.3f}: {voxels.size:6} neurons, the largest has {voxels[0] / labels.size:.1%}{chosen}")
+segmentation = segmentations[threshold]
+
+# %% [markdown]
+# ## 4 · Look
+#
+# First the way through one section. In the second picture white means *joined along all three axes*; dark lines should
+# close around every neurite. A gap in a line is where two neurons will merge.
+
+# %%
+z = volume.shape[0] // 2
+figure, axes = plt.subplots(1, 3, figsize=(15, 5.6))
+plots.show_section(axes[0], volume.raw, None, volume.voxel_size, z, f"EM, section {z}")
+plots.show_affinities(axes[1], affinities, volume.voxel_size, z, "affinities")
+plots.show_section(axes[2], volume.raw, segmentation, volume.voxel_size, z, f"neurons at {threshold:g}")
+plt.show()
+
+# %% [markdown]
+# Then across the sections. A neurite should keep its colour along z, here the short side of the narrow planes. Colours
+# that change from section to section are splits: often a badly aligned volume, or a wrong voxel size.
+
+# %%
+figure = plots.orthogonal_views(volume.raw, volume.voxel_size, segmentation)
+figure.suptitle("do neurites keep their colour through z?")
+plt.show()
+
+# %% [markdown]
+# And the three thresholds. Left should show too many pieces, right too many merges; if the middle one is not the best of
+# the three, set `THRESHOLD` and run again. Choose it on one part of the volume, and judge it on another.
+
+# %%
+figure, axes = plt.subplots(1, len(segmentations), figsize=(15, 5.4))
+for ax, (candidate, labels) in zip(axes, segmentations.items(), strict=True):
+    plots.show_section(ax, volume.raw, labels, volume.voxel_size, z, f"threshold {candidate:g}", fill=0.6)
+plt.show()
+
+# %% [markdown]
+# ## 5 · Save
+#
+# One HDF5 in CREMI's layout: `volumes/raw`, and the neurons as `volumes/labels/neuron_ids`, each with its `resolution`
+# and `offset` in nm. It is written beside its final place and moved when complete, so a full disk or a lost session
+# leaves no half file. `"segmentation.zarr"` as the name writes a Zarr instead.
+
+# %%
+from dataclasses import replace
+
+from fgnet_lib.volumes import write_volume
+
+result = write_volume(replace(volume, labels=segmentation), session.out_dir / "segmentation.h5")
+saved = read_volume(result)
+print(f"{result}: {result.stat().st_size / 1e6:.1f} MB, voxels of {saved.voxel_size} nm, offset {saved.offset} nm")
+
+# %% [markdown]
+# ## 6 · Score it, if you have labels
+#
+# Voxels whose label is 0 (boundary) or 2⁶⁴ − 1 (CREMI's *unknown*) are left out. VOI is in bits, ARAND between 0 and 1,
+# and less is better in all of them (lesson 05). The worst errors come with their place, for you to look there.
+
+# %%
+import json
+from dataclasses import asdict
+
+from fgnet_lib.metrics import evaluate, neuron_report
+
+report = session.out_dir / "metrics.json"
+report.unlink(missing_ok=True)  # no score of an earlier volume beside this segmentation
+if volume.labels is None:
+    print("no labels, so no score")
+else:
+    scores = asdict(evaluate(segmentation, volume.labels))
+    report.write_text(json.dumps(scores, indent=2))
+    print(f"{report}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    errors = neuron_report(segmentation, volume.labels, volume.voxel_size, top=3)
+    for kind, worst in (("cut apart", errors.splits), ("joined with others", errors.merges)):
+        for error in worst:
+            print(f"{kind}: {error.label}, {len(error.parts)} parts, {error.bits:.3f} bits, see voxel {error.voxel}")
+
+# %% [markdown]
+# ## 7 · When it looks wrong
+#
+# The shipped model is small, and has seen two FIB-SEM volumes of the fly at 10 nm and a synthetic phantom. On other
+# tissue, another microscope or another voxel size it **may simply fail**, and no threshold will mend that. Go through the
+# list from the top: the first rows cost a minute, the last one is the only one that always helps.
+#
+# | what you see | likely cause | what to try |
+# | --- | --- | --- |
+# | one colour almost everywhere; the largest neuron holds most of the volume | membranes were not found, or the threshold is too high | look at the affinities. White everywhere: next rows. Lines with gaps: a lower `THRESHOLD` |
+# | confetti: each neurite in many colours within a section | the threshold is too low, or noise is taken for membranes | a higher `THRESHOLD`; smooth the raw data (`scipy.ndimage.gaussian_filter`, sigma 1 in y and x) |
+# | affinities are a negative of what you expect | membranes are bright (some SEM detectors) | save `255 - raw` |
+# | affinities are flat and grey | contrast differs from what the model knows | compare the histograms of part 1; stretch: `np.interp(raw, np.percentile(raw, (0.5, 99.5)), (0, 255)).astype("uint8")`, for each section if sections differ |
+# | membranes are found, but thick, doubled, or only the large cells are right | voxels are far larger or smaller than in training | resample y and x towards 8 to 10 nm (`scipy.ndimage.zoom`), and give the new voxel size |
+# | right within each section, other colours in the next | sections are shifted, z is coarser than the model knows, or a wrong `VOXEL_SIZE` | align the stack; check `VOXEL_SIZE`: it decides whether fragments are made section by section (z at least twice x) or in 3D |
+# | everything wrong below or above one section | a missing, black or folded section | segment the parts before and after it by themselves; a model trained with lesson 01's augmentations bridges single sections better |
+# | mitochondria or vesicles become neurons of their own | the model takes inner membranes for outer ones | a slightly higher `THRESHOLD`; more training data with mitochondria in it |
+# | figures are fine, metrics are bad | labels have another meaning: 0 is background with neurons in it, ids per section, or an offset | draw the labels over the raw data with `plots.show_section`; padded labels need their `offset` in nm |
+# | out of memory | the volume is too large for one piece | cut blocks as in part 1, fewer at a time |
+# | it takes for ever | a large volume on a CPU | try a crop first; `DEVICE = "cuda"` |
+# | still wrong | the model has never seen data like yours | **label a small block and train on it**: lesson 04. Start from the shipped weights or from SAM2's |
+#
+# Whatever you change, judge it on a labelled block that you did not choose it on, however small.
+#
+# ## What you learned
+#
+# - A volume is grey values *and* a voxel size; both are checked before anything is computed.
+# - Papermill turns this notebook into a command whose report is the notebook itself.
+# - Three pictures separate the causes: bad membranes (affinities), bad threshold (three thresholds), bad z (planes).
+#
+# ## Try it
+#
+# - Save `255 - volume.raw` with `write_volume`, open it as `VOLUME`, and see what the model makes of bright membranes.
+# - Open a volume with `VOXEL_SIZE = "40,10,10"` although it has 10 nm in z. What changes in part 3, and why?
+# - Fly through your neurons: `viewer.show(volume, {"neurons": segmentation})`, with `from fgnet_lib import viewer`
+#   (lesson 06).
+#
+# ## References
+#
+# - Funke et al.: *Large Scale Image Segmentation with Structured Loss Based Deep Learning for Connectome Reconstruction.*
+#   IEEE TPAMI 41, 2019, [doi:10.1109/TPAMI.2018.2835450](https://doi.org/10.1109/TPAMI.2018.2835450): affinities, waterz
+# - CREMI: [file format and scores](https://cremi.org)
+# - Moore et al.: *OME-Zarr: a cloud-optimized bioimaging file format with international community support.* Histochemistry
+#   and Cell Biology 160, 2023, [doi:10.1007/s00418-023-02209-1](https://doi.org/10.1007/s00418-023-02209-1)
+# - Papermill: [parameters and execution](https://papermill.readthedocs.io)
