@@ -231,7 +231,8 @@ def run_tutorial(notebooks: list[Path], out: Path, parameters: dict[str, str]) -
             return 1
         spent.append(lesson.seconds)
         left = sum(spent) / len(spent) * sum(one not in lessons for one in keys)
-        print(f"\r{show} {clock(lesson.seconds)}  {lesson.peak_memory_mb:5.0f} MB  about {clock(left)} left")
+        again = f"\r{show}" if sys.stdout.isatty() else ""
+        print(f"{again} {clock(lesson.seconds)}  {lesson.peak_memory_mb:5.0f} MB  about {clock(left)} left")
     run = write_run(out, list(lessons.values()), parameters)
     print(f"{len(lessons)} lessons in {clock(run['seconds'])}, peak memory {run['peak_memory_mb'] / 1000:.1f} GB")
     print(f"Open {out / 'index.html'}")
