@@ -144,7 +144,7 @@ def _swap(rng: np.random.Generator, crowd: np.ndarray, branch: np.ndarray, step:
 
 def _fork(rng, crowd, branch, neurite, tilt, step) -> tuple[np.ndarray, np.ndarray]:
     """Let branches leave some bundles: strands on one side, from a thin spine to one half, lean outwards."""
-    for _ in range(rng.poisson(len(neurite) * step / 6000)):
+    for _ in range(rng.poisson(len(neurite) * step / 4000)):
         mother = rng.choice(branch)
         mine = np.flatnonzero(branch == mother)
         angle = rng.uniform(0, 2 * np.pi)
@@ -194,9 +194,9 @@ def _stain(rng, labels: np.ndarray, points: np.ndarray, sections: list[Section],
     edge = ndi.maximum_filter(labels, (1, 3, 3)) != ndi.minimum_filter(labels, (1, 3, 3))  # both sides of a membrane
     depth = np.stack([_far_from(cut, voxel_size) for cut in edge]) + voxel_size[1] / 2
     grey = CYTOPLASM + rng.normal(0, 15, int(labels.max()) + 1)[labels.astype(int)]
-    grey += 8 * _noise(rng, labels.shape, voxel_size, 22)
+    grey += 8 * _noise(rng, labels.shape, voxel_size, 17)
     rough = np.clip(1 + 0.7 * _noise(rng, labels.shape, voxel_size, 250), 0.2, None)  # granular here, clear there
-    grey -= rough * 24 * np.clip(_noise(rng, labels.shape, voxel_size, 34) - 0.6, 0, 2)
+    grey -= rough * 24 * np.clip(_noise(rng, labels.shape, voxel_size, 26) - 0.6, 0, 2)
     for cuts in _organelles(rng, VESICLES, labels, depth, points, sections, voxel_size):
         for box, out, _ in cuts:
             grey[box] -= (out < 0) * _vesicles(rng, out.shape, voxel_size)
@@ -303,14 +303,19 @@ def _slip(rng: np.random.Generator, raw: np.ndarray, labels: np.ndarray, voxel_s
 
 
 def _noise(rng: np.random.Generator, shape: tuple, voxel_size: tuple, length: float) -> np.ndarray:
-    """Smooth noise of unit variance whose values are independent `length` nm apart, float32."""
-    spacing = np.maximum(length, voxel_size)
-    noise = rng.normal(size=[int(n * v / s) + 2 for n, v, s in zip(shape, voxel_size, spacing, strict=True)])
-    noise = noise.astype(np.float32)
+    """Gaussian noise of about unit variance, float32, whose correlation falls to 1/e over `length` nm."""
+    smooth = np.array(voxel_size) < length
+    spacing = np.where(smooth, np.maximum(length / 2, voxel_size), voxel_size)
+    rim = 4 * smooth  # so that the wrapped ends of the filter do not meet
+    noise = rng.normal(size=(np.array(shape) * voxel_size // spacing + 2 + 2 * rim).astype(int))
+    width = smooth * length / 2 / spacing  # 1, or a little less where voxels are coarse
+    noise = ndi.gaussian_filter(noise.astype(np.float32), width, mode="wrap")
+    noise *= np.prod(np.sqrt(2 * np.sqrt(np.pi) * width[smooth]))  # what the filter took of the standard deviation
     for axis, (n, v, s) in enumerate(zip(shape, voxel_size, spacing, strict=True)):
         at = np.arange(n) * v / s
-        first, t = at.astype(int), np.expand_dims((at % 1).astype(np.float32), [k for k in range(3) if k != axis])
-        t = t * t * (3 - 2 * t)
-        noise = noise.take(first, axis) * (1 - t) + noise.take(first + 1, axis) * t
-        noise *= (35 / 26) ** 0.5 if s > v else 1  # interpolating by 3t^2 - 2t^3 leaves 26/35 of the variance
+        first, part = (
+            at.astype(int) + rim[axis],
+            np.expand_dims((at % 1).astype(np.float32), [k for k in range(3) if k != axis]),
+        )
+        noise = noise.take(first, axis) * (1 - part) + noise.take(first + 1, axis) * part
     return noise
