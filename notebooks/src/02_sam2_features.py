@@ -216,9 +216,10 @@ for level, stride in zip(features, STRIDES, strict=True):
     print(f"stride {stride:2}: {means}")
 
 # %% [markdown]
-# **What to see.** The features say *what* a pixel looks like (cytoplasm, membrane, mitochondrion), not *whose* it is:
-# the inside of another neurite looks much like the inside of this one. So a segmentation cannot be read off the
-# similarity; FGNet predicts affinities instead, which ask only whether two neighbouring voxels belong together.
+# **What to see.** The features say *what* a pixel looks like (cytoplasm, membrane, mitochondrion, a wide or a thin
+# process), not *whose* it is. Find a neurite that is about as wide and as bright as the one under the cross: it is as
+# similar as the neurite itself, and the mitochondria of the same neurite are not. So a segmentation cannot be read off
+# the similarity; FGNet predicts affinities instead, which ask only whether two neighbouring voxels belong together.
 
 # %% [markdown]
 # ## 5 · What a stride loses on a thin neurite
@@ -308,39 +309,41 @@ try:
 except FileNotFoundError as missing:
     print(f"SAM2.1's weights are not here, so they are not shown. {missing}")
 
-sections = slice(z - 1, z + 1)  # two: one to fit on, one to test, below
 with torch.no_grad():
-    maps = {name: [f[0] for f in encoder.eval()(raw[:, :, sections])] for name, encoder in encoders.items()}
+    maps = {name: [f[0] for f in encoder.eval()(raw)] for name, encoder in encoders.items()}
 
 # %%
 figure, axes = plt.subplots(len(maps), 4, figsize=(13, 3.4 * len(maps)))
 for row, (name, levels) in zip(axes, maps.items(), strict=True):
     plots.show_section(row[0], volume.raw, None, volume.voxel_size, z, name)
     for ax, level, stride in zip(row[1:], levels, STRIDES, strict=True):
-        plots.pca_rgb(ax, principal_components(level)[1], stride, volume.voxel_size, f"stride {stride}")
+        plots.pca_rgb(ax, principal_components(level)[z], stride, volume.voxel_size, f"stride {stride}")
 
 # %% [markdown]
 # ### A number instead of an impression
 #
 # A *linear probe* asks what a **weighted sum of the channels** can tell, without training anything else. Let $x_p$ be
-# the features of a pixel and $t_p$ the share of border voxels in its block. Least squares with a small penalty has a
-# closed solution, $w = (X^\top X + \varepsilon I)^{-1} X^\top t$. We fit $w$ on one section and test it on the next.
-# The measure is the **area under the ROC curve** (AUC): how often a border voxel scores higher than a voxel inside a
-# neurite. 0.5 is chance, 1 is perfect.
+# the standardised features of a pixel and $t_p$ the share of border voxels in its block. Least squares over $N$ pixels
+# with a small penalty has a closed solution, $w = (X^\top X + \varepsilon N I)^{-1} X^\top t$. We fit $w$ on the first
+# half of the sections and test it on the second. The measure is the **area under the ROC curve** (AUC): how often a
+# random border voxel scores higher than a random voxel inside a neurite. 0.5 is chance, 1 is perfect.
 
 # %%
-borders = widen_borders(volume.labels)[sections] == 0
+borders = widen_borders(volume.labels) == 0
+half = len(borders) // 2
 
 
 def probe(level, stride):
-    """AUC for borders of a linear probe, fitted on the first section and tested on the second."""
-    x = torch.nn.functional.normalize(level - level.mean((1, 2, 3), keepdim=True), dim=0)
-    x = torch.cat([x, torch.ones_like(x[:1])]).flatten(2).double()
-    target = torch.nn.functional.avg_pool2d(torch.from_numpy(borders)[:, None].double(), stride).flatten(1)
-    a = x[:, 0] @ x[:, 0].T + 1e-2 * torch.eye(len(x))
-    score = torch.linalg.solve(a, x[:, 0] @ target[0]) @ x[:, 1]
-    rows, columns = (size // stride for size in borders.shape[1:])
-    return roc_auc(score.view(rows, columns).numpy().repeat(stride, 0).repeat(stride, 1), borders[1])
+    """AUC for borders of a linear probe, fitted on the first half of the sections and tested on the second."""
+    x = level.double()
+    x = (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True)
+    x = torch.cat([x, torch.ones_like(x[:1])])  # a constant, so that the sum may have an offset
+    target = torch.nn.functional.avg_pool2d(torch.from_numpy(borders)[:half, None].double(), stride)
+    fit = x[:, :half].flatten(1)
+    penalty = 0.1 * fit.shape[1] * torch.eye(len(fit))
+    w = torch.linalg.solve(fit @ fit.T + penalty, fit @ target.flatten())
+    score = torch.tensordot(w, x[:, half:], 1).numpy()
+    return roc_auc(score.repeat(stride, 1).repeat(stride, 2), borders[half:])
 
 
 for name, levels in maps.items():
@@ -349,9 +352,10 @@ for name, levels in maps.items():
 
 # %% [markdown]
 # **What to see.** First, how well random filters already do: borders are dark, and a weighted sum finds dark pixels.
-# What training adds is the difference to the random row of the same size. Second, the loss from left to right: with
-# stride 16 even the best features cannot place a border to the voxel. (One section is a small test; compare rows with a
-# clear gap only.)
+# What training adds to this question is the difference to the random row of the same size, and no more, however the
+# colours look. It can be small: to find a border is easy, and what makes neuron segmentation hard is the *weak* border,
+# which a wider view and the neighbouring sections have to decide. Second, the loss from left to right: with stride 16
+# even the best features cannot place a border to the voxel. (A few sections are a small test; trust clear gaps only.)
 
 # %% [markdown]
 # ## 7 · Explore

@@ -190,7 +190,8 @@ for ax, (title, tensor) in zip(axes[1:], steps.items(), strict=True):
     shown = tensor[0].mean(0).numpy()
     limits = tuple(np.percentile(shown, (1, 99)))
     plots.show_attention(ax, shown, STRIDES[0], piece.voxel_size, z, title, limits, colorbar=False)
-    figure.colorbar(ax.images[0], ax=ax, location="bottom", label="mean over channels")
+for ax, label in zip(axes, ("grey value", *["mean over channels"] * 3, "attention"), strict=True):
+    figure.colorbar(ax.images[0], ax=ax, location="bottom", label=label)
 
 # %% [markdown]
 # Now as a module, and again compared with the library's.
