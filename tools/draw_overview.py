@@ -27,7 +27,7 @@ def main() -> None:
     figure = plt.figure(figsize=(17, 4.2), layout="constrained")
     axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.3))
     plots.show_section(axes[0], volume.raw, voxel_size=volume.voxel_size, z=z, title="EM (phantom)")
-    plots.show_affinities(axes[1], prediction.refined, voxel_size=volume.voxel_size, z=z)
+    plots.show_affinities(axes[1], prediction.refined, voxel_size=volume.voxel_size, z=z, title="affinities")
     plots.show_section(axes[2], volume.raw, neurons, voxel_size=volume.voxel_size, z=z, title="neurons found")
     axes[3].remove()
     ax = figure.add_subplot(1, 4, 4, projection="3d")

@@ -109,7 +109,7 @@ plt.show()
 z = volume.shape[0] // 2
 figure, axes = plt.subplots(1, 4, figsize=(17, 4.8))
 plots.show_section(axes[0], volume.raw, voxel_size=volume.voxel_size, z=z, title="EM")
-plots.show_affinities(axes[1], prediction.refined, voxel_size=volume.voxel_size, z=z)
+plots.show_affinities(axes[1], prediction.refined, voxel_size=volume.voxel_size, z=z, title="affinities")
 plots.show_section(axes[2], volume.raw, neurons, voxel_size=volume.voxel_size, z=z, title="found")
 plots.show_section(axes[3], volume.raw, volume.labels, voxel_size=volume.voxel_size, z=z, title="ground truth")
 plt.show()
