@@ -177,7 +177,7 @@ figure.suptitle("do neurites keep their colour through z?")
 plt.show()
 
 # %% [markdown]
-# And the three thresholds. Left should show too many pieces, right too many merges; if the middle one is not the best of
+# And the three thresholds. Left should show more pieces, right more merges; if the middle one is not the best of
 # the three, set `THRESHOLD` and run again. Choose it on one part of the volume, and judge it on another.
 
 # %%
@@ -236,7 +236,7 @@ else:
 #
 # | what you see | likely cause | what to try |
 # | --- | --- | --- |
-# | one colour almost everywhere; the largest neuron holds most of the volume | membranes were not found, or the threshold is too high | look at the affinities. White everywhere: next rows. Lines with gaps: a lower `THRESHOLD` |
+# | one colour almost everywhere, across membranes that you see (a large neurite *may* fill a small volume) | membranes were not found, or the threshold is too high | look at the affinities. White everywhere: next rows. Lines with gaps: a lower `THRESHOLD` |
 # | confetti: each neurite in many colours within a section | the threshold is too low, or noise is taken for membranes | a higher `THRESHOLD`; smooth the raw data (`scipy.ndimage.gaussian_filter`, sigma 1 in y and x) |
 # | affinities are a negative of what you expect | membranes are bright (some SEM detectors) | save `255 - raw` |
 # | affinities are flat and grey | contrast differs from what the model knows | compare the histograms of part 1; stretch: `np.interp(raw, np.percentile(raw, (0.5, 99.5)), (0, 255)).astype("uint8")`, for each section if sections differ |
