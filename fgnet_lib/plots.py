@@ -262,21 +262,28 @@ def loss_curve(ax: Axes, steps: Sequence[int], losses: Sequence[float], label: s
 
 
 def neurons_3d(ax, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], title: str = "") -> Axes:
-    """Draw meshes on 3D axes, lengths to scale, in the colours of their ids.
+    """Draw closed meshes on 3D axes, lengths to scale, in the colours of their ids, for the axes' present view.
 
     Args:
         ax: axes of `projection="3d"`.
         meshes: id -> (vertices in nm (n, 3) z, y, x; triangles (m, 3)), as `meshes.neuron_meshes` returns them.
         title: of the axes.
     """
+    azimuth, elevation = np.radians((ax.azim, ax.elev))
+    eye = np.cos(elevation) * np.cos(azimuth), -np.cos(elevation) * np.sin(azimuth), -np.sin(elevation)  # y, z reversed
     for neuron, (vertices, triangles) in meshes.items():
-        ax.add_collection3d(Poly3DCollection(vertices[triangles][..., ::-1], facecolors=label_colors(np.array(neuron)),
-                                             shade=True, lightsource=LightSource(300, -50), antialiased=False))
+        corner = vertices[triangles][..., ::-1].astype(float)
+        facing = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]) @ eye > 0
+        # matplotlib sorts whole triangles by depth: large ones of the far side would shine through
+        ax.add_collection3d(Poly3DCollection(corner[facing], facecolors=label_colors(np.array(neuron)), shade=True,
+                                             lightsource=LightSource(300, -50), antialiased=False))
     corners = np.concatenate([vertices for vertices, _ in meshes.values()] or [np.array([[0, 0, 0], [1, 1, 1]])])
     low, high = corners.min(0)[::-1], corners.max(0)[::-1]
-    ax.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), zlim=(high[2], low[2]), title=title,  # as in the sections
+    ax.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), zlim=(high[2], low[2]),  # as in the sections
            xlabel="x (nm)", ylabel="y (nm)", zlabel="z (nm)")
-    ax.set_box_aspect(high - low, zoom=1.15)
+    ax.set_title(title, y=1.04)
+    ax.set_proj_type("ortho")
+    ax.set_box_aspect(high - low, zoom=1.1)
     for axis, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), high - low, strict=True):
         axis.set_major_locator(MaxNLocator(1 + int(4 * length / max(high - low))))
     ax.legend(handles=[Patch(color=label_colors(np.array(neuron))[:3], label=str(neuron)) for neuron in meshes],

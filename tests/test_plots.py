@@ -15,6 +15,7 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from skimage.color import rgb2lab
 
 from fgnet_lib import plots
+from fgnet_lib.meshes import neuron_mesh
 from fgnet_lib.volumes import IGNORE
 
 VOXEL = (40.0, 8.0, 8.0)
@@ -178,6 +179,21 @@ def test_neurons_in_3d_are_to_scale(meshes):
     spans = np.abs([np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim()), np.ptp(ax.get_zlim())])
     assert np.allclose(spans, (160, 80, 40) if meshes else 1)
     assert np.allclose(ax._box_aspect / ax._box_aspect[0], spans / spans[0])
+
+
+def test_the_far_side_of_a_mesh_is_not_drawn(monkeypatch):
+    drawn = []
+
+    class Spy(plots.Poly3DCollection):
+        def __init__(self, corners, **options):
+            drawn.extend(corners)
+            super().__init__(corners, **options)
+
+    monkeypatch.setattr(plots, "Poly3DCollection", Spy)
+    cube = neuron_mesh(np.ones((3, 3, 3), np.uint32), 1, (10, 10, 10))
+    plots.neurons_3d(plt.figure().add_subplot(projection="3d"), {1: cube})
+    flat = [(axis, corner[0, axis]) for corner in drawn for axis in range(3) if np.ptp(corner[:, axis]) == 0]
+    assert set(flat) == {(0, 30), (1, 30), (2, 0)}  # x, y, z: y runs towards the viewer, z down
 
 
 def test_text_is_readable():
