@@ -44,11 +44,17 @@ def measures(entry: dict) -> str:
     return f"{entry['seconds']:.0f} s, {entry['peak_memory_mb']:.0f} MB"
 
 
-if __name__ == "__main__":
+def record(out: Path) -> dict[str, dict]:
+    """The recorded runs, with those under `out` in the place of older ones; a run that failed is left out."""
     runs = recorded()
-    for path in sorted((ROOT / "out").glob("tutorial-*/run.json")):
+    for path in sorted(out.glob("tutorial-*/run.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
         if all(lesson["status"] == "done" for lesson in run["lessons"]):
             runs[f"{run['dataset']}-{run['profile']}"] = summary(run)
+    return runs
+
+
+if __name__ == "__main__":
+    runs = record(ROOT / "out")
     TIMES.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
     (ROOT / "docs" / "times.md").write_text(f"{HEAD}\n{table(runs)}\n", encoding="utf-8")
