@@ -324,8 +324,9 @@ axes[0].set_ylabel("share of voxels (%)")
 for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES, strict=True), start=1):
     weights = on_voxels(a, stride)[known]
     bins = np.linspace(*np.percentile(weights, (0.1, 99.9)), 50)
-    ax.hist(weights[~borders], bins, weights=np.full((~borders).sum(), 100 / (~borders).sum()), label="inside", alpha=0.6)
-    ax.hist(weights[borders], bins, weights=np.full(borders.sum(), 100 / borders.sum()), label="borders", alpha=0.6)
+    for name, mask in {"inside": ~borders, "borders": borders}.items():
+        percent = np.full(mask.sum(), 100 / mask.sum())
+        ax.hist(weights[mask], bins, weights=percent, label=name, alpha=0.6)
     ax.set(title=f"$a_{level}$ (stride {stride}): AUC {aucs[level - 1]:.2f}", xlabel="attention")
     ax.legend()
 
