@@ -1,0 +1,294 @@
+# %% [markdown]
+# # 06 · Neurons in 3D: surfaces in nm, a viewer to fly through, a file to hand on
+#
+# <!-- badges -->
+#
+# **What you will learn**
+#
+# - how a set of voxels becomes a surface, and where its corners lie in nm;
+# - what a split and a merge look like in 3D, when sections hide them;
+# - to open raw data, labels, prediction, affinities and attention together in neuroglancer, in JupyterLab, Colab or Binder;
+# - to fly to an error from Python, and to send neurons to somebody who has nothing installed.
+#
+# **Before you start.** Nothing is required. Lesson 05 explains the segmentation that is shown here.
+#
+# <!-- times -->
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # fast | cpu | gpu | full
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
+OUT_DIR = ""  # folder for results; empty: out/
+DEVICE = "auto"  # auto | cpu | cuda | mps
+SEED = 0
+
+# %% tags=["setup"]
+from fgnet_lib import runtime
+
+session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+
+# %% [markdown]
+# ## 1 · What a section does not show
+#
+# A score says how many errors there are. What they *are* is seen: two profiles that look separate in each section may be
+# one neuron that bends back, and two that always lie side by side may be joined by a single wrong voxel somewhere. So
+# we want to see neurons from all sides, together with the data that speaks for them.
+#
+# First the shipped model segments the volume, exactly as in lessons 00 and 05.
+
+# %%
+from fgnet_lib.fgnet import PRETRAINED, load_pretrained, read_notes
+from fgnet_lib.inference import predict
+from fgnet_lib.segmentation import remove_small, segment
+
+volume = session.volume("val")
+prediction = predict(load_pretrained(device=session.device), volume.raw)
+threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
+neurons = remove_small(segment(prediction.refined, volume.voxel_size, threshold), 200)
+print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm")
+
+# %% [markdown]
+# The easiest step out of the section is to cut the volume the other way. The three planes below meet in one voxel, the
+# crossing of the dotted lines. Lengths are to scale: where voxels are longer in z than in x, the planes *xz* and *yz*
+# have steps as long as a section is thick.
+
+# %%
+import matplotlib.pyplot as plt
+
+from fgnet_lib import plots
+
+plots.orthogonal_views(volume.raw, volume.voxel_size, neurons)
+plt.show()
+
+# %% [markdown]
+# Follow a colour from plane to plane. A neurite that crosses a section at a right angle is a round profile there, and a
+# long band in the other two planes. A colour that ends inside one of the bands without a membrane is an error.
+#
+# ## 2 · From voxels to a surface
+#
+# One neuron is a mask: 1 inside, 0 outside. Its surface lies where the value passes 0.5. **Marching cubes** walks over
+# all cubes of eight neighbouring voxels; where some corners are inside and some outside, it places a few triangles
+# between them, always the same ones for the same pattern of corners.
+#
+# It counts in voxels, from the centre of the first one. For nm, two things are needed: each axis times *its own* voxel
+# size, and half a voxel more, because voxel 0 reaches from 0 to 1 and has its centre at 0.5:
+#
+# $$\text{position}_\text{nm} = (\text{index} + 0.5) \cdot \text{voxel size}.$$
+#
+# A mask that touches the edge of the volume has no outside there, and its surface stays open. A rim of zeros around
+# the mask closes it; then the first index is the rim's, one voxel earlier.
+
+# %%
+import numpy as np
+from skimage.measure import marching_cubes
+
+from fgnet_lib.meshes import largest_ids
+
+chosen = largest_ids(neurons, 1)[0]
+mask = np.pad(neurons == chosen, 1).astype(np.float32)
+corners, triangles, *_ = marching_cubes(mask, 0.5)
+corners_nm = (corners - 1 + 0.5) * volume.voxel_size
+print(f"neuron {chosen}: {len(corners)} corners, {len(triangles)} triangles")
+for axis, low, high in zip("zyx", corners_nm.min(0), corners_nm.max(0), strict=True):
+    print(f"{axis}: from {round(low)} to {round(high)} nm")
+
+# %% [markdown]
+# The library's `neuron_mesh` does the same with one more step. Many of these triangles lie in one plane and say nothing
+# new, so edges are collapsed, those first that change the shape least, until a given number of triangles is left.
+# The shape stays and the extent is nearly the same:
+
+# %%
+from fgnet_lib.meshes import neuron_mesh
+
+mesh = neuron_mesh(neurons, chosen, volume.voxel_size, max_triangles=3000)
+print(f"simplified: {len(mesh.vertices)} corners, {len(mesh.triangles)} triangles")
+for axis, low, high in zip("zyx", mesh.vertices.min(0), mesh.vertices.max(0), strict=True):
+    print(f"{axis}: from {round(low)} to {round(high)} nm")
+
+# %% [markdown]
+# What happens without the voxel size? Below, the same neuron as if every voxel were a cube, and in nm. On data with
+# thick sections, the left one is squashed along z, and each length or volume measured on it would be wrong. On
+# isotropic data (`DATASET = "fib25"`) both have the same shape.
+
+# %%
+figure = plt.figure(figsize=(14, 5.5))
+left, right = (figure.add_subplot(1, 2, k, projection="3d") for k in (1, 2))
+cubes = neuron_mesh(neurons, chosen, (volume.voxel_size[2],) * 3, max_triangles=3000)
+plots.neurons_3d(left, {chosen: cubes}, "as if voxels were cubes")
+plots.neurons_3d(right, {chosen: mesh}, "in nm")
+plt.show()
+
+# %% [markdown]
+# ## 3 · A split and a merge from all sides
+#
+# Now the ground truth comes in. `neuron_report` (lesson 05) lists the neurons that were cut apart and the segments that
+# join several neurons, each with its parts and a place where to look. Two outlines never agree to the voxel, so most
+# parts are only a rim along a membrane. A real error has a large *second* part: that is how we choose.
+#
+# A split: on the left a true neuron, on the right the segments that it was cut into, in the colours of their ids.
+
+# %%
+from fgnet_lib.meshes import neuron_meshes
+from fgnet_lib.metrics import neuron_report
+
+report = neuron_report(neurons, volume.labels, volume.voxel_size, top=50)
+split = max(report.splits, key=lambda error: error.parts[1][1])
+pieces = np.where(volume.labels == split.label, neurons, 0)  # of the segments, what lies in this neuron
+figure = plt.figure(figsize=(14, 5.5))
+left, right = (figure.add_subplot(1, 2, k, projection="3d") for k in (1, 2))
+truth = {split.label: neuron_mesh(volume.labels, split.label, volume.voxel_size, 3000)}
+plots.neurons_3d(left, truth, "one neuron of the ground truth")
+plots.neurons_3d(right, neuron_meshes(pieces, volume.voxel_size, largest_ids(pieces, 4), 3000), "its largest segments")
+plt.show()
+print(f"the two largest parts of neuron {split.label}: (segment, voxels) = {split.parts[:2]}")
+
+# %% [markdown]
+# Where the colour changes on the right, agglomeration stopped too early, or a fragment was given to a neighbour. A
+# straight cut across the neuron often means one bad section; pieces along its side mean doubtful membranes.
+#
+# The other kind of error is a merge, one segment that runs through several neurons:
+
+# %%
+merge = max(report.merges, key=lambda error: error.parts[1][1])
+parts = np.where(neurons == merge.label, volume.labels, 0)  # of the neurons, what this segment joins
+figure = plt.figure(figsize=(14, 5.5))
+left, right = (figure.add_subplot(1, 2, k, projection="3d") for k in (1, 2))
+joined = {merge.label: neuron_mesh(neurons, merge.label, volume.voxel_size, 3000)}
+plots.neurons_3d(left, joined, "one segment")
+plots.neurons_3d(right, neuron_meshes(parts, volume.voxel_size, largest_ids(parts, 3), 3000), "the neurons it joins")
+plt.show()
+print(f"the two largest parts of segment {merge.label}: (neuron, voxels) = {merge.parts[:2]}")
+
+# %% [markdown]
+# The segment on the left has no seam where the neurons on the right meet: nothing in it says that it is wrong. Shape
+# helps (real neurites seldom touch along a broad plane and then part again), but to judge one needs the grey values at
+# that very place. That is what a viewer is for.
+#
+# ## 4 · neuroglancer
+#
+# [neuroglancer](https://github.com/google/neuroglancer) shows volumes in the browser: three planes and a 3D view, linked.
+# `viewer.show` starts a small server in this kernel, which hands the arrays out piece by piece as the browser asks for
+# them. Nothing is copied or uploaded. Every array becomes a **layer** in its own place in nm:
+#
+# | layer | how it is shown |
+# | --- | --- |
+# | `raw` | grey values |
+# | `ground truth`, `prediction` | ids as colours, the same as in our figures; the largest neurons are selected, in the planes and in 3D |
+# | `A_r`, `A_s` | affinities: red along z, green along y, blue along x, as in lesson 01 |
+# | `attention a1`, `a2`, `a3` | warm colours; their voxels are 4, 8 and 16 times as long as raw's in y and x |
+
+# %%
+from fgnet_lib import viewer
+
+affinities = {"A_r": prediction.refined, "A_s": prediction.coarse}
+view = viewer.show(volume, {"prediction": neurons}, affinities, prediction.attention)
+view
+
+# %% [markdown]
+# The server lives as long as this kernel. In a notebook that somebody else has run, or on GitHub, the frame above
+# stays empty, and the figures of this lesson have to do.
+#
+# | where you are | what you see above |
+# | --- | --- |
+# | JupyterLab on your machine | the viewer in a frame, and a link that opens it in a tab of its own |
+# | VS Code | the link; if VS Code runs on another machine, forward the port that is named beside it first |
+# | JupyterHub, Binder | the frame; its address goes through the hub's own (`jupyter-server-proxy`) |
+# | Colab | the frame, through Colab's proxy; if your browser blocks third-party cookies, use the link |
+# | Kaggle | nothing: Kaggle lets no port through. Use the file of section 6 |
+# | JupyterLab over `ssh` | forward the port, too: `ssh -L PORT:127.0.0.1:PORT host`, with the port printed below |
+#
+# The server answers on 127.0.0.1 only, and the long random part of the address is its password. Do not post the link.
+
+# %%
+print(view)
+
+# %% [markdown]
+# How to move:
+#
+# | do | with |
+# | --- | --- |
+# | move in a plane, turn the 3D view | drag with the left button |
+# | go through the sections; zoom | wheel; ctrl + wheel |
+# | jump to a point | right click |
+# | select a neuron, or let it go | double click on it |
+# | show or hide a layer | click on its name at the top, or press its number |
+# | show one panel or all four | space |
+# | show the sections in the 3D panel | s |
+# | all keys | h |
+#
+# Try this: hide `raw`, show `A_r`, and look for a place with the colours of the prediction on both sides of a dark line.
+# Then add `attention a1`: does the model look at membranes, or past them? Lesson 03 measures it.
+#
+# ## 5 · Fly there from Python
+#
+# The viewer's state is an object in Python. What you change inside `txn()` appears in the browser, and what you do in the
+# browser can be read here. So the list of errors becomes a tour. The viewer counts x, y, z in voxels from the origin of the
+# data set, not of this crop: hence the offset and the reversed order.
+
+# %%
+def fly_to(error, layer):
+    """Centre the viewer on an error and select the two ids that share most of it."""
+    corner = np.divide(volume.offset, volume.voxel_size)
+    with view.viewer.txn() as state:
+        state.position = (corner + error.voxel + 0.5)[::-1]
+        state.layers[layer].visible = True
+        state.layers[layer].segments = [label for label, _ in error.parts[:2]]
+
+
+fly_to(merge, "ground truth")
+print("the viewer is at x, y, z =", view.viewer.state.position)
+
+# %% [markdown]
+# The same place as a figure: what the segment covers, and below it the true neurons. The dotted lines cross at the voxel
+# to which the viewer flew.
+
+# %%
+for labels, what in ((neurons, "prediction"), (volume.labels, "ground truth")):
+    figure = plots.orthogonal_views(volume.raw, volume.voxel_size, labels, at=merge.voxel)
+    figure.suptitle(what)
+    plt.show()
+
+# %% [markdown]
+# ## 6 · A file to hand on
+#
+# A link to your kernel is of no use to anybody else. `export_html` writes the largest neurons, or those you name, into
+# one HTML file with everything it needs: it opens in any browser, without internet, and rotates.
+
+# %%
+shared = viewer.export_html(neurons, volume.voxel_size, session.out_dir / "neurons.html", largest_ids(neurons, 8))
+print(f"{shared} ({shared.stat().st_size / 1e6:.1f} MB): open it in a browser, or send it by mail")
+
+# %% [markdown]
+# A click on a name in its legend hides that neuron, a double click shows it alone. This is the same scene without a browser:
+
+# %%
+ax = plt.figure(figsize=(9, 6.5)).add_subplot(projection="3d")
+meshes = neuron_meshes(neurons, volume.voxel_size, largest_ids(neurons, 8), 3000)
+plots.neurons_3d(ax, meshes, "The largest neurons of the prediction")
+plt.show()
+
+# %% [markdown]
+# The neurons end in flat faces where the crop ends. A whole neuron is thousands of times longer than this box: seeing one takes
+# volumes that do not fit into memory, but the steps stay the same.
+#
+# ## What you learned
+#
+# - A surface is where a mask passes 0.5. It needs the voxel size of each axis and half a voxel to lie where the neuron lies.
+# - In 3D, a split is a change of colour along one neuron, a merge is a shape without a seam. The grey values decide.
+# - neuroglancer shows arrays from this kernel, each layer in nm; how the browser reaches it depends on the platform.
+# - Its state can be set from Python, so that a list of errors becomes a tour; an HTML file carries neurons elsewhere.
+#
+# ## Try it
+#
+# - Fly to the split with `fly_to(split, "prediction")`. Is there a section, or a membrane, that is to blame?
+# - Set `max_triangles=100` in section 2. What survives, what does not? Compare the printed extents.
+# - Export the neurons that take part in the worst merge: `ids=[label for label, _ in merge.parts[:2]]` of `volume.labels`.
+# - In the viewer, open the panel of the layer `attention a1` (right click on its name) and move the range of its shader.
+#
+# ## References
+#
+# - Lorensen, Cline: *Marching Cubes: A High Resolution 3D Surface Construction Algorithm.* SIGGRAPH 1987,
+#   [doi:10.1145/37401.37422](https://doi.org/10.1145/37401.37422)
+# - Garland, Heckbert: *Surface Simplification Using Quadric Error Metrics.* SIGGRAPH 1997,
+#   [doi:10.1145/258734.258849](https://doi.org/10.1145/258734.258849)
+# - neuroglancer, [github.com/google/neuroglancer](https://github.com/google/neuroglancer), Apache-2.0
