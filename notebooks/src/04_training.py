@@ -1,0 +1,480 @@
+# %% [markdown]
+# # 04 · Training: on a GPU for hours, on a laptop for minutes
+#
+# <!-- badges -->
+#
+# **What you will learn**
+#
+# - what a training patch and its target are, and why the loss must be balanced between the two classes;
+# - what fp32, fp16 and bf16 are, and which one your device should use;
+# - where the memory goes, computed for every size of SAM2;
+# - the two regimes of FGNet: SAM2 frozen first, fine-tuned afterwards;
+# - how to lose a session in the middle of training, and go on as if nothing had happened.
+#
+# **Before you start.** Lesson 01 explains targets, lesson 03 the model; neither is required.
+#
+# <!-- times -->
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # fast | cpu | gpu | full
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
+OUT_DIR = ""  # folder for results; empty: out/
+DEVICE = "auto"  # auto | cpu | cuda | mps
+SEED = 0
+
+# %% tags=["setup"]
+from fgnet_lib import runtime
+
+session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+
+# %% [markdown]
+# ## 1 · Patches
+#
+# A volume does not fit into a network at once. Training cuts a random **patch** from it, changes the patch at random
+# (lesson 01), and only then computes the target: affinities of labels whose borders were widened by one voxel. A
+# **mask** says where the target is known.
+#
+# Item number *k* of the library's `PatchDataset` depends on the seed and on *k*, and on nothing else. Keep that in mind:
+# it is what will save us in part 6.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+from fgnet_lib import plots
+from fgnet_lib.augment import Augment
+from fgnet_lib.datasets import open_dataset
+from fgnet_lib.training import PatchDataset
+
+volume = open_dataset(DATASET, "train").load()
+patches = PatchDataset([volume], patch=(16, 128, 128), augment=Augment(), seed=SEED)
+raw, target, mask = patches[0]
+print(f"raw {tuple(raw.shape)}, target {tuple(target.shape)}, mask {tuple(mask.shape)}, {100 * mask.float().mean():.0f} % known")
+
+# %%
+figure, axes = plt.subplots(2, 4, figsize=(14, 8.2))
+for k, (above, below) in enumerate(axes.T):
+    raw, target, _ = patches[k]
+    plots.show_section(above, raw[0] * 255, voxel_size=volume.voxel_size, title=f"patch {k}: EM")
+    plots.show_affinities(below, target, volume.voxel_size, title=f"patch {k}: target")
+
+# %% [markdown]
+# **What to see.** The same kind of tissue, turned, stretched, darker or brighter. Most of a target is white:
+# neighbouring voxels usually belong to the same neuron.
+#
+# ## 2 · A loss that does not ignore the borders
+#
+# "Usually" is a trap. Before a network has learned anything, the best it can do is to answer the same probability $p$
+# everywhere. Let $s$ be the share of affinities that are 1. Binary cross-entropy then costs
+#
+# $$-s \log p - (1 - s) \log (1 - p), \qquad \text{least at } p = s.$$
+#
+# Since $s$ is far above one half, the first thing the network learns is *everything is joined*: one neuron. The cure is to
+# average over the two classes separately, which is cross-entropy with $s = 1/2$:
+#
+# $$-\tfrac12 \log p - \tfrac12 \log (1 - p), \qquad \text{least at } p = \tfrac12.$$
+
+# %%
+examples = [patches[k] for k in range(4)]
+share = float(np.mean([target[mask].mean() for _, target, mask in examples]))
+p = np.linspace(0.02, 0.98, 200)
+costs = {"plain": -share * np.log(p) - (1 - share) * np.log(1 - p), "balanced": -(np.log(p) + np.log(1 - p)) / 2}
+figure, ax = plt.subplots(figsize=(7, 4))
+for name, cost in costs.items():
+    line = ax.plot(p, cost, label=f"{name}: least at p = {p[cost.argmin()]:.2f}")[0]
+    ax.plot(p[cost.argmin()], cost.min(), "o", color=line.get_color())
+ax.set(title="One answer everywhere", xlabel="answer p", ylabel="cross-entropy (nats)", ylim=(0, 2.5))
+ax.legend()
+print(f"{100 * share:.1f} % of the affinities are 1")
+
+# %% [markdown]
+# The same in gradients: who pulls on an undecided network, the borders or the inside?
+
+# %%
+import torch
+import torch.nn.functional as F
+
+from fgnet_lib.losses import affinity_loss
+
+_, target, mask = (torch.stack(items) for items in zip(*examples, strict=True))
+logits = torch.zeros_like(target, requires_grad=True)
+plain = F.binary_cross_entropy_with_logits(logits[mask], target[mask])
+for name, loss in {"plain cross-entropy": plain, "affinity_loss": affinity_loss(logits, target, mask)}.items():
+    pull = torch.autograd.grad(loss, logits)[0].abs()
+    print(f"{name}: borders pull with {100 * pull[target == 0].sum() / pull.sum():.0f} % of the whole gradient")
+
+# %% [markdown]
+# `affinity_loss` adds half a **Dice** term, which compares the predicted borders with the true ones as sets and ignores
+# the inside that both agree on. FGNet has two outputs, A_r and A_s, and its loss is the sum over both (`fgnet_loss`).
+#
+# ## 3 · Precision
+#
+# A GPU computes faster in 16 bits. There are two ways to spend them:
+
+# %%
+from fgnet_lib.devices import precision
+
+for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    limits, tiny_gradient = torch.finfo(dtype), torch.tensor(1e-8)
+    print(f"{str(dtype)[6:]:9} largest {limits.max:.1e}   next after 1: {1 + limits.eps:.7f}   "
+          f"1e-8 becomes {tiny_gradient.to(dtype).item():.1e}   1e-8 x 65536 becomes {(tiny_gradient * 65536).to(dtype).item():.1e}")
+print(f"this session: {session.device}, mixed precision: {precision(session.device)}")
+
+# %% [markdown]
+# - **fp16** has a fine step and a small range: a gradient of 1e-8 becomes 0. The remedy is **loss scaling**: multiply the
+#   loss, and thereby all gradients, by a large number, and divide before the weights change. A T4 has fast fp16.
+# - **bf16** has the range of fp32 and a coarse step. It needs no scaling. GPUs from the Ampere generation on have it. On
+#   older ones PyTorch *emulates* it, slowly, and `torch.cuda.is_bf16_supported()` still says yes unless told
+#   `including_emulation=False`.
+# - A **CPU** stays with fp32.
+#
+# *Mixed* precision keeps the weights in fp32 and uses 16 bits for convolutions and matrix products. Sums over many voxels
+# are dangerous in either format, so our loss is always computed in fp32. Hugging Face's `accelerate` does all of this,
+# once it is told one word: the one printed above.
+#
+# ## 4 · Two regimes, and where the memory goes
+#
+# The encoder of SAM2 was trained on ordinary images, at a cost that we cannot repeat. So training has two stages:
+#
+# 1. **frozen**: SAM2 stays as it is. It runs in evaluation mode and without gradients, and all other parts learn;
+# 2. **fine-tuned**: SAM2 learns too, with a tenth of the learning rate, so that it adapts without forgetting.
+#
+# What does a regime cost? Every weight takes 4 bytes. Every *trainable* weight takes 12 more: its gradient, and the
+# two averages of AdamW. And every layer saves what it needs for the backward pass, the **activations**. PyTorch tells us
+# what is saved. On the device "meta" tensors have a shape and no content, so that even SAM2 large costs nothing to
+# ask:
+
+# %%
+from accelerate import init_empty_weights
+from torch.autograd.graph import saved_tensors_hooks
+
+from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
+
+
+def activation_bytes(model: FGNet, shape: tuple[int, ...]) -> int:
+    """What one forward pass saves for the backward pass, without the weights themselves."""
+    saved, weights = {}, {p.untyped_storage()._cdata for p in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage._cdata] = (storage.nbytes(), storage)
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        _output = model(torch.empty(shape, device="meta"))
+    return sum(size for key, (size, _) in saved.items() if key not in weights)
+
+
+# %%
+print("one patch of 16 x 128 x 128 voxels, fp32\nSAM2      regime      weights  trainable  states (GB)  activations (GB)")
+for size in ("mini", "tiny", "small", "base_plus", "large"):
+    with init_empty_weights():
+        model = FGNet(MINI if size == "mini" else FGNetConfig(encoder=size))
+    model.to("meta")
+    for frozen in (True, False):
+        model.freeze_encoder(frozen)
+        every = sum(p.numel() for p in model.parameters())
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        states, activations = 4 * every + 12 * trainable, activation_bytes(model, (1, 1, 16, 128, 128))
+        print(f"{size:9} {'frozen' if frozen else 'fine-tuned':11} {every / 1e6:5.1f} M    {trainable / 1e6:5.1f} M "
+              f"{states / 1e9:12.2f} {activations / 1e9:17.2f}")
+
+# %% [markdown]
+# **What to see.** With SAM2 frozen, the activations do not depend on its size at all: nothing inside it is saved. They
+# come from the Fine-Grained Encoder, which works at full resolution. Fine-tuning a large SAM2 adds gigabytes on both
+# sides. Activations grow with the batch and with every side of a patch; 16 bits take about half of what is printed.
+# These sums are a lower bound: a GPU also needs room for the computation itself. The first remedies when memory runs
+# out are a smaller patch, then a smaller batch with **gradient accumulation**: the gradients of several small batches
+# are added up before the weights change.
+#
+# ## 5 · The loop
+#
+# Training is four lines, repeated. Here they are, for three iterations of a small patch on a fresh mini model:
+
+# %%
+model = FGNet(MINI)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+small = PatchDataset([volume], patch=(8, 64, 64), augment=Augment(), seed=SEED)
+for k in range(3):
+    raw, target, mask = (item[None] for item in small[k])
+    output = model(raw)
+    loss = affinity_loss(output.refined, target, mask) + affinity_loss(output.coarse, target, mask)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    print(f"iteration {k}: loss {loss.item():.3f}")
+
+# %% [markdown]
+# `fgnet_lib.training.train` is this loop plus what hours of training need: mixed precision and accumulation (by
+# `accelerate`), a learning rate that warms up and then falls along a cosine, checkpoints, a time budget, a progress bar
+# with the time left, and a stop with a clear error when the loss is no longer a number.
+#
+# ## 6 · Losing the session
+#
+# Colab closes a session when it likes. A **checkpoint** must hold all that the next iteration depends on: weights,
+# both averages of AdamW, the iteration number, the state of the random generators. It is written to a temporary folder
+# and renamed when complete, so a kill in the middle of writing leaves the one before. Let us lose a session
+# after iteration 8, with a checkpoint every 5 iterations:
+
+# %%
+import shutil
+
+from fgnet_lib.training import TrainConfig, train
+
+folder = session.out_dir / "04_lost_session"
+shutil.rmtree(folder, ignore_errors=True)  # an old run would be resumed, and here we want to see the beginning
+config = TrainConfig(patch=(8, 64, 64), iterations=16, warmup=4, checkpoint_every=5, seed=SEED)
+
+
+def fresh_model() -> FGNet:
+    torch.manual_seed(SEED)
+    return FGNet(MINI).to(session.device)
+
+
+# %%
+seen = []
+
+
+def lose_the_session(history) -> None:
+    seen.append(history.loss[-1])
+    if len(seen) == 8:
+        raise ConnectionError("the session was closed")
+
+
+try:
+    train(fresh_model(), [volume], config, folder / "lost", lose_the_session)
+except ConnectionError as error:
+    print(f"after iteration {len(seen)}: {error}; on disk: {[path.name for path in (folder / 'lost').iterdir()]}")
+
+# %% [markdown]
+# Iterations 6, 7 and 8 are gone. The same call again continues from iteration 5. Beside it we train once without
+# any disturbance, to compare:
+
+# %%
+resumed = train(fresh_model(), [volume], config, folder / "lost")
+undisturbed = train(fresh_model(), [volume], config, folder / "undisturbed")
+difference = np.abs(np.subtract(resumed.loss, undisturbed.loss)).max()
+print(f"{len(resumed.loss)} iterations; largest difference between the two curves: {difference:.1e}")
+
+# %%
+figure, (ax, rates) = plt.subplots(1, 2, figsize=(13, 4))
+steps = range(1, 17)
+plots.loss_curve(ax, steps, undisturbed.loss, "undisturbed")
+plots.loss_curve(ax, steps, resumed.loss, "resumed from iteration 5")
+ax.lines[-1].set(linestyle="--", linewidth=3)
+ax.plot(steps[:8], seen, "x", color="k", label="before the session was lost")
+ax.axvline(5, color="gray", linestyle=":", label="checkpoint")
+ax.set(title="One continuous curve")
+ax.legend()
+rates.plot(steps, resumed.learning_rate, "o-")
+rates.set(title="Warm-up, then a cosine", xlabel="iteration", ylabel="learning rate", ylim=(0, None))
+plt.show()
+
+# %% [markdown]
+# **What to see.** The dashed curve lies on the other one, and the crosses on both: iterations 6 to 8 were computed
+# twice, with the same result, because patch *k* is a function of the seed and *k*. On a CPU the curves are equal to
+# the last digit; a GPU adds numbers in an order that may change, so a tiny difference can appear there.
+#
+# A call with *another* configuration is refused, since half of the run would follow other rules:
+
+# %%
+from dataclasses import replace
+
+try:
+    train(fresh_model(), [volume], replace(config, learning_rate=0.1), folder / "lost")
+except ValueError as error:
+    print(str(error).replace(str(folder), "…"))
+
+# %% [markdown]
+# ## 7 · Training
+#
+# Now the real run, within the budget of your profile. What we start from:
+#
+# - `fast` and `cpu` use the mini encoder. Its weights are taken from the model that comes with the repository, in the
+#   role that SAM2's pretrained encoder has in FGNet. **Everything else starts at random**: the Fine-Grained Encoder, the
+#   attention and both decoders.
+# - `gpu` and `full` use SAM2's own pretrained weights, tiny and large, which are downloaded once.
+#
+# | profile | budget | patch | batch |
+# | --- | --- | --- | --- |
+# | `fast` | a few iterations: it shows that all runs, not a model | 16 x 96 x 96 | 1 |
+# | `cpu` | about ten minutes | 16 x 128 x 128 | 1 |
+# | `gpu` | half an hour; by the sums of part 4 it fits into the 15 GB of a T4, even in fp32 | 16 x 160 x 160 | 4 |
+# | `full` | a day | 18 x 160 x 160 | 4, accumulated twice |
+#
+# Three fifths of the budget go to the frozen stage, two fifths to fine-tuning.
+
+# %%
+from fgnet_lib.datasets import fetch
+from fgnet_lib.fgnet import load_pretrained
+
+if session.profile.encoder == "mini":
+    model = FGNet(MINI)
+    model.encoder.load_state_dict(load_pretrained().encoder.state_dict())
+else:
+    checkpoint = fetch(f"sam2.1_hiera_{session.profile.encoder}.pt")
+    model = FGNet(FGNetConfig(encoder=session.profile.encoder), checkpoint)
+model.to(session.device)
+for name, part in model.named_children():
+    print(f"{name:16} {sum(p.numel() for p in part.parameters()) / 1e6:6.2f} M weights")
+
+# %%
+recipes = {
+    "fast": TrainConfig(patch=(16, 96, 96), learning_rate=2e-3, warmup=2),
+    "cpu": TrainConfig(patch=(16, 128, 128), learning_rate=2e-3, warmup=20, ema=0.99),
+    "gpu": TrainConfig(patch=(16, 160, 160), batch=4, learning_rate=1e-3, warmup=200, ema=0.999),
+    "full": TrainConfig(patch=(18, 160, 160), batch=4, accumulate=2, learning_rate=1e-3, warmup=1000, ema=0.999),
+}
+stages = {}
+for stage, part in {"frozen": 0.6, "fine-tuned": 0.4}.items():
+    iterations, minutes = int(part * session.profile.iterations), part * session.profile.minutes
+    stages[stage] = replace(
+        recipes[PROFILE], iterations=iterations, minutes=minutes, freeze_encoder=stage == "frozen", seed=SEED
+    )
+    print(f"{stage}: until {iterations} iterations or {minutes:g} minutes are over")
+
+# %% [markdown]
+# To see what training does, we look at a part that it never sees: affinities, and the segmentation that comes out of them.
+# The threshold of the segmentation is chosen on the training part (lesson 05 explains both).
+
+# %%
+from fgnet_lib.inference import predict
+from fgnet_lib.metrics import evaluate, voi
+from fgnet_lib.segmentation import segment, sweep
+
+familiar, unseen, results = session.volume("train"), session.volume("val"), {}
+
+
+def look(moment: str) -> None:
+    tried = sweep(predict(model, familiar.raw, progress=False).refined, familiar.voxel_size, np.arange(0.1, 0.9, 0.1))
+    threshold = min(tried, key=lambda t: sum(voi(tried[t], familiar.labels)))
+    affinities = predict(model, unseen.raw, progress=False).refined
+    neurons = segment(affinities, unseen.voxel_size, threshold)
+    results[moment] = affinities, neurons, evaluate(neurons, unseen.labels)
+
+
+look("before training")
+
+# %% [markdown]
+# The next cell is the one that you start again after a lost session. It draws the loss while it runs; the bar above the
+# curve shows the time left. With a budget in *minutes* the learning rate follows the clock, so two such runs are
+# never equal; with a budget in iterations they are.
+
+# %%
+from IPython.display import display
+
+figure, ax = plt.subplots(figsize=(9, 4))
+plt.close(figure)  # drawn by hand below, whenever there is something new
+live, histories = display(figure, display_id=True), {}
+
+
+def draw(history) -> None:
+    histories[stage] = history
+    if len(history.loss) % 10 == 0:
+        ax.clear()
+        for name, one in histories.items():
+            plots.loss_curve(ax, np.array(one.seconds) / 60, one.loss, f"SAM2 {name}")
+        ax.set(title="Loss while training", xlabel="minutes in this stage")
+        live.update(figure)
+
+
+for stage, config in stages.items():
+    histories[stage] = train(model, [volume], config, session.out_dir / f"04_{DATASET}_{PROFILE}_{SEED}" / stage, draw)
+    look(stage)
+
+# %%
+smooth = max(1, sum(len(history.loss) for history in histories.values()) // 40)
+figure, ax = plt.subplots(figsize=(9, 4))
+first = 0
+for stage, history in histories.items():
+    means = [np.mean(history.loss[max(0, k - smooth) : k + 1]) for k in range(len(history.loss))]
+    plots.loss_curve(ax, first + np.arange(len(means)), means, f"SAM2 {stage}")
+    first += len(means)
+    print(f"{stage}: {len(means)} iterations in {history.seconds[-1] / 60:.1f} minutes, loss {means[0]:.2f} -> {means[-1]:.2f}")
+ax.set(title=f"Loss, mean of {smooth} iterations", ylim=(0, None))
+plt.show()
+if session.device.type == "cuda":
+    print(f"most GPU memory in use: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+
+# %% [markdown]
+# The loss is the sum over two outputs, and augmented patches differ much in difficulty: judge the smoothed curve, not
+# single values. It begins again with a small step where the second stage starts, because that stage warms up anew.
+#
+# ## 8 · Before and after
+
+# %%
+z = unseen.shape[0] // 2
+figure, axes = plt.subplots(2, 1 + len(results), figsize=(4 * (1 + len(results)), 8.6))
+plots.show_section(axes[0, 0], unseen.raw, voxel_size=unseen.voxel_size, z=z, title="EM")
+plots.show_section(axes[1, 0], unseen.raw, unseen.labels, unseen.voxel_size, z, title="ground truth", fill=0.6)
+for (above, below), (moment, (affinities, neurons, scores)) in zip(axes.T[1:], results.items(), strict=True):
+    plots.show_affinities(above, affinities, unseen.voxel_size, z, title=f"{moment}: affinities")
+    plots.show_section(below, unseen.raw, neurons, unseen.voxel_size, z, title=f"{moment}: neurons", fill=0.6)
+    print(f"{moment:16} VOI split {scores.voi_split:.2f} + merge {scores.voi_merge:.2f} bits, ARAND {scores.arand:.2f}")
+plt.show()
+
+# %% [markdown]
+# **What to see.** Before training the affinities are one grey fog, and the segmentation is worthless. Under `fast` little
+# changes: that profile trains for seconds. Under `cpu` dark membranes appear, and closed outlines with them; what is left
+# are mostly errors at thin neurites. Compare the scores with those of the shipped model (its card is
+# `data/pretrained/README.md`), which was trained longer. Do not take a small difference between two stages for a
+# result: it is one run with one seed, and the second stage simply trained for longer. The ablations that can tell come
+# with lesson 07.
+#
+# The model is kept, with the configuration that is needed to build it again. Lesson 08 takes such a file as
+# `CHECKPOINT`:
+
+# %%
+from fgnet_lib.fgnet import save_model
+
+path = save_model(model, session.out_dir / "04_model.safetensors", notes={"dataset": DATASET, "profile": PROFILE, "seed": SEED})
+print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
+
+# %% [markdown]
+# ## 9 · The same on a GPU
+#
+# On Colab: choose a T4, set `PROFILE = "gpu"` at the top, and run all cells. If the session is lost, run all cells again; keep
+# `OUT_DIR` on a mounted drive, for otherwise the checkpoints are lost with it. On a machine of your own:
+#
+# ```
+# papermill notebooks/04_training.ipynb out/04.ipynb -p PROFILE gpu -p DATASET cremi_a
+# papermill notebooks/04_training.ipynb out/04.ipynb -p PROFILE full -p DATASET cremi_a
+# ```
+#
+# The `gpu` and `full` profiles have not been measured by us on a T4: the memory is computed as in part 4, the budgets are
+# limits in minutes, and the scores that come out are yours to see.
+#
+# ## What you learned
+#
+# - Targets are recomputed after augmentation, and what is unknown is masked.
+# - Most affinities are 1, so each class gets half of the loss.
+# - fp16 needs loss scaling, bf16 needs a recent GPU, a CPU wants fp32.
+# - Frozen SAM2 costs its weights only; fine-tuning costs gradients, averages and activations as well.
+# - A run can be continued exactly if its data are a function of seed and iteration, and its checkpoints appear all at
+#   once.
+#
+# ## Try it
+#
+# 1. **Leave out the balance.** Copy the loop of part 5, put `F.binary_cross_entropy_with_logits` in the place of
+#    `affinity_loss`, and train both for 50 iterations. Which one finds membranes first?
+# 2. **Find the largest patch** that an 8 GB GPU can take with SAM2 tiny fine-tuned, with `activation_bytes`. How much more
+#    would 16 bits allow?
+# 3. **Kill it for real.** Interrupt the kernel while part 7 trains, restart it, and run all cells. Where does the curve go on?
+# 4. Set `accumulate=4` in the configuration of part 6. What changes in the curve, what in the time?
+#
+# ## References
+#
+# - Li, Chen, Sun, Li, Hu. *Leveraging Feature-Guided Attention to Refine SAM2 for 3D EM Neuron Segmentation.* AAAI
+#   2026, [doi:10.1609/aaai.v40i8.37606](https://doi.org/10.1609/aaai.v40i8.37606).
+# - K. Lee et al. *Superhuman Accuracy on the SNEMI3D Connectomics Challenge.* 2017,
+#   [arXiv:1706.00120](https://arxiv.org/abs/1706.00120) (affinities, augmentation).
+# - P. Micikevicius et al. *Mixed Precision Training.* ICLR 2018, [arXiv:1710.03740](https://arxiv.org/abs/1710.03740).
+# - I. Loshchilov, F. Hutter. *Decoupled Weight Decay Regularization.* ICLR 2019,
+#   [arXiv:1711.05101](https://arxiv.org/abs/1711.05101) (AdamW).
+# - I. Loshchilov, F. Hutter. *SGDR: Stochastic Gradient Descent with Warm Restarts.* ICLR 2017,
+#   [arXiv:1608.03983](https://arxiv.org/abs/1608.03983) (the cosine).
+# - F. Milletari, N. Navab, S.-A. Ahmadi. *V-Net.* 3DV 2016, [arXiv:1606.04797](https://arxiv.org/abs/1606.04797) (the
+#   Dice loss).
+# - [accelerate](https://huggingface.co/docs/accelerate) and [MONAI](https://monai.io), which do the work here.
