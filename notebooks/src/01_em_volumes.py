@@ -1,0 +1,486 @@
+# %% [markdown]
+# # 01 · EM volumes: from grey values to training targets
+#
+# <!-- badges -->
+#
+# **What you will learn**
+#
+# - what an electron micrograph of brain tissue shows, and what it does not;
+# - why a volume has voxels that are longer in z than in-plane, and what that does to neurons;
+# - how a volume lies in an HDF5 file, by hand and with the library;
+# - why a network is taught affinities and not neuron ids, and how targets are made, masked and augmented;
+# - how to tell by three comparisons whether a synthetic volume is a fair stand-in for a real one.
+#
+# **Before you start.** Some NumPy. No other lesson is needed, no GPU and no download; lesson 00 shows where all this
+# leads.
+#
+# <!-- times -->
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # fast | cpu | gpu | full
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
+OUT_DIR = ""  # folder for results; empty: out/
+DEVICE = "auto"  # auto | cpu | cuda | mps
+SEED = 0
+
+# %% tags=["setup"]
+from fgnet_lib import runtime
+
+session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+
+# %% [markdown]
+# ## 1 · What EM shows
+#
+# The finest branches of neurons are thinner than 100 nm. Visible light blurs everything below some 200 nm, so nobody can
+# follow them with an ordinary light microscope. An electron microscope resolves a few nanometres. To be seen by electrons, the tissue
+# is fixed, soaked in heavy metals and embedded in plastic. The metals bind to membranes and to proteins; where they are, electrons are
+# scattered and the picture is **dark**. Watery cytoplasm stays **bright**.
+#
+# A *volume* is many such pictures, one behind the other. In **serial-section** EM a diamond knife cuts slices of 30 to 50 nm,
+# and each is imaged. In **FIB-SEM** an ion beam shaves off some 10 nm at a time from a block, and the fresh face is imaged.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+from fgnet_lib import plots
+
+volume = session.volume("val")
+middle = volume.shape[0] // 2
+figure, ax = plt.subplots(figsize=(7.5, 7.5))
+plots.show_section(ax, volume.raw, voxel_size=volume.voxel_size, z=middle, title=f"{volume.name}, section {middle}")
+plt.show()
+
+# %% [markdown]
+# Try to find:
+#
+# - **membranes**: the thin dark lines. Each closed outline is the *profile* of a neurite, which is any branch of a neuron, cut
+#   by the section. Two neighbours each have a membrane; at this resolution they often look like one line.
+# - **mitochondria**: dark, oval, with a darker rim. They lie *inside* a neurite. Their rims are membranes, too, but
+#   not borders between neurites. This is the first thing that a naive edge detector gets wrong.
+# - **vesicles**: rings a few pixels across, in clouds. They hold the transmitter that one neuron releases to the next.
+# - **grey smears instead of lines**: here a membrane runs obliquely through the section, and its shadow is spread out. This is the
+#   second thing that goes wrong.
+#
+# EM shows *all* neurites at once, packed with hardly any space between them. This completeness is why it is used to map circuits,
+# and it is also what makes segmentation hard: any gap in a line joins two neurons.
+#
+# ## 2 · Anisotropy: z is not like y and x
+#
+# The library keeps a volume as a small object: grey values `raw`, neuron ids `labels`, the size of a voxel in nm and
+# the offset of the first voxel in nm. Order is always **z, y, x**.
+
+# %%
+size = np.array(volume.shape) * volume.voxel_size / 1000
+print("voxels (z, y, x)  ", volume.shape)
+print("voxel size in nm  ", volume.voxel_size)
+print("whole volume in µm", size.round(2))
+print(f"a voxel is {volume.voxel_size[0] / volume.voxel_size[2]:.2g} times as long in z as in x")
+
+# %% [markdown]
+# To scale, the three planes through one point look like this. In the two side views the sections are lines (xz) or columns (yz), one voxel thick
+# each. If a voxel is much longer in z, the side views look like a pile of boards. If it is a cube, all three look alike.
+
+# %%
+plots.orthogonal_views(volume.raw, volume.voxel_size)
+plt.show()
+
+# %% [markdown]
+# How far apart are two neighbouring voxels *for a neuron*? We can ask the labels: how often does the id change in one step
+# along each axis? If it changes more often along z, a method that treats all axes alike must fail more often along z.
+
+# %%
+labels = volume.labels
+for axis, name in enumerate("zyx"):
+    ids = np.moveaxis(labels, axis, 0)
+    print(
+        f"{np.mean(ids[1:] != ids[:-1]):6.1%} of the steps of {volume.voxel_size[axis]:g} nm along {name} change neuron"
+    )
+
+# %% [markdown]
+# That is why FGNet, like other networks for such data, uses flat kernels and never pools along z, and why the watershed of lesson 05 works
+# section by section if the data are anisotropic.
+#
+# Move the slider and follow one profile from section to section. Does it branch? Does it squeeze between two others? (On
+# a page without a running kernel the slider is dead; the three sections below it stay.)
+
+# %%
+import ipywidgets as widgets
+from matplotlib.figure import Figure
+
+from fgnet_lib import explorers
+
+
+def draw(z):
+    figure = Figure(figsize=(5.5, 5.5))
+    title = f"section {z}"
+    plots.show_section(figure.subplots(), volume.raw, labels, volume.voxel_size, z, title, fill=0.2)
+    return figure
+
+
+explorers.explore(draw, z=widgets.IntSlider(middle, 0, volume.shape[0] - 1, description="section"))
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(14, 5))
+for ax, z in zip(axes, (middle - 2, middle, middle + 2), strict=True):
+    plots.show_section(ax, volume.raw, labels, volume.voxel_size, z, title=f"section {z}", fill=0.2)
+plt.show()
+
+# %% [markdown]
+# ## 3 · A volume on disk
+#
+# Real volumes do not fit into memory. They lie in **chunked** files: the array is stored as little boxes, each one
+# compressed, and only the boxes that a cut touches are read. HDF5 is such a format. We first write one *by hand*, in the
+# layout of the CREMI challenge, which much of the field shares.
+
+# %%
+import h5py
+
+path = session.out_dir / "01_by_hand.h5"
+with h5py.File(path, "w") as file:
+    for name, array in {"volumes/raw": volume.raw, "volumes/labels/neuron_ids": labels}.items():
+        chunks = tuple(min(have, want) for have, want in zip(array.shape, (8, 64, 64), strict=True))
+        dataset = file.create_dataset(name, data=array, chunks=chunks, compression="gzip")
+        dataset.attrs["resolution"] = volume.voxel_size  # nm, z y x
+        dataset.attrs["offset"] = volume.offset  # nm, z y x
+
+# %% [markdown]
+# An HDF5 file is a tree, like folders and files. Let us look at what is inside, as you would with a file from someone
+# else. Without `resolution`, the numbers are only a block of grey values: **always look for the voxel size**.
+
+# %%
+with h5py.File(path, "r") as file:
+    file.visititems(lambda name, item: print(name, item.shape, item.dtype) if isinstance(item, h5py.Dataset) else None)
+    raw = file["volumes/raw"]  # nothing is read yet
+    print("resolution", raw.attrs["resolution"], "nm; one chunk is", raw.chunks)
+    cut = raw[2:4, 50:100, 50:100]  # this reads two sections of a small square
+print("the cut:", type(cut).__name__, cut.shape, cut.dtype)
+print(f"on disk {path.stat().st_size / 1e6:.1f} MB, in memory {(volume.raw.nbytes + labels.nbytes) / 1e6:.1f} MB")
+
+# %% [markdown]
+# The labels shrink a lot: inside a neuron all values are equal. The library does the same in one line, and reads other
+# layouts, too: padded CREMI files, where labels cover less than raw and the offset says where they lie, FIB-25, TIFF and Zarr.
+# A cut of a `Volume` is a `Volume`, and its offset moves along.
+
+# %%
+from fgnet_lib.volumes import read_volume, write_volume
+
+lazy = read_volume(path)
+corner = lazy[2:4, 50:100, 50:100]
+print(f"opened: {type(lazy.raw).__name__}; cut: {type(corner.raw).__name__} at {corner.offset} nm")
+np.testing.assert_array_equal(corner.raw, cut)
+again = write_volume(corner, session.out_dir / "01_corner.zarr")  # the suffix chooses the format
+print(again.name, read_volume(again).voxel_size)
+
+# %% [markdown]
+# ## 4 · Labels
+#
+# Somebody, or for a synthetic volume the generator, gave each voxel the id of the neuron it lies in. The ids are *names*, not
+# measurements: 7 is not nearer to 8 than to 800.
+#
+# Two values are special: **0** means "no neuron", such as a membrane or the space outside of cells, and
+# **2⁶⁴ − 1** means "nobody looked here". Some data sets use neither and give each half of a membrane to its own neuron; this is called *dense*.
+
+# %%
+from fgnet_lib.volumes import IGNORE
+
+ids, voxels = np.unique(labels[(labels > 0) & (labels != IGNORE)], return_counts=True)
+cubic_microns = np.sort(voxels * np.prod(volume.voxel_size) / 1e9)[::-1]
+share = np.cumsum(cubic_microns) / cubic_microns.sum()
+print(f"{len(ids)} neurites; {np.mean(labels == 0):.1%} of the voxels are 0")
+print(f"largest neurites that together fill half of the labelled volume: {np.searchsorted(share, 0.5) + 1}")
+figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.2), width_ratios=(1, 1.3))
+plots.show_section(left, volume.raw, labels, volume.voxel_size, middle, "labels: a colour is an id", fill=0.5)
+right.plot(range(1, len(ids) + 1), cubic_microns, ".-")
+right.set(yscale="log", xlabel="neurites, largest first", ylabel="volume in this crop (µm³)", title="sizes")
+plt.show()
+
+# %% [markdown]
+# A few thick branches fill much of the volume, and many thin ones share the rest. The thin ones are as important: an axon of
+# 100 nm carries the messages of a whole neuron. Keep the curve in mind when you read a score that counts voxels.
+#
+# ## 5 · Why affinities
+#
+# What should a network predict, voxel by voxel? The obvious answers fail.
+#
+# **The ids?** Give the neurons new names, and nothing about the tissue has changed, but every target has. There is no function from
+# grey values to ids.
+#
+# **"Membrane or not"?** Then one class separates all neurons. But labels may be dense, so that no voxel is a border, and where an
+# oblique membrane is grey, or thinner than a voxel, no voxel between two neurons is clearly "membrane".
+#
+# **Whether two neighbours belong together!** This is a yes or no, it does not depend on names, and the border may lie
+# *between* voxels. With $\ell(p)$ the label at voxel $p$ and $e_c$ one step along axis $c \in \{z, y, x\}$,
+#
+# $$a_c(p) = \begin{cases} 1 & \text{if } \ell(p) = \ell(p - e_c) \text{ and } \ell(p) > 0 \\ 0 & \text{otherwise.}\end{cases}$$
+#
+# Three numbers for each voxel: its **affinities** to its predecessors. The first voxel of a row has no predecessor and gets
+# 0. First on a row of nine voxels:
+
+# %%
+row = np.array([4, 4, 4, 9, 9, 0, 0, 2, 2])
+affinity = np.zeros(len(row), int)
+affinity[1:] = (row[1:] == row[:-1]) & (row[1:] > 0)
+print("labels    ", *row)
+print("affinities", *affinity)
+
+# %% [markdown]
+# Read it from the left. The second and the third 4 are each joined to the voxel before. Between 4 and 9 there is no voxel of membrane, and yet the 0
+# under the first 9 parts them. Two zeros are not joined, since "no neuron" is not a neuron.
+#
+# In 3D the same is done along three axes. By hand for x, then by the library for all:
+
+# %%
+from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
+
+by_hand = np.zeros(labels.shape, np.uint8)
+by_hand[:, :, 1:] = (labels[:, :, 1:] == labels[:, :, :-1]) & (labels[:, :, 1:] > 0)
+affinities = affinities_from_labels(labels)
+np.testing.assert_array_equal(affinities[2], by_hand)
+print("shape", affinities.shape, "= channel (z, y, x), z, y, x")
+
+# %% [markdown]
+# And now the proof that names do not matter: shuffle all ids, and the affinities stay exactly as they were.
+
+# %%
+known, place = np.unique(labels, return_inverse=True)
+shuffled = np.where(known > 0, np.random.default_rng(SEED).permutation(len(known)) + 1, 0)
+renamed = shuffled[place].reshape(labels.shape).astype(np.uint64)
+print(f"{np.mean(renamed != labels):.0%} of the voxels have a new label,", end=" ")
+print(f"{np.sum(affinities_from_labels(renamed) != affinities)} affinities have changed")
+
+# %%
+figure, axes = plt.subplots(1, 4, figsize=(17, 4.6))
+titles = ("$a_z$: joined to the section before", "$a_y$: joined upwards", "$a_x$: joined to the left")
+for ax, channel, title in zip(axes, affinities, titles, strict=False):
+    plots.show_section(ax, 255 * channel, None, volume.voxel_size, middle, title)
+plots.show_affinities(axes[3], affinities, volume.voxel_size, middle, "all three as a colour")
+plt.show()
+
+# %% [markdown]
+# White is 1. $a_y$ shows horizontal borders, $a_x$ vertical ones, and each is a single voxel wide. $a_z$ is different: it is dark
+# where a profile of *this* section lies over another neuron of the section before. In anisotropic data these are broad bands,
+# for a border may move sideways by many pixels within one section.
+#
+# A segmentation follows from affinities by joining all voxels along ones. If a *single* affinity across a border is wrong, two
+# neurons become one. Lesson 05 deals with that.
+#
+# ## 6 · Targets, borders and what is unknown
+#
+# Count zeros and ones, and a practical problem shows: nearly everything is a one.
+
+# %%
+widened = widen_borders(labels)
+for name, target in {"labels as they are": affinities, "borders widened": affinities_from_labels(widened)}.items():
+    zeros = [f"{np.mean(channel[1:, 1:, 1:] == 0):.1%}" for channel in target]
+    print(f"{name:20} zeros along z, y, x:", *zeros)
+
+# %% [markdown]
+# A network that says "joined" everywhere is right nearly always, and useless. Two remedies are used together. The loss gives
+# zeros more weight (lesson 04), and the targets are made from labels whose borders are **widened**: every voxel that has another
+# label next to it in its section becomes 0. Then a border is two voxels wide, as the stained membranes are, and it does not matter
+# so much if an annotator drew it one voxel off.
+#
+# Only the *targets* are widened. Scores are always computed on the labels as they are. We look at the window of the section that has most borders:
+
+# %%
+from scipy.ndimage import uniform_filter
+
+crowd = uniform_filter((widened[middle] == 0).astype(float), 64)[32:-32, 32:-32]  # share of border in a window
+y, x = np.unravel_index(crowd.argmax(), crowd.shape)
+near = (slice(middle, middle + 1), slice(y, y + 64), slice(x, x + 64))
+figure, axes = plt.subplots(1, 4, figsize=(17, 4.8))
+plots.show_section(axes[0], volume.raw[near], None, volume.voxel_size, title="EM, enlarged")
+plots.show_section(axes[1], volume.raw[near], labels[near], volume.voxel_size, title="labels", fill=0.5)
+plots.show_section(axes[2], volume.raw[near], widened[near], volume.voxel_size, title="borders widened", fill=0.5)
+target = affinities_from_labels(widened)[(slice(None), *near)]
+plots.show_affinities(axes[3], target, volume.voxel_size, title="target: its affinities")
+plt.show()
+
+# %% [markdown]
+# The last question is what to do where the labels are **unknown** (2⁶⁴ − 1). Neither 0 nor 1 would be true there, so the loss must not look: an
+# affinity counts only if both of its voxels are known. The library calls this the mask.
+
+# %%
+row = np.array([[[4, 4, IGNORE, IGNORE, 9, 9]]], np.uint64)
+print("labels                    4 4 ? ? 9 9")
+print("affinities along x       ", *affinities_from_labels(row)[2, 0, 0])
+print("the loss may look (mask) ", *affinity_mask(row)[2, 0, 0].astype(int))
+
+# %% [markdown]
+# ## 7 · Augmentation: the same tissue, seen otherwise
+#
+# Labelled volumes are small, and drawing labels takes weeks. So each patch is shown to the network in ever new variants. A variant
+# is allowed if an expert would still draw the same borders: flipped, turned by 90°, slightly bent, brighter, noisier. Serial sections
+# add two faults of their own: a section is **lost**, or it **slips** sideways. The network has to bridge both, so it
+# should meet both in training.
+
+# %%
+from fgnet_lib.augment import Augment
+
+side = min(128, *volume.shape[1:])
+patch = {"raw": volume.raw[:8, :side, :side], "labels": labels[:8, :side, :side]}
+figure, axes = plt.subplots(2, 4, figsize=(14, 7.4))
+for seed, column in enumerate(axes.T):
+    shown = Augment(seed)(patch) if seed else patch
+    title = f"seed {seed}" if seed else "as it is"
+    plots.show_section(column[0], shown["raw"], None, volume.voxel_size, z=4, title=title)
+    plots.show_section(column[1], shown["raw"], shown["labels"], volume.voxel_size, z=4, fill=0.5)
+plt.show()
+
+# %% [markdown]
+# Raw and labels move together; grey values change in the raw alone. The targets are computed **after** all this, from the
+# moved labels, and not moved themselves. Why? Flip a volume along x, and a voxel's predecessor has become its successor:
+
+# %%
+flipped_affinities = affinities[..., ::-1]
+affinities_of_flipped = affinities_from_labels(labels[..., ::-1])
+for name, one, other in zip("zyx", flipped_affinities, affinities_of_flipped, strict=True):
+    print(f"along {name}: {np.sum(one != other)} of {one.size} affinities differ")
+
+# %% [markdown]
+# Along z and y it does not matter. Along x every border is off by one voxel. A network trained on such targets would draw its borders
+# beside the membrane half of the time, and no error message would tell.
+#
+# The two faults of serial sections, seen from the side. We let the generator of the synthetic volume make them, since we then know the truth:
+
+# %%
+from fgnet_lib.phantom import make_phantom
+
+faulty = make_phantom((20, 128, 128), seed=SEED, missing_section=6, misaligned_section=13)
+figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5))
+in_xz = faulty.voxel_size[0], faulty.voxel_size[2]
+plots.show_section(left, faulty.raw[:, 64], None, in_xz, title="xz: section 6 is lost, 13 has slipped")
+plots.show_section(right, faulty.raw[:, 64], faulty.labels[:, 64], in_xz, title="its labels", fill=0.5)
+plt.show()
+print(
+    f"unknown: {np.mean(faulty.labels[13] == IGNORE):.0%} of section 13, {np.mean(faulty.labels[12] == IGNORE):.0%} of section 12"
+)
+
+# %% [markdown]
+# In the lost section the labels go on, for a person would bridge it as well. In the slipped one they slip along, and a strip at the rim of
+# that section, which came in from outside of the picture, is unknown.
+#
+# ## 8 · How real is the phantom?
+#
+# The default data of this course are synthetic: a **phantom**. Its labels are exact by construction, it needs no download, and it can
+# be as large as we like. But is a method that works on it a method that works on EM? We cannot prove that. We can check that the phantom is
+# not *obviously* different, in three ways:
+#
+# 1. **grey values**: how many voxels are dark, middling, bright (histogram);
+# 2. **structure sizes**: how much contrast there is in waves of 400 nm, of 100 nm, of 20 nm (power spectrum);
+# 3. **the look**: what these two cannot see.
+#
+# Numbers measured on real volumes come with the repository; pictures of them do not.
+
+# %%
+import json
+
+from fgnet_lib.datasets import open_dataset
+from fgnet_lib.texture import GREY_BINS, WAVELENGTHS, grey_histogram, overlap, power_spectrum
+
+real = json.loads((runtime.REPOSITORY / "data" / "texture.json").read_text())
+phantom = open_dataset("phantom", "val").load()
+spectrum = power_spectrum(phantom.raw, phantom.voxel_size[2])
+measured = {"phantom, 8 nm": {"histogram": grey_histogram(phantom.raw), "power": spectrum}, **real}
+print("measured:", *measured, sep="\n  ")
+
+# %% [markdown]
+# First the idea of a power spectrum. The Fourier transform writes a section as a sum of waves. Each wave has a length and a direction, and its *power*
+# says how much of the contrast it carries. Below, long waves lie in the centre and short ones outside.
+
+# %%
+section = phantom.raw[0] - phantom.raw[0].mean()
+section *= np.hanning(section.shape[0])[:, None] * np.hanning(section.shape[1])  # fade out at the rim
+waves = np.log10(np.abs(np.fft.fftshift(np.fft.fft2(section))) ** 2 + 1)
+limit = 500 / phantom.voxel_size[2]  # waves per µm: the shortest wave is two pixels long
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8))
+plots.show_section(left, phantom.raw, None, phantom.voxel_size, 0, "a section of the phantom")
+shown = right.imshow(waves, cmap="magma", vmin=2, extent=(-limit, limit, limit, -limit))
+right.set(title="the same as a sum of waves", xlabel="waves per µm along x", ylabel="waves per µm along y")
+figure.colorbar(shown, ax=right, label="power (log10)")
+plt.show()
+
+# %% [markdown]
+# Bright in the centre, dark outside: coarse structures carry most of the contrast. And it is round: tissue prefers no direction. So we may average
+# over rings, and over sections. That gives one curve for a volume, which `power_spectrum` has computed above.
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(14, 4.8))
+for color, (name, numbers) in zip(("k", "C0", "C1", "C2"), measured.items(), strict=True):
+    left.stairs(numbers["histogram"], GREY_BINS, lw=2, color=color, label=name)
+    right.loglog(np.sqrt(WAVELENGTHS[1:] * WAVELENGTHS[:-1]), np.array(numbers["power"], float), color=color)
+left.set(title="1 · Grey values", xlabel="grey value (0 black, 255 white)", ylabel="share of the voxels")
+right.set(title="2 · Structure sizes", xlabel="wavelength (nm)", ylabel="power (nm²)", xticks=(20, 50, 100, 200, 400))
+right.xaxis.set_major_formatter("{x:g}")
+right.xaxis.set_minor_formatter("")
+figure.legend(loc="outside lower center", ncols=4)
+plt.show()
+
+# %% [markdown]
+# The black curve is the phantom's. From right to left on the right panel: whole profiles, then membranes and organelles of some 100 nm, then
+# fine detail and noise. The real volumes differ among themselves, in both panels: other animals, other stains, other microscopes.
+#
+# Two numbers say it shortly. *Overlap* is the area that two histograms share (1: equal). *Apart* is the mean distance of two
+# spectra in powers of ten (0: equal). We compare all with AC4, since its sections were cut with a knife, as the phantom's pretend to be.
+
+# %%
+sections = real["AC4, mouse, 6 nm (serial sections)"]
+for name, numbers in measured.items():
+    shared = overlap(numbers["histogram"], sections["histogram"])
+    apart = np.nanmean(np.abs(np.log10(np.array(numbers["power"], float) / sections["power"])))
+    print(f"{name:35} against AC4: overlap {shared:.2f}, apart {apart:.2f}")
+
+# %% [markdown]
+# The last line compares AC4 with itself and has to be perfect. The first is the phantom's. It need not be perfect, but it should not be worse than
+# the lines between, which say how far *real* volumes are from each other.
+#
+# Now the look. Real sections are shown if your data folder has some (`DATA_DIR` at the top, or `FGNET_DATA_DIR`), each 1 µm wide.
+
+# %%
+panels = [("phantom", phantom, 8), ("phantom", phantom, 24)]
+for name in ("ac4", "cremi_b_mini", "gala"):
+    try:
+        panels.append((name, open_dataset(name, "val"), 2))
+    except FileNotFoundError:
+        print(f"{name}: not in the data folder")
+figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4.4))
+for ax, (name, shown, z) in zip(axes, panels, strict=True):
+    nm = shown.voxel_size[2]
+    cut = shown[z : z + 1, : int(1000 / nm), : int(1000 / nm)]
+    plots.show_section(ax, cut.raw, None, cut.voxel_size, title=f"{name}, {nm:g} nm")
+plt.show()
+
+# %% [markdown]
+# Be strict. Membranes, mitochondria with their rims, vesicles, oblique cuts, grain: these are there. What is *not*: synapses with
+# all their parts, glia that fills every gap with thin sheets, cell bodies, myelin, dirt, folds, and anything that nobody thought of when writing the generator. That is the lasting
+# limit of synthetic data. A result on the phantom shows that the code works and how the method behaves. Whether it works on tissue is
+# shown on tissue: set `DATASET` to a real one.
+#
+# ## What you learned
+#
+# - EM shows every membrane as a dark line, but dark lines also lie inside of neurons, and oblique membranes are not lines.
+# - In anisotropic volumes more changes between two sections than between two pixels; the voxel size has to travel with the data.
+# - Ids are names. Affinities ask whether neighbours belong together, and do not depend on names.
+# - Targets are made from augmented labels, with widened borders, and are masked where nobody looked. Scores are not.
+# - A synthetic volume is compared with real ones by measures, by eye, and by the list of what it lacks.
+#
+# ## Try it
+#
+# - Set `DATASET = "fib25"` and run section 2 again. Which axis changes neuron most often now, and why?
+# - Widen the borders twice, `widen_borders(widen_borders(labels))`. How many ids of the thinnest neurites are left?
+# - Make a volume with `make_phantom((16, 256, 256), seed=7, voxel_size=(40, 4, 4))`. Which wavelengths lose power against 8 nm, and
+#   which do not?
+# - Blur the phantom a little (`scipy.ndimage.gaussian_filter`, in-plane only) before measuring. Can you bring its spectrum nearer to FIB-25?
+#
+# ## References
+#
+# - Turaga et al.: *Convolutional networks can learn to generate affinity graphs for image segmentation.* Neural Computation 22, 2010,
+#   [doi:10.1162/neco.2009.10-08-881](https://doi.org/10.1162/neco.2009.10-08-881)
+# - Lee, Zung, Li, Jain, Seung: *Superhuman accuracy on the SNEMI3D connectomics challenge.* 2017,
+#   [arXiv:1706.00120](https://arxiv.org/abs/1706.00120): affinities as targets, and augmentation by missing and misaligned sections
+# - CREMI, the challenge whose file layout is used here: [cremi.org](https://cremi.org)
+# - FIB-25: Takemura et al., PNAS 2015, [doi:10.1073/pnas.1509820112](https://doi.org/10.1073/pnas.1509820112)
+# - gala: Nunez-Iglesias et al., PLoS ONE 2013, [doi:10.1371/journal.pone.0071715](https://doi.org/10.1371/journal.pone.0071715)
+# - AC4, a part of SNEMI3D: Kasthuri et al., Cell 2015, [doi:10.1016/j.cell.2015.06.054](https://doi.org/10.1016/j.cell.2015.06.054)
