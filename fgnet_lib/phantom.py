@@ -161,9 +161,12 @@ def _part(points: np.ndarray, section: Section) -> np.ndarray:
     """Give each point (y, x, 2) to the neurite with most weight among its six nearest strands: smooth Voronoi cells."""
     far, near = cKDTree(section.strands).query(points, k=6)
     owner = section.neurite[section.branch[near]]
-    weight = np.exp(-((far / STRAND) ** 2))
-    votes = [np.where(owner == owner[..., k : k + 1], weight, 0).sum(-1) for k in range(6)]
-    return np.take_along_axis(owner, np.argmax(votes, axis=0)[..., None], axis=-1)[..., 0]
+    mixed = np.any(owner != owner[..., :1], axis=-1)  # elsewhere there is nothing to vote about
+    few, weight = owner[mixed], np.exp(-((far[mixed] / STRAND) ** 2))
+    votes = [np.where(few == few[:, k : k + 1], weight, 0).sum(1) for k in range(6)]
+    winner = owner[..., 0].copy()
+    winner[mixed] = np.take_along_axis(few, np.argmax(votes, axis=0)[:, None], axis=1)[:, 0]
+    return winner
 
 
 def _whole(owner: np.ndarray, least: int = 200) -> np.ndarray:
