@@ -167,7 +167,7 @@ def _image_layer(volume: Volume, array: np.ndarray, shader: str, stride: int = 1
 def _segmentation_layer(volume: Volume, name: str, labels: np.ndarray, neurons: int) -> neuroglancer.SegmentationLayer:
     _check(labels, volume.shape, name)
     labels = np.asarray(labels)
-    if labels.dtype.kind not in "iub" or labels.min() < 0:
+    if labels.dtype.kind not in "iub" or (labels.dtype.kind == "i" and labels.min() < 0):
         raise ValueError(f"{name} holds {labels.dtype}; ids are integers >= 0")
     if labels.dtype not in (np.uint32, np.uint64):  # neuroglancer makes meshes of no other types
         labels = labels.astype(np.uint64)

@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
 import weakref
 import zlib
 from pathlib import Path
@@ -38,9 +39,10 @@ FLAGS = [
     "--disable-sync", "--disable-quic", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
     "--ignore-gpu-blocklist",
 ]
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="NO BROWSER TEST OF THE 3D VIEWER: install Chromium (Debian: apt-get install chromium)"
-)
+NO_BROWSER = "NO BROWSER TEST OF THE 3D VIEWER: install Chromium (Debian: apt-get install chromium)"
+if CHROMIUM is None:
+    warnings.warn(NO_BROWSER, stacklevel=1)  # pytest says it at the end, a skip alone is silent
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
 
 
 def make_volume() -> Volume:
