@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -189,11 +190,7 @@ def train(
         while used < 1:
             rate = _set_learning_rate(optimizer, config, len(history.loss), used)
             loss = _iteration(accelerator, wrapped, optimizer, batches, config.accumulate)
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss} at iteration {len(history.loss)}: look at the volumes, or lower learning_rate "
-                    f"(now {rate:.2g}) and train in a new folder; the last checkpoint in {out_dir} is kept"
-                )
+            _refuse_nan(loss, len(history.loss), rate)
             history.append(loss, rate, time.monotonic() - started)
             if average is not None:
                 average.update_parameters(model)
@@ -212,7 +209,9 @@ def train(
     return history
 
 
-def _iteration(accelerator: Accelerator, model: nn.Module, optimizer, batches: Iterator, accumulate: int) -> float:
+def _iteration(
+    accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, batches: Iterator, accumulate: int
+) -> float:
     """One change of the weights; returns the mean loss of its batches, and stops before a NaN reaches the weights."""
     losses = []
     for _ in range(accumulate):
@@ -230,6 +229,14 @@ def _iteration(accelerator: Accelerator, model: nn.Module, optimizer, batches: I
     return float(np.mean(losses))
 
 
+def _refuse_nan(loss: float, iteration: int, rate: float) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss is {loss} at iteration {iteration}: look at the volumes, or lower learning_rate ({rate:.2g}) "
+            "and train in a new folder; the last checkpoint is kept"
+        )
+
+
 def _loader(dataset: PatchDataset, config: TrainConfig, done: int, device: torch.device) -> DataLoader:
     """Batches from iteration `done` on; beside a GPU, other processes prepare them."""
     per_iteration = config.batch * config.accumulate
@@ -243,17 +250,17 @@ def _loader(dataset: PatchDataset, config: TrainConfig, done: int, device: torch
     )
 
 
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """AdamW over what is not frozen; `scale` multiplies the learning rate of a group."""
     groups = {True: [], False: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[name.startswith("encoder.")].append(parameter)
     scales = {True: config.encoder_lr_factor, False: 1.0}
-    return torch.optim.AdamW([{"params": groups[key], "scale": scales[key]} for key in groups if groups[key]])
+    return AdamW([{"params": groups[key], "scale": scales[key]} for key in groups if groups[key]])
 
 
-def _set_learning_rate(optimizer, config: TrainConfig, iteration: int, progress: float) -> float:
+def _set_learning_rate(optimizer: Optimizer, config: TrainConfig, iteration: int, progress: float) -> float:
     """Linear warm-up times a cosine over the budget; returns the rate of the parts that are not SAM2."""
     warm = min(1.0, (iteration + 1) / max(config.warmup, 1))
     rate = config.learning_rate * warm * (1 + math.cos(math.pi * progress)) / 2
