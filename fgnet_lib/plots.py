@@ -281,11 +281,13 @@ def neurons_3d(ax, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], title: s
     low, high = corners.min(0)[::-1], corners.max(0)[::-1]
     ax.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), zlim=(high[2], low[2]),  # as in the sections
            xlabel="x (nm)", ylabel="y (nm)", zlabel="z (nm)")
+    sides = high - low
     ax.set_title(title, y=1.04)
     ax.set_proj_type("ortho")
-    ax.set_box_aspect(high - low, zoom=1.1)
-    for axis, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), high - low, strict=True):
-        axis.set_major_locator(MaxNLocator(1 + int(4 * length / max(high - low))))
+    ax.set_box_aspect(sides, zoom=0.9)
+    for axis, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), sides, strict=True):
+        axis.set_major_locator(MaxNLocator(1 + int(4 * length / sides.max())))
+        axis.labelpad = 10
     ax.legend(handles=[Patch(color=label_colors(np.array(neuron))[:3], label=str(neuron)) for neuron in meshes],
               title="neuron", loc="center left", bbox_to_anchor=(1.2, 0.5), frameon=False)
     return ax
