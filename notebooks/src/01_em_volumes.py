@@ -102,8 +102,7 @@ for axis, name in enumerate("zyx"):
 # That is why FGNet, like other networks for such data, uses flat kernels and never pools along z, and why the watershed of lesson 05 works
 # section by section if the data are anisotropic.
 #
-# Move the slider and follow one profile from section to section. Does it branch? Does it squeeze between two others? (On
-# a page without a running kernel the slider is dead; the three sections below it stay.)
+# Move the slider and follow one profile from section to section. Does it branch? Does it squeeze between two others?
 
 # %%
 import ipywidgets as widgets
@@ -120,6 +119,9 @@ def draw(z):
 
 
 explorers.explore(draw, z=widgets.IntSlider(middle, 0, volume.shape[0] - 1, description="section"))
+
+# %% [markdown]
+# Without a running kernel the slider is dead. These three sections stay:
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(14, 5))
@@ -250,6 +252,9 @@ renamed = shuffled[place].reshape(labels.shape).astype(np.uint64)
 print(f"{np.mean(renamed != labels):.0%} of the voxels have a new label,", end=" ")
 print(f"{np.sum(affinities_from_labels(renamed) != affinities)} affinities have changed")
 
+# %% [markdown]
+# This is how the three channels look in one section. White is 1, joined; black is 0, parted:
+
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(17, 4.6))
 titles = ("$a_z$: joined to the section before", "$a_y$: joined upwards", "$a_x$: joined to the left")
@@ -259,7 +264,7 @@ plots.show_affinities(axes[3], affinities, volume.voxel_size, middle, "all three
 plt.show()
 
 # %% [markdown]
-# White is 1. $a_y$ shows horizontal borders, $a_x$ vertical ones, and each is a single voxel wide. $a_z$ is different: it is dark
+# $a_y$ shows horizontal borders, $a_x$ vertical ones, and each is a single voxel wide. $a_z$ is different: it is dark
 # where a profile of *this* section lies over another neuron of the section before. In anisotropic data these are broad bands,
 # for a border may move sideways by many pixels within one section.
 #
