@@ -359,9 +359,8 @@ in_xz = faulty.voxel_size[0], faulty.voxel_size[2]
 plots.show_section(left, faulty.raw[:, 64], None, in_xz, title="xz: section 6 is lost, 13 has slipped")
 plots.show_section(right, faulty.raw[:, 64], faulty.labels[:, 64], in_xz, title="its labels", fill=0.5)
 plt.show()
-print(
-    f"unknown: {np.mean(faulty.labels[13] == IGNORE):.0%} of section 13, {np.mean(faulty.labels[12] == IGNORE):.0%} of section 12"
-)
+for z in (12, 13):
+    print(f"unknown labels in section {z}: {np.mean(faulty.labels[z] == IGNORE):.0%}")
 
 # %% [markdown]
 # In the lost section the labels go on, for a person would bridge it as well. In the slipped one they slip along, and a strip at the rim of
