@@ -160,9 +160,10 @@ plt.show()
 print(f"the two largest parts of segment {merge.label}: (neuron, voxels) = {merge.parts[:2]}")
 
 # %% [markdown]
-# The segment on the left has no seam where the neurons on the right meet: nothing in it says that it is wrong. Shape
-# helps (real neurites seldom touch along a broad plane and then part again), but to judge one needs the grey values at
-# that very place. That is what a viewer is for.
+# If the second number is small, the model joins little, and both pictures look almost alike. In any case, the segment on
+# the left has no seam where the neurons on the right meet: nothing in it says that it is wrong. Shape helps (real
+# neurites seldom touch along a broad plane and then part again), but to judge one needs the grey values at that very
+# place. That is what a viewer is for.
 #
 # ## 4 · neuroglancer
 #
