@@ -50,7 +50,8 @@ from fgnet_lib.training import PatchDataset
 volume = open_dataset(DATASET, "train").load()
 patches = PatchDataset([volume], patch=(16, 128, 128), augment=Augment(), seed=SEED)
 raw, target, mask = patches[0]
-print(f"raw {tuple(raw.shape)}, target {tuple(target.shape)}, mask {tuple(mask.shape)}, {100 * mask.float().mean():.0f} % known")
+print(f"raw {tuple(raw.shape)}, target {tuple(target.shape)}, mask {tuple(mask.shape)}")
+print(f"{mask.float().mean():.0%} of the mask is known")
 
 # %%
 figure, axes = plt.subplots(2, 4, figsize=(14, 8.2))
@@ -118,7 +119,8 @@ from fgnet_lib.devices import precision
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
     limits, tiny_gradient = torch.finfo(dtype), torch.tensor(1e-8)
     print(f"{str(dtype)[6:]:9} largest {limits.max:.1e}   next after 1: {1 + limits.eps:.7f}   "
-          f"1e-8 becomes {tiny_gradient.to(dtype).item():.1e}   1e-8 x 65536 becomes {(tiny_gradient * 65536).to(dtype).item():.1e}")
+          f"1e-8 becomes {tiny_gradient.to(dtype).item():.1e}   "
+          f"1e-8 x 65536 becomes {(tiny_gradient * 65536).to(dtype).item():.1e}")
 print(f"this session: {session.device}, mixed precision: {precision(session.device)}")
 
 # %% [markdown]
@@ -167,7 +169,8 @@ def activation_bytes(model: FGNet, shape: tuple[int, ...]) -> int:
 
 
 # %%
-print("one patch of 16 x 128 x 128 voxels, fp32\nSAM2      regime      weights  trainable  states (GB)  activations (GB)")
+print("one patch of 16 x 128 x 128 voxels, fp32")
+print("SAM2      regime      weights  trainable  states (GB)  activations (GB)")
 for size in ("mini", "tiny", "small", "base_plus", "large"):
     with init_empty_weights():
         model = FGNet(MINI if size == "mini" else FGNetConfig(encoder=size))
@@ -392,7 +395,8 @@ for stage, history in histories.items():
     means = [np.mean(history.loss[max(0, k - smooth) : k + 1]) for k in range(len(history.loss))]
     plots.loss_curve(ax, first + np.arange(len(means)), means, f"SAM2 {stage}")
     first += len(means)
-    print(f"{stage}: {len(means)} iterations in {history.seconds[-1] / 60:.1f} minutes, loss {means[0]:.2f} -> {means[-1]:.2f}")
+    minutes = history.seconds[-1] / 60
+    print(f"{stage}: {len(means)} iterations in {minutes:.1f} minutes, loss {means[0]:.2f} -> {means[-1]:.2f}")
 ax.set(title=f"Loss, mean of {smooth} iterations", ylim=(0, None))
 plt.show()
 if session.device.type == "cuda":
@@ -429,7 +433,8 @@ plt.show()
 # %%
 from fgnet_lib.fgnet import save_model
 
-path = save_model(model, session.out_dir / "04_model.safetensors", notes={"dataset": DATASET, "profile": PROFILE, "seed": SEED})
+notes = {"dataset": DATASET, "profile": PROFILE, "seed": SEED}
+path = save_model(model, session.out_dir / "04_model.safetensors", notes)
 print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 05 · From affinities to neurons
+# # 05 · From affinities to neurons: fragments, agglomeration, and a threshold chosen honestly
 #
 # <!-- badges -->
 #
@@ -91,7 +91,8 @@ for value in (0.2, 0.5, 0.8, 0.95, 0.99):
     labels = components(value)
     voxels = np.unique(labels, return_counts=True)[1]
     split, merge = voi(labels, validation.labels)
-    print(f"affinity > {value:.2f}: {voxels.size:7} components, the largest fills {voxels.max() / index.size:4.0%}; ", end="")
+    share = voxels.max() / index.size
+    print(f"affinity > {value:.2f}: {voxels.size:7} components, the largest fills {share:4.0%}; ", end="")
     print(f"VOI split {split:.2f}, merge {merge:.2f} bits")
 
 # %% [markdown]
@@ -189,7 +190,8 @@ for voxels, predecessors, affinities in (along_y, along_x):
         if a != b:
             faces[frozenset((int(a), int(b)))].append(float(affinity))
 for face, values in faces.items():
-    print(f"{min(face)} | {max(face)}: {len(values)} pairs, mean affinity {np.mean(values):.2f}, largest {max(values):.2f}")
+    mean, highest = np.mean(values), max(values)
+    print(f"{min(face)} | {max(face)}: {len(values)} pairs, mean affinity {mean:.2f}, largest {highest:.2f}")
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.4))
@@ -340,7 +342,8 @@ for (name, scores), marker in zip(on_validation.items(), "so", strict=True):
     line = ax.plot(merges, splits, marker + "-", label=f"${name}$")[0]
     here = scores[chosen[name]]
     ax.plot(here.voi_merge, here.voi_split, marker, color=line.get_color(), markersize=15, mfc="none", mew=2)
-limits = (0, 2 * max(scores[chosen[name]].voi_split + scores[chosen[name]].voi_merge for name, scores in on_validation.items()))
+best = [scores[chosen[name]] for name, scores in on_validation.items()]
+limits = (0, 2 * max(score.voi_split + score.voi_merge for score in best))
 ax.set(title="Splits against merges, validation volume", xlabel="VOI merge (bits)", ylabel="VOI split (bits)")
 ax.set(xlim=limits, ylim=limits)
 ax.legend(title="large marker: chosen threshold", title_fontsize=11)
@@ -352,7 +355,8 @@ from fgnet_lib.segmentation import remove_small, segment
 coarse = segment(unseen.coarse, voxel_size, chosen["A_s"])
 refined = segment(unseen.refined, voxel_size, chosen["A_r"])
 figure, axes = plt.subplots(2, 3, figsize=(15, 10.6))
-for column, name, output, labels in (axes.T[0], "A_s", unseen.coarse, coarse), (axes.T[1], "A_r", unseen.refined, refined):
+outputs = ("A_s", unseen.coarse, coarse), ("A_r", unseen.refined, refined)
+for column, (name, output, labels) in zip(axes.T[:2], outputs, strict=True):
     plots.show_affinities(column[0], output, voxel_size, middle, f"${name}$")
     plots.show_section(column[1], validation.raw, labels, voxel_size, middle, f"neurons from ${name}$")
 plots.show_section(axes[0, 2], validation.raw, None, voxel_size, middle, f"EM, section {middle}")
