@@ -342,8 +342,8 @@ for (name, scores), marker in zip(on_validation.items(), "so", strict=True):
     line = ax.plot(merges, splits, marker + "-", label=f"${name}$")[0]
     here = scores[chosen[name]]
     ax.plot(here.voi_merge, here.voi_split, marker, color=line.get_color(), markersize=15, mfc="none", mew=2)
-best = [scores[chosen[name]] for name, scores in on_validation.items()]
-limits = (0, 2 * max(score.voi_split + score.voi_merge for score in best))
+marked = [scores[chosen[name]] for name, scores in on_validation.items()]
+limits = (0, 2 * max(score.voi_split + score.voi_merge for score in marked))
 ax.set(title="Splits against merges, validation volume", xlabel="VOI merge (bits)", ylabel="VOI split (bits)")
 ax.set(xlim=limits, ylim=limits)
 ax.legend(title="large marker: chosen threshold", title_fontsize=11)
