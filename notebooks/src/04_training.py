@@ -62,7 +62,9 @@ for k, (above, below) in enumerate(axes.T):
 
 # %% [markdown]
 # **What to see.** The same kind of tissue, turned, stretched, darker or brighter. Most of a target is white:
-# neighbouring voxels usually belong to the same neuron.
+# neighbouring voxels usually belong to the same neuron. Black are the widened borders. Cyan, without red, is where the
+# section before shows another neuron: joined in-plane, not along z. The lines along the top and the left are the
+# first voxels, which have no predecessor inside the patch; the mask excludes them.
 #
 # ## 2 · A loss that does not ignore the borders
 #
@@ -270,7 +272,7 @@ ax.lines[-1].set(linestyle="--", linewidth=3)
 ax.plot(steps[:8], seen, "x", color="k", label="before the session was lost")
 ax.axvline(5, color="gray", linestyle=":", label="checkpoint")
 ax.set(title="One continuous curve")
-ax.legend()
+ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 rates.plot(steps, resumed.learning_rate, "o-")
 rates.set(title="Warm-up, then a cosine", xlabel="iteration", ylabel="learning rate", ylim=(0, None))
 plt.show()
@@ -302,7 +304,7 @@ except ValueError as error:
 #
 # | profile | budget | patch | batch |
 # | --- | --- | --- | --- |
-# | `fast` | a few iterations: it shows that all runs, not a model | 16 x 96 x 96 | 1 |
+# | `fast` | a few iterations: it shows that all runs, not a model | 8 x 64 x 64 | 1 |
 # | `cpu` | about ten minutes | 16 x 128 x 128 | 1 |
 # | `gpu` | half an hour; by the sums of part 4 it fits into the 15 GB of a T4, even in fp32 | 16 x 160 x 160 | 4 |
 # | `full` | a day | 18 x 160 x 160 | 4, accumulated twice |
@@ -325,7 +327,7 @@ for name, part in model.named_children():
 
 # %%
 recipes = {
-    "fast": TrainConfig(patch=(16, 96, 96), learning_rate=2e-3, warmup=2),
+    "fast": TrainConfig(patch=(8, 64, 64), learning_rate=2e-3, warmup=2),
     "cpu": TrainConfig(patch=(16, 128, 128), learning_rate=2e-3, warmup=20, ema=0.99),
     "gpu": TrainConfig(patch=(16, 160, 160), batch=4, learning_rate=1e-3, warmup=200, ema=0.999),
     "full": TrainConfig(patch=(18, 160, 160), batch=4, accumulate=2, learning_rate=1e-3, warmup=1000, ema=0.999),
@@ -375,7 +377,7 @@ live, histories = display(figure, display_id=True), {}
 
 def draw(history) -> None:
     histories[stage] = history
-    if len(history.loss) % 10 == 0:
+    if len(history.loss) % max(1, config.iterations // 100) == 0:
         ax.clear()
         for name, one in histories.items():
             plots.loss_curve(ax, np.array(one.seconds) / 60, one.loss, f"SAM2 {name}")
@@ -393,7 +395,7 @@ figure, ax = plt.subplots(figsize=(9, 4))
 first = 0
 for stage, history in histories.items():
     means = [np.mean(history.loss[max(0, k - smooth) : k + 1]) for k in range(len(history.loss))]
-    plots.loss_curve(ax, first + np.arange(len(means)), means, f"SAM2 {stage}")
+    plots.loss_curve(ax, first + 1 + np.arange(len(means)), means, f"SAM2 {stage}")
     first += len(means)
     minutes = history.seconds[-1] / 60
     print(f"{stage}: {len(means)} iterations in {minutes:.1f} minutes, loss {means[0]:.2f} -> {means[-1]:.2f}")
@@ -420,8 +422,8 @@ for (above, below), (moment, (affinities, neurons, scores)) in zip(axes.T[1:], r
 plt.show()
 
 # %% [markdown]
-# **What to see.** Before training the affinities are one grey fog, and the segmentation is worthless. Under `fast` little
-# changes: that profile trains for seconds. Under `cpu` dark membranes appear, and closed outlines with them; what is left
+# **What to see.** Before training the affinities are a fog through which the raw image shines, and the segmentation is
+# worthless, often one object. Under `fast` little changes: that profile trains for seconds. Under `cpu` dark membranes appear, and closed outlines with them; what is left
 # are mostly errors at thin neurites. Compare the scores with those of the shipped model (its card is
 # `data/pretrained/README.md`), which was trained longer. Do not take a small difference between two stages for a
 # result: it is one run with one seed, and the second stage simply trained for longer. The ablations that can tell come
