@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from skimage.segmentation import watershed
 
 MEAN_AFFINITY = "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>"  # compiled into waterz' wheels
-SMOOTHING = 1.0  # voxels; of the distance transform, so that a neurite has one seed and not one for each bump
+SMOOTHING = 2.0  # voxels; of the distance transform, so that a neurite has one seed and not one for each bump
 
 
 def fragments(

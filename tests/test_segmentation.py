@@ -101,7 +101,7 @@ def test_huge_fragment_ids_and_background_are_taken() -> None:
 def test_inputs_are_left_as_they_were_also_when_not_contiguous() -> None:
     labels = cells()
     affinities = np.asfortranarray(affinities_of(labels))
-    start = np.asfortranarray(fragments(affinities, ISOTROPIC))
+    start = np.asfortranarray(fragments(affinities, ANISOTROPIC))
     affinities.flags.writeable = start.flags.writeable = False
     found = segment_from(start, affinities, 0.4)
     plain = segment_from(np.ascontiguousarray(start), np.ascontiguousarray(affinities), 0.4)
