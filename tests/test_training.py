@@ -17,7 +17,7 @@ from torch import nn
 
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
-from fgnet_lib.fgnet import FGNetOutput
+from fgnet_lib.fgnet import MINI, FGNet, FGNetOutput
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.training import History, PatchDataset, TrainConfig, train
 from fgnet_lib.volumes import IGNORE, Volume, read_volume
@@ -231,6 +231,18 @@ def test_the_encoder_is_frozen_or_moves_slowly(volume: Volume, tmp_path: Path, f
     step = {name: (p - q).abs().max().item() for (name, p), q in zip(model.named_parameters(), start.parameters())}  # noqa: B905
     assert step["head.weight"] == pytest.approx(CONFIG.learning_rate, rel=0.05)  # AdamW's first step is the rate
     assert step["encoder.weight"] == pytest.approx(0 if frozen else 0.1 * CONFIG.learning_rate, rel=0.05)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_both_regimes_of_fgnet_itself(volume: Volume, tmp_path: Path, frozen: bool) -> None:
+    model, modes = FGNet(MINI), []
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = replace(CONFIG, patch=(2, 32, 32), iterations=2, freeze_encoder=frozen)
+    parts = (model.encoder, model.fine_encoder)
+    train(model, [volume], config, tmp_path, lambda history: modes.append(tuple(part.training for part in parts)))
+    changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == set(dict(model.named_children())) - ({"encoder"} if frozen else set())
+    assert modes == [(not frozen, True)] * 2 and not model.training
 
 
 def test_the_model_ends_with_the_moving_average(volume: Volume, tmp_path: Path) -> None:
