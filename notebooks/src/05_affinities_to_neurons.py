@@ -428,6 +428,8 @@ plt.show()
 # the place of the report; in a viewer you would fly there (lesson 06).
 #
 # Not every error is the network's: some neurons leave this crop and come back (part 6), and a ground truth has crumbs of its own.
+# And where the second colour is only a rim and the cross sits on a membrane, nothing was split or merged: the two sides just
+# draw the border a voxel apart.
 #
 # Here you can browse all of them.
 
