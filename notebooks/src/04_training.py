@@ -305,7 +305,7 @@ except ValueError as error:
 # | profile | budget | patch | batch |
 # | --- | --- | --- | --- |
 # | `fast` | a few iterations: it shows that all runs, not a model | 8 x 64 x 64 | 1 |
-# | `cpu` | about ten minutes | 16 x 128 x 128 | 1 |
+# | `cpu` | about ten minutes | 8 x 96 x 96 | 1 |
 # | `gpu` | half an hour; by the sums of part 4 it fits into the 15 GB of a T4, even in fp32 | 16 x 160 x 160 | 4 |
 # | `full` | a day | 18 x 160 x 160 | 4, accumulated twice |
 #
@@ -328,7 +328,7 @@ for name, part in model.named_children():
 # %%
 recipes = {
     "fast": TrainConfig(patch=(8, 64, 64), learning_rate=2e-3, warmup=2),
-    "cpu": TrainConfig(patch=(16, 128, 128), learning_rate=2e-3, warmup=20, ema=0.99),
+    "cpu": TrainConfig(patch=(8, 96, 96), learning_rate=2e-3, warmup=50, ema=0.99),
     "gpu": TrainConfig(patch=(16, 160, 160), batch=4, learning_rate=1e-3, warmup=200, ema=0.999),
     "full": TrainConfig(patch=(18, 160, 160), batch=4, accumulate=2, learning_rate=1e-3, warmup=1000, ema=0.999),
 }
@@ -406,7 +406,7 @@ if session.device.type == "cuda":
 
 # %% [markdown]
 # The loss is the sum over two outputs, and augmented patches differ much in difficulty: judge the smoothed curve, not
-# single values. It begins again with a small step where the second stage starts, because that stage warms up anew.
+# single values. The mean starts anew with the second stage, so the small step there means nothing.
 #
 # ## 8 · Before and after
 
@@ -423,7 +423,7 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** Before training the affinities are a fog through which the raw image shines, and the segmentation is
-# worthless, often one object. Under `fast` little changes: that profile trains for seconds. Under `cpu` dark membranes appear, and closed outlines with them; what is left
+# worthless: one object, or a few blobs. Under `fast` little changes: that profile trains for seconds. Under `cpu` dark membranes appear, and closed outlines with them; what is left
 # are mostly errors at thin neurites. Compare the scores with those of the shipped model (its card is
 # `data/pretrained/README.md`), which was trained longer. Do not take a small difference between two stages for a
 # result: it is one run with one seed, and the second stage simply trained for longer. The ablations that can tell come
