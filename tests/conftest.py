@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import fgnet_lib  # noqa: F401  before any test loads torch: it says how torch's threads wait
+
 
 @pytest.fixture
 def em_data() -> Path:
