@@ -13,6 +13,7 @@ import html
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -264,6 +265,7 @@ def main() -> int:
         "DATASET": options.dataset,
         "DATA_DIR": str(Path(folder).resolve()) if (folder := os.environ.get("FGNET_DATA_DIR")) else "",
     }
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to stop: end the lesson's kernel as for Ctrl-C
     try:
         return run_tutorial(sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), out, parameters)
     except KeyboardInterrupt:
