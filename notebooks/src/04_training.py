@@ -423,8 +423,9 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** Before training the affinities are a fog through which the raw image shines, and the segmentation is
-# worthless: one object, or a few blobs. Under `fast` little changes: that profile trains for seconds. Under `cpu` dark membranes appear, and closed outlines with them; what is left
-# are mostly errors at thin neurites. Compare the scores with those of the shipped model (its card is
+# worthless: one object, or a few blobs. Seconds of training (`fast`) teach at most that what is dark is a border, dark
+# mitochondria included. Minutes (`cpu`) teach to tell membranes from mitochondria, and outlines close; look for the errors
+# that are left at thin neurites. Compare the scores with those of the shipped model (its card is
 # `data/pretrained/README.md`), which was trained longer. Do not take a small difference between two stages for a
 # result: it is one run with one seed, and the second stage simply trained for longer. The ablations that can tell come
 # with lesson 07.
