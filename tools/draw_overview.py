@@ -19,20 +19,20 @@ PICTURE = Path(__file__).resolve().parents[1] / "docs" / "overview.png"
 def main() -> None:
     plots.style()
     volume = open_dataset("phantom", "val").load()
-    prediction = predict(load_pretrained(), volume.raw)
+    prediction = predict(load_pretrained(), volume.raw, progress=False)
     threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
     neurons = segment(prediction.refined, volume.voxel_size, threshold)
     z = volume.shape[0] // 2
 
-    figure = plt.figure(figsize=(17, 4.2), layout="constrained")
-    axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.3))
-    plots.show_section(axes[0], volume.raw, voxel_size=volume.voxel_size, z=z, title="EM (phantom)")
-    plots.show_affinities(axes[1], prediction.refined, voxel_size=volume.voxel_size, z=z, title="affinities")
-    plots.show_section(axes[2], volume.raw, neurons, voxel_size=volume.voxel_size, z=z, title="neurons found")
-    axes[3].remove()
-    ax = figure.add_subplot(1, 4, 4, projection="3d")
-    plots.neurons_3d(ax, neuron_meshes(neurons, volume.voxel_size, largest_ids(neurons, 12)), "the largest in 3D")
-    ax.get_legend().remove()
+    figure = plt.figure(figsize=(16, 4.4), layout="none")
+    em, joined, found = (figure.add_axes((0.005 + 0.24 * k, 0.07, 0.23, 0.83)) for k in range(3))
+    plots.show_section(em, volume.raw, voxel_size=volume.voxel_size, z=z, title="EM (a synthetic phantom)")
+    plots.show_affinities(joined, prediction.refined, volume.voxel_size, z, title="affinities")
+    plots.show_section(found, volume.raw, neurons, volume.voxel_size, z, title="neurons found")
+    solid = figure.add_axes((0.71, 0.02, 0.28, 0.9), projection="3d")
+    chosen = largest_ids(neurons, 24)[6:]  # the very largest would hide the others
+    plots.neurons_3d(solid, neuron_meshes(neurons, volume.voxel_size, chosen), "some of them in 3D")
+    solid.get_legend().remove()
     figure.savefig(PICTURE, dpi=80)
 
 

@@ -201,7 +201,9 @@ def clock(seconds: float) -> str:
 
 def run_lesson(notebook: Path, out: Path, parameters: dict[str, str], key: str, show: str) -> Lesson:
     """Execute one notebook into `out` and describe how it went."""
-    executed = out / notebook.name
+    executed, results = out / notebook.name, out / "results" / notebook.stem
+    shutil.rmtree(results, ignore_errors=True)  # a lesson that was stopped, or written anew since, starts cold too
+    parameters = {**parameters, "OUT_DIR": str(results)}
     code, seconds, peak, log = execute(notebook, executed, parameters, show)
     lesson = Lesson(notebook.stem, "failed" if code else "done", round(seconds, 1), round(peak), key)
     if code:
@@ -215,7 +217,6 @@ def run_lesson(notebook: Path, out: Path, parameters: dict[str, str], key: str, 
 def run_tutorial(notebooks: list[Path], out: Path, parameters: dict[str, str]) -> int:
     """Run the notebooks that are not done yet; returns 0, or 1 when one failed, which stops the run."""
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    parameters = {**parameters, "OUT_DIR": str(out / "results")}
     keys = {notebook.stem: sources_key(notebook, parameters) for notebook in notebooks}
     lessons = done_before(out, keys)
     spent = []
