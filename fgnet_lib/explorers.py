@@ -20,8 +20,9 @@ from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.volumes import Volume
 
 
-def draw_attention(volume: Volume, attention: Sequence[np.ndarray], z: int, level: int = 1, opacity: float = 0.6,
-                   outlines: bool = True) -> Figure:
+def draw_attention(
+    volume: Volume, attention: Sequence[np.ndarray], z: int, level: int = 1, opacity: float = 0.6, outlines: bool = True
+) -> Figure:
     """One section with an attention map over it.
 
     Args:
@@ -39,16 +40,30 @@ def draw_attention(volume: Volume, attention: Sequence[np.ndarray], z: int, leve
     plots.show_section(ax, volume.raw, None, volume.voxel_size, z, f"attention $a_{level}$, section {z}")
     height, width = (STRIDES[level - 1] * n for n in weights.shape[1:])
     ax.autoscale(False)  # keep to the section, also where a padded map reaches further
-    shown = ax.imshow(weights[z], extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect=ax.get_aspect(),
-                      cmap=plots.WARM, vmin=low, vmax=high, alpha=opacity)
+    shown = ax.imshow(
+        weights[z],
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        aspect=ax.get_aspect(),
+        cmap=plots.WARM,
+        vmin=low,
+        vmax=high,
+        alpha=opacity,
+    )
     if outlines:
         plots.show_labels(ax, volume.labels, z, fill=0)
     figure.colorbar(shown, ax=ax, label=f"$a_{level}$").solids.set_alpha(1)
     return figure
 
 
-def draw_features(volume: Volume, features: Sequence[np.ndarray], components: Sequence[np.ndarray], z: int,
-                  stride: int = 4, y: int = 0, x: int = 0) -> Figure:
+def draw_features(
+    volume: Volume,
+    features: Sequence[np.ndarray],
+    components: Sequence[np.ndarray],
+    z: int,
+    stride: int = 4,
+    y: int = 0,
+    x: int = 0,
+) -> Figure:
     """A section with a chosen point, the features' main components as colours, and their similarity to that point.
 
     Args:
@@ -79,8 +94,9 @@ def attention_explorer(volume: Volume, attention: Sequence[np.ndarray]) -> widge
         z=widgets.IntSlider(volume.shape[0] // 2, 0, volume.shape[0] - 1, description="section"),
         level=widgets.ToggleButtons(options=[(f"a{i}", i) for i in range(1, len(attention) + 1)], description="level"),
         opacity=widgets.FloatSlider(0.6, min=0, max=1, step=0.1, description="opacity"),
-        outlines=widgets.Checkbox(volume.labels is not None, description="label outlines",
-                                  disabled=volume.labels is None),
+        outlines=widgets.Checkbox(
+            volume.labels is not None, description="label outlines", disabled=volume.labels is None
+        ),
     )
 
 

@@ -35,8 +35,13 @@ def largest_ids(labels: np.ndarray, n: int) -> list[int]:
     return [int(i) for i in ids[order] if i not in (0, int(IGNORE))][:n]
 
 
-def neuron_mesh(labels: np.ndarray, neuron: int, voxel_size: tuple[float, float, float], max_triangles: int = 20_000,
-                offset: tuple[float, float, float] = (0, 0, 0)) -> Mesh:
+def neuron_mesh(
+    labels: np.ndarray,
+    neuron: int,
+    voxel_size: tuple[float, float, float],
+    max_triangles: int = 20_000,
+    offset: tuple[float, float, float] = (0, 0, 0),
+) -> Mesh:
     """The surface of one neuron, closed where the volume cuts it.
 
     Args:
@@ -66,7 +71,12 @@ def neuron_mesh(labels: np.ndarray, neuron: int, voxel_size: tuple[float, float,
     return Mesh(vertices.astype(np.float32), triangles.astype(np.int32))
 
 
-def neuron_meshes(labels: np.ndarray, voxel_size: tuple[float, float, float], ids: Iterable[int],
-                  max_triangles: int = 20_000, offset: tuple[float, float, float] = (0, 0, 0)) -> dict[int, Mesh]:
+def neuron_meshes(
+    labels: np.ndarray,
+    voxel_size: tuple[float, float, float],
+    ids: Iterable[int],
+    max_triangles: int = 20_000,
+    offset: tuple[float, float, float] = (0, 0, 0),
+) -> dict[int, Mesh]:
     """`neuron_mesh` of each id."""
     return {int(i): neuron_mesh(labels, i, voxel_size, max_triangles, offset) for i in ids}

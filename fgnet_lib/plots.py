@@ -26,20 +26,32 @@ WARM = "afmhot"  # attention; the viewer's shader is the same ramp, so both show
 # Okabe and Ito's colour-blind safe hues, each in five lightnesses: neighbours differ in hue or in lightness.
 _HUES = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 SPLIT, MERGE = _HUES[1], _HUES[5]
-_PALETTE = np.array([
-    np.array(to_rgb(hue)) * (1 - abs(mix)) + max(mix, 0) for mix in (0, 0.3, -0.25, 0.55, -0.45) for hue in _HUES
-])
+_PALETTE = np.array(
+    [np.array(to_rgb(hue)) * (1 - abs(mix)) + max(mix, 0) for mix in (0, 0.3, -0.25, 0.55, -0.45) for hue in _HUES]
+)
 
 
 def style() -> None:
     """Set matplotlib's defaults for every lesson; `runtime.start` calls it."""
-    plt.rcParams.update({
-        "font.size": 12, "axes.titlesize": 13, "axes.labelsize": 12, "legend.fontsize": 11,
-        "xtick.labelsize": 11, "ytick.labelsize": 11, "figure.titlesize": 14,
-        "figure.dpi": 80, "savefig.bbox": "tight", "figure.constrained_layout.use": True,
-        "axes.prop_cycle": plt.cycler(color=[_HUES[i] for i in (4, 5, 2, 6, 0, 1)]),
-        "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "gray", "image.interpolation": "nearest",
-    })
+    plt.rcParams.update(
+        {
+            "font.size": 12,
+            "axes.titlesize": 13,
+            "axes.labelsize": 12,
+            "legend.fontsize": 11,
+            "xtick.labelsize": 11,
+            "ytick.labelsize": 11,
+            "figure.titlesize": 14,
+            "figure.dpi": 80,
+            "savefig.bbox": "tight",
+            "figure.constrained_layout.use": True,
+            "axes.prop_cycle": plt.cycler(color=[_HUES[i] for i in (4, 5, 2, 6, 0, 1)]),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "image.cmap": "gray",
+            "image.interpolation": "nearest",
+        }
+    )
 
 
 def label_colors(labels: np.ndarray) -> np.ndarray:
@@ -79,8 +91,17 @@ def scale_bar(ax: Axes, voxel_size: Sequence[float]) -> Axes:
     room = abs(right - left) * voxel_size[-1] / 3
     power = 10.0 ** np.floor(np.log10(room))
     nm = max(step * power for step in (1, 2, 5) if step * power <= room)
-    bar = AnchoredSizeBar(ax.transData, nm / voxel_size[-1], f"{nm:g} nm", "lower right", pad=0.3, sep=3, color="white",
-                          size_vertical=room / voxel_size[-2] / 30, fontproperties={"size": 11})
+    bar = AnchoredSizeBar(
+        ax.transData,
+        nm / voxel_size[-1],
+        f"{nm:g} nm",
+        "lower right",
+        pad=0.3,
+        sep=3,
+        color="white",
+        size_vertical=room / voxel_size[-2] / 30,
+        fontproperties={"size": 11},
+    )
     bar.patch.set(facecolor="black", alpha=0.6, linewidth=0)
     ax.add_artist(bar)
     return ax
@@ -89,16 +110,24 @@ def scale_bar(ax: Axes, voxel_size: Sequence[float]) -> Axes:
 def _image(ax: Axes, image: np.ndarray, voxel_size: Sequence[float], title: str, stride: int = 1, **imshow):
     """Show a section at `stride` in the coordinates of the raw voxels, physical aspect, scale bar instead of ticks."""
     height, width = (stride * n for n in image.shape[:2])
-    shown = ax.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect=voxel_size[-2] / voxel_size[-1],
-                      **imshow)
+    shown = ax.imshow(
+        image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect=voxel_size[-2] / voxel_size[-1], **imshow
+    )
     ax.set(title=title, xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     scale_bar(ax, voxel_size)
     return shown
 
 
-def show_section(ax: Axes, raw, labels=None, voxel_size: Sequence[float] = (1, 1, 1), z: int | None = None,
-                 title: str = "", fill: float = 0.35) -> Axes:
+def show_section(
+    ax: Axes,
+    raw,
+    labels=None,
+    voxel_size: Sequence[float] = (1, 1, 1),
+    z: int | None = None,
+    title: str = "",
+    fill: float = 0.35,
+) -> Axes:
     """Show one EM section, with labels laid over it.
 
     Args:
@@ -123,19 +152,36 @@ def show_labels(ax: Axes, labels, z: int | None = None, fill: float = 0.35) -> A
     return ax
 
 
-def show_affinities(ax: Axes, affinities, voxel_size: Sequence[float] = (1, 1, 1), z: int | None = None,
-                    title: str = "") -> Axes:
+def show_affinities(
+    ax: Axes, affinities, voxel_size: Sequence[float] = (1, 1, 1), z: int | None = None, title: str = ""
+) -> Axes:
     """Show affinities (3, y, x) or (3, z, y, x) in [0, 1] as red (z), green (y), blue (x): white joins, dark parts."""
     rgb = np.moveaxis(_section(affinities, z, ndim=4), 0, -1)
     _image(ax, np.clip(rgb, 0, 1).astype(np.float32), voxel_size, title)
     handles = [Patch(color=color, label=axis) for axis, color in {"z": "red", "y": "lime", "x": "blue"}.items()]
-    ax.legend(handles=handles, title="joined along", title_fontsize=11, ncols=3, loc="upper center",
-              bbox_to_anchor=(0.5, 0), frameon=False, handlelength=1)
+    ax.legend(
+        handles=handles,
+        title="joined along",
+        title_fontsize=11,
+        ncols=3,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        frameon=False,
+        handlelength=1,
+    )
     return ax
 
 
-def show_attention(ax: Axes, attention, stride: int = 1, voxel_size: Sequence[float] = (1, 1, 1), z: int | None = None,
-                   title: str = "", limits: tuple[float, float] = (0, 1), colorbar: bool = True) -> Axes:
+def show_attention(
+    ax: Axes,
+    attention,
+    stride: int = 1,
+    voxel_size: Sequence[float] = (1, 1, 1),
+    z: int | None = None,
+    title: str = "",
+    limits: tuple[float, float] = (0, 1),
+    colorbar: bool = True,
+) -> Axes:
     """Show an attention map in warm colours: bright = high weight.
 
     Args:
@@ -154,8 +200,14 @@ def show_attention(ax: Axes, attention, stride: int = 1, voxel_size: Sequence[fl
     return ax
 
 
-def attention_grid(raw, labels, attention: Sequence[np.ndarray], sections: Sequence[int], voxel_size: Sequence[float],
-                   strides: Sequence[int] = (4, 8, 16)) -> Figure:
+def attention_grid(
+    raw,
+    labels,
+    attention: Sequence[np.ndarray],
+    sections: Sequence[int],
+    voxel_size: Sequence[float],
+    strides: Sequence[int] = (4, 8, 16),
+) -> Figure:
     """Attention maps in the layout of the paper's Figure 4: rows = sections; columns = EM, ground truth, a1, a2, a3.
 
     Args:
@@ -170,8 +222,9 @@ def attention_grid(raw, labels, attention: Sequence[np.ndarray], sections: Seque
         The figure. Each map has the colour bar of its own range, from the 1st to the 99th percentile of what is shown.
     """
     columns = 2 + len(attention)
-    figure, axes = plt.subplots(len(sections), columns, squeeze=False,
-                                figsize=(2.6 * columns, 2.6 * len(sections) + 0.6))
+    figure, axes = plt.subplots(
+        len(sections), columns, squeeze=False, figsize=(2.6 * columns, 2.6 * len(sections) + 0.6)
+    )
     for row, z in zip(axes, sections, strict=True):
         show_section(row[0], raw, None, voxel_size, z)
         show_section(row[1], raw, labels, voxel_size, z, fill=0.6)
@@ -184,8 +237,9 @@ def attention_grid(raw, labels, attention: Sequence[np.ndarray], sections: Seque
             show_attention(ax, weights, stride, voxel_size, z, limits=(low, max(high, low + 0.01)), colorbar=False)
             ax.set(xlim=axes[0, 0].get_xlim(), ylim=axes[0, 0].get_ylim())  # a padded map may reach further than raw
         axes[0, 1 + level].set_title(f"$a_{level}$ (stride {stride})")
-        figure.colorbar(axes[0, 1 + level].images[0], ax=axes[:, 1 + level], location="bottom", label="attention",
-                        shrink=0.9)
+        figure.colorbar(
+            axes[0, 1 + level].images[0], ax=axes[:, 1 + level], location="bottom", label="attention", shrink=0.9
+        )
     return figure
 
 
@@ -198,13 +252,20 @@ def orthogonal_views(raw, voxel_size: Sequence[float], labels=None, at: Sequence
     z, y, x = at if at is not None else [n // 2 for n in raw.shape]
     depth, height, width = (n * size for n, size in zip(raw.shape, voxel_size, strict=True))
     scale = 7 / (width + depth)
-    figure, axes = plt.subplots(2, 2, width_ratios=(width, depth), height_ratios=(height, depth),
-                                figsize=(scale * (width + depth) + 0.5, scale * (height + depth) + 1))
+    figure, axes = plt.subplots(
+        2,
+        2,
+        width_ratios=(width, depth),
+        height_ratios=(height, depth),
+        figsize=(scale * (width + depth) + 0.5, scale * (height + depth) + 1),
+    )
     (vz, vy, vx), (xy, yz), (xz, corner) = voxel_size, *axes
     corner.remove()
-    views = ((xy, lambda a: a[z], (vy, vx), (x, y), f"xy, z = {z}"),
-             (yz, lambda a: a[:, :, x].T, (vy, vz), (z, y), f"yz, x = {x}"),
-             (xz, lambda a: a[:, y], (vz, vx), (x, z), f"xz, y = {y}"))
+    views = (
+        (xy, lambda a: a[z], (vy, vx), (x, y), f"xy, z = {z}"),
+        (yz, lambda a: a[:, :, x].T, (vy, vz), (z, y), f"yz, x = {x}"),
+        (xz, lambda a: a[:, y], (vz, vx), (x, z), f"xz, y = {y}"),
+    )
     for ax, cut, size, cross, title in views:
         show_section(ax, cut(raw), None if labels is None else cut(labels), size, title=title)
         ax.axvline(cross[0], color="white", lw=0.8, ls=":")
@@ -212,27 +273,40 @@ def orthogonal_views(raw, voxel_size: Sequence[float], labels=None, at: Sequence
     return figure
 
 
-def error_map(ax: Axes, raw, splits, merges, voxel_size: Sequence[float] = (1, 1, 1), z: int | None = None,
-              title: str = "") -> Axes:
+def error_map(
+    ax: Axes, raw, splits, merges, voxel_size: Sequence[float] = (1, 1, 1), z: int | None = None, title: str = ""
+) -> Axes:
     """Mark wrongly split and wrongly merged voxels (bool, of raw's shape) on a section."""
     show_section(ax, raw, None, voxel_size, z, title)
     for mask, color in ((splits, SPLIT), (merges, MERGE)):
         ax.imshow(np.where(_section(mask, z)[..., None], (*to_rgb(color), 0.6), 0), aspect=ax.get_aspect())
-    ax.legend(handles=[Patch(color=SPLIT, label="split"), Patch(color=MERGE, label="merge")], ncols=2,
-              loc="upper center", bbox_to_anchor=(0.5, 0), frameon=False)
+    ax.legend(
+        handles=[Patch(color=SPLIT, label="split"), Patch(color=MERGE, label="merge")],
+        ncols=2,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        frameon=False,
+    )
     return ax
 
 
-def pca_rgb(ax: Axes, components: np.ndarray, stride: int = 1, voxel_size: Sequence[float] = (1, 1, 1),
-            title: str = "") -> Axes:
+def pca_rgb(
+    ax: Axes, components: np.ndarray, stride: int = 1, voxel_size: Sequence[float] = (1, 1, 1), title: str = ""
+) -> Axes:
     """Show three principal components (y, x, 3) as colours, each stretched from its 1st to its 99th percentile."""
     low, high = np.percentile(components, (1, 99), axis=(0, 1))
     _image(ax, np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1), voxel_size, title, stride)
     return ax
 
 
-def show_similarity(ax: Axes, similarity: np.ndarray, stride: int = 1, voxel_size: Sequence[float] = (1, 1, 1),
-                    title: str = "", colorbar: bool = True) -> Axes:
+def show_similarity(
+    ax: Axes,
+    similarity: np.ndarray,
+    stride: int = 1,
+    voxel_size: Sequence[float] = (1, 1, 1),
+    title: str = "",
+    colorbar: bool = True,
+) -> Axes:
     """Show cosine similarities (y, x) in [-1, 1] at `stride`."""
     shown = _image(ax, similarity, voxel_size, title, stride, cmap="viridis", vmin=-1, vmax=1)
     if colorbar:
@@ -240,8 +314,14 @@ def show_similarity(ax: Axes, similarity: np.ndarray, stride: int = 1, voxel_siz
     return ax
 
 
-def split_merge_curve(ax: Axes, thresholds: Sequence[float], splits: Sequence[float], merges: Sequence[float],
-                      chosen: float | None = None, title: str = "") -> Axes:
+def split_merge_curve(
+    ax: Axes,
+    thresholds: Sequence[float],
+    splits: Sequence[float],
+    merges: Sequence[float],
+    chosen: float | None = None,
+    title: str = "",
+) -> Axes:
     """Plot VOI split, VOI merge and their sum (bits) over agglomeration thresholds; mark the `chosen` threshold."""
     ax.plot(thresholds, splits, "o-", color=SPLIT, label="VOI split")
     ax.plot(thresholds, merges, "s-", color=MERGE, label="VOI merge")
@@ -275,12 +355,25 @@ def neurons_3d(ax, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], title: s
         corner = vertices[triangles][..., ::-1].astype(float)
         facing = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]) @ eye > 0
         # matplotlib sorts whole triangles by depth: large ones of the far side would shine through
-        ax.add_collection3d(Poly3DCollection(corner[facing], facecolors=label_colors(np.array(neuron)), shade=True,
-                                             lightsource=LightSource(300, -50), antialiased=False))
+        ax.add_collection3d(
+            Poly3DCollection(
+                corner[facing],
+                facecolors=label_colors(np.array(neuron)),
+                shade=True,
+                lightsource=LightSource(300, -50),
+                antialiased=False,
+            )
+        )
     corners = np.concatenate([vertices for vertices, _ in meshes.values()] or [np.array([[0, 0, 0], [1, 1, 1]])])
     low, high = corners.min(0)[::-1], corners.max(0)[::-1]
-    ax.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), zlim=(high[2], low[2]),  # as in the sections
-           xlabel="x (nm)", ylabel="y (nm)", zlabel="z (nm)")
+    ax.set(
+        xlim=(low[0], high[0]),
+        ylim=(high[1], low[1]),
+        zlim=(high[2], low[2]),  # as in the sections
+        xlabel="x (nm)",
+        ylabel="y (nm)",
+        zlabel="z (nm)",
+    )
     sides = high - low
     ax.set_title(title, y=1.04)
     ax.set_proj_type("ortho")
@@ -288,6 +381,11 @@ def neurons_3d(ax, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], title: s
     for axis, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), sides, strict=True):
         axis.set_major_locator(MaxNLocator(1 + int(4 * length / sides.max())))
         axis.labelpad = 10
-    ax.legend(handles=[Patch(color=label_colors(np.array(neuron))[:3], label=str(neuron)) for neuron in meshes],
-              title="neuron", loc="center left", bbox_to_anchor=(1.2, 0.5), frameon=False)
+    ax.legend(
+        handles=[Patch(color=label_colors(np.array(neuron))[:3], label=str(neuron)) for neuron in meshes],
+        title="neuron",
+        loc="center left",
+        bbox_to_anchor=(1.2, 0.5),
+        frameon=False,
+    )
     return ax

@@ -79,9 +79,13 @@ class View:
         self.viewer.set_state(neuroglancer.ViewerState())
 
 
-def show(volume: Volume, segmentations: Mapping[str, np.ndarray] | None = None,
-         affinities: Mapping[str, np.ndarray] | None = None, attention: Sequence[np.ndarray] = (),
-         neurons: int = 10) -> View:
+def show(
+    volume: Volume,
+    segmentations: Mapping[str, np.ndarray] | None = None,
+    affinities: Mapping[str, np.ndarray] | None = None,
+    attention: Sequence[np.ndarray] = (),
+    neurons: int = 10,
+) -> View:
     """Open a volume in neuroglancer; as the last line of a cell it appears below the cell.
 
     The layers share the arrays' memory. What an earlier call showed is let go.
@@ -173,7 +177,9 @@ def _segmentation_layer(volume: Volume, name: str, labels: np.ndarray, neurons: 
         labels = labels.astype(np.uint64)
     largest = largest_ids(labels, COLORED)
     return neuroglancer.SegmentationLayer(
-        source=_source(volume, labels), segments=largest[:neurons], selected_alpha=0.35,
+        source=_source(volume, labels),
+        segments=largest[:neurons],
+        selected_alpha=0.35,
         segment_colors=dict(zip(largest, map(to_hex, label_colors(np.array(largest, np.uint64))), strict=True)),
     )
 
@@ -191,8 +197,9 @@ def _camera(state: neuroglancer.ViewerState, volume: Volume) -> None:
     state.show_slices = False
 
 
-def export_html(segmentation: np.ndarray, voxel_size: tuple[float, float, float], path: str | Path,
-                ids: Iterable[int] | None = None) -> Path:
+def export_html(
+    segmentation: np.ndarray, voxel_size: tuple[float, float, float], path: str | Path, ids: Iterable[int] | None = None
+) -> Path:
     """Write neurons as one HTML file that rotates in any browser, offline.
 
     Args:
@@ -214,12 +221,31 @@ def export_html(segmentation: np.ndarray, voxel_size: tuple[float, float, float]
     meshes = neuron_meshes(segmentation, voxel_size, chosen, TRIANGLES // len(chosen))
     for neuron, (vertices, triangles) in meshes.items():
         (z, y, x), (i, j, k) = vertices.T, triangles.T
-        figure.add_mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, name=f"neuron {neuron}", showlegend=True, flatshading=True,
-                          color=to_hex(label_colors(np.array(neuron))), hoverinfo="name")
+        figure.add_mesh3d(
+            x=x,
+            y=y,
+            z=z,
+            i=i,
+            j=j,
+            k=k,
+            name=f"neuron {neuron}",
+            showlegend=True,
+            flatshading=True,
+            color=to_hex(label_colors(np.array(neuron))),
+            hoverinfo="name",
+        )
     down = {"autorange": "reversed"}  # as in the sections: y and z count away from the top left of the first one
-    figure.update_layout(title=f"{len(chosen)} neurons", margin={"l": 0, "r": 0, "b": 0, "t": 50}, scene={
-        "aspectmode": "data", "camera_eye": {"x": 0.7, "y": -1.9, "z": 1.4},  # as in the viewer
-        "xaxis_title": "x (nm)", "yaxis": down | {"title": "y (nm)"}, "zaxis": down | {"title": "z (nm)", "nticks": 4}})
+    figure.update_layout(
+        title=f"{len(chosen)} neurons",
+        margin={"l": 0, "r": 0, "b": 0, "t": 50},
+        scene={
+            "aspectmode": "data",
+            "camera_eye": {"x": 0.7, "y": -1.9, "z": 1.4},  # as in the viewer
+            "xaxis_title": "x (nm)",
+            "yaxis": down | {"title": "y (nm)"},
+            "zaxis": down | {"title": "z (nm)", "nticks": 4},
+        },
+    )
     with atomic(Path(path)) as part:
         figure.write_html(part, include_plotlyjs=True, default_height="92vh", config={"displaylogo": False})
     return Path(path)

@@ -11,8 +11,9 @@ from hypothesis.extra import numpy as hnp
 
 from fgnet_lib.features import cosine_similarity, principal_components, roc_auc
 
-MAPS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=3, max_dims=3, min_side=3, max_side=7),
-                  elements=st.floats(-10, 10, width=16))
+MAPS = hnp.arrays(
+    np.float32, hnp.array_shapes(min_dims=3, max_dims=3, min_side=3, max_side=7), elements=st.floats(-10, 10, width=16)
+)
 
 
 @pytest.mark.parametrize("shape", [(8, 6, 5), (8, 3, 6, 5)])

@@ -86,8 +86,10 @@ def test_colors_stay_with_the_id(volume):
 
 def test_hues_differ_for_colour_blind_eyes():
     """Machado et al. (2009), full deuteranopia and protanopia, on the base colours."""
-    simulations = ([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
-                   [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]])
+    simulations = (
+        [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+        [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    )
     base = plots._PALETTE[:7]
     linear = np.where(base <= 0.04045, base / 12.92, ((base + 0.055) / 1.055) ** 2.4)
     for matrix in simulations:
@@ -129,8 +131,10 @@ def test_affinities_show_z_y_x_as_red_green_blue():
     _, ax = plt.subplots()
     plots.show_affinities(ax, affinities, VOXEL, z=3)
     assert np.array_equal(ax.images[0].get_array()[0, 0], [0, 1, 0])
-    legend = {text.get_text(): patch.get_facecolor()[:3]
-              for text, patch in zip(ax.get_legend().get_texts(), ax.get_legend().get_patches(), strict=True)}
+    legend = {
+        text.get_text(): patch.get_facecolor()[:3]
+        for text, patch in zip(ax.get_legend().get_texts(), ax.get_legend().get_patches(), strict=True)
+    }
     assert legend == {"z": (1, 0, 0), "y": (0, 1, 0), "x": (0, 0, 1)}
 
 
@@ -171,8 +175,18 @@ def test_curves():
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["training", "validation"]
 
 
-@pytest.mark.parametrize("meshes", [{}, {9: (np.array([[0, 0, 0], [40, 0, 0], [0, 80, 0], [0, 0, 160.0]]),
-                                             np.array([[0, 1, 2], [0, 2, 3], [0, 1, 3]]))}])
+@pytest.mark.parametrize(
+    "meshes",
+    [
+        {},
+        {
+            9: (
+                np.array([[0, 0, 0], [40, 0, 0], [0, 80, 0], [0, 0, 160.0]]),
+                np.array([[0, 1, 2], [0, 2, 3], [0, 1, 3]]),
+            )
+        },
+    ],
+)
 def test_neurons_in_3d_are_to_scale(meshes):
     ax = plt.figure().add_subplot(projection="3d")
     plots.neurons_3d(ax, meshes).figure.canvas.draw()

@@ -35,8 +35,16 @@ SHAPE, VOXEL = (10, 60, 80), (40.0, 8.0, 4.0)
 BOX = (slice(2, 5), slice(10, 30), slice(20, 70))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
-    "--headless=new", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--disable-quic", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+    "--headless=new",
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
     "--ignore-gpu-blocklist",
 ]
 NO_BROWSER = "NO BROWSER TEST OF THE 3D VIEWER: install Chromium (Debian: apt-get install chromium)"
@@ -158,13 +166,16 @@ def test_only_this_machine_reaches_it(volume):
     assert {address.ip for address in listening if address.port == port} == {"127.0.0.1"}
 
 
-@pytest.mark.parametrize(("segmentations", "affinities", "attention", "what"), [
-    ({"p": np.zeros((10, 60, 79), np.uint64)}, {}, (), r"p has shape \(10, 60, 79\)"),
-    ({"p": np.zeros(SHAPE)}, {}, (), "p holds float64"),
-    ({"p": np.full(SHAPE, -1)}, {}, (), "p holds int64"),
-    ({}, {"A": np.zeros(SHAPE)}, (), r"A has shape .* must have \(3, 10, 60, 80\)"),
-    ({}, {}, [np.zeros((10, 30, 40))], "attention a1"),
-])
+@pytest.mark.parametrize(
+    ("segmentations", "affinities", "attention", "what"),
+    [
+        ({"p": np.zeros((10, 60, 79), np.uint64)}, {}, (), r"p has shape \(10, 60, 79\)"),
+        ({"p": np.zeros(SHAPE)}, {}, (), "p holds float64"),
+        ({"p": np.full(SHAPE, -1)}, {}, (), "p holds int64"),
+        ({}, {"A": np.zeros(SHAPE)}, (), r"A has shape .* must have \(3, 10, 60, 80\)"),
+        ({}, {}, [np.zeros((10, 30, 40))], "attention a1"),
+    ],
+)
 def test_what_does_not_fit_is_refused(volume, segmentations, affinities, attention, what):
     with pytest.raises(ValueError, match=what):
         viewer.show(volume, segmentations, affinities, attention)
@@ -176,8 +187,14 @@ def test_what_does_not_fit_is_refused(volume, segmentations, affinities, attenti
 @pytest.fixture
 def bare(monkeypatch):
     """No sign of any host."""
-    for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "BINDER_REPO_URL", "JUPYTERHUB_SERVICE_PREFIX",
-                 "VSCODE_PID", "VSCODE_CWD"):
+    for name in (
+        "COLAB_RELEASE_TAG",
+        "KAGGLE_KERNEL_RUN_TYPE",
+        "BINDER_REPO_URL",
+        "JUPYTERHUB_SERVICE_PREFIX",
+        "VSCODE_PID",
+        "VSCODE_CWD",
+    ):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -206,9 +223,11 @@ def test_colab(tmp_path, bare):
     (tmp_path / "google/colab/output.py").write_text(
         "def eval_js(code):\n    return 'https://' + code.split('(')[1][:-1] + '-colab.googleusercontent.com/'\n"
     )
-    code = ("import numpy as np; from fgnet_lib import viewer; from fgnet_lib.volumes import Volume\n"
-            "view = viewer.show(Volume(np.zeros((2, 4, 4), np.uint8), (1, 1, 1)))\n"
-            "print(viewer.server._IS_GOOGLE_COLAB, view.port, view.viewer.token, view.url, view._repr_html_())")
+    code = (
+        "import numpy as np; from fgnet_lib import viewer; from fgnet_lib.volumes import Volume\n"
+        "view = viewer.show(Volume(np.zeros((2, 4, 4), np.uint8), (1, 1, 1)))\n"
+        "print(viewer.server._IS_GOOGLE_COLAB, view.port, view.viewer.token, view.url, view._repr_html_())"
+    )
     environment = os.environ | {"COLAB_RELEASE_TAG": "x", "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     is_colab, port, token, url, html = run.stdout.split(maxsplit=4)
@@ -224,10 +243,22 @@ def test_jupyter_server_proxy_reaches_it(volume, bare, tmp_path):
         port = free.getsockname()[1]
     bare.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/ada/")
     view = viewer.show(volume)
-    hub = subprocess.Popen([sys.executable, "-m", "jupyter_server", "--allow-root", "--no-browser", f"--port={port}",
-                            "--ServerApp.port_retries=0", "--ServerApp.base_url=/user/ada/",
-                            "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}"],
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    hub = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "jupyter_server",
+            "--allow-root",
+            "--no-browser",
+            f"--port={port}",
+            "--ServerApp.port_retries=0",
+            "--ServerApp.base_url=/user/ada/",
+            "--IdentityProvider.token=",
+            f"--ServerApp.root_dir={tmp_path}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         host, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
         while True:
@@ -242,8 +273,9 @@ def test_jupyter_server_proxy_reaches_it(volume, bare, tmp_path):
         base = host + view.url.partition("/v/")[0]
         info = json.load(urllib.request.urlopen(f"{base}/neuroglancer/info/{key(view, 'raw')}", timeout=60))
         assert info["shape"] == list(SHAPE)
-        updates = urllib.request.Request(f"{base}/events/{view.viewer.token}?c=1&gc=&gs=",
-                                         headers={"Accept": "text/event-stream"})  # what a browser asks for
+        updates = urllib.request.Request(
+            f"{base}/events/{view.viewer.token}?c=1&gc=&gs=", headers={"Accept": "text/event-stream"}
+        )  # what a browser asks for
         with urllib.request.urlopen(updates, timeout=60) as events:
             assert b'"raw"' in b"".join(events.readline() for _ in range(4))
     finally:
@@ -260,8 +292,13 @@ def browser(tmp_path):
     started = []
 
     def open_page(url: str) -> None:
-        started.append(subprocess.Popen([CHROMIUM, *FLAGS, "--window-size=800,600", f"--user-data-dir={tmp_path}", url],
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        started.append(
+            subprocess.Popen(
+                [CHROMIUM, *FLAGS, "--window-size=800,600", f"--user-data-dir={tmp_path}", url],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
 
     yield open_page
     for process in started:
@@ -350,8 +387,9 @@ def test_export_stays_small_and_whole(tmp_path):
     assert not re.search(r'<(script|link|img)[^>]+(src|href)="?(https?:)?//', path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("labels", "ids", "what"),
-                         [(0, None, "no neuron"), (1, [], "no neuron"), (1, [5], "neuron 5")])
+@pytest.mark.parametrize(
+    ("labels", "ids", "what"), [(0, None, "no neuron"), (1, [], "no neuron"), (1, [5], "neuron 5")]
+)
 def test_export_refuses_what_is_not_there(tmp_path, labels, ids, what):
     with pytest.raises(ValueError, match=what):
         viewer.export_html(np.full((2, 2, 2), labels, np.uint32), VOXEL, tmp_path / "x.html", ids)
@@ -361,8 +399,20 @@ def test_export_refuses_what_is_not_there(tmp_path, labels, ids, what):
 @needs_chromium
 def test_exported_file_renders_offline(volume, tmp_path):
     path = viewer.export_html(volume.labels, VOXEL, tmp_path / "neurons.html", [7])
-    subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}/profile", "--proxy-server=127.0.0.1:9",
-                    "--window-size=800,600", "--virtual-time-budget=5000", f"--screenshot={tmp_path}/shot.png",
-                    path.as_uri()], check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [
+            CHROMIUM,
+            *FLAGS,
+            f"--user-data-dir={tmp_path}/profile",
+            "--proxy-server=127.0.0.1:9",
+            "--window-size=800,600",
+            "--virtual-time-budget=5000",
+            f"--screenshot={tmp_path}/shot.png",
+            path.as_uri(),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
     picture = imread(tmp_path / "shot.png")[..., :3]
     assert (alike(picture, 7) & (np.ptp(picture, axis=-1) > 0.2)).mean() > 0.02

@@ -120,9 +120,11 @@ from fgnet_lib.devices import precision
 
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
     limits, tiny_gradient = torch.finfo(dtype), torch.tensor(1e-8)
-    print(f"{str(dtype)[6:]:9} largest {limits.max:.1e}   next after 1: {1 + limits.eps:.7f}   "
-          f"1e-8 becomes {tiny_gradient.to(dtype).item():.1e}   "
-          f"1e-8 x 65536 becomes {(tiny_gradient * 65536).to(dtype).item():.1e}")
+    print(
+        f"{str(dtype)[6:]:9} largest {limits.max:.1e}   next after 1: {1 + limits.eps:.7f}   "
+        f"1e-8 becomes {tiny_gradient.to(dtype).item():.1e}   "
+        f"1e-8 x 65536 becomes {(tiny_gradient * 65536).to(dtype).item():.1e}"
+    )
 print(f"this session: {session.device}, mixed precision: {precision(session.device)}")
 
 # %% [markdown]
@@ -182,8 +184,10 @@ for size in ("mini", "tiny", "small", "base_plus", "large"):
         every = sum(p.numel() for p in model.parameters())
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         states, activations = 4 * every + 12 * trainable, activation_bytes(model, (1, 1, 16, 128, 128))
-        print(f"{size:9} {'frozen' if frozen else 'fine-tuned':11} {every / 1e6:5.1f} M    {trainable / 1e6:5.1f} M "
-              f"{states / 1e9:12.2f} {activations / 1e9:17.2f}")
+        print(
+            f"{size:9} {'frozen' if frozen else 'fine-tuned':11} {every / 1e6:5.1f} M    {trainable / 1e6:5.1f} M "
+            f"{states / 1e9:12.2f} {activations / 1e9:17.2f}"
+        )
 
 # %% [markdown]
 # **What to see.** With SAM2 frozen, the activations do not depend on its size at all: nothing inside it is saved. They

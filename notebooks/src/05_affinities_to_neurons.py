@@ -402,6 +402,7 @@ for kind, errors in (("split", report.splits), ("merge", report.merges)):
         who = f"neuron {error.label} in" if kind == "split" else f"segment {error.label} holds"
         print(f"{kind}: {error.bits:.3f} bits, {who} {len(error.parts)} parts; look at z, y, x = {error.voxel}")
 
+
 # %%
 def show_error(axes, kind: str, error) -> None:
     whole, parts = (validation.labels, neurons) if kind == "split" else (neurons, validation.labels)

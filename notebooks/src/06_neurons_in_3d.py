@@ -226,6 +226,7 @@ print(view)
 # browser can be read here. So the list of errors becomes a tour. The viewer counts x, y, z in voxels from the origin of the
 # data set, not of this crop: hence the offset and the reversed order.
 
+
 # %%
 def fly_to(error, layer):
     """Centre the viewer on an error and select the two ids that share most of it."""
