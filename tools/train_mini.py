@@ -122,7 +122,7 @@ def main() -> None:
         "stages": [asdict(stage) for stage in STAGES],
         "parameters": sum(p.numel() for p in model.parameters()),
         "minutes": round(sum(history.seconds[-1] for history in histories) / 60),
-        "device": f"{torch.get_num_threads()} threads of a CPU",
+        "device": f"a CPU (threads: {torch.get_num_threads()})",
         "date": date.today().isoformat(),
     }
     save_model(model, arguments.out, notes)
