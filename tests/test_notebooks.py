@@ -76,7 +76,7 @@ def test_a_notebook_is_valid_and_clean(notebook):
 def test_a_notebook_has_the_same_head(notebook):
     head = notebook.cells[0].source
     assert re.match(r"# \d\d · [^:\n]+: ", head)
-    parts = ["[![Colab]", "[![Binder]", "[![GitHub]", "**What you will learn**", "**Before you start.**", "on a T4"]
+    parts = ["[![Colab]", "[![Binder]", "[![GitHub]", "**What you will learn**", "**Before you start.**", "On a T4"]
     assert [part for part in parts if part not in head] == []
     assert "parameters" in notebook.cells[1].metadata.tags and "setup" in notebook.cells[2].metadata.tags
     assert len(tagged(notebook, "parameters")) == len(tagged(notebook, "setup")) == 1

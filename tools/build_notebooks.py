@@ -71,11 +71,11 @@ def measured(lesson: str) -> dict[str, dict]:
 def times(lesson: str) -> str:
     """The lesson's measured time and memory for each profile, as one line of Markdown."""
     runs = [
-        f"`{profile}` {duration(run['seconds'])}, {run['peak_memory_mb'] / 1000:.1f} GB on {run['cores']} CPU cores"
+        f"`{profile}` {duration(run['seconds'])} and {run['peak_memory_mb'] / 1000:.1f} GB ({run['cores']} CPU cores)"
         for profile, run in measured(lesson).items()
     ]
     here = ", ".join(runs) or "not measured yet"
-    return f"**Time and peak memory by `PROFILE`.** {here}; on a T4 not measured here: run `make tutorial PROFILE=gpu`."
+    return f"**Time and peak memory by `PROFILE`.** {here}. On a T4 not measured here: run `make tutorial PROFILE=gpu`."
 
 
 def duration(seconds: float) -> str:
