@@ -69,6 +69,26 @@ class _Overlap(NamedTuple):
     segments: np.ndarray
 
 
+class _Runs(NamedTuple):
+    """The voxels in order, as runs along which both labels stay the same.
+
+    Attributes:
+        lengths: voxels of each run.
+        known: bool, the runs whose ground truth is neither 0 nor IGNORE.
+        neurons: sorted ids of the ground truth.
+        row: rank in `neurons`, for each known run.
+        segments: sorted ids of the segmentation, where the ground truth is known.
+        column: rank in `segments`, for each known run.
+    """
+
+    lengths: np.ndarray
+    known: np.ndarray
+    neurons: np.ndarray
+    row: np.ndarray
+    segments: np.ndarray
+    column: np.ndarray
+
+
 def _checked(labels: np.ndarray, name: str) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu":
@@ -78,7 +98,7 @@ def _checked(labels: np.ndarray, name: str) -> np.ndarray:
     return labels
 
 
-def _overlap(seg: np.ndarray, gt: np.ndarray) -> _Overlap:
+def _runs(seg: np.ndarray, gt: np.ndarray) -> _Runs:
     seg, gt = _checked(seg, "segmentation"), _checked(gt, "ground truth")
     if seg.shape != gt.shape:
         raise ValueError(f"the segmentation has shape {seg.shape} and the ground truth {gt.shape}: they must be equal")
@@ -96,7 +116,16 @@ def _overlap(seg: np.ndarray, gt: np.ndarray) -> _Overlap:
     neurons, row = fastremap.unique(gt[known], return_inverse=True)
     row = row.astype(np.int32)
     segments, column = fastremap.unique(seg[starts][known], return_inverse=True)
-    return _Overlap(sparse.csr_array((lengths[known], (row, column.astype(np.int32)))), neurons, segments)
+    return _Runs(lengths, known, neurons, row, segments, column.astype(np.int32))
+
+
+def _overlap(seg: np.ndarray, gt: np.ndarray) -> _Overlap:
+    return _table(_runs(seg, gt))
+
+
+def _table(runs: _Runs) -> _Overlap:
+    voxels = sparse.csr_array((runs.lengths[runs.known], (runs.row, runs.column)))
+    return _Overlap(voxels, runs.neurons, runs.segments)
 
 
 def _bits_per_row(voxels: sparse.csr_array) -> np.ndarray:
@@ -148,6 +177,42 @@ def arand(seg: np.ndarray, gt: np.ndarray) -> float:
 def cremi_score(seg: np.ndarray, gt: np.ndarray) -> float:
     """CREMI score, sqrt(ARAND * VOI); see ``evaluate``."""
     return evaluate(seg, gt).cremi
+
+
+def error_masks(seg: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mark the voxels that a segmentation got wrong.
+
+    The *best match* of a neuron is the segment that covers most of it; that of a segment is the neuron that fills most
+    of it (of equals, the smaller id). A voxel is a **split** where it is not in the best match of its neuron, and a
+    **merge** where its neuron is not the best match of its segment. A voxel can be both. One-to-one labels, whatever
+    their ids, have neither.
+
+    Args:
+        seg: Integer ids of any size and sparsity, (z, y, x) or any other shape.
+        gt: The same shape; voxels where it is 0 or ``IGNORE`` are no errors and do not count for a match.
+
+    Returns:
+        Splits and merges, bool arrays of the same shape.
+
+    Raises:
+        ValueError: As ``evaluate``.
+    """
+    runs = _runs(seg, gt)
+    voxels = _table(runs).voxels
+    wrong = np.zeros((2, runs.known.size), bool)
+    wrong[0, runs.known] = _best_column(voxels)[runs.row] != runs.column
+    wrong[1, runs.known] = _best_column(voxels.T.tocsr())[runs.column] != runs.row
+    splits, merges = (np.repeat(mask, runs.lengths).reshape(np.shape(seg)) for mask in wrong)
+    return splits, merges
+
+
+def _best_column(voxels: sparse.csr_array) -> np.ndarray:
+    """For each row the column with most voxels, the first of equals."""
+    cells = voxels.tocoo()
+    order = np.lexsort((-cells.col, cells.data))
+    best = np.empty(voxels.shape[0], np.int32)
+    best[cells.row[order]] = cells.col[order]  # of assignments to one place the last stays: the largest
+    return best
 
 
 def neuron_report(

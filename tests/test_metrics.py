@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.metrics import adapted_rand_error, variation_of_information
 
-from fgnet_lib.metrics import arand, cremi_score, evaluate, neuron_report, voi
+from fgnet_lib.metrics import arand, cremi_score, error_masks, evaluate, neuron_report, voi
 from fgnet_lib.volumes import IGNORE
 
 IDS = np.array([0, 1, 2, 7, 2**31, 2**32 + 5, 10**15, 2**63, int(IGNORE)], np.uint64)
@@ -101,6 +101,27 @@ def test_report_is_sorted_and_its_shares_add_up_to_voi(seg: np.ndarray, gt: np.n
     assert (best.splits, best.merges) == (report.splits[:1], report.merges[:1])
 
 
+@given(labels(IDS[:6]), labels(IDS))
+def test_error_masks_equal_counting_voxel_by_voxel(seg: np.ndarray, gt: np.ndarray) -> None:
+    known = (gt != 0) & (gt != IGNORE)
+    assume(known.any())
+    wanted = np.zeros((2, *gt.shape), bool)
+    for voxel in zip(*known.nonzero(), strict=True):
+        for mask, own, other in ((wanted[0], gt, seg), (wanted[1], seg, gt)):
+            ids, counts = np.unique(other[known & (own == own[voxel])], return_counts=True)
+            mask[voxel] = other[voxel] != ids[counts.argmax()]  # argmax: the first, so the smaller id
+    assert np.array_equal(error_masks(seg, gt), wanted)
+
+
+def test_error_masks_show_planted_errors() -> None:
+    seg, gt = planted()
+    splits, merges = error_masks(seg, gt)
+    assert np.array_equal(splits, seg == 2**63)
+    assert np.array_equal(merges, gt == 10**12)  # as large as neuron 2, whose id is smaller
+    assert splits.dtype == merges.dtype == bool
+    assert not np.any(error_masks(np.where(gt == 2, 77, gt), gt))
+
+
 def test_memory_follows_the_volume_not_the_ids() -> None:
     """Ids up to 2^62 in 300 000 voxels, a good part of them objects: an array indexed by id would need exabytes."""
     rng = np.random.default_rng(0)
@@ -137,6 +158,8 @@ def test_bad_input_is_named(seg: np.ndarray, gt: np.ndarray, message: str) -> No
         evaluate(seg, gt)
     with pytest.raises(ValueError, match=message):
         neuron_report(seg, gt, (1, 1, 1))
+    with pytest.raises(ValueError, match=message):
+        error_masks(seg, gt)
 
 
 def test_blocks_equal_scikit_image() -> None:
