@@ -30,8 +30,12 @@ class Mesh(NamedTuple):
 
 def largest_ids(labels: np.ndarray, n: int) -> list[int]:
     """The ids of the `n` largest neurons (0 and IGNORE are none), largest first."""
-    ids, sizes = fastremap.unique(np.asarray(labels), return_counts=True)
-    order = np.argsort(sizes)[::-1]
+    # in slabs, for with sparse ids fastremap sorts a copy of what it counts
+    slabs = [
+        fastremap.unique(np.asarray(labels[z : z + 16]), return_counts=True) for z in range(0, labels.shape[0], 16)
+    ]
+    ids, slot = np.unique(np.concatenate([found for found, _ in slabs]), return_inverse=True)
+    order = np.argsort(np.bincount(slot, np.concatenate([sizes for _, sizes in slabs])))[::-1]
     return [int(i) for i in ids[order] if i not in (0, int(IGNORE))][:n]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import fastremap
 import numpy as np
@@ -39,6 +39,7 @@ class NeuronError:
     """A neuron that was cut apart, or a segment that joins several neurons.
 
     Attributes:
+        kind: "split" or "merge".
         label: Id of the split neuron, or of the merging segment.
         bits: Its share of VOI split or merge; the shares of all add up to the VOI.
         parts: (id, voxels) of the segments it was cut into, or of the neurons it joins, largest first.
@@ -46,6 +47,7 @@ class NeuronError:
         position_nm: The same place in nm from the volume's origin.
     """
 
+    kind: Literal["split", "merge"]
     label: int
     bits: float
     parts: tuple[tuple[int, int], ...]
@@ -59,6 +61,25 @@ class NeuronReport:
 
     splits: tuple[NeuronError, ...]
     merges: tuple[NeuronError, ...]
+
+
+@dataclass(frozen=True)
+class SegmentReport:
+    """One segment beside the neuron that it is compared with.
+
+    Attributes:
+        segment: Id of the segment.
+        voxels: Its size.
+        neuron: Id of the neuron; None where the ground truth is unknown in the whole segment.
+        neurons: (id, voxels) of the neurons in the segment, largest first; more than one is a merge.
+        segments: (id, voxels) of the segments that cover the neuron, largest first; more than one is a split.
+    """
+
+    segment: int
+    voxels: int
+    neuron: int | None
+    neurons: tuple[tuple[int, int], ...]
+    segments: tuple[tuple[int, int], ...]
 
 
 class _Overlap(NamedTuple):
@@ -89,7 +110,12 @@ class _Runs(NamedTuple):
     column: np.ndarray
 
 
-def _checked(labels: np.ndarray, name: str) -> np.ndarray:
+def checked_ids(labels: np.ndarray, name: str) -> np.ndarray:
+    """Labels as an array.
+
+    Raises:
+        ValueError: They are no integers, or negative; the message calls them `name`.
+    """
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu":
         raise ValueError(f"the {name} must hold integer ids, not {labels.dtype}")
@@ -98,11 +124,15 @@ def _checked(labels: np.ndarray, name: str) -> np.ndarray:
     return labels
 
 
-def _runs(seg: np.ndarray, gt: np.ndarray) -> _Runs:
-    seg, gt = _checked(seg, "segmentation"), _checked(gt, "ground truth")
+def _pair(seg: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    seg, gt = checked_ids(seg, "segmentation"), checked_ids(gt, "ground truth")
     if seg.shape != gt.shape:
         raise ValueError(f"the segmentation has shape {seg.shape} and the ground truth {gt.shape}: they must be equal")
-    seg, gt = seg.reshape(-1), gt.reshape(-1)
+    return seg, gt
+
+
+def _runs(seg: np.ndarray, gt: np.ndarray) -> _Runs:
+    seg, gt = (labels.reshape(-1) for labels in _pair(seg, gt))
     # Labels come in runs along x: counting runs instead of voxels is what makes large volumes quick and small.
     starts = np.ones(seg.size, bool)
     starts[1:] = (seg[1:] != seg[:-1]) | (gt[1:] != gt[:-1])
@@ -179,6 +209,41 @@ def cremi_score(seg: np.ndarray, gt: np.ndarray) -> float:
     return evaluate(seg, gt).cremi
 
 
+def segment_report(
+    seg: np.ndarray, gt: np.ndarray, segment: int | None = None, neuron: int | None = None
+) -> SegmentReport:
+    """Look at one segment, or at one neuron of the ground truth, and what it shares with the other side.
+
+    Args:
+        seg: Integer ids (z, y, x).
+        gt: The same shape; 0 and ``IGNORE`` are no neurons.
+        segment: Id of a segment; it is compared with the neuron that fills most of it.
+        neuron: In place of `segment`, the id of a neuron; it is compared with the segment that covers most of it.
+
+    Raises:
+        ValueError: No voxel has this id, shapes differ, or ids are no integers >= 0.
+    """
+    seg, gt = _pair(seg, gt)
+    if neuron is not None:
+        segment = _ranked(seg[gt == neuron], f"neuron {neuron} in this ground truth")[0][0]
+    inside = gt[seg == segment]
+    counted = _ranked(inside, f"segment {segment} in this segmentation")
+    neurons = tuple(part for part in counted if part[0] not in (0, int(IGNORE)))
+    if neuron is None and neurons:
+        neuron = neurons[0][0]
+    segments = () if neuron is None else _ranked(seg[gt == neuron], "")
+    return SegmentReport(int(segment), inside.size, neuron, neurons, segments)
+
+
+def _ranked(labels: np.ndarray, what: str) -> tuple[tuple[int, int], ...]:
+    """(id, voxels), largest first, of equals the smaller id first."""
+    if not labels.size:
+        raise ValueError(f"there is no {what}")
+    ids, sizes = fastremap.unique(labels, return_counts=True)
+    order = np.argsort(-sizes.astype(np.int64), kind="stable")
+    return tuple(zip(ids[order].tolist(), sizes[order].tolist(), strict=True))
+
+
 def error_masks(seg: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mark the voxels that a segmentation got wrong.
 
@@ -231,12 +296,12 @@ def neuron_report(
     """
     voxels, neurons, segments = _overlap(seg, gt)
     return NeuronReport(
-        splits=tuple(_worst(voxels, neurons, segments, gt, seg, voxel_size, top)),
-        merges=tuple(_worst(voxels.T.tocsr(), segments, neurons, seg, gt, voxel_size, top)),
+        splits=tuple(_worst("split", voxels, neurons, segments, gt, seg, voxel_size, top)),
+        merges=tuple(_worst("merge", voxels.T.tocsr(), segments, neurons, seg, gt, voxel_size, top)),
     )
 
 
-def _worst(voxels, row_ids, column_ids, rows, columns, voxel_size, top: int) -> Iterator[NeuronError]:
+def _worst(kind, voxels, row_ids, column_ids, rows, columns, voxel_size, top: int) -> Iterator[NeuronError]:
     """The rows of a table that are spread most over its columns; ``rows`` and ``columns`` are the labels themselves."""
     bits = _bits_per_row(voxels)
     for row in np.argsort(-bits, kind="stable")[:top]:
@@ -246,7 +311,7 @@ def _worst(voxels, row_ids, column_ids, rows, columns, voxel_size, top: int) -> 
             parts = tuple(zip(column_ids[cells.indices[order]].tolist(), cells.data[order].tolist(), strict=True))
             voxel = _central_voxel((rows == row_ids[row]) & (columns == parts[1][0]))
             position = tuple(float(i * size) for i, size in zip(voxel, voxel_size, strict=True))
-            yield NeuronError(int(row_ids[row]), float(bits[row]), parts, voxel, position)
+            yield NeuronError(kind, int(row_ids[row]), float(bits[row]), parts, voxel, position)
 
 
 def _central_voxel(mask: np.ndarray) -> tuple[int, ...]:

@@ -72,6 +72,7 @@ def test_largest_ids_are_neurons():
     assert largest_ids(labels, 2) == [2**50, 5]
     assert largest_ids(labels, 99) == [2**50, 5, 7]
     assert largest_ids(np.zeros((1, 2, 2), np.uint32), 3) == []
+    assert largest_ids(np.tile(labels, (40, 1, 1)), 2) == [2**50, 5]
 
 
 def test_many_and_missing():

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.metrics import adapted_rand_error, variation_of_information
 
-from fgnet_lib.metrics import arand, cremi_score, error_masks, evaluate, neuron_report, voi
+from fgnet_lib.metrics import (
+    SegmentReport,
+    arand,
+    cremi_score,
+    error_masks,
+    evaluate,
+    neuron_report,
+    segment_report,
+    voi,
+)
 from fgnet_lib.volumes import IGNORE
 
 IDS = np.array([0, 1, 2, 7, 2**31, 2**32 + 5, 10**15, 2**63, int(IGNORE)], np.uint64)
@@ -74,6 +83,7 @@ def test_report_finds_planted_errors_and_their_place() -> None:
     seg, gt = planted()
     report = neuron_report(seg, gt, (40.0, 8.0, 8.0))
     (split,), (merge,) = report.splits, report.merges
+    assert (split.kind, merge.kind) == ("split", "merge")
     assert (split.label, split.parts) == (1, ((50, 96), (2**63, 32)))
     assert split.voxel[0] == 3 and split.voxel[1] in (3, 4) and split.voxel[2] in (1, 2)
     assert split.position_nm == (120, 8 * split.voxel[1], 8 * split.voxel[2])
@@ -120,6 +130,25 @@ def test_error_masks_show_planted_errors() -> None:
     assert np.array_equal(merges, gt == 10**12)  # as large as neuron 2, whose id is smaller
     assert splits.dtype == merges.dtype == bool
     assert not np.any(error_masks(np.where(gt == 2, 77, gt), gt))
+
+
+def test_segment_report_counts_what_is_shared() -> None:
+    seg, gt = planted()
+    seg[:, :2, 4:8] = 0  # a part of neuron 2 is not segmented
+    gt[0, :, 8:] = IGNORE
+    assert segment_report(seg, gt, 60) == SegmentReport(60, 224, 2, ((2, 96), (10**12, 96)), ((60, 96), (0, 32)))
+    assert segment_report(seg, gt, 2**63) == SegmentReport(2**63, 32, 1, ((1, 32),), ((50, 96), (2**63, 32)))
+    assert segment_report(seg, gt, neuron=10**12) == SegmentReport(
+        60, 224, 10**12, ((2, 96), (10**12, 96)), ((60, 96),)
+    )
+    gt[seg == 50] = 0
+    assert segment_report(seg, gt, 50) == SegmentReport(50, 96, None, (), ())
+
+
+@pytest.mark.parametrize("what", ["segment", "neuron"])
+def test_segment_report_refuses_an_id_that_is_not_there(what: str) -> None:
+    with pytest.raises(ValueError, match=f"no {what} 99"):
+        segment_report(*planted(), **{what: 99})
 
 
 def test_memory_follows_the_volume_not_the_ids() -> None:
