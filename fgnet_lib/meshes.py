@@ -84,3 +84,10 @@ def neuron_meshes(
 ) -> dict[int, Mesh]:
     """`neuron_mesh` of each id."""
     return {int(i): neuron_mesh(labels, i, voxel_size, max_triangles, offset) for i in ids}
+
+
+def mesh_bytes(mesh: Mesh) -> bytes:
+    """A surface as neuroglancer reads it: number of vertices, vertices, triangles; little-endian, order as given."""
+    return np.array(len(mesh.vertices), "<u4").tobytes() + b"".join(
+        array.astype(kind).tobytes() for array, kind in zip(mesh, ("<f4", "<u4"), strict=True)
+    )

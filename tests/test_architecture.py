@@ -17,9 +17,10 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 WALK = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)  # the page's table is the rule
 ONLY = {  # the modules that may import a package; computing never draws
     "matplotlib": {"plots", "explorers", "viewer"},
-    "ipywidgets": {"explorers"},
-    "neuroglancer": {"viewer"},
-    "plotly": {"viewer"},
+    "ipywidgets": {"explorers", "viewer"},
+    "neuroglancer": {"viewer", "exports"},
+    "plotly": {"exports"},
+    "tensorstore": {"exports"},
     "sam2": {"sam2_encoder"},
     "monai": {"augment", "losses"},
     "accelerate": {"training"},

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import gc
 import io
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
+import tracemalloc
 import urllib.error
 import urllib.request
-import warnings
 import weakref
 import zlib
 from pathlib import Path
@@ -24,41 +21,15 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from matplotlib.image import imread
+from browser import SCREENSHOTS, free_port, open_browser
+from viewing import BOX, SHAPE, VOXEL, assert_box_in_3d, center, complaints, make_volume, screenshot
 
 from fgnet_lib import viewer
+from fgnet_lib.metrics import error_masks, neuron_report
 from fgnet_lib.plots import label_colors
 from fgnet_lib.volumes import Lazy, Volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHAPE, VOXEL = (10, 60, 80), (40.0, 8.0, 4.0)
-BOX = (slice(2, 5), slice(10, 30), slice(20, 70))
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--ignore-gpu-blocklist",
-]
-NO_BROWSER = "NO BROWSER TEST OF THE 3D VIEWER: install Chromium (Debian: apt-get install chromium)"
-if CHROMIUM is None:
-    warnings.warn(NO_BROWSER, stacklevel=1)  # pytest says it at the end, a skip alone is silent
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
-
-
-def make_volume() -> Volume:
-    labels = np.zeros(SHAPE, np.uint64)
-    labels[BOX] = 7
-    labels[8:, :3, :3] = 2**40
-    raw = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
-    return Volume(raw, VOXEL, labels, offset=(400.0, 72.0, 20.0))  # no multiples of the attention's voxels
 
 
 @pytest.fixture
@@ -88,22 +59,27 @@ def chunk(view: viewer.View, layer: str, start: str, end: str) -> np.ndarray:
 def test_server_gives_every_layer(volume):
     affinities = np.random.default_rng(1).random((3, *SHAPE), dtype=np.float32)
     attention = [np.full((10, -(-60 // s), -(-80 // s)), 1 / s, np.float32) for s in (4, 8, 16)]
-    view = viewer.show(volume, {"prediction": volume.labels.astype(np.int32)}, {"A_r": affinities}, attention)
+    errors = volume.labels == 7, volume.labels == 2**40
+    view = viewer.show(volume, {"prediction": volume.labels.astype(np.int32)}, {"A_r": affinities}, attention, errors)
     infos = {name: json.loads(get(f"/neuroglancer/info/{key(view, name)}")) for name in sources(view)}
     assert {name: (info["dataType"], info["volumeType"], info["shape"]) for name, info in infos.items()} == {
         "raw": ("uint8", "image", [10, 60, 80]),
         "ground truth": ("uint64", "segmentation", [10, 60, 80]),
-        "prediction": ("uint64", "segmentation", [10, 60, 80]),
+        "prediction": ("uint32", "segmentation", [10, 60, 80]),
         "A_r": ("float32", "image", [3, 10, 60, 80]),
         "attention a1": ("float32", "image", [10, 15, 20]),
         "attention a2": ("float32", "image", [10, 8, 10]),
         "attention a3": ("float32", "image", [10, 4, 5]),
+        "splits": ("uint8", "image", [10, 60, 80]),
+        "merges": ("uint8", "image", [10, 60, 80]),
     }
     scale = {axis: metres for axis, (metres, unit) in infos["attention a2"]["coordinateSpace"].items()}
     assert scale == pytest.approx({"z": 40e-9, "y": 64e-9, "x": 32e-9})
     assert np.array_equal(chunk(view, "raw", "2,10,20", "4,12,25"), volume.raw[2:4, 10:12, 20:25])
     assert np.array_equal(chunk(view, "prediction", "4,29,69", "6,31,71"), volume.labels[4:6, 29:31, 69:71])
     assert np.array_equal(chunk(view, "A_r", "0,1,2,3", "3,2,3,4"), affinities[:, 1:2, 2:3, 3:4])
+    assert np.array_equal(chunk(view, "splits", "4,29,69", "6,31,71"), errors[0][4:6, 29:31, 69:71] * 255)
+    assert np.array_equal(chunk(view, "merges", "8,0,0", "10,4,4"), errors[1][8:, :4, :4] * 255)
     assert b"<script" in get(view.url.partition(str(view.port))[2])
 
 
@@ -132,7 +108,7 @@ def test_largest_neurons_are_selected_in_the_colours_of_the_figures(volume):
     assert layer["segments"] == ["7"]
     assert layer["segmentColors"].keys() == {"7", str(2**40)}
     color = [int(layer["segmentColors"]["7"][i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    assert color == pytest.approx(label_colors(np.array(7))[:3], abs=0.003)
+    assert color == pytest.approx(label_colors(np.array([7]))[0, :3], abs=0.003)
     visible = {layer["name"]: layer.get("visible", True) for layer in view.viewer.state.to_json()["layers"]}
     assert visible == {"raw": True, "ground truth": False, "prediction": True}
 
@@ -152,6 +128,26 @@ def test_arrays_are_shared_and_let_go():
     del volume, held
     gc.collect()
     assert raw() is labels() is None
+    with pytest.raises(ValueError, match="closed by a later show"):
+        old.report("ground truth", 7)
+
+
+def test_nothing_is_copied_when_a_volume_is_opened():
+    """Eight bytes a voxel for signed ids, too: opening needs a fraction of what one layer has."""
+    shape = (64, 256, 256)
+    truth = np.zeros(shape, np.uint64) + np.arange(1, 257, dtype=np.uint64) * np.uint64(
+        10**12
+    )  # sparse: sorted to count
+    prediction, affinities = truth.astype(np.int64), np.zeros((3, *shape), np.float32)
+    volume = Volume(np.zeros(shape, np.uint8), VOXEL, truth)
+    errors = np.zeros((2, *shape), bool)
+    tracemalloc.start()
+    view = viewer.show(volume, {"prediction": prediction}, {"A_r": affinities}, errors=errors)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < truth.nbytes / 2
+    layers = [source.data[:] for source in view.viewer.volume_manager.volumes.values() if source.data_type != "uint8"]
+    assert sum(np.shares_memory(layer, array) for layer in layers for array in (truth, prediction, affinities)) == 3
 
 
 def test_raw_may_be_lazy(volume):
@@ -170,8 +166,8 @@ def test_only_this_machine_reaches_it(volume):
     ("segmentations", "affinities", "attention", "what"),
     [
         ({"p": np.zeros((10, 60, 79), np.uint64)}, {}, (), r"p has shape \(10, 60, 79\)"),
-        ({"p": np.zeros(SHAPE)}, {}, (), "p holds float64"),
-        ({"p": np.full(SHAPE, -1)}, {}, (), "p holds int64"),
+        ({"p": np.zeros(SHAPE)}, {}, (), "'p' must hold integer ids, not float64"),
+        ({"p": np.full(SHAPE, -1)}, {}, (), "'p' holds the id -1"),
         ({}, {"A": np.zeros(SHAPE)}, (), r"A has shape .* must have \(3, 10, 60, 80\)"),
         ({}, {}, [np.zeros((10, 30, 40))], "attention a1"),
     ],
@@ -179,6 +175,99 @@ def test_only_this_machine_reaches_it(volume):
 def test_what_does_not_fit_is_refused(volume, segmentations, affinities, attention, what):
     with pytest.raises(ValueError, match=what):
         viewer.show(volume, segmentations, affinities, attention)
+
+
+# --- errors and reports ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wrong(volume) -> tuple[Volume, np.ndarray]:
+    """A volume, and a segmentation that cuts neuron 7 in two and joins its smaller part with neuron 2^40."""
+    prediction = np.where(volume.labels == 7, np.uint64(70), np.uint64(1))
+    prediction[4][volume.labels[4] == 7] = 71
+    prediction[volume.labels == 2**40] = 71
+    return volume, prediction
+
+
+def test_jump_goes_to_an_error_and_selects_what_takes_part(wrong):
+    volume, prediction = wrong
+    errors = error_masks(prediction, volume.labels)
+    view = viewer.show(volume, {"other": volume.labels, "prediction": prediction}, errors=errors)
+    report = neuron_report(prediction, volume.labels, VOXEL)
+    corner = np.divide(volume.offset, VOXEL)
+
+    view.jump(report.splits[0])
+    state = view.viewer.state
+    assert np.allclose(state.position, (corner + report.splits[0].voxel + 0.5)[::-1])
+    assert state.layers["prediction"].segments == {70, 71}
+    assert state.layers["ground truth"].segments == {7}
+    assert {layer.name for layer in state.layers if layer.visible} == {"raw", "prediction", "splits"}
+    assert "neuron 7, segments 70 (2,000 voxels), 71 (1,000 voxels)" in view.panel.value
+
+    view.jump(report.merges[0], "prediction")
+    state = view.viewer.state
+    assert prediction[report.merges[0].voxel] == 71
+    assert np.allclose(state.position, (corner + report.merges[0].voxel + 0.5)[::-1])
+    assert state.layers["prediction"].segments == {71}
+    assert state.layers["ground truth"].segments == {7, 2**40}
+    assert {layer.name for layer in state.layers if layer.visible} == {"raw", "ground truth", "merges"}
+
+
+def test_jump_needs_both_sides(wrong):
+    volume, prediction = wrong
+    (split,) = neuron_report(prediction, volume.labels, VOXEL).splits
+    with pytest.raises(ValueError, match="the viewer has ground truth$"):
+        viewer.show(volume).jump(split)
+    with pytest.raises(ValueError, match="'q': the viewer has ground truth, prediction"):
+        viewer.show(volume, {"prediction": prediction}).jump(split, "q")
+
+
+def press(view: viewer.View, **values: object) -> str:
+    """What the panel says after a browser has sent what is under the mouse."""
+    selected = {layer.replace("_", " "): {"value": value} for layer, value in values.items()}
+    action = {"action": "report", "state": {"viewerState": {}, "selectedValues": selected, "mousePosition": [1, 2, 3]}}
+    address = f"http://127.0.0.1:{view.port}/action/{view.viewer.token}"
+    urllib.request.urlopen(address, data=json.dumps(action).encode(), timeout=60).close()
+    get(f"/v/{view.viewer.token}/")  # the server has one thread: after this answer the action has been handled
+    return view.panel.value
+
+
+def test_pointing_reports_size_match_merges_and_splits(wrong):
+    volume, prediction = wrong
+    view = viewer.show(volume, {"prediction": prediction})
+    assert view.viewer.config_state.state.input_event_bindings.viewer["keyp"] == "report"
+    assert press(view, raw=120, ground_truth="7", prediction="71").strip("<pre>/").splitlines() == [
+        "segment 71 (prediction): 1,018 voxels, 0.0013 µm³",
+        "match: segment 71, 98% of it in neuron 7, covers 33% of that",
+        "merge: also neuron 1099511627776 (18 voxels) in segment 71",
+        "split: also segment 70 (2,000 voxels) in neuron 7",
+    ]
+    assert view.viewer.config_state.state.status_messages["report"].startswith("segment 71 (prediction)")
+    assert press(view, ground_truth={"key": "7", "value": "7"}).strip("<pre>/").splitlines() == [
+        "neuron 7 (ground truth): 3,000 voxels, 0.00384 µm³",
+        "match: segment 70, 100% of it in neuron 7, covers 67% of that",
+        "merge: no other neuron in segment 70",
+        "split: also segment 71 (1,000 voxels) in neuron 7",
+    ]
+    assert "no neuron under the mouse" in press(view, raw=3)
+    assert "does not say" in press(view, prediction=1)
+
+
+def test_report_without_ground_truth_has_the_size(volume):
+    view = viewer.show(Volume(volume.raw, VOXEL), {"p": volume.labels})
+    assert view.report("p", 7) == "segment 7 (p): 3,000 voxels, 0.00384 µm³"
+    for layer, label, what in (("p", 8, "no segment 8"), ("q", 7, "no segmentation 'q': the viewer has p")):
+        with pytest.raises(ValueError, match=what):
+            view.report(layer, label)
+
+
+def test_a_report_names_three_parts_and_counts_the_rest():
+    gt = np.repeat(np.arange(1, 9, dtype=np.uint32), 8).reshape(1, 8, 8)
+    gt[0, 0] = 8
+    view = viewer.show(Volume(np.zeros((1, 8, 8), np.uint8), VOXEL, gt), {"p": np.ones_like(gt)})
+    *_, merge, split = view.report("p", 1).splitlines()
+    assert merge == "merge: also neuron 2 (8 voxels), neuron 3 (8 voxels), neuron 4 (8 voxels) and 3 more in segment 1"
+    assert split == "split: no other segment in neuron 8"
 
 
 # --- platforms -------------------------------------------------------------------------------------------------------
@@ -197,6 +286,24 @@ def bare(monkeypatch):
     ):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
+
+
+def test_the_port_stays_the_same_unless_it_is_taken(volume, monkeypatch):
+    """So that VS Code or ssh can forward it once and for all."""
+    first, second = free_port(), free_port()
+    monkeypatch.setattr(viewer, "PORTS", [first, second])
+    try:
+        for _ in range(2):
+            viewer.neuroglancer.stop()
+            assert viewer.show(volume).port == first
+        viewer.neuroglancer.stop()
+        with socket.create_server(("127.0.0.1", first)):
+            view = viewer.show(volume)
+        assert view.port == second
+        assert f"port {second}" in repr(view)
+        assert get(f"/v/{view.viewer.token}/")
+    finally:
+        viewer.neuroglancer.stop()  # the next test starts one on a port of the library's
 
 
 def test_each_platform_gets_its_link(volume, bare):
@@ -238,9 +345,7 @@ def test_colab(tmp_path, bare):
 
 def test_jupyter_server_proxy_reaches_it(volume, bare, tmp_path):
     """As behind a hub: index, script, volume info and a state update through jupyter-server-proxy under a prefix."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     bare.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/ada/")
     view = viewer.show(volume)
     hub = subprocess.Popen(
@@ -287,132 +392,59 @@ def test_jupyter_server_proxy_reaches_it(volume, bare, tmp_path):
 
 
 @pytest.fixture
-def browser(tmp_path):
-    """Opens a page; every browser is closed at the end."""
-    started = []
-
-    def open_page(url: str) -> None:
-        started.append(
-            subprocess.Popen(
-                [CHROMIUM, *FLAGS, "--window-size=800,600", f"--user-data-dir={tmp_path}", url],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        )
-
-    yield open_page
-    for process in started:
-        process.terminate()
-        process.wait()
+def page():
+    with open_browser(800, 600) as (page, watch):
+        yield page
+        assert complaints(watch) == []
+        assert watch.outside == []
 
 
-def screenshot(view: viewer.View, layers: set[str], layout: str) -> np.ndarray:
-    """Float (y, x, 3) picture of some layers in one panel, without lines."""
-    with view.viewer.txn() as state:
-        state.layout, state.show_axis_lines, state.show_scale_bar = layout, False, False
-        state.show_default_annotations = False
-        state.cross_section_scale = 1
-        for layer in state.layers:
-            layer.visible = layer.name in layers
-    taken = []
-    thread = threading.Thread(target=lambda: taken.append(view.viewer.screenshot(size=[600, 400])), daemon=True)
-    thread.start()
-    thread.join(90)
-    assert taken, "no screenshot from the browser"
-    return imread(io.BytesIO(taken[0].screenshot.image))[..., :3]
-
-
-def alike(picture: np.ndarray, neuron: int) -> np.ndarray:
-    """Where a picture has the hue of a neuron, in light or in shade."""
-    color = label_colors(np.array(neuron))[:3]
-    return picture @ color > 0.99 * np.linalg.norm(picture, axis=-1) * np.linalg.norm(color)
-
-
-def center(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Middle and size (y, x) of what is True."""
-    places = np.argwhere(mask)
-    return (places.max(0) + places.min(0)) / 2, np.ptp(places, axis=0) + 1
-
-
-@needs_chromium
-def test_browser_shows_each_thing_in_its_place(volume, browser):
+def test_browser_shows_each_thing_in_its_place(volume, page):
     raw, attention = np.zeros(SHAPE, np.uint8), np.zeros((10, 15, 20), np.float32)
-    raw[:, 8:12, 32:36], attention[:, 2, 8] = 255, 1
+    mark = np.zeros(SHAPE, bool)
+    mark[:, 8:12, 32:36] = True
+    raw[mark], attention[:, 2, 8] = 255, 1
     affinities = np.zeros((3, *SHAPE), np.float32)
-    affinities[0, :, 8:12, 32:36] = 1
-    view = viewer.show(Volume(raw, VOXEL, volume.labels, volume.offset), {}, {"A_r": affinities}, [attention])
-    browser(view.url)
-    gray, red = screenshot(view, {"raw"}, "xy"), screenshot(view, {"A_r"}, "xy")
-    warm = screenshot(view, {"attention a1"}, "xy")
-    middle = np.array(gray.shape[:2]) / 2
+    affinities[0][mark] = 1
+    volume = Volume(raw, VOXEL, volume.labels, volume.offset)
+    view = viewer.show(volume, {}, {"A_r": affinities}, [attention], (mark, mark))
+    page.goto(view.url)
+    pictures = {
+        layer: screenshot(page, view.viewer, {layer}, "xy", f"viewer-{layer.replace(' ', '-')}")
+        for layer in ("raw", "A_r", "attention a1", "splits", "merges")
+    }
     # one screen pixel is one voxel of the finest axis, x: y has two; the view is centred on (30, 40)
+    gray = pictures["raw"]
     place, size = center(gray.min(-1) > 0.9)
     assert np.allclose(size, (8, 4), atol=1)
-    assert np.allclose(place - middle, ((10 - 30) * 2, 34 - 40), atol=1)
-    for picture, shown in ((red, red[..., 0] - red[..., 1] > 0.3), (warm, warm.min(-1) > 0.55)):
-        assert picture.shape == gray.shape
+    assert np.allclose(place - np.array(gray.shape[:2]) / 2, ((10 - 30) * 2, 34 - 40), atol=1)
+    red, warm, blue, orange = (pictures[layer] for layer in ("A_r", "attention a1", "splits", "merges"))
+    for shown in (
+        red[..., 0] - red[..., 1] > 0.3,
+        warm.min(-1) > 0.55,
+        blue[..., 2] - blue[..., 0] > 0.2,
+        orange[..., 0] - orange[..., 2] > 0.2,
+    ):
         assert np.allclose(center(shown), (place, size), atol=1)
-    # the mesh of the box, seen along z: lengths as in nm, its middle where the box has it
+    assert_box_in_3d(page, view.viewer, "ground truth", "viewer-3d")
+
+
+def test_browser_jumps_and_a_key_reports_what_is_under_the_mouse(wrong, page):
+    volume, prediction = wrong
+    view = viewer.show(volume, {"prediction": prediction}, errors=error_masks(prediction, volume.labels))
+    page.goto(view.url)
+    page.wait_for_selector("canvas")
+    view.jump(neuron_report(prediction, volume.labels, VOXEL).merges[0])
     with view.viewer.txn() as state:
-        state.layout = viewer.neuroglancer.DataPanelLayout("3d", orthographic_projection=True)
-        state.projection_orientation, state.projection_scale = [0, 0, 0, 1], 150
-    solid = screenshot(view, {"ground truth"}, view.viewer.state.layout)
-    place, size = center(alike(solid, 7) & (solid.max(-1) > 0.1))
-    pixel = size[1] / 50
-    assert size[0] / pixel == pytest.approx(20 * 2, abs=2)
-    assert np.allclose((place - middle) / pixel, ((20 - 30) * 2, 45 - 40), atol=2)
-
-
-# --- a file to hand on -----------------------------------------------------------------------------------------------
-
-
-def test_export_holds_neurons_in_nm(volume, tmp_path):
-    path = viewer.export_html(volume.labels, VOXEL, tmp_path / "neurons.html")
-    text = path.read_text(encoding="utf-8")
-    figure = text[text.rindex("Plotly.newPlot(") :]
-    assert re.findall(r'"name":"(neuron \d+)"', figure) == ["neuron 7", f"neuron {2**40}"]
-    for axis, cut, size in zip("zyx", BOX, VOXEL, strict=True):
-        data = re.search(rf'"{axis}":{{"dtype":"f4","bdata":"([^"]+)"', figure)[1].encode().decode("unicode_escape")
-        nm = np.frombuffer(base64.b64decode(data), "<f4")
-        assert (nm.min(), nm.max()) == pytest.approx((cut.start * size, cut.stop * size), abs=0.01)
-        assert f'"{axis} (nm)"' in figure
-    assert viewer.export_html(volume.labels, VOXEL, tmp_path / "one.html", [7]).stat().st_size < 10e6
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["neurons.html", "one.html"]
-
-
-def test_export_stays_small_and_whole(tmp_path):
-    rough = np.random.default_rng(0).integers(1, 11, (20, 40, 40), dtype=np.uint32)  # no surface could be larger
-    path = viewer.export_html(rough, VOXEL, tmp_path / "rough.html")
-    assert path.stat().st_size < 10e6
-    assert not re.search(r'<(script|link|img)[^>]+(src|href)="?(https?:)?//', path.read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize(
-    ("labels", "ids", "what"), [(0, None, "no neuron"), (1, [], "no neuron"), (1, [5], "neuron 5")]
-)
-def test_export_refuses_what_is_not_there(tmp_path, labels, ids, what):
-    with pytest.raises(ValueError, match=what):
-        viewer.export_html(np.full((2, 2, 2), labels, np.uint32), VOXEL, tmp_path / "x.html", ids)
-    assert not list(tmp_path.iterdir())
-
-
-@needs_chromium
-def test_exported_file_renders_offline(volume, tmp_path):
-    path = viewer.export_html(volume.labels, VOXEL, tmp_path / "neurons.html", [7])
-    subprocess.run(
-        [
-            CHROMIUM,
-            *FLAGS,
-            f"--user-data-dir={tmp_path}/profile",
-            "--proxy-server=127.0.0.1:9",
-            "--window-size=800,600",
-            "--virtual-time-budget=5000",
-            f"--screenshot={tmp_path}/shot.png",
-            path.as_uri(),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    picture = imread(tmp_path / "shot.png")[..., :3]
-    assert (alike(picture, 7) & (np.ptp(picture, axis=-1) > 0.2)).mean() > 0.02
+        state.layout, state.cross_section_scale = "xy", 0.1  # the middle of the page is the voxel of the error
+    deadline = time.monotonic() + 60
+    while "18 voxels," not in view.panel.value:
+        assert time.monotonic() < deadline, view.panel.value
+        page.mouse.move(400, 320)
+        page.wait_for_timeout(500)
+        page.keyboard.press("p")
+        page.wait_for_timeout(500)
+        page.mouse.move(410, 325)
+    assert "neuron 1099511627776 (ground truth): 18 voxels" in view.panel.value
+    page.screenshot(path=SCREENSHOTS / "viewer-report.png")
+    assert page.get_by_text("neuron 1099511627776 (ground truth)").is_visible()
