@@ -8,8 +8,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+ASROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
+
 .DEFAULT_GOAL := help
-.PHONY: help env tutorial notebooks lab test weights picture times clean
+.PHONY: help env tutorial notebooks lab test chromium weights picture times clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -33,7 +35,13 @@ notebooks: env  ## regenerate notebooks/*.ipynb and the README's table from note
 lab: env  ## open the lessons in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-test: env  ## linters and tests
+# By apt where no password is asked for; elsewhere the tests say what is missing: skipped, or failed when CI is set.
+chromium: env  ## install Chromium for the tests in a browser (Debian and Ubuntu)
+	@$(BIN)/python tests/browser.py || { $(ASROOT) apt-get update -qq && \
+	  $(ASROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qy chromium; } || \
+	  echo "No Chromium could be installed here: install it, or Google Chrome, by hand"
+
+test: chromium  ## linters and tests, those in a browser included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
