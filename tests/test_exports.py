@@ -159,6 +159,7 @@ def served(tmp_path):
     raw = np.zeros(SHAPE, np.uint8)
     raw[:, 8:12, 32:36] = 255
     export = exports.export_precomputed(Volume(raw, VOXEL, offset=volume.offset), volume.labels, tmp_path / "a b")
+    assert export.command == f"python '{tmp_path}/a b/serve.py'"
     port = free_port()
     command = [sys.executable, "-I", export.path / "serve.py", str(port)]  # -I: without this repository
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

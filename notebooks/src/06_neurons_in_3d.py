@@ -8,7 +8,7 @@
 # - how a set of voxels becomes a surface, and where its corners lie in nm;
 # - what a split and a merge look like in 3D, when sections hide them;
 # - to open raw data, labels, prediction, affinities and attention together in neuroglancer, in JupyterLab, Colab or Binder;
-# - to fly to an error from Python, and to send neurons to somebody who has nothing installed.
+# - to ask about a neuron by pointing at it, to fly to the worst errors, and to send neurons to somebody who has nothing installed.
 #
 # **Before you start.** Nothing is required. Lesson 05 explains the segmentation that is shown here.
 #
@@ -177,12 +177,27 @@ print(f"the two largest parts of segment {merge.label}: (neuron, voxels) = {merg
 # | `ground truth`, `prediction` | ids as colours, the same as in our figures; the largest neurons are selected, in the planes and in 3D |
 # | `A_r`, `A_s` | affinities: red along z, green along y, blue along x, as in lesson 01 |
 # | `attention a1`, `a2`, `a3` | warm colours; their voxels are 4, 8 and 16 times as long as raw's in y and x |
+# | `splits`, `merges` | blue: a neuron outside of the segment that covers most of it; orange: a segment outside of the neuron that fills most of it |
+#
+# The last two compare voxel by voxel, so they also mark the thin rims where two outlines disagree. Real errors are broad:
+
+# %%
+from fgnet_lib.metrics import error_masks
+
+errors = splits, merges = error_masks(neurons, volume.labels)
+ax = plt.figure(figsize=(7, 6.5)).add_subplot()
+plots.error_map(ax, volume.raw, splits, merges, volume.voxel_size, merge.voxel[0], "where the prediction is wrong")
+plt.show()
+print(f"of all voxels, {splits.mean():.1%} are split off and {merges.mean():.1%} are merged")
+
+# %% [markdown]
+# Now all layers together:
 
 # %%
 from fgnet_lib import viewer
 
 affinities = {"A_r": prediction.refined, "A_s": prediction.coarse}
-view = viewer.show(volume, {"prediction": neurons}, affinities, prediction.attention)
+view = viewer.show(volume, {"prediction": neurons}, affinities, prediction.attention, errors)
 view
 
 # %% [markdown]
@@ -192,10 +207,10 @@ view
 # | where you are | what you see above |
 # | --- | --- |
 # | JupyterLab on your machine | the viewer in a frame, and a link that opens it in a tab of its own |
-# | VS Code | the link; if VS Code runs on another machine, forward the port that is named beside it first |
+# | VS Code | the link; if VS Code runs on another machine, forward the port that is named beside it first (it stays the same from run to run, unless another kernel has it) |
 # | JupyterHub, Binder | the frame; its address goes through the hub's own (`jupyter-server-proxy`) |
 # | Colab | the frame, through Colab's proxy; if your browser blocks third-party cookies, use the link |
-# | Kaggle | nothing: Kaggle lets no port through. Use the file of section 6 |
+# | Kaggle | nothing: Kaggle lets no port through. Use the file of section 7 |
 # | JupyterLab over `ssh` | forward the port, too: `ssh -L PORT:127.0.0.1:PORT host`, with the port printed below |
 #
 # The server answers on 127.0.0.1 only, and the long random part of the address is its password. Do not post the link.
@@ -220,25 +235,40 @@ print(view)
 # Try this: hide `raw`, show `A_r`, and look for a place with the colours of the prediction on both sides of a dark line.
 # Then add `attention a1`: does the model look at membranes, or past them? Lesson 03 measures it.
 #
-# ## 5 · Fly there from Python
+# ## 5 · Point and ask
 #
-# The viewer's state is an object in Python. What you change inside `txn()` appears in the browser, and what you do in the
-# browser can be read here. So the list of errors becomes a tour. The viewer counts x, y, z in voxels from the origin of the
-# data set, not of this crop: hence the offset and the reversed order.
-
+# Point at a neuron, in a plane or in 3D, and press **p**. Below the viewer, in the notebook, appears how large it is, which
+# neuron it matches, and what it is merged with or split into. It works on the layer that is visible: with `ground truth`,
+# it asks from the side of the neurons. From Python, the same question is:
 
 # %%
-def fly_to(error, layer):
-    """Centre the viewer on an error and select the two ids that share most of it."""
-    corner = np.divide(volume.offset, volume.voxel_size)
-    with view.viewer.txn() as state:
-        state.position = (corner + error.voxel + 0.5)[::-1]
-        state.layers[layer].visible = True
-        state.layers[layer].segments = [label for label, _ in error.parts[:2]]
+print(view.report("prediction", merge.label))
+print()
+print(view.report("ground truth", split.label))
 
+# %% [markdown]
+# Read it like this. The *match* is the partner on the other side with the largest overlap; two high percentages mean that
+# both are nearly the same set of voxels. A few dozen voxels of something else are a rim along a membrane. Thousands are an error.
+#
+# ## 6 · Fly to the worst errors
+#
+# The viewer's state is an object in Python. What you change in it appears in the browser, and what you do in the browser
+# can be read here. So the list of errors becomes a tour: `view.jump` moves the viewer to an error, selects its two largest
+# parts, and shows the matching error layer. `report.merges[0]` is the worst merge by bits, `report.merges[1]` the next.
 
-fly_to(merge, "ground truth")
-print("the viewer is at x, y, z =", view.viewer.state.position)
+# %%
+for k, error in enumerate(report.merges[:3]):
+    print(f"merge {k}: segment {error.label}, {error.bits:.3f} bits, at voxel (z, y, x) = {error.voxel}")
+view.jump(merge)  # the one of section 3; try report.merges[k] and report.splits[k]
+view.panel
+
+# %% [markdown]
+# Where is the viewer now? It counts x, y, z in voxels from the origin of the data set, not of this crop:
+
+# %%
+corner = np.divide(volume.offset, volume.voxel_size)
+print("position in the viewer (x, y, z):", view.viewer.state.position)
+print("the error's voxel, by hand:      ", (corner + merge.voxel + 0.5)[::-1])
 
 # %% [markdown]
 # The same place as a figure: what the segment covers, and below it the true neurons. The dotted lines cross at the voxel
@@ -251,13 +281,16 @@ for labels, what in ((neurons, "prediction"), (volume.labels, "ground truth")):
     plt.show()
 
 # %% [markdown]
-# ## 6 · A file to hand on
+# ## 7 · A file to hand on
 #
-# A link to your kernel is of no use to anybody else. `export_html` writes the largest neurons, or those you name, into
-# one HTML file with everything it needs: it opens in any browser, without internet, and rotates.
+# A link to your kernel is of no use to anybody else. `export_html` writes the neurons that you choose, with names if you
+# like, into one HTML file with everything it needs: it opens in any browser, without internet, and rotates.
 
 # %%
-shared = viewer.export_html(neurons, volume.voxel_size, session.out_dir / "neurons.html", largest_ids(neurons, 8))
+from fgnet_lib import exports
+
+names = {label: f"number {rank} in size" for rank, label in enumerate(largest_ids(neurons, 8), start=1)}
+shared = exports.export_html(neurons, volume.voxel_size, session.out_dir / "neurons.html", names)
 print(f"{shared} ({shared.stat().st_size / 1e6:.1f} MB): open it in a browser, or send it by mail")
 
 # %% [markdown]
@@ -273,17 +306,38 @@ plt.show()
 # The neurons end in flat faces where the crop ends. A whole neuron is thousands of times longer than this box: seeing one takes
 # volumes that do not fit into memory, but the steps stay the same.
 #
+# ## 8 · A folder for the web
+#
+# Surfaces alone convince nobody who wants to see the grey values. `export_precomputed` writes raw, segmentation and
+# meshes in neuroglancer's **precomputed** format: a folder of small files (blocks of 64 x 64 x 64 voxels, coarser copies for
+# the view from afar, one file per mesh) of which the browser fetches those that it needs. No program has to run where they
+# lie, so any web server or cloud bucket will do, if it allows other pages to read from it (the header is called CORS).
+
+# %%
+folder = exports.export_precomputed(volume, neurons, session.out_dir / "precomputed", names)
+files = [file for file in folder.path.rglob("*") if file.is_file()]
+print(f"{len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+print(folder)
+
+# %% [markdown]
+# The folder brings its own little web server, for this machine only. Run the command in a terminal and open the link: it
+# leads to Google's public neuroglancer page, which runs in your browser and fetches the data from your machine. To publish,
+# put the folder on a web server, and its address in the place of `http://127.0.0.1:9180` in the link. If the data must not
+# leave your machine, stay with section 4.
+#
 # ## What you learned
 #
 # - A surface is where a mask passes 0.5. It needs the voxel size of each axis and half a voxel to lie where the neuron lies.
 # - In 3D, a split is a change of colour along one neuron, a merge is a shape without a seam. The grey values decide.
 # - neuroglancer shows arrays from this kernel, each layer in nm; how the browser reaches it depends on the platform.
-# - Its state can be set from Python, so that a list of errors becomes a tour; an HTML file carries neurons elsewhere.
+# - Its state can be set from Python, so that a list of errors becomes a tour; what you point at can be asked about.
+# - An HTML file carries surfaces elsewhere, a precomputed folder on a web server carries the data with them.
 #
 # ## Try it
 #
-# - Fly to the split with `fly_to(split, "prediction")`. Is there a section, or a membrane, that is to blame?
+# - Fly to the split with `view.jump(split)`. Is there a section, or a membrane, that is to blame?
 # - Set `max_triangles=100` in section 2. What survives, what does not? Compare the printed extents.
+# - Jump to `report.splits[k]` for k = 0, 1, 2. Which of them are errors, and which are a rim around a large neuron?
 # - Export the neurons that take part in the worst merge: `ids=[label for label, _ in merge.parts[:2]]` of `volume.labels`.
 # - In the viewer, open the panel of the layer `attention a1` (right click on its name) and move the range of its shader.
 #
