@@ -22,6 +22,7 @@ from skimage.segmentation import find_boundaries
 
 from fgnet_lib.volumes import IGNORE
 
+TEXT = 12.5  # points; a figure 15 inches wide is shrunk to 11 points on a slide of 13.3 inches
 WARM = "afmhot"  # attention; the viewer's shader is the same ramp, so both show a weight in one colour
 # Okabe and Ito's colour-blind safe hues, each in five lightnesses: neighbours differ in hue or in lightness.
 _HUES = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -31,27 +32,29 @@ _PALETTE = np.array(
 )
 
 
+STYLE = {
+    "font.size": TEXT,
+    "axes.titlesize": 13,
+    "axes.labelsize": 13,
+    "legend.fontsize": TEXT,
+    "legend.title_fontsize": TEXT,
+    "xtick.labelsize": TEXT,
+    "ytick.labelsize": TEXT,
+    "figure.titlesize": 14,
+    "figure.dpi": 80,
+    "savefig.bbox": "tight",
+    "figure.constrained_layout.use": True,
+    "axes.prop_cycle": plt.cycler(color=[_HUES[i] for i in (4, 5, 2, 6, 0, 1)]),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "image.cmap": "gray",
+    "image.interpolation": "nearest",
+}
+
+
 def style() -> None:
-    """Set matplotlib's defaults for every lesson; `runtime.start` calls it."""
-    plt.rcParams.update(
-        {
-            "font.size": 12,
-            "axes.titlesize": 13,
-            "axes.labelsize": 12,
-            "legend.fontsize": 11,
-            "xtick.labelsize": 11,
-            "ytick.labelsize": 11,
-            "figure.titlesize": 14,
-            "figure.dpi": 80,
-            "savefig.bbox": "tight",
-            "figure.constrained_layout.use": True,
-            "axes.prop_cycle": plt.cycler(color=[_HUES[i] for i in (4, 5, 2, 6, 0, 1)]),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "image.cmap": "gray",
-            "image.interpolation": "nearest",
-        }
-    )
+    """Make `STYLE` matplotlib's defaults, for every figure of a lesson; `runtime.start` calls it."""
+    plt.rcParams.update(STYLE)
 
 
 def label_colors(labels: np.ndarray) -> np.ndarray:
@@ -66,9 +69,15 @@ def label_colors(labels: np.ndarray) -> np.ndarray:
     ids = np.asarray(labels).astype(np.uint64)
     with np.errstate(over="ignore"):  # multiplying by 2^64 / golden ratio spreads neighbouring ids over the palette
         mixed = (ids ^ (ids >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
-    rgba = np.ones((*ids.shape, 4))
-    rgba[..., :3] = _PALETTE[(mixed >> np.uint64(32)) * np.uint64(len(_PALETTE)) >> np.uint64(32)]
-    rgba[(ids == 0) | (ids == IGNORE)] = 0
+    index = (mixed >> np.uint64(32)) * np.uint64(len(_PALETTE)) >> np.uint64(32)
+    index = np.where((ids == 0) | (ids == IGNORE), len(_PALETTE), index).astype(np.intp)
+    return np.vstack([np.insert(_PALETTE, 3, 1, axis=1), np.zeros(4)]).take(index, axis=0)
+
+
+def label_overlay(section: np.ndarray, fill: float) -> np.ndarray:
+    """Colours (y, x, 4) of a section's ids: outlines are opaque, the inside has the opacity `fill`."""
+    rgba = label_colors(section)
+    rgba[..., 3] *= np.where(find_boundaries(section, mode="inner"), 1, fill)
     return rgba
 
 
@@ -100,22 +109,45 @@ def scale_bar(ax: Axes, voxel_size: Sequence[float]) -> Axes:
         sep=3,
         color="white",
         size_vertical=room / voxel_size[-2] / 30,
-        fontproperties={"size": 11},
+        fontproperties={"size": TEXT},
     )
     bar.patch.set(facecolor="black", alpha=0.6, linewidth=0)
     ax.add_artist(bar)
     return ax
 
 
+def frame(ax: Axes, voxel_size: Sequence[float], title: str = "") -> Axes:
+    """Make axes that count voxels look like a section: physical aspect, and a scale bar instead of ticks.
+
+    Args:
+        ax: axes whose limits are set.
+        voxel_size: nm, its last two entries along the vertical and the horizontal axis shown.
+        title: of the axes.
+    """
+    ax.set(title=title, xticks=[], yticks=[], aspect=voxel_size[-2] / voxel_size[-1])
+    ax.spines[:].set_visible(False)
+    return scale_bar(ax, voxel_size)
+
+
+def color_legend(ax: Axes, colors: Mapping[str, str], title: str | None = None) -> Axes:
+    """Say under the axes what colours mean, by name."""
+    ax.legend(
+        handles=[Patch(color=color, label=name) for name, color in colors.items()],
+        title=title,
+        ncols=len(colors),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        frameon=False,
+        handlelength=1,
+    )
+    return ax
+
+
 def _image(ax: Axes, image: np.ndarray, voxel_size: Sequence[float], title: str, stride: int = 1, **imshow):
     """Show a section at `stride` in the coordinates of the raw voxels, physical aspect, scale bar instead of ticks."""
     height, width = (stride * n for n in image.shape[:2])
-    shown = ax.imshow(
-        image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect=voxel_size[-2] / voxel_size[-1], **imshow
-    )
-    ax.set(title=title, xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    scale_bar(ax, voxel_size)
+    shown = ax.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **imshow)
+    frame(ax, voxel_size, title)
     return shown
 
 
@@ -145,10 +177,7 @@ def show_section(
 
 def show_labels(ax: Axes, labels, z: int | None = None, fill: float = 0.35) -> Axes:
     """Lay labels (y, x) or (z, y, x) over what `ax` shows: outlines, filled with opacity `fill`; 0 stays clear."""
-    section = _section(labels, z)
-    rgba = label_colors(section)
-    rgba[..., 3] *= np.where(find_boundaries(section, mode="inner"), 1, fill)
-    ax.imshow(rgba, aspect=ax.get_aspect())
+    ax.imshow(label_overlay(_section(labels, z), fill), aspect=ax.get_aspect())
     return ax
 
 
@@ -158,18 +187,7 @@ def show_affinities(
     """Show affinities (3, y, x) or (3, z, y, x) in [0, 1] as red (z), green (y), blue (x): white joins, dark parts."""
     rgb = np.moveaxis(_section(affinities, z, ndim=4), 0, -1)
     _image(ax, np.clip(rgb, 0, 1).astype(np.float32), voxel_size, title)
-    handles = [Patch(color=color, label=axis) for axis, color in {"z": "red", "y": "lime", "x": "blue"}.items()]
-    ax.legend(
-        handles=handles,
-        title="joined along",
-        title_fontsize=11,
-        ncols=3,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0),
-        frameon=False,
-        handlelength=1,
-    )
-    return ax
+    return color_legend(ax, {"z": "red", "y": "lime", "x": "blue"}, "joined along")
 
 
 def show_attention(
@@ -280,14 +298,7 @@ def error_map(
     show_section(ax, raw, None, voxel_size, z, title)
     for mask, color in ((splits, SPLIT), (merges, MERGE)):
         ax.imshow(np.where(_section(mask, z)[..., None], (*to_rgb(color), 0.6), 0), aspect=ax.get_aspect())
-    ax.legend(
-        handles=[Patch(color=SPLIT, label="split"), Patch(color=MERGE, label="merge")],
-        ncols=2,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0),
-        frameon=False,
-    )
-    return ax
+    return color_legend(ax, {"split": SPLIT, "merge": MERGE})
 
 
 def pca_rgb(
@@ -329,7 +340,7 @@ def split_merge_curve(
     if chosen is not None:
         ax.axvline(chosen, color="gray", ls=":", label=f"chosen: {chosen:g}")
     ax.set(xlabel="threshold", ylabel="variation of information (bits)", ylim=(0, None), title=title)
-    ax.legend()
+    ax.legend(loc="upper center")  # above the valley
     return ax
 
 

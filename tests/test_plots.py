@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from skimage.color import rgb2lab
 
@@ -153,7 +154,7 @@ def test_attention_grid_has_the_layout_of_figure_4(volume):
 @pytest.mark.parametrize("label", [0, 5, IGNORE])
 def test_extremes(shape, label):
     raw, labels = np.zeros(shape, np.uint8), np.full(shape, label, np.uint64)
-    figure, axes = plt.subplots(1, 6)
+    figure, axes = plt.subplots(1, 6, figsize=(24, 4))
     plots.show_section(axes[0], raw, labels, VOXEL)
     plots.show_affinities(axes[1], np.full((3, *shape), 1.5, np.float32), VOXEL)
     plots.show_attention(axes[2], np.full(shape, np.nan), 16, VOXEL)
@@ -210,6 +211,10 @@ def test_the_far_side_of_a_mesh_is_not_drawn(monkeypatch):
     assert set(flat) == {(0, 30), (1, 30), (2, 0)}  # x, y, z: y runs towards the viewer, z down
 
 
-def test_text_is_readable():
-    sizes = [plt.rcParams[key] for key in ("font.size", "axes.labelsize", "xtick.labelsize", "legend.fontsize")]
-    assert min(sizes) >= 11
+def test_text_is_readable_on_a_slide(volume):
+    """A figure 15 inches wide, the widest in the lessons, is shrunk to a slide of 13.3 inches."""
+    figure, axes = plt.subplots(1, 3, figsize=(15, 5))
+    plots.show_affinities(axes[0], np.ones((3, *volume[0].shape)), VOXEL, title="affinities")
+    plots.show_attention(axes[1], np.ones(volume[0].shape), 1, VOXEL)
+    plots.split_merge_curve(axes[2], [0, 1], [1, 0], [0, 1], title="curve")
+    assert min(text.get_fontsize() for text in figure.findobj(Text)) * 13.3 / 15 >= 11
