@@ -143,7 +143,8 @@ def export_precomputed(
         _write_meshes(part / "segmentation", segmentation, volume, names)
         _write_json(part / serve.STATE, _state(volume, names).to_json())
         shutil.copy(serve.__file__, part / "serve.py")
-    return Export(path, f"python {shlex.quote(str(path / 'serve.py'))}", serve.link(path, f"http://127.0.0.1:{serve.PORT}"))
+    command = f"python {shlex.quote(str(path / 'serve.py'))}"
+    return Export(path, command, serve.link(path, f"http://127.0.0.1:{serve.PORT}"))
 
 
 def _corner(volume: Volume) -> np.ndarray:
