@@ -2,6 +2,8 @@ PYTHON ?= python3
 DATASET ?= phantom
 PROFILE ?= fast
 FRESH ?=
+ROWS ?=
+MINUTES ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 ASROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help env tutorial notebooks lab test chromium weights picture times clean
+.PHONY: help env tutorial notebooks lab test chromium encoder weights results picture times clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -46,8 +48,15 @@ test: chromium  ## linters and tests, those in a browser included
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+encoder: env  ## pretrain the mini encoder without labels (half an hour on one core)
+	$(BIN)/python tools/pretrain_mini.py
+
 weights: env  ## train the mini model that ships in data/pretrained (about an hour on two cores)
 	$(BIN)/python tools/train_mini.py
+
+results: env  ## train and evaluate what is missing of docs/results.md (six hours in all; ROWS="unet fine_tuned" MINUTES=60 for a part)
+	$(BIN)/python tools/results.py $(if $(ROWS),--rows $(ROWS)) $(if $(MINUTES),--minutes $(MINUTES))
+	$(BIN)/python tools/render_results.py
 
 picture: env  ## draw the picture of the README
 	$(BIN)/python tools/draw_overview.py

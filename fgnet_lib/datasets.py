@@ -27,6 +27,7 @@ PHANTOMS = {"train": ((64, 256, 256), 0), "val": ((32, 256, 256), 1)}  # shape, 
 CROPS = {  # small crops of public data sets, in your data folder
     ("fib25", "train"): "train/fib25_t2_train_z000-139.h5",
     ("fib25", "val"): "val/fib25_t2_val_z144-183.h5",
+    ("fib25", "unlabelled"): "unlabelled/fib25_validation_sample_z000-239.h5",
     ("gala", "train"): "train/gala_train.h5",
     ("gala", "val"): "val/gala_test.h5",
     ("ac4", "val"): "val/ac4_dojo_10x400x400.h5",
@@ -35,6 +36,7 @@ CROPS = {  # small crops of public data sets, in your data folder
 SECTIONS = {  # first and last + 1 of the sections of a download; the rest of fib25 is a test that nobody looks at
     ("fib25", "train"): (0, 140),
     ("fib25", "val"): (144, 184),
+    ("fib25", "unlabelled"): (0, 240),
     **{(f"cremi_{sample}", "train"): (0, 100) for sample in "abc"},
     **{(f"cremi_{sample}", "val"): (100, 125) for sample in "abc"},
     ("snemi3d", "train"): (0, 80),
@@ -84,14 +86,14 @@ def fetch(name: str, download: bool = True) -> Path:
 
 
 def open_dataset(name: str, part: str) -> Volume:
-    """Open the training or the validation part of a data set, lazily.
+    """Open a part of a data set, lazily.
 
     fib25, gala, ac4 and cremi_b_mini are small crops looked for in FGNET_DATA_DIR. fib25, cremi_a, cremi_b, cremi_c
     and snemi3d can be downloaded. The phantom is generated once and cached.
 
     Args:
         name: one of `DATASETS`.
-        part: "train" or "val".
+        part: "train" or "val"; of fib25 also "unlabelled", other tissue without labels, for pretraining.
 
     Raises:
         ValueError: an unknown name, or a part that the data set does not have.
@@ -109,7 +111,7 @@ def open_dataset(name: str, part: str) -> Volume:
     if crop and folder and (folder / crop).is_file():
         return read_volume(folder / crop)
     if (name, part) in SECTIONS:
-        return _downloaded(name).sections(*SECTIONS[name, part])
+        return _downloaded(name, part).sections(*SECTIONS[name, part])
     raise FileNotFoundError(
         f"no {crop} in FGNET_DATA_DIR ({folder or 'which is not set'}), and {name} cannot be downloaded. {OFFLINE}"
     )
@@ -143,7 +145,9 @@ def _download(name: str, entry: dict[str, str], path: Path) -> None:
             raise OSError(f"what came from {entry['url']} is not the file in the registry: {wrong}")
 
 
-def _downloaded(name: str) -> Volume:
+def _downloaded(name: str, part: str) -> Volume:
+    if (name, part) == ("fib25", "unlabelled"):
+        return read_volume(fetch("fib25/validation_sample/grayscale_maps.h5"), voxel_size=(10, 10, 10))
     if name == "fib25":
         raw, labels = (fetch(f"fib25/training_sample2/{file}.h5") for file in ("grayscale_maps", "groundtruth"))
         return read_volume(raw, labels_path=labels, voxel_size=(10, 10, 10))

@@ -18,6 +18,8 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from skimage.segmentation import watershed
 
+from fgnet_lib.volumes import is_anisotropic
+
 MEAN_AFFINITY = "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>"  # compiled into waterz' wheels
 SMOOTHING = 2.0  # voxels; of the distance transform, so that a neurite has one seed and not one for each bump
 
@@ -33,7 +35,7 @@ def fragments(
     Args:
         affinities: float32 (3, z, y, x) in [0, 1].
         voxel_size: nm (z, y, x).
-        per_section: Flood section by section; by default where a voxel is at least twice as long in z as in x.
+        per_section: Flood section by section; by default in anisotropic data.
 
     Returns:
         Dense uint64 ids from 1 (z, y, x), without gaps.
@@ -43,7 +45,7 @@ def fragments(
     """
     _check(affinities)
     if per_section is None:
-        per_section = voxel_size[0] >= 2 * voxel_size[2]
+        per_section = is_anisotropic(voxel_size)
     if not per_section:
         return _flood(1 - affinities.mean(axis=0), voxel_size).astype(np.uint64)
     labels = np.zeros(affinities.shape[1:], np.uint64)

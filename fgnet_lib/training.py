@@ -30,7 +30,7 @@ from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_bo
 from fgnet_lib.augment import Augment
 from fgnet_lib.devices import precision
 from fgnet_lib.losses import fgnet_loss
-from fgnet_lib.volumes import IGNORE, Volume
+from fgnet_lib.volumes import IGNORE, Volume, is_anisotropic
 
 LABELLED = 0.5  # a random patch of which less is labelled is drawn again, ...
 DRAWS = 20  # ... so many times
@@ -96,8 +96,8 @@ class PatchDataset(Dataset):
     """An endless source of training patches; item k is a function of the seed and k, whoever asks for it and when.
 
     An item is a tuple of raw, float32 (1, z, y, x) in [0, 1]; target affinities, float32 (3, z, y, x), computed after
-    augmentation from labels with widened borders; and the bool mask (3, z, y, x) of where they are known. Volumes
-    smaller than a patch are mirrored, with unknown labels outside.
+    augmentation from labels with widened borders (in 3D where the volume is isotropic); and the bool mask (3, z, y, x)
+    of where they are known. Volumes smaller than a patch are mirrored, with unknown labels outside.
     """
 
     def __init__(
@@ -125,15 +125,16 @@ class PatchDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, index))
-        raw, labels = self._draw(rng)
+        raw, labels, in_3d = self._draw(rng)
         if self.augment is not None:
             sample = self.augment.reseed(int(rng.integers(2**32)))({"raw": raw, "labels": labels})
             raw, labels = sample["raw"], sample["labels"]
-        target = affinities_from_labels(widen_borders(labels)).astype(np.float32)
+        target = affinities_from_labels(widen_borders(labels, in_3d)).astype(np.float32)
         raw = np.ascontiguousarray(raw[None], np.float32) / 255
         return torch.from_numpy(raw), torch.from_numpy(target), torch.from_numpy(affinity_mask(labels))
 
-    def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Raw, labels, and whether borders are widened in 3D."""
         volume = self.volumes[rng.choice(len(self.volumes), p=self.share)]
         for _ in range(DRAWS):
             start = [rng.integers(max(n - p, 0) + 1) for n, p in zip(volume.shape, self.patch, strict=True)]
@@ -142,7 +143,7 @@ class PatchDataset(Dataset):
                 break
         missing = [(0, p - n) for n, p in zip(crop.shape, self.patch, strict=True)]
         labels = np.pad(crop.labels.astype(np.uint64), missing, constant_values=IGNORE)
-        return np.pad(crop.raw, missing, mode="symmetric"), labels
+        return np.pad(crop.raw, missing, mode="symmetric"), labels, not is_anisotropic(volume.voxel_size)
 
 
 def train(
@@ -152,36 +153,66 @@ def train(
     out_dir: str | Path,
     on_step: Callable[[History], None] | None = None,
 ) -> History:
-    """Train a model in place, on the device it is on, and leave it in eval mode.
-
-    Starts from the newest checkpoint in `out_dir` if there is one. With a budget in iterations a resumed run equals an
-    undisturbed one; with a budget in minutes the learning rate follows the clock, and no two runs are equal.
+    """Train a model to predict affinities, in place, on the device it is on, and leave it in eval mode; see `fit`.
 
     Args:
         model: Called with raw (B, 1, D, H, W) in [0, 1], returns an `FGNetOutput`; has `freeze_encoder(bool)`.
         volumes: With labels; in memory they are read faster than lazily.
         config: See `TrainConfig`.
         out_dir: Folder of the checkpoints.
-        on_step: Called after every iteration (and its checkpoint) with the history so far, to draw or to stop by an
-            exception.
+        on_step: As in `fit`.
 
     Raises:
         ValueError: If the checkpoint was made with another configuration, or the volumes do not fit it.
         FloatingPointError: If the loss is not finite; the last checkpoint is kept.
     """
     dataset = PatchDataset(volumes, config.patch, Augment(), config.seed, config.weights)
+    model.freeze_encoder(config.freeze_encoder)
+    return fit(model, dataset, _affinity_loss, config, out_dir, on_step)
+
+
+def _affinity_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    raw, target, mask = batch
+    return fgnet_loss(model(raw), target, mask)
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    loss: Callable[[nn.Module, tuple[Tensor, ...]], Tensor],
+    config: TrainConfig,
+    out_dir: str | Path,
+    on_step: Callable[[History], None] | None = None,
+) -> History:
+    """Minimise a loss, with everything that a long run needs.
+
+    Starts from the newest checkpoint in `out_dir` if there is one. With a budget in iterations a resumed run equals an
+    undisturbed one; with a budget in minutes the learning rate follows the clock, and no two runs are equal.
+
+    Args:
+        model: Trained in place, where it requires gradients, on the device it is on; left in eval mode.
+        dataset: Item k is sample k of the run; has `volumes`, whose names and shapes belong to the configuration.
+        loss: Called with the model and a batch on its device, returns a scalar.
+        config: See `TrainConfig`.
+        out_dir: Folder of the checkpoints.
+        on_step: Called after every iteration (and its checkpoint) with the history so far, to draw or to stop by an
+            exception.
+
+    Raises:
+        ValueError: If the checkpoint was made with another configuration.
+        FloatingPointError: If the loss is not finite; the last checkpoint is kept.
+    """
     device = next(model.parameters()).device
     AcceleratorState._reset_state(reset_partial_state=True)  # else a notebook could never change device or precision
     accelerator = Accelerator(
         cpu=device.type == "cpu", mixed_precision=precision(device), gradient_accumulation_steps=config.accumulate
     )
     set_seed(config.seed)
-    model.freeze_encoder(config.freeze_encoder)
     model.train()
     history, average = History(), AveragedModel(model, avg_fn=_moving_average(config.ema)) if config.ema else None
     wrapped, optimizer = accelerator.prepare(model, _optimizer(model, config))
     accelerator.register_for_checkpointing(*filter(None, (history, average)))
-    checkpoints = _Checkpoints(accelerator, Path(out_dir), _settings(model, volumes, config))
+    checkpoints = _Checkpoints(accelerator, Path(out_dir), _settings(model, dataset.volumes, config))
     checkpoints.resume()
     batches = iter(_loader(dataset, config, len(history.loss), device))
     started = time.monotonic() - (history.seconds[-1] if history.seconds else 0)
@@ -189,9 +220,9 @@ def train(
     with tqdm(total=1.0, initial=used, bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
         while used < 1:
             rate = _set_learning_rate(optimizer, config, len(history.loss), used)
-            loss = _iteration(accelerator, wrapped, optimizer, batches, config.accumulate)
-            _refuse_nan(loss, len(history.loss), rate)
-            history.append(loss, rate, time.monotonic() - started)
+            found = _iteration(accelerator, wrapped, optimizer, loss, batches, config.accumulate)
+            _refuse_nan(found, len(history.loss), rate)
+            history.append(found, rate, time.monotonic() - started)
             if average is not None:
                 average.update_parameters(model)
             if len(history.loss) % config.checkpoint_every == 0:
@@ -210,18 +241,18 @@ def train(
 
 
 def _iteration(
-    accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, batches: Iterator, accumulate: int
+    accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, loss: Callable, batches: Iterator, accumulate: int
 ) -> float:
     """One change of the weights; returns the mean loss of its batches, and stops before a NaN reaches the weights."""
     losses = []
     for _ in range(accumulate):
-        raw, target, mask = send_to_device(next(batches), accelerator.device)
+        batch = send_to_device(next(batches), accelerator.device)
         with accelerator.accumulate(model):
-            loss = fgnet_loss(model(raw), target, mask)
-            losses.append(loss.item())
+            found = loss(model, batch)
+            losses.append(found.item())
             if not math.isfinite(losses[-1]):
                 return losses[-1]
-            accelerator.backward(loss)
+            accelerator.backward(found)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
             optimizer.step()
@@ -237,7 +268,7 @@ def _refuse_nan(loss: float, iteration: int, rate: float) -> None:
         )
 
 
-def _loader(dataset: PatchDataset, config: TrainConfig, done: int, device: torch.device) -> DataLoader:
+def _loader(dataset: Dataset, config: TrainConfig, done: int, device: torch.device) -> DataLoader:
     """Batches from iteration `done` on; beside a GPU, other processes prepare them."""
     per_iteration = config.batch * config.accumulate
     return DataLoader(

@@ -101,6 +101,11 @@ class Volume:
         return self[:, :, :]
 
 
+def is_anisotropic(voxel_size: tuple[float, float, float]) -> bool:
+    """Whether a voxel (z, y, x) is at least twice as long in z as in x: serial sections, to be treated one by one."""
+    return voxel_size[0] >= 2 * voxel_size[2]
+
+
 def read_volume(
     path: str | Path,
     raw_key: str | None = None,

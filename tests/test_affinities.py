@@ -43,12 +43,18 @@ def test_affinities_and_mask_equal_their_definition(labels):
 @given(small_labels)
 @settings(max_examples=50, deadline=None)
 def test_widened_borders_equal_their_definition(labels):
-    expected = labels.copy()
+    in_plane, in_3d = labels.copy(), labels.copy()
     for z, y, x in np.ndindex(labels.shape):
-        around = labels[z, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-        if labels[z, y, x] != IGNORE and ((around != labels[z, y, x]) & (around != IGNORE)).any():
-            expected[z, y, x] = 0
-    np.testing.assert_array_equal(widen_borders(labels), expected)
+        if labels[z, y, x] == IGNORE:
+            continue
+        near = [slice(max(i - 1, 0), i + 2) for i in (z, y, x)]
+        square = labels[z, near[1], near[2]].ravel()
+        cross = np.concatenate([labels[near[0], y, x], labels[z, near[1], x], labels[z, y, near[2]]])
+        for around, expected in ((square, in_plane), (cross, in_3d)):
+            if ((around != labels[z, y, x]) & (around != IGNORE)).any():
+                expected[z, y, x] = 0
+    np.testing.assert_array_equal(widen_borders(labels), in_plane)
+    np.testing.assert_array_equal(widen_borders(labels, in_3d=True), in_3d)
 
 
 def test_waterz_reads_our_sign_convention():

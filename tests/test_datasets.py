@@ -291,10 +291,19 @@ def test_the_test_sections_of_fib25_stay_closed(folders, monkeypatch):
         np.testing.assert_array_equal(volume.load().labels[:, 0, 0], expected + 1000)
 
 
+def test_unlabelled_sections_are_a_part_of_fib25(folders, monkeypatch):
+    path = folders[0] / "grayscale_maps.h5"
+    with h5py.File(path, "w") as file:
+        file["raw"] = np.arange(250, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+    monkeypatch.setattr(datasets, "fetch", {"fib25/validation_sample/grayscale_maps.h5": path}.__getitem__)
+    volume = open_dataset("fib25", "unlabelled")
+    assert volume.labels is None and volume.shape == (240, 4, 4) and volume.voxel_size == (10.0, 10.0, 10.0)
+
+
 def test_unknown_names_and_parts_are_answered_with_the_list():
     with pytest.raises(ValueError, match="'cremi'.*" + ".*".join(DATASETS)):
         open_dataset("cremi", "val")
-    with pytest.raises(ValueError, match="fib25 has no part 'test': choose one of train, val"):
+    with pytest.raises(ValueError, match="fib25 has no part 'test': choose one of train, val, unlabelled"):
         open_dataset("fib25", "test")
     with pytest.raises(ValueError, match="phantom has no part 'test': choose one of train, val"):
         open_dataset("phantom", "test")
@@ -305,5 +314,5 @@ def test_unknown_names_and_parts_are_answered_with_the_list():
 def test_real_crops(em_data):
     for name, part in datasets.CROPS:
         volume = open_dataset(name, part)
-        assert volume.labels is not None and volume.shape == volume.labels.shape
+        assert (volume.labels is None) == (part == "unlabelled")
         assert read_volume(em_data / datasets.CROPS[name, part]).shape == volume.shape

@@ -76,21 +76,21 @@ def test_a_patch_is_a_function_of_seed_and_index(volume: Volume) -> None:
     assert not torch.equal(one[0][0], one[1][0]) and not torch.equal(one[0][0], reseeded[0][0])
 
 
-def check_targets(volume: Volume) -> None:
+def check_targets(volume: Volume, in_3d: bool) -> None:
     raw, target, mask = PatchDataset([volume], volume.shape, augment=None)[0]
     assert torch.equal((raw[0] * 255).round().byte(), torch.from_numpy(np.asarray(volume.raw)))
-    assert torch.equal(target, torch.from_numpy(affinities_from_labels(widen_borders(volume.labels))).float())
+    assert torch.equal(target, torch.from_numpy(affinities_from_labels(widen_borders(volume.labels, in_3d))).float())
     assert torch.equal(mask, torch.from_numpy(affinity_mask(volume.labels)))
     augmented = PatchDataset([volume], (4, 32, 32), Augment())[0]
     assert 0.3 < augmented[1][:, augmented[2].all(0)].mean() < 1 and augmented[0].shape == (1, 4, 32, 32)
 
 
-def test_targets_are_affinities_of_widened_labels() -> None:
-    check_targets(make_phantom((8, 64, 64), seed=0))
+def test_anisotropic_volumes_have_borders_widened_in_plane() -> None:
+    check_targets(make_phantom((8, 64, 64), seed=0), in_3d=False)
 
 
-def test_targets_on_real_em(em_data: Path) -> None:
-    check_targets(read_volume(em_data / "val" / "fib25_t2_val_z144-183.h5")[:6, :64, :64])
+def test_isotropic_em_has_borders_widened_in_3d(em_data: Path) -> None:
+    check_targets(read_volume(em_data / "val" / "fib25_t2_val_z144-183.h5")[:6, :64, :64], in_3d=True)
 
 
 def test_a_volume_smaller_than_a_patch_is_mirrored_and_unknown_outside(volume: Volume) -> None:

@@ -235,6 +235,7 @@ print("affinities", *affinity)
 
 # %%
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
+from fgnet_lib.volumes import is_anisotropic
 
 by_hand = np.zeros(labels.shape, np.uint8)
 by_hand[:, :, 1:] = (labels[:, :, 1:] == labels[:, :, :-1]) & (labels[:, :, 1:] > 0)
@@ -276,7 +277,7 @@ plt.show()
 # Count zeros and ones, and a practical problem shows: nearly everything is a one.
 
 # %%
-widened = widen_borders(labels)
+widened = widen_borders(labels, in_3d=not is_anisotropic(volume.voxel_size))
 for name, target in {"labels as they are": affinities, "borders widened": affinities_from_labels(widened)}.items():
     zeros = [f"{np.mean(channel[1:, 1:, 1:] == 0):.1%}" for channel in target]
     print(f"{name:20} zeros along z, y, x:", *zeros)
@@ -285,7 +286,8 @@ for name, target in {"labels as they are": affinities, "borders widened": affini
 # A network that says "joined" everywhere is right nearly always, and useless. Two remedies are used together. The loss gives
 # zeros more weight (lesson 04), and the targets are made from labels whose borders are **widened**: every voxel that has another
 # label next to it in its section becomes 0. Then a border is two voxels wide, as the stained membranes are, and it does not matter
-# so much if an annotator drew it one voxel off.
+# so much if an annotator drew it one voxel off. In isotropic data (FIB-SEM) membranes lie flat as often as upright, so there the
+# neighbours in the sections above and below count as well.
 #
 # Only the *targets* are widened. Scores are always computed on the labels as they are. We look at the window of the section that has most borders:
 
