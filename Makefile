@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 ASROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help env tutorial notebooks lab test chromium encoder weights results picture times clean
+.PHONY: help env tutorial notebooks lab test chromium encoder weights results bench picture times clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -57,6 +57,9 @@ weights: env  ## train the mini model that ships in data/pretrained (about an ho
 results: env  ## train and evaluate what is missing of docs/results.md (six hours in all; ROWS="unet fine_tuned" MINUTES=60 for a part)
 	$(BIN)/python tools/results.py $(if $(ROWS),--rows $(ROWS)) $(if $(MINUTES),--minutes $(MINUTES))
 	$(BIN)/python tools/render_results.py
+
+bench: env  ## measure where the time goes, to docs/bench.md (a few minutes, with nothing else running)
+	$(BIN)/python tools/bench.py
 
 picture: env  ## draw the picture of the README
 	$(BIN)/python tools/draw_overview.py
