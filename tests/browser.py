@@ -193,6 +193,13 @@ def wait_for_cells(page: Page, number: int | None = None) -> None:
     assert error is None, "\n".join(error["traceback"])
 
 
+def run_cell(page: Page, number: int) -> None:
+    """Run the code cell with this number, from 1, by Shift+Enter, and wait until it and those before it are done."""
+    page.locator(".jp-CodeCell .cm-content").nth(number - 1).click()
+    page.keyboard.press("Shift+Enter")
+    wait_for_cells(page, number)
+
+
 def show_frame(page: Page, part: str = "/v/") -> Frame:
     """The frame whose address has `part`, scrolled into view, when neuroglancer has drawn all in it."""
     wait_until(page, lambda: any(part in frame.url for frame in page.frames), f"no frame of {part}")
