@@ -19,6 +19,7 @@ from fgnet_lib.features import cosine_similarity, principal_components
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inspection import Inspected, Inspector, WhatIf
 from fgnet_lib.interactive import Canvas, Curve, Explorer, Panel, Scale, blend, grey, spread, zoom_box
+from fgnet_lib.interactive import explore as explore  # for lessons: with a picture of their own
 from fgnet_lib.metrics import Scores, error_masks, evaluate
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.volumes import Volume
@@ -52,7 +53,7 @@ def attention_explorer(
     panels = partial(attention_panels, volume, inspectors, attention_ranges(middle), outlines)
     controls = {
         "z": _section_slider(volume),
-        "level": widgets.ToggleButtons(options=tuple(LEVELS), description="attention", style={"button_width": "3em"}),
+        "level": _buttons(tuple(LEVELS), "attention"),
         "what_if": widgets.Dropdown(options=tuple(WHAT_IF), description="what if a is"),
         "opacity": widgets.FloatSlider(0.6, min=0, max=1, step=0.1, description="opacity"),
         "colors": widgets.Dropdown(options=COLORS, description="colours"),
@@ -140,7 +141,7 @@ def attention_panels(
             if shown.attention:
                 over = scale.rgb(box.cut(shown.attention[i - 1], STRIDES[i - 1]))
                 image = blend(image, spread(over, box, STRIDES[i - 1]), opacity)
-                title = f"a{i}, section {z}" if what_if == "as it is" else f"a{i} set to {what_if}, section {z}"
+                title = f"a{i}, section {z}" if what_if == "as it is" else f"a{i} = {what_if}, section {z}"
             if edges is not None:
                 image = blend(image, edges[..., :3] * 255, edges[..., 3:])
             row.append(Panel(_title(name, title), image, scale=scale, **place))
@@ -184,7 +185,7 @@ def _consequence_panels(found: Inspected, shown: Inspected, place: dict) -> list
     affinities = np.moveaxis(shown.affinities[:, box.top :, box.left :][:, : box.height, : box.width], 0, -1)
     change = (shown.affinities.astype(np.float32) - found.affinities).mean(axis=0)
     seen = np.percentile(np.abs(change), 99.5)
-    most = next((step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if step >= seen), 1.0)
+    most = next((step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5) if step >= seen), 1.0)
     scale = Scale("mean of z, y, x", -most, most, "PuOr")
     return [
         Panel("$A_r$ that follows", (affinities * 255).astype(np.uint8), **place),
@@ -242,7 +243,7 @@ def feature_explorer(volume: Volume, features: Sequence[np.ndarray], folder: str
     channels = min(len(level) for level in features)
     controls = {
         "z": _section_slider(volume),
-        "stride": widgets.ToggleButtons(options=STRIDES, description="stride", style={"button_width": "3em"}),
+        "stride": _buttons(STRIDES, "stride"),
         "show": widgets.Dropdown(options=("main components", "one channel"), description="show"),
         "channel": widgets.IntSlider(0, 0, channels - 1, description="channel"),
         **_point_controls(volume),
@@ -411,13 +412,18 @@ def _section_slider(volume: Volume) -> widgets.IntSlider:
     return widgets.IntSlider(volume.shape[0] // 2, 0, volume.shape[0] - 1, description="section")
 
 
+def _buttons(options: Sequence, description: str) -> widgets.ToggleButtons:
+    """Narrow ones, in one row with what they are about."""
+    return widgets.ToggleButtons(
+        options=options, description=description, style={"button_width": "3em"}, layout={"width": "max-content"}
+    )
+
+
 def _point_controls(volume: Volume) -> dict[str, widgets.Widget]:
     """Where the cross is, and how far the picture is enlarged around it."""
     _, height, width = volume.shape
     return {
-        "zoom": widgets.ToggleButtons(
-            options=[(f"{zoom}x", zoom) for zoom in ZOOMS], description="zoom", style={"button_width": "3em"}
-        ),
+        "zoom": _buttons([(f"{zoom}x", zoom) for zoom in ZOOMS], "zoom"),
         "y": widgets.IntSlider(height // 2, 0, height - 1, description="point y"),
         "x": widgets.IntSlider(width // 2, 0, width - 1, description="point x"),
     }

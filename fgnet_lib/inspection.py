@@ -14,7 +14,7 @@ from fgnet_lib.interventions import attention_set_to
 from fgnet_lib.sam2_encoder import STRIDES
 
 CONTEXT = 2  # sections before and after the ones that are kept; a1 sees 3 to each side, with falling weight
-VOXELS = 1_400_000  # at once: about 0.5 GB with the mini model; five sections of 512 x 512
+VOXELS = 1_000_000  # at once: about 0.5 GB with the mini model; at least five sections
 CACHE = 512 * 2**20  # bytes
 
 WhatIf = tuple[tuple[int, ...], float | Literal["mean"]]  # levels whose attention is set, and to what

@@ -24,6 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from matplotlib.patheffects import withStroke
 
 from fgnet_lib import plots
 
@@ -148,7 +149,8 @@ class Panel:
         shown = ax.imshow(self.image, interpolation="antialiased", aspect="auto")
         ax.set(xlim=(-0.5, self.box.width - 0.5), ylim=(self.box.height - 0.5, -0.5))
         plots.frame(ax, self.voxel_size)
-        (cross,) = ax.plot([], [], "+", color="red", markersize=16, markeredgewidth=2)
+        (cross,) = ax.plot([], [], "+", color="white", markersize=16, markeredgewidth=2)
+        cross.set_path_effects([withStroke(linewidth=4, foreground="black")])  # seen on every map
         colors = ScalarMappable()
         if self.scale:
             ax.figure.colorbar(colors, ax=ax, label=self.scale.label, shrink=0.8)
@@ -342,10 +344,12 @@ class Explorer(widgets.VBox):
     def _redraw(self, _change: object = None) -> None:
         if self._quiet:
             return
+        self.status.value = "drawing"  # a section that was never shown may have to go through the network first
         self._figure = self.draw()
         self.picture.value = encode(self._figure)
         if self._tell:
             self.readout.value = self._tell(**self.values())
+        self.status.value = ""
 
     def _picked(self, change: dict) -> None:
         """Move the point to where the picture was clicked; `change["new"]` is what CLICKS wrote."""

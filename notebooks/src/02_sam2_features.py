@@ -363,15 +363,16 @@ for name, levels in maps.items():
 # %% [markdown]
 # ## 7 · Explore
 #
-# Move the cross, change the section and the stride. Below the explorer is one of its pictures, for readers without a
-# running notebook.
+# Move the cross (with the sliders, or by a click on the picture in JupyterLab), change the section and the stride, play
+# through the sections, look at a single channel instead of the main components. *save PNG* and *save GIF* write what you
+# see to your results folder. Below the explorer is one of its pictures, for readers without a running notebook.
 
 # %%
-explorers.feature_explorer(volume, [level.numpy() for level in features])
+explorer = explorers.feature_explorer(volume, [level.numpy() for level in features], session.out_dir)
+explorer
 
 # %%
-components = [principal_components(level) for level in features]
-explorers.draw_features(volume, features, components, z, stride=8, y=y, x=x)
+explorer.draw(z=z, stride=8, y=y, x=x)
 
 # %% [markdown]
 # ## What you learned

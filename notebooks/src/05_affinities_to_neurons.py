@@ -363,7 +363,7 @@ marked = [scores[chosen[name]] for name, scores in on_validation.items()]
 limits = (0, 2 * max(score.voi_split + score.voi_merge for score in marked))
 ax.set(title="Splits against merges, validation volume", xlabel="VOI merge (bits)", ylabel="VOI split (bits)")
 ax.set(xlim=limits, ylim=limits)
-ax.legend(title="large marker: chosen threshold", title_fontsize=11)
+ax.legend(title="large marker: chosen threshold")
 plt.show()
 
 # %%
@@ -385,6 +385,27 @@ plt.show()
 # the curves cross, neither is. In the pictures look at the width of the dark lines, and at the thinnest profiles: what
 # is narrower than a few pixels of a stride-4 map has no voxel of its own in it.
 #
+# ### Every threshold on one slider
+#
+# The choice has been made and reported, so now we may play with the validation volume. Move *threshold*, and watch neurons
+# fall apart on the left and run together on the right. Blue voxels are **split**: their neuron has most of its voxels in
+# another segment. Orange ones are **merged**: their segment belongs for the most part to another neuron. White lines are
+# the ground truth. In JupyterLab a click moves the cross; the table names the segment and the neuron there.
+
+# %%
+from fgnet_lib.explorers import segmentation_explorer
+
+tried = sweep(unseen.refined, voxel_size, thresholds[::2])
+explorer = segmentation_explorer(validation, tried, session.out_dir)
+explorer
+
+# %% [markdown]
+# One of its pictures, for readers without a running notebook: too high a threshold.
+
+# %%
+explorer.draw(threshold=float(thresholds[::2][-1]))
+
+# %% [markdown]
 # ## 8 · The worst errors
 #
 # A score says how much is wrong, not what. VOI is a sum over neurons (split part) and over segments (merge part), so
