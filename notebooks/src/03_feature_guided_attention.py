@@ -47,6 +47,8 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # The inside of the DW Block, the exact attention formula and all widths below are **our reconstruction**.
 
 # %%
+from itertools import product
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -57,7 +59,9 @@ from fgnet_lib import explorers, fgnet, plots
 from fgnet_lib.affinities import widen_borders
 from fgnet_lib.features import roc_auc
 from fgnet_lib.inference import predict
+from fgnet_lib.interventions import attention_set_to
 from fgnet_lib.sam2_encoder import STRIDES
+from fgnet_lib.segmentation import segment
 from fgnet_lib.volumes import IGNORE
 
 torch.manual_seed(SEED)
@@ -337,18 +341,53 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
 # membranes: it learned what helps the affinities.
 #
 # **A caution.** Attention shows where a factor is large. It does not prove that this is *why* the network decides as it
-# does. For that you would have to change the attention and see whether the affinities change with it: try it below.
+# does. For that we have to change the attention, and see whether the affinities change with it. The next part does.
 #
 # ## 8 · Explore
 #
-# Slide through the sections, switch between a1, a2 and a3, change the opacity, and turn the outlines of the ground
-# truth on and off. Below the explorer is one of its pictures, for readers without a running notebook.
+# Slide or play through the sections, switch between a1, a2 and a3, enlarge, and outline the ground truth or what was
+# found. The cross (move it with the sliders, or in JupyterLab by a click) asks three things at one place: the weights of
+# all levels (the table), what looks like it to SAM2 (the second picture), and how strongly the guided fine features
+# respond (the third: the length of $F'$). *save PNG* and *save GIF* write what you see to your results folder. Below the
+# explorer is one of its pictures, for readers without a running notebook.
 
 # %%
-explorers.attention_explorer(volume, prediction.attention)
+threshold = fgnet.read_notes(fgnet.PRETRAINED / "fgnet_mini.safetensors")["threshold"]
+neurons = segment(prediction.refined, volume.voxel_size, threshold)
+explorer = explorers.attention_explorer(volume, model, neurons, session.out_dir)
+explorer
 
 # %%
-explorers.draw_attention(volume, prediction.attention, z=middle, level=1, opacity=0.7)
+explorer.draw(z=middle, level="a1", opacity=0.7)
+
+# %% [markdown]
+# **What if?** Choose *what if a is 0*: the map of that level is replaced before it is multiplied, and the whole network
+# behind it computes again. With 0 the fine features go on unstressed, with 1 they are doubled everywhere, and with
+# *mean* only the *where* is lost. The pictures to the right are the affinities that follow, and their change: purple
+# where voxels are now joined more, orange where less. The table says how many affinities cross 0.5.
+
+# %%
+explorer.draw(z=middle, level="a1", what_if="0")
+
+# %% [markdown]
+# The same in numbers, for the small piece of part 1. `attention_set_to` is what the explorer uses: inside the `with`, the
+# model computes with another a.
+
+# %%
+model.cpu()
+with torch.no_grad():
+    before = model(raw).refined.sigmoid()
+    for level, value in product((1, 2, 3), (0, 1, "mean")):
+        with attention_set_to(model, level, value):
+            after = model(raw).refined.sigmoid()
+        crossed = ((after > 0.5) != (before > 0.5)).float().mean()
+        change = (after - before).abs().mean()
+        print(f"a{level} set to {value!s:4}: mean change {change:.3f}, {crossed:.2%} of the affinities cross 0.5")
+
+# %% [markdown]
+# **What to see.** A level whose map may be replaced by its mean with little change does not use *where* it attends, however
+# striking its picture is. A change of many affinities says that the decoder relies on the map; it does not say that it
+# would segment worse if it had been **trained** without. That is another experiment: an ablation.
 
 # %% [markdown]
 # ## What you learned
@@ -364,8 +403,8 @@ explorers.draw_attention(volume, prediction.attention, z=middle, level=1, opacit
 #
 # 1. **Cut the guide.** Call `model.fine_encoder(raw, [torch.zeros_like(s) for s in guides])`. How much do the maps
 #    change? At which stride does SAM2 matter most?
-# 2. **Cut the attention.** Write a `FeatureGuidedAttention` with `a = torch.ones_like(a)`, put it in the place of
-#    `model.fine_encoder.guides[0]`, and compare `predict(...).refined` before and after.
+# 2. **Two models at once.** `explorers.attention_explorer(volume, {"trained": model, "untrained": fgnet.FGNet(model.config)})`
+#    shows both on the same sliders and the same colours. What of the pictures has training made?
 # 3. Change our formula to $F' = F \odot a$ (the switch `attention="plain"` of `FGNetConfig`). What can the network do
 #    now that it could not before?
 # 4. Run this notebook with `DATASET = "fib25"`. Do the AUCs change sign on other tissue?
