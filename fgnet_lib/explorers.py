@@ -48,8 +48,9 @@ def attention_explorer(
     models = {"": model} if isinstance(model, FGNet) else model
     inspectors = {name: Inspector(one, volume.raw) for name, one in models.items()}
     middle = {name: inspector.section(volume.shape[0] // 2) for name, inspector in inspectors.items()}
-    outlines = {"ground truth": volume.labels, "prediction": prediction}
-    outlines = {"nothing": None} | {name: labels for name, labels in outlines.items() if labels is not None}
+    known = {"ground truth": volume.labels, "prediction": prediction}
+    known = {name: labels for name, labels in known.items() if labels is not None}
+    outlines = {"nothing": None} | known
     panels = partial(attention_panels, volume, inspectors, attention_ranges(middle), outlines)
     controls = {
         "z": _section_slider(volume),
@@ -57,7 +58,9 @@ def attention_explorer(
         "what_if": widgets.Dropdown(options=tuple(WHAT_IF), description="what if a is"),
         "opacity": widgets.FloatSlider(0.6, min=0, max=1, step=0.1, description="opacity"),
         "colors": widgets.Dropdown(options=COLORS, description="colours"),
-        "outlines": widgets.Dropdown(options=tuple(outlines), value=tuple(outlines)[-1], description="outlines"),
+        "outlines": widgets.Dropdown(
+            options=tuple(outlines), value=next(iter(known), "nothing"), description="outlines"
+        ),
         **_point_controls(volume),
     }
     canvas = Canvas()
