@@ -186,6 +186,7 @@ def _create(folder: Path, kind: str, size: Any, corner: Any, voxel_size: Any) ->
             "chunk_size": [CHUNK] * 3,
         }
         | ({"encoding": "raw"} if kind == "image" else blocks),
+        "store_data_equal_to_fill_value": True,  # a missing file would mean 0, but browsers report it as an error
     }
     return tensorstore.open(spec, create=True).result()
 

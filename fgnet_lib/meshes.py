@@ -39,6 +39,12 @@ def largest_ids(labels: np.ndarray, n: int) -> list[int]:
     return [int(i) for i in ids[order] if i not in (0, int(IGNORE))][:n]
 
 
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box (z, y, x) around what is True, of which there has to be something."""
+    there = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return tuple(slice(int(along[0]), int(along[-1]) + 1) for along in there)
+
+
 def neuron_mesh(
     labels: np.ndarray,
     neuron: int,
@@ -61,11 +67,8 @@ def neuron_mesh(
     mask = np.asarray(labels) == neuron
     if not mask.any():
         raise ValueError(f"there is no neuron {neuron} in these labels of shape {mask.shape}")
-    box = []
-    for axis in range(3):
-        there = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        box.append(slice(there[0], there[-1] + 1))
-    mask = np.pad(mask[tuple(box)], 1)  # a rim of background closes the surface
+    box = bounding_box(mask)
+    mask = np.pad(mask[box], 1)  # a rim of background closes the surface
     vertices, triangles, *_ = marching_cubes(mask.astype(np.float32), 0.5, spacing=voxel_size, allow_degenerate=False)
     first = np.array([edge.start for edge in box]) - 1 + 0.5  # the rim; marching cubes counts from voxel centres
     vertices = vertices + first * voxel_size + offset

@@ -16,7 +16,7 @@ from IPython.display import HTML, display
 from matplotlib.colors import to_hex, to_rgb
 
 from fgnet_lib.devices import platform
-from fgnet_lib.meshes import Mesh, largest_ids, mesh_bytes, neuron_mesh
+from fgnet_lib.meshes import Mesh, bounding_box, largest_ids, mesh_bytes, neuron_mesh
 from fgnet_lib.metrics import NeuronError, checked_ids, segment_report
 from fgnet_lib.plots import MERGE, SPLIT, label_colors
 from fgnet_lib.sam2_encoder import STRIDES
@@ -94,7 +94,7 @@ class View:
         display(HTML(self._repr_html_()), self.panel)
 
     def jump(self, error: NeuronError, layer: str | None = None) -> None:
-        """Centre the viewer on an error and select what takes part in it.
+        """Centre the viewer on an error, with all of it in view, and select what takes part in it.
 
         A split shows the two largest segments of the neuron, a merge the two largest neurons in the segment; what they
         are parts of is selected in its own layer, which is hidden. The error layer of this kind is shown.
@@ -110,8 +110,11 @@ class View:
         if layer not in self._labels or TRUTH not in self._labels:
             raise ValueError(f"an error needs {TRUTH!r} and the segmentation {layer!r}: {self._contents()}")
         whole, pieces = (TRUTH, layer) if error.kind == "split" else (layer, TRUTH)
+        box = bounding_box(self._labels[whole] == error.label)
+        reach = [max(at - edge.start, edge.stop - at) for at, edge in zip(error.voxel, box, strict=True)]
         with self.viewer.txn() as state:
             state.position = (self._corner + error.voxel + 0.5)[::-1]
+            _zoom(state, 2 * max(np.multiply(reach, self._voxel_size)), self._voxel_size)
             state.layers[whole].segments = [error.label]
             state.layers[pieces].segments = [label for label, _ in error.parts[:2] if label]
             for name in {*self._labels, *ERRORS} & {shown.name for shown in state.layers}:
@@ -328,9 +331,14 @@ def camera(state: neuroglancer.ViewerState, volume: Volume) -> None:
     state.dimensions = neuroglancer.CoordinateSpace(names=["x", "y", "z"], units="nm", scales=volume.voxel_size[::-1])
     middle = np.divide(volume.offset, volume.voxel_size) + np.divide(volume.shape, 2)
     state.position = middle[::-1]
-    voxels = max(np.multiply(volume.shape, volume.voxel_size)) / min(volume.voxel_size)  # of the finest axis
+    _zoom(state, max(np.multiply(volume.shape, volume.voxel_size)), volume.voxel_size)
     state.layout = "4panel"
-    state.cross_section_scale = voxels / 260  # screen pixels: the height of a panel
-    state.projection_scale = 1.3 * voxels
     state.projection_orientation = [0.416, -0.073, 0.157, 0.893]  # tilted by 50 degrees, turned by 20
     state.show_slices = False
+
+
+def _zoom(state: neuroglancer.ViewerState, nm: float, voxel_size: Sequence[float]) -> None:
+    """Make this length fit into a panel."""
+    voxels = nm / min(voxel_size)  # of the finest axis
+    state.cross_section_scale = voxels / 260  # screen pixels: the height of a panel
+    state.projection_scale = 1.3 * voxels

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from browser import SCREENSHOTS, free_port, open_browser
 from matplotlib.image import imread
-from viewing import BOX, SHAPE, VOXEL, alike, assert_box_in_3d, center, complaints, make_volume, screenshot
+from viewing import BOX, SHAPE, VOXEL, alike, assert_box_in_3d, center, make_volume, screenshot
 
 from fgnet_lib import exports
 from fgnet_lib.volumes import Lazy, Volume
@@ -205,5 +205,5 @@ def test_neuroglancer_shows_the_folder(served):
         assert np.allclose(size, (8, 4), atol=1)
         assert np.allclose(place - np.array(gray.shape[:2]) / 2, ((10 - 30) * 2, 34 - 40), atol=1)
         assert_box_in_3d(page, viewer, "neurons", "precomputed-3d")
-        assert complaints(watch) == []
+        assert watch.problems == []
         assert watch.outside == []

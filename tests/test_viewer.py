@@ -18,11 +18,21 @@ import weakref
 import zlib
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import psutil
 import pytest
-from browser import SCREENSHOTS, free_port, open_browser
-from viewing import BOX, SHAPE, VOXEL, assert_box_in_3d, center, complaints, make_volume, screenshot
+from browser import (
+    SCREENSHOTS,
+    free_port,
+    jupyterlab,
+    open_browser,
+    open_notebook,
+    run_all,
+    show_frame,
+    wait_until,
+)
+from viewing import BOX, SHAPE, VOXEL, assert_box_in_3d, center, make_volume, screenshot
 
 from fgnet_lib import viewer
 from fgnet_lib.metrics import error_masks, neuron_report
@@ -203,6 +213,7 @@ def test_jump_goes_to_an_error_and_selects_what_takes_part(wrong):
     assert state.layers["ground truth"].segments == {7}
     assert {layer.name for layer in state.layers if layer.visible} == {"raw", "prediction", "splits"}
     assert "neuron 7, segments 70 (2,000 voxels), 71 (1,000 voxels)" in view.panel.value
+    assert state.cross_section_scale * 260 == pytest.approx(50, abs=2)  # a panel holds the neuron, 50 voxels along x
 
     view.jump(report.merges[0], "prediction")
     state = view.viewer.state
@@ -395,7 +406,7 @@ def test_jupyter_server_proxy_reaches_it(volume, bare, tmp_path):
 def page():
     with open_browser(800, 600) as (page, watch):
         yield page
-        assert complaints(watch) == []
+        assert watch.problems == []
         assert watch.outside == []
 
 
@@ -437,14 +448,49 @@ def test_browser_jumps_and_a_key_reports_what_is_under_the_mouse(wrong, page):
     view.jump(neuron_report(prediction, volume.labels, VOXEL).merges[0])
     with view.viewer.txn() as state:
         state.layout, state.cross_section_scale = "xy", 0.1  # the middle of the page is the voxel of the error
-    deadline = time.monotonic() + 60
-    while "18 voxels," not in view.panel.value:
-        assert time.monotonic() < deadline, view.panel.value
+
+    def point() -> bool:
         page.mouse.move(400, 320)
         page.wait_for_timeout(500)
         page.keyboard.press("p")
         page.wait_for_timeout(500)
         page.mouse.move(410, 325)
-    assert "neuron 1099511627776 (ground truth): 18 voxels" in view.panel.value
+        return "neuron 1099511627776 (ground truth): 18 voxels" in view.panel.value
+
+    wait_until(page, point, "no report")
     page.screenshot(path=SCREENSHOTS / "viewer-report.png")
     assert page.get_by_text("neuron 1099511627776 (ground truth)").is_visible()
+
+
+def test_the_report_appears_in_the_notebook(page, tmp_path):
+    """In JupyterLab: the viewer's frame and the panel below it, which the server's thread writes to."""
+    code = (
+        f"import sys; sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / 'tests')!r}]\n"
+        "from fgnet_lib import viewer\nfrom viewing import make_volume\nviewer.show(make_volume())"
+    )
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=kernel)
+    nbformat.write(notebook, tmp_path / "show.ipynb")
+    page.set_viewport_size({"width": 1400, "height": 1000})
+    with jupyterlab(tmp_path) as address:
+        open_notebook(page, address, "show.ipynb")
+        run_all(page)
+        frame = show_frame(page)
+        panel = page.locator(".jp-OutputArea-output:has(.widget-html)")
+        assert "its report appears here" in panel.inner_text()
+        frame.evaluate(
+            "viewer.position.value = Float32Array.of(45.5, 20.5, 13.5)"
+        )  # in the box, in voxels of the data set
+        box = frame.frame_element().bounding_box()
+        x, y = box["x"] + box["width"] * 0.25, box["y"] + 50 + (box["height"] - 50) * 0.25  # the middle of the xy panel
+
+        def point() -> bool:
+            page.mouse.move(x, y)
+            page.wait_for_timeout(500)
+            page.keyboard.press("p")
+            page.wait_for_timeout(500)
+            page.mouse.move(x + 3, y + 3)
+            return "neuron 7 (ground truth): 3,000 voxels" in panel.inner_text()
+
+        wait_until(page, point, "no report in the notebook")
+        page.screenshot(path=SCREENSHOTS / "viewer-jupyterlab.png")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 
 import neuroglancer
 import numpy as np
-from browser import SCREENSHOTS, Watch
+from browser import SCREENSHOTS, wait_until
 from matplotlib.image import imread
 from playwright.sync_api import Page
 
@@ -27,16 +26,6 @@ def make_volume() -> Volume:
     return Volume(raw, VOXEL, labels, offset=(400.0, 72.0, 20.0))  # no multiples of the attention's voxels
 
 
-def complaints(watch: Watch) -> list[str]:
-    """What the console has of errors.
-
-    412 is none: so the server answers when the page reports its state while Python changes it, and the page takes over
-    Python's.
-    """
-    found = (problem for problem in watch.problems if problem.startswith(("console", "exception")))
-    return [problem for problem in found if "status of 412" not in problem]
-
-
 def screenshot(page: Page, viewer: neuroglancer.Viewer, layers: set[str], layout: object, name: str) -> np.ndarray:
     """Float (y, x, 3) picture of some layers in one panel, without lines, also kept as a file called `name`."""
     with viewer.txn() as state:
@@ -48,10 +37,7 @@ def screenshot(page: Page, viewer: neuroglancer.Viewer, layers: set[str], layout
     taken = []
     thread = threading.Thread(target=lambda: taken.append(viewer.screenshot(size=[600, 400])), daemon=True)
     thread.start()
-    deadline = time.monotonic() + 90
-    while thread.is_alive() and time.monotonic() < deadline:
-        page.wait_for_timeout(50)  # which also lets the page's requests through
-    assert taken, "no screenshot from the browser"
+    wait_until(page, lambda: bool(taken), "no screenshot from the browser")
     image = taken[0].screenshot.image
     (SCREENSHOTS / f"{name}.png").write_bytes(image)
     return imread(io.BytesIO(image))[..., :3]
