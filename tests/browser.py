@@ -21,7 +21,17 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import ConsoleMessage, Frame, Page, Request, Response, Route, sync_playwright
+from playwright.sync_api import (
+    ConsoleMessage,
+    ElementHandle,
+    Frame,
+    Locator,
+    Page,
+    Request,
+    Response,
+    Route,
+    sync_playwright,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCREENSHOTS = REPOSITORY / "out" / "screenshots"
@@ -193,6 +203,14 @@ def wait_for_cells(page: Page, number: int | None = None) -> None:
     assert error is None, "\n".join(error["traceback"])
 
 
+def bring_into_view(page: Page, thing: Locator | ElementHandle) -> None:
+    """Scroll until a thing stays in view: JupyterLab lays out cells when they appear, which moves those below."""
+    box = None
+    while box != (box := thing.bounding_box()):
+        thing.scroll_into_view_if_needed()
+        page.wait_for_timeout(500)
+
+
 def run_cell(page: Page, number: int) -> None:
     """Run the code cell with this number, from 1, by Shift+Enter, and wait until it and those before it are done."""
     page.locator(".jp-CodeCell .cm-content").nth(number - 1).click()
@@ -204,9 +222,7 @@ def show_frame(page: Page, part: str = "/v/") -> Frame:
     """The frame whose address has `part`, scrolled into view, when neuroglancer has drawn all in it."""
     wait_until(page, lambda: any(part in frame.url for frame in page.frames), f"no frame of {part}")
     frame = next(frame for frame in page.frames if part in frame.url)
-    for _ in range(3):  # JupyterLab lays out cells when they come into view, which moves those below
-        frame.frame_element().scroll_into_view_if_needed()
-        page.wait_for_timeout(300)
+    bring_into_view(page, frame.frame_element())
     frame.wait_for_function("window.viewer?.isReady()", timeout=120_000)
     return frame
 
