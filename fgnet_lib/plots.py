@@ -390,8 +390,11 @@ def neurons_3d(ax, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], title: s
     ax.set_proj_type("ortho")
     ax.set_box_aspect(sides, zoom=0.9)
     for axis, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), sides, strict=True):
-        axis.set_major_locator(MaxNLocator(1 + int(4 * length / sides.max())))
-        axis.labelpad = 10
+        # x and y end in one corner, where their last numbers would lie on each other
+        axis.set_major_locator(
+            MaxNLocator(1 + int(4 * length / sides.max()), prune="upper" if axis is ax.xaxis else None)
+        )
+        axis.labelpad = 14
     ax.legend(
         handles=[Patch(color=label_colors(np.array(neuron))[:3], label=str(neuron)) for neuron in meshes],
         title="neuron",
