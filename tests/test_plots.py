@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.text import Text
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
@@ -46,6 +46,7 @@ def bar_of(ax) -> tuple[float, float]:
     return box.width, float(bar.txt_label.get_text().removesuffix(" nm"))
 
 
+@settings(deadline=None)
 @given(width=st.integers(2, 5000), size=st.floats(0.5, 200))
 def test_scale_bar_is_as_long_as_it_says(width, size):
     figure, ax = plt.subplots()
