@@ -32,3 +32,16 @@ def test_no_chromium_is_skipped_but_fails_in_ci(programs, monkeypatch, ci, outco
     monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match="install Chromium"), browser.open_browser():
         pass
+
+
+def test_what_goes_wrong_in_a_page_or_its_frames_is_noticed():
+    nobody = f"http://127.0.0.1:{browser.free_port()}/x.js"
+    inner = "<script>console.error('said'); throw Error('thrown')</script>"
+    with browser.open_browser() as (page, watch):
+        page.set_content(
+            f'<iframe srcdoc="{inner}"></iframe><script src="{nobody}"></script><img src="http://a.example/">'
+        )
+        page.wait_for_timeout(500)
+        noticed = "\n".join(watch.problems)
+        assert [part for part in ("console: said", "exception: thrown", nobody) if part not in noticed] == []
+        assert watch.outside == ["http://a.example/"]
