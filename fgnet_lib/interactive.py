@@ -278,8 +278,8 @@ class Explorer(widgets.VBox):
     """Controls above a picture that follows them.
 
     An integer slider named `z` gets a button that plays through the sections, and one that saves them as a GIF. Sliders
-    named `y` and `x` follow clicks on the picture in JupyterLab; where the page of the widgets runs no script of an output
-    (Colab and VS Code may not), the sliders alone choose the point.
+    named `y` and `x` follow clicks on the picture in JupyterLab; where a page runs no script of an output (maybe Colab
+    and VS Code), the sliders alone choose the point.
 
     For style sheets and tests the parts have CSS classes: `fgnet-explorer`, `fgnet-picture`, `fgnet-readout`,
     `fgnet-status`, `fgnet-play`, `fgnet-save-png`, `fgnet-save-gif`, `fgnet-progress`, and `fgnet-` with the name of
