@@ -40,6 +40,7 @@ class FGNetConfig:
         coarse_width: Channels of the coarse decoder D_s.
         attention: "residual": F' = F + F * a; "plain": F' = F * a; "per_channel": residual, one map per channel.
         refined: False leaves the Fine-Grained Encoder and A_r out (SAM2 only).
+        dense_levels: At so many of the finest levels dense blocks stand in for DW Blocks, see `DenseBlock`.
     """
 
     encoder: str | None = "tiny"
@@ -48,6 +49,7 @@ class FGNetConfig:
     coarse_width: int = 64
     attention: Literal["residual", "plain", "per_channel"] = "residual"
     refined: bool = True
+    dense_levels: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # JSON knows lists only
@@ -61,7 +63,7 @@ class FGNetConfig:
             raise ValueError("encoder=None and refined=False leave nothing to compute; switch one of them on")
 
 
-MINI = FGNetConfig(encoder="mini", widths=(16, 32, 48, 64, 96), coarse_width=32)
+MINI = FGNetConfig(encoder="mini", widths=(16, 32, 48, 64, 96), coarse_width=32, dense_levels=3)
 
 
 class FGNetOutput(NamedTuple):
@@ -86,6 +88,28 @@ class DWBlock(nn.Module):
         return x + self.narrow(F.gelu(self.widen(self.norm(self.depthwise(x)))))
 
 
+class DenseBlock(nn.Module):
+    """Dense 3x3x3, normalise, GELU, mix, add the input. Ours, after EfficientNetV2's fused blocks (Tan and Le 2021).
+
+    Where channels are few, a dense convolution costs less time than a depthwise one, which computes little for each
+    number it moves, and sees more.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dense = nn.Conv3d(channels, channels, 3, padding=1)
+        self.norm = nn.GroupNorm(4, channels)
+        self.mix = nn.Conv3d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(F.gelu(self.norm(self.dense(x))))
+
+
+def _blocks(widths: tuple[int, ...], dense_levels: int) -> list[nn.Module]:
+    """One block per level, finest first."""
+    return [DenseBlock(width) if i < dense_levels else DWBlock(width) for i, width in enumerate(widths)]
+
+
 class FeatureGuidedAttention(nn.Module):
     """a = sigmoid(W_a ReLU(W_s S + W_f F)); F' = F + F * a. Ours, within the paper's addition and multiplication."""
 
@@ -103,14 +127,19 @@ class FeatureGuidedAttention(nn.Module):
 
 
 class FineGrainedEncoder(nn.Module):
-    """Five levels at in-plane strides 1 to 16; z keeps its resolution. Guided from stride 4 on, as SAM2 is."""
+    """Five levels at in-plane strides 1 to 16; z keeps its resolution. Guided from stride 4 on, as SAM2 is.
 
-    def __init__(self, widths: tuple[int, ...], guide_channels: tuple[int, ...] | None, attention: str) -> None:
+    The first level, of four times the voxels of the second, has the stem alone; its block is in the decoder.
+    """
+
+    def __init__(
+        self, widths: tuple[int, ...], guide_channels: tuple[int, ...] | None, attention: str, dense_levels: int
+    ) -> None:
         super().__init__()
         self.stem = nn.Conv3d(1, widths[0], (1, 5, 5), padding=(0, 2, 2))
         steps = [nn.Conv3d(a, b, (1, 2, 2), stride=(1, 2, 2)) for a, b in zip(widths, widths[1:], strict=False)]
         self.downs = nn.ModuleList([nn.Identity(), *steps])
-        self.blocks = nn.ModuleList(DWBlock(width) for width in widths)
+        self.blocks = nn.ModuleList([nn.GELU(), *_blocks(widths, dense_levels)[1:]])
         self.guides = nn.ModuleList(
             FeatureGuidedAttention(guide, width, attention)
             for guide, width in zip(guide_channels or (), widths[2:], strict=False)
@@ -129,12 +158,12 @@ class FineGrainedEncoder(nn.Module):
 
 
 class AffinityDecoder(nn.Module):
-    """From the coarsest features up: project, double in-plane, add the skip, DW Block; a pointwise head at the end."""
+    """From the coarsest features up: project, double in-plane, add the skip, a block; a pointwise head at the end."""
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    def __init__(self, widths: tuple[int, ...], dense_levels: int = 0) -> None:
         super().__init__()
         self.ups = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
-        self.blocks = nn.ModuleList(DWBlock(width) for width in widths[:-1])
+        self.blocks = nn.ModuleList(_blocks(widths[:-1], dense_levels))
         self.head = nn.Conv3d(widths[0], 3, 1)
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
@@ -160,8 +189,8 @@ class FGNet(nn.Module):
             self.coarse_decoder = AffinityDecoder((width,) * len(STRIDES))
         if config.refined:
             guide_channels = self.encoder.channels if self.encoder else None
-            self.fine_encoder = FineGrainedEncoder(config.widths, guide_channels, config.attention)
-            self.refined_decoder = AffinityDecoder(config.widths)
+            self.fine_encoder = FineGrainedEncoder(config.widths, guide_channels, config.attention, config.dense_levels)
+            self.refined_decoder = AffinityDecoder(config.widths, config.dense_levels)
 
     def freeze_encoder(self, frozen: bool = True) -> None:
         """Choose the regime: SAM2 frozen (eval mode, no gradients) or fine-tuned together with the rest."""

@@ -47,6 +47,7 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # The inside of the DW Block, the exact attention formula and all widths below are **our reconstruction**.
 
 # %%
+import time
 from itertools import product
 
 import matplotlib.pyplot as plt
@@ -121,30 +122,60 @@ for channels in model.config.widths[::2]:
 # does.
 
 # %%
-trained_block = model.fine_encoder.blocks[2]
-ours = DWBlock(channels=model.config.widths[2])
+trained_block = model.fine_encoder.blocks[3]
+ours = DWBlock(channels=model.config.widths[3])
 ours.load_state_dict(trained_block.state_dict())
-x = torch.randn(1, model.config.widths[2], 4, 24, 24)
+x = torch.randn(1, model.config.widths[3], 4, 24, 24)
 with torch.no_grad():
     torch.testing.assert_close(ours(x), trained_block(x))
 print("equal: our DW Block and the library's")
 
 # %% [markdown]
+# **Fewer weights are not always less time.** A depthwise filter computes little for each number it fetches, so a CPU
+# mostly waits for memory. The shipped mini model was to be trained on a CPU; at its finest levels, where channels are
+# few, a *dense block* stands in for the DW Block (our choice: `dense_levels`). EfficientNetV2 fuses its first blocks for
+# the same reason. The two, timed where the mini model has its most voxels:
+
+
+# %%
+class DenseBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.dense = nn.Conv3d(channels, channels, 3, padding=1)
+        self.norm = nn.GroupNorm(4, channels)
+        self.mix = nn.Conv3d(channels, channels, 1)
+
+    def forward(self, x):
+        return x + self.mix(F.gelu(self.norm(self.dense(x))))
+
+
+x = torch.randn(1, model.config.widths[1], 8, 64, 64)
+for block in (DWBlock(x.shape[1]), DenseBlock(x.shape[1])):
+    block(x).sum().backward()  # the first time has set-up in it
+    start = time.perf_counter()
+    for _ in range(3):
+        block(x).sum().backward()
+    milliseconds = (time.perf_counter() - start) / 3 * 1000
+    weights = sum(p.numel() for p in block.parameters())
+    print(f"{type(block).__name__:10} {weights:6,} weights, {milliseconds:4.0f} ms forwards and backwards")
+
+# %% [markdown]
 # ## 3 · The Fine-Grained Encoder, without guidance yet
 #
 # A stem (a 1 × 5 × 5 convolution: in-plane only, because the first thing to see is the section) gives the first
-# channels at full resolution. Then four times: halve y and x by a convolution with stride (1, 2, 2), and a DW Block.
+# channels at full resolution; there are so many voxels that they get no block of their own before the decoder. Then
+# four times: halve y and x by a convolution with stride (1, 2, 2), and a block (DW, or dense at the finest levels).
 # **z is never pooled**: sections are often much thicker than voxels are wide (look at the voxel size above), and what
-# is halved along z can hardly be found again. The depthwise 3 × 3 × 3 filters do see the neighbouring sections: this is
-# where the network learns that neurites continue.
+# is halved along z can hardly be found again. The 3 × 3 × 3 filters do see the neighbouring sections: this is where
+# the network learns that neurites continue.
 
 # %%
 widths = model.config.widths
 stem = nn.Conv3d(1, widths[0], (1, 5, 5), padding=(0, 2, 2))
 halve = nn.Conv3d(widths[0], widths[1], (1, 2, 2), stride=(1, 2, 2))
 with torch.no_grad():
-    level0 = DWBlock(widths[0])(stem(raw))
-    level1 = DWBlock(widths[1])(halve(level0))
+    level0 = F.gelu(stem(raw))
+    level1 = DenseBlock(widths[1])(halve(level0))
 print("stride 1:", tuple(level0.shape), "  stride 2:", tuple(level1.shape), "  z keeps its", raw.shape[2], "sections")
 
 # %% [markdown]
@@ -230,13 +261,14 @@ print("equal: our attention and the library's")
 
 # %%
 class GuidedEncoder(nn.Module):
-    def __init__(self, widths, guide_channels):
+    def __init__(self, widths, guide_channels, dense_levels):
         super().__init__()
         self.stem = nn.Conv3d(1, widths[0], (1, 5, 5), padding=(0, 2, 2))
         pairs = zip(widths[:-1], widths[1:], strict=True)
         halve = [nn.Conv3d(a, b, (1, 2, 2), stride=(1, 2, 2)) for a, b in pairs]
         self.downs = nn.ModuleList([nn.Identity(), *halve])
-        self.blocks = nn.ModuleList(DWBlock(width) for width in widths)
+        blocks = [(DenseBlock if i < dense_levels else DWBlock)(width) for i, width in enumerate(widths)]
+        self.blocks = nn.ModuleList([nn.GELU(), *blocks[1:]])
         guided = zip(guide_channels, widths[2:], strict=True)
         self.guides = nn.ModuleList(FeatureGuidedAttention(s, f) for s, f in guided)
 
@@ -252,7 +284,7 @@ class GuidedEncoder(nn.Module):
 
 
 # %%
-ours = GuidedEncoder(model.config.widths, model.encoder.channels)
+ours = GuidedEncoder(model.config.widths, model.encoder.channels, model.config.dense_levels)
 ours.load_state_dict(model.fine_encoder.state_dict())
 with torch.no_grad():
     guides = model.encode(raw)
