@@ -41,6 +41,7 @@ RECIPE = TrainConfig(
 STAGES = (
     RECIPE,
     replace(RECIPE, iterations=1000, learning_rate=1e-3, warmup=20, ema=0.99, weights=(7, 1.5, 1.5), seed=1),
+    replace(RECIPE, iterations=700, learning_rate=7e-4, warmup=20, ema=0.99, weights=(8, 1, 1), seed=2),
 )
 
 
