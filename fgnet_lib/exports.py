@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import neuroglancer
 import numpy as np
 import plotly.graph_objects as go
 import tensorstore
@@ -18,7 +17,7 @@ import tensorstore
 from fgnet_lib import serve
 from fgnet_lib.meshes import Mesh, largest_ids, mesh_bytes, neuron_mesh, neuron_meshes
 from fgnet_lib.metrics import checked_ids
-from fgnet_lib.viewer import camera, segment_colors
+from fgnet_lib.viewer import camera, neuroglancer, segment_colors
 from fgnet_lib.volumes import Volume, atomic
 
 TRIANGLES = 120_000  # in an exported file: 5 MB

@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -345,10 +346,14 @@ class Explorer(widgets.VBox):
         if self._quiet:
             return
         self.status.value = "drawing"  # a section that was never shown may have to go through the network first
-        self._figure = self.draw()
-        self.picture.value = encode(self._figure)
-        if self._tell:
-            self.readout.value = self._tell(**self.values())
+        try:
+            self._figure = self.draw()
+            self.picture.value = encode(self._figure)
+            if self._tell:
+                self.readout.value = self._tell(**self.values())
+        except Exception as error:  # Jupyter only logs what a callback raises
+            self.status.value = escape(f"{type(error).__name__}: {error}")
+            raise
         self.status.value = ""
 
     def _picked(self, change: dict) -> None:
@@ -358,8 +363,10 @@ class Explorer(widgets.VBox):
         if point is None or not {"y", "x"} <= self.controls.keys():
             return
         self._quiet = True  # two values, one picture
-        self.controls["y"].value, self.controls["x"].value = point
-        self._quiet = False
+        try:
+            self.controls["y"].value, self.controls["x"].value = point
+        finally:
+            self._quiet = False
         self._redraw()
 
     def _path(self, ending: str) -> Path:

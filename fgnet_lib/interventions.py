@@ -28,9 +28,9 @@ def attention_set_to(model: FGNet, level: int, value: float | Literal["mean"]) -
         ValueError: the model has no such map, or the value is no weight.
     """
     guides = model.fine_encoder.guides if model.config.refined else ()
-    if not 1 <= level <= len(guides):
-        raise ValueError(f"there is no attention a{level} in this model; it has {len(guides)} maps")
-    if value != "mean" and not 0 <= value <= 1:
+    if level not in range(1, len(guides) + 1):
+        raise ValueError(f"there is no attention {level!r} in this model; it has {len(guides)} maps")
+    if value != "mean" and not (isinstance(value, int | float) and 0 <= value <= 1):
         raise ValueError(f"attention lies in [0, 1]; got {value!r}; choose such a number, or 'mean'")
 
     def replace(_layer: nn.Module, _inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:

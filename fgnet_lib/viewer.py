@@ -20,7 +20,7 @@ from fgnet_lib.meshes import Mesh, bounding_box, largest_ids, mesh_bytes, neuron
 from fgnet_lib.metrics import NeuronError, checked_ids, segment_report
 from fgnet_lib.plots import MERGE, SPLIT, label_colors
 from fgnet_lib.sam2_encoder import STRIDES
-from fgnet_lib.volumes import Lazy, Volume
+from fgnet_lib.volumes import IGNORE, Lazy, Volume
 
 if platform() == "colab":
     import google.colab  # noqa: F401  neuroglancer looks for it once, when it is imported
@@ -47,6 +47,8 @@ TRUTH = "ground truth"  # the layer of the volume's own labels
 ERRORS = {"splits": SPLIT, "merges": MERGE}
 PORTS = range(9170, 9180)  # the first free one: a port can be forwarded once and for all
 COLORED = 1000  # this many of the largest neurons have in the viewer the colour that they have in figures
+
+_NO_NEURON = (0, int(IGNORE))
 
 _shown: list[View] = []  # the last viewer: its arrays are let go when the next one comes
 
@@ -110,6 +112,10 @@ class View:
         if layer not in self._labels or TRUTH not in self._labels:
             raise ValueError(f"an error needs {TRUTH!r} and the segmentation {layer!r}: {self._contents()}")
         whole, pieces = (TRUTH, layer) if error.kind == "split" else (layer, TRUTH)
+        if layer == TRUTH or error.label not in self._labels[whole]:
+            raise ValueError(
+                f"{whole!r} as shown has no {error.kind} of {error.label}: make the report from what is shown"
+            )
         box = bounding_box(self._labels[whole] == error.label)
         reach = [max(at - edge.start, edge.stop - at) for at, edge in zip(error.voxel, box, strict=True)]
         with self.viewer.txn() as state:
@@ -138,7 +144,7 @@ class View:
         other = self._front() if layer == TRUTH else TRUTH
         own, what = self._labels[layer], "neuron" if layer == TRUTH else "segment"
         size = np.count_nonzero(own == label)
-        if not size:
+        if not size or label in _NO_NEURON:
             raise ValueError(f"there is no {what} {label} in the layer {layer!r}")
         lines = [f"{what} {label} ({layer}): {size:,} voxels, {size * np.prod(self._voxel_size) / 1e9:.3g} µm³"]
         if other in self._labels:
@@ -163,8 +169,9 @@ class View:
         """Report on what is under the mouse; in the server's thread."""
         for name in reversed(self._labels):  # the layer in front first
             value = getattr(state.selected_values.get(name), "value", None)
-            if value:
-                return self._tell(self.report(name, getattr(value, "key", value)))
+            label = int(getattr(value, "key", value) or 0)
+            if label not in _NO_NEURON:
+                return self._tell(self.report(name, label))
         self._tell("There is no neuron under the mouse.")
 
     def _tell(self, text: str) -> None:
@@ -273,6 +280,8 @@ def _source(volume: Volume, array: np.ndarray, stride: int = 1) -> neuroglancer.
 
 
 def _image_layer(volume: Volume, array: np.ndarray, shader: str, stride: int = 1) -> neuroglancer.ImageLayer:
+    if array.dtype == np.float16:  # the browser knows no halves: made float32 piece by piece
+        array = Lazy(array.shape, np.float32, lambda *cut, half=array: half[cut].astype(np.float32))
     return neuroglancer.ImageLayer(source=_source(volume, array, stride), shader=shader, opacity=0.7)
 
 

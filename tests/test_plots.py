@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -212,10 +215,22 @@ def test_the_far_side_of_a_mesh_is_not_drawn(monkeypatch):
     assert set(flat) == {(0, 30), (1, 30), (2, 0)}  # x, y, z: y runs towards the viewer, z down
 
 
+WIDEST = 15
+
+
+def test_no_figure_of_a_lesson_is_wider_than_what_is_readable():
+    """Widths are written as a number, or as min(..., 15) where they follow from data."""
+    for source in sorted((Path(__file__).parents[1] / "notebooks" / "src").glob("*.py")):
+        text = source.read_text(encoding="utf-8")
+        widths = re.findall(r"figsize=\((?:min\(.*?, )?([^,)]+)", text)
+        assert len(widths) == text.count("figsize="), source.name
+        assert all(float(width) <= WIDEST for width in widths), (source.name, widths)
+
+
 def test_text_is_readable_on_a_slide(volume):
-    """A figure 15 inches wide, the widest in the lessons, is shrunk to a slide of 13.3 inches."""
-    figure, axes = plt.subplots(1, 3, figsize=(15, 5))
+    """The widest figure of the lessons is shrunk to a slide of 13.3 inches."""
+    figure, axes = plt.subplots(1, 3, figsize=(WIDEST, 5))
     plots.show_affinities(axes[0], np.ones((3, *volume[0].shape)), VOXEL, title="affinities")
     plots.show_attention(axes[1], np.ones(volume[0].shape), 1, VOXEL)
     plots.split_merge_curve(axes[2], [0, 1], [1, 0], [0, 1], title="curve")
-    assert min(text.get_fontsize() for text in figure.findobj(Text)) * 13.3 / 15 >= 11
+    assert min(text.get_fontsize() for text in figure.findobj(Text)) * 13.3 / WIDEST >= 11

@@ -37,7 +37,7 @@ from viewing import BOX, SHAPE, VOXEL, assert_box_in_3d, center, make_volume, sc
 from fgnet_lib import viewer
 from fgnet_lib.metrics import error_masks, neuron_report
 from fgnet_lib.plots import label_colors
-from fgnet_lib.volumes import Lazy, Volume
+from fgnet_lib.volumes import IGNORE, Lazy, Volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -233,6 +233,32 @@ def test_jump_needs_both_sides(wrong):
         viewer.show(volume, {"prediction": prediction}).jump(split, "q")
 
 
+def test_jump_refuses_an_error_of_other_labels(wrong):
+    volume, prediction = wrong
+    report = neuron_report(prediction, volume.labels, VOXEL)
+    view = viewer.show(volume, {"prediction": prediction + 1000})
+    with pytest.raises(ValueError, match="'prediction' as shown has no merge of .*make the report"):
+        view.jump(report.merges[0])
+    with pytest.raises(ValueError, match="as shown has no split"):
+        view.jump(report.splits[0], viewer.TRUTH)
+
+
+def test_what_is_unknown_is_no_neuron(volume):
+    volume.labels[0] = IGNORE
+    view = viewer.show(volume)
+    assert "no neuron under the mouse" in press(view, ground_truth=str(int(IGNORE)))
+    for label in (0, int(IGNORE)):
+        with pytest.raises(ValueError, match=f"no neuron {label}"):
+            view.report(viewer.TRUTH, label)
+
+
+def test_halves_are_served_as_float32(volume):
+    affinities = np.random.default_rng(1).random((3, *SHAPE)).astype(np.float16)
+    view = viewer.show(volume, affinities={"A_r": affinities})
+    assert json.loads(get(f"/neuroglancer/info/{key(view, 'A_r')}"))["dataType"] == "float32"
+    assert np.array_equal(chunk(view, "A_r", "0,1,2,3", "3,2,3,4"), affinities[:, 1:2, 2:3, 3:4])
+
+
 def press(view: viewer.View, **values: object) -> str:
     """What the panel says after a browser has sent what is under the mouse."""
     selected = {layer.replace("_", " "): {"value": value} for layer, value in values.items()}
@@ -334,7 +360,8 @@ def test_each_platform_gets_its_link(volume, bare):
     assert "export_html" in view._repr_html_()
 
 
-def test_colab(tmp_path, bare):
+@pytest.mark.parametrize("first", ["viewer", "exports"])
+def test_colab(tmp_path, bare, first):
     """With a stand-in for google.colab, which neuroglancer looks for when it is imported."""
     (tmp_path / "google/colab").mkdir(parents=True)
     (tmp_path / "google/colab/__init__.py").touch()
@@ -342,7 +369,7 @@ def test_colab(tmp_path, bare):
         "def eval_js(code):\n    return 'https://' + code.split('(')[1][:-1] + '-colab.googleusercontent.com/'\n"
     )
     code = (
-        "import numpy as np; from fgnet_lib import viewer; from fgnet_lib.volumes import Volume\n"
+        f"import numpy as np; from fgnet_lib import {first}, viewer; from fgnet_lib.volumes import Volume\n"
         "view = viewer.show(Volume(np.zeros((2, 4, 4), np.uint8), (1, 1, 1)))\n"
         "print(viewer.server._IS_GOOGLE_COLAB, view.port, view.viewer.token, view.url, view._repr_html_())"
     )

@@ -107,7 +107,7 @@ plt.show()
 
 # %%
 z = volume.shape[0] // 2
-figure, axes = plt.subplots(1, 4, figsize=(17, 4.8))
+figure, axes = plt.subplots(1, 4, figsize=(15, 4.4))
 plots.show_section(axes[0], volume.raw, voxel_size=volume.voxel_size, z=z, title="EM")
 plots.show_affinities(axes[1], prediction.refined, voxel_size=volume.voxel_size, z=z, title="affinities")
 plots.show_section(axes[2], volume.raw, neurons, voxel_size=volume.voxel_size, z=z, title="found")

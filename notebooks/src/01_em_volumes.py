@@ -257,7 +257,7 @@ print(f"{np.sum(affinities_from_labels(renamed) != affinities)} affinities have 
 # This is how the three channels look in one section. White is 1, joined; black is 0, parted:
 
 # %%
-figure, axes = plt.subplots(1, 4, figsize=(17, 4.6))
+figure, axes = plt.subplots(1, 4, figsize=(15, 4.2))
 titles = ("$a_z$: joined to the section before", "$a_y$: joined upwards", "$a_x$: joined to the left")
 for ax, channel, title in zip(axes, affinities, titles, strict=False):
     plots.show_section(ax, 255 * channel, None, volume.voxel_size, middle, title)
@@ -297,7 +297,7 @@ from scipy.ndimage import uniform_filter
 crowd = uniform_filter((widened[middle] == 0).astype(float), 64)[32:-32, 32:-32]  # share of border in a window
 y, x = np.unravel_index(crowd.argmax(), crowd.shape)
 near = (slice(middle, middle + 1), slice(y, y + 64), slice(x, x + 64))
-figure, axes = plt.subplots(1, 4, figsize=(17, 4.8))
+figure, axes = plt.subplots(1, 4, figsize=(15, 4.4))
 plots.show_section(axes[0], volume.raw[near], None, volume.voxel_size, title="EM, enlarged")
 plots.show_section(axes[1], volume.raw[near], labels[near], volume.voxel_size, title="labels", fill=0.5)
 plots.show_section(axes[2], volume.raw[near], widened[near], volume.voxel_size, title="borders widened", fill=0.5)
@@ -451,7 +451,7 @@ for name in ("ac4", "cremi_b_mini", "gala"):
         panels.append((name, open_dataset(name, "val"), 2))
     except FileNotFoundError:
         print(f"{name}: not in the data folder")
-figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4.4))
+figure, axes = plt.subplots(1, len(panels), figsize=(min(4 * len(panels), 15), 4.4))
 for ax, (name, shown, z) in zip(axes, panels, strict=True):
     nm = shown.voxel_size[2]
     cut = shown[z : z + 1, : int(1000 / nm), : int(1000 / nm)]

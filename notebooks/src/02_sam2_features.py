@@ -365,7 +365,8 @@ for name, levels in maps.items():
 #
 # Move the cross (with the sliders, or by a click on the picture in JupyterLab), change the section and the stride, play
 # through the sections, look at a single channel instead of the main components. *save PNG* and *save GIF* write what you
-# see to your results folder. Below the explorer is one of its pictures, for readers without a running notebook.
+# see to your results folder. Below the explorer is one of its pictures, for whoever reads this lesson executed
+# (`make tutorial`) but not running.
 
 # %%
 explorer = explorers.feature_explorer(volume, [level.numpy() for level in features], session.out_dir)

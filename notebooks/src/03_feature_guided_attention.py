@@ -381,7 +381,7 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
 # found. The cross (move it with the sliders, or in JupyterLab by a click) asks three things at one place: the weights of
 # all levels (the table), what looks like it to SAM2 (the second picture), and how strongly the guided fine features
 # respond (the third: the length of $F'$). *save PNG* and *save GIF* write what you see to your results folder. Below the
-# explorer is one of its pictures, for readers without a running notebook.
+# explorer is one of its pictures, for whoever reads this lesson executed (`make tutorial`) but not running.
 
 # %%
 threshold = fgnet.read_notes(fgnet.PRETRAINED / "fgnet_mini.safetensors")["threshold"]

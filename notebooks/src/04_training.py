@@ -416,7 +416,7 @@ if session.device.type == "cuda":
 
 # %%
 z = unseen.shape[0] // 2
-figure, axes = plt.subplots(2, 1 + len(results), figsize=(4 * (1 + len(results)), 8.6))
+figure, axes = plt.subplots(2, 1 + len(results), figsize=(min(4 * (1 + len(results)), 15), 8.6))
 plots.show_section(axes[0, 0], unseen.raw, voxel_size=unseen.voxel_size, z=z, title="EM")
 plots.show_section(axes[1, 0], unseen.raw, unseen.labels, unseen.voxel_size, z, title="ground truth", fill=0.6)
 for (above, below), (moment, (affinities, neurons, scores)) in zip(axes.T[1:], results.items(), strict=True):

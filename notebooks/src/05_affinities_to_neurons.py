@@ -438,7 +438,7 @@ def show_error(axes, kind: str, error) -> None:
 
 
 worst = [("split", error) for error in report.splits[:2]] + [("merge", error) for error in report.merges[:2]]
-figure, axes = plt.subplots(2, len(worst), figsize=(4.2 * len(worst), 9), squeeze=False)
+figure, axes = plt.subplots(2, len(worst), figsize=(min(4.2 * len(worst), 15), 9), squeeze=False)
 for column, (kind, error) in zip(axes.T, worst, strict=True):
     show_error(column, kind, error)
 plt.show()

@@ -201,8 +201,8 @@ view = viewer.show(volume, {"prediction": neurons}, affinities, prediction.atten
 view
 
 # %% [markdown]
-# The server lives as long as this kernel. In a notebook that somebody else has run, or on GitHub, the frame above
-# stays empty, and the figures of this lesson have to do.
+# The server lives as long as this kernel. In a notebook that somebody else has run the frame above stays empty, and
+# the figures of this lesson have to do.
 #
 # | where you are | what you see above |
 # | --- | --- |
