@@ -305,7 +305,7 @@ class Explorer(widgets.VBox):
         """
         self.controls, self._draw, self._tell = controls, draw, tell
         self._folder, self._name, self._quiet = Path(folder), name, False
-        self.picture = widgets.Image(format="jpeg")  # a quarter of a PNG's size, at the same pixels
+        self.picture = widgets.Image(format="jpeg")  # a third of a PNG's size, at the same pixels
         self.readout, self.status = widgets.HTML(), widgets.HTML()
         self.progress = widgets.IntProgress(0, 0, 1, layout={"visibility": "hidden"})
         self.save_png = widgets.Button(description="save PNG", layout={"width": "auto"})
