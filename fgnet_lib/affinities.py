@@ -14,11 +14,12 @@ from fgnet_lib.volumes import IGNORE
 OFFSETS = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))  # channel order z, y, x
 
 
-def affinities_from_labels(labels: np.ndarray) -> np.ndarray:
-    """Nearest-neighbour affinities of an instance segmentation.
+def affinities_from_labels(labels: np.ndarray, distance: int = 1) -> np.ndarray:
+    """Affinities of an instance segmentation, to the nearest neighbours or to voxels further away.
 
     Args:
         labels: Integer ids, shape (z, y, x); 0 belongs to no object.
+        distance: How many voxels lie from a voxel to the predecessor that it is joined to.
 
     Returns:
         uint8 array of shape (3, z, y, x), 1 inside an object and 0 across a border; the low face of each axis, which
@@ -30,16 +31,17 @@ def affinities_from_labels(labels: np.ndarray) -> np.ndarray:
     _check(labels)
     affinities = np.zeros((3, *labels.shape), np.uint8)
     for axis in range(3):
-        voxel, predecessor = _pairs(labels, axis)
-        _pairs(affinities[axis], axis)[0][...] = (voxel == predecessor) & (voxel > 0)
+        voxel, predecessor = _pairs(labels, axis, distance)
+        _pairs(affinities[axis], axis, distance)[0][...] = (voxel == predecessor) & (voxel > 0)
     return affinities
 
 
-def affinity_mask(labels: np.ndarray) -> np.ndarray:
+def affinity_mask(labels: np.ndarray, distance: int = 1) -> np.ndarray:
     """Where an affinity is known: neither of its two voxels is `IGNORE`, and it does not lie on the low face.
 
     Args:
         labels: Integer ids, shape (z, y, x).
+        distance: As in `affinities_from_labels`.
 
     Returns:
         bool array of shape (3, z, y, x), True where the loss may look.
@@ -48,8 +50,8 @@ def affinity_mask(labels: np.ndarray) -> np.ndarray:
     known = labels != IGNORE
     mask = np.zeros((3, *labels.shape), bool)
     for axis in range(3):
-        voxel, predecessor = _pairs(known, axis)
-        _pairs(mask[axis], axis)[0][...] = voxel & predecessor
+        voxel, predecessor = _pairs(known, axis, distance)
+        _pairs(mask[axis], axis, distance)[0][...] = voxel & predecessor
     return mask
 
 
@@ -77,10 +79,10 @@ def widen_borders(labels: np.ndarray, in_3d: bool = False) -> np.ndarray:
     return np.where(border & (labels != IGNORE), labels.dtype.type(0), labels)
 
 
-def _pairs(array: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Views of all voxels that have a predecessor along an axis, and of those predecessors."""
+def _pairs(array: np.ndarray, axis: int, distance: int) -> tuple[np.ndarray, np.ndarray]:
+    """Views of all voxels that have a predecessor along an axis at a distance, and of those predecessors."""
     array = np.moveaxis(array, axis, 0)
-    return np.moveaxis(array[1:], 0, axis), np.moveaxis(array[:-1], 0, axis)
+    return np.moveaxis(array[distance:], 0, axis), np.moveaxis(array[:-distance], 0, axis)
 
 
 def _check(labels: np.ndarray) -> None:

@@ -41,6 +41,8 @@ class FGNetConfig:
         attention: "residual": F' = F + F * a; "plain": F' = F * a; "per_channel": residual, one map per channel.
         refined: False leaves the Fine-Grained Encoder and A_r out (SAM2 only).
         dense_levels: At so many of the finest levels dense blocks stand in for DW Blocks, see `DenseBlock`.
+        far: Distances in voxels of further affinities that are learned beside those of the nearest neighbours, and
+            only to learn from them (Lee et al. 2017, arXiv 1706.00120); none by default.
     """
 
     encoder: str | None = "tiny"
@@ -50,9 +52,11 @@ class FGNetConfig:
     attention: Literal["residual", "plain", "per_channel"] = "residual"
     refined: bool = True
     dense_levels: int = 0
+    far: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # JSON knows lists only
+        object.__setattr__(self, "far", tuple(self.far))
         if len(self.widths) != 5:
             raise ValueError(
                 f"widths needs five channel counts, for in-plane strides 1, 2, 4, 8, 16; got {self.widths}"
@@ -72,6 +76,8 @@ class FGNetOutput(NamedTuple):
     coarse: Tensor | None
     refined: Tensor | None
     attention: tuple[Tensor, ...]  # each (B, 1 or C, D, H / stride, W / stride), values in [0, 1]
+    coarse_far: Tensor | None = None  # (B, 3 * len(far), D, H, W), one distance after the other; None without `far`
+    refined_far: Tensor | None = None
 
 
 class DWBlock(nn.Module):
@@ -158,20 +164,22 @@ class FineGrainedEncoder(nn.Module):
 
 
 class AffinityDecoder(nn.Module):
-    """From the coarsest features up: project, double in-plane, add the skip, a block; a pointwise head at the end."""
+    """From the coarsest features up: project, double in-plane, add the skip, a block; pointwise heads at the end."""
 
-    def __init__(self, widths: tuple[int, ...], dense_levels: int = 0) -> None:
+    def __init__(self, widths: tuple[int, ...], dense_levels: int = 0, far: int = 0) -> None:
         super().__init__()
         self.ups = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.blocks = nn.ModuleList(_blocks(widths[:-1], dense_levels))
         self.head = nn.Conv3d(widths[0], 3, 1)
+        self.far_head = nn.Conv3d(widths[0], 3 * far, 1) if far else None
 
-    def forward(self, pyramid: list[Tensor]) -> Tensor:
+    def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Returns the affinities of nearest neighbours, and those further away where there is a head for them."""
         x = pyramid[-1]
         for level in reversed(range(len(self.blocks))):
             x = F.interpolate(self.ups[level](x), scale_factor=(1.0, 2.0, 2.0), mode="nearest")
             x = self.blocks[level](x + pyramid[level])
-        return self.head(x)
+        return self.head(x), self.far_head(x) if self.far_head else None
 
 
 class FGNet(nn.Module):
@@ -186,11 +194,11 @@ class FGNet(nn.Module):
         if self.encoder:
             width = config.coarse_width
             self.project = nn.ModuleList(nn.Conv3d(channels, width, 1) for channels in self.encoder.channels)
-            self.coarse_decoder = AffinityDecoder((width,) * len(STRIDES))
+            self.coarse_decoder = AffinityDecoder((width,) * len(STRIDES), far=len(config.far))
         if config.refined:
             guide_channels = self.encoder.channels if self.encoder else None
             self.fine_encoder = FineGrainedEncoder(config.widths, guide_channels, config.attention, config.dense_levels)
-            self.refined_decoder = AffinityDecoder(config.widths, config.dense_levels)
+            self.refined_decoder = AffinityDecoder(config.widths, config.dense_levels, len(config.far))
 
     def freeze_encoder(self, frozen: bool = True) -> None:
         """Choose the regime: SAM2 frozen (eval mode, no gradients) or fine-tuned together with the rest."""
@@ -230,17 +238,22 @@ class FGNet(nn.Module):
             raise ValueError(f"raw must have shape (B, 1, D, H, W); got {tuple(raw.shape)}")
         guides = self.encode(raw) if features is None else features
         height, width = raw.shape[-2:]
-        coarse = refined = None
+        coarse: list[Tensor | None] = [None, None]
+        refined: list[Tensor | None] = [None, None]
         attention: tuple[Tensor, ...] = ()
         if self.encoder:
             logits = self.coarse_decoder([conv(guide) for conv, guide in zip(self.project, guides, strict=True)])
-            coarse = F.interpolate(logits, scale_factor=(1.0, STRIDES[0], STRIDES[0]), mode="trilinear")
-            coarse = coarse[..., :height, :width]
+            coarse = [x if x is None else _enlarge(x)[..., :height, :width] for x in logits]
         if self.config.refined:
             pyramid, maps = self.fine_encoder(_pad(raw), guides)
-            refined = self.refined_decoder(pyramid)[..., :height, :width]
+            refined = [x if x is None else x[..., :height, :width] for x in self.refined_decoder(pyramid)]
             attention = tuple(a[..., : -(-height // s), : -(-width // s)] for a, s in zip(maps, STRIDES, strict=False))
-        return FGNetOutput(coarse, refined, attention)
+        return FGNetOutput(coarse[0], refined[0], attention, coarse[1], refined[1])
+
+
+def _enlarge(logits: Tensor) -> Tensor:
+    """From SAM2's finest stride to all voxels, in-plane."""
+    return F.interpolate(logits, scale_factor=(1.0, STRIDES[0], STRIDES[0]), mode="trilinear")
 
 
 def _pad(raw: Tensor, multiple: int = 32) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from fgnet_lib.fgnet import FGNetOutput
 
 DICE_WEIGHT = 0.5
+FAR_WEIGHT = 0.5  # of affinities that are learned only to learn from them; ours
 
 
 def affinity_loss(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -38,10 +39,23 @@ def affinity_loss(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 def fgnet_loss(output: FGNetOutput, target: Tensor, mask: Tensor, weight: float = 1.0) -> Tensor:
     """L(A_r) + weight * L(A_s), L = `affinity_loss`; an output that the model does not have is left out.
 
+    Args:
+        output: Of the model.
+        target: Affinities 0 or 1: (B, 3, D, H, W), then three channels more for each distance in the model's `far`,
+            of which `FAR_WEIGHT` times L is added.
+        mask: bool, same shape; False where the target is unknown.
+        weight: Of the coarse affinities.
+
     Raises:
         ValueError: If the output holds neither refined nor coarse affinities.
     """
     if output.refined is None and output.coarse is None:
         raise ValueError("the model's output has neither refined nor coarse affinities: nothing to train")
-    terms = [(1.0, output.refined), (weight, output.coarse)]
-    return sum(factor * affinity_loss(logits, target, mask) for factor, logits in terms if logits is not None)
+    near, far = slice(0, 3), slice(3, None)
+    terms = [(1.0, output.refined, near), (weight, output.coarse, near)]
+    terms += [(FAR_WEIGHT, output.refined_far, far), (FAR_WEIGHT * weight, output.coarse_far, far)]
+    return sum(
+        factor * affinity_loss(logits, target[:, which], mask[:, which])
+        for factor, logits, which in terms
+        if logits is not None
+    )

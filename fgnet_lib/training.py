@@ -97,7 +97,8 @@ class PatchDataset(Dataset):
 
     An item is a tuple of raw, float32 (1, z, y, x) in [0, 1]; target affinities, float32 (3, z, y, x), computed after
     augmentation from labels with widened borders (in 3D where the volume is isotropic); and the bool mask (3, z, y, x)
-    of where they are known. Volumes smaller than a patch are mirrored, with unknown labels outside.
+    of where they are known. Each distance in `far` adds three channels to targets and mask. Volumes smaller than a
+    patch are mirrored, with unknown labels outside.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class PatchDataset(Dataset):
         augment: Augment | None,
         seed: int = 0,
         weights: Sequence[float] | None = None,
+        far: Sequence[int] = (),
     ) -> None:
         """See the class; `augment=None` leaves patches as they are, `weights=None` draws volumes by their voxels.
 
@@ -121,7 +123,7 @@ class PatchDataset(Dataset):
         if weights.shape != (len(volumes),) or not (weights >= 0).all() or not weights.sum() > 0:
             raise ValueError(f"{len(volumes)} volumes need as many weights, none below 0, not all 0; got {weights}")
         self.volumes, self.patch, self.augment, self.seed = volumes, patch, augment, seed
-        self.share = weights / weights.sum()
+        self.share, self.distances = weights / weights.sum(), (1, *far)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, index))
@@ -129,9 +131,11 @@ class PatchDataset(Dataset):
         if self.augment is not None:
             sample = self.augment.reseed(int(rng.integers(2**32)))({"raw": raw, "labels": labels})
             raw, labels = sample["raw"], sample["labels"]
-        target = affinities_from_labels(widen_borders(labels, in_3d)).astype(np.float32)
+        widened = widen_borders(labels, in_3d)
+        target = np.concatenate([affinities_from_labels(widened, d) for d in self.distances]).astype(np.float32)
+        mask = np.concatenate([affinity_mask(labels, d) for d in self.distances])
         raw = np.ascontiguousarray(raw[None], np.float32) / 255
-        return torch.from_numpy(raw), torch.from_numpy(target), torch.from_numpy(affinity_mask(labels))
+        return torch.from_numpy(raw), torch.from_numpy(target), torch.from_numpy(mask)
 
     def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, bool]:
         """Raw, labels, and whether borders are widened in 3D."""
@@ -156,7 +160,7 @@ def train(
     """Train a model to predict affinities, in place, on the device it is on, and leave it in eval mode; see `fit`.
 
     Args:
-        model: Called with raw (B, 1, D, H, W) in [0, 1], returns an `FGNetOutput`; has `freeze_encoder(bool)`.
+        model: An `FGNet`, or what is called as one, with its `config` and `freeze_encoder`.
         volumes: With labels; in memory they are read faster than lazily.
         config: See `TrainConfig`.
         out_dir: Folder of the checkpoints.
@@ -166,7 +170,7 @@ def train(
         ValueError: If the checkpoint was made with another configuration, or the volumes do not fit it.
         FloatingPointError: If the loss is not finite; the last checkpoint is kept.
     """
-    dataset = PatchDataset(volumes, config.patch, Augment(), config.seed, config.weights)
+    dataset = PatchDataset(volumes, config.patch, Augment(), config.seed, config.weights, model.config.far)
     model.freeze_encoder(config.freeze_encoder)
     return fit(model, dataset, _affinity_loss, config, out_dir, on_step)
 

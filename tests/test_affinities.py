@@ -21,23 +21,23 @@ small_labels = hnp.arrays(
 )
 
 
-def voxel_pairs(shape):
+def voxel_pairs(shape, distance):
     """Every (channel, voxel, predecessor) whose predecessor lies inside the volume."""
     for channel, voxel in itertools.product(range(3), np.ndindex(shape)):
-        predecessor = tuple(np.add(voxel, OFFSETS[channel]))
+        predecessor = tuple(np.add(voxel, np.multiply(distance, OFFSETS[channel])))
         if min(predecessor) >= 0:
             yield channel, voxel, predecessor
 
 
-@given(small_labels)
+@given(small_labels, st.sampled_from([1, 2, 4, 9]))
 @settings(max_examples=50, deadline=None)
-def test_affinities_and_mask_equal_their_definition(labels):
+def test_affinities_and_mask_equal_their_definition(labels, distance):
     affinities, mask = np.zeros((3, *labels.shape), np.uint8), np.zeros((3, *labels.shape), bool)
-    for channel, voxel, predecessor in voxel_pairs(labels.shape):
+    for channel, voxel, predecessor in voxel_pairs(labels.shape, distance):
         affinities[channel][voxel] = labels[voxel] == labels[predecessor] and labels[voxel] > 0
         mask[channel][voxel] = IGNORE not in (labels[voxel], labels[predecessor])
-    np.testing.assert_array_equal(affinities_from_labels(labels), affinities)
-    np.testing.assert_array_equal(affinity_mask(labels), mask)
+    np.testing.assert_array_equal(affinities_from_labels(labels, distance), affinities)
+    np.testing.assert_array_equal(affinity_mask(labels, distance), mask)
 
 
 @given(small_labels)

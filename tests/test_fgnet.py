@@ -81,7 +81,14 @@ def test_frozen_encoder_gets_no_gradient_and_stays_in_eval_mode(model):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"encoder": None}, {"refined": False}, {"source": "trunk"}, {"attention": "per_channel"}, {"dense_levels": 0}],
+    [
+        {"encoder": None},
+        {"refined": False},
+        {"source": "trunk"},
+        {"attention": "per_channel"},
+        {"dense_levels": 0},
+        {"far": (3, 9)},
+    ],
 )
 def test_switches_survive_saving_and_loading(tmp_path, changes):
     torch.manual_seed(1)

@@ -17,7 +17,7 @@ from torch import nn
 
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
-from fgnet_lib.fgnet import MINI, FGNet, FGNetOutput
+from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig, FGNetOutput
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.training import History, PatchDataset, TrainConfig, train
 from fgnet_lib.volumes import IGNORE, Volume, read_volume
@@ -34,7 +34,7 @@ class Tiny(nn.Module):
         self.encoder = nn.Conv3d(1, 4, 1)
         self.dropout = nn.Dropout(0.1)
         self.head = nn.Conv3d(4, 3, (1, 3, 3), padding=(0, 1, 1))
-        self.calls, self.in_half = 0, set()
+        self.calls, self.in_half, self.config = 0, set(), FGNetConfig()
 
     def freeze_encoder(self, frozen: bool) -> None:
         self.encoder.requires_grad_(not frozen)
@@ -83,6 +83,23 @@ def check_targets(volume: Volume, in_3d: bool) -> None:
     assert torch.equal(mask, torch.from_numpy(affinity_mask(volume.labels)))
     augmented = PatchDataset([volume], (4, 32, 32), Augment())[0]
     assert 0.3 < augmented[1][:, augmented[2].all(0)].mean() < 1 and augmented[0].shape == (1, 4, 32, 32)
+
+
+def test_affinities_further_away_come_after_the_nearest(volume: Volume) -> None:
+    _, near, known = PatchDataset([volume], volume.shape, augment=None)[0]
+    _, target, mask = PatchDataset([volume], volume.shape, augment=None, far=(3, 9))[0]
+    assert torch.equal(target[:3], near) and torch.equal(mask[:3], known)
+    widened = widen_borders(volume.labels)
+    for channels, distance in ((slice(3, 6), 3), (slice(6, 9), 9)):
+        np.testing.assert_array_equal(target[channels], affinities_from_labels(widened, distance))
+        np.testing.assert_array_equal(mask[channels], affinity_mask(volume.labels, distance))
+
+
+def test_far_affinities_train_their_own_heads(volume: Volume, tmp_path: Path) -> None:
+    model = FGNet(replace(MINI, far=(3,)))
+    before = {name: value.clone() for name, value in model.state_dict().items() if "far_head" in name}
+    train(model, [volume], replace(CONFIG, iterations=1), tmp_path)
+    assert len(before) == 4 and not any(torch.equal(model.state_dict()[name], old) for name, old in before.items())
 
 
 def test_anisotropic_volumes_have_borders_widened_in_plane() -> None:

@@ -38,10 +38,12 @@ RECIPE = TrainConfig(
     weights=(7, 1, 2),
     seed=0,
 )
+FAR = (3, 9)  # the last stage also learns affinities to voxels so far away; their heads are not shipped
 STAGES = (
     RECIPE,
     replace(RECIPE, iterations=1000, learning_rate=1e-3, warmup=20, ema=0.99, weights=(7, 1.5, 1.5), seed=1),
     replace(RECIPE, iterations=700, learning_rate=7e-4, warmup=20, ema=0.99, weights=(8, 1, 1), seed=2),
+    replace(RECIPE, iterations=4000, learning_rate=1.5e-3, warmup=50, ema=0.998, weights=(8, 1, 1), seed=3),
 )
 
 
@@ -117,8 +119,12 @@ def main() -> None:
     fib25 = open_dataset("fib25", "train").load()
     volumes = [fib25[:120, :, :], open_dataset("gala", "train").load(), open_dataset("phantom", "train").load()]
     torch.manual_seed(RECIPE.seed)
-    model = FGNet(MINI)
-    histories = [train(model, volumes, stage, arguments.work / f"stage{i}") for i, stage in enumerate(STAGES, start=1)]
+    model, histories = FGNet(MINI), []
+    for number, stage in enumerate(STAGES, start=1):
+        taught = FGNet(replace(MINI, far=FAR)) if stage is STAGES[-1] else model
+        taught.load_state_dict(model.state_dict(), strict=False)
+        histories.append(train(taught, volumes, stage, arguments.work / f"stage{number}"))
+        model.load_state_dict({name: taught.state_dict()[name] for name in model.state_dict()})
 
     chosen = best_threshold(scores(model, fib25[120:, :, :], THRESHOLDS))
     measured = {}
