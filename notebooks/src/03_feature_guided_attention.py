@@ -91,7 +91,7 @@ print("raw:", tuple(raw.shape), "= batch, channel, z, y, x")
 # ($27\,C$ weights), then a **pointwise** (1 × 1 × 1) pair of layers mixes the channels, widening them by a factor $e$
 # in between ($2eC^2$ weights):
 #
-# $$\mathrm{DW}(x) = x + W_2\,\mathrm{GELU}\big(W_1\,\mathrm{norm}(\mathrm{depthwise}(x))\big), \qquad W_1: C \to eC,\quad W_2: eC \to C.$$
+# $$\mathrm{DW}(x) = x + W_2\,\mathrm{GELU}\bigl(W_1\,\mathrm{norm}(\mathrm{depthwise}(x))\bigr), \qquad W_1: C \to eC,\quad W_2: eC \to C.$$
 #
 # The input is added at the end (a *residual*), so the block only has to learn a correction. `norm` is GroupNorm: it
 # works with a batch of one, which is what fits in memory in 3D.
@@ -190,7 +190,7 @@ print("stride 1:", tuple(level0.shape), "  stride 2:", tuple(level1.shape), "  z
 #    alone cannot say "but only if"; a sum followed by $\mathrm{ReLU}$ can.
 # 3. **The result is a weight**: mix the channels into one ($W_a$), and squash to $[0, 1]$ by a sigmoid.
 #
-# $$a_i = \sigma\big(W_a\,\mathrm{ReLU}(W_s S_i + W_f F_i)\big), \qquad F_i' = F_i + F_i \odot a_i.$$
+# $$a_i = \sigma\bigl(W_a\,\mathrm{ReLU}(W_s S_i + W_f F_i)\bigr), \qquad F_i' = F_i + F_i \odot a_i.$$
 #
 # Nothing but additions and multiplications, as the paper says. The residual form means that a weight of 0 leaves $F_i$
 # as it is, and a weight of 1 doubles it: attention can stress, but it can never erase, and the gradient always has a
