@@ -241,6 +241,12 @@ def run_tutorial(notebooks: list[Path], out: Path, parameters: dict[str, str]) -
     return 0
 
 
+def lesson_parameters(dataset: str, profile: str) -> dict[str, str]:
+    """What every lesson is run with."""
+    folder = os.environ.get("FGNET_DATA_DIR")
+    return {"PROFILE": profile, "DATASET": dataset, "DATA_DIR": str(Path(folder).resolve()) if folder else ""}
+
+
 def report_failure(lesson: Lesson, out: Path) -> None:
     """Say which cell of which lesson failed, with its error at the end."""
     print(f"\n\nThe lessons that were done are kept in {out}; the same command goes on from there.")
@@ -261,11 +267,7 @@ def main() -> int:
         open_dataset(options.dataset, "val")
     except (OSError, ValueError) as error:  # before an hour of lessons, not in the middle of it
         return print(error) or 1
-    parameters = {
-        "PROFILE": options.profile,
-        "DATASET": options.dataset,
-        "DATA_DIR": str(Path(folder).resolve()) if (folder := os.environ.get("FGNET_DATA_DIR")) else "",
-    }
+    parameters = lesson_parameters(options.dataset, options.profile)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to stop: end the lesson's kernel as for Ctrl-C
     try:
         return run_tutorial(sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), out, parameters)
