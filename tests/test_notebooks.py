@@ -1,4 +1,9 @@
-"""The notebooks are what their sources say, all have the same skeleton, and each one runs cold."""
+"""The notebooks are what their sources say, all have the same skeleton, no solution leaks, and each one runs cold.
+
+The two versions of a lesson differ in their exercises alone, and nothing else uses an answer (`exercises` refuses it).
+So the student version of every lesson runs in full, and of the solved ones those that take seconds; of the others the
+exercises run, with all that they may use. On Colab's versions (test_colab.py) more of them run in full.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,26 @@ import sys
 import build_notebooks
 import nbformat
 import pytest
+from exercises import exercises, imports
 
 SOURCES = sorted(build_notebooks.SOURCES.glob("[0-9][0-9]_*.py"))
 NAMES = [source.stem for source in SOURCES]
 PARAMETERS = {"PROFILE", "DATASET", "DATA_DIR", "OUT_DIR", "DEVICE", "SEED"}
 ON_REAL_EM = ("00_welcome", "01_em_volumes", "05_affinities_to_neurons", "08_your_own_volume")
 
+SOLVED = ("00_welcome", "01_em_volumes", "08_your_own_volume")  # run in full
+EXERCISE = """
+# %% tags=["task"]
+def my_sum(a, b):
+    return ...
+
+# %% tags=["solution"]
+def my_sum(a, b):
+    return a + b
+
+# %%
+checks.sum(my_sum)
+"""
 SOURCE = """\
 # %% [markdown]
 # # 99 · Test: to test
@@ -29,10 +48,13 @@ x = 1
 """
 
 
-@pytest.fixture(params=NAMES)
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(build_notebooks.ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+@pytest.fixture(params=[*NAMES, *(f"solutions/{name}" for name in NAMES)])
 def notebook(request) -> nbformat.NotebookNode:
-    path = build_notebooks.ROOT / "notebooks" / f"{request.param}.ipynb"
-    return nbformat.read(path, as_version=4)
+    return read(request.param)
 
 
 def tagged(notebook: nbformat.NotebookNode, tag: str) -> list[nbformat.NotebookNode]:
@@ -46,7 +68,8 @@ def test_all_lessons_are_there():
 def test_what_is_committed_is_what_building_makes():
     for path, text in build_notebooks.outputs().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name} is not current: run `make notebooks`"
-    assert sorted(path.stem for path in (build_notebooks.ROOT / "notebooks").glob("*.ipynb")) == NAMES
+    for folder in ("notebooks", "notebooks/solutions"):
+        assert sorted(path.stem for path in (build_notebooks.ROOT / folder).glob("*.ipynb")) == NAMES
 
 
 def test_a_mistyped_tag_is_refused(tmp_path):
@@ -56,6 +79,43 @@ def test_a_mistyped_tag_is_refused(tmp_path):
     source.write_text(SOURCE.format(tag="set-up"))
     with pytest.raises(ValueError, match="99_test.py, cell 1: unknown tags.*set-up"):
         build_notebooks.build(source)
+
+
+def test_the_two_versions_of_an_exercise(tmp_path):
+    source = tmp_path / "99_test.py"
+    source.write_text(SOURCE.format(tag="setup") + EXERCISE)
+    student, solved = build_notebooks.build(source), build_notebooks.build(source, solved=True)
+    assert "return ..." in student and "a + b" not in student
+    assert "return ..." not in solved and "a + b" in solved
+    assert "checks.sum" in student and "checks.sum" in solved
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('tags=["solution"]', 'tags=["solutoin"]', r"unknown tags \['solutoin'\]"),
+        ('tags=["solution"]', "", "cell 2: a task without a solution"),
+        ('tags=["task"]', "", "cell 3: a solution without a task"),
+        ("checks.sum(my_sum)", "print(my_sum)", "call one check"),
+        ("def my_sum(a, b):\n    return a", "def my_add(a, b):\n    return a", "disagree.*my_add"),
+        ("my_sum", "add", "begin with my_"),
+        ("checks.sum(my_sum)", "checks.sum(my_sum)\n\n# %%\nmy_sum(1, 2)", "goes on with.*my_sum"),
+    ],
+)
+def test_an_exercise_that_does_not_fit_together_is_refused(tmp_path, old, new, complaint):
+    source = tmp_path / "99_test.py"
+    assert old in EXERCISE
+    source.write_text(SOURCE.format(tag="setup") + EXERCISE.replace(old, new))
+    with pytest.raises(ValueError, match=f"99_test.py.*{complaint}"):
+        build_notebooks.build(source)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_solution_leaks_into_the_student_version(name):
+    student = {line.strip() for cell in read(name).cells for line in cell.source.splitlines()}
+    for one in exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{name}.py")):
+        own = [line.strip() for line in one.solution.splitlines() if line not in one.task.splitlines()]
+        assert own and [line for line in own if len(line) > 8 and line in student] == [], one.name
 
 
 @pytest.mark.parametrize("placeholder", ["badges", "times"])
@@ -101,18 +161,50 @@ def test_a_cell_is_short_and_prose_comes_first(notebook):
             assert prose and longest <= 120 and cell.source.count("\n") < 25, f"cell {number}:\n{cell.source}"
 
 
-def execute(name: str, out, **parameters: str) -> None:
+def execute(name: str, out, **parameters: str) -> str:
+    """Run a notebook (by its place in notebooks/, or a file) by papermill; gives all that it printed."""
     path = build_notebooks.ROOT / "notebooks" / f"{name}.ipynb"
     command = [sys.executable, "-m", "papermill", str(path), str(out / "x.ipynb"), "--kernel", "python3"]
     for key, value in {"PROFILE": "fast", "OUT_DIR": str(out), **parameters}.items():
         command += ["-r", key, value]
     result = subprocess.run(command, cwd=out, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
+    cells = nbformat.read(out / "x.ipynb", as_version=4).cells
+    return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+
+
+def number_of_exercises(name: str) -> int:
+    return len(exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{name}.py")))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lesson_runs_cold_on_the_phantom(name, tmp_path):
-    execute(name, tmp_path, DATASET="phantom")
+    said, count = execute(name, tmp_path, DATASET="phantom"), number_of_exercises(name)
+    assert f"Exercises of lesson {name[:2]}: 0 passed, {count} open, 0 wrong" in said or count == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_solved_lesson_runs_cold_on_the_phantom(name, tmp_path):
+    place, count = f"solutions/{name}", number_of_exercises(name)
+    if name not in SOLVED:
+        place = os.fspath(tmp_path / "exercises")
+        nbformat.write(exercises_alone(name), f"{place}.ipynb")
+    said = execute(place, tmp_path, DATASET="phantom")
+    assert f"Exercises of lesson {name[:2]}: {count} passed, 0 open, 0 wrong" in said or count == 0
+
+
+def exercises_alone(name: str) -> nbformat.NotebookNode:
+    """Of a solved lesson its head, what it imports, its solutions and its checks."""
+    notebook = read(f"solutions/{name}")
+    parts = [
+        one
+        for exercise in exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{name}.py"))
+        for one in (exercise.solution, exercise.check)
+    ]
+    kept = [cell for cell in notebook.cells[3:] if cell.source in parts or cell.source.startswith("checks.report")]
+    imported = nbformat.v4.new_code_cell(imports(notebook.cells))
+    notebook.cells = [*notebook.cells[1:3], imported, *kept]
+    return notebook
 
 
 @pytest.mark.parametrize("name", ON_REAL_EM)

@@ -1,7 +1,8 @@
 """Make notebooks/*.ipynb from notebooks/src/*.py, and the table of lessons in README.md (`make notebooks`).
 
 A source is hand-edited, in jupytext's percent format. Building adds what is the same for every lesson: badges, measured
-times, and in the set-up cell what fetches the library on Colab and Kaggle.
+times, and in the set-up cell what fetches the library on Colab and Kaggle. Each source gives two notebooks: the
+student's, where exercises are open, and the one in notebooks/solutions/, where they are solved.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+from exercises import exercises, tags
 from record_times import recorded
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "notebooks" / "src"
-TAGS = {"parameters", "setup"}
+TAGS = {"parameters", "setup", "task", "solution"}
 TABLE = re.compile(r"(?<=<!-- lessons -->\n).*?(?=<!-- /lessons -->)", re.DOTALL)
 
 with (ROOT / "pyproject.toml").open("rb") as file:
@@ -83,26 +85,54 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def build(source: Path) -> str:
-    """The notebook of one source, as the text of its .ipynb file.
+def read_cells(source: Path) -> list[nbformat.NotebookNode]:
+    """All cells of a source, tasks and solutions included.
 
     Raises:
-        ValueError: a cell has a tag that is not in `TAGS`, or a placeholder is not there exactly once.
+        ValueError: a cell has a tag that is not in `TAGS`, or a task and its solution do not stand together.
+    """
+    cells = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent").cells
+    for number, cell in enumerate(cells):
+        cell.id = f"{source.stem}-{number}"
+        if not tags(cell) <= TAGS:
+            unknown = sorted(tags(cell) - TAGS)
+            raise ValueError(f"{source}, cell {number}: unknown tags {unknown}, known are {sorted(TAGS)}")
+    try:
+        exercises(cells)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return cells
+
+
+def in_version(cell: nbformat.NotebookNode, solved: bool) -> bool:
+    """Whether a cell is in the solved or in the student version: stubs are in the latter, explained tasks in both."""
+    if "solution" in tags(cell):
+        return solved
+    return not (solved and "task" in tags(cell) and cell.cell_type == "code")
+
+
+def build(source: Path, solved: bool = False) -> str:
+    """The notebook of one source, as the text of its .ipynb file: the student version, or the solved one.
+
+    Raises:
+        ValueError: as `read_cells`, or a placeholder is not there exactly once.
     """
     lesson = source.stem
-    text = source.read_text(encoding="utf-8")
-    for placeholder, content in {"badges": badges(lesson), "times": times(lesson)}.items():
-        if text.count(f"# <!-- {placeholder} -->") != 1:
+    cells = [cell for cell in read_cells(source) if in_version(cell, solved)]
+    head, links = cells[0], badges(lesson)
+    if solved:
+        links = f"{badges(f'solutions/{lesson}')}\n\nThe **solved** version of [this lesson](../{lesson}.ipynb)."
+        for cell in cells:
+            if cell.cell_type == "markdown":
+                cell.source = cell.source.replace("](../", "](../../")  # one folder deeper
+    for placeholder, content in {"badges": links, "times": times(lesson)}.items():
+        if head.source.count(f"<!-- {placeholder} -->") != 1:
             raise ValueError(f"{source}: the line '# <!-- {placeholder} -->' has to be there exactly once")
-        text = text.replace(f"<!-- {placeholder} -->", content)
-    notebook = jupytext.reads(text, fmt="py:percent")
-    for number, cell in enumerate(notebook.cells):
-        cell.id = f"{lesson}-{number}"
-        tags = set(cell.metadata.get("tags", []))
-        if not tags <= TAGS:
-            raise ValueError(f"{source}, cell {number}: unknown tags {sorted(tags - TAGS)}, known are {sorted(TAGS)}")
-        if "setup" in tags:
+        head.source = head.source.replace(f"<!-- {placeholder} -->", content)
+    for cell in cells:
+        if "setup" in tags(cell):
             cell.source = BOOTSTRAP + cell.source
+    notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -131,7 +161,9 @@ def outputs() -> dict[Path, str]:
     """Every file that building makes, with its text."""
     sources = sorted(SOURCES.glob("[0-9][0-9]_*.py"))
     readme = ROOT / "README.md"
-    files = {ROOT / "notebooks" / f"{source.stem}.ipynb": build(source) for source in sources}
+    folder = ROOT / "notebooks"
+    files = {folder / f"{source.stem}.ipynb": build(source) for source in sources}
+    files |= {folder / "solutions" / f"{source.stem}.ipynb": build(source, solved=True) for source in sources}
     text = readme.read_text(encoding="utf-8")
     if not TABLE.search(text):
         raise ValueError(f"{readme}: the lines '<!-- lessons -->' and '<!-- /lessons -->' around the table are missing")

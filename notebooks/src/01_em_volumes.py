@@ -44,7 +44,7 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fgnet_lib import plots
+from fgnet_lib import checks, plots
 
 volume = session.volume("val")
 middle = volume.shape[0] // 2
@@ -231,7 +231,34 @@ print("affinities", *affinity)
 # Read it from the left. The second and the third 4 are each joined to the voxel before. Between 4 and 9 there is no voxel of membrane, and yet the 0
 # under the first 9 parts them. Two zeros are not joined, since "no neuron" is not a neuron.
 #
-# In 3D the same is done along three axes. By hand for x, then by the library for all:
+# In 3D the same is done along three axes.
+#
+# **Exercise 1.1: the affinity target.** Complete the function: from labels (z, y, x) to affinities (3, z, y, x), channel 0
+# along z, 1 along y, 2 along x. Then run the cell and the check behind it. (Replace the three dots. Use what the lesson has
+# imported, and nothing else of it. You may also read on: nothing that follows needs your answer.)
+
+
+# %% tags=["task"]
+def my_affinities(labels):
+    affinities = np.zeros((3, *labels.shape), np.uint8)
+    # for each axis: 1 where a voxel and its predecessor have the same label, and this label is not 0
+    return ...
+
+
+# %% tags=["solution"]
+def my_affinities(labels):
+    affinities = np.zeros((3, *labels.shape), np.uint8)
+    for axis, channel in enumerate(affinities):
+        ids = np.moveaxis(labels, axis, 0)  # a view, in which this axis is the first
+        np.moveaxis(channel, axis, 0)[1:] = (ids[1:] == ids[:-1]) & (ids[1:] > 0)
+    return affinities
+
+
+# %%
+checks.affinities(my_affinities)
+
+# %% [markdown]
+# By hand for x alone, and by the library for all three:
 
 # %%
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
@@ -464,6 +491,12 @@ plt.show()
 # limit of synthetic data. A result on the phantom shows that the code works and how the method behaves. Whether it works on tissue is
 # shown on tissue: set `DATASET` to a real one.
 #
+# ## Your exercises
+
+# %%
+checks.report("01")
+
+# %% [markdown]
 # ## What you learned
 #
 # - EM shows every membrane as a dark line, but dark lines also lie inside of neurons, and oblique membranes are not lines.

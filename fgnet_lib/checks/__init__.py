@@ -1,0 +1,33 @@
+"""Exercises that check themselves: `checks.affinities(my_affinities)` judges an answer, `checks.report("01")` sums up.
+
+**To add an exercise** to lesson NN, three places:
+
+1. `notebooks/src/NN_*.py`: a markdown cell that sets it, then three cells, directly one after the other::
+
+       # %% tags=["task"]
+       def my_affinities(labels):
+           return ...  # the three dots mean: open
+
+       # %% tags=["solution"]
+       def my_affinities(labels):
+           ...the whole answer...
+
+       # %%
+       checks.affinities(my_affinities)
+
+   Both define the same names, which begin with `my_`. An answer uses only what the lesson *imports* and what its own
+   cell defines, so that it can be graded alone, at once and under any profile; nothing else in the lesson uses it.
+   `from fgnet_lib import checks` goes with the lesson's imports. One cell before "What you learned" ends the exercises:
+   `checks.report("NN")`. A markdown cell tagged `solution` is in the solved version only. The text that sets an
+   exercise begins with `**Exercise N.1: its title.**`, as the check has it.
+2. `fgnet_lib/checks/lessonNN.py`: the check, a function of the answers, decorated with `@exercise("NN", "its title")`,
+   in the order of the lesson, and its name in the imports below. It calls a student's function by `ask` or
+   `ask_array`, and says by `require`, `compare` or `raise Hint(...)` what is wrong, not what is right.
+3. `tests/mutants/lessonNN.py`: at least three wrong answers, each by a replacement in the solution's text, and a part
+   of the hint that each must get. `tests/test_checks.py` does the rest.
+"""
+
+from fgnet_lib.checks.exercise import EXERCISES, report
+from fgnet_lib.checks.lesson01 import affinities
+
+__all__ = ["EXERCISES", "affinities", "report"]
