@@ -1,9 +1,9 @@
-"""FGNet, to be read beside Figure 1 of the paper (Li et al., AAAI 2026, doi 10.1609/aaai.v40i8.37606).
+"""FGNet, to be read beside Figure 1 of the paper (Li et al., AAAI 2026, doi 10.1609/aaai.v40i8.37606)::
 
-raw ─┬─ SAM2 encoder ── S1, S2, S3 ───────┬─ D_s ── coarse affinities A_s
-     │                   │   │   │        │
-     └─ Fine-Grained ─── FGA FGA FGA ─────┴─ D_r ── refined affinities A_r
-        Encoder          a1  a2  a3
+    raw ─┬─ SAM2 encoder ── S1, S2, S3 ───────┬─ D_s ── coarse affinities A_s
+         │                   │   │   │        │
+         └─ Fine-Grained ─── FGA FGA FGA ─────┴─ D_r ── refined affinities A_r
+            Encoder          a1  a2  a3
 
 No official code is public. From the paper: the two encoders, "DW Blocks", attention made of element-wise addition and
 multiplication at three scales, two decoders, watershed on A_r. Ours, where the paper's abstract and captions are

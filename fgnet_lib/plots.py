@@ -64,7 +64,7 @@ def label_colors(labels: np.ndarray) -> np.ndarray:
         labels: ids of any integer type and shape.
 
     Returns:
-        float (*shape, 4) RGBA; 0 and IGNORE are transparent black.
+        float (..., 4), RGBA; 0 and IGNORE are transparent black.
     """
     ids = np.asarray(labels).astype(np.uint64)
     with np.errstate(over="ignore"):  # multiplying by 2^64 / golden ratio spreads neighbouring ids over the palette
