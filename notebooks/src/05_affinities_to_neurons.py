@@ -50,7 +50,7 @@ trained = predict(model, training.raw)
 unseen = predict(model, validation.raw)
 print(f"to choose on: {training.shape}, to judge by: {validation.shape} voxels (z, y, x) of {validation.voxel_size} nm")
 
-# %%
+# %% alt="One section three times: grey EM, its refined affinities, white inside neurites and black along membranes, and the ground truth with one colour for each neuron. The black lines close around nearly every neurite."
 voxel_size, middle = validation.voxel_size, validation.shape[0] // 2
 figure, axes = plt.subplots(1, 3, figsize=(14, 5.2))
 plots.show_section(axes[0], validation.raw, None, voxel_size, middle, f"EM, section {middle}")
@@ -130,7 +130,7 @@ pieces = watershed(boundary, seeds)
 print(f"{seeds.max()} seeds -> {pieces.max()} fragments; without smoothing there would be ", end="")
 print(ndimage.label((distance == ndimage.maximum_filter(distance, 3)) & (distance > 0), np.ones((3, 3)))[1], "seeds")
 
-# %%
+# %% alt="Four steps in one section: EM; the boundary landscape with bright membranes; the distance to the nearest boundary with red seeds on its hilltops; and the fragments that flooding makes. Large profiles have several seeds and fall into several fragments."
 figure, ((em, border), (depth, result)) = plt.subplots(2, 2, figsize=(12, 10))
 plots.show_section(em, validation.raw, None, voxel_size, middle, f"EM, section {middle}")
 plots.show_section(result, validation.raw, pieces.astype(np.uint64), voxel_size, middle, "fragments")
@@ -198,7 +198,7 @@ for face, values in faces.items():
     mean, highest = np.mean(values), max(values)
     print(f"{min(face)} | {max(face)}: {len(values)} pairs, mean affinity {mean:.2f}, largest {highest:.2f}")
 
-# %%
+# %% alt="Left, five coloured fragments joined by lines with the mean affinity of each face: 0.90 and 0.60 above, 0.80 below, 0.10 or 0.38 across the membrane. Right, the affinities: a dark membrane with a single bright voxel, the bridge."
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.4))
 left.imshow(plots.label_colors(toy[0]))
 shown = right.imshow(weights[1:, 0].min(axis=0), vmin=0, vmax=1)
@@ -304,7 +304,7 @@ on_training = {"A_s": curve(trained.coarse, training), "A_r": curve(trained.refi
 chosen = {name: best(scores) for name, scores in on_training.items()}
 print("chosen on the training volume:", ", ".join(f"{value:g} for {name}" for name, value in chosen.items()))
 
-# %%
+# %% alt="VOI split, VOI merge and their sum against the threshold, for A_s and A_r on the training volume. Splits fall and merges rise with the threshold; a dotted line marks the threshold with the smallest sum."
 figure, axes = plt.subplots(1, 2, figsize=(14, 5), sharey=True)
 for ax, (name, scores) in zip(axes, on_training.items(), strict=True):
     splits, merges = zip(*((s.voi_split, s.voi_merge) for s in scores.values()), strict=True)
@@ -352,7 +352,7 @@ for name, scores in on_validation.items():
 # refined affinities $A_r$ come from the 3D encoder that is guided by these features. The paper segments $A_r$; here you see
 # what that gains. A fair comparison shows the whole trade-off and not one point of it.
 
-# %%
+# %% alt="VOI split against VOI merge on the validation volume, one curve for A_s and one for A_r, each point a threshold and a large marker the chosen one. The curve nearer to the lower left corner is better."
 figure, ax = plt.subplots(figsize=(7, 5))
 for (name, scores), marker in zip(on_validation.items(), "so", strict=True):
     splits, merges = zip(*((s.voi_split, s.voi_merge) for s in scores.values()), strict=True)
@@ -366,7 +366,7 @@ ax.set(xlim=limits, ylim=limits)
 ax.legend(title="large marker: chosen threshold")
 plt.show()
 
-# %%
+# %% alt="Upper row: affinities A_s and A_r of one section, and its EM. Lower row: the neurons found from each, and the ground truth. The dark lines of A_s are wider and blurred, and thin profiles are lost between them."
 from fgnet_lib.segmentation import segment
 
 coarse = segment(unseen.coarse, voxel_size, chosen["A_s"])
@@ -402,7 +402,7 @@ explorer
 # %% [markdown]
 # One of its pictures, for readers without a running notebook: too high a threshold.
 
-# %%
+# %% alt="The segmentation explorer at its highest threshold: segments in colour, split voxels in blue and merged ones in orange on the EM, and the curves of VOI with a dotted line at this threshold."
 explorer.draw(threshold=float(thresholds[::2][-1]))
 
 # %% [markdown]
@@ -424,7 +424,7 @@ for kind, errors in (("split", report.splits), ("merge", report.merges)):
         print(f"{kind}: {error.bits:.3f} bits, {who} {len(error.parts)} parts; look at z, y, x = {error.voxel}")
 
 
-# %%
+# %% alt="The worst splits and merges, one in each column: above the EM section with a red cross at the place of the report, below the same section with the parts of the neuron or segment in different colours."
 def show_error(axes, kind: str, error) -> None:
     whole, parts = (validation.labels, neurons) if kind == "split" else (neurons, validation.labels)
     z, y, x = error.voxel

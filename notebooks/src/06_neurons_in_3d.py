@@ -52,7 +52,7 @@ print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm
 # crossing of the dotted lines. Lengths are to scale: where voxels are longer in z than in x, the planes *xz* and *yz*
 # have steps as long as a section is thick.
 
-# %%
+# %% alt="Three planes through one voxel, xy, yz and xz, drawn to scale with the found neurons in colour. Round profiles in xy are long bands in the other two planes."
 import matplotlib.pyplot as plt
 
 from fgnet_lib import plots
@@ -110,7 +110,7 @@ for axis, low, high in zip("zyx", mesh.vertices.min(0), mesh.vertices.max(0), st
 # thick sections, the left one is squashed along z, and each length or volume measured on it would be wrong. On
 # isotropic data (`DATASET = "fib25"`) both have the same shape.
 
-# %%
+# %% alt="The same neuron twice in 3D: as if voxels were cubes, and with the true voxel size in nm. If sections are thick, the left one is squashed along z."
 figure = plt.figure(figsize=(14, 5.5))
 left, right = (figure.add_subplot(1, 2, k, projection="3d") for k in (1, 2))
 cubes = neuron_mesh(neurons, chosen, (volume.voxel_size[2],) * 3, max_triangles=3000)
@@ -127,7 +127,7 @@ plt.show()
 #
 # A split: on the left a true neuron, on the right the segments that it was cut into, in the colours of their ids.
 
-# %%
+# %% alt="A split in 3D: on the left one neuron of the ground truth in one colour, on the right the segments that it was cut into, each in its own colour."
 from fgnet_lib.meshes import neuron_meshes
 from fgnet_lib.metrics import neuron_report
 
@@ -148,7 +148,7 @@ print(f"the two largest parts of neuron {split.label}: (segment, voxels) = {spli
 #
 # The other kind of error is a merge, one segment that runs through several neurons:
 
-# %%
+# %% alt="A merge in 3D: on the left one segment in one colour, without any seam; on the right the true neurons that it joins, in different colours."
 merge = max(report.merges, key=lambda error: error.parts[1][1])
 parts = np.where(neurons == merge.label, volume.labels, 0)  # of the neurons, what this segment joins
 figure = plt.figure(figsize=(14, 5.5))
@@ -181,7 +181,7 @@ print(f"the two largest parts of segment {merge.label}: (neuron, voxels) = {merg
 #
 # The last two compare voxel by voxel, so they also mark the thin rims where two outlines disagree. Real errors are broad:
 
-# %%
+# %% alt="An EM section with split voxels in blue and merged voxels in orange. Thin rims follow the membranes; broad patches are real errors."
 from fgnet_lib.metrics import error_masks
 
 errors = splits, merges = error_masks(neurons, volume.labels)
@@ -274,7 +274,7 @@ print("the error's voxel, by hand:      ", (corner + merge.voxel + 0.5)[::-1])
 # The same place as a figure: what the segment covers, and below it the true neurons. The dotted lines cross at the voxel
 # to which the viewer flew.
 
-# %%
+# %% alt="Two figures of three planes, crossing at the voxel of the worst merge: first with the prediction in colour, then with the ground truth. Where the prediction has one colour, the ground truth may have two."
 for labels, what in ((neurons, "prediction"), (volume.labels, "ground truth")):
     figure = plots.orthogonal_views(volume.raw, volume.voxel_size, labels, at=merge.voxel)
     figure.suptitle(what)
@@ -296,7 +296,7 @@ print(f"{shared} ({shared.stat().st_size / 1e6:.1f} MB): open it in a browser, o
 # %% [markdown]
 # A click on a name in its legend hides that neuron, a double click shows it alone. This is the same scene without a browser:
 
-# %%
+# %% alt="The eight largest neurons of the prediction as coloured surfaces in a box with axes in nm. They end in flat faces where the crop ends."
 ax = plt.figure(figsize=(9, 6.5)).add_subplot(projection="3d")
 meshes = neuron_meshes(neurons, volume.voxel_size, largest_ids(neurons, 8), 3000)
 plots.neurons_3d(ax, meshes, "The largest neurons of the prediction")

@@ -87,7 +87,7 @@ print(f"in memory: {volume.raw.size / 1e6:.1f} million voxels; labels: {'no' if 
 # 3. *Contrast.* Membranes dark, cytoplasm bright, both away from 0 and 255.
 # 4. *Sections.* Black or shifted ones show as lines across the narrow planes.
 
-# %%
+# %% alt="Three planes through the middle of the volume, xy, yz and xz, drawn to scale in grey. The large plane is the sharp one; in the narrow ones sections show as lines if they are thick."
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -101,7 +101,7 @@ plt.show()
 # The grey values in numbers, beside those of the phantom, which the shipped model was trained on among others. They need
 # not agree, but a volume that uses a tenth of the range, or is mirrored (membranes bright), will not work as it is.
 
-# %%
+# %% alt="Histograms of the grey values of this volume and of the phantom, on one axis from 0 to 255. Similar curves mean that the contrast is one that the model knows."
 from fgnet_lib.datasets import open_dataset
 
 grey = {"this volume": volume.raw, "the phantom": open_dataset("phantom", "train").raw}
@@ -159,7 +159,7 @@ segmentation = segmentations[threshold]
 # First the way through one section. In the second picture white means *joined along all three axes*; dark lines should
 # close around every neurite. A gap in a line is where two neurons will merge.
 
-# %%
+# %% alt="One section three times: EM, the predicted affinities with dark lines around the neurites, and the neurons found at the chosen threshold, each in its own colour."
 z = volume.shape[0] // 2
 figure, axes = plt.subplots(1, 3, figsize=(15, 5.6))
 plots.show_section(axes[0], volume.raw, None, volume.voxel_size, z, f"EM, section {z}")
@@ -171,7 +171,7 @@ plt.show()
 # Then across the sections. A neurite should keep its colour along z, here the short side of the narrow planes. Colours
 # that change from section to section are splits: often a badly aligned volume, or a wrong voxel size.
 
-# %%
+# %% alt="Three planes through the middle with the found neurons in colour. A neurite that keeps its colour along z, the short side of the narrow planes, is in one piece."
 figure = plots.orthogonal_views(volume.raw, volume.voxel_size, segmentation)
 figure.suptitle("do neurites keep their colour through z?")
 plt.show()
@@ -180,7 +180,7 @@ plt.show()
 # And the three thresholds. Left should show more pieces, right more merges; if the middle one is not the best of
 # the three, set `THRESHOLD` and run again. Choose it on one part of the volume, and judge it on another.
 
-# %%
+# %% alt="The same section segmented at half the threshold, at the threshold and half-way to 1. There are more pieces on the left and fewer, larger ones on the right."
 figure, axes = plt.subplots(1, len(segmentations), figsize=(15, 5.4))
 for ax, (candidate, labels) in zip(axes, segmentations.items(), strict=True):
     plots.show_section(ax, volume.raw, labels, volume.voxel_size, z, f"threshold {candidate:g}", fill=0.6)
