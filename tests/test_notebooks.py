@@ -1,5 +1,7 @@
 """The notebooks are what their sources say, all have the same skeleton, no solution leaks, and each one runs cold.
 
+How cells are written is the matter of test_lesson_style.py.
+
 The two versions of a lesson differ in their exercises alone, and nothing else uses an answer (`exercises` refuses it).
 So the student version of every lesson runs in full, and of the solved ones those that take seconds; of the others the
 exercises run, with all that they may use. On Colab's versions (test_colab.py) more of them run in full.
@@ -126,13 +128,6 @@ def test_a_missing_placeholder_is_refused(tmp_path, placeholder):
         build_notebooks.build(source)
 
 
-def test_a_notebook_is_valid_and_clean(notebook):
-    nbformat.validate(notebook)
-    assert set(notebook.metadata) == {"kernelspec", "language_info"}  # no widget state
-    for cell in notebook.cells:
-        assert cell.cell_type == "markdown" or (cell.outputs == [] and cell.execution_count is None)
-
-
 def test_a_notebook_has_the_same_head(notebook):
     head = notebook.cells[0].source
     assert re.match(r"# \d\d · [^:\n]+: ", head)
@@ -150,15 +145,6 @@ def test_a_notebook_has_the_same_head(notebook):
 def test_a_notebook_ends_with_what_was_learned(notebook):
     end = "\n".join(cell.source for cell in notebook.cells[-3:] if cell.cell_type == "markdown")
     assert [part for part in ("What you learned", "Try it", "References") if part not in end] == []
-
-
-def test_a_cell_is_short_and_prose_comes_first(notebook):
-    for number, cell in enumerate(notebook.cells):
-        if cell.cell_type == "code":
-            before = notebook.cells[max(number - 2, 0) : number]  # a figure may follow the cell that computes it
-            prose = any(one.cell_type == "markdown" for one in before)
-            longest = max(map(len, cell.source.splitlines()))
-            assert prose and longest <= 120 and cell.source.count("\n") < 25, f"cell {number}:\n{cell.source}"
 
 
 def execute(name: str, out, **parameters: str) -> str:
