@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 WALK = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)  # the page's table is the rule
 ONLY = {  # the modules that may import a package; computing never draws
     "matplotlib": {"plots", "interactive", "explorers", "viewer"},
-    "ipywidgets": {"interactive", "explorers", "viewer"},
+    "ipywidgets": {"interactive", "quiz", "explorers", "viewer"},
     "neuroglancer": {"viewer", "exports"},
     "plotly": {"exports"},
     "tensorstore": {"exports"},

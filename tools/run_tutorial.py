@@ -114,8 +114,12 @@ def extract_figures(executed: Path, folder: Path) -> list[str]:
 
 
 def write_html(executed: Path) -> None:
-    """Convert an executed notebook to a page beside it."""
-    page, _ = HTMLExporter().from_filename(str(executed))
+    """Convert an executed notebook to a page beside it; a widget that says the same as HTML is shown as HTML."""
+    notebook = nbformat.read(executed, as_version=4)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "text/html" in output.get("data", {}):
+            output.data.pop("application/vnd.jupyter.widget-view+json", None)  # without a kernel it would be dead
+    page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": executed.stem}})
     executed.with_suffix(".html").write_text(page, encoding="utf-8")
 
 

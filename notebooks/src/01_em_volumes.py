@@ -44,7 +44,7 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fgnet_lib import checks, plots
+from fgnet_lib import checks, plots, quiz
 
 volume = session.volume("val")
 middle = volume.shape[0] // 2
@@ -89,6 +89,12 @@ plt.show()
 # %% [markdown]
 # How far apart are two neighbouring voxels *for a neuron*? We can ask the labels: how often does the id change in one step
 # along each axis? If it changes more often along z, a method that treats all axes alike must fail more often along z.
+
+# %%
+quiz.predict("01", "most-changes")
+
+# %% [markdown]
+# Count:
 
 # %%
 labels = volume.labels
@@ -301,7 +307,13 @@ plt.show()
 #
 # ## 6 · Targets, borders and what is unknown
 #
-# Count zeros and ones, and a practical problem shows: nearly everything is a one.
+# How often does a network have to say "parted"?
+
+# %%
+quiz.predict("01", "share-of-zeros")
+
+# %% [markdown]
+# Count zeros, and a practical problem shows:
 
 # %%
 widened = widen_borders(labels, in_3d=not is_anisotropic(volume.voxel_size))
@@ -310,7 +322,7 @@ for name, target in {"labels as they are": affinities, "borders widened": affini
     print(f"{name:20} zeros along z, y, x:", *zeros)
 
 # %% [markdown]
-# A network that says "joined" everywhere is right nearly always, and useless. Two remedies are used together. The loss gives
+# Nearly everything is a one. A network that says "joined" everywhere is right nearly always, and useless. Two remedies are used together. The loss gives
 # zeros more weight (lesson 04), and the targets are made from labels whose borders are **widened**: every voxel that has another
 # label next to it in its section becomes 0. Then a border is two voxels wide, as the stained membranes are, and it does not matter
 # so much if an annotator drew it one voxel off. In isotropic data (FIB-SEM) membranes lie flat as often as upright, so there the
@@ -365,7 +377,13 @@ plt.show()
 
 # %% [markdown]
 # Raw and labels move together; grey values change in the raw alone. The targets are computed **after** all this, from the
-# moved labels, and not moved themselves. Why? Flip a volume along x, and a voxel's predecessor has become its successor:
+# moved labels, and not moved themselves. Why?
+
+# %%
+quiz.predict("01", "flipped")
+
+# %% [markdown]
+# Flip along x, and a voxel's predecessor has become its successor:
 
 # %%
 flipped_affinities = affinities[..., ::-1]
