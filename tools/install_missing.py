@@ -1,7 +1,8 @@
 """Install what fgnet_lib needs and this notebook server lacks, and leave what it has as it is (Colab, Kaggle).
 
-PyTorch, NumPy and the notebook machinery are already loaded or tied to the server's driver and page: another version of
-them breaks the session. They are never installed or changed here.
+Part of what is there is loaded already, or tied to the server's driver and page: another version of it would ask for a
+restart, or break the session. So every package that is there is held at its version, whatever a new one would prefer,
+except those of ours that are too old. PyTorch, NumPy and the notebook itself are held even then.
 """
 
 from __future__ import annotations
@@ -10,33 +11,44 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements-lib.txt"
 PROTECTED = {"torch", "torchvision", "numpy", "ipython", "ipykernel", "ipywidgets"}
 
 
-def installed_version(name: str) -> str | None:
-    """The installed version of a distribution, or None."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+def installed() -> dict[str, str]:
+    """The version of every distribution that this Python sees, by canonical name; the first on its path counts."""
+    found = {}
+    for one in metadata.distributions():
+        try:
+            found.setdefault(canonicalize_name(one.name), str(Version(one.version)))
+        except (InvalidVersion, TypeError):  # remains of what was removed, or a system package: pip cannot name these
+            continue
+    return found
 
 
-def missing(lines: Iterable[str], version: Callable[[str], str | None] = installed_version) -> list[Requirement]:
-    """The requirements among `lines` that are not met; what is protected is never among them."""
-    found = (Requirement(bare) for line in lines if (bare := line.split("#")[0].strip()))
-    return [
-        requirement
-        for requirement in found
-        if requirement.name not in PROTECTED
-        and ((present := version(requirement.name)) is None or present not in requirement.specifier)
-    ]
+def missing(lines: Iterable[str], present: Mapping[str, str]) -> list[Requirement]:
+    """The requirements among `lines` that `present` (name -> version) does not meet; never what is protected."""
+    found = [Requirement(bare) for line in lines if (bare := line.split("#")[0].strip())]
+    unmet = []
+    for requirement in found:
+        version = present.get(canonicalize_name(requirement.name))
+        if requirement.name not in PROTECTED and (version is None or version not in requirement.specifier):
+            unmet.append(requirement)
+    return unmet
+
+
+def held(wanted: Iterable[Requirement], present: Mapping[str, str]) -> list[str]:
+    """pip's constraints that keep all that is present at its version, except what is wanted in another one."""
+    changing = {canonicalize_name(requirement.name) for requirement in wanted}
+    return [f"{name}=={version}" for name, version in sorted(present.items()) if name not in changing]
 
 
 def commands(wanted: list[Requirement], constraints: Path) -> list[list[str]]:
@@ -48,11 +60,11 @@ def commands(wanted: list[Requirement], constraints: Path) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    wanted = missing(REQUIREMENTS.read_text(encoding="utf-8").splitlines())
-    print("installing", ", ".join(requirement.name for requirement in wanted) or "nothing: all is there")
+    present = installed()
+    wanted = missing(REQUIREMENTS.read_text(encoding="utf-8").splitlines(), present)
+    print("installing", ", ".join(requirement.name for requirement in wanted) or "nothing: all is there", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        constraints = Path(folder) / "constraints.txt"  # what no command may change
-        kept = [f"{name}=={version}" for name in sorted(PROTECTED) if (version := installed_version(name))]
-        constraints.write_text("\n".join(kept), encoding="utf-8")
+        constraints = Path(folder) / "constraints.txt"
+        constraints.write_text("\n".join(held(wanted, present)), encoding="utf-8")
         for command in commands(wanted, constraints):
             subprocess.run(command, check=True, env={**os.environ, "SAM2_BUILD_CUDA": "0"})
