@@ -13,14 +13,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 ASROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help env tutorial notebooks lab test chromium encoder weights results bench picture times clean
+.PHONY: help env tutorial site notebooks lab test chromium encoder weights results bench picture times clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 env: $(INSTALLED)  ## build .venv with everything that is needed (several GB, a few minutes, once)
 
-$(INSTALLED): requirements.txt requirements-lib.txt constraints.txt pyproject.toml
+$(INSTALLED): requirements.txt requirements-lib.txt requirements-site.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make env PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,9 @@ $(INSTALLED): requirements.txt requirements-lib.txt constraints.txt pyproject.to
 
 tutorial: env  ## run every lesson and write out/tutorial-*/index.html (DATASET=fib25, PROFILE=cpu, FRESH=1 to start over)
 	@$(BIN)/python tools/run_tutorial.py --dataset $(DATASET) --profile $(PROFILE) $(if $(filter-out 0,$(FRESH)),--fresh)
+
+site: env  ## build out/site/html from what `make tutorial` has run: lessons, figures, 3D scenes, glossary, API, search
+	@$(BIN)/python tools/build_site.py --dataset $(DATASET) --profile $(PROFILE)
 
 notebooks: env  ## regenerate notebooks/*.ipynb and the README's table from notebooks/src
 	$(BIN)/python tools/build_notebooks.py
