@@ -6,8 +6,22 @@ import os
 from pathlib import Path
 
 import pytest
+from record_times import report
 
 import fgnet_lib  # noqa: F401  before any test loads torch: it says how torch's threads wait
+
+LESSON_RUNS = pytest.StashKey[list]()
+
+
+@pytest.fixture
+def lesson_runs(request) -> list[dict]:
+    """Lessons that ran on the phantom in the profile fast; at the end their seconds are compared, and no test fails."""
+    return request.config.stash.setdefault(LESSON_RUNS, [])
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    """Say which lessons took over twice their figure in docs/times.json."""
+    terminalreporter.write(report(config.stash.get(LESSON_RUNS, []), "phantom", "fast"))
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
+from pathlib import Path
 
 import build_notebooks
 import nbformat
 import pytest
+import run_tutorial
 from exercises import exercises, imports
 
 SOURCES = sorted(build_notebooks.SOURCES.glob("[0-9][0-9]_*.py"))
@@ -131,8 +131,10 @@ def test_a_missing_placeholder_is_refused(tmp_path, placeholder):
 def test_a_notebook_has_the_same_head(notebook):
     head = notebook.cells[0].source
     assert re.match(r"# \d\d · [^:\n]+: ", head)
-    parts = ["[![Colab]", "[![Binder]", "[![GitHub]", "**What you will learn**", "**Before you start.**", "On a T4"]
+    parts = ["[![Colab]", "[![GitHub]", "**What you will learn**", "**Before you start.**", "On a T4"]
     assert [part for part in parts if part not in head] == []
+    lesson = notebook.cells[0].id.rpartition("-")[0]
+    assert ("[![Binder]" in head) == build_notebooks.fits_binder(lesson)
     assert "parameters" in notebook.cells[1].metadata.tags and "setup" in notebook.cells[2].metadata.tags
     assert len(tagged(notebook, "parameters")) == len(tagged(notebook, "setup")) == 1
     names = set(re.findall(r"^(\w+) = ", notebook.cells[1].source, re.MULTILINE))
@@ -147,16 +149,15 @@ def test_a_notebook_ends_with_what_was_learned(notebook):
     assert [part for part in ("What you learned", "Try it", "References") if part not in end] == []
 
 
-def execute(name: str, out, **parameters: str) -> str:
-    """Run a notebook (by its place in notebooks/, or a file) by papermill; gives all that it printed."""
+def execute(name: str, out: Path, **parameters: str) -> tuple[str, dict[str, float]]:
+    """Run a notebook (by its place in notebooks/, or a file); gives all that it printed, its seconds and peak MB."""
     path = build_notebooks.ROOT / "notebooks" / f"{name}.ipynb"
-    command = [sys.executable, "-m", "papermill", str(path), str(out / "x.ipynb"), "--kernel", "python3"]
-    for key, value in {"PROFILE": "fast", "OUT_DIR": str(out), **parameters}.items():
-        command += ["-r", key, value]
-    result = subprocess.run(command, cwd=out, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
-    assert result.returncode == 0, result.stderr[-3000:]
+    parameters = {"PROFILE": "fast", "OUT_DIR": str(out), **parameters}
+    code, seconds, peak, log = run_tutorial.execute(path, out / "x.ipynb", parameters, folder=out, limit=600)
+    assert code == 0, log[-3000:]
     cells = nbformat.read(out / "x.ipynb", as_version=4).cells
-    return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    said = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    return said, {"seconds": seconds, "peak_memory_mb": peak}
 
 
 def number_of_exercises(name: str) -> int:
@@ -164,9 +165,12 @@ def number_of_exercises(name: str) -> int:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_lesson_runs_cold_on_the_phantom(name, tmp_path):
-    said, count = execute(name, tmp_path, DATASET="phantom"), number_of_exercises(name)
+def test_a_lesson_runs_cold_on_the_phantom(name, tmp_path, lesson_runs):
+    (said, measured), count = execute(name, tmp_path, DATASET="phantom"), number_of_exercises(name)
+    lesson_runs.append({"name": name, **measured})
     assert f"Exercises of lesson {name[:2]}: 0 passed, {count} open, 0 wrong" in said or count == 0
+    if build_notebooks.fits_binder(name):
+        assert measured["peak_memory_mb"] < build_notebooks.BINDER_MB, "too much for its Binder badge: run `make times`"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -175,7 +179,7 @@ def test_a_solved_lesson_runs_cold_on_the_phantom(name, tmp_path):
     if name not in SOLVED:
         place = os.fspath(tmp_path / "exercises")
         nbformat.write(exercises_alone(name), f"{place}.ipynb")
-    said = execute(place, tmp_path, DATASET="phantom")
+    said, _ = execute(place, tmp_path, DATASET="phantom")
     assert f"Exercises of lesson {name[:2]}: {count} passed, 0 open, 0 wrong" in said or count == 0
 
 

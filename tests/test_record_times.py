@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import record_times
 
 
@@ -27,3 +28,37 @@ def test_runs_that_finished_are_recorded_and_shown(tmp_path, monkeypatch):
     head, _, lesson, total = record_times.table(runs).splitlines()
     assert head == "| lesson | phantom, cpu (4 cores) | phantom, fast (2 cores) |"
     assert lesson == "| 00_welcome |  | 12 s, 801 MB |" and total.endswith("| 12 s, 801 MB |")
+
+
+KNOWN = {name: {"seconds": 10} for name in "abcde"}
+
+
+def lessons(**seconds: float) -> list[dict]:
+    return [{"name": name, "seconds": value} for name, value in seconds.items()]
+
+
+def test_a_lesson_out_of_line_is_flagged_on_a_fast_and_on_a_slow_machine():
+    for machine in (0.5, 1, 4):
+        run = lessons(a=10 * machine, b=11 * machine, c=9 * machine, d=21 * machine, new=1000)
+        found, flagged = record_times.slow(run, KNOWN)
+        assert found == pytest.approx(1.05 * machine)  # the median of four
+        assert flagged == {}  # 2.1 times its figure, but not twice the median
+        run = lessons(a=10 * machine, b=11 * machine, c=9 * machine, d=25 * machine)
+        assert record_times.slow(run, KNOWN)[1].keys() == {"d"}
+
+
+def test_two_lessons_tell_nothing_about_a_machine():
+    assert record_times.slow(lessons(a=10, b=100), KNOWN) == (None, {})
+
+
+def test_a_slow_lesson_is_a_line_and_on_github_a_warning(tmp_path, monkeypatch):
+    times = tmp_path / "times.json"
+    times.write_text(json.dumps({"phantom-fast": {"lessons": KNOWN}}))
+    monkeypatch.setattr(record_times, "TIMES", times)
+    run = lessons(a=20, b=20, c=50)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    said, flagged = record_times.report(run, "phantom", "fast").splitlines()
+    assert said.startswith("Lessons took 2.0 times") and flagged.startswith("SLOW: c took 5.0 times its 10 s")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert record_times.report(run, "phantom", "fast").splitlines()[1].startswith("::warning title=Slow lesson::c took")
+    assert record_times.report(run, "fib25", "fast") == ""

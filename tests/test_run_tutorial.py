@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import run_tutorial
 from nbformat import v4
@@ -61,6 +62,12 @@ def test_a_kernel_that_dies_is_reported(out, tmp_path, capsys):
     notebook = write(tmp_path, "00_dies", "import os\nos._exit(1)")
     assert run_tutorial.run_tutorial([notebook], out, PARAMETERS) == 1
     assert "00_dies, the kernel died" in capsys.readouterr().out
+
+
+def test_a_lesson_beyond_its_limit_is_stopped_with_its_kernel(tmp_path):
+    notebook = write(tmp_path, "00_endless", "import time\ntime.sleep(3600)")
+    code, *_ = run_tutorial.execute(notebook, tmp_path / "x.ipynb", PARAMETERS, tmp_path, limit=1)
+    assert code != 0 and psutil.Process().children(recursive=True) == []
 
 
 def test_the_key_depends_on_notebook_library_and_parameters(out, tmp_path):

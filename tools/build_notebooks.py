@@ -26,6 +26,7 @@ with (ROOT / "pyproject.toml").open("rb") as file:
 SLUG = REPOSITORY.removeprefix("https://github.com/")
 
 NAME = SLUG.split("/")[1]
+BINDER_MB = 1800  # resident memory; Binder gives 2 GB at most, and its notebook server needs a part of it
 
 BOOTSTRAP = f"""\
 import importlib.util
@@ -44,7 +45,7 @@ if importlib.util.find_spec("fgnet_lib") is None:  # on Colab and Kaggle: fetch 
 
 
 def badges(lesson: str) -> str:
-    """Links that open the lesson in Colab, Kaggle and Binder, and on GitHub, as Markdown images."""
+    """Links that open the lesson in Colab, Kaggle, on Binder where it fits, and on GitHub, as Markdown images."""
     page = f"github.com/{SLUG}/blob/main/notebooks/{lesson}.ipynb"
     links = {
         "Colab": (
@@ -61,7 +62,15 @@ def badges(lesson: str) -> str:
         ),
         "GitHub": ("https://img.shields.io/badge/view%20on-GitHub-black?logo=github", f"https://{page}"),
     }
+    if not fits_binder(Path(lesson).name):
+        del links["Binder"]
     return " ".join(f"[![{name}]({image})]({link})" for name, (image, link) in links.items())
+
+
+def fits_binder(lesson: str) -> bool:
+    """Whether every measured run of a lesson without a GPU stayed under `BINDER_MB`; not before one was measured."""
+    peaks = [run["peak_memory_mb"] for profile, run in measured(lesson).items() if profile in ("fast", "cpu")]
+    return bool(peaks) and max(peaks) < BINDER_MB
 
 
 def measured(lesson: str) -> dict[str, dict]:

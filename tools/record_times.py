@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = ROOT / "docs" / "times.json"
 MEASURES = ("seconds", "peak_memory_mb")
+FLAG = 2  # times its figure, on a machine that is as fast as the one that recorded it
+FEWEST = 3  # lessons from which the speed of a machine can be told
 
 HEAD = """# Times and memory
 
@@ -42,6 +46,44 @@ def table(runs: dict[str, dict]) -> str:
 def measures(entry: dict) -> str:
     """One cell of the table."""
     return f"{entry['seconds']:.0f} s, {entry['peak_memory_mb']:.0f} MB"
+
+
+def slow(lessons: list[dict], known: dict[str, dict]) -> tuple[float | None, dict[str, float]]:
+    """How much longer than recorded a run took, and which of its lessons took over twice as long as that.
+
+    A slower machine, or one that is busy, takes longer for all lessons; the median says how much. A single lesson that
+    falls out of line has changed.
+
+    Args:
+        lessons: with "name" and "seconds", as in run.json.
+        known: name -> recorded "seconds".
+
+    Returns:
+        The median of seconds / recorded seconds, and the ratio of each lesson that is over `FLAG` times the median.
+        With fewer than `FEWEST` lessons in common nothing can be said: None and no lesson.
+    """
+    common = [one for one in lessons if one["name"] in known]
+    ratios = {one["name"]: one["seconds"] / known[one["name"]]["seconds"] for one in common}
+    if len(ratios) < FEWEST:
+        return None, {}
+    machine = median(ratios.values())
+    return machine, {name: ratio for name, ratio in ratios.items() if ratio > FLAG * machine}
+
+
+def report(lessons: list[dict], dataset: str, profile: str) -> str:
+    """How the times of a run compare with the recorded ones, in lines; a lesson to look at is a warning on GitHub."""
+    name = f"{dataset}-{profile}"
+    known = recorded().get(name, {"lessons": {}})["lessons"]
+    machine, flagged = slow(lessons, known)
+    if machine is None:
+        return ""
+    lines = [f"Lessons took {machine:.1f} times their seconds in docs/times.json (median, {name})"]
+    mark = "::warning title=Slow lesson::" if "GITHUB_ACTIONS" in os.environ else "SLOW: "
+    for lesson, ratio in flagged.items():
+        lines.append(
+            f"{mark}{lesson} took {ratio:.1f} times its {known[lesson]['seconds']:.0f} s, over twice the median"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def record(out: Path) -> dict[str, dict]:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from pathlib import Path
 import nbformat
 import psutil
 from nbconvert import HTMLExporter
+from record_times import report
 
 from fgnet_lib.datasets import DATASETS, open_dataset
 from fgnet_lib.runtime import PROFILES
@@ -65,10 +67,16 @@ def resident_memory(process: psutil.Process) -> int:
     return total
 
 
-def execute(notebook: Path, executed: Path, parameters: dict[str, str], show: str) -> tuple[int, float, float, str]:
-    """Run a notebook by papermill; returns its exit code, seconds, peak memory in MB, and what it printed on stderr."""
+def execute(
+    notebook: Path, executed: Path, parameters: dict[str, str], folder: Path, show: str = "", limit: float = math.inf
+) -> tuple[int, float, float, str]:
+    """Run a notebook by papermill, in `folder`, for `limit` seconds at most.
+
+    Returns:
+        Its exit code, seconds, peak resident memory in MB (of papermill and the kernel together), and papermill's log.
+    """
     command = [sys.executable, "-m", "papermill", str(notebook), str(executed), "--kernel", "python3"]
-    command += ["--no-progress-bar", "--cwd", str(notebook.parent)]
+    command += ["--no-progress-bar", "--cwd", str(folder)]
     for name, value in parameters.items():
         command += ["-r", name, value]
     log = executed.with_suffix(".log")
@@ -76,7 +84,7 @@ def execute(notebook: Path, executed: Path, parameters: dict[str, str], show: st
     with log.open("w", encoding="utf-8") as stream:
         process = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
         try:
-            while process.poll() is None:
+            while process.poll() is None and time.monotonic() - start < limit:
                 try:
                     peak = max(peak, resident_memory(process))
                 except psutil.NoSuchProcess:
@@ -84,7 +92,7 @@ def execute(notebook: Path, executed: Path, parameters: dict[str, str], show: st
                 if sys.stdout.isatty():
                     print(f"\r{show} {clock(time.monotonic() - start)}", end="", flush=True)
                 time.sleep(POLL_SECONDS)
-        finally:  # also when the run is interrupted: leave no kernel behind
+        finally:  # also when the run is interrupted or too long: leave no kernel behind
             for member in [*process.children(recursive=True), process] if process.is_running() else []:
                 member.terminate()
             process.wait()
@@ -208,7 +216,7 @@ def run_lesson(notebook: Path, out: Path, parameters: dict[str, str], key: str, 
     executed, results = out / notebook.name, out / "results" / notebook.stem
     shutil.rmtree(results, ignore_errors=True)  # a lesson that was stopped, or written anew since, starts cold too
     parameters = {**parameters, "OUT_DIR": str(results)}
-    code, seconds, peak, log = execute(notebook, executed, parameters, show)
+    code, seconds, peak, log = execute(notebook, executed, parameters, notebook.parent, show)
     lesson = Lesson(notebook.stem, "failed" if code else "done", round(seconds, 1), round(peak), key)
     if code:
         lesson.cell, lesson.error = failure(executed, log)
@@ -241,6 +249,7 @@ def run_tutorial(notebooks: list[Path], out: Path, parameters: dict[str, str]) -
         print(f"{again} {clock(lesson.seconds)}  {lesson.peak_memory_mb:5.0f} MB  about {clock(left)} left")
     run = write_run(out, list(lessons.values()), parameters)
     print(f"{len(lessons)} lessons in {clock(run['seconds'])}, peak memory {run['peak_memory_mb'] / 1000:.1f} GB")
+    print(report(run["lessons"], run["dataset"], run["profile"]), end="")
     print(f"Open {out / 'index.html'}")
     return 0
 
