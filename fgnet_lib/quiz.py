@@ -1,7 +1,7 @@
 """Predictions: before a key figure the reader commits to an answer, and then sees the right one and the reason.
 
 Core widgets only. Where no kernel runs (a page of an executed lesson, GitHub) the same question stands as HTML, with
-the answer folded away. The questions of lesson NN are in `data/quizzes/NN.toml`, so that no cell gives its answer away::
+the answer folded away. The questions of lesson NN are in `data/quizzes/NN.toml`, so that no cell gives it away::
 
     [name]
     question = "One sentence that ends with a question mark?"
