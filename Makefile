@@ -4,6 +4,8 @@ PROFILE ?= fast
 FRESH ?=
 ROWS ?=
 MINUTES ?=
+SUBMISSION ?=
+LESSON ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 ASROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help env tutorial site notebooks lab test chromium encoder weights results bench picture times clean
+.PHONY: help env tutorial site notebooks lab grade test chromium encoder weights results bench picture times clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -39,6 +41,9 @@ notebooks: env  ## regenerate notebooks/*.ipynb and the README's table from note
 
 lab: env  ## open the lessons in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+grade: env  ## score the exercises of a returned notebook (SUBMISSION=x.ipynb; LESSON=01 to refuse any other)
+	@$(BIN)/python tools/grade.py "$(SUBMISSION)" $(if $(LESSON),--lesson $(LESSON))
 
 # By apt where no password is asked for; elsewhere the tests say what is missing: skipped, or failed when CI is set.
 chromium: env  ## install Chromium for the tests in a browser (Debian and Ubuntu)
