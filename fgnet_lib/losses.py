@@ -19,6 +19,9 @@ def affinity_loss(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     BCE = (mean over affinities that are 1 + mean over those that are 0) / 2, and Dice looks at the borders, the rare
     class: 1 - 2 sum(b t) / sum(b^2 + t^2), b = 1 - sigmoid(logits), t = 1 - target. Always computed in float32.
 
+    All of it is computed for each sample of the batch and then averaged, so that it makes no difference whether samples
+    come together, one after the other (accumulation), or on several GPUs.
+
     Args:
         logits: (B, 3, D, H, W), any floating dtype.
         target: Affinities 0 or 1, same shape.
@@ -30,10 +33,16 @@ def affinity_loss(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     with torch.autocast(logits.device.type, enabled=False):
         logits, target, mask = logits.float(), target.float(), mask.float()
         error = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        bce = sum((error * w).sum() / w.sum().clamp(min=1) for w in (mask * target, mask * (1 - target))) / 2
+        classes = mask * target, mask * (1 - target)
+        bce = sum(_total(error * w) / _total(w).clamp(min=1) for w in classes) / 2
         border, found = mask * (1 - target), mask * torch.sigmoid(-logits)
-        overlap, size = 2 * (border * found).sum(), (border.square() + found.square()).sum()
-        return bce + DICE_WEIGHT * (1 - (overlap + 1) / (size + 1))
+        overlap, size = 2 * _total(border * found), _total(border.square() + found.square())
+        return (bce + DICE_WEIGHT * (1 - (overlap + 1) / (size + 1))).mean()
+
+
+def _total(values: Tensor) -> Tensor:
+    """Sum over all but the first dimension."""
+    return values.flatten(1).sum(1)
 
 
 def fgnet_loss(output: FGNetOutput, target: Tensor, mask: Tensor, weight: float = 1.0) -> Tensor:

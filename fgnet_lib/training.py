@@ -1,7 +1,8 @@
 """Training by accelerate: mixed precision, accumulation, checkpoints that survive a kill, iteration and time budgets.
 
 What iteration k sees depends on the seed and k alone, so a run that was killed and resumed from its last checkpoint
-follows the same loss curve as one that was left alone.
+follows the same loss curve as one that was left alone. Started once for each of several GPUs (by `notebook_launcher` or
+`accelerate launch`), the same code shares the batches out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import broadcast, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -43,11 +45,13 @@ class TrainConfig:
 
     Attributes:
         patch: Voxels (z, y, x), y = x.
-        batch: Patches that pass through the network together.
+        batch: Patches that pass through the network together, on each GPU if there are several.
         accumulate: Batches whose gradients are added up before the weights change.
-        iterations: Changes of the weights at most.
+        iterations: Changes of the weights at most, each after processes * accumulate * batch patches.
         minutes: Time budget over all sessions, or None; whichever of the two ends first.
-        learning_rate: Of AdamW, reached after `warmup` iterations, then falling to 0 along a cosine.
+        learning_rate: Of AdamW, reached after `warmup` iterations, then falling to 0 along a cosine. It is used as it
+            is: who multiplies the patches of an iteration by n, with more GPUs say, chooses it anew (times the square
+            root of n is a usual start for Adam).
         warmup: Iterations of linear rise.
         ema: Decay of the moving average of the weights that the model gets at the end, or None for the last weights.
         freeze_encoder: SAM2 as it is (True), or fine-tuned with `encoder_lr_factor` times the learning rate.
@@ -193,6 +197,10 @@ def fit(
     Starts from the newest checkpoint in `out_dir` if there is one. With a budget in iterations a resumed run equals an
     undisturbed one; with a budget in minutes the learning rate follows the clock, and no two runs are equal.
 
+    In n processes, batch k of the run goes to process k modulo n, and gradients are averaged: the same as one process
+    with n times the batch. What is random inside the model has a seed of its own in each process. The first process
+    keeps the clock, the progress bar and `on_step`.
+
     Args:
         model: Trained in place, where it requires gradients, on the device it is on; left in eval mode.
         dataset: Item k is sample k of the run; has `volumes`, whose names and shapes belong to the configuration.
@@ -206,27 +214,49 @@ def fit(
         ValueError: If the checkpoint was made with another configuration.
         FloatingPointError: If the loss is not finite; the last checkpoint is kept.
     """
-    device = next(model.parameters()).device
-    AcceleratorState._reset_state(reset_partial_state=True)  # else a notebook could never change device or precision
-    accelerator = Accelerator(
-        cpu=device.type == "cpu", mixed_precision=precision(device), gradient_accumulation_steps=config.accumulate
-    )
-    set_seed(config.seed)
-    model.train()
+    with _accelerate(next(model.parameters()).device, config.accumulate) as accelerator:
+        return _fit(accelerator, model, dataset, loss, config, Path(out_dir), on_step)
+
+
+@contextmanager
+def _accelerate(device: torch.device, accumulate: int) -> Iterator[Accelerator]:
+    """An Accelerator that leaves nothing behind; else a notebook could never change device, precision or processes."""
+    try:
+        yield Accelerator(
+            cpu=device.type == "cpu", mixed_precision=precision(device), gradient_accumulation_steps=accumulate
+        )
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _fit(
+    accelerator: Accelerator,
+    model: nn.Module,
+    dataset: Dataset,
+    loss: Callable,
+    config: TrainConfig,
+    out_dir: Path,
+    on_step: Callable[[History], None] | None,
+) -> History:
+    first = accelerator.is_main_process
+    set_seed(config.seed, device_specific=True)
+    model.to(accelerator.device).train()
     history, average = History(), AveragedModel(model, avg_fn=_moving_average(config.ema)) if config.ema else None
     wrapped, optimizer = accelerator.prepare(model, _optimizer(model, config))
     accelerator.register_for_checkpointing(*filter(None, (history, average)))
-    checkpoints = _Checkpoints(accelerator, Path(out_dir), _settings(model, dataset.volumes, config))
+    settings = _settings(model, dataset.volumes, config) | {"processes": accelerator.num_processes}
+    checkpoints = _Checkpoints(accelerator, out_dir, settings)
     checkpoints.resume()
-    batches = iter(_loader(dataset, config, len(history.loss), device))
+    batches = iter(_loader(dataset, config, len(history.loss), accelerator))
     started = time.monotonic() - (history.seconds[-1] if history.seconds else 0)
-    used = _progress(config, len(history.loss), time.monotonic() - started)
-    with tqdm(total=1.0, initial=used, bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
+    used = _progress(config, len(history.loss), _seconds_since(started, accelerator))
+    form = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    with tqdm(total=1.0, initial=used, bar_format=form, disable=not first) as bar:
         while used < 1:
             rate = _set_learning_rate(optimizer, config, len(history.loss), used)
             found = _iteration(accelerator, wrapped, optimizer, loss, batches, config.accumulate)
             _refuse_nan(found, len(history.loss), rate)
-            history.append(found, rate, time.monotonic() - started)
+            history.append(found, rate, _seconds_since(started, accelerator))
             if average is not None:
                 average.update_parameters(model)
             if len(history.loss) % config.checkpoint_every == 0:
@@ -234,7 +264,7 @@ def fit(
             bar.set_postfix_str(f"iteration {len(history.loss)}, loss {np.mean(history.loss[-20:]):.3f}", refresh=False)
             used = _progress(config, len(history.loss), history.seconds[-1])
             bar.update(min(used, 1.0) - bar.n)
-            if on_step:
+            if on_step and first:
                 on_step(history)
     checkpoints.save(len(history.loss))
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
@@ -247,13 +277,16 @@ def fit(
 def _iteration(
     accelerator: Accelerator, model: nn.Module, optimizer: Optimizer, loss: Callable, batches: Iterator, accumulate: int
 ) -> float:
-    """One change of the weights; returns the mean loss of its batches, and stops before a NaN reaches the weights."""
+    """One change of the weights; returns the mean loss of its batches, and stops before a NaN reaches the weights.
+
+    All processes see the mean of all, so that they stop together.
+    """
     losses = []
     for _ in range(accumulate):
         batch = send_to_device(next(batches), accelerator.device)
         with accelerator.accumulate(model):
             found = loss(model, batch)
-            losses.append(found.item())
+            losses.append(accelerator.reduce(found.detach(), "mean").item())
             if not math.isfinite(losses[-1]):
                 return losses[-1]
             accelerator.backward(found)
@@ -272,15 +305,16 @@ def _refuse_nan(loss: float, iteration: int, rate: float) -> None:
         )
 
 
-def _loader(dataset: Dataset, config: TrainConfig, done: int, device: torch.device) -> DataLoader:
-    """Batches from iteration `done` on; beside a GPU, other processes prepare them."""
-    per_iteration = config.batch * config.accumulate
+def _loader(dataset: Dataset, config: TrainConfig, done: int, accelerator: Accelerator) -> DataLoader:
+    """This process's batches from iteration `done` on; beside a GPU, other processes prepare them."""
+    processes, on_cpu = accelerator.num_processes, accelerator.device.type == "cpu"
+    first, last = (iteration * config.accumulate * processes for iteration in (done, config.iterations))
+    numbers = range(first + accelerator.process_index, last, processes)
     return DataLoader(
         dataset,
-        config.batch,
-        sampler=range(done * per_iteration, config.iterations * per_iteration),
-        num_workers=0 if device.type == "cpu" else min(8, os.cpu_count()),
-        pin_memory=device.type == "cuda",
+        batch_sampler=(range(k * config.batch, (k + 1) * config.batch) for k in numbers),
+        num_workers=0 if on_cpu else min(8, os.cpu_count() // processes),
+        pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator(),  # its own, or a resumed run would draw one random number more than another
     )
 
@@ -309,6 +343,11 @@ def _progress(config: TrainConfig, iteration: int, seconds: float) -> float:
     return max(iteration / config.iterations, seconds / (60 * config.minutes) if config.minutes else 0.0)
 
 
+def _seconds_since(started: float, accelerator: Accelerator) -> float:
+    """By the clock of the first process, so that all agree on when the time is used up."""
+    return broadcast(torch.tensor(time.monotonic() - started, device=accelerator.device)).item()
+
+
 def _moving_average(decay: float) -> Callable[[Tensor, Tensor, int], Tensor]:
     """Exponential moving average that starts quickly, so that the first random weights are soon forgotten."""
     return lambda average, current, n: average + (1 - min(decay, (1 + n) / (10 + n))) * (current - average)
@@ -333,12 +372,17 @@ class _Checkpoints:
         partial, final = self.folder / "partial", self.folder / f"checkpoint-{iteration:07d}"
         if final.exists():
             return
-        shutil.rmtree(partial, ignore_errors=True)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))
-        (partial / "settings.json").write_text(json.dumps(self.settings, indent=1))
-        os.replace(partial, final)
-        for old in set(self.folder.glob("checkpoint-*")) - {final}:
-            shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            (partial / "settings.json").write_text(json.dumps(self.settings, indent=1))
+            os.replace(partial, final)
+            for old in set(self.folder.glob("checkpoint-*")) - {final}:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
         newest = max(self.folder.glob("checkpoint-*"), default=None)

@@ -20,6 +20,10 @@ def batch(seed: int = 0, share: float = 0.8) -> tuple[torch.Tensor, torch.Tensor
 
 
 def in_numpy(logits, target, mask) -> float:
+    return np.mean([of_one_sample(*sample) for sample in zip(logits, target, mask, strict=True)])
+
+
+def of_one_sample(logits, target, mask) -> float:
     p = 1 / (1 + np.exp(-logits[mask].astype(float)))
     t = target[mask]
     bce = -(np.log(p[t == 1]).mean() + np.log(1 - p[t == 0]).mean()) / 2

@@ -458,6 +458,49 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 # The `gpu` and `full` profiles have not been measured by us on a T4: the memory is computed as in part 4, the budgets are
 # limits in minutes, and the scores that come out are yours to see.
 #
+# ## 10 · The same on several GPUs
+#
+# `train` does not ask how many GPUs there are. Start it once for each of them, and the processes find each other: of *n*
+# processes, process *r* takes batches *r*, *r + n*, *r + 2n*, … of the same run, and their gradients are averaged before the
+# weights change. So *n* GPUs with batch *B* do what one GPU with batch *nB* does. (A test of this repository
+# compares the gradients of two processes with those of one.) What to know:
+#
+# - The **effective batch** is processes x batch x accumulated batches. `train` takes your **learning rate** as it is; for
+#   an effective batch *n* times as large, √n times the rate is a usual start with Adam, with a longer warm-up.
+# - Patch *k* is a function of the **seed** and *k*, so no two processes see the same patch. What is random inside the
+#   model has the seed plus the number of the process.
+# - The first process writes the **checkpoints**. A run goes on with as many processes as it began with; another number is
+#   refused, as any other change.
+#
+# From a notebook, `notebook_launcher` starts the processes. They are copies of this one, which must not have touched a GPU:
+# restart the kernel, set `DEVICE = "cpu"` and `PROFILE = "fast"` at the top, and run all cells. Without a second GPU
+# the next cell trains in one process.
+
+# %%
+from accelerate import notebook_launcher
+
+from fgnet_lib.devices import choose_device
+
+shared = TrainConfig(patch=(8, 64, 64), iterations=4, warmup=1, seed=SEED)
+
+
+def on_every_gpu() -> None:
+    torch.manual_seed(SEED)  # all begin with the same weights
+    train(FGNet(MINI).to(choose_device()), [volume], shared, folder / "shared")
+
+
+processes = 1 if torch.cuda.is_initialized() else max(1, torch.cuda.device_count())
+notebook_launcher(on_every_gpu, num_processes=processes)
+
+# %% [markdown]
+# For hours, the shell is the better place; `accelerate launch` does the same on one machine or several:
+#
+# ```
+# accelerate launch --num_processes 4 tools/train.py --dataset cremi_a --encoder tiny --batch 4 --out out/cremi_a
+# ```
+#
+# We have run it in two processes on a CPU, not yet on GPUs: how much faster *n* GPUs are is for you to measure.
+#
 # ## What you learned
 #
 # - Targets are recomputed after augmentation, and what is unknown is masked.
