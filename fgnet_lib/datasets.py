@@ -1,7 +1,8 @@
 """Data sets by name: found in your data folder or the cache, downloaded and verified if not, opened as a `Volume`.
 
-`data/registry.tsv` lists every file that can be fetched, with its licence and what to cite. Two settings say where
-files lie: FGNET_DATA_DIR, your own folder, which is only read, and FGNET_CACHE_DIR, where downloads go.
+`data/registry.tsv` lists every file that can be fetched, with its licence and what to cite. Environment variables say
+where files lie: FGNET_DATA_DIR is your own folder, which is only read; downloads go to FGNET_CACHE_DIR, or to `cache`
+in FGNET_HOME, a folder for all that should outlive a session.
 """
 
 from __future__ import annotations
@@ -45,8 +46,15 @@ SECTIONS = {  # first and last + 1 of the sections of a download; the rest of fi
 
 
 def cache_dir() -> Path:
-    """The folder for downloads and the phantom: FGNET_CACHE_DIR, or the system's place for caches."""
-    return Path(os.environ.get("FGNET_CACHE_DIR") or pooch.os_cache("fgnet-tutorials"))
+    """The folder for downloads and the phantom: FGNET_CACHE_DIR, or in FGNET_HOME, or the system's place for caches."""
+    home = named_folder("FGNET_HOME")
+    return named_folder("FGNET_CACHE_DIR") or (home / "cache" if home else Path(pooch.os_cache("fgnet-tutorials")))
+
+
+def named_folder(variable: str) -> Path | None:
+    """The folder that an environment variable names; None where it is not set, or empty."""
+    name = os.environ.get(variable)
+    return Path(name) if name else None
 
 
 def fetch(name: str, download: bool = True) -> Path:
@@ -67,7 +75,7 @@ def fetch(name: str, download: bool = True) -> Path:
     entries = _registry()
     if name not in entries:
         raise ValueError(f"unknown file {name!r}: choose one of {', '.join(entries)}")
-    entry, cached, folder = entries[name], cache_dir() / name, _data_dir()
+    entry, cached, folder = entries[name], cache_dir() / name, named_folder("FGNET_DATA_DIR")
     own = folder / name if folder else None
     if own and own.is_file():
         if wrong := _wrong(own, entry):
@@ -107,7 +115,7 @@ def open_dataset(name: str, part: str) -> Volume:
         raise ValueError(f"{name} has no part {part!r}: choose one of {', '.join(dict.fromkeys(parts))}")
     if name == "phantom":
         return _phantom(part)
-    crop, folder = CROPS.get((name, part)), _data_dir()
+    crop, folder = CROPS.get((name, part)), named_folder("FGNET_DATA_DIR")
     if crop and folder and (folder / crop).is_file():
         return read_volume(folder / crop)
     if (name, part) in SECTIONS:
@@ -115,11 +123,6 @@ def open_dataset(name: str, part: str) -> Volume:
     raise FileNotFoundError(
         f"no {crop} in FGNET_DATA_DIR ({folder or 'which is not set'}), and {name} cannot be downloaded. {OFFLINE}"
     )
-
-
-def _data_dir() -> Path | None:
-    folder = os.environ.get("FGNET_DATA_DIR")
-    return Path(folder) if folder else None
 
 
 def _registry() -> dict[str, dict[str, str]]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fgnet_lib import plots
-from fgnet_lib.datasets import DATASETS, open_dataset
+from fgnet_lib.datasets import DATASETS, named_folder, open_dataset
 from fgnet_lib.devices import choose_device, platform, precision
 from fgnet_lib.volumes import Volume
 
@@ -75,13 +75,15 @@ def start(profile: str, dataset: str, data_dir: str, out_dir: str, device: str, 
         profile: a name in `PROFILES`.
         dataset: a name in `datasets.DATASETS`.
         data_dir: folder with the data sets; empty for the environment variable FGNET_DATA_DIR, if set.
-        out_dir: folder for results, made when missing; empty for `out/` in the repository.
+        out_dir: folder for results, made when missing; empty for `out` in FGNET_HOME (a folder for all that should
+            outlive a session), if set, or else in the repository.
         device: "auto", "cpu", "cuda" or "mps".
         seed: for Python, NumPy and PyTorch.
 
     Raises:
         ValueError: an unknown profile, data set or device.
         FileNotFoundError: `data_dir` is not a folder.
+        OSError: results cannot be written to `out_dir`.
     """
     if profile not in PROFILES:
         raise ValueError(f"unknown PROFILE {profile!r}: choose one of {', '.join(PROFILES)}")
@@ -91,22 +93,34 @@ def start(profile: str, dataset: str, data_dir: str, out_dir: str, device: str, 
         if not Path(data_dir).is_dir():
             raise FileNotFoundError(f"DATA_DIR {data_dir!r} is not a folder: name the folder that holds your data sets")
         os.environ["FGNET_DATA_DIR"] = data_dir  # where datasets.fetch looks first
-    folder = os.environ.get("FGNET_DATA_DIR")
     session = Session(
         profile=PROFILES[profile],
         dataset=dataset,
-        data_dir=Path(folder) if folder else None,
-        out_dir=Path(out_dir) if out_dir else REPOSITORY / "out",
+        data_dir=named_folder("FGNET_DATA_DIR"),
+        out_dir=_writable(Path(out_dir) if out_dir else (named_folder("FGNET_HOME") or REPOSITORY) / "out"),
         device=choose_device(device),
         seed=seed,
     )
-    session.out_dir.mkdir(parents=True, exist_ok=True)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     plots.style()
     print(describe(session))
     return session
+
+
+def _writable(folder: Path) -> Path:
+    """Make a folder for results; on a course's server the one in the repository may be read-only."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "it is read-only"
+    except OSError as error:
+        reason = str(error)
+    if reason:
+        raise OSError(
+            f"no results can be written to {folder}: {reason}. Set OUT_DIR or FGNET_HOME to a folder of yours"
+        )
+    return folder
 
 
 def describe(session: Session) -> str:
