@@ -2,7 +2,7 @@
 
 Only the answers come from the notebook: the last cells that define the names an exercise asks for. Imports and checks
 are those of the lesson's source here, so a check that was edited, or output that says "passed", counts for nothing.
-Each answer runs in a process of its own, for a limited time. This is no sandbox: strangers' work belongs in a container.
+Each answer runs in a process of its own, for a limited time. It is no sandbox: strangers' work belongs in a container.
 
 Exit codes: 0 graded, 1 an answer was stopped (by the time limit, or because it ended its process), 2 nothing to grade.
 """

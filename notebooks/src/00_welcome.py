@@ -48,10 +48,10 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # Here are three sections of this lesson's volume. Pick one profile on the left, remember where it lies, and find it again in
 # the middle and on the right. The computer has to do that for all of them at once.
 
-# %%
+# %% alt="Three sections of an EM volume side by side: bright profiles with thin dark outlines, which move and change shape a little from one section to the next."
 import matplotlib.pyplot as plt
 
-from fgnet_lib import plots
+from fgnet_lib import checks, plots, quiz
 
 volume = session.volume("val")
 figure, axes = plt.subplots(1, 3, figsize=(13, 4.8))
@@ -64,6 +64,33 @@ print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm
 # A dark line between two profiles is a membrane. Dark spots *inside* a profile are organelles, mostly mitochondria, and belong to
 # it. A method that only looks for dark lines would take both for borders. That is why we train a network.
 #
+# ### Exercises
+#
+# Each lesson has a few, and they all work alike. A cell holds a stub, with three dots where your answer goes. Replace the dots, run the cell,
+# then run the cell behind it: it says whether the answer is right, and if not, what is wrong. As long as the dots are
+# there, the exercise is *open*, and nothing else happens. You may skip any of them: **no other cell needs your answer**. For an answer use
+# what the lesson has imported and what you define in the same cell. The folder `solutions` has every lesson with its
+# exercises solved.
+#
+# **Exercise 0.1: the size of a volume.** From its shape in voxels and the size of a voxel in nm, compute the size of a volume in µm, as
+# three numbers in the order z, y, x. (1 µm is 1000 nm.)
+
+
+# %% tags=["task"]
+def my_size(shape, voxel_size):
+    depth, height, width = shape  # voxels
+    return ...
+
+
+# %% tags=["solution"]
+def my_size(shape, voxel_size):
+    return [voxels * nm / 1000 for voxels, nm in zip(shape, voxel_size, strict=True)]
+
+
+# %%
+checks.volume_size(my_size)
+
+# %% [markdown]
 # ## 2 · Ten lines
 #
 # This is the whole course in ten lines. The *threshold* says from which affinity on two objects are joined. It was chosen when
@@ -81,7 +108,7 @@ threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
 # %% [markdown]
 # Read the comments; each line has its own lesson later.
 
-# %%
+# %% alt="Eight neurons in a box, in perspective, each in a colour of its own: thick and thin branches that run through the box from one side to the other."
 volume = session.volume("val")  # 1. raw EM, with the true neurons beside it
 model = load_pretrained(device=session.device)  # 2. a small FGNet
 prediction = predict(model, volume.raw)  # 3. do neighbouring voxels belong together?
@@ -102,10 +129,16 @@ plt.show()
 #
 # The network does not answer "which neuron is this?", because names of neurons mean nothing to it. It answers a question that
 # can be asked at each voxel: **does this voxel belong to the same neuron as the one before it?** Once along z, once along
-# y, once along x. These three numbers between 0 and 1 are the **affinities**. Where all three are high, the picture below is
-# white; at a border it is dark. A second step then joins voxels through high affinities, and what hangs together gets one colour.
+# y, once along x. These three numbers between 0 and 1 are the **affinities**. A second step then joins voxels through high
+# affinities, and what hangs together gets one colour.
 
 # %%
+quiz.predict("00", "dark")
+
+# %% [markdown]
+# In the second picture all three affinities are high where it is white.
+
+# %% alt="One section four times: EM; affinities, white inside of neurites and dark along their borders; the neurons that were found, in colours; the ground truth, whose outlines are nearly the same."
 z = volume.shape[0] // 2
 figure, axes = plt.subplots(1, 4, figsize=(15, 4.4))
 plots.show_section(axes[0], volume.raw, voxel_size=volume.voxel_size, z=z, title="EM")
@@ -119,10 +152,38 @@ plt.show()
 # different ids in both. An outline that is missing on one side is a **merge**: two neurons were taken for one. An outline too
 # many is a **split**.
 #
+# **Exercise 0.2: merge or split.** Take any two voxels. You know the ids that each has in the truth, and the ids that were found.
+# Say which error the two voxels show: `"merge"`, `"split"`, or `"none"`.
+
+
+# %% tags=["task"]
+def my_error(truth_1, truth_2, found_1, found_2):
+    return ...
+
+
+# %% tags=["solution"]
+def my_error(truth_1, truth_2, found_1, found_2):
+    if truth_1 == truth_2 and found_1 != found_2:
+        return "split"
+    if truth_1 != truth_2 and found_1 == found_2:
+        return "merge"
+    return "none"
+
+
+# %%
+checks.error_kind(my_error)
+
+# %% [markdown]
 # ## 4 · How good is it?
 #
 # The *variation of information* (VOI) counts both kinds of errors in bits; 0 is perfect. To know what the numbers mean, we
 # put them between two answers that need no network: one neuron everywhere, and each section cut into squares.
+
+# %%
+quiz.predict("00", "one-neuron")
+
+# %% [markdown]
+# The scores of all three:
 
 # %%
 import numpy as np
@@ -163,6 +224,12 @@ for name, answer in answers.items():
 # FGNet's authors have published no code that we know of. What is built here is a **reconstruction** from the paper's abstract, captions and
 # summary: the lessons say what is the paper's and what is ours.
 #
+# ## Your exercises
+
+# %%
+checks.report("00")
+
+# %% [markdown]
 # ## What you learned
 #
 # - Segmenting neurons means naming each voxel; the network predicts affinities, a second step makes objects of them.

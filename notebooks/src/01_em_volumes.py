@@ -40,7 +40,7 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # A *volume* is many such pictures, one behind the other. In **serial-section** EM a diamond knife cuts slices of 30 to 50 nm,
 # and each is imaged. In **FIB-SEM** an ion beam shaves off some 10 nm at a time from a block, and the fresh face is imaged.
 
-# %%
+# %% alt="One EM section: bright profiles of many sizes, packed without gaps, with thin dark outlines; dark ovals and small rings inside some of them."
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -82,7 +82,7 @@ print(f"a voxel is {volume.voxel_size[0] / volume.voxel_size[2]:.2g} times as lo
 # To scale, the three planes through one point look like this. In the two side views the sections are lines (xz) or columns (yz), one voxel thick
 # each. If a voxel is much longer in z, the side views look like a pile of boards. If it is a cube, all three look alike.
 
-# %%
+# %% alt="Three planes through one point, to scale: the section in fine pixels, and two side views, which in the phantom are coarse along z."
 plots.orthogonal_views(volume.raw, volume.voxel_size)
 plt.show()
 
@@ -129,7 +129,7 @@ explorers.explore(draw, z=widgets.IntSlider(middle, 0, volume.shape[0] - 1, desc
 # %% [markdown]
 # Without a running kernel the slider is dead. These three sections stay:
 
-# %%
+# %% alt="Three sections, each two apart, with tinted profiles: most colours come back in all three, a little moved or deformed."
 figure, axes = plt.subplots(1, 3, figsize=(14, 5))
 for ax, z in zip(axes, (middle - 2, middle, middle + 2), strict=True):
     plots.show_section(ax, volume.raw, labels, volume.voxel_size, z, title=f"section {z}", fill=0.2)
@@ -190,7 +190,7 @@ print(again.name, read_volume(again).voxel_size)
 # Two values are special: **0** means "no neuron", such as a membrane or the space outside of cells, and
 # **2⁶⁴ − 1** means "nobody looked here". Some data sets use neither and give each half of a membrane to its own neuron; this is called *dense*.
 
-# %%
+# %% alt="A section with coloured labels, and beside it the volumes of all neurites, largest first: a few large ones, and many that are a hundred times smaller."
 from fgnet_lib.volumes import IGNORE
 
 ids, voxels = np.unique(labels[(labels > 0) & (labels != IGNORE)], return_counts=True)
@@ -289,7 +289,7 @@ print(f"{np.sum(affinities_from_labels(renamed) != affinities)} affinities have 
 # %% [markdown]
 # This is how the three channels look in one section. White is 1, joined; black is 0, parted:
 
-# %%
+# %% alt="The three affinities of a section: a_y shows horizontal borders and a_x vertical ones, as thin black lines; a_z shows broad black patches. A fourth picture has all three as a colour."
 figure, axes = plt.subplots(1, 4, figsize=(15, 4.2))
 titles = ("$a_z$: joined to the section before", "$a_y$: joined upwards", "$a_x$: joined to the left")
 for ax, channel, title in zip(axes, affinities, titles, strict=False):
@@ -316,6 +316,8 @@ quiz.predict("01", "share-of-zeros")
 # Count zeros, and a practical problem shows:
 
 # %%
+from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
+
 widened = widen_borders(labels, in_3d=not is_anisotropic(volume.voxel_size))
 for name, target in {"labels as they are": affinities, "borders widened": affinities_from_labels(widened)}.items():
     zeros = [f"{np.mean(channel[1:, 1:, 1:] == 0):.1%}" for channel in target]
@@ -328,11 +330,32 @@ for name, target in {"labels as they are": affinities, "borders widened": affini
 # so much if an annotator drew it one voxel off. In isotropic data (FIB-SEM) membranes lie flat as often as upright, so there the
 # neighbours in the sections above and below count as well.
 #
-# Only the *targets* are widened. Scores are always computed on the labels as they are. We look at the window of the section that has most borders:
+# Only the *targets* are widened. Scores are always computed on the labels as they are.
+#
+# **Exercise 1.2: widened borders.** Within each section, set every voxel to 0 that has another label among its eight neighbours in the
+# section. (A neat way is a filter that looks at 1 x 3 x 3 voxels: where are the largest and the smallest label there
+# different? Outside of the volume there are no other labels.)
+
+
+# %% tags=["task"]
+def my_widened(labels):
+    return ...
+
+
+# %% tags=["solution"]
+def my_widened(labels):
+    window = (1, 3, 3)
+    border = maximum_filter(labels, window, mode="nearest") != minimum_filter(labels, window, mode="nearest")
+    return np.where(border, 0, labels)
+
 
 # %%
-from scipy.ndimage import uniform_filter
+checks.widened(my_widened)
 
+# %% [markdown]
+# We look at the window of the section that has most borders:
+
+# %% alt="A small window four times: EM; labels that touch; the same labels with a gap between any two; the target, where the gaps are dark."
 crowd = uniform_filter((widened[middle] == 0).astype(float), 64)[32:-32, 32:-32]  # share of border in a window
 y, x = np.unravel_index(crowd.argmax(), crowd.shape)
 near = (slice(middle, middle + 1), slice(y, y + 64), slice(x, x + 64))
@@ -347,6 +370,28 @@ plt.show()
 # %% [markdown]
 # The last question is what to do where the labels are **unknown** (2⁶⁴ − 1). Neither 0 nor 1 would be true there, so the loss must not look: an
 # affinity counts only if both of its voxels are known. The library calls this the mask.
+#
+# **Exercise 1.3: where the loss may look.** For the labels of a single row of voxels, say for each voxel whether the affinity to its
+# predecessor may count. Unknown is the label `IGNORE`; the first voxel has no predecessor, and so nothing to count.
+
+
+# %% tags=["task"]
+def my_mask(row):
+    known = row != IGNORE
+    return ...
+
+
+# %% tags=["solution"]
+def my_mask(row):
+    known = row != IGNORE
+    return np.append(False, known[1:] & known[:-1])
+
+
+# %%
+checks.mask(my_mask)
+
+# %% [markdown]
+# The library on a row of six:
 
 # %%
 row = np.array([[[4, 4, IGNORE, IGNORE, 9, 9]]], np.uint64)
@@ -362,7 +407,7 @@ print("the loss may look (mask) ", *affinity_mask(row)[2, 0, 0].astype(int))
 # add two faults of their own: a section is **lost**, or it **slips** sideways. The network has to bridge both, so it
 # should meet both in training.
 
-# %%
+# %% alt="A patch and three variants of it, EM above and labels below: mirrored, turned, bent, brighter or darker. Labels follow the EM."
 from fgnet_lib.augment import Augment
 
 side = min(128, *volume.shape[1:])
@@ -397,7 +442,7 @@ for name, one, other in zip("zyx", flipped_affinities, affinities_of_flipped, st
 #
 # The two faults of serial sections, seen from the side. We let the generator of the synthetic volume make them, since we then know the truth:
 
-# %%
+# %% alt="A stack from the side, EM and labels: section 6 is black in the EM, section 13 is shifted sideways in both, and has a strip without labels."
 from fgnet_lib.phantom import make_phantom
 
 faulty = make_phantom((20, 128, 128), seed=SEED, missing_section=6, misaligned_section=13)
@@ -441,7 +486,7 @@ print("measured:", *measured, sep="\n  ")
 # First the idea of a power spectrum. The Fourier transform writes a section as a sum of waves. Each wave has a length and a direction, and its *power*
 # says how much of the contrast it carries. Below, long waves lie in the centre and short ones outside.
 
-# %%
+# %% alt="A section, and beside it the power of its waves: a round bright spot in the centre that fades outwards alike in all directions."
 section = phantom.raw[0] - phantom.raw[0].mean()
 section *= np.hanning(section.shape[0])[:, None] * np.hanning(section.shape[1])  # fade out at the rim
 waves = np.log10(np.abs(np.fft.fftshift(np.fft.fft2(section))) ** 2 + 1)
@@ -457,7 +502,7 @@ plt.show()
 # Bright in the centre, dark outside: coarse structures carry most of the contrast. And it is round: tissue prefers no direction. So we may average
 # over rings, and over sections. That gives one curve for a volume, which `power_spectrum` has computed above.
 
-# %%
+# %% alt="Two panels with four curves, the phantom and three real volumes. Grey values: humps that overlap in part. Power against wavelength: all rise towards long waves, the phantom among the others."
 figure, (left, right) = plt.subplots(1, 2, figsize=(14, 4.8))
 for color, (name, numbers) in zip(("k", "C0", "C1", "C2"), measured.items(), strict=True):
     left.stairs(numbers["histogram"], GREY_BINS, lw=2, color=color, label=name)
@@ -489,7 +534,7 @@ for name, numbers in measured.items():
 #
 # Now the look. Real sections are shown if your data folder has some (`DATA_DIR` at the top, or `FGNET_DATA_DIR`), each 1 µm wide.
 
-# %%
+# %% alt="Two sections of the phantom, 1 µm wide: membranes, mitochondria, vesicles and grain. Sections of real volumes stand beside them where the data folder has some."
 panels = [("phantom", phantom, 8), ("phantom", phantom, 24)]
 for name in ("ac4", "cremi_b_mini", "gala"):
     try:

@@ -11,4 +11,32 @@ MUTANTS = {
         ("    return affinities", "", "gives nothing back"),
         ("ids[1:] > 0", "id[1:] > 0", "stopped with TypeError"),
     ],
+    "widened": [
+        ("window = (1, 3, 3)", "window = (3, 3, 3)", "zeros too many"),
+        ("window = (1, 3, 3)", "window = (1, 5, 5)", "zeros too many"),
+        ("window = (1, 3, 3)", "window = (1, 3, 1)", "zeros too few"),
+        ("window = (1, 3, 3)", "window = (1, 1, 1)", "No border has become wider"),
+        ("np.where(border, 0, labels)", "border", "labels that were not there"),
+        ("np.where(border, 0, labels)", "np.where(border, labels, 0)", "zeros too many"),
+        ("np.where(border, 0, labels)", "np.where(border, 4, labels)", "some did neither"),
+        (
+            'maximum_filter(labels, window, mode="nearest") != minimum_filter(labels, window, mode="nearest")',
+            "maximum_filter(labels, footprint=[[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], mode='nearest') != "
+            "minimum_filter(labels, footprint=[[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], mode='nearest')",
+            "across a corner",
+        ),
+        (
+            "    border =",
+            "    labels[labels == 4] = 0\n    border =",
+            "changes the array",
+        ),
+    ],
+    "mask": [
+        ("known[1:] & known", "known[1:] | known", "One of the two voxels may be unknown"),
+        ("known[1:] & known[:-1]", "known[1:]", "whatever its predecessor is"),
+        ("known[1:] & known[:-1]", "known[:-1]", "is the voxel itself known"),
+        ("np.append(False, known[1:] & known[:-1])", "known & np.roll(known, 1)", "has no predecessor"),
+        ("known[1:] & known[:-1])", "~(known[1:] & known[:-1]))", "are exchanged"),
+        ("row != IGNORE", "(row != IGNORE) & (row > 0)", "Voxels of label 0 are left out"),
+    ],
 }
