@@ -40,7 +40,7 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fgnet_lib import plots
+from fgnet_lib import checks, plots, quiz
 from fgnet_lib.fgnet import load_pretrained
 from fgnet_lib.inference import predict
 
@@ -86,6 +86,12 @@ def components(value: float) -> np.ndarray:
 # Voxels of membranes are joined to nothing and are left as crumbs. To be fair we give each crumb to the nearest large
 # component, so that every voxel has a neuron, and then compare with the ground truth. VOI, which part 5 derives, counts splits
 # and merges in bits; 0 is perfect.
+
+# %%
+quiz.predict("05", "one-bridge")
+
+# %% [markdown]
+# Try it at six values:
 
 # %%
 from fgnet_lib.metrics import voi
@@ -181,6 +187,9 @@ weights[2, 0, :6, 6], weights[2, 0, :6, 12], weights[2, 0, 6:, 9] = 0.9, 0.6, 0.
 weights[1, 0, 6] = 0.1  # the membrane between above and below, along y
 weights[1, 0, 6, 7] = 0.95  # the bridge
 
+# %%
+quiz.predict("05", "bridge-mean")
+
 # %% [markdown]
 # The **region graph** has a node for each fragment and an edge for each *face*: all pairs of neighbouring voxels whose
 # fragments differ. With each edge we keep the affinities of its pairs.
@@ -247,6 +256,59 @@ by_library = sweep(weights, (1, 1, 1), [0.25, 0.5, 0.95], fragments=toy)
 for value, labels in by_library.items():
     print(f"threshold {value:.2f}: {len(np.unique(labels))} segments")
 print("the same as by hand:", voi(by_library[0.5], merged) == (0, 0))
+
+# %% [markdown]
+# ### Exercises
+#
+# **Exercise 5.1: the mean affinity of a face.** Complete the function: from affinities (3, z, y, x), fragments (z, y, x) and two
+# ids to the mean over all pairs of neighbouring voxels of which one lies in `a` and the other in `b`. A pair may run along
+# any of the three axes, and either of the two fragments may come first. Remember at which voxel of a pair its affinity stands.
+
+
+# %% tags=["task"]
+def my_face_mean(affinities, fragments, a, b):
+    return ...
+
+
+# %% tags=["solution"]
+def my_face_mean(affinities, fragments, a, b):
+    pairs = []
+    for axis in range(3):
+        ids, values = np.moveaxis(fragments, axis, 0), np.moveaxis(affinities[axis], axis, 0)
+        here, before = ids[1:], ids[:-1]
+        face = ((here == a) & (before == b)) | ((here == b) & (before == a))
+        pairs.append(values[1:][face])
+    return np.concatenate(pairs).mean()
+
+
+# %%
+checks.face_mean(my_face_mean)
+
+# %% [markdown]
+# **Exercise 5.2: merge two fragments.** The loop above kept every affinity. It is enough to keep, for each face, the number of
+# pairs and their mean: `{frozenset({1, 2}): (6, 0.9), ...}`. Write the step that merges fragment `drop` into `keep`: from such a
+# dictionary to a new one. Two faces to the same neighbour become one, and a large face has more to say than a small one.
+
+
+# %% tags=["task"]
+def my_merge(faces, keep, drop):
+    return ...
+
+
+# %% tags=["solution"]
+def my_merge(faces, keep, drop):
+    merged = {}
+    for face, (pairs, mean) in faces.items():
+        renamed = frozenset(keep if fragment == drop else fragment for fragment in face)
+        if len(renamed) == 2:
+            pairs_before, mean_before = merged.get(renamed, (0, 0.0))
+            total = pairs_before + pairs
+            merged[renamed] = (total, (pairs_before * mean_before + pairs * mean) / total)
+    return merged
+
+
+# %%
+checks.merge(my_merge)
 
 # %% [markdown]
 # ## 5 · Counting splits and merges
@@ -330,6 +392,12 @@ pieces = label(validation.labels.astype(np.int64), connectivity=1)
 print("the best possible: split {:.2f}, merge {:.2f} bits".format(*voi(pieces, validation.labels)))
 
 # %%
+quiz.predict("05", "peeking")
+
+# %% [markdown]
+# And now the validation volume, once:
+
+# %%
 on_validation = {"A_s": curve(unseen.coarse, validation), "A_r": curve(unseen.refined, validation)}
 print("validation volume       threshold  split  merge    sum  ARAND  CREMI")
 for name, scores in on_validation.items():
@@ -346,6 +414,25 @@ for name, scores in on_validation.items():
 # And part 2? Its best sum was found by peeking, so compare it with the second line. In a crop as small as this one the two may be
 # close. But a bridge anywhere joins two neurons everywhere: the larger the volume, the more membrane there is to leak.
 #
+# **Exercise 5.3: choose a threshold honestly.** `training` and `validation` are dictionaries from thresholds to (VOI split, VOI merge).
+# Give back the threshold that you choose, and the VOI (the sum of both parts) that you report for it.
+
+
+# %% tags=["task"]
+def my_choice(training, validation):
+    return ...
+
+
+# %% tags=["solution"]
+def my_choice(training, validation):
+    threshold = min(training, key=lambda value: sum(training[value]))
+    return threshold, sum(validation[threshold])
+
+
+# %%
+checks.honest_threshold(my_choice)
+
+# %% [markdown]
 # ## 7 · $A_s$ against $A_r$
 #
 # FGNet has two outputs. The coarse affinities $A_s$ are decoded from SAM2's features alone, whose finest map has a stride of 4. The
@@ -404,6 +491,26 @@ explorer
 
 # %% alt="The segmentation explorer at its highest threshold: segments in colour, split voxels in blue and merged ones in orange on the EM, and the curves of VOI with a dotted line at this threshold."
 explorer.draw(threshold=float(thresholds[::2][-1]))
+
+# %% [markdown]
+# **Exercise 5.4: find where a split heals.** A score sums up all neurons; now follow one. `tried` is a dictionary from thresholds to
+# segmentations, as `sweep` gives it. Give back the lowest threshold at which all voxels of `neuron` (an id in `truth`) lie in one
+# segment. You may rely on it that there is one.
+
+
+# %% tags=["task"]
+def my_healed(tried, truth, neuron):
+    return ...
+
+
+# %% tags=["solution"]
+def my_healed(tried, truth, neuron):
+    whole = [threshold for threshold, labels in tried.items() if len(np.unique(labels[truth == neuron])) == 1]
+    return min(whole)
+
+
+# %%
+checks.whole_from(my_healed)
 
 # %% [markdown]
 # ## 8 · The worst errors
@@ -471,6 +578,12 @@ def draw(error: int) -> Figure:
 
 
 explore(draw, error=IntSlider(0, 0, len(found) - 1, description="error"))
+
+# %% [markdown]
+# Your exercises so far:
+
+# %%
+checks.report("05")
 
 # %% [markdown]
 # ## What you learned

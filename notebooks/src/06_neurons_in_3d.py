@@ -55,7 +55,7 @@ print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm
 # %% alt="Three planes through one voxel, xy, yz and xz, drawn to scale with the found neurons in colour. Round profiles in xy are long bands in the other two planes."
 import matplotlib.pyplot as plt
 
-from fgnet_lib import plots
+from fgnet_lib import checks, plots, quiz
 
 plots.orthogonal_views(volume.raw, volume.voxel_size, neurons)
 plt.show()
@@ -106,7 +106,13 @@ for axis, low, high in zip("zyx", mesh.vertices.min(0), mesh.vertices.max(0), st
     print(f"{axis}: from {round(low)} to {round(high)} nm")
 
 # %% [markdown]
-# What happens without the voxel size? Below, the same neuron as if every voxel were a cube, and in nm. On data with
+# What happens without the voxel size?
+
+# %%
+quiz.predict("06", "cubes")
+
+# %% [markdown]
+# The same neuron as if every voxel were a cube, and in nm. On data with
 # thick sections, the left one is squashed along z, and each length or volume measured on it would be wrong. On
 # isotropic data (`DATASET = "fib25"`) both have the same shape.
 
@@ -117,6 +123,24 @@ cubes = neuron_mesh(neurons, chosen, (volume.voxel_size[2],) * 3, max_triangles=
 plots.neurons_3d(left, {chosen: cubes}, "as if voxels were cubes")
 plots.neurons_3d(right, {chosen: mesh}, "in nm")
 plt.show()
+
+# %% [markdown]
+# **Exercise 6.1: the volume of a neuron.** Surfaces are for looking; sizes come from voxels. Give the volume of the neuron `label`
+# in µm³.
+
+
+# %% tags=["task"]
+def my_volume(labels, label, voxel_size):
+    return ...
+
+
+# %% tags=["solution"]
+def my_volume(labels, label, voxel_size):
+    return np.sum(labels == label) * np.prod(voxel_size) / 1e9
+
+
+# %%
+checks.neuron_volume(my_volume)
 
 # %% [markdown]
 # ## 3 · A split and a merge from all sides
@@ -146,7 +170,13 @@ print(f"the two largest parts of neuron {split.label}: (segment, voxels) = {spli
 # Where the colour changes on the right, agglomeration stopped too early, or a fragment was given to a neighbour. A
 # straight cut across the neuron often means one bad section; pieces along its side mean doubtful membranes.
 #
-# The other kind of error is a merge, one segment that runs through several neurons:
+# The other kind of error is a merge, one segment that runs through several neurons.
+
+# %%
+quiz.predict("06", "seam")
+
+# %% [markdown]
+# One that the model has made:
 
 # %% alt="A merge in 3D: on the left one segment in one colour, without any seam; on the right the true neurons that it joins, in different colours."
 merge = max(report.merges, key=lambda error: error.parts[1][1])
@@ -250,6 +280,27 @@ print(view.report("ground truth", split.label))
 # Read it like this. The *match* is the partner on the other side with the largest overlap; two high percentages mean that
 # both are nearly the same set of voxels. A few dozen voxels of something else are a rim along a membrane. Thousands are an error.
 #
+# **Exercise 6.2: the match of a segment.** Write the first line of such a report: the neuron of `truth` that has most voxels in
+# `segment`, and the share of the segment's voxels that lie in it. 0 in `truth` is no neuron.
+
+
+# %% tags=["task"]
+def my_match(segmentation, truth, segment):
+    return ...
+
+
+# %% tags=["solution"]
+def my_match(segmentation, truth, segment):
+    ids, voxels = np.unique(truth[segmentation == segment], return_counts=True)
+    neurons = np.where(ids > 0, voxels, 0)
+    best = neurons.argmax()
+    return ids[best], neurons[best] / voxels.sum()
+
+
+# %%
+checks.match(my_match)
+
+# %% [markdown]
 # ## 6 · Fly to the worst errors
 #
 # The viewer's state is an object in Python. What you change in it appears in the browser, and what you do in the browser
@@ -266,9 +317,29 @@ view.panel
 # Where is the viewer now? It counts x, y, z in voxels from the origin of the data set, not of this crop:
 
 # %%
-corner = np.divide(volume.offset, volume.voxel_size)
 print("position in the viewer (x, y, z):", view.viewer.state.position)
-print("the error's voxel, by hand:      ", (corner + merge.voxel + 0.5)[::-1])
+print("the error's voxel (z, y, x)     :", merge.voxel)
+print("the crop begins at (z, y, x)    :", volume.offset, "nm; a voxel has", volume.voxel_size, "nm")
+
+# %% [markdown]
+# **Exercise 6.3: shift the viewer's axes right.** Complete the function: from a voxel of the crop, the crop's offset in nm and the
+# voxel size, all in the order z, y, x, to the position of the voxel's *centre* as neuroglancer counts it. Part 2 says where a
+# centre lies. Try yours on the three lines above.
+
+
+# %% tags=["task"]
+def my_position(voxel, offset, voxel_size):
+    return ...
+
+
+# %% tags=["solution"]
+def my_position(voxel, offset, voxel_size):
+    corner = np.divide(offset, voxel_size)
+    return (corner + voxel + 0.5)[::-1]
+
+
+# %%
+checks.viewer_position(my_position)
 
 # %% [markdown]
 # The same place as a figure: what the segment covers, and below it the true neurons. The dotted lines cross at the voxel
@@ -283,7 +354,13 @@ for labels, what in ((neurons, "prediction"), (volume.labels, "ground truth")):
 # %% [markdown]
 # ## 7 · A file to hand on
 #
-# A link to your kernel is of no use to anybody else. `export_html` writes the neurons that you choose, with names if you
+# You want to show this to a colleague who sits elsewhere.
+
+# %%
+quiz.predict("06", "link")
+
+# %% [markdown]
+# `export_html` writes the neurons that you choose, with names if you
 # like, into one HTML file with everything it needs: it opens in any browser, without internet, and rotates.
 
 # %%
@@ -325,6 +402,12 @@ print(folder)
 # put the folder on a web server, and its address in the place of `http://127.0.0.1:9180` in the link. If the data must not
 # leave your machine, stay with section 4.
 #
+# Your exercises so far:
+
+# %%
+checks.report("06")
+
+# %% [markdown]
 # ## What you learned
 #
 # - A surface is where a mask passes 0.5. It needs the voxel size of each axis and half a voxel to lie where the neuron lies.

@@ -91,7 +91,7 @@ print(f"in memory: {volume.raw.size / 1e6:.1f} million voxels; labels: {'no' if 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fgnet_lib import plots
+from fgnet_lib import checks, plots, quiz
 
 figure = plots.orthogonal_views(volume.raw, volume.voxel_size)
 figure.suptitle("three planes through the middle")
@@ -138,6 +138,12 @@ print(f"{checkpoint.name}: {sum(p.numel() for p in model.parameters()):,} parame
 # %% [markdown]
 # ## 3 · Segment
 #
+# First a question about what decides how fragments are made:
+
+# %%
+quiz.predict("08", "wrong-size")
+
+# %% [markdown]
 # The threshold says how weak the connection between two fragments may be for them to merge: higher merges more. Two
 # more are computed beside the chosen one, for they come almost for free from the same agglomeration, and they tell which
 # way to turn.
@@ -168,7 +174,13 @@ plots.show_section(axes[2], volume.raw, segmentation, volume.voxel_size, z, f"ne
 plt.show()
 
 # %% [markdown]
-# Then across the sections. A neurite should keep its colour along z, here the short side of the narrow planes. Colours
+# Then across the sections.
+
+# %%
+quiz.predict("08", "colours")
+
+# %% [markdown]
+# A neurite should keep its colour along z, here the short side of the narrow planes. Colours
 # that change from section to section are splits: often a badly aligned volume, or a wrong voxel size.
 
 # %% alt="Three planes through the middle with the found neurons in colour. A neurite that keeps its colour along z, the short side of the narrow planes, is in one piece."
@@ -251,6 +263,74 @@ else:
 #
 # Whatever you change, judge it on a labelled block that you did not choose it on, however small.
 #
+# ## 8 · Exercises
+#
+# Skip them if you came for your data. They are what most often goes wrong before a network sees anything.
+#
+# **Exercise 8.1: voxel size and offset of a cut.** You take `raw[z0::dz, y0::dy, x0::dx]` of a volume, with `first = (z0, y0, x0)` and
+# `step = (dz, dy, dx)`. Which voxel size and which offset, both in nm, has what you cut? The offset is the place of the first voxel.
+
+
+# %% tags=["task"]
+def my_geometry(voxel_size, offset, first, step):
+    return ...
+
+
+# %% tags=["solution"]
+def my_geometry(voxel_size, offset, first, step):
+    size = np.multiply(voxel_size, step)
+    start = offset + np.multiply(first, voxel_size)
+    return size, start
+
+
+# %%
+checks.cut_geometry(my_geometry)
+
+# %% [markdown]
+# **Exercise 8.2: find the sections without a picture.** A lost section may be black, white or evenly grey. List the numbers of the
+# sections (the first axis of `raw`) whose standard deviation is less than a tenth of the median of all sections.
+
+
+# %% tags=["task"]
+def my_flat_sections(raw):
+    return ...
+
+
+# %% tags=["solution"]
+def my_flat_sections(raw):
+    spread = raw.std(axis=(1, 2))
+    return np.flatnonzero(spread < np.median(spread) / 10)
+
+
+# %%
+checks.flat_sections(my_flat_sections)
+
+# %% [markdown]
+# **Exercise 8.3: how many sections fit into memory.** Raw takes 1 byte a voxel, labels 8, and part 2 says what affinities take. How
+# many whole sections of `height` x `width` voxels fit into so many gigabytes (1e9 bytes)? What the network itself needs is left out.
+
+
+# %% tags=["task"]
+def my_sections(height, width, gigabytes):
+    return ...
+
+
+# %% tags=["solution"]
+def my_sections(height, width, gigabytes):
+    bytes_per_voxel = 1 + 8 + 2 * 12
+    return int(gigabytes * 1e9 // (bytes_per_voxel * height * width))
+
+
+# %%
+checks.sections_in_memory(my_sections)
+
+# %% [markdown]
+# So far:
+
+# %%
+checks.report("08")
+
+# %% [markdown]
 # ## What you learned
 #
 # - A volume is grey values *and* a voxel size; both are checked before anything is computed.

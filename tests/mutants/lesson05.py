@@ -1,0 +1,48 @@
+"""Wrong answers to the exercises of lesson 05: (in the solution's text, instead of it, a part of the hint)."""
+
+MUTANTS = {
+    "face_mean": [
+        (".mean()", ".max()", "largest affinity"),
+        ("return np", "return 1 - np", "score of the face"),
+        ("values[1:][", "values[:-1][", "stands at its later voxel"),
+        (" | ((here == b) & (before == a))", "", "the later voxel is in the first fragment"),
+        ("range(3)", "range(1, 3)", "along z are missing"),
+        ("np.concatenate(pairs).mean()", "np.mean([np.mean(one) for one in pairs])", "mean over three means"),
+        (".mean()", ".sum()", "a sum"),
+    ],
+    "merge": [
+        (
+            "(pairs_before * mean_before + pairs * mean) / total",
+            "np.mean([mean_before, mean]) if pairs_before else mean",
+            "weigh the same",
+        ),
+        ("merged.get(renamed, (0, 0.0))", "(0, 0.0)", "replaced the other"),
+        ("if len(renamed) == 2:", "if True:", "a face with itself"),
+        ("if len(renamed) == 2:", "if renamed == face:", "faces are lost"),
+        (
+            "renamed = frozenset(keep if fragment == drop else fragment for fragment in face)",
+            "renamed = face",
+            "still there",
+        ),
+        ("merged = {}", "merged = {}\n    faces.pop(frozenset({keep, drop}))", "changes"),
+        ("keep if fragment == drop", "drop if fragment == keep", "still names it"),
+    ],
+    "honest_threshold": [
+        (
+            "min(training, key=lambda value: sum(training[value]))",
+            "min(validation, key=lambda value: sum(validation[value]))",
+            "peeking",
+        ),
+        ("sum(validation[threshold])", "sum(training[threshold])", "which you chose on"),
+        ("sum(training[value])", "training[value][0]", "Merges count"),
+        ("sum(training[value])", "training[value][1]", "Splits count"),
+        ("sum(validation[threshold])", "validation[threshold][0]", "add both parts"),
+    ],
+    "whole_from": [
+        ("labels[truth == neuron]", "labels", "all has become one segment"),
+        ("min(whole)", "max(whole)", "whole earlier"),
+        ("== 1]", "> 1]", "At the lowest threshold"),
+        ("return min(whole)", "return max(set(tried) - set(whole))", "last threshold before"),
+        ("== 1]", "<= 2]", "last threshold before"),
+    ],
+}
