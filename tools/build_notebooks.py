@@ -1,5 +1,7 @@
 """Make notebooks/*.ipynb from notebooks/src/*.py, and the table of lessons in README.md (`make notebooks`).
 
+The repository's address stands in pyproject.toml; every other place that needs it is written here.
+
 A source is hand-edited, in jupytext's percent format. Building adds what is the same for every lesson: badges, measured
 times, and in the set-up cell what fetches the library on Colab and Kaggle. Each source gives two notebooks: the
 student's, where exercises are open, and the one in notebooks/solutions/, where they are solved.
@@ -19,6 +21,8 @@ from record_times import recorded
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "notebooks" / "src"
 TAGS = {"parameters", "setup", "task", "solution"}
+CLONE = re.compile(r"(?<=^git clone )\S+ && cd \S+$", re.MULTILINE)
+CITED = re.compile(r"(?<=^repository-code: )\S+$", re.MULTILINE)
 TABLE = re.compile(r"(?<=<!-- lessons -->\n).*?(?=<!-- /lessons -->)", re.DOTALL)
 
 with (ROOT / "pyproject.toml").open("rb") as file:
@@ -166,17 +170,31 @@ def lesson_table(sources: list[Path]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def filled(path: Path, places: dict[re.Pattern, str]) -> str:
+    """The text of a hand-edited file with what is generated put in its places.
+
+    Raises:
+        ValueError: a place is not there exactly once.
+    """
+    text = path.read_text(encoding="utf-8")
+    for place, content in places.items():
+        if len(place.findall(text)) != 1:
+            raise ValueError(
+                f"{path}: {place.pattern!r} has to be there exactly once, for what `make notebooks` writes"
+            )
+        text = place.sub(lambda _, content=content: content, text)
+    return text
+
+
 def outputs() -> dict[Path, str]:
     """Every file that building makes, with its text."""
     sources = sorted(SOURCES.glob("[0-9][0-9]_*.py"))
-    readme = ROOT / "README.md"
     folder = ROOT / "notebooks"
     files = {folder / f"{source.stem}.ipynb": build(source) for source in sources}
     files |= {folder / "solutions" / f"{source.stem}.ipynb": build(source, solved=True) for source in sources}
-    text = readme.read_text(encoding="utf-8")
-    if not TABLE.search(text):
-        raise ValueError(f"{readme}: the lines '<!-- lessons -->' and '<!-- /lessons -->' around the table are missing")
-    files[readme] = TABLE.sub(lambda _: lesson_table(sources), text)
+    readme = {TABLE: lesson_table(sources), CLONE: f"{REPOSITORY} && cd {NAME}"}
+    for path, places in {"README.md": readme, "CITATION.cff": {CITED: REPOSITORY}}.items():
+        files[ROOT / path] = filled(ROOT / path, places)
     return files
 
 
