@@ -41,7 +41,7 @@ def opened(tmp_path) -> Callable[[str], AbstractContextManager[Page]]:
     @contextmanager
     def run(name: str) -> Iterator[Page]:
         lesson = load_notebook_node(str(build_notebooks.ROOT / "notebooks" / f"{name}.ipynb"))
-        parameters = {"PROFILE": "fast", "DATASET": "phantom", "OUT_DIR": str(tmp_path / "out")}
+        parameters = {"PROFILE": "fast", "DATASET": "phantom", "OUT_DIR": str(tmp_path / "out"), "DEVICE": "cpu"}
         write_ipynb(parameterize_notebook(lesson, parameters), str(tmp_path / f"{name}.ipynb"))
         with jupyterlab(tmp_path) as address, open_browser() as (page, watch):
             open_notebook(page, address, f"{name}.ipynb")

@@ -95,7 +95,12 @@ def run(name: str, kernel: dict[str, str], folder: Path) -> str:
     lesson.cells.append(nbformat.v4.new_code_cell(MOVE_SLIDERS))
     nbformat.write(lesson, folder / "lesson.ipynb")
     command = [sys.executable, "-m", "papermill", "lesson.ipynb", "done.ipynb", "--kernel", "colab"]
-    for key, value in {"PROFILE": "fast", "DATASET": "phantom", "OUT_DIR": str(folder / "out")}.items():
+    for key, value in {
+        "PROFILE": "fast",
+        "DATASET": "phantom",
+        "OUT_DIR": str(folder / "out"),
+        "DEVICE": "cpu",
+    }.items():
         command += ["-r", key, value]
     result = subprocess.run(command, cwd=folder, env=kernel, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert result.returncode == 0, result.stderr[-3000:]

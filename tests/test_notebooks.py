@@ -152,7 +152,7 @@ def test_a_notebook_ends_with_what_was_learned(notebook):
 def execute(name: str, out: Path, **parameters: str) -> tuple[str, dict[str, float]]:
     """Run a notebook (by its place in notebooks/, or a file); gives all that it printed, its seconds and peak MB."""
     path = build_notebooks.ROOT / "notebooks" / f"{name}.ipynb"
-    parameters = {"PROFILE": "fast", "OUT_DIR": str(out), **parameters}
+    parameters = {"PROFILE": "fast", "OUT_DIR": str(out), "DEVICE": "cpu", **parameters}
     code, seconds, peak, log = run_tutorial.execute(path, out / "x.ipynb", parameters, folder=out, limit=600)
     assert code == 0, log[-3000:]
     cells = nbformat.read(out / "x.ipynb", as_version=4).cells

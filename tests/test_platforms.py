@@ -72,7 +72,7 @@ def test_one_variable_keeps_results_and_downloads(home, monkeypatch):
 def test_a_lesson_leaves_a_shared_folder_as_it_is(shared, home, tmp_path):
     before = contents(shared)
     lesson = ROOT / "notebooks" / "00_welcome.ipynb"
-    parameters = {"PROFILE": "fast", "DATASET": "fib25", "DATA_DIR": str(shared)}
+    parameters = {"PROFILE": "fast", "DATASET": "fib25", "DATA_DIR": str(shared), "DEVICE": "cpu"}
     code, _, _, log = run_tutorial.execute(lesson, tmp_path / "done.ipynb", parameters, folder=tmp_path, limit=600)
     assert code == 0, log[-3000:]
     assert contents(shared) == before
