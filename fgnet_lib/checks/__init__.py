@@ -30,6 +30,7 @@
 from fgnet_lib.checks.exercise import EXERCISES, report
 from fgnet_lib.checks.lesson00 import error_kind, volume_size
 from fgnet_lib.checks.lesson01 import affinities, mask, widened
+from fgnet_lib.checks.lesson02 import fine_stride, map_shape, similarity
 from fgnet_lib.checks.lesson05 import face_mean, honest_threshold, merge, whole_from
 from fgnet_lib.checks.lesson06 import match, neuron_volume, viewer_position
 from fgnet_lib.checks.lesson08 import cut_geometry, flat_sections, sections_in_memory
@@ -40,14 +41,17 @@ __all__ = [
     "cut_geometry",
     "error_kind",
     "face_mean",
+    "fine_stride",
     "flat_sections",
     "honest_threshold",
+    "map_shape",
     "mask",
     "match",
     "merge",
     "neuron_volume",
     "report",
     "sections_in_memory",
+    "similarity",
     "viewer_position",
     "volume_size",
     "whole_from",

@@ -53,7 +53,7 @@ import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.stats import mode
 
-from fgnet_lib import explorers, plots
+from fgnet_lib import checks, explorers, plots, quiz
 from fgnet_lib.affinities import widen_borders
 from fgnet_lib.datasets import fetch
 from fgnet_lib.features import cosine_similarity, principal_components, roc_auc
@@ -114,6 +114,12 @@ for stage, features in enumerate(stages, start=1):
 # the paper's three attention maps have the same strides.
 
 # %%
+quiz.predict("02", "one-pixel")
+
+# %% [markdown]
+# The three maps:
+
+# %%
 with torch.no_grad():
     pyramid, _ = sam2.neck(stages)
 for features, stride in zip(pyramid[:3], STRIDES, strict=True):
@@ -132,6 +138,25 @@ with torch.no_grad():
 for level, by_hand in zip(features, pyramid, strict=False):
     torch.testing.assert_close(level[:, z], by_hand[0], atol=1e-4, rtol=1e-4)
 print([tuple(level.shape) for level in features], "= channels, z, y, x")
+
+# %% [markdown]
+# **Exercise 2.1: the shape of a map.** A stack has the shape (z, y, x) in voxels, and every map has as many channels as the neck
+# gives. Which shape does the map of a stride have, in the order of the printed ones?
+
+
+# %% tags=["task"]
+def my_map_shape(stack_shape, stride, channels):
+    return ...
+
+
+# %% tags=["solution"]
+def my_map_shape(stack_shape, stride, channels):
+    sections, rows, columns = stack_shape
+    return channels, sections, rows // stride, columns // stride
+
+
+# %%
+checks.map_shape(my_map_shape)
 
 # %% [markdown]
 # ## 3 · Many channels as three colours
@@ -153,7 +178,7 @@ projected = (directions[:, -1] @ vectors).view(features[0].shape[1:]).numpy()
 library = principal_components(features[0])[..., 0]
 assert np.allclose(np.abs(projected), np.abs(library), atol=1e-6)  # the sign is free
 
-# %%
+# %% alt="A section and its features at strides 4, 8 and 16 as colours: at stride 4 outlines of cells and organelles, at stride 8 blurred ones, at stride 16 a mosaic of large squares."
 figure, axes = plt.subplots(1, 4, figsize=(14, 4))
 plots.show_section(axes[0], volume.raw, None, volume.voxel_size, z, f"EM, section {z}")
 for ax, level, stride in zip(axes[1:], features, STRIDES, strict=True):
@@ -174,7 +199,26 @@ for ax, level, stride in zip(axes[1:], features, STRIDES, strict=True):
 #
 # $$\cos(f_p, f_q) = \frac{f_p^\top f_q}{\lVert f_p\rVert\,\lVert f_q\rVert} \in [-1, 1].$$
 #
-# We take a pixel of plain cytoplasm: the brightest spot well inside the largest neurite of the section. "Well inside"
+# **Exercise 2.2: cosine similarity.** Features have the shape (channels, y, x), as an array. Compute the similarity of
+# every pixel to the pixel (y, x). `np.linalg.norm(..., axis=0)` gives the lengths of all vectors.
+
+
+# %% tags=["task"]
+def my_similarity(features, y, x):
+    return ...
+
+
+# %% tags=["solution"]
+def my_similarity(features, y, x):
+    unit_vectors = features / np.linalg.norm(features, axis=0)
+    return (unit_vectors[:, y, x, None, None] * unit_vectors).sum(axis=0)
+
+
+# %%
+checks.similarity(my_similarity)
+
+# %% [markdown]
+# For the picture we take a pixel of plain cytoplasm: the brightest spot well inside the largest neurite of the section. "Well inside"
 # comes from the *distance transform*, which gives every voxel its distance to the border.
 
 # %%
@@ -194,6 +238,12 @@ y, x = np.unravel_index(brightness.argmax(), brightness.shape)
 print(f"neurite {largest}: {areas.max()} voxels in this section; the cross is at y = {y}, x = {x}")
 
 # %%
+quiz.predict("02", "similar")
+
+# %% [markdown]
+# The similarity of every pixel to the one under the cross:
+
+# %% alt="A section with outlined neurites, and three maps of similarity to one pixel of cytoplasm: cytoplasm of most neurites is similar, outlines and mitochondria are not. At stride 16 only blocks are left."
 figure, axes = plt.subplots(1, 4, figsize=(14.5, 3.8))
 plots.show_section(axes[0], volume.raw, volume.labels, volume.voxel_size, z, "EM with labels", fill=0)
 for ax, level, stride in zip(axes[1:], features, STRIDES, strict=True):
@@ -273,7 +323,7 @@ top, left = (int(np.clip(p // 16 * 16 - 32, 0, n - 80)) for p, n in zip((y, x), 
 window = slice(top, top + 80), slice(left, left + 80)
 print(f"neurite {thin}: {calibre[thin]:.0f} nm thick; the cross is at y = {y}, x = {x}")
 
-# %%
+# %% alt="Above: the labels around a thin neurite at full resolution and as blocks of 4, 8 and 16 voxels, where the neurite becomes ragged and then vanishes. Below: the neurite alone, and how similar its surroundings are at each stride."
 figure, axes = plt.subplots(2, 4, figsize=(14, 7))
 for ax, stride in zip(axes[0], coarse, strict=True):
     title = "labels, every voxel" if stride == 1 else f"stride {stride}: IoU {iou(thin, stride):.2f}"
@@ -294,6 +344,23 @@ for ax in axes.flat:
 # Below: what our features show, with the neurite outlined in white. Compare its width with one pixel of stride 16. Many
 # channels help (a vector can say "an edge runs through here"), but the place of that edge is gone. This is why FGNet
 # has a second encoder, the *Fine-Grained Encoder*, that works at full resolution: lesson 03.
+#
+# **Exercise 2.3: a stride that is fine enough.** Give the coarsest stride of 1, 4, 8 and 16 at which a pixel is at most as wide as a
+# neurite is thick.
+
+
+# %% tags=["task"]
+def my_stride(thickness_nm, voxel_nm):
+    return ...
+
+
+# %% tags=["solution"]
+def my_stride(thickness_nm, voxel_nm):
+    return max(stride for stride in (1, *STRIDES) if stride * voxel_nm <= thickness_nm or stride == 1)
+
+
+# %%
+checks.fine_stride(my_stride)
 
 # %% [markdown]
 # ## 6 · Random, trained, pretrained
@@ -315,7 +382,7 @@ except FileNotFoundError as missing:
 with torch.no_grad():
     maps = {name: [f[0] for f in encoder.eval()(raw)] for name, encoder in encoders.items()}
 
-# %%
+# %% alt="One row for each encoder, random and trained: the section and its features at three strides as colours. Random ones show outlines, too."
 figure, axes = plt.subplots(len(maps), 4, figsize=(13, 3.4 * len(maps)))
 for row, (name, levels) in zip(axes, maps.items(), strict=True):
     plots.show_section(row[0], volume.raw, None, volume.voxel_size, z, name)
@@ -330,6 +397,12 @@ for row, (name, levels) in zip(axes, maps.items(), strict=True):
 # with a small penalty has a closed solution, $w = (X^\top X + \varepsilon N I)^{-1} X^\top t$. We fit $w$ on the first
 # half of the sections and test it on the second. The measure is the **area under the ROC curve** (AUC): how often a
 # random border voxel scores higher than a random voxel inside a neurite. 0.5 is chance, 1 is perfect.
+
+# %%
+quiz.predict("02", "random")
+
+# %% [markdown]
+# The probe, on every map of every encoder:
 
 # %%
 borders = widen_borders(volume.labels) == 0
@@ -372,8 +445,14 @@ for name, levels in maps.items():
 explorer = explorers.feature_explorer(volume, [level.numpy() for level in features], session.out_dir)
 explorer
 
-# %%
+# %% alt="A picture of the explorer at stride 8: the section with a cross, its features as colours, and the similarity of every pixel to the one under the cross."
 explorer.draw(z=z, stride=8, y=y, x=x)
+
+# %% [markdown]
+# ## Your exercises
+
+# %%
+checks.report("02")
 
 # %% [markdown]
 # ## What you learned

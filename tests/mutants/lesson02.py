@@ -1,0 +1,32 @@
+"""Wrong answers to the exercises of lesson 02: (in the solution's text, instead of it, a part of the hint)."""
+
+MUTANTS = {
+    "map_shape": [
+        ("channels, sections, rows", "channels, sections // stride, rows", "z became smaller"),
+        (
+            "return channels, sections, rows // stride, columns // stride",
+            "return sections, rows // stride, columns // stride, channels",
+            "The order is another",
+        ),
+        ("rows // stride, columns // stride", "rows, columns", "still those of the voxels"),
+        ("rows // stride, columns // stride", "columns // stride, rows // stride", "y and x are exchanged"),
+        ("columns // stride", "columns", "1 of the four numbers"),
+        ("return channels, ", "return ", "has the shape (3,)"),
+    ],
+    "similarity": [
+        ("features / np.linalg.norm(features, axis=0)", "features", "without their lengths"),
+        ("* unit_vectors)", "* features)", "Only the vector of the pixel (y, x)"),
+        ("(unit_vectors[:, y", "(features[:, y", "Only the vectors of the other pixels"),
+        (".sum(axis=0)", ".mean(axis=0)", "averaged"),
+        ("y, x, None", "x, y, None", "y comes before x"),
+        ("features, axis=0", "features, axis=1, keepdims=True", "pixels are wrong"),
+        (".sum(axis=0)", "", "has the shape (5, 6, 7)"),
+    ],
+    "fine_stride": [
+        ("max(", "min(", "a coarser stride that is fine enough"),
+        ("stride * voxel_nm <= thickness_nm", "stride * voxel_nm < thickness_nm", "which is allowed"),
+        ("stride * voxel_nm <=", "stride <=", "wider than the neurite"),
+        ("return max(stride for", "return max(stride * voxel_nm for", "none of the strides"),
+        (" or stride == 1", "", "stopped with ValueError"),
+    ],
+}
