@@ -1,0 +1,40 @@
+"""What the instructor guide promises: a section for every lesson, exercises that exist, times as they were recorded."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from fgnet_lib.checks import EXERCISES
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = (ROOT / "docs" / "instructors.md").read_text("utf-8")
+LESSONS = [path.stem for path in sorted((ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py"))]
+PARTS = ("**Aims.**", "**Common errors.**", "**To discuss.**", "**To examine.**")
+TIMES = json.loads((ROOT / "docs" / "times.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_every_lesson_has_its_section_and_its_row(lesson):
+    section = re.search(rf"^### Lesson {lesson[:2]} · .*?(?=^##)", GUIDE, re.MULTILINE | re.DOTALL)
+    assert section and [part for part in PARTS if part not in section[0]] == []
+    assert len(re.findall(r"^\d\. \*", section[0], re.MULTILINE)) >= 3, "three questions to examine, with answers"
+    title = re.search(r"^# # (\d\d) · ([^:]+):", (ROOT / "notebooks/src" / f"{lesson}.py").read_text("utf-8"), re.M)
+    assert f"### Lesson {title[1]} · {title[2]}" in GUIDE and f"| {title[1]} {title[2]} |" in GUIDE
+
+
+def test_exercises_that_are_named_exist():
+    named = {name for run in re.findall(r"xercises? ([\d., and]+)", GUIDE) for name in re.findall(r"\d\.\d", run)}
+    assert len(named) > 4
+    assert named <= {f"{int(one.lesson)}.{one.number}" for one in EXERCISES.values()}
+
+
+def test_times_and_memory_are_what_was_recorded():
+    seconds = {name: one["seconds"] for name, one in TIMES["phantom-cpu"]["lessons"].items()}
+    assert 10 <= seconds.pop("04_training") / 60 < 12, "about eleven minutes of training"
+    assert max(seconds.values()) < 60, "under a minute a lesson"
+    assert TIMES["phantom-fast"]["seconds"] < 180, "two and a half minutes for all"
+    assert max(run["peak_memory_mb"] for run in TIMES.values()) < 2200, "at most 2.2 GB"
