@@ -100,7 +100,7 @@ def test_the_two_versions_of_an_exercise(tmp_path):
         ('tags=["task"]', "", "cell 3: a solution without a task"),
         ("checks.sum(my_sum)", "print(my_sum)", "call one check"),
         ("def my_sum(a, b):\n    return a", "def my_add(a, b):\n    return a", "disagree.*my_add"),
-        ("my_sum", "add", "begin with my_"),
+        ("my_sum", "add", "begin with my_ or My"),
         ("checks.sum(my_sum)", "checks.sum(my_sum)\n\n# %%\nmy_sum(1, 2)", "goes on with.*my_sum"),
     ],
 )

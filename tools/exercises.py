@@ -21,7 +21,8 @@ class Exercise:
         task: source of the stub.
         solution: source of the full answer.
         check: source of the cell that calls the check.
-        answers: names that task and solution define and the check is given; all begin with `my_`.
+        answers: names that task and solution define and the check is given; functions and values begin with `my_`,
+            classes with `My`.
     """
 
     name: str
@@ -90,8 +91,8 @@ def _exercise(number: int, cells: Sequence[NotebookNode]) -> Exercise:
     answers = defined(task)
     if answers != defined(solution) or not answers <= _names(check):
         raise ValueError(f"cell {number}: task, solution and check disagree: {sorted(answers ^ defined(solution))}")
-    if not all(name.startswith("my_") for name in answers):
-        raise ValueError(f"cell {number}: names of answers begin with my_, and these are {sorted(answers)}")
+    if not all(name.startswith(("my_", "My")) for name in answers):
+        raise ValueError(f"cell {number}: names of answers begin with my_ or My, and these are {sorted(answers)}")
     return Exercise(names[0], task, solution, check, answers)
 
 

@@ -15,11 +15,11 @@
        # %%
        checks.affinities(my_affinities)
 
-   Both define the same names, which begin with `my_`. An answer uses only what the lesson *imports* and what its own
-   cell defines, so that it can be graded alone, at once and under any profile; nothing else in the lesson uses it.
-   `from fgnet_lib import checks` goes with the lesson's imports. One cell before "What you learned" ends the exercises:
-   `checks.report("NN")`. A markdown cell tagged `solution` is in the solved version only. The text that sets an
-   exercise begins with `**Exercise N.1: its title.**`, as the check has it.
+   Both define the same names, which begin with `my_` (classes with `My`). An answer uses only what the lesson *imports*
+   and what its own cell defines, so that it can be graded alone, at once and under any profile; nothing else in the
+   lesson uses it. `from fgnet_lib import checks` goes with the lesson's imports. One cell before "What you learned"
+   ends the exercises: `checks.report("NN")`. A markdown cell tagged `solution` is in the solved version only. The text
+   that sets an exercise begins with `**Exercise N.1: its title.**`, as the check has it.
 2. `fgnet_lib/checks/lessonNN.py`: the check, a function of the answers, decorated with `@exercise("NN", "its title")`,
    in the order of the lesson, and its name in the imports below. It calls a student's function by `ask` or
    `ask_array`, and says by `require`, `compare` or `raise Hint(...)` what is wrong, not what is right.
@@ -31,6 +31,7 @@ from fgnet_lib.checks.exercise import EXERCISES, report
 from fgnet_lib.checks.lesson00 import error_kind, volume_size
 from fgnet_lib.checks.lesson01 import affinities, mask, widened
 from fgnet_lib.checks.lesson02 import fine_stride, map_shape, similarity
+from fgnet_lib.checks.lesson03 import attention, auc, dw_weights
 from fgnet_lib.checks.lesson05 import face_mean, honest_threshold, merge, whole_from
 from fgnet_lib.checks.lesson06 import match, neuron_volume, viewer_position
 from fgnet_lib.checks.lesson08 import cut_geometry, flat_sections, sections_in_memory
@@ -38,7 +39,10 @@ from fgnet_lib.checks.lesson08 import cut_geometry, flat_sections, sections_in_m
 __all__ = [
     "EXERCISES",
     "affinities",
+    "attention",
+    "auc",
     "cut_geometry",
+    "dw_weights",
     "error_kind",
     "face_mean",
     "fine_stride",

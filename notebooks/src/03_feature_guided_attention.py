@@ -7,7 +7,7 @@
 # - why FGNet needs a second encoder, and how its *DW Block* is built and what it saves;
 # - how the *Fine-Grained Encoder* (FGE) keeps full detail, and why it never pools along z;
 # - *Feature-Guided Attention* (FGA): one equation, four small layers, and what each of them does to a section;
-# - to write both as modules that equal the library's, number for number;
+# - to write them as modules that equal the library's, number for number;
 # - to read the attention maps a1, a2, a3 of a trained model, and to measure whether they mark membranes.
 #
 # **Before you start.** Lesson 02 shows what SAM2's features are. A little PyTorch (`nn.Module`) helps.
@@ -56,7 +56,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fgnet_lib import explorers, fgnet, plots
+from fgnet_lib import checks, explorers, fgnet, plots, quiz
 from fgnet_lib.affinities import widen_borders
 from fgnet_lib.features import roc_auc
 from fgnet_lib.inference import predict
@@ -95,6 +95,32 @@ print("raw:", tuple(raw.shape), "= batch, channel, z, y, x")
 #
 # The input is added at the end (a *residual*), so the block only has to learn a correction. `norm` is GroupNorm: it
 # works with a batch of one, which is what fits in memory in 3D.
+#
+# **Exercise 3.1: the weights of a DW Block.** How many weights have its three convolutions together (without biases and
+# norm), for $C$ channels and a factor $e$?
+
+
+# %% tags=["task"]
+def my_weights(channels, expand):
+    return ...
+
+
+# %% tags=["solution"]
+def my_weights(channels, expand):
+    return 27 * channels + 2 * expand * channels**2
+
+
+# %%
+checks.dw_weights(my_weights)
+
+# %% [markdown]
+# And how much less is that? The mini model has up to 96 channels, and $e = 2$.
+
+# %%
+quiz.predict("03", "fewer-weights")
+
+# %% [markdown]
+# Written as a module, with its parameters counted beside those of one dense convolution:
 
 
 # %%
@@ -213,7 +239,7 @@ for name, tensor in {"S1": S, "F1": fine, "Ws S1": says_sam2, "Wf F1": says_fine
 # Which of the two decides? Before the ReLU they are simply added, so their spreads can be compared. The pictures show
 # the mean over the channels.
 
-# %%
+# %% alt="A section, and the steps of attention at stride 4: SAM2's part, in which outlines and organelles stand out coarsely; the fine part; the ReLU of their sum; the attention a1."
 share = says_sam2.var() / (says_sam2.var() + says_fine.var())
 print(f"SAM2's part of the variance of the sum: {share:.0%}")
 
@@ -229,11 +255,13 @@ for ax, label in zip(axes, ("grey value", *["mean over channels"] * 3, "attentio
     figure.colorbar(ax.images[0], ax=ax, location="bottom", label=label)
 
 # %% [markdown]
-# Now as a module, and again compared with the library's.
+# **Exercise 3.2: feature-guided attention.** Now as a module. The layers are there; write what it computes: both equations
+# above. It gives the guided features $F'$ and the attention map $a$. The check loads trained weights into it, and
+# compares it with the library's.
 
 
-# %%
-class FeatureGuidedAttention(nn.Module):
+# %% tags=["task"]
+class MyAttention(nn.Module):
     def __init__(self, guide_channels, channels):
         super().__init__()
         self.from_guide = nn.Conv3d(guide_channels, channels, 1)  # W_s
@@ -241,16 +269,35 @@ class FeatureGuidedAttention(nn.Module):
         self.to_map = nn.Conv3d(channels, 1, 1)  # W_a
 
     def forward(self, fine, guide):
-        a = torch.sigmoid(self.to_map(F.relu(self.from_guide(guide) + self.from_fine(fine))))
+        return ...
+
+
+# %% tags=["solution"]
+class MyAttention(nn.Module):
+    def __init__(self, guide_channels, channels):
+        super().__init__()
+        self.from_guide = nn.Conv3d(guide_channels, channels, 1)  # W_s
+        self.from_fine = nn.Conv3d(channels, channels, 1)  # W_f
+        self.to_map = nn.Conv3d(channels, 1, 1)  # W_a
+
+    def forward(self, fine, guide):
+        mixed = F.relu(self.from_guide(guide) + self.from_fine(fine))
+        a = torch.sigmoid(self.to_map(mixed))
         return fine + fine * a, a
 
 
-ours = FeatureGuidedAttention(guide_channels=S.shape[1], channels=fine.shape[1])
-ours.load_state_dict(fga.state_dict())
+# %%
+checks.attention(MyAttention)
+
+# %% [markdown]
+# The library's module does the same, and so do the steps that we took by hand:
+
+# %%
 with torch.no_grad():
-    torch.testing.assert_close(ours(fine, S), fga(fine, S))
-    torch.testing.assert_close(ours(fine, S)[1], a1)
-print("equal: our attention and the library's")
+    guided, a = fga(fine, S)
+torch.testing.assert_close(a, a1)
+torch.testing.assert_close(guided, fine * (1 + a1))
+print(f"equal: attention by hand and by the library's {type(fga).__name__}")
 
 # %% [markdown]
 # ## 5 · The whole guided encoder
@@ -270,7 +317,7 @@ class GuidedEncoder(nn.Module):
         blocks = [(DenseBlock if i < dense_levels else DWBlock)(width) for i, width in enumerate(widths)]
         self.blocks = nn.ModuleList([nn.GELU(), *blocks[1:]])
         guided = zip(guide_channels, widths[2:], strict=True)
-        self.guides = nn.ModuleList(FeatureGuidedAttention(s, f) for s, f in guided)
+        self.guides = nn.ModuleList(fgnet.FeatureGuidedAttention(s, f, "residual") for s, f in guided)
 
     def forward(self, raw, guides):
         x, pyramid, attention = self.stem(raw), [], []
@@ -307,7 +354,7 @@ print("attention:", [tuple(a.shape) for a in attention])
 # the paper: one row per section, successive from top to bottom; then EM, ground truth and a1, a2, a3 in warm colours
 # (**bright = high weight**). Each map has its own range of colours: read the colour bars.
 
-# %%
+# %% alt="Three successive sections, one row each: EM, ground truth, and the attention maps a1, a2, a3 in warm colours; a1 is fine and darker along outlines, a2 and a3 are coarser."
 prediction = predict(model, volume.raw, device=session.device)
 middle = depth // 2
 sections = range(max(0, middle - 1), min(depth, middle + 2))
@@ -327,6 +374,32 @@ figure = plots.attention_grid(volume.raw, volume.labels, prediction.attention, l
 #   attention says nothing about borders, 1 that borders are always brighter, and **0 that they are always darker**;
 # - the mean weight on borders, divided by the mean inside.
 #
+# **Exercise 3.3: the AUC.** Write it as it is defined above: take every pair of a border voxel and an interior one; how often has the
+# border voxel the higher weight? Equal weights count half. (All pairs of two small arrays: `p[:, None] > q`.)
+
+
+# %% tags=["task"]
+def my_auc(weights, borders):
+    p, q = weights[borders], weights[~borders]
+    return ...
+
+
+# %% tags=["solution"]
+def my_auc(weights, borders):
+    p, q = weights[borders], weights[~borders]
+    return np.mean((p[:, None] > q) + 0.5 * (p[:, None] == q))
+
+
+# %%
+checks.auc(my_auc)
+
+# %% [markdown]
+# Before you see the numbers of the trained model:
+
+# %%
+quiz.predict("03", "sign")
+
+# %% [markdown]
 # The sign is free! Nothing in the loss says that attention must be *high* on membranes. A network that lowers the
 # weight on membranes and turns the following filters round computes the same thing. So both signs count as structure,
 # and we report what we find.
@@ -354,7 +427,7 @@ for level, (a, stride) in enumerate(zip(prediction.attention, STRIDES, strict=Tr
 # %% [markdown]
 # The distributions behind these numbers:
 
-# %%
+# %% alt="Histograms of a1, a2 and a3, on borders and inside of neurites: the two overlap widely at each level, and those of borders lie more to the left."
 figure, axes = plt.subplots(1, 3, figsize=(14, 3.6), sharey=True)
 axes[0].set_ylabel("share of voxels (%)")
 for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES, strict=True), start=1):
@@ -389,7 +462,7 @@ neurons = segment(prediction.refined, volume.voxel_size, threshold)
 explorer = explorers.attention_explorer(volume, model, neurons, session.out_dir)
 explorer
 
-# %%
+# %% alt="A picture of the attention explorer: the section under the map a1, the similarity to the pixel under the cross, the response of the guided features, and a table of the weights there."
 explorer.draw(z=middle, level="a1", opacity=0.7)
 
 # %% [markdown]
@@ -399,6 +472,12 @@ explorer.draw(z=middle, level="a1", opacity=0.7)
 # where voxels are now joined more, orange where less. The table says how many affinities cross 0.5.
 
 # %%
+quiz.predict("03", "zero")
+
+# %% [markdown]
+# Set to 0:
+
+# %% alt="The explorer with a1 set to 0: the affinities that follow, and their change in purple and orange, above all along borders."
 explorer.draw(z=middle, level="a1", what_if="0")
 
 # %% [markdown]
@@ -420,6 +499,12 @@ with torch.no_grad():
 # **What to see.** A level whose map may be replaced by its mean with little change does not use *where* it attends, however
 # striking its picture is. A change of many affinities says that the decoder relies on the map; it does not say that it
 # would segment worse if it had been **trained** without. That is another experiment: an ablation.
+
+# %% [markdown]
+# ## Your exercises
+
+# %%
+checks.report("03")
 
 # %% [markdown]
 # ## What you learned
