@@ -42,7 +42,7 @@ PROFILES = {
     for profile in (
         Profile("fast", (16, 192, 192), iterations=12, minutes=0.5, encoder="mini"),
         Profile("cpu", (32, 256, 256), iterations=2_000, minutes=10, encoder="mini"),
-        Profile("gpu", (40, 256, 256), iterations=10_000, minutes=30, encoder="tiny"),
+        Profile("gpu", (40, 256, 256), iterations=10_000, minutes=24, encoder="tiny"),
         Profile("full", None, iterations=100_000, minutes=24 * 60, encoder="large"),
     )
 }

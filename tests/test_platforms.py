@@ -152,4 +152,10 @@ def test_binder_gets_pytorch_for_the_cpu_first_and_a_tested_python():
     subprocess.run(["bash", "-n", str(build)], check=True)
     for file in re.findall(r"-[cr] (\S+)", build.read_text()):
         assert (ROOT / file).is_file()
-    assert "jupyter-server-proxy" in (ROOT / "requirements.txt").read_text()  # neuroglancer is seen through it
+    assert "jupyter-server-proxy" in build.read_text()  # neuroglancer is seen through it
+
+
+def test_the_training_lesson_leaves_time_for_its_other_parts():
+    """Half an hour on a T4: training, and the rest of the lesson as long as it took on a CPU."""
+    rest = build_notebooks.measured("04_training")["cpu"]["seconds"] / 60 - runtime.PROFILES["cpu"].minutes
+    assert runtime.PROFILES["gpu"].minutes + rest <= 30
