@@ -21,7 +21,9 @@ PAGES = [
     *(ROOT / "data").rglob("*.md"),
     ROOT / "README.md",
 ]
-IDENTIFIER = re.compile(r"10\.\d{4,}/[\w./-]*\w|(?<=arxiv.)(?:abs/)?\d{4}\.\d{5}")
+IDENTIFIER = re.compile(
+    r"(10\.\d{4,}/[\w./-]*\w)|(?:arxiv[: ]|arxiv.org/abs/|eprint += \{)(\d{4}\.\d{5})"
+)  # or an arXiv number
 
 
 def parts(entry: str) -> tuple[list[str], str]:
@@ -55,7 +57,7 @@ def test_no_term_is_defined_twice():
 
 
 def identifiers(text: str) -> set[str]:
-    return {found.removeprefix("abs/").lower() for found in IDENTIFIER.findall(text.lower())}
+    return {doi or number for doi, number in IDENTIFIER.findall(text.lower())}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -71,4 +73,4 @@ def test_an_entry_of_the_bibliography_says_who_what_and_where():
     for kind, key, body in entries:
         fields = set(re.findall(r"^  (\w+) +=", body, re.MULTILINE))
         assert {"title"} | ({"author", "year"} if kind != "misc" else set()) <= fields, key
-        assert {"doi", "note", "url", "booktitle", "journal"} & fields, key
+        assert {"doi", "eprint", "url", "booktitle", "journal"} & fields, key

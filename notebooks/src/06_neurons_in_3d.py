@@ -112,9 +112,9 @@ for axis, low, high in zip("zyx", mesh.vertices.min(0), mesh.vertices.max(0), st
 quiz.predict("06", "cubes")
 
 # %% [markdown]
-# The same neuron as if every voxel were a cube, and in nm. On data with
-# thick sections, the left one is squashed along z, and each length or volume measured on it would be wrong. On
-# isotropic data (`DATASET = "fib25"`) both have the same shape.
+# Here is the same neuron, as if every voxel were a cube and in nm. On data with thick sections, the left one is squashed
+# along z, and each length or volume measured on it would be wrong. On isotropic data (`DATASET = "fib25"`) both have the
+# same shape.
 
 # %% alt="The same neuron twice in 3D: as if voxels were cubes, and with the true voxel size in nm. If sections are thick, the left one is squashed along z."
 figure = plt.figure(figsize=(14, 5.5))
