@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 from record_times import report
 
 import fgnet_lib  # noqa: F401  before any test loads torch: it says how torch's threads wait
@@ -17,6 +19,19 @@ LESSON_RUNS = pytest.StashKey[list]()
 def lesson_runs(request) -> list[dict]:
     """Lessons that ran on the phantom in the profile fast; at the end their seconds are compared, and no test fails."""
     return request.config.stash.setdefault(LESSON_RUNS, [])
+
+
+def pytest_sessionfinish(session) -> None:
+    """A worker (`pytest -n`) hands its lessons to the process that sums up."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["lesson_runs"] = session.config.stash.get(LESSON_RUNS, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    """Collect what a worker handed over; one that crashed has nothing."""
+    runs = getattr(node, "workeroutput", {}).get("lesson_runs", [])
+    node.config.stash.setdefault(LESSON_RUNS, []).extend(runs)
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:
@@ -31,3 +46,13 @@ def em_data() -> Path:
     if not (folder / "val" / "fib25_t2_val_z144-183.h5").is_file():
         pytest.skip("set FGNET_DATA_DIR to the folder of real EM volumes to run this test")
     return folder
+
+
+@pytest.fixture
+def colab_list() -> dict[str, str]:
+    """Name -> version of what Colab has, from `pip freeze` there; tests that use it have a twin on a made-up server."""
+    path = Path(os.environ.get("FGNET_COLAB_LIST", ""))
+    if not path.is_file():
+        pytest.skip("set FGNET_COLAB_LIST to a pip freeze of Colab (googlecolab/backend-info on GitHub has one)")
+    pairs = re.findall(r"^([\w.-]+)==(\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in pairs}

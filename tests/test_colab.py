@@ -1,7 +1,7 @@
 """Lessons by the rules of Colab: its old IPython, kernel and widgets, and a stand-in for google.colab.
 
-Colab's versions of 2026-11 shadow those of .venv in the kernel alone. What this cannot show: Colab's page itself, and
-its Python, which is 3.13; here it is the one that runs the tests.
+Colab's versions of August 2026 shadow those of .venv in the kernel alone. What this cannot show: Colab's page itself,
+and its Python, which is 3.13; here it is the one that runs the tests.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import build_notebooks
 import nbformat
 import pytest
 from browser import cannot_test
+from packaging.utils import canonicalize_name
 
 PINS = [
     *("ipython==7.34.0", "ipykernel==6.17.1", "ipywidgets==7.7.1", "widgetsnbextension==3.6.10"),
@@ -110,6 +111,10 @@ def run(name: str, kernel: dict[str, str], folder: Path) -> str:
         part for output in outputs for part in (output.get("text"), output.get("data", {}).get("text/html")) if part
     ]
     return "\n".join(texts)
+
+
+def test_the_versions_are_colabs(colab_list):
+    assert [pin for pin in PINS if colab_list[canonicalize_name(pin.split("==")[0])] != pin.split("==")[1]] == []
 
 
 @pytest.mark.parametrize("name", ("02_sam2_features", "03_feature_guided_attention", "05_affinities_to_neurons"))

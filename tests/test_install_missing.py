@@ -126,16 +126,6 @@ def test_an_older_release_is_taken_rather_than_changing_what_is_there(tmp_path):
     assert versions(report) == {"viewer": "1.0", "helper": "3.1", "model": "0.5", "old": "1.5"}
 
 
-@pytest.fixture
-def colab() -> dict[str, str]:
-    """Name -> version of what Colab has, from `pip freeze` there."""
-    path = Path(os.environ.get("FGNET_COLAB_LIST", ""))
-    if not path.is_file():
-        pytest.skip("set FGNET_COLAB_LIST to a pip freeze of Colab (googlecolab/backend-info on GitHub has one)")
-    pairs = re.findall(r"^([\w.-]+)==(\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {canonicalize_name(name): version for name, version in pairs}
-
-
 @pytest.fixture(scope="module")
 def python() -> str:
     """An interpreter of Colab's version."""
@@ -147,19 +137,21 @@ def python() -> str:
         cannot_test(f"{NO_TEST}: there is no {PYTHON} here")
 
 
-def test_nothing_that_colab_has_changes(colab, python, tmp_path):
-    own = [f"--target={tmp_path / 'own'}", f"pip=={colab['pip']}"]  # as old as Colab's
+def test_nothing_that_colab_has_changes(colab_list, python, tmp_path):
+    own = [f"--target={tmp_path / 'own'}", f"pip=={colab_list['pip']}"]  # as old as Colab's
     result = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *own], capture_output=True, text=True)
     if result.returncode:
         cannot_test(f"{NO_TEST}: its pip cannot be installed\n{result.stderr[-500:]}")
-    report = would_install(REQUIREMENTS, colab, tmp_path, python, (str(tmp_path / "own" / "pip"),))
+    report = would_install(REQUIREMENTS, colab_list, tmp_path, python, (str(tmp_path / "own" / "pip"),))
     added = versions(report)
-    print("\n".join(f"{name}: {colab.get(name, 'missing')} -> {version}" for name, version in sorted(added.items())))
-    assert added and added.keys() & colab.keys() == set()
+    print(
+        "\n".join(f"{name}: {colab_list.get(name, 'missing')} -> {version}" for name, version in sorted(added.items()))
+    )
+    assert added and added.keys() & colab_list.keys() == set()
     sources = [one for one in report if not one["download_info"]["url"].endswith(".whl")]
     assert versions(sources).keys() <= ONLY_SOURCES  # nothing has to be compiled there
 
-    after = colab | added | {"sam2": metadata.version("sam2")}
+    after = colab_list | added | {"sam2": metadata.version("sam2")}
     assert install_missing.missing(REQUIREMENTS, after) == []  # the cell has nothing to do when it is run again
     for line in (line for line in REQUIREMENTS if re.match(r"\w", line)):
         requirement = Requirement(line.split("#")[0])  # what is protected fits as well

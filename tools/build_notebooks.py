@@ -157,16 +157,17 @@ def build(source: Path, solved: bool = False) -> str:
 
 
 def lesson_table(sources: list[Path]) -> str:
-    """The README's table: number and name, goal, minutes and badges of every lesson, from the titles of the sources."""
-    rows = ["| lesson | what you do | time on CPU | open it |", "| --- | --- | --- | --- |"]
+    """The README's table: number and name, goal, time and memory, badges of every lesson; names are in the sources."""
+    rows = ["| lesson | what you do | on a CPU | open it |", "| --- | --- | --- | --- |"]
     for source in sources:
         title = re.search(r"^# # (\d\d) · ([^:\n]+): (.+)$", source.read_text(encoding="utf-8"), re.MULTILINE)
         if title is None:
             raise ValueError(f"{source}: the title has to read '# # NN · Name: goal'")
         number, name, goal = title.groups()
         run = measured(source.stem).get("cpu")
+        cost = f"{duration(run['seconds'])}, {run['peak_memory_mb'] / 1000:.1f} GB" if run else ""
         link = f"[{number} {name}](notebooks/{source.stem}.ipynb)"
-        rows.append(f"| {link} | {goal} | {duration(run['seconds']) if run else ''} | {badges(source.stem)} |")
+        rows.append(f"| {link} | {goal} | {cost} | {badges(source.stem)} |")
     return "\n".join(rows) + "\n"
 
 
