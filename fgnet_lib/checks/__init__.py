@@ -32,6 +32,7 @@ from fgnet_lib.checks.lesson00 import error_kind, volume_size
 from fgnet_lib.checks.lesson01 import affinities, mask, widened
 from fgnet_lib.checks.lesson02 import fine_stride, map_shape, similarity
 from fgnet_lib.checks.lesson03 import attention, auc, dw_weights
+from fgnet_lib.checks.lesson04 import balanced_loss, learning_rate, resume
 from fgnet_lib.checks.lesson05 import face_mean, honest_threshold, merge, whole_from
 from fgnet_lib.checks.lesson06 import match, neuron_volume, viewer_position
 from fgnet_lib.checks.lesson08 import cut_geometry, flat_sections, sections_in_memory
@@ -41,6 +42,7 @@ __all__ = [
     "affinities",
     "attention",
     "auc",
+    "balanced_loss",
     "cut_geometry",
     "dw_weights",
     "error_kind",
@@ -48,12 +50,14 @@ __all__ = [
     "fine_stride",
     "flat_sections",
     "honest_threshold",
+    "learning_rate",
     "map_shape",
     "mask",
     "match",
     "merge",
     "neuron_volume",
     "report",
+    "resume",
     "sections_in_memory",
     "similarity",
     "viewer_position",

@@ -42,7 +42,7 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fgnet_lib import plots
+from fgnet_lib import checks, plots, quiz
 from fgnet_lib.augment import Augment
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.training import PatchDataset
@@ -53,7 +53,7 @@ raw, target, mask = patches[0]
 print(f"raw {tuple(raw.shape)}, target {tuple(target.shape)}, mask {tuple(mask.shape)}")
 print(f"{mask.float().mean():.0%} of the mask is known")
 
-# %%
+# %% alt="Four patches, EM above and target below: the same kind of tissue turned, bent, brighter or darker; the targets are mostly white, with black borders."
 figure, axes = plt.subplots(2, 4, figsize=(14, 8.2))
 for k, (above, below) in enumerate(axes.T):
     raw, target, _ = patches[k]
@@ -77,8 +77,36 @@ for k, (above, below) in enumerate(axes.T):
 # average over the two classes separately, which is cross-entropy with $s = 1/2$:
 #
 # $$-\tfrac12 \log p - \tfrac12 \log (1 - p), \qquad \text{least at } p = \tfrac12.$$
+#
+# **Exercise 4.1: a balanced loss.** Write this for any answers: `p` are the probabilities that a network gives, and `target` the true
+# affinities, 0 or 1, of the same shape. Each class has half of the say, however rare it is.
+
+
+# %% tags=["task"]
+def my_loss(p, target):
+    cost = -np.log(np.where(target == 1, p, 1 - p))  # cross-entropy of each affinity
+    return ...
+
+
+# %% tags=["solution"]
+def my_loss(p, target):
+    cost = -np.log(np.where(target == 1, p, 1 - p))  # cross-entropy of each affinity
+    return (cost[target == 1].mean() + cost[target == 0].mean()) / 2
+
 
 # %%
+checks.balanced_loss(my_loss)
+
+# %% [markdown]
+# Back to the network that gives one answer everywhere.
+
+# %%
+quiz.predict("04", "one-answer")
+
+# %% [markdown]
+# Both costs over all answers:
+
+# %% alt="Cross-entropy over the answer p given everywhere: the plain one is least near the share of ones, the balanced one at one half. Dots mark both."
 examples = [patches[k] for k in range(4)]
 share = float(np.mean([target[mask].mean() for _, target, mask in examples]))
 p = np.linspace(0.02, 0.98, 200)
@@ -172,6 +200,15 @@ def activation_bytes(model: FGNet, shape: tuple[int, ...]) -> int:
     return sum(size for key, (size, _) in saved.items() if key not in weights)
 
 
+# %% [markdown]
+# SAM2 large has about 150 times as many weights as our mini encoder.
+
+# %%
+quiz.predict("04", "frozen")
+
+# %% [markdown]
+# All sizes, both regimes:
+
 # %%
 print("one patch of 16 x 128 x 128 voxels, fp32")
 print("SAM2      regime      weights  trainable  states (GB)  activations (GB)")
@@ -220,6 +257,27 @@ for k in range(3):
 # `accelerate`), a learning rate that warms up and then falls along a cosine, checkpoints, a time budget, a progress bar
 # with the time left, and a stop with a clear error when the loss is no longer a number.
 #
+# **Exercise 4.2: the learning rate.** In iteration $k$ of $n$ (counted from 0), with a peak rate $r$ and $w$ iterations of
+# warm-up, it is
+#
+# $$r \cdot \min\!\Big(1, \frac{k + 1}{w}\Big) \cdot \frac{1 + \cos(\pi k / n)}{2}.$$
+
+
+# %% tags=["task"]
+def my_rate(k, n, peak, warmup):
+    return ...
+
+
+# %% tags=["solution"]
+def my_rate(k, n, peak, warmup):
+    cosine = (1 + np.cos(np.pi * k / n)) / 2
+    return peak * min(1, (k + 1) / warmup) * cosine
+
+
+# %%
+checks.learning_rate(my_rate)
+
+# %% [markdown]
 # ## 6 · Losing the session
 #
 # Colab closes a session when it likes. A **checkpoint** must hold all that the next iteration depends on: weights,
@@ -258,8 +316,13 @@ except ConnectionError as error:
     print(f"after iteration {len(seen)}: {error}; on disk: {[path.name for path in (folder / 'lost').iterdir()]}")
 
 # %% [markdown]
-# Iterations 6, 7 and 8 are gone. The same call again continues from iteration 5. Beside it we train once without
-# any disturbance, to compare:
+# Iterations 6, 7 and 8 are gone. The same call again continues from iteration 5.
+
+# %%
+quiz.predict("04", "again")
+
+# %% [markdown]
+# Beside it we train once without any disturbance, to compare:
 
 # %%
 resumed = train(fresh_model(), [volume], config, folder / "lost")
@@ -267,7 +330,7 @@ undisturbed = train(fresh_model(), [volume], config, folder / "undisturbed")
 difference = np.abs(np.subtract(resumed.loss, undisturbed.loss)).max()
 print(f"{len(resumed.loss)} iterations; largest difference between the two curves: {difference:.1e}")
 
-# %%
+# %% alt="Left, the loss over 16 iterations: the curve of the undisturbed run, the resumed one from iteration 5 on, and the crosses of the lost iterations all lie on each other. Right, the learning rate: up for four iterations, then down along a cosine."
 figure, (ax, rates) = plt.subplots(1, 2, figsize=(13, 4))
 steps = range(1, 17)
 plots.loss_curve(ax, steps, undisturbed.loss, "undisturbed")
@@ -295,6 +358,45 @@ try:
     train(fresh_model(), [volume], replace(config, learning_rate=0.1), folder / "lost")
 except ValueError as error:
     print(str(error).replace(str(folder), "…"))
+
+# %% [markdown]
+# **Exercise 4.3: a run that can be resumed.** Here is a loop as small as can be. Complete it, so that the same call goes on after
+# a kill as if nothing had happened: what does the next iteration depend on? `torch.save(dictionary, path)` writes a checkpoint, and
+# `torch.load(path)` reads it; `path` is a `pathlib.Path`. Give back the number of the first iteration that was computed.
+
+
+# %% tags=["task"]
+def my_train(model, optimizer, patch, iterations, path):
+    first = 0
+    # if there is a checkpoint: go on from it
+    for k in range(first, iterations):
+        loss = model(patch(k)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        # write a checkpoint
+    return ...  # first
+
+
+# %% tags=["solution"]
+def my_train(model, optimizer, patch, iterations, path):
+    first = 0
+    if path.exists():
+        saved = torch.load(path)
+        first = saved["next"]
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+    for k in range(first, iterations):
+        loss = model(patch(k)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.save({"next": k + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    return first
+
+
+# %%
+checks.resume(my_train)
 
 # %% [markdown]
 # ## 7 · Training
@@ -371,7 +473,7 @@ look("before training")
 # curve shows the time left. With a budget in *minutes* the learning rate follows the clock, so two such runs are
 # never equal; with a budget in iterations they are.
 
-# %%
+# %% alt="The loss while training, over the minutes of each stage: noisy curves that fall."
 from IPython.display import display
 
 figure, ax = plt.subplots(figsize=(9, 4))
@@ -393,7 +495,7 @@ for stage, config in stages.items():
     histories[stage] = train(model, [volume], config, session.out_dir / f"04_{DATASET}_{PROFILE}_{SEED}" / stage, draw)
     look(stage)
 
-# %%
+# %% alt="The loss of both stages, smoothed: it falls, the more the longer the training is; the second stage starts its mean anew."
 smooth = max(1, sum(len(history.loss) for history in histories.values()) // 40)
 figure, ax = plt.subplots(figsize=(9, 4))
 first = 0
@@ -414,7 +516,7 @@ if session.device.type == "cuda":
 #
 # ## 8 · Before and after
 
-# %%
+# %% alt="EM and ground truth of a section, and beside them affinities and neurons before training and after each stage. What is found becomes more like the ground truth, the longer the training is."
 z = unseen.shape[0] // 2
 figure, axes = plt.subplots(2, 1 + len(results), figsize=(min(4 * (1 + len(results)), 15), 8.6))
 plots.show_section(axes[0, 0], unseen.raw, voxel_size=unseen.voxel_size, z=z, title="EM")
@@ -501,6 +603,12 @@ notebook_launcher(on_every_gpu, num_processes=processes)
 #
 # We have run it in two processes on a CPU, not yet on GPUs: how much faster *n* GPUs are is for you to measure.
 #
+# ## Your exercises
+
+# %%
+checks.report("04")
+
+# %% [markdown]
 # ## What you learned
 #
 # - Targets are recomputed after augmentation, and what is unknown is masked.

@@ -1,0 +1,48 @@
+"""Wrong answers to the exercises of lesson 04: (in the solution's text, instead of it, a part of the hint)."""
+
+BALANCED = "(cost[target == 1].mean() + cost[target == 0].mean()) / 2"
+
+MUTANTS = {
+    "balanced_loss": [
+        (BALANCED, "cost.mean()", "the plain mean"),
+        (BALANCED, BALANCED.replace("mean", "sum"), "not averaged"),
+        (BALANCED, "cost.sum()", "All costs are added up"),
+        (" / 2", "", "Twice too much"),
+        (BALANCED, "cost[target == 1].mean()", "Only the ones"),
+        (BALANCED, "cost[target == 0].mean()", "Only the zeros"),
+        ("-np.log", "np.log", "never negative"),
+        ("np.where(target == 1, p, 1 - p)", "p", "is not the mean of the means"),
+        (BALANCED, "cost", "has the shape"),
+    ],
+    "learning_rate": [
+        (" * min(1, (k + 1) / warmup)", "", "no warm-up"),
+        (" * cosine", "", "never falls"),
+        ("min(1, (k + 1) / warmup)", "((k + 1) / warmup)", "never exceed the peak"),
+        ("(k + 1) / warmup", "k / warmup", "a rate of 0"),
+        ("peak * ", "", "The peak is missing"),
+        ("np.pi * k", "2 * np.pi * k", "twice as fast"),
+        ("(1 + np.cos(np.pi * k / n)) / 2", "np.cos(np.pi * k / n)", "goes below 0"),
+        ("np.pi * k / n", "k / n", "of 40 rates are wrong"),
+    ],
+    "resume": [
+        ('first = saved["next"]', "pass", "begins at iteration 0 again"),
+        ('{"next": k + 1', '{"next": k', "is computed again"),
+        ('{"next": k + 1', '{"next": k + 2', "is never computed"),
+        ('        model.load_state_dict(saved["model"])\n', "", "The weights start anew"),
+        ('        optimizer.load_state_dict(saved["optimizer"])\n', "", "The optimizer starts anew"),
+        (
+            '        model.load_state_dict(saved["model"])\n        optimizer.load_state_dict(saved["optimizer"])\n',
+            "",
+            "only the iteration is loaded",
+        ),
+        ("return first", "return iterations", "should give back 0"),
+        ("return first", "return first and 1", "1 comes back"),
+        (
+            '        torch.save({"next"',
+            '        if k == iterations - 1:\n            torch.save({"next"',
+            "no checkpoint was there",
+        ),
+        ("        optimizer.zero_grad()\n", "", "ends elsewhere"),
+        ("range(first, iterations)", "range(first, iterations - 1)", "ends elsewhere"),
+    ],
+}
