@@ -54,7 +54,7 @@ chromium: env  ## install Chromium for the tests in a browser (Debian and Ubuntu
 test: chromium  ## linters and tests, those in a browser included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 encoder: env  ## pretrain the mini encoder without labels (half an hour on one core)
 	$(BIN)/python tools/pretrain_mini.py
