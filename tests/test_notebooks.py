@@ -165,9 +165,9 @@ def number_of_exercises(name: str) -> int:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_lesson_runs_cold_on_the_phantom(name, tmp_path, lesson_runs):
+def test_a_lesson_runs_cold_on_the_phantom(name, tmp_path, record_property):
     (said, measured), count = execute(name, tmp_path, DATASET="phantom"), number_of_exercises(name)
-    lesson_runs.append({"name": name, **measured})
+    record_property("lesson on phantom, fast", {"name": name, **measured})  # compared at the end, in conftest.py
     assert f"Exercises of lesson {name[:2]}: 0 passed, {count} open, 0 wrong" in said or count == 0
     if build_notebooks.fits_binder(name):
         assert measured["peak_memory_mb"] < build_notebooks.BINDER_MB, "too much for its Binder badge: run `make times`"

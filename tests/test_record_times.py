@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import record_times
@@ -62,3 +66,23 @@ def test_a_slow_lesson_is_a_line_and_on_github_a_warning(tmp_path, monkeypatch):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert record_times.report(run, "phantom", "fast").splitlines()[1].startswith("::warning title=Slow lesson::c took")
     assert record_times.report(run, "fib25", "fast") == ""
+
+
+def test_pytest_says_it_at_the_end(pytestconfig, tmp_path):
+    times = json.loads(record_times.TIMES.read_text())["phantom-fast"]["lessons"]
+    test = """
+import json, pytest
+@pytest.mark.parametrize("lesson", json.load(open("lessons.json")), ids=lambda lesson: lesson["name"])
+def test_lesson(lesson, record_property):
+    record_property("lesson on phantom, fast", lesson)
+"""
+    lessons = [{"name": name, "seconds": 5 * times[name]["seconds"]} for name in times]
+    lessons[0]["seconds"] *= 3
+    (tmp_path / "lessons.json").write_text(json.dumps(lessons))
+    (tmp_path / "test_made_up.py").write_text(test)
+    shutil.copy(pytestconfig.rootpath / "tests" / "conftest.py", tmp_path)
+    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "-c", "/dev/null"]
+    command += ["--rootdir", str(tmp_path), "-o", f"pythonpath={pytestconfig.rootpath / 'tools'}", str(tmp_path)]
+    environment = {key: value for key, value in os.environ.items() if key != "GITHUB_ACTIONS"}
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+    assert "Lessons took 5.0 times" in said and f"SLOW: {lessons[0]['name']} took 15.0 times" in said

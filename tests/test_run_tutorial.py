@@ -66,8 +66,9 @@ def test_a_kernel_that_dies_is_reported(out, tmp_path, capsys):
 
 def test_a_lesson_beyond_its_limit_is_stopped_with_its_kernel(tmp_path):
     notebook = write(tmp_path, "00_endless", "import time\ntime.sleep(3600)")
+    before = set(psutil.Process().children(recursive=True))
     code, *_ = run_tutorial.execute(notebook, tmp_path / "x.ipynb", PARAMETERS, tmp_path, limit=1)
-    assert code != 0 and psutil.Process().children(recursive=True) == []
+    assert code != 0 and set(psutil.Process().children(recursive=True)) <= before
 
 
 def test_the_key_depends_on_notebook_library_and_parameters(out, tmp_path):
