@@ -7,6 +7,7 @@ every window along z that contains it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from fgnet_lib.devices import precision
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES
 
+Region = tuple[slice, slice, slice]  # z, y, x, with start and stop
+
 
 class Prediction(NamedTuple):
     """What the network says of a volume of shape (z, y, x); float32, values in [0, 1]."""
@@ -29,22 +32,27 @@ class Prediction(NamedTuple):
 
 
 class _Blend:
-    """A Gaussian-weighted mean of overlapping patches."""
+    """A Gaussian-weighted mean of overlapping patches, kept for a region (z, y, x) of the volume."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.total = torch.zeros(shape)
-        self.weight = torch.zeros(shape[-3:])
+    def __init__(self, channels: tuple[int, ...], region: Region) -> None:
+        self.region = region
+        self.weight = torch.zeros([s.stop - s.start for s in region])
+        self.total = torch.zeros((*channels, *self.weight.shape))
 
     def add(self, patch: Tensor, corner: tuple[int, int, int]) -> None:
-        """Add a patch (..., d, h, w) whose first voxel lies at `corner` (z, y, x)."""
+        """Add a patch (..., d, h, w) whose first voxel lies at `corner` (z, y, x) of the volume."""
         weight = gaussian_window(tuple(patch.shape[-3:]))
-        place = tuple(slice(a, a + n) for a, n in zip(corner, weight.shape, strict=True))
-        self.total[(..., *place)] += patch.float().cpu() * weight
-        self.weight[place] += weight
+        ends = [
+            (max(a, s.start), min(a + n, s.stop)) for a, n, s in zip(corner, weight.shape, self.region, strict=True)
+        ]
+        cut = tuple(slice(lo - a, hi - a) for (lo, hi), a in zip(ends, corner, strict=True))
+        place = tuple(slice(lo - s.start, hi - s.start) for (lo, hi), s in zip(ends, self.region, strict=True))
+        self.total[(..., *place)] += patch.float().cpu()[(..., *cut)] * weight[cut]
+        self.weight[place] += weight[cut]
 
-    def mean(self, shape: tuple[int, int, int]) -> np.ndarray:
-        """The blend, cropped to `shape` (z, y, x)."""
-        return self.total.div_(self.weight)[..., : shape[0], : shape[1], : shape[2]].numpy()
+    def mean(self) -> np.ndarray:
+        """The blend; call it once."""
+        return self.total.div_(self.weight).numpy()
 
 
 @torch.inference_mode()
@@ -55,8 +63,12 @@ def predict(
     overlap: float = 0.25,
     device: str | torch.device | None = None,
     progress: bool = True,
+    region: Region | None = None,
 ) -> Prediction:
-    """Affinities and attention of a volume of any size, also smaller than a tile.
+    """Affinities and attention of a volume of any size, also smaller than a tile, or of a region of it.
+
+    Windows lie where the shape of the whole volume puts them, and all that touch the region are computed. So a region's
+    values are those of the whole volume, up to rounding, wherever its borders are.
 
     Args:
         model: An FGNet; put into eval mode and moved to `device`.
@@ -65,6 +77,7 @@ def predict(
         overlap: Least fraction of a window that it shares with the next one, from 0 to below 1.
         device: Where to compute; None for where the model is.
         progress: Show a progress bar with the time left.
+        region: Three slices (z, y, x) with start and stop, inside the volume; None for all of it.
 
     Raises:
         ValueError: If raw is not a non-empty uint8 volume, or tile or overlap do not fit.
@@ -72,14 +85,9 @@ def predict(
     _check(raw, tile, overlap)
     device = torch.device(device or next(model.parameters()).device)
     model = model.to(device).eval()
-    depth, *plane = raw.shape
-    padded = [-(-size // MULTIPLE) * MULTIPLE for size in plane]
-    size = [min(tile[0], depth), *map(min, tile[1:], padded)]
-    z_starts = window_starts(depth, size[0], overlap)
-    columns = [
-        (y, x) for y in window_starts(padded[0], size[1], overlap, MULTIPLE)
-        for x in window_starts(padded[1], size[2], overlap, MULTIPLE)
-    ]  # fmt: skip
+    region = region or tuple(slice(0, n) for n in raw.shape)
+    size, (z_starts, *in_plane) = _windows(raw.shape, tile, overlap, region)
+    columns = list(product(*in_plane))
     outputs: dict[str | int, _Blend] = {}
     with tqdm(total=len(columns) * len(z_starts), desc="predict", unit="tile", disable=not progress) as bar:
         for y, x in columns:
@@ -87,14 +95,37 @@ def predict(
                 for key, patch in patches.items():
                     stride = key if isinstance(key, int) else 1
                     if key not in outputs:
-                        outputs[key] = _Blend((*patch.shape[:-3], depth, padded[0] // stride, padded[1] // stride))
+                        outputs[key] = _Blend(tuple(patch.shape[:-3]), _strided(region, stride))
                     outputs[key].add(patch, (z, y // stride, x // stride))
                 bar.update()
-    shapes = {key: (depth, *(-(-n // (key if isinstance(key, int) else 1)) for n in plane)) for key in outputs}
-    blended = {key: blend.mean(shapes[key]) for key, blend in outputs.items()}
+    blended = {key: blend.mean() for key, blend in outputs.items()}
     return Prediction(
         blended.get("refined"), blended.get("coarse"), tuple(blended[stride] for stride in STRIDES if stride in blended)
     )
+
+
+def needed(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap: float, region: Region) -> Region:
+    """The part of a volume (z, y, x) that `predict` reads for a region of it: all windows that touch the region."""
+    size, starts = _windows(shape, tile, overlap, region)
+    return tuple(slice(a[0], min(a[-1] + s, n)) for a, s, n in zip(starts, size, shape, strict=True))
+
+
+def _windows(
+    shape: tuple[int, int, int], tile: tuple[int, int, int], overlap: float, region: Region
+) -> tuple[list[int], list[list[int]]]:
+    """Size of the windows of a volume, and along each axis the starts of those that touch the region."""
+    padded = [shape[0], *(-(-n // MULTIPLE) * MULTIPLE for n in shape[1:])]
+    size = list(map(min, tile, padded))
+    starts = [window_starts(n, s, overlap, m) for n, s, m in zip(padded, size, (1, MULTIPLE, MULTIPLE), strict=True)]
+    return size, [
+        [a for a in along if a < part.stop and a + s > part.start]
+        for along, s, part in zip(starts, size, region, strict=True)
+    ]
+
+
+def _strided(region: Region, stride: int) -> Region:
+    """The voxels of a map with a stride in y and x that a region touches."""
+    return region[0], *(slice(s.start // stride, -(-s.stop // stride)) for s in region[1:])
 
 
 def _column(
@@ -103,7 +134,8 @@ def _column(
     """All windows along z of one in-plane tile; every section is encoded once and dropped when no window needs it."""
     y, x = corner
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision(device), torch.float32)
-    encoded, first, window = 0, 0, []  # window: raw sections and their features for z in [first, encoded)
+    encoded = first = z_starts[0]
+    window = []  # raw sections and their features for z in [first, encoded)
     for z in z_starts:
         sections = _to_tensor(raw[encoded : z + size[0], y : y + size[1], x : x + size[2]], size, device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

@@ -6,6 +6,7 @@ a score as waterz defines it, 1 - mean affinity of a face between two segments: 
 
 from __future__ import annotations
 
+import heapq
 import io
 import os
 from collections.abc import Iterable, Iterator
@@ -14,13 +15,14 @@ from contextlib import contextmanager, redirect_stdout
 import fastremap
 import numpy as np
 import waterz
-from scipy import ndimage
+from scipy import ndimage, sparse
 from scipy.optimize import linear_sum_assignment
 from skimage.segmentation import watershed
 
 from fgnet_lib.volumes import is_anisotropic
 
 MEAN_AFFINITY = "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>"  # compiled into waterz' wheels
+INSIDE = 0.5  # boundary maps are below it inside of neurites
 SMOOTHING = 2.0  # voxels; of the distance transform, so that a neurite has one seed and not one for each bump
 
 
@@ -43,24 +45,62 @@ def fragments(
     Raises:
         ValueError: For affinities of another type, shape, range or channel order, or with NaN.
     """
-    _check(affinities)
-    if per_section is None:
-        per_section = is_anisotropic(voxel_size)
+    check_affinities(affinities)
+    return flood(affinities, voxel_size, is_anisotropic(voxel_size) if per_section is None else per_section)
+
+
+Sides = tuple[tuple[bool, bool], ...]  # before and after, along each axis
+
+
+def flood(
+    affinities: np.ndarray,
+    voxel_size: tuple[float, float, float],
+    per_section: bool,
+    cut: Sides = ((False, False),) * 3,
+) -> np.ndarray:
+    """What ``fragments`` does once the affinities are checked.
+
+    Args:
+        affinities: float32 (3, z, y, x) in [0, 1].
+        voxel_size: nm (z, y, x).
+        per_section: Flood section by section.
+        cut: Sides where the volume goes on. What is cut off there may have its maximum outside, and gets a seed without
+            one, or its neighbours would swallow it.
+    """
+    boundaries = boundary_map(affinities, per_section)
     if not per_section:
-        return _flood(1 - affinities.mean(axis=0), voxel_size).astype(np.uint64)
+        return _flood(boundaries, voxel_size, cut).astype(np.uint64)
     labels = np.zeros(affinities.shape[1:], np.uint64)
-    for z, boundary in enumerate(1 - affinities[1:].mean(axis=0)):
-        labels[z] = _flood(boundary, voxel_size[1:]) + (labels[z - 1].max() if z else 0)
+    for z, boundary in enumerate(boundaries):
+        labels[z] = _flood(boundary, voxel_size[1:], cut[1:]) + (labels[z - 1].max() if z else 0)
     return labels
 
 
-def _flood(boundary: np.ndarray, voxel_size: tuple[float, ...]) -> np.ndarray:
-    inside = boundary < 0.5
+def boundary_map(affinities: np.ndarray, per_section: bool) -> np.ndarray:
+    """1 - mean affinity (z, y, x), of the two channels of a section or of all three; below `INSIDE` in neurites."""
+    return 1 - affinities[1 if per_section else 0 :].mean(axis=0)
+
+
+def _flood(boundary: np.ndarray, voxel_size: tuple[float, ...], cut: Sides) -> np.ndarray:
+    inside = boundary < INSIDE
     if inside.all() or not inside.any():  # nothing to measure a distance to, or from
         return np.ones(boundary.shape, int)
     distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(inside, voxel_size), SMOOTHING)
     peaks = inside & (distance == ndimage.maximum_filter(distance, 3))
+    if any(map(any, cut)):
+        peaks |= _cut_off(inside, peaks, cut)
     return watershed(boundary, ndimage.label(peaks, np.ones([3] * boundary.ndim))[0])
+
+
+def _cut_off(inside: np.ndarray, peaks: np.ndarray, cut: Sides) -> np.ndarray:
+    """Connected parts of the inside that reach a cut side and have no peak."""
+    parts, number = ndimage.label(inside)
+    reaches = np.zeros(number + 1, bool)
+    for axis, sides in enumerate(cut):
+        for end in (end for end, open_ in zip((0, -1), sides, strict=True) if open_):
+            reaches[np.take(parts, end, axis)] = True
+    reaches[parts[peaks]] = False
+    return inside & reaches[parts]
 
 
 _fragments = fragments  # for `sweep`, whose parameter has the same name
@@ -86,7 +126,7 @@ def sweep(
     Raises:
         ValueError: For thresholds outside of [0, 1], fragments of another shape, or affinities that do not qualify.
     """
-    _check(affinities)
+    check_affinities(affinities)
     thresholds = sorted({float(threshold) for threshold in thresholds})
     if not thresholds or not 0 <= thresholds[0] <= thresholds[-1] <= 1:
         raise ValueError(f"thresholds must be scores (1 - mean affinity) in [0, 1], not {thresholds}")
@@ -107,6 +147,60 @@ def sweep(
 def segment(affinities: np.ndarray, voxel_size: tuple[float, float, float], threshold: float) -> np.ndarray:
     """Segment at one threshold; see ``sweep``."""
     return sweep(affinities, voxel_size, [threshold])[float(threshold)]
+
+
+def agglomerate(faces: np.ndarray, sums: np.ndarray, counts: np.ndarray, nodes: int, threshold: float) -> np.ndarray:
+    """Merge the nodes of a graph as waterz merges fragments: across the face with the lowest score, until a threshold.
+
+    Args:
+        faces: Nodes on both sides of each face, integers from 0, (n, 2); every pair once, no node with itself.
+        sums: Sum of the affinities of each face, (n,).
+        counts: Number of affinities of each face, (n,).
+        nodes: How many there are.
+        threshold: Score, 1 - mean affinity.
+
+    Returns:
+        For each node the smallest one that it is merged with.
+    """
+    graph = [{} for _ in range(nodes)]
+    for (a, b), total, count in zip(faces.tolist(), sums.tolist(), counts.tolist(), strict=True):
+        graph[a][b] = graph[b][a] = (total, count)
+    scores = 1 - sums / counts
+    good = scores < threshold
+    queue = [(score, *face) for score, face in zip(scores[good].tolist(), faces[good].tolist(), strict=True)]
+    heapq.heapify(queue)
+    merged = []
+    while queue:
+        score, a, b = heapq.heappop(queue)
+        face = graph[a].get(b)
+        if face is None or 1 - face[0] / face[1] != score:  # merged, or changed, since it was queued
+            continue
+        if len(graph[a]) < len(graph[b]):
+            a, b = b, a
+        merged.append((a, b))
+        _join(graph, a, b, queue, threshold)
+    return connected(np.array(merged, int).reshape(-1, 2), nodes)
+
+
+def connected(pairs: np.ndarray, nodes: int) -> np.ndarray:
+    """For each node the smallest one that it hangs together with by pairs of nodes (n, 2)."""
+    joined = sparse.coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), shape=(nodes, nodes))
+    components = sparse.csgraph.connected_components(joined, directed=False)[1]
+    return np.unique(components, return_index=True)[1][components]
+
+
+def _join(graph: list[dict], a: int, b: int, queue: list, threshold: float) -> None:
+    """Give the faces of b to a; two faces to the same neighbour become one."""
+    neighbours, graph[b] = graph[b], {}
+    for other, (total, count) in neighbours.items():
+        del graph[other][b]
+        if other == a:
+            continue
+        before = graph[a].get(other, (0.0, 0))
+        total, count = total + before[0], count + before[1]
+        graph[a][other] = graph[other][a] = (total, count)
+        if 1 - total / count < threshold:
+            heapq.heappush(queue, (1 - total / count, a, other))
 
 
 def remove_small(labels: np.ndarray, min_voxels: int) -> np.ndarray:
@@ -142,7 +236,7 @@ def _silenced() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _check(affinities: np.ndarray) -> None:
+def check_affinities(affinities: np.ndarray) -> None:
     """Raise a ValueError that says what is wrong and what to do about it."""
     shape, dtype = np.shape(affinities), getattr(affinities, "dtype", type(affinities))
     if len(shape) != 4 or shape[0] != 3 or 0 in shape:

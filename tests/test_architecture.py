@@ -26,6 +26,7 @@ ONLY = {  # the modules that may import a package; computing never draws
     "accelerate": {"training"},
     "waterz": {"segmentation"},
     "pooch": {"datasets"},
+    "distributed": {"cluster", "blockwise"},
 }
 PROVIDED_BY = metadata.packages_distributions()  # "skimage" -> ["scikit-image"]
 

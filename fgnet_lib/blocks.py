@@ -1,0 +1,248 @@
+"""A volume block by block, and a journal on disk of what is done, so that nothing is lost when something dies.
+
+A step turns blocks into blocks. `process_block` does one of them: read, compute, write, and only then note a checksum
+of what is on disk. Whatever dies, and whenever: a rerun keeps the blocks whose data still have the checksum, and does
+the others.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import math
+import os
+import resource
+import socket
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+Region = tuple[slice, slice, slice]  # z, y, x, with start and stop
+PER_FOLDER = 1000  # notes in one folder of the journal
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A volume of `shape` cut into blocks (z, y, x); those at the far sides may be smaller. Blocks count from 0."""
+
+    shape: tuple[int, int, int]
+    block: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        if len(self.block) != 3 or min(self.block) < 1:
+            raise ValueError(f"a block is (z, y, x) in voxels, all above 0; got {self.block}")
+        object.__setattr__(self, "shape", tuple(map(int, self.shape)))
+        object.__setattr__(self, "block", tuple(min(int(b), n) for b, n in zip(self.block, self.shape, strict=True)))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Blocks along z, y, x."""
+        return tuple(-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
+
+    def __len__(self) -> int:
+        return math.prod(self.counts)
+
+    def region(self, index: int, halo: tuple[int, int, int] = (0, 0, 0)) -> Region:
+        """The voxels of a block, grown by a halo (z, y, x) as far as the volume goes."""
+        place = np.unravel_index(index, self.counts)
+        sides = zip(place, self.block, self.shape, halo, strict=True)
+        return tuple(slice(max(int(i) * b - h, 0), min((int(i) + 1) * b + h, n)) for i, b, n, h in sides)
+
+    def voxels(self, index: int) -> int:
+        """How many voxels a block has."""
+        return math.prod(s.stop - s.start for s in self.region(index))
+
+
+class Step(Protocol):
+    """What is done to each block. It travels to the workers: small, and with paths instead of data."""
+
+    name: str
+    folder: Path  # of the run
+    grid: Grid
+
+    def settings(self) -> dict[str, Any]:
+        """All that the result depends on, as JSON gives it back."""
+
+    def prepare(self) -> None:
+        """Before the first block, in the process that runs the step; a second call changes nothing."""
+
+    def read(self, index: int) -> Any:
+        """What `compute` needs; other blocks compute meanwhile."""
+
+    def compute(self, index: int, data: Any) -> Any:
+        """The result; one at a time in each process, and a function of the block alone."""
+
+    def write(self, index: int, result: Any) -> None:
+        """To disk, where no other block writes."""
+
+    def stored(self, index: int) -> Mapping[str, np.ndarray]:
+        """What is on disk for the block; raises when it cannot be read."""
+
+
+class Journal:
+    """What a step has done: `settings.json`, and a small file for each block that is complete."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = Path(folder) / "journal" / name
+
+    def settings(self) -> dict[str, Any] | None:
+        """Those that the step began with, or None if it did not begin."""
+        path = self.folder / "settings.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Write the settings, or compare them with those that the step began with.
+
+        Raises:
+            ValueError: they differ; names what differs.
+        """
+        before = self.settings()
+        if before is None:
+            write_text(self.folder / "settings.json", json.dumps(settings, indent=1))
+        elif changed := differences(before, settings):
+            raise ValueError(
+                f"{self.folder} began with another configuration: {'; '.join(changed)}. "
+                "Go back to it, or use a new folder"
+            )
+
+    def checksum(self, index: int) -> int | None:
+        """The checksum that a block was noted with, or None if it was not."""
+        try:
+            return int(self._note(index).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def note(self, index: int, checksum: int) -> None:
+        """Say that a block is complete."""
+        write_text(self._note(index), str(checksum))
+
+    def missing(self, grid: Grid) -> list[int]:
+        """Blocks that are not complete."""
+        return [index for index in range(len(grid)) if self.checksum(index) is None]
+
+    def _note(self, index: int) -> Path:
+        return self.folder / "done" / str(index // PER_FOLDER) / str(index)
+
+
+class Done(NamedTuple):
+    """What became of a block, and what it took."""
+
+    index: int
+    kept: bool  # it was there already
+    read: float  # seconds, as the next two
+    compute: float
+    write: float
+    peak_bytes: int  # of memory, of the process that did it, so far
+
+
+_COMPUTE = threading.Lock()  # one block of a process computes while others read and write
+
+
+def process_block(step: Step, index: int) -> Done:
+    """Do one block of a step, unless it is there already.
+
+    Raises:
+        RuntimeError: the folder belongs to a run with other settings by now.
+    """
+    journal = Journal(step.folder, step.name)
+    if journal.settings() != step.settings():  # a worker that outlived its run must not write into the next one
+        raise RuntimeError(f"{journal.folder} belongs to a run with other settings by now")
+    clock = [time.perf_counter()]
+    noted = journal.checksum(index)
+    if noted is not None and noted == _stored_checksum(step, index):
+        return Done(index, True, time.perf_counter() - clock[0], 0.0, 0.0, peak_bytes())
+    data = step.read(index)
+    clock.append(time.perf_counter())
+    with _COMPUTE:
+        waited = time.perf_counter() - clock[-1]
+        result = step.compute(index, data)
+    clock.append(time.perf_counter())
+    step.write(index, result)
+    journal.note(index, checksum(step.stored(index)))
+    clock.append(time.perf_counter())
+    read, compute, write = (b - a for a, b in itertools.pairwise(clock))
+    return Done(index, False, read, compute - waited, write, peak_bytes())
+
+
+def _stored_checksum(step: Step, index: int) -> int | None:
+    """None for what cannot be read: a truncated chunk raises whatever its codec raises."""
+    try:
+        return checksum(step.stored(index))
+    except Exception:
+        return None
+
+
+def checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    """CRC-32 of the contents of arrays, in the order of their names."""
+    found = 0
+    for name in sorted(arrays):
+        found = zlib.crc32(np.ascontiguousarray(arrays[name]).view(np.uint8).data, found)
+    return found
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has had at once."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Settings that changed, each as "block was [1, 2, 3], is now [1, 2, 4]"."""
+    return [
+        f"{key} was {before.get(key)}, is now {now.get(key)}"
+        for key in before | now
+        if before.get(key) != now.get(key)
+    ]  # fmt: skip
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file that is there complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        part.write_text(text)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to oneself; the lock goes with the process, however that ends.
+
+    Raises:
+        RuntimeError: another run has it; says which.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RuntimeError(
+                f"{folder} is being written by {file.read() or 'another run'}; wait for it, or use another folder"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        yield
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of `name` in a folder.
+
+    Raises:
+        ValueError: it is a link that leads out of the folder.
+    """
+    path = Path(folder) / name
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"{path} leads out of {folder}, to {path.resolve()}; nothing is written there")
+    return path

@@ -1,0 +1,529 @@
+"""From a volume that fits no memory to its neurons, block by block: affinities, fragments, faces, one graph, labels.
+
+Everything of a run lies in one folder, as Zarr 3 with one shard (one file) for each block: `affinities.zarr`, float16
+(3, z, y, x); `fragments.zarr` and `neurons.zarr`, uint64 (z, y, x). Memory holds two blocks with their halo in each
+worker, and the graph of all fragments once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import fastremap
+import numpy as np
+import torch
+import zarr
+from distributed import Client, get_worker
+
+from fgnet_lib.blocks import PER_FOLDER, Grid, Journal, Region, inside, locked, process_block
+from fgnet_lib.cluster import Report, run
+from fgnet_lib.fgnet import PRETRAINED, FGNet, load_model
+from fgnet_lib.inference import needed, predict
+from fgnet_lib.segmentation import INSIDE, agglomerate, boundary_map, check_affinities, connected, flood
+from fgnet_lib.volumes import CHUNK, Lazy, Volume, is_anisotropic, read_volume
+
+BLOCK = (64, 256, 256)
+HALO_NM = 320.0  # of context for fragments: with 160, one merge at a border of blocks cost 0.19 bits of VOI
+MIDDLE = 64  # voxels around the centre in which affinities from elsewhere are checked
+
+
+@dataclass(frozen=True)
+class Source:
+    """A volume in a file, as `volumes.read_volume` opens it; each worker opens it for itself."""
+
+    path: Path
+    raw_key: str | None = None
+    voxel_size: tuple[float, float, float] | None = None
+
+    def open(self) -> Volume:
+        """The lazy volume."""
+        return _opened(self)
+
+
+@lru_cache(maxsize=4)
+def _opened(source: Source) -> Volume:
+    return read_volume(source.path, source.raw_key, voxel_size=source.voxel_size)
+
+
+class Predictor(Protocol):
+    """Turns raw into affinities, a region of the volume at a time."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that the affinities depend on but raw."""
+
+    def needed(self, shape: tuple[int, int, int], region: Region) -> Region:
+        """The part of raw that a region's affinities depend on."""
+
+    def affinities(self, raw: Any, region: Region) -> np.ndarray:
+        """Affinities (3, z, y, x) of the region; `raw` has the shape of the volume, and holds what is needed."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """FGNet by its weights on disk, which each worker loads once, to the GPU that is its own where there are some."""
+
+    checkpoint: Path = PRETRAINED / "fgnet_mini.safetensors"
+    tile: tuple[int, int, int] = (16, 160, 160)
+    overlap: float = 0.25
+
+    def settings(self) -> dict[str, Any]:
+        """See `Predictor`."""
+        return {"weights": _sha256(self.checkpoint), "tile": list(self.tile), "overlap": self.overlap}
+
+    def needed(self, shape: tuple[int, int, int], region: Region) -> Region:
+        """See `Predictor`."""
+        return needed(shape, self.tile, self.overlap, region)
+
+    def affinities(self, raw: Any, region: Region) -> np.ndarray:
+        """Refined affinities, or the coarse ones of a model that has no others."""
+        found = predict(_loaded(self.checkpoint), raw, self.tile, self.overlap, progress=False, region=region)
+        return found.coarse if found.refined is None else found.refined
+
+
+@lru_cache(maxsize=1)
+def _loaded(checkpoint: Path) -> FGNet:
+    gpus = torch.cuda.device_count()
+    torch.set_num_threads(1)  # a worker for each core; and what a block gives does not depend on their number
+    return load_model(checkpoint, f"cuda:{gpu_of(str(get_worker().name), gpus)}" if gpus else "cpu")
+
+
+def gpu_of(worker: str, gpus: int) -> int:
+    """The GPU of a worker, by the last number in its name: Dask numbers the workers that it starts."""
+    numbers = re.findall(r"\d+", worker)
+    return int(numbers[-1]) % gpus if numbers else 0
+
+
+@lru_cache(maxsize=4)
+def _sha256(path: Path) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def predict_blocks(
+    client: Client,
+    source: Source,
+    folder: str | Path,
+    predictor: Predictor | None = None,
+    block: tuple[int, int, int] = BLOCK,
+    progress: bool = True,
+) -> Report:
+    """Affinities of a volume of any size, to `affinities.zarr` in a folder. What is there already is not done again.
+
+    Values are those of `inference.predict` on the whole volume, whatever the block, up to rounding to float16.
+
+    Args:
+        client: Of `cluster.cluster`.
+        source: The volume, in a place that all workers see.
+        folder: For the results; likewise.
+        predictor: The shipped model by default; `Network` for another one.
+        block: Voxels (z, y, x) of a block.
+        progress: Show a bar with the rate and the time left.
+
+    Raises:
+        ValueError, RuntimeError, ConnectionError: As `cluster.run`.
+    """
+    source = replace(source, path=Path(source.path).resolve())
+    grid = Grid(source.open().shape, block)
+    return run(client, Predict(Path(folder).resolve(), grid, source, predictor or Network()), progress)
+
+
+def segment_blocks(
+    client: Client,
+    affinities: str | Path,
+    folder: str | Path,
+    threshold: float,
+    block: tuple[int, int, int] = BLOCK,
+    progress: bool = True,
+) -> list[Report]:
+    """Neurons from affinities, to `neurons.zarr` in a folder; ids are unique over the volume.
+
+    Fragments are made in each block with a halo, all faces between fragments are collected, merged in one graph as
+    `segmentation.segment` merges them, and the fragments relabelled.
+
+    Args:
+        client: Of `cluster.cluster`.
+        affinities: A Zarr array (3, z, y, x) of floats in [0, 1] with the attribute `resolution` in nm, as
+            `predict_blocks` writes it.
+        folder: For the results; may be the one of `predict_blocks`.
+        threshold: Score as of `segmentation.segment`.
+        block: Voxels (z, y, x) of a block.
+        progress: Show bars.
+
+    Raises:
+        ValueError: As `cluster.run`, or for affinities that do not qualify or are not complete.
+        RuntimeError, ConnectionError: As `cluster.run`.
+    """
+    affinities, folder = Path(affinities).resolve(), Path(folder).resolve()
+    array = _checked(affinities)
+    grid = Grid(array.shape[1:], block)
+    fragments = Fragments(folder, grid, affinities, tuple(map(float, array.attrs["resolution"])))
+    faces = Faces(folder, grid, fragments)
+    merge = Merge(folder, Grid(grid.shape, grid.shape), faces, threshold)
+    reports = [run(client, fragments, progress), run(client, faces, progress), _here(merge)]
+    return [*reports, run(client, Relabel(folder, grid, merge), progress)]
+
+
+def _here(step: Merge) -> Report:
+    """Do a step of one block in this process: the graph is one, and workers have little memory."""
+    with locked(step.folder):
+        Journal(step.folder, step.name).begin(step.settings())
+        done = process_block(step, 0)
+    seconds = Counter(read=done.read, compute=done.compute, write=done.write)
+    return Report(step.name, int(not done.kept), int(done.kept), seconds, done.peak_bytes)
+
+
+def _checked(path: Path) -> zarr.Array:
+    """Affinities from a file, looked at in their middle."""
+    array = zarr.open_array(path, mode="r")
+    if array.ndim != 4 or array.dtype.kind != "f" or "resolution" not in array.attrs:
+        raise ValueError(
+            f"{path}: affinities are floats (3, z, y, x) with the attribute `resolution` in nm; this is {array.dtype} "
+            f"{array.shape} with the attributes {list(array.attrs)}"
+        )
+    middle = (slice(max(n // 2 - MIDDLE, 0), n // 2 + MIDDLE) for n in array.shape[1:])
+    check_affinities(array[:, *middle].astype(np.float32))
+    predicted = Journal(path.parent, Predict.name)
+    if path.name == Predict.output and (settings := predicted.settings()):
+        missing = predicted.missing(Grid(array.shape[1:], settings["block"]))
+        if missing:
+            raise ValueError(f"{path}: blocks {missing[:10]} are not there yet; run the prediction again to fill them")
+    return array
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _ToZarr:
+    """A step whose blocks are shards of one Zarr array."""
+
+    folder: Path
+    grid: Grid
+    output: ClassVar[str]
+    dtype: ClassVar[str] = "uint64"
+    channels: ClassVar[tuple[int, ...]] = ()
+
+    def place(self) -> dict[str, list[float]]:
+        """Voxel size and offset in nm, as attributes."""
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Make the array, unless it is there."""
+        path = inside(self.folder, self.output)
+        if (path / "zarr.json").exists():
+            return
+        chunk = tuple(c if b % c == 0 else b for c, b in zip(CHUNK, self.grid.block, strict=True))
+        zarr.create_array(
+            path,
+            shape=(*self.channels, *self.grid.shape),
+            shards=(*self.channels, *self.grid.block),
+            chunks=(*self.channels, *chunk),
+            dtype=self.dtype,
+            attributes=self.place(),
+        )
+
+    @cached_property
+    def array(self) -> zarr.Array:
+        """The output, to write to."""
+        return zarr.open_array(inside(self.folder, self.output), mode="r+")
+
+    def write(self, index: int, result: np.ndarray) -> None:
+        """See `blocks.Step`."""
+        place = (0,) * len(self.channels) + tuple(map(int, np.unravel_index(index, self.grid.counts)))
+        shard = inside(self.folder, self.output) / self.array.metadata.encode_chunk_key(place)
+        shard.unlink(missing_ok=True)  # Zarr would read it first, and fail on one that is damaged
+        self.array[(..., *self.grid.region(index))] = result
+
+    def stored(self, index: int) -> dict[str, np.ndarray]:
+        """See `blocks.Step`."""
+        return {self.output: self.array[(..., *self.grid.region(index))]}
+
+
+@dataclass(frozen=True)
+class Predict(_ToZarr):
+    """Raw -> affinities."""
+
+    source: Source
+    predictor: Predictor
+    name: ClassVar[str] = "predict"
+    output: ClassVar[str] = "affinities.zarr"
+    dtype: ClassVar[str] = "float16"
+    channels: ClassVar[tuple[int, ...]] = (3,)
+
+    def settings(self) -> dict[str, Any]:
+        """See `blocks.Step`."""
+        raw = {"raw": str(self.source.path), "raw_key": self.source.raw_key, "shape": list(self.grid.shape)}
+        return {**raw, "block": list(self.grid.block), **self.predictor.settings()}
+
+    def place(self) -> dict[str, list[float]]:
+        """See `_ToZarr`."""
+        volume = self.source.open()
+        return {"resolution": list(volume.voxel_size), "offset": list(volume.offset)}
+
+    def read(self, index: int) -> Lazy:
+        """Raw, with all that the windows of the block reach."""
+        raw = self.source.open().raw
+        part = self.predictor.needed(self.grid.shape, self.grid.region(index))
+        held = np.asarray(raw[part])
+
+        def cut(*slices: slice) -> np.ndarray:
+            return held[*(slice(s.start - p.start, s.stop - p.start) for s, p in zip(slices, part, strict=True))]
+
+        return Lazy(raw.shape, raw.dtype, cut)
+
+    def compute(self, index: int, data: Lazy) -> np.ndarray:
+        """See `blocks.Step`."""
+        return self.predictor.affinities(data, self.grid.region(index)).astype(np.float16)
+
+
+@dataclass(frozen=True)
+class Fragments(_ToZarr):
+    """Affinities -> fragments, none of which leaves its block; ids begin anew in each block, far from all others."""
+
+    affinities: Path
+    voxel_size: tuple[float, float, float]
+    name: ClassVar[str] = "fragments"
+    output: ClassVar[str] = "fragments.zarr"
+
+    def settings(self) -> dict[str, Any]:
+        """See `blocks.Step`."""
+        before = Journal(self.affinities.parent, Predict.name).settings() or {}
+        here = {"affinities": str(self.affinities), "block": list(self.grid.block), "voxel_size": list(self.voxel_size)}
+        return here | {f"predict: {key}": value for key, value in before.items()}
+
+    def place(self) -> dict[str, list[float]]:
+        """See `_ToZarr`."""
+        attributes = zarr.open_array(self.affinities, mode="r").attrs
+        return {"resolution": list(self.voxel_size), "offset": list(attributes.get("offset", (0.0, 0.0, 0.0)))}
+
+    @property
+    def halo(self) -> tuple[int, int, int]:
+        """Voxels (z, y, x); none along z where sections are flooded one by one."""
+        z, y, x = (round(HALO_NM / nm) for nm in self.voxel_size)
+        return 0 if is_anisotropic(self.voxel_size) else z, y, x
+
+    def read(self, index: int) -> np.ndarray:
+        """See `blocks.Step`."""
+        array = zarr.open_array(self.affinities, mode="r")
+        return array[:, *self.grid.region(index, self.halo)].astype(np.float32)
+
+    def compute(self, index: int, data: np.ndarray) -> dict[str, np.ndarray]:
+        """Fragments of the block and, as "before0" to "before2", of the layers of voxels before it, where inside."""
+        per_section = is_anisotropic(self.voxel_size)
+        grown, block = self.grid.region(index, self.halo), self.grid.region(index)
+        sides = tuple((s.start > 0, s.stop < n) for s, n in zip(grown, self.grid.shape, strict=True))
+        labels = flood(data, self.voxel_size, per_section, sides)
+        cut = [slice(b.start - g.start, b.stop - g.start) for b, g in zip(block, grown, strict=True)]
+        ids = fastremap.unique(labels[*cut])
+        table = np.zeros(int(labels.max()) + 1, np.uint64)  # 0 for what is in the halo only
+        table[ids] = np.arange(len(ids), dtype=np.uint64) + np.uint64(self.first(index))
+        found = {self.output: table[labels[*cut]]}
+        labels[boundary_map(data, per_section) >= INSIDE] = 0
+        for axis, here in enumerate(cut):
+            layer = [*cut]
+            layer[axis] = slice(max(here.start - 1, 0), here.start)
+            found[f"before{axis}"] = table[labels[*layer]]
+        return found
+
+    def seams(self, index: int) -> Path:
+        """The file with what a block's fragments are in the layers before it."""
+        return inside(self.folder, f"seams/{index // PER_FOLDER}/{index}.npz")
+
+    def write(self, index: int, result: dict[str, np.ndarray]) -> None:
+        """See `blocks.Step`."""
+        super().write(index, result.pop(self.output))
+        _save(self.seams(index), result)
+
+    def stored(self, index: int) -> dict[str, np.ndarray]:
+        """See `blocks.Step`."""
+        return super().stored(index) | _load(self.seams(index))
+
+    def first(self, index: int) -> int:
+        """The lowest id of a block."""
+        return index * int(np.prod(self.grid.block)) + 1
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Fragments and affinities -> faces between fragments, each with the sum and the number of its affinities.
+
+    A pair of voxels belongs to the block of the later one, so each pair is counted once.
+    """
+
+    folder: Path
+    grid: Grid
+    fragments: Fragments
+    name: ClassVar[str] = "faces"
+
+    def settings(self) -> dict[str, Any]:
+        """See `blocks.Step`."""
+        return self.fragments.settings()
+
+    def prepare(self) -> None:
+        """See `blocks.Step`."""
+
+    def path(self, index: int) -> Path:
+        """The file with the faces of a block."""
+        return inside(self.folder, f"faces/{index // PER_FOLDER}/{index}.npz")
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Fragments with one voxel more before the block, its affinities, and what its fragments are before it."""
+        region = self.grid.region(index)
+        before = tuple(slice(max(s.start - 1, 0), s.stop) for s in region)
+        affinities = zarr.open_array(self.fragments.affinities, mode="r")
+        seams = _load(self.fragments.seams(index))
+        return self.fragments.array[before], affinities[:, *region].astype(np.float32), seams
+
+    def compute(self, index: int, data: tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """See `blocks.Step`."""
+        labels, affinities, seams = data
+        grown = tuple(n - m for n, m in zip(labels.shape, affinities.shape[1:], strict=True))
+        inner = [slice(g, None) for g in grown]
+        same = []
+        for axis in range(3):
+            layer = [*inner]
+            layer[axis] = slice(0, grown[axis])
+            same.append(_same(seams[f"before{axis}"], labels[*layer]))
+        dense = fastremap.renumber(labels)[0].astype(np.int64)
+        ids = np.zeros(dense.max() + 1, np.uint64)
+        ids[dense] = labels
+        pairs, values = zip(*(_pairs(dense, affinities[axis], axis, grown) for axis in range(3)), strict=True)
+        keys, face = np.unique(np.concatenate(pairs), return_inverse=True)
+        sums, counts = np.bincount(face, np.concatenate(values), len(keys)), np.bincount(face, minlength=len(keys))
+        faces = np.stack([ids[keys // len(ids)], ids[keys % len(ids)]], 1)
+        found = {"ids": fastremap.unique(labels[*inner]), "faces": faces, "sums": sums, "counts": counts}
+        return {**found, "same": np.concatenate(same)}
+
+    def write(self, index: int, result: dict[str, np.ndarray]) -> None:
+        """See `blocks.Step`."""
+        _save(self.path(index), result)
+
+    def stored(self, index: int) -> dict[str, np.ndarray]:
+        """See `blocks.Step`."""
+        return _load(self.path(index))
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def _same(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Pairs of fragments (n, 2) that a border of blocks has parted: on a layer, each covers most of the other.
+
+    Args:
+        mine: Fragments of a block in the layer before it, 0 where it has none.
+        theirs: Fragments of the block before, in the same voxels.
+    """
+    mine, theirs = mine[mine > 0], theirs[mine > 0]
+    pairs, overlap = np.unique(np.stack([mine, theirs], 1), axis=0, return_counts=True)
+    sizes = [dict(zip(*np.unique(side, return_counts=True), strict=True)) for side in (mine, theirs)]
+    most = [
+        2 * n > max(sizes[0][a], sizes[1][b]) for (a, b), n in zip(pairs, overlap, strict=True)
+    ]  # fmt: skip
+    return pairs[np.array(most, bool)]
+
+
+def _pairs(dense: np.ndarray, affinities: np.ndarray, axis: int, grown: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """Keys of the two fragments of each pair of voxels along an axis whose fragments differ, and their affinities."""
+    here = [slice(g, None) for g in grown]
+    first = 1 - grown[axis]  # at the low side of the volume a voxel has no predecessor
+    here[axis] = slice(1, None)
+    before = [*here]
+    before[axis] = slice(0, -1)
+    a, b = dense[*here], dense[*before]
+    differ = a != b
+    low, high = np.minimum(a, b)[differ], np.maximum(a, b)[differ]
+    values = affinities[*(slice(first, None) if i == axis else slice(None) for i in range(3))]
+    return low * (dense.max() + 1) + high, values[differ]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """All faces -> a table of fragments and the neurons they belong to, which are numbered from 1."""
+
+    folder: Path
+    grid: Grid  # one block: the graph is one
+    faces: Faces
+    threshold: float
+    name: ClassVar[str] = "merge"
+
+    def settings(self) -> dict[str, Any]:
+        """See `blocks.Step`."""
+        return {**self.faces.settings(), "threshold": self.threshold}
+
+    def prepare(self) -> None:
+        """See `blocks.Step`."""
+
+    def path(self, column: str) -> Path:
+        """The file with a column of the table."""
+        return inside(self.folder, f"table/{column}.npy")
+
+    def read(self, index: int) -> dict[str, np.ndarray]:
+        """The faces of all blocks; what lies on the border of two blocks has parts in both."""
+        if missing := Journal(self.folder, Faces.name).missing(self.faces.grid):
+            raise ValueError(f"{self.folder}: the faces of blocks {missing[:10]} are not there")
+        parts = [self.faces.stored(block) for block in range(len(self.faces.grid))]
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    def compute(self, index: int, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `blocks.Step`."""
+        ids = np.unique(data["ids"])
+        node = connected(np.searchsorted(ids, data["same"]), len(ids))
+        low, high = np.sort(node[np.searchsorted(ids, data["faces"])], axis=1).T
+        between = low < high  # what a border of blocks has parted is one node, and has no face with itself
+        keys, face = np.unique(low[between] * len(ids) + high[between], return_inverse=True)
+        faces = np.stack([keys // len(ids), keys % len(ids)], 1)
+        sums, counts = (np.bincount(face, data[key][between], len(keys)) for key in ("sums", "counts"))
+        neuron = agglomerate(faces, sums, counts, len(ids), self.threshold)[node]
+        return {"fragments": ids, "neurons": np.unique(neuron, return_inverse=True)[1].astype(np.uint64) + np.uint64(1)}
+
+    def write(self, index: int, result: dict[str, np.ndarray]) -> None:
+        """See `blocks.Step`."""
+        for column, values in result.items():
+            self.path(column).parent.mkdir(parents=True, exist_ok=True)
+            np.save(self.path(column), values)
+
+    def stored(self, index: int) -> dict[str, np.ndarray]:
+        """The table, not in memory before it is used."""
+        return {column: np.load(self.path(column), mmap_mode="r") for column in ("fragments", "neurons")}
+
+
+@dataclass(frozen=True)
+class Relabel(_ToZarr):
+    """Fragments -> neurons, by the table."""
+
+    merge: Merge
+    name: ClassVar[str] = "relabel"
+    output: ClassVar[str] = "neurons.zarr"
+
+    def settings(self) -> dict[str, Any]:
+        """See `blocks.Step`."""
+        return self.merge.settings()
+
+    def place(self) -> dict[str, list[float]]:
+        """See `_ToZarr`."""
+        return self.merge.faces.fragments.place()
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Fragments of the block, and its rows of the table, which lie together."""
+        labels = self.merge.faces.fragments.array[self.grid.region(index)]
+        table = self.merge.stored(0)
+        rows = slice(*np.searchsorted(table["fragments"], [labels.min(), labels.max() + np.uint64(1)]))
+        return labels, np.array(table["fragments"][rows]), np.array(table["neurons"][rows])
+
+    def compute(self, index: int, data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+        """See `blocks.Step`."""
+        labels, fragments, neurons = data
+        return neurons[np.searchsorted(fragments, labels)]

@@ -1,0 +1,171 @@
+"""Blocks on many processes and machines: Dask's scheduler and workers, on this computer unless told otherwise.
+
+Who reaches a Dask scheduler can run code with the rights of its workers. So on this computer it listens on loopback
+only, and speaks TLS with keys that live as long as it does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from urllib.parse import urlsplit
+
+from distributed import Client, LocalCluster, as_completed
+from distributed.security import Security
+from tqdm.auto import tqdm
+
+from fgnet_lib.blocks import Grid, Journal, Step, locked, process_block
+
+RETRIES = 2  # of a block that raises; as often it is tried again after it has cost a worker its life
+THREADS = 2  # of a worker: while one block computes, another is read or written
+LOOPBACK = "127.0.0.1"
+
+
+class BlocksFailed(RuntimeError):
+    """Some blocks could not be done; `failed` maps their numbers to what happened. All others are complete."""
+
+    def __init__(self, step: Step, failed: dict[int, str]) -> None:
+        self.failed = failed
+        places = [
+            f"block {index} at {[f'{s.start}:{s.stop}' for s in step.grid.region(index)]}: {error}"
+            for index, error in sorted(failed.items())
+        ]
+        super().__init__(
+            f"{step.name}: {len(failed)} of {len(step.grid)} blocks failed, the others are done. Run it again to fill "
+            f"the holes.\n" + "\n".join(places[:10]) + ("\n..." if len(places) > 10 else "")
+        )
+
+
+@dataclass
+class Report:
+    """What a step took.
+
+    Attributes:
+        step: its name.
+        done: blocks that were computed.
+        kept: blocks that were complete before.
+        seconds: sums over all blocks that were computed, of "read", "compute" and "write".
+        peak_bytes: most memory that a process with blocks of this step has had.
+    """
+
+    step: str
+    done: int = 0
+    kept: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+    peak_bytes: int = 0
+
+
+@contextmanager
+def cluster(
+    workers: int | None = None,
+    memory: str = "auto",
+    address: str | None = None,
+    host: str = LOOPBACK,
+    dashboard: int = 8787,
+) -> Iterator[Client]:
+    """Workers on this computer, or a scheduler that runs already.
+
+    Args:
+        workers: Processes; by default one for each core, or for each GPU where there are some.
+        memory: Most memory of a worker, as in "4GiB"; beyond it the worker is replaced and its block tried again.
+            "auto" shares the computer's memory.
+        address: Of a scheduler that runs, as in "tcp://10.0.0.1:8786"; nothing is started here, and the rest is unused.
+        host: Address that scheduler, workers and dashboard listen on.
+        dashboard: Port of the dashboard; another one if it is taken.
+
+    Yields:
+        Dask's client; `client.dashboard_link` is the page to watch.
+    """
+    if address is not None:
+        _warn_unless_loopback(urlsplit(address).hostname or address)
+        with Client(address) as client:
+            yield client
+        return
+    _warn_unless_loopback(host)
+    with (
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # "port 8787 is already in use"
+        LocalCluster(
+            n_workers=workers or _processes(),
+            threads_per_worker=THREADS,
+            memory_limit=memory,
+            host=host,
+            dashboard_address=f"{host}:{dashboard}",
+            security=Security.temporary(),
+        ) as local,
+        Client(local) as client,
+    ):
+        yield client
+
+
+def run(client: Client, step: Step, progress: bool = True) -> Report:
+    """Do all blocks of a step that are not done yet; a block that keeps failing leaves a hole, and the rest finishes.
+
+    Raises:
+        BlocksFailed: some blocks failed; run again to fill the holes.
+        ConnectionError: the scheduler is gone; run again.
+        ValueError: the folder holds this step with other settings.
+        RuntimeError: another run writes to the folder.
+    """
+    with locked(step.folder):
+        Journal(step.folder, step.name).begin(step.settings())
+        step.prepare()
+        report, failed = Report(step.name), {}
+        indices = {
+            future: index
+            for index, future in enumerate(
+                client.map(partial(process_block, step), range(len(step.grid)), retries=RETRIES, pure=False)
+            )
+        }
+        total = sum(map(step.grid.voxels, indices.values())) / 1e6
+        with tqdm(total=total, desc=step.name, unit="MVox", disable=not progress) as bar:
+            for future in as_completed(indices):
+                index = indices[future]
+                if future.cancelled() or future.status == "lost":
+                    raise ConnectionError(
+                        f"the scheduler is gone; {report.done} blocks are done, run again for the rest"
+                    )
+                if error := future.exception():
+                    failed[index] = f"{type(error).__name__}: {error}"
+                else:
+                    _count(report, future.result(), bar, step.grid)
+                future.release()
+    if failed:
+        raise BlocksFailed(step, failed)
+    return report
+
+
+def _count(report: Report, done, bar: tqdm, grid: Grid) -> None:
+    report.peak_bytes = max(report.peak_bytes, done.peak_bytes)
+    if done.kept:
+        report.kept += 1
+        if not bar.disable:  # neither the rate nor the time left counts what was there
+            bar.initial += grid.voxels(done.index) / 1e6
+    else:
+        report.done += 1
+        report.seconds.update(read=done.read, compute=done.compute, write=done.write)
+    bar.update(grid.voxels(done.index) / 1e6)
+
+
+def _processes() -> int:
+    import torch
+
+    return torch.cuda.device_count() or os.cpu_count()
+
+
+def _warn_unless_loopback(host: str) -> None:
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        warnings.warn(
+            f"the scheduler at {host} can be reached from other computers: who reaches it can run code as you. Keep it "
+            "in a network of your own, or give it TLS (https://distributed.dask.org/en/latest/tls.html)",
+            stacklevel=4,
+        )

@@ -1,0 +1,127 @@
+"""Blocks cover a volume once, and the journal knows what is done whatever happened before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fgnet_lib.blocks import Grid, Journal, inside, locked, process_block, write_text
+
+sizes = st.tuples(*[st.integers(1, 9)] * 3)
+
+
+@given(sizes, sizes)
+def test_blocks_cover_every_voxel_once(shape, block):
+    grid, seen = Grid(shape, block), np.zeros(shape, int)
+    for index in range(len(grid)):
+        seen[grid.region(index)] += 1
+        assert grid.voxels(index) <= np.prod(block)
+    assert (seen == 1).all()
+
+
+@given(sizes, sizes, sizes)
+def test_a_halo_ends_with_the_volume(shape, block, halo):
+    grid = Grid(shape, block)
+    for index in range(len(grid)):
+        for grown, own, n, h in zip(grid.region(index, halo), grid.region(index), shape, halo, strict=True):
+            assert grown == slice(max(own.start - h, 0), min(own.stop + h, n))
+
+
+@pytest.mark.parametrize("block", [(0, 4, 4), (4, 4)])
+def test_impossible_blocks_are_refused(block):
+    with pytest.raises(ValueError, match="z, y, x"):
+        Grid((8, 8, 8), block)
+
+
+class Doubling:
+    """A step in memory: a block of ones becomes twos."""
+
+    name = "doubling"
+
+    def __init__(self, folder):
+        self.folder, self.grid, self.data, self.calls = folder, Grid((4, 2, 2), (2, 2, 2)), np.ones((4, 2, 2)), 0
+
+    def settings(self):
+        return {"factor": 2}
+
+    def read(self, index):
+        return np.ones((2, 2, 2))
+
+    def compute(self, index, data):
+        self.calls += 1
+        return 2 * data
+
+    def write(self, index, result):
+        self.data[self.grid.region(index)] = result
+
+    def stored(self, index):
+        return {"data": self.data[self.grid.region(index)]}
+
+
+def test_a_block_is_done_once_and_again_only_when_its_data_changed(tmp_path):
+    step = Doubling(tmp_path)
+    journal = Journal(tmp_path, step.name)
+    journal.begin(step.settings())
+    assert journal.missing(step.grid) == [0, 1]
+    assert [process_block(step, 1).kept for _ in range(3)] == [False, True, True]
+    assert step.calls == 1 and journal.missing(step.grid) == [0]
+    step.data[3, 0, 0] += 1
+    assert not process_block(step, 1).kept
+    assert step.calls == 2 and step.data[3, 0, 0] == 2
+
+
+@pytest.mark.parametrize("note", ["", "12"])
+def test_a_note_that_is_damaged_or_wrong_is_not_trusted(tmp_path, note):
+    step = Doubling(tmp_path)
+    Journal(tmp_path, step.name).begin(step.settings())
+    process_block(step, 0)
+    next((tmp_path / "journal").rglob("done/0/0")).write_text(note)
+    assert not process_block(step, 0).kept
+
+
+def test_other_settings_are_refused_and_named(tmp_path):
+    journal = Journal(tmp_path, "predict")
+    journal.begin({"block": [1, 2, 3], "tile": 4})
+    journal.begin({"block": [1, 2, 3], "tile": 4})
+    with pytest.raises(ValueError, match=r"tile was 4, is now 5; new was None, is now 1\."):
+        journal.begin({"block": [1, 2, 3], "tile": 5, "new": 1})
+
+
+def test_a_worker_that_outlived_its_run_writes_nothing(tmp_path):
+    step = Doubling(tmp_path)
+    Journal(tmp_path, step.name).begin({"factor": 3})
+    with pytest.raises(RuntimeError, match="other settings"):
+        process_block(step, 0)
+    assert (step.data == 1).all()
+
+
+def test_a_second_run_is_refused_and_told_who_is_there(tmp_path):
+    code = f"from pathlib import Path; from fgnet_lib.blocks import locked\nwith locked(Path({str(tmp_path)!r})): pass"
+    with locked(tmp_path):
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert other.returncode and "is being written by process" in other.stderr
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "note"
+    write_text(path, "before")
+    with pytest.raises(TypeError):
+        write_text(path, 5)
+    assert path.read_text() == "before" and [one.name for one in tmp_path.iterdir()] == ["note"]
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    folder.mkdir(), elsewhere.mkdir()
+    (folder / "affinities.zarr").symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="leads out of"):
+        inside(folder, "affinities.zarr")
+    with pytest.raises(ValueError, match="leads out of"):
+        inside(folder, "../elsewhere")
+    assert inside(folder, "neurons.zarr") == folder / "neurons.zarr"

@@ -1,0 +1,263 @@
+"""What comes out block by block is what comes out in one piece."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import zarr
+from distributed import Client
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from scipy.spatial import cKDTree
+from stand_ins import BLOCK, Grey, truncate
+from test_inference import Echo
+from test_segmentation import affinities_of, cells
+
+from fgnet_lib.affinities import affinities_from_labels, widen_borders
+from fgnet_lib.blocks import Grid
+from fgnet_lib.blockwise import Network, Source, gpu_of, predict_blocks, segment_blocks
+from fgnet_lib.fgnet import MINI, FGNet, load_model, load_pretrained, save_model
+from fgnet_lib.inference import needed, predict
+from fgnet_lib.metrics import evaluate, voi
+from fgnet_lib.phantom import make_phantom
+from fgnet_lib.segmentation import agglomerate, segment, sweep
+from fgnet_lib.volumes import Volume, write_volume
+
+ISOTROPIC, ANISOTROPIC = (8.0, 8.0, 8.0), (40.0, 8.0, 8.0)
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Workers as threads of this process: all that the network of processes adds is in test_cluster.py."""
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        yield client
+
+
+# --- prediction ------------------------------------------------------------------------------------------------------
+
+
+regions = st.tuples(*[st.tuples(st.integers(0, 30), st.integers(1, 40)) for _ in range(3)])
+
+
+@given(regions, st.sampled_from([0.0, 0.25, 0.5]))
+@settings(max_examples=25, deadline=None)
+def test_a_region_is_predicted_as_in_the_whole_volume(corners, overlap):
+    raw = np.random.default_rng(0).integers(1, 255, (31, 70, 50), np.uint8)
+    region = tuple(slice(a, min(a + n, size)) for (a, n), size in zip(corners, raw.shape, strict=True))
+    whole = predict(Echo(), raw, (8, 32, 32), overlap, progress=False)
+    part = predict(Echo(), raw, (8, 32, 32), overlap, progress=False, region=region)
+    assert np.array_equal(part.refined, whole.refined[:, *region])
+    z, y, x = region
+    for stride, a, b in zip((4, 8, 16), part.attention, whole.attention, strict=True):
+        y_s, x_s = (slice(s.start // stride, -(-s.stop // stride)) for s in (y, x))
+        assert np.array_equal(a, b[z, y_s, x_s])
+
+
+def test_only_what_is_needed_is_read():
+    raw = np.random.default_rng(0).integers(1, 255, (31, 70, 90), np.uint8)
+    region = (slice(9, 12), slice(0, 20), slice(40, 60))
+    part = needed(raw.shape, (8, 32, 32), 0.25, region)
+    assert part != tuple(slice(0, n) for n in raw.shape)
+    blanked = np.zeros_like(raw)
+    blanked[part] = raw[part]
+    whole, cut = (predict(Echo(), array, (8, 32, 32), 0.25, progress=False, region=region) for array in (raw, blanked))
+    assert np.array_equal(whole.refined, cut.refined)
+
+
+def test_each_section_of_a_region_is_encoded_once_per_column():
+    model, region = Echo(), (slice(10, 20), slice(0, 32), slice(0, 32))
+    predict(model, np.zeros((40, 32, 64), np.uint8), (4, 32, 32), 0.5, progress=False, region=region)
+    assert model.sections_encoded == 14  # of one column, windows from 8 to 22
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_the_network_gives_the_same_in_blocks(client, tmp_path, suffix):
+    torch.manual_seed(0)
+    weights = save_model(FGNet(MINI).eval(), tmp_path / "w.safetensors")
+    volume = make_phantom((10, 32, 64), seed=0)
+    path = write_volume(volume, tmp_path / f"volume{suffix}")
+    network = Network(weights, (8, 32, 32))
+    report = predict_blocks(client, Source(path), tmp_path / "run", network, (8, 32, 48), progress=False)
+    array = zarr.open_array(tmp_path / "run" / "affinities.zarr")
+    assert report.done == 4 and array.metadata.zarr_format == 3 and array.shards == (3, 8, 32, 48)
+    assert array.attrs["resolution"] == list(volume.voxel_size)
+    whole = predict(load_model(weights), volume.raw, (8, 32, 32), progress=False)
+    np.testing.assert_allclose(array[:], whole.refined, atol=1e-3)  # float16
+
+
+def test_gpus_are_dealt_out_by_the_workers_number():
+    assert [gpu_of(name, 4) for name in ("0", "1", "5", "SLURMCluster-2-3", "tcp")] == [0, 1, 1, 3, 0]
+
+
+@pytest.fixture
+def run(client, tmp_path):
+    """Twelve blocks of a stand-in: (predict, folder, grid)."""
+    raw = np.random.default_rng(0).integers(0, 255, (12, 64, 64), np.uint8)
+    path = write_volume(Volume(raw, ISOTROPIC), tmp_path / "raw.zarr")
+
+    def again(predictor=Grey(), block=BLOCK):  # noqa: B008 (frozen)
+        return predict_blocks(client, Source(path), tmp_path / "run", predictor, block, progress=False)
+
+    return again, tmp_path / "run", Grid(raw.shape, BLOCK)
+
+
+def test_a_completed_run_does_no_block_again(run):
+    predict_again, folder, grid = run
+    first, second = predict_again(), predict_again()
+    assert (first.done, first.kept, second.done, second.kept) == (12, 0, 0, 12)
+    assert first.seconds["compute"] > 0 and second.seconds.total() == 0
+
+
+def test_a_truncated_and_a_missing_shard_are_found(run):
+    predict_again, folder, grid = run
+    predict_again()
+    before = zarr.open_array(folder / "affinities.zarr")[:]
+    truncate(folder / "affinities.zarr", 5, grid)
+    truncate(folder / "affinities.zarr", 7, grid).unlink()
+    assert predict_again().done == 2
+    assert np.array_equal(zarr.open_array(folder / "affinities.zarr")[:], before)
+
+
+def test_a_changed_configuration_is_refused(run):
+    predict_again, folder, grid = run
+    predict_again()
+    with pytest.raises(ValueError, match="stand-in was 1, is now 2"):
+        predict_again(Grey(version=2))
+    with pytest.raises(ValueError, match=r"block was \[4, 32, 32\], is now \[6, 32, 32\]"):
+        predict_again(block=(6, 32, 32))
+
+
+# --- segmentation ----------------------------------------------------------------------------------------------------
+
+
+def saved(path, affinities, voxel_size):
+    zarr.create_array(path, data=affinities, chunks=(3, 8, 16, 16), attributes={"resolution": list(voxel_size)})
+    return path
+
+
+def same_partition(a, b):
+    return voi(a, b) == pytest.approx((0, 0), abs=1e-12)
+
+
+blocks = st.tuples(st.integers(3, 12), st.integers(9, 32), st.integers(9, 32))
+
+
+@given(st.integers(2, 9), st.integers(0, 10**6), blocks, st.sampled_from([ISOTROPIC, ANISOTROPIC]))
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+def test_perfect_affinities_give_the_same_in_any_blocks(client, tmp_path_factory, number, seed, block, voxel_size):
+    """On every voxel of an object (those of a membrane go to one side or the other), if one block finds the objects."""
+    folder, shape = tmp_path_factory.mktemp("perfect"), (12, 32, 32)
+    points = np.random.default_rng(seed).random((number, 3)) * shape
+    labels = cKDTree(points).query(np.moveaxis(np.indices(shape), 0, -1))[1].astype(np.uint64) + np.uint64(1)
+    objects = widen_borders(labels, voxel_size == ISOTROPIC)
+    array = affinities_from_labels(objects).astype(np.float32)
+    known = np.where(objects > 0, segment(array, voxel_size, 0.99), np.uint64(0))
+    assume(same_partition(known, objects))  # a profile too thin for a seed goes to its neighbour, in one block, too
+    path = saved(folder / "a.zarr", array, voxel_size)
+    segment_blocks(client, path, folder / "run", 0.99, block, progress=False)
+    found = zarr.open_array(folder / "run" / "neurons.zarr")[:]
+    assert found.dtype == np.uint64 and found.min() > 0
+    assert same_partition(np.where(objects > 0, found, np.uint64(0)), known)
+
+
+@pytest.fixture
+def affinities(tmp_path):
+    """As a good network would predict them, of a few cells: (path, array, labels)."""
+    labels = cells((12, 48, 48), 20)
+    array = affinities_of(labels)
+    return saved(tmp_path / "a.zarr", array, ISOTROPIC), array, labels
+
+
+def neurons(client, affinities, folder, block, threshold=0.5):
+    segment_blocks(client, affinities, folder, threshold, block, progress=False)
+    return zarr.open_array(folder / "neurons.zarr")[:]
+
+
+def test_one_block_is_the_segmentation_in_memory(client, affinities, tmp_path):
+    path, array, _ = affinities
+    found = neurons(client, path, tmp_path / "run", (12, 48, 48))
+    assert same_partition(found, segment(array, ISOTROPIC, 0.5))
+    assert np.array_equal(np.unique(found), np.arange(1, found.max() + 1))
+
+
+def test_borders_of_blocks_cost_little(client, affinities, tmp_path):
+    """Twin on real EM below."""
+    path, array, labels = affinities
+    found = [evaluate(neurons(client, path, tmp_path / str(n), (12, n, n)), labels) for n in (48, 24)]
+    assert (
+        abs(sum(one.voi_split + one.voi_merge for one in found) - 2 * (found[0].voi_split + found[0].voi_merge)) < 0.02
+    )
+
+
+def test_fragments_stay_in_their_block_and_no_id_occurs_twice(client, affinities, tmp_path):
+    neurons(client, affinities[0], tmp_path / "run", (5, 20, 48))
+    fragments, grid = zarr.open_array(tmp_path / "run" / "fragments.zarr")[:], Grid((12, 48, 48), (5, 20, 48))
+    ids = [np.unique(fragments[grid.region(index)]) for index in range(len(grid))]
+    assert (
+        fragments.dtype == np.uint64
+        and len(np.unique(np.concatenate(ids))) == sum(map(len, ids))
+        and fragments.min() > 0
+    )
+
+
+def test_another_threshold_is_refused_in_the_same_folder(client, affinities, tmp_path):
+    neurons(client, affinities[0], tmp_path / "run", (12, 48, 48))
+    with pytest.raises(ValueError, match=r"threshold was 0\.5, is now 0\.6"):
+        neurons(client, affinities[0], tmp_path / "run", (12, 48, 48), 0.6)
+
+
+def test_a_hole_in_the_prediction_is_refused(client, run):
+    predict_again, folder, grid = run
+    predict_again()
+    next((folder / "journal").rglob("done/0/3")).unlink()
+    with pytest.raises(ValueError, match=r"blocks \[3\] are not there yet"):
+        segment_blocks(client, folder / "affinities.zarr", folder, 0.5, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("array", "attributes"),
+    [
+        (np.ones((3, 2, 2, 2), np.uint8), {"resolution": [8, 8, 8]}),
+        (np.ones((2, 2, 2), np.float32), {"resolution": [8, 8, 8]}),
+        (np.ones((3, 2, 2, 2), np.float32), {}),
+        (np.full((3, 2, 2, 2), 3, np.float32), {"resolution": [8, 8, 8]}),
+    ],
+)
+def test_affinities_that_do_not_qualify_are_refused(client, tmp_path, array, attributes):
+    zarr.create_array(tmp_path / "a.zarr", data=array, attributes=attributes)
+    with pytest.raises(ValueError, match="affinities"):
+        segment_blocks(client, tmp_path / "a.zarr", tmp_path / "run", 0.5, progress=False)
+
+
+@given(st.integers(0, 10**6), st.floats(0.1, 0.9))
+@settings(max_examples=25, deadline=None)
+def test_the_graph_is_merged_as_waterz_merges_it(seed, threshold):
+    rng = np.random.default_rng(seed)
+    array, start = rng.random((3, 3, 6, 6), np.float32), rng.integers(1, 15, (3, 6, 6)).astype(np.uint64)
+    faces = {}
+    for axis in range(3):
+        here, before = np.moveaxis(start, axis, 0)[1:], np.moveaxis(start, axis, 0)[:-1]
+        for a, b, value in zip(here.flat, before.flat, np.moveaxis(array[axis], axis, 0)[1:].flat, strict=True):
+            if a != b:
+                faces.setdefault((min(a, b), max(a, b)), []).append(float(value))
+    pairs, sums = np.array([*faces], int), np.array([sum(values) for values in faces.values()])
+    merged = agglomerate(pairs, sums, np.array([len(values) for values in faces.values()]), 15, threshold)
+    assert same_partition(merged[start.astype(int)], sweep(array, ISOTROPIC, [threshold], start)[threshold])
+
+
+def test_a_graph_without_faces_stays_as_it_is():
+    empty = np.zeros(0)
+    assert agglomerate(np.zeros((0, 2), int), empty, empty, 3, 0.5).tolist() == [0, 1, 2]
+
+
+def test_borders_of_blocks_cost_little_on_real_em(client, em_data, tmp_path):
+    """Twin: `test_borders_of_blocks_cost_little`. The whole part is measured by tools/bench_blocks.py."""
+    with h5py.File(em_data / "val" / "fib25_t2_val_z144-183.h5") as file:
+        raw, labels = (file[key][:16, :160, :160] for key in ("volumes/raw", "volumes/labels/neuron_ids"))
+    array = predict(load_pretrained(), raw, progress=False).refined
+    path = saved(tmp_path / "a.zarr", array, (10.0, 10.0, 10.0))
+    found = [evaluate(neurons(client, path, tmp_path / str(n), (16, n, n)), labels) for n in (160, 80)]
+    one, four = (scores.voi_split + scores.voi_merge for scores in found)
+    assert abs(one - four) <= 0.02
