@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import jupytext
+import numpy as np
 import pytest
 
 from fgnet_lib.checks import EXERCISES
@@ -26,9 +28,23 @@ def test_every_lesson_has_its_section_and_its_row(lesson):
     assert f"### Lesson {title[1]} · {title[2]}" in GUIDE and f"| {title[1]} {title[2]} |" in GUIDE
 
 
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_minutes_are_estimated_as_the_guide_says(lesson):
+    cells = jupytext.read(ROOT / "notebooks" / "src" / f"{lesson}.py").cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    tasks = sum("task" in cell.metadata.get("tags", []) for cell in code)
+    words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+    read = words / 150 + len(code) - 2 * tasks  # stubs and solutions belong to the exercises
+    practise = 10 * tasks + 3 * sum(cell.source.startswith("quiz.predict") for cell in code)
+    row = re.search(rf"^\| {lesson[:2]} .*?\| (\d+) min.*?\| (\d+) min \| (\d+) min \|$", GUIDE, re.MULTILINE)
+    claimed = [int(minutes) for minutes in row.groups()]
+    assert np.allclose(claimed, (read, practise, read + practise), atol=8), (read, practise)
+    assert claimed[0] + claimed[1] == claimed[2]
+
+
 def test_exercises_that_are_named_exist():
     named = {name for run in re.findall(r"xercises? ([\d., and]+)", GUIDE) for name in re.findall(r"\d\.\d", run)}
-    assert len(named) > 4
+    assert len(named) > 20
     assert named <= {f"{int(one.lesson)}.{one.number}" for one in EXERCISES.values()}
 
 
