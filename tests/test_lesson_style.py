@@ -20,7 +20,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").rglob("[0-9][0-9]_*.ipynb"))
 CELL_LINES, FUNCTION_LINES, WIDTH = 25, 15, 120
 
 # Lesson 03 writes these out, loads the trained weights into them, and compares them with the library's.
-BUILT_ANEW = {"DWBlock", "DenseBlock", "GuidedEncoder"}
+BUILT_ANEW = {"DWBlock", "DenseBlock"}
 ABSOLUTE = re.compile(r"(/[\w.-]+/|~/|[A-Za-z]:[\\/])")
 HOME = re.compile(r"(?<![\w./:-])/(?:home|Users|root|tmp|mnt|work)/")
 ASKING = {"is_available", "is_bf16_supported", "device_count"}  # of torch.cuda, harmless without a GPU
