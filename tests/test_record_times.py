@@ -34,6 +34,15 @@ def test_runs_that_finished_are_recorded_and_shown(tmp_path, monkeypatch):
     assert lesson == "| 00_welcome |  | 12 s, 801 MB |" and total.endswith("| 12 s, 801 MB |")
 
 
+def test_every_lesson_has_its_times_and_the_page_shows_them():
+    runs = record_times.recorded()
+    lessons = {path.stem for path in (record_times.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    for profile in ("fast", "cpu"):  # the others want a GPU
+        assert lessons <= runs[f"phantom-{profile}"]["lessons"].keys(), "run `make tutorial` and `make times`"
+    shown = (record_times.ROOT / "docs" / "times.md").read_text(encoding="utf-8")
+    assert shown == record_times.page(runs), "run `make times`"
+
+
 KNOWN = {name: {"seconds": 10} for name in "abcde"}
 
 

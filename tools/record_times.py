@@ -16,7 +16,8 @@ FEWEST = 3  # lessons from which the speed of a machine can be told
 HEAD = """# Times and memory
 
 Each column is one run of `make tutorial` after installation, without a GPU: seconds, and the peak resident memory of
-the lesson's processes together in MB. `make times` writes this page from `out/tutorial-*/run.json`.
+the lesson's processes together in MB. `make times` writes this page from `out/tutorial-*/run.json`. `make test` and
+`make tutorial` compare with it and name a lesson that took over twice its figure, beside the others of the same run.
 Not measured here: a T4. `make tutorial PROFILE=gpu && make times` measures the machine that you have.
 """
 
@@ -30,6 +31,11 @@ def summary(run: dict) -> dict:
     """What is worth keeping of a run.json."""
     lessons = {lesson["name"]: {key: lesson[key] for key in MEASURES} for lesson in run["lessons"]}
     return {"cores": run["cores"], "python": run["python"], **{key: run[key] for key in MEASURES}, "lessons": lessons}
+
+
+def page(runs: dict[str, dict]) -> str:
+    """docs/times.md."""
+    return f"{HEAD}\n{table(runs)}\n"
 
 
 def table(runs: dict[str, dict]) -> str:
@@ -99,4 +105,4 @@ def record(out: Path) -> dict[str, dict]:
 if __name__ == "__main__":
     runs = record(ROOT / "out")
     TIMES.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
-    (ROOT / "docs" / "times.md").write_text(f"{HEAD}\n{table(runs)}\n", encoding="utf-8")
+    (ROOT / "docs" / "times.md").write_text(page(runs), encoding="utf-8")
