@@ -111,8 +111,9 @@ def singulars(mention: str) -> list[str]:
 
 def visit_math(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
     """Write a formula as MathML, which browsers draw without a script."""
+    tex = re.sub(r"\\[bB]igg?(?![a-zA-Z])", "", node.astext())  # docutils has only \bigl, \bigr; brackets grow anyway
     try:
-        formula = latex2mathml.tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
+        formula = latex2mathml.tex2mathml(tex, as_block=isinstance(node, nodes.math_block))
     except MathError as error:
         logging.getLogger(__name__).warning("%s in the formula %s", error, node.astext(), location=node)
         formula = ""

@@ -35,6 +35,7 @@ BADGE = re.compile(r"\[!\[(\w+)\]\([^)]*\)\]")
 PROGRESS = re.compile(r"\d+%\|")
 SCENE = '<iframe class="scene" src="../scenes/{}" loading="lazy" title="3D scene, turns when dragged"></iframe>'
 WIDGET = "*Here stands a control that needs a running notebook: open the lesson by a link at its head.*"
+AUTODOC = "```{{eval-rst}}\n.. automodule:: {}\n   :{}:\n```"
 NAVIGATION = {
     "Teaching": {"docs/instructors": "Instructor guide", "docs/platforms": "Platforms"},
     "Reference": {"docs/glossary": "Glossary", "api/index": "Library", "bibliography": "Bibliography"},
@@ -184,8 +185,8 @@ def write_library(source: Path) -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| .+ \|$", text, re.MULTILINE)
     for module, _ in rows:
         files = sorted((ROOT / "fgnet_lib" / module).glob("[!_]*.py"))
-        names = [f"fgnet_lib.{module}", *(f"fgnet_lib.{module}.{file.stem}" for file in files)]
-        blocks = [f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```" for name in names]
+        blocks = [AUTODOC.format(f"fgnet_lib.{module}.{file.stem}", "members") for file in files]
+        blocks.insert(0, AUTODOC.format(f"fgnet_lib.{module}", "no-members" if files else "members"))
         (source / "api" / f"{module}.md").write_text("\n\n".join([f"# {module}", *blocks]) + "\n", encoding="utf-8")
     lines = ["# Library", "", "`fgnet_lib`, in the order in which a volume becomes neurons on the screen.", ""]
     lines += ["| module | takes → gives |", "| --- | --- |"]
