@@ -3,9 +3,11 @@
 # look at whether anything that was there changed. Executed lessons go to /executed.
 set -euo pipefail
 
-python3 -m venv /tmp/runner # papermill stays out of the environment that is tested
-/tmp/runner/bin/python -m pip install --quiet papermill
-python3 -m ipykernel install --prefix /tmp/runner --name colab
+# papermill in a folder of its own, which the kernel does not see; a venv would need ensurepip, and Colab may lack it
+python3 -m pip install --quiet --target /tmp/runner papermill
+python3 -m ipykernel install --prefix /tmp/kernel --name lessons
+export JUPYTER_PATH=/tmp/kernel/share/jupyter
+papermill='import sys; sys.path.insert(0, "/tmp/runner"); from papermill.__main__ import papermill; papermill()'
 python3 -m pip freeze | sort >/tmp/before.txt
 
 failed=0
@@ -13,7 +15,7 @@ for lesson in /course/notebooks/[0-9][0-9]_*.ipynb; do
   name=$(basename "$lesson" .ipynb)
   start=$SECONDS
   # not on Colab's page: without this variable no lesson asks that page for an address
-  env -u COLAB_RELEASE_TAG /tmp/runner/bin/papermill "$lesson" "/executed/$name.ipynb" --kernel colab --no-progress-bar \
+  env -u COLAB_RELEASE_TAG python3 -c "$papermill" "$lesson" "/executed/$name.ipynb" --kernel lessons --no-progress-bar \
     -r PROFILE fast -r DATASET phantom -r DEVICE cpu || { failed=1; echo "::error::$name failed in Colab's image"; }
   echo "$name: $((SECONDS - start)) s"
 done
