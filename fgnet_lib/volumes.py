@@ -339,13 +339,27 @@ def _open(path: Path, key: str | None, known: tuple[str, ...]) -> _Source:
         wanted = key or " or ".join(known)
         raise ValueError(f"{path}: no dataset {wanted}; there are: {', '.join(_listing(root)) or 'none'}")
     node = root[key] if key else root
+    _refuse_elsewhere(node, path)
     source = _ome(node) if _multiscales(node) else _described(node)
     if not hasattr(source.array, "dtype"):
         raise ValueError(f"{path}: {key} is a group; its datasets are: {', '.join(_listing(node)) or 'none'}")
     beside = f"{key.rpartition('/')[0]}/transforms".lstrip("/")
     if key.endswith("stack") and beside in root:
+        _refuse_elsewhere(root[beside], path)
         return source._replace(array=_mapped(source.array, root[beside][:]))
     return source
+
+
+def _refuse_elsewhere(node: Any, path: Path) -> None:
+    """HDF5 can take voxels from any file that the reader may read; a file from elsewhere should not choose it."""
+    if not isinstance(node, h5py.Dataset | h5py.Group):
+        return
+    external = isinstance(node, h5py.Dataset) and (node.external or node.is_virtual)
+    if external or Path(node.file.filename).resolve() != path.resolve():
+        raise ValueError(
+            f"{path}: {node.name} takes its voxels from another file, which is not read; copy them into one file, "
+            "with h5py or h5repack"
+        )
 
 
 def _root(path: Path) -> Any:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fgnet_lib import blockwise
 from fgnet_lib.blocks import Grid, Journal, inside, locked, process_block, write_text
+from fgnet_lib.volumes import read_volume
 
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
 
@@ -125,3 +131,60 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="leads out of"):
         inside(folder, "../elsewhere")
     assert inside(folder, "neurons.zarr") == folder / "neurons.zarr"
+
+
+def external_storage(file, folder):
+    (folder / "secret").write_bytes(bytes(64))
+    file.create_dataset("raw", (4, 4, 4), "uint8", external=[(str(folder / "secret"), 0, 64)])
+
+
+def external_link(file, folder):
+    with h5py.File(folder / "other.h5", "w") as other:
+        other["raw"] = np.zeros((4, 4, 4), np.uint8)
+    file["raw"] = h5py.ExternalLink(str(folder / "other.h5"), "raw")
+
+
+def virtual(file, folder):
+    external_link(file, folder)
+    layout = h5py.VirtualLayout((4, 4, 4), "uint8")
+    layout[:] = h5py.VirtualSource(str(folder / "other.h5"), "raw", (4, 4, 4))
+    del file["raw"]
+    file.create_virtual_dataset("raw", layout)
+
+
+@pytest.mark.parametrize("trick", [external_storage, external_link, virtual])
+def test_a_file_cannot_name_other_files_to_be_read(tmp_path, trick):
+    with h5py.File(tmp_path / "volume.h5", "w") as file:
+        trick(file, tmp_path)
+    with pytest.raises(ValueError, match="from another file"):
+        read_volume(tmp_path / "volume.h5", voxel_size=(8, 8, 8))
+
+
+class Code:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), "w")
+
+
+@pytest.mark.parametrize("place", ["compressor", "filters"])
+def test_a_zarr_that_would_run_code_is_refused(tmp_path, place):
+    path, mark = tmp_path / "volume.zarr", tmp_path / "mark"
+    zarr.create_array(path, shape=(4, 4, 4), chunks=(4, 4, 4), dtype="uint8", zarr_format=2, compressors=None)
+    codec = {"id": "pickle"}
+    metadata = json.loads((path / ".zarray").read_text()) | {place: codec if place == "compressor" else [codec]}
+    (path / ".zarray").write_text(json.dumps(metadata))
+    (path / "0.0.0").write_bytes(pickle.dumps(Code(mark)))
+    with pytest.raises(ValueError):
+        read_volume(path, voxel_size=(8, 8, 8)).load()
+    assert not mark.exists()
+
+
+def test_faces_and_tables_are_numbers(tmp_path):
+    np.savez(tmp_path / "faces.npz", ids=np.array([Code(tmp_path / "mark")]))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        blockwise._load(tmp_path / "faces.npz")
+    assert not (tmp_path / "mark").exists()
