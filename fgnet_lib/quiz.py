@@ -80,7 +80,7 @@ def build(quiz: Quiz) -> widgets.VBox:
     labels = [(f"{letter}: {option}", letter) for letter, option in zip(LETTERS, quiz.options, strict=False)]
     choice = widgets.RadioButtons(options=labels, value=None, layout=wide)
     commit = widgets.Button(description="commit", disabled=True, tooltip="Choose first; you cannot change it later")
-    below = widgets.HTML(quiz.folded("The answer, if the button does nothing: no kernel runs"), layout=wide)
+    below = widgets.HTML(quiz.folded("No kernel? The answer"), layout=wide)
 
     def chosen(_change: dict) -> None:
         commit.disabled = False

@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 
 import build_notebooks
+import numpy as np
 import pytest
 from exercises import exercises, imports
 
 from fgnet_lib import checks
-from fgnet_lib.checks.exercise import Outcome, of_lesson
+from fgnet_lib.checks.exercise import Exercise, Outcome, ask, of_lesson
 
 SOURCES = sorted(build_notebooks.SOURCES.glob("[0-9][0-9]_*.py"))
 CELLS = {source.stem[:2]: build_notebooks.read_cells(source) for source in SOURCES}
@@ -19,6 +20,18 @@ EXERCISES = {one.name: (lesson, one) for lesson, cells in CELLS.items() for one 
 MUTANTS = {}
 for file in sorted((Path(__file__).parent / "mutants").glob("lesson*.py")):
     MUTANTS |= importlib.import_module(f"mutants.{file.stem}").MUTANTS
+
+
+ASKED = Exercise(lambda answer: ask(answer, np.zeros(2)), "99", 1, "to ask", 1)
+
+
+def stops(array: np.ndarray) -> float:
+    return 1 / len(array[2:])
+
+
+def changes(array: np.ndarray) -> np.ndarray:
+    array += 1
+    return array
 
 
 def outcome(name: str, answer: str) -> Outcome:
@@ -68,3 +81,32 @@ def test_a_wrong_answer_gets_its_hint(name, old, new, hint):
     assert judged.state == "wrong" and hint in judged.hint, judged
     right = [line.strip() for line in solution.splitlines() if line not in EXERCISES[name][1].task.splitlines()]
     assert not any(line in judged.hint for line in right if len(line) > 8), "a hint, not the answer"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (np.sum, Outcome("passed")),
+        (..., Outcome("open")),
+        (lambda array: ..., Outcome("open")),
+        (7, "A function is wanted, not int"),
+        (lambda array: None, "gives nothing back"),
+        (changes, "changes the array"),
+        (stops, "stopped with ZeroDivisionError: division by zero (line "),
+        (lambda: 1, "stopped with TypeError"),
+        (lambda array: exit(), "stopped with SystemExit"),
+    ],
+)
+def test_whatever_an_answer_does_becomes_an_outcome(answer, expected):
+    judged = ASKED.judge(answer)
+    assert judged == expected if isinstance(expected, Outcome) else expected in judged.hint
+
+
+def test_the_latest_outcome_is_in_the_report(monkeypatch, capsys):
+    for one in of_lesson("01"):
+        monkeypatch.setattr(one, "outcome", Outcome("open"))
+    checks.affinities(7)
+    checks.report("01")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "✘ 1.1 the affinity target: wrong" and "A function is wanted" in said[1]
+    assert said[2:4] == ["Exercises of lesson 01: 0 passed, 2 open, 1 wrong", "  ✘ 1.1 the affinity target: wrong"]

@@ -91,8 +91,8 @@ def kernel(request, tmp_path_factory) -> dict[str, str]:
 
 
 def run(name: str, kernel: dict[str, str], folder: Path) -> str:
-    """Run a lesson in Colab's kernel, then move its sliders; gives all that it printed and showed as text or HTML."""
-    lesson = nbformat.read(build_notebooks.ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    """Run a solved lesson in Colab's kernel, move its sliders; gives all that it printed and showed as text or HTML."""
+    lesson = nbformat.read(build_notebooks.ROOT / "notebooks" / "solutions" / f"{name}.ipynb", as_version=4)
     lesson.cells.append(nbformat.v4.new_code_cell(MOVE_SLIDERS))
     nbformat.write(lesson, folder / "lesson.ipynb")
     command = [sys.executable, "-m", "papermill", "lesson.ipynb", "done.ipynb", "--kernel", "colab"]

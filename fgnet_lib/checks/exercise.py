@@ -115,7 +115,7 @@ def require(condition: bool, hint: str) -> None:
 
 def ask(answer: Callable, *arguments: Any) -> Any:
     """Call what a student wrote; hints when that is no function, gives nothing back or changes its arguments."""
-    require(callable(answer), f"A function is wanted, and this is a {type(answer).__name__}: give its name, without ()")
+    require(callable(answer), f"A function is wanted, not {type(answer).__name__}: give its name, without ()")
     copies = [one.copy() if isinstance(one, np.ndarray) else None for one in arguments]
     result = answer(*arguments)
     if result is ...:
