@@ -1,0 +1,257 @@
+"""Real processes, really killed: whatever dies, a rerun gives the volume of a run that nothing disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from distributed import Client
+from stand_ins import BLOCK, Grey, die_while_writing, files
+
+from fgnet_lib import cluster
+from fgnet_lib.blocks import Grid, Journal
+from fgnet_lib.blockwise import Source, predict_blocks
+from fgnet_lib.volumes import Volume, write_volume
+
+SHAPE = (12, 64, 64)  # 12 blocks
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def client():
+    with cluster.cluster(workers=1, memory="2GiB") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    array = np.random.default_rng(0).integers(0, 255, SHAPE, np.uint8)
+    return write_volume(Volume(array, (8, 8, 8)), tmp_path_factory.mktemp("raw") / "raw.zarr")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(raw, tmp_path_factory):
+    """The files of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with Client(processes=False, n_workers=1, dashboard_address=None) as client:
+        predict_blocks(client, Source(raw), folder, Grey(), BLOCK, progress=False)
+    return files(folder / "affinities.zarr")
+
+
+@pytest.fixture
+def again(client, raw, tmp_path):
+    """Runs the work in tmp_path / "run", or goes on with it."""
+
+    def run(**options):
+        return predict_blocks(client, Source(raw), tmp_path / "run", Grey(**options), BLOCK, progress=False)
+
+    return run
+
+
+def trap(folder: Path, place: str, kind: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / place).write_text(kind)
+    return folder
+
+
+def notes(folder: Path) -> int:
+    """Blocks that are done."""
+    grid = Grid(SHAPE, BLOCK)
+    return len(grid) - len(Journal(folder, "predict").missing(grid))
+
+
+@contextmanager
+def started(*command: str, **options):
+    """A process in a session of its own, of which nothing is left afterwards."""
+    environment = os.environ | {"PYTHONPATH": str(TESTS), **options.pop("env", {})}
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True, **options
+    )
+    try:
+        yield process
+    finally:
+        kill(process)
+        process.wait(60)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """-9 for all processes of a session."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+def test_a_worker_killed_within_a_block(again, undisturbed, tmp_path):
+    report = again(traps=trap(tmp_path / "traps", "4-32-0", "kill once"))
+    assert report.done + report.kept == 12  # of some, the worker took the answer with it, and they were asked for again
+    assert not list((tmp_path / "traps").iterdir())
+    assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
+    assert again().kept == 12
+
+
+def test_a_worker_killed_within_a_write(again, client, undisturbed, tmp_path):
+    client.run(die_while_writing, 4)
+    again()
+    assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
+    assert again().kept == 12
+
+
+def test_a_block_that_keeps_failing_leaves_a_hole_that_a_rerun_fills(again, undisturbed, tmp_path):
+    with pytest.raises(
+        cluster.BlocksFailed, match=r"block 6 at \['4:8', '32:64', '0:32'\]: ValueError: this block"
+    ) as error:
+        again(traps=trap(tmp_path / "traps", "4-32-0", "raise"))
+    assert set(error.value.failed) == {6} and notes(tmp_path / "run") == 11
+    report = again()
+    assert (report.done, report.kept) == (1, 11)
+    assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
+
+
+def test_the_whole_run_killed(again, raw, undisturbed, tmp_path):
+    with started(sys.executable, str(TESTS / "stand_ins.py"), str(raw), str(tmp_path / "run")) as process:
+        wait_for(lambda: process.poll() is not None or notes(tmp_path / "run") >= 2)
+        kill(process)
+        process.wait(60)
+    before = notes(tmp_path / "run")
+    assert 2 <= before < 12
+    report = again()
+    assert report.kept == before and report.done == 12 - before
+    assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
+
+
+def test_a_second_run_on_the_same_folder_is_refused(again, raw, tmp_path):
+    with started(sys.executable, str(TESTS / "stand_ins.py"), str(raw), str(tmp_path / "run")) as process:
+        wait_for(lambda: process.poll() is not None or notes(tmp_path / "run") >= 1)
+        with pytest.raises(RuntimeError, match=f"being written by process {process.pid} on"):
+            again()
+
+
+def test_the_scheduler_killed(again, raw, undisturbed, tmp_path):
+    place = tmp_path / "scheduler.json"
+    dask = (sys.executable, "-m", "dask")
+    with (
+        started(
+            *dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(place)
+        ) as head,
+        started(*dask, "worker", "--scheduler-file", str(place), "--no-nanny", "--no-dashboard", "--nthreads", "2"),
+    ):
+        wait_for(place.exists)
+        address = json.loads(place.read_text())["address"]
+        with started(sys.executable, str(TESTS / "stand_ins.py"), str(raw), str(tmp_path / "run"), address) as process:
+            wait_for(lambda: process.poll() is not None or notes(tmp_path / "run") >= 2)
+            kill(head)
+            assert process.wait(120) != 0
+            assert "ConnectionError: the scheduler is gone" in process.stderr.read()
+    again()
+    assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 KiB at tmp_path / "run", and a function that makes it larger."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk takes the right to mount (root)")
+    try:
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk(again, undisturbed, tmp_path, small_disk):
+    with pytest.raises(cluster.BlocksFailed, match="No space left"):
+        again()
+    done = notes(tmp_path / "run")
+    small_disk()
+    report = again()
+    assert report.done >= 12 - done > 0
+    assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
+
+
+def test_only_this_computer_is_listened_to(client):
+    assert client.scheduler.address.startswith("tls://127.0.0.1:")
+    assert client.dashboard_link.startswith("http://127.0.0.1:")
+    assert all(address.startswith("tls://127.0.0.1:") for address in client.scheduler_info()["workers"])
+
+
+@pytest.mark.parametrize("options", [{"address": "tcp://10.213.7.9:1"}, {"host": "0.0.0.0"}])
+def test_an_address_that_others_reach_is_warned_about(monkeypatch, options):
+    class NotStarted(Exception):
+        pass
+
+    def not_started(*args, **kwargs):
+        raise NotStarted
+
+    monkeypatch.setattr(cluster, "Client", not_started)
+    monkeypatch.setattr(cluster, "LocalCluster", not_started)
+    with pytest.warns(UserWarning, match="can run code as you"), pytest.raises(NotStarted), cluster.cluster(**options):
+        pass
+
+
+def test_a_model_is_loaded_once_for_each_worker(client, raw, tmp_path):
+    """`lru_cache` counts in the worker itself."""
+    from fgnet_lib.blockwise import Network, _loaded
+
+    predict_blocks(client, Source(raw), tmp_path / "run", Network(tile=(4, 32, 32)), (12, 32, 64), progress=False)
+    (info,) = client.run(_loaded.cache_info).values()
+    assert info.misses == 1 and info.hits == 1
+
+
+@pytest.fixture
+def hosts():
+    """Two network namespaces, each with an address of its own, joined to this computer: their names."""
+    names, commands = ("fgnet1", "fgnet2"), ["link add fgnet0 type bridge", "addr add 10.213.7.1/24 dev fgnet0"]
+    for number, name in enumerate(names, start=2):
+        commands += [
+            f"netns add {name}", f"link add {name} type veth peer name eth0 netns {name}",
+            f"link set {name} master fgnet0 up", f"-n {name} addr add 10.213.7.{number}/24 dev eth0",
+            f"-n {name} link set eth0 up", f"-n {name} link set lo up",
+        ]  # fmt: skip
+    try:
+        for command in [*commands, "link set fgnet0 up"]:
+            made = subprocess.run(["ip", *command.split()], capture_output=True, text=True)
+            if made.returncode:
+                pytest.skip(f"network namespaces take root and CAP_NET_ADMIN: ip {command}: {made.stderr}")
+        yield names
+    finally:
+        for command in (*(f"netns del {name}" for name in names), "link del fgnet0"):
+            subprocess.run(["ip", *command.split()], capture_output=True)
+
+
+@pytest.mark.skipif(not shutil.which("ip"), reason="network namespaces take the command `ip` (iproute2)")
+def test_two_hosts_with_addresses_of_their_own_and_one_folder(hosts, raw, undisturbed, tmp_path):
+    place, dask = tmp_path / "scheduler.json", (sys.executable, "-m", "dask")
+    worker = (*dask, "worker", "--scheduler-file", str(place), "--no-nanny", "--no-dashboard")
+    with (
+        started(
+            *dask, "scheduler", "--host", "10.213.7.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(place)
+        ),
+        started("ip", "netns", "exec", hosts[0], *worker),
+        started("ip", "netns", "exec", hosts[1], *worker),
+    ):
+        wait_for(place.exists)
+        address = json.loads(place.read_text())["address"]
+        with pytest.warns(UserWarning, match="can run code as you"), cluster.cluster(address=address) as client:
+            client.wait_for_workers(2, timeout=120)
+            predict_blocks(client, Source(raw), tmp_path / "run", Grey(seconds=0.3), BLOCK, progress=False)
+            seen = {urlsplit(one).hostname for one in client.scheduler_info()["workers"]}
+    assert seen == {"10.213.7.2", "10.213.7.3"}
+    assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
