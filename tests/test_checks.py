@@ -12,6 +12,7 @@ import pytest
 from exercises import exercises, imports
 
 from fgnet_lib import checks
+from fgnet_lib.affinities import affinities_from_labels
 from fgnet_lib.checks.exercise import Exercise, Outcome, ask, of_lesson
 
 SOURCES = sorted(build_notebooks.SOURCES.glob("[0-9][0-9]_*.py"))
@@ -94,6 +95,8 @@ def test_a_wrong_answer_gets_its_hint(name, old, new, hint):
         (changes, "changes the array"),
         (stops, "stopped with ZeroDivisionError: division by zero (line "),
         (lambda: 1, "stopped with TypeError"),
+        (affinities_from_labels, "done by affinities_from_labels of the library"),
+        (lambda array: affinities_from_labels(array), "done by affinities_from_labels of the library"),
         (lambda array: exit(), "stopped with SystemExit"),
     ],
 )
