@@ -108,7 +108,7 @@ threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
 # %% [markdown]
 # Read the comments; each line has its own lesson later.
 
-# %% alt="Eight neurons in a box, in perspective, each in a colour of its own: thick and thin branches that run through the box from one side to the other."
+# %% alt="Eight neurons in a box, in perspective, with axes in nm: thick pieces that stand side by side and run through the box from top to bottom, coloured by their ids."
 volume = session.volume("val")  # 1. raw EM, with the true neurons beside it
 model = load_pretrained(device=session.device)  # 2. a small FGNet
 prediction = predict(model, volume.raw)  # 3. do neighbouring voxels belong together?

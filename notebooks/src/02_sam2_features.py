@@ -323,7 +323,7 @@ top, left = (int(np.clip(p // 16 * 16 - 32, 0, n - 80)) for p, n in zip((y, x), 
 window = slice(top, top + 80), slice(left, left + 80)
 print(f"neurite {thin}: {calibre[thin]:.0f} nm thick; the cross is at y = {y}, x = {x}")
 
-# %% alt="Above: the labels around a thin neurite at full resolution and as blocks of 4, 8 and 16 voxels, where the neurite becomes ragged and then vanishes. Below: the neurite alone, and how similar its surroundings are at each stride."
+# %% alt="Above: the labels around a thin neurite at full resolution and as blocks of 4, 8 and 16 voxels, where the neurite loses its shape. Below: the neurite alone, and how similar its surroundings are at each stride; at stride 16 one pixel is as wide as the neurite."
 figure, axes = plt.subplots(2, 4, figsize=(14, 7))
 for ax, stride in zip(axes[0], coarse, strict=True):
     title = "labels, every voxel" if stride == 1 else f"stride {stride}: IoU {iou(thin, stride):.2f}"

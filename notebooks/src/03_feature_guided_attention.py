@@ -239,7 +239,7 @@ for name, tensor in {"S1": S, "F1": fine, "Ws S1": says_sam2, "Wf F1": says_fine
 # Which of the two decides? Before the ReLU they are simply added, so their spreads can be compared. The pictures show
 # the mean over the channels.
 
-# %% alt="A section, and the steps of attention at stride 4: SAM2's part, in which outlines and organelles stand out coarsely; the fine part; the ReLU of their sum; the attention a1."
+# %% alt="A section, and the steps of attention at stride 4: SAM2's part, dark along outlines; the fine part; the ReLU of their sum; the attention a1."
 share = says_sam2.var() / (says_sam2.var() + says_fine.var())
 print(f"SAM2's part of the variance of the sum: {share:.0%}")
 
@@ -354,7 +354,7 @@ print("attention:", [tuple(a.shape) for a in attention])
 # the paper: one row per section, successive from top to bottom; then EM, ground truth and a1, a2, a3 in warm colours
 # (**bright = high weight**). Each map has its own range of colours: read the colour bars.
 
-# %% alt="Three successive sections, one row each: EM, ground truth, and the attention maps a1, a2, a3 in warm colours; a1 is fine and darker along outlines, a2 and a3 are coarser."
+# %% alt="Three successive sections, one row each: EM, ground truth, and the attention maps a1, a2, a3 in warm colours; a1 is fine, bright inside of wide neurites and dark along outlines; a2 and a3 are coarse, and dark but for some places."
 prediction = predict(model, volume.raw, device=session.device)
 middle = depth // 2
 sections = range(max(0, middle - 1), min(depth, middle + 2))
@@ -462,7 +462,7 @@ neurons = segment(prediction.refined, volume.voxel_size, threshold)
 explorer = explorers.attention_explorer(volume, model, neurons, session.out_dir)
 explorer
 
-# %% alt="A picture of the attention explorer: the section under the map a1, the similarity to the pixel under the cross, the response of the guided features, and a table of the weights there."
+# %% alt="A picture of the attention explorer: the section under the map a1 with outlined neurons and a cross, the similarity to the pixel under the cross, the response of the guided features."
 explorer.draw(z=middle, level="a1", opacity=0.7)
 
 # %% [markdown]
@@ -477,7 +477,7 @@ quiz.predict("03", "zero")
 # %% [markdown]
 # Set to 0:
 
-# %% alt="The explorer with a1 set to 0: the affinities that follow, and their change in purple and orange, above all along borders."
+# %% alt="The explorer with a1 set to 0: the section under an even map, the affinities that follow, and their change in purple and orange, above all along borders."
 explorer.draw(z=middle, level="a1", what_if="0")
 
 # %% [markdown]
