@@ -453,7 +453,7 @@ ax.set(xlim=limits, ylim=limits)
 ax.legend(title="large marker: chosen threshold")
 plt.show()
 
-# %% alt="Upper row: affinities A_s and A_r of one section, and its EM. Lower row: the neurons found from each, and the ground truth. The dark lines of A_s are wider and blurred, and thin profiles are lost between them."
+# %% alt="Upper row: affinities A_s and A_r of one section, and its EM. Lower row: the neurons found from each, and the ground truth. The dark lines of A_s are coarser, above all around thin profiles."
 from fgnet_lib.segmentation import segment
 
 coarse = segment(unseen.coarse, voxel_size, chosen["A_s"])
