@@ -68,6 +68,7 @@ results: env  ## train and evaluate what is missing of docs/results.md (six hour
 
 bench: env  ## measure where the time goes, to docs/bench.md (a few minutes, with nothing else running)
 	$(BIN)/python tools/bench.py
+	$(BIN)/python tools/bench_blocks.py
 
 picture: env  ## draw the picture of the README
 	$(BIN)/python tools/draw_overview.py

@@ -165,11 +165,11 @@ def segment_blocks(
     fragments = Fragments(folder, grid, affinities, tuple(map(float, array.attrs["resolution"])))
     faces = Faces(folder, grid, fragments)
     merge = Merge(folder, Grid(grid.shape, grid.shape), faces, threshold)
-    reports = [run(client, fragments, progress), run(client, faces, progress), _here(merge)]
+    reports = [run(client, fragments, progress), run(client, faces, progress), run_here(merge)]
     return [*reports, run(client, Relabel(folder, grid, merge), progress)]
 
 
-def _here(step: Merge) -> Report:
+def run_here(step: Merge) -> Report:
     """Do a step of one block in this process: the graph is one, and workers have little memory."""
     with locked(step.folder):
         Journal(step.folder, step.name).begin(step.settings())

@@ -1,0 +1,306 @@
+"""What blocks, workers and volumes larger than memory cost; a part of `make bench`, or alone for some of its tables.
+
+    python tools/bench_blocks.py [memory] [overhead] [blocks] [workers] [accuracy]
+
+Writes docs/bench_blocks.json, where the tables that were not asked for stay, and from it docs/bench_blocks.md. Nothing
+else should run meanwhile; the page says how busy the machine was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wait
+
+# isort: split
+import numpy as np
+import zarr
+
+from fgnet_lib.blocks import Grid
+from fgnet_lib.blockwise import (
+    Faces,
+    Fragments,
+    Merge,
+    Network,
+    Relabel,
+    Source,
+    predict_blocks,
+    run_here,
+    segment_blocks,
+)
+from fgnet_lib.cluster import cluster, run
+from fgnet_lib.datasets import open_dataset
+from fgnet_lib.fgnet import load_pretrained
+from fgnet_lib.inference import predict
+from fgnet_lib.metrics import evaluate
+from fgnet_lib.phantom import make_phantom
+from fgnet_lib.segmentation import segment
+from fgnet_lib.volumes import write_volume
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+GVOX = (0.1, 0.5, 1.0, 2.0)
+BLOCK = (128, 256, 256)
+THRESHOLD = 0.7  # of the shipped model, see its card
+CELL = 48  # voxels; of the phantom's cells, cubes with a membrane, which blocks cut
+
+
+@dataclass(frozen=True)
+class Grey:
+    """A predictor that costs next to nothing: membranes are dark."""
+
+    def settings(self) -> dict:
+        return {"predictor": "grey"}
+
+    def needed(self, shape, region):
+        return region
+
+    def affinities(self, raw, region) -> np.ndarray:
+        return np.stack([raw[region] > 127] * 3).astype(np.float32)
+
+
+def phantom(path: Path, gvox: float) -> Path:
+    """A volume of cubes with dark sides, written block by block, so that it never is in memory."""
+    depth = round(gvox * 1e9 / 1024**2 / BLOCK[0]) * BLOCK[0]
+    grid = Grid((depth, 1024, 1024), BLOCK)
+    array = zarr.create_array(
+        path, shape=grid.shape, chunks=BLOCK, dtype="uint8", attributes={"resolution": [10.0] * 3, "offset": [0.0] * 3}
+    )
+    for index in range(len(grid)):
+        region = grid.region(index)
+        inside = (np.isin(np.arange(s.start, s.stop) % CELL, (0, CELL - 1), invert=True) for s in region)
+        z, y, x = np.ix_(*inside)
+        array[region] = (z & y & x) * np.uint8(200)
+    return path
+
+
+@dataclass(frozen=True)
+class Cubes(Fragments):
+    """The phantom's cells, cut by blocks, as fragments: the watershed would take most of the time, and is not asked."""
+
+    def compute(self, index: int, data: np.ndarray) -> dict[str, np.ndarray]:
+        """See `Fragments`; a cell's number is its place in the block and the cell before it."""
+        region = self.grid.region(index)
+        cells = [np.arange(s.start - 1, s.stop) // CELL - (s.start - 1) // CELL for s in region]
+        z, y, x = np.ix_(*cells)
+        most = [n // CELL + 2 for n in self.grid.block]
+        ids = ((z * most[1] + y) * most[2] + x + self.first(index)).astype(np.uint64)
+        found = {self.output: ids[1:, 1:, 1:]}
+        for axis in range(3):
+            layer = [slice(1, None)] * 3
+            layer[axis] = slice(0, 1 if region[axis].start else 0)
+            found[f"before{axis}"] = ids[tuple(layer)]
+        return found
+
+
+def memory_and_merge(work: Path, sizes: tuple[float, ...] = GVOX) -> list[dict]:
+    """Peak memory of a worker, and the time of each step, against the size of the volume."""
+    found = []
+    for gvox in sizes:
+        folder = work / f"{gvox}"
+        folder.mkdir()
+        with cluster(workers=1, memory="8GiB") as client:  # a new one for each size: a peak never falls
+            raw, start = phantom(folder / "raw.zarr", gvox), time.perf_counter()
+            reports = [predict_blocks(client, Source(raw), folder, Grey(), BLOCK)]
+            predicted = time.perf_counter() - start
+            grid = Grid(zarr.open_array(raw).shape, BLOCK)
+            faces = Faces(folder, grid, Cubes(folder, grid, folder / "affinities.zarr", (10.0, 10.0, 10.0)))
+            merge = Merge(folder, Grid(grid.shape, grid.shape), faces, 0.5)
+            reports += [run(client, faces.fragments), run(client, faces), run_here(merge)]
+            reports += [run(client, Relabel(folder, grid, merge))]
+        seconds = sum((report.seconds for report in reports), start=type(reports[0].seconds)())
+        neurons = np.load(folder / "table" / "neurons.npy", mmap_mode="r")
+        found.append({
+            "gvox": np.prod(grid.shape) / 1e9, "blocks": len(grid),
+            "fragments": len(neurons), "neurons": int(neurons.max()),
+            "peak_bytes": {report.step: report.peak_bytes for report in reports}, "predict_s": predicted,
+            "merge_s": reports[3].seconds.total(), "io_share": (seconds["read"] + seconds["write"]) / seconds.total(),
+        })  # fmt: skip
+        print(found[-1], flush=True)
+        shutil.rmtree(folder)
+    return found
+
+
+def overhead(work: Path) -> dict:
+    """What a block costs that has nothing to do: the engine, the journal, and reading and writing next to nothing."""
+    raw = np.zeros((200, 16, 16), np.uint8)
+    zarr.create_array(work / "raw.zarr", data=raw, attributes={"resolution": [10.0] * 3, "offset": [0.0] * 3})
+    with cluster(workers=1) as client:
+        predict_blocks(client, Source(work / "raw.zarr"), work / "warm", Grey(), (100, 16, 16), progress=False)
+        start = time.perf_counter()
+        report = predict_blocks(client, Source(work / "raw.zarr"), work / "run", Grey(), (1, 16, 16), progress=False)
+        total = time.perf_counter() - start
+        start = time.perf_counter()
+        for future in client.map(abs, range(report.done), pure=False):
+            future.result()
+        engine = time.perf_counter() - start
+    return {"blocks": report.done, "ms_per_block": 1e3 * total / report.done, "engine_ms": 1e3 * engine / report.done}
+
+
+def blocks_against_one(work: Path) -> dict:
+    """The network and the segmentation in memory, against blocks in one worker: seconds and peak memory."""
+    volume = make_phantom((32, 256, 256), seed=1)
+    raw = write_volume(volume, work / "raw.zarr")
+    model = load_pretrained()
+    start = time.perf_counter()
+    affinities = predict(model, volume.raw, progress=False).refined
+    segment(affinities, volume.voxel_size, THRESHOLD)
+    found = {"memory_s": time.perf_counter() - start, "shape": list(volume.shape)}
+    with cluster(workers=1) as client:
+        for name, block in (("one_block", volume.shape), ("four_blocks", (32, 128, 128))):
+            start = time.perf_counter()
+            report = predict_blocks(client, Source(raw), work / name, block=block, progress=False)
+            segment_blocks(client, work / name / "affinities.zarr", work / name, THRESHOLD, block, progress=False)
+            found[name] = {"s": time.perf_counter() - start, "peak_bytes": report.peak_bytes}
+    stored = zarr.open_array(work / "four_blocks" / "affinities.zarr")[:]
+    return found | {"largest_difference": float(abs(stored - affinities).max())}
+
+
+def workers(work: Path) -> dict:
+    """The same blocks by the network with one worker and with two; two cores should be free."""
+    raw = write_volume(make_phantom((32, 320, 320), seed=1), work / "raw.zarr")
+    found = {"load_before": os.getloadavg()[0]}
+    for number in (1, 2):
+        with cluster(workers=number) as client:
+            predict_blocks(client, Source(raw), work / f"warm{number}", block=(32, 320, 320), progress=False)
+            start = time.perf_counter()
+            network = Network(tile=(16, 96, 96))
+            predict_blocks(client, Source(raw), work / f"{number}", network, (16, 160, 160), progress=False)
+            found[f"workers_{number}_s"] = time.perf_counter() - start
+    return found | {"ratio": found["workers_1_s"] / found["workers_2_s"]}
+
+
+def accuracy(work: Path) -> dict:
+    """VOI of FIB-25's validation part (in FGNET_DATA_DIR), in memory and in blocks of half its sides."""
+    volume = open_dataset("fib25", "val").load()
+    affinities = predict(load_pretrained(), volume.raw, progress=False).refined
+    zarr.create_array(work / "a.zarr", data=affinities, attributes={"resolution": list(volume.voxel_size)})
+    block = (volume.shape[0], *(-(-n // 2) for n in volume.shape[1:]))
+    with cluster(workers=1) as client:
+        segment_blocks(client, work / "a.zarr", work / "run", THRESHOLD, block, progress=False)
+    found = {"block": list(block), "threshold": THRESHOLD}
+    one = segment(affinities, volume.voxel_size, THRESHOLD)
+    for name, labels in (("memory", one), ("blocks", zarr.open_array(work / "run" / "neurons.zarr")[:])):
+        scores = evaluate(labels, volume.labels)
+        found[name] = scores.voi_split + scores.voi_merge
+    return found | {"difference": found["blocks"] - found["memory"]}
+
+
+TABLES = {
+    "memory": memory_and_merge,
+    "overhead": overhead,
+    "blocks": blocks_against_one,
+    "workers": workers,
+    "accuracy": accuracy,
+}
+
+
+def machine() -> str:
+    """The machine, the day, and how busy it was before we began."""
+    busy = os.getloadavg()[0] / os.cpu_count()
+    return f"{date.today().isoformat()}, {platform.machine()}, {os.cpu_count()} cores, load before {busy:.1f} a core"
+
+
+def page(found: dict) -> str:
+    """docs/bench_blocks.md."""
+    lines = [
+        "# Benchmarks of blocks\n",
+        "`make bench`, or one table by `python tools/bench_blocks.py NAME`.",
+        "No GPU was at hand.\n",
+    ]
+    for name, one in found.items():
+        lines += [f"## {TITLES[name]}\n", f"`{name}`, {one['machine']}.\n", *PAGES[name](one["found"]), ""]
+    return "\n".join(lines)
+
+
+def table(heads: str, rows: list[list]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [heads, "|---" * heads.count("| ") + "|", *("| " + " | ".join(map(str, row)) + " |" for row in rows)]
+
+
+def memory_page(found: list[dict]) -> list[str]:
+    """Without the network and the watershed, which know nothing of the volume's size but take hours at 2 GVox."""
+    steps = ("predict", "fragments", "faces", "relabel", "merge")
+    heads = "| GVox | blocks | fragments | neurons | " + " | ".join(f"{step}, peak MiB" for step in steps)
+    return table(heads + " | prediction, s | merging, s | reading and writing, of all work |", [
+        [f"{one['gvox']:.2f}", one["blocks"], one["fragments"], one["neurons"]]
+        + [round(one["peak_bytes"][step] / 2**20) for step in steps]
+        + [round(one["predict_s"]), f"{one['merge_s']:.1f}", f"{one['io_share']:.0%}"]
+        for one in found
+    ])  # fmt: skip
+
+
+def overhead_page(found: dict) -> list[str]:
+    return [
+        f"{found['blocks']} blocks of 256 voxels: {found['ms_per_block']:.1f} ms a block with journal, checksum, read "
+        f"and write; {found['engine_ms']:.1f} ms of it are the engine's (a task that does nothing)."
+    ]
+
+
+def blocks_page(found: dict) -> list[str]:
+    rows = [["in memory", f"{found['memory_s']:.1f}", "1.00", ""]]
+    for name in ("one_block", "four_blocks"):
+        one = found[name]
+        ratio = one["s"] / found["memory_s"]
+        rows.append([name.replace("_", " "), f"{one['s']:.1f}", f"{ratio:.2f}", round(one["peak_bytes"] / 2**20)])
+    heads = "| way | seconds | against memory | peak of a worker, MiB |"
+    return [*table(heads, rows), f"\nLargest difference of affinities: {found['largest_difference']:.5f} (float16)."]
+
+
+def workers_page(found: dict) -> list[str]:
+    one, two = found["workers_1_s"], found["workers_2_s"]
+    return [f"{one:.1f} s with one worker, {two:.1f} s with two: {found['ratio']:.2f} times as fast."]
+
+
+def accuracy_page(found: dict) -> list[str]:
+    return [
+        f"Threshold {found['threshold']}, blocks of {found['block']} voxels: VOI {found['blocks']:.3f} bits, in memory "
+        f"{found['memory']:.3f}, a difference of {found['difference']:+.3f}."
+    ]
+
+
+TITLES = {
+    "memory": "Memory and time against the size of the volume, without network and watershed",
+    "overhead": "A block with nothing to do",
+    "blocks": "Blocks against one piece",
+    "workers": "One worker and two",
+    "accuracy": "FIB-25's validation part in blocks",
+}
+PAGES = {
+    "memory": memory_page,
+    "overhead": overhead_page,
+    "blocks": blocks_page,
+    "workers": workers_page,
+    "accuracy": accuracy_page,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], help="all but accuracy, by default")
+    parser.add_argument("--gvox", type=float, nargs="+", default=GVOX, help="sizes of the table `memory`")
+    parser.add_argument("--out", type=Path, default=DOCS)
+    options = parser.parse_args()
+    path = options.out / "bench_blocks.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name in options.tables or [name for name in TABLES if name != "accuracy"]:
+        with tempfile.TemporaryDirectory() as work:
+            before = machine()
+            more = {"sizes": options.gvox} if name == "memory" else {}
+            found[name] = {"machine": before, "found": TABLES[name](Path(work), **more)}
+        found = {name: found[name] for name in TABLES if name in found}
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        (options.out / "bench_blocks.md").write_text(page(found), encoding="utf-8")
+    print(page(found))
+
+
+if __name__ == "__main__":
+    main()
