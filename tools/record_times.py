@@ -77,18 +77,19 @@ def slow(lessons: list[dict], known: dict[str, dict]) -> tuple[float | None, dic
 
 
 def report(lessons: list[dict], dataset: str, profile: str) -> str:
-    """How the times of a run compare with the recorded ones, in lines; a lesson to look at is a warning on GitHub."""
+    """How the times of a run compare with the recorded ones, in lines; what to look at is a warning on GitHub."""
     name = f"{dataset}-{profile}"
     known = recorded().get(name, {"lessons": {}})["lessons"]
     machine, flagged = slow(lessons, known)
     if machine is None:
         return ""
+    warning = "::warning title=Times::" if "GITHUB_ACTIONS" in os.environ else "WARNING: "
     lines = [f"Lessons took {machine:.1f} times their seconds in docs/times.json (median, {name})"]
-    mark = "::warning title=Slow lesson::" if "GITHUB_ACTIONS" in os.environ else "SLOW: "
     for lesson, ratio in flagged.items():
-        lines.append(
-            f"{mark}{lesson} took {ratio:.1f} times its {known[lesson]['seconds']:.0f} s, over twice the median"
-        )
+        figure = f"{known[lesson]['seconds']:.0f} s"
+        lines.append(f"{warning}{lesson} took {ratio:.1f} times its {figure}, over twice the median")
+    for lesson in sorted({one["name"] for one in lessons} - known.keys()):
+        lines.append(f"{warning}{lesson} has no figure yet: run `make tutorial` and `make times`")
     return "\n".join(lines) + "\n"
 
 
