@@ -51,10 +51,14 @@ class Quiz:
         verdict = verdicts.get(choice, f"<b>✘ You said {choice}; it is {right}.</b>")
         return f"{verdict} {escape(self.reason)}"
 
+    def lettered(self) -> list[str]:
+        """The options as readers see them, "A: along z"."""
+        return [f"{letter}: {option}" for letter, option in zip(LETTERS, self.options, strict=False)]
+
     def page(self) -> str:
         """HTML for readers without a kernel."""
-        options = "".join(f"<li>{escape(option)}</li>" for option in self.options)
-        return f'<p><b>Predict.</b> {escape(self.question)}</p><ol type="A">{options}</ol>{self.folded("The answer")}'
+        options = "<br/>".join(map(escape, self.lettered()))  # no list: some pages number it themselves
+        return f"<p><b>Predict.</b> {escape(self.question)}</p><p>{options}</p>{self.folded('The answer')}"
 
     def folded(self, summary: str) -> str:
         """HTML of the answer behind a line that opens it."""
@@ -77,7 +81,7 @@ def load(lesson: str, name: str) -> Quiz:
 def build(quiz: Quiz) -> widgets.VBox:
     """Question, options, a button to commit, and below them what follows."""
     wide = widgets.Layout(width="auto")
-    labels = [(f"{letter}: {option}", letter) for letter, option in zip(LETTERS, quiz.options, strict=False)]
+    labels = list(zip(quiz.lettered(), LETTERS, strict=False))
     choice = widgets.RadioButtons(options=labels, value=None, layout=wide)
     commit = widgets.Button(description="commit", disabled=True, tooltip="Choose first; you cannot change it later")
     below = widgets.HTML(quiz.folded("No kernel? The answer"), layout=wide)

@@ -30,7 +30,7 @@ def test_the_answer_depends_on_the_choice():
 
 def test_a_page_has_question_options_and_the_folded_answer():
     page = TWO.page()
-    assert "Is 1 &lt; 2?" in page and "<li>yes</li><li>no &amp; never</li>" in page
+    assert "Is 1 &lt; 2?" in page and "<p>A: yes<br/>B: no &amp; never</p>" in page
     assert re.search("<details>.*<b>A: yes.</b> Count: 1 &amp; then 2.*</details>", page)
 
 
