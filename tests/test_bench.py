@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import bench
+import bench_blocks
+import numpy as np
+import pytest
 import torch
+from distributed import Client
 
 from fgnet_lib.fgnet import MINI, FGNet
 from fgnet_lib.inference import predict
@@ -50,3 +56,47 @@ def test_the_page_shows_shares_and_ratios():
         "| 0.5 | 1.0 | 1.5 | 1.50 | 2.00 |",
     ):
         assert line in text
+
+
+@contextmanager
+def threads(**options):
+    """Workers that see what a test has changed."""
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        yield client
+
+
+def test_cells_that_blocks_cut_are_whole_again_in_the_table_of_merging(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_blocks, "cluster", threads)
+    for name, value in {"BLOCK": (16, 32, 32), "SIDE": 64, "CELL": 12}.items():
+        monkeypatch.setattr(bench_blocks, name, value)
+    (found,) = bench_blocks.memory_and_merge(tmp_path, [32 * 64 * 64 / 1e9])
+    assert found["blocks"] == 8 and found["neurons"] == np.ceil(32 / 12) * np.ceil(64 / 12) ** 2 < found["fragments"]
+    assert 0 < found["io_share"] < 1 and not list(tmp_path.iterdir())
+
+
+def test_the_page_of_blocks_has_a_section_for_each_table():
+    peaks = dict.fromkeys(("predict", "fragments", "faces", "relabel", "merge"), 2**30)
+    memory = {"gvox": 0.1, "blocks": 12, "fragments": 9, "neurons": 4, "peak_bytes": peaks, "predict_s": 3.4}
+    found = {
+        "memory": [memory | {"merge_s": 0.25, "io_share": 0.5}],
+        "overhead": {"blocks": 200, "ms_per_block": 9.0, "engine_ms": 3.0},
+        "blocks": {"memory_s": 10.0, "one_block": {"s": 11.0, "peak_bytes": 2**30},
+                   "four_blocks": {"s": 15.0, "peak_bytes": 2**29}, "largest_difference": 0.0002},
+        "workers": {"workers_1_s": 10.0, "workers_2_s": 5.5, "ratio": 1.82},
+        "accuracy": {"block": [1, 2, 3], "threshold": 0.7, "memory": 1.112, "blocks": 1.113, "difference": 0.001},
+    }  # fmt: skip
+    text = bench_blocks.page({name: {"machine": "a machine", "found": one} for name, one in found.items()})
+    for line in (
+        "| 0.10 | 12 | 9 | 4 | 1024 | 1024 | 1024 | 1024 | 1024 | 3 | 0.2 | 50% |",
+        "9.0 ms a block",
+        "| four blocks | 15.0 | 1.50 | 512 |",
+        "10.0 s with one worker, 5.5 s with two: 1.82 times as fast.",
+        "a difference of +0.001",
+    ):
+        assert line in text
+
+
+def test_an_unknown_table_is_refused(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["bench_blocks.py", "speed"])
+    with pytest.raises(SystemExit):
+        bench_blocks.main()

@@ -48,7 +48,7 @@ from fgnet_lib.volumes import write_volume
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GVOX = (0.1, 0.5, 1.0, 2.0)
-BLOCK = (128, 256, 256)
+BLOCK, SIDE = (128, 256, 256), 1024  # voxels; of the phantom along y and x
 THRESHOLD = 0.7  # of the shipped model, see its card
 CELL = 48  # voxels; of the phantom's cells, cubes with a membrane, which blocks cut
 
@@ -69,15 +69,14 @@ class Grey:
 
 def phantom(path: Path, gvox: float) -> Path:
     """A volume of cubes with dark sides, written block by block, so that it never is in memory."""
-    depth = round(gvox * 1e9 / 1024**2 / BLOCK[0]) * BLOCK[0]
-    grid = Grid((depth, 1024, 1024), BLOCK)
+    depth = round(gvox * 1e9 / SIDE**2 / BLOCK[0]) * BLOCK[0]
+    grid = Grid((depth, SIDE, SIDE), BLOCK)
     array = zarr.create_array(
         path, shape=grid.shape, chunks=BLOCK, dtype="uint8", attributes={"resolution": [10.0] * 3, "offset": [0.0] * 3}
     )
     for index in range(len(grid)):
         region = grid.region(index)
-        inside = (np.isin(np.arange(s.start, s.stop) % CELL, (0, CELL - 1), invert=True) for s in region)
-        z, y, x = np.ix_(*inside)
+        z, y, x = (np.isin(places % CELL, (0, CELL - 1), invert=True) for places in np.ogrid[region])
         array[region] = (z & y & x) * np.uint8(200)
     return path
 
