@@ -30,7 +30,8 @@ STAND_IN = """
 def eval_js(code):  # all that neuroglancer and we ask of Colab's page
     return "https://" + code.removeprefix("google.colab.kernel.proxyPort(").rstrip(")") + "-colab.example/"
 """
-# appended to a lesson: every slider goes to its other end, and each picture has to follow the first one
+# appended to a lesson: every slider goes to its other end, and each picture has to follow the first one; predictions
+# are made and answered
 MOVE_SLIDERS = """
 import ipywidgets, IPython
 from ipywidgets import Box, Image, IntSlider, Widget
@@ -53,6 +54,12 @@ for box in explorers:
     for slider in sliders:
         slider.value = slider.min if slider.value != slider.min else slider.max
         assert slider is not sliders[0] or pictures(box[0]) != before, f"no picture follows {slider.description!r}"
+predictions = [box[0] for box in boxes if [getattr(one, "description", "") for one in box[3:4]] == ["commit"]]
+for question, choice, commit, below in (one.children for one in predictions):
+    choice.value = "A"
+    commit.click()
+    assert choice.disabled and below.value.startswith("<b>")
+print("predictions:", len(predictions))
 core = {"@jupyter-widgets/base", "@jupyter-widgets/controls", "@jupyter-widgets/output"}
 assert {widget._model_module for widget in Widget.widgets.values()} <= core  # others need Colab's custom manager
 print("explorers:", len(explorers))
@@ -122,6 +129,7 @@ def test_a_lesson_runs_and_its_pictures_follow_the_sliders(name, kernel, tmp_pat
     said = run(name, kernel, tmp_path)
     assert "colab: cpu" in said  # the lesson's first line names the platform
     assert int(re.search(r"explorers: (\d+)", said)[1]) > 0
+    assert int(re.search(r"predictions: (\d+)", said)[1]) > 1
 
 
 def test_neuroglancer_goes_through_the_proxy_of_colab(kernel, tmp_path):
