@@ -22,7 +22,7 @@ from run_tutorial import Lesson, lesson_parameters, sources_key
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
-PAGES = ("", "notebooks/06_neurons_in_3d.html", "docs/glossary.html", "api/volumes.html")
+PAGES = ("", "notebooks/06_neurons_in_3d.html", "docs/glossary.html", "docs/platforms.html", "api/volumes.html")
 WIDGET = {"application/vnd.jupyter.widget-view+json": {"model_id": "0"}}
 SETTINGS = '# Parameters\nPROFILE = "fast"\nDATASET = "phantom"\nOUT_DIR = "/home/teacher/out"\n'
 SCENE = "<!doctype html><title>scene</title><p>neurons</p>"
@@ -98,7 +98,7 @@ def test_outputs_need_no_kernel_and_name_no_folder(site):
 
 def test_the_3d_scene_is_in_the_page(site):
     lesson = next(path for path in NOTEBOOKS if path.stem.startswith("06"))
-    (source,) = re.findall(r'<iframe class="scene" src="([^"]+)" loading="lazy"', page(site, lesson))
+    (source,) = re.findall(r'<iframe src="([^"]+)" loading="lazy"', page(site, lesson))
     assert (site / "notebooks" / source).read_text() == SCENE
 
 

@@ -33,7 +33,9 @@ FOREIGN = ("_static", "scenes")  # pages of the site that are not ours
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#])")
 BADGE = re.compile(r"\[!\[(\w+)\]\([^)]*\)\]")
 PROGRESS = re.compile(r"\d+%\|")
-SCENE = '<iframe class="scene" src="../scenes/{}" loading="lazy" title="3D scene, turns when dragged"></iframe>'
+SCENE = (
+    '<div class="scene"><iframe src="../scenes/{}" loading="lazy" title="3D scene, turns when dragged"></iframe></div>'
+)
 WIDGET = "*Here stands a control that needs a running notebook: open the lesson by a link at its head.*"
 AUTODOC = "```{{eval-rst}}\n.. automodule:: {}\n   :{}:\n```"
 NAVIGATION = {
