@@ -37,6 +37,7 @@ from fgnet_lib.checks.lesson04 import balanced_loss, learning_rate, resume
 from fgnet_lib.checks.lesson05 import face_mean, honest_threshold, merge, whole_from
 from fgnet_lib.checks.lesson06 import match, neuron_volume, viewer_position
 from fgnet_lib.checks.lesson08 import cut_geometry, flat_sections, sections_in_memory
+from fgnet_lib.checks.lesson09 import block_ids, halo, worker_hours
 
 __all__ = [
     "EXERCISES",
@@ -44,12 +45,14 @@ __all__ = [
     "attention",
     "auc",
     "balanced_loss",
+    "block_ids",
     "cut_geometry",
     "dw_weights",
     "error_kind",
     "face_mean",
     "fine_stride",
     "flat_sections",
+    "halo",
     "honest_threshold",
     "learning_rate",
     "map_shape",
@@ -65,4 +68,5 @@ __all__ = [
     "volume_size",
     "whole_from",
     "widened",
+    "worker_hours",
 ]

@@ -41,6 +41,7 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %%
 import numpy as np
 
+from fgnet_lib import checks, quiz
 from fgnet_lib.blocks import Grid
 
 BYTES = 1 + 2 * 4 * 4
@@ -117,6 +118,23 @@ plt.show()
 # **What to see.** The larger the block, the smaller the share that is computed twice. Depth matters as well: SAM2 encodes each section
 # once for each window column *of a block*.
 #
+# **Exercise 9.1: what a block reads.** A block goes from `start` to `stop` (z, y, x; `stop` is the last voxel + 1). It reads a halo of
+# `halo` voxels around itself, as far as the volume of `shape` goes. Give back where it begins and ends to read: two triples.
+
+# %% tags=["task"]
+def my_read(start, stop, halo, shape):
+    return ...
+
+
+# %% tags=["solution"]
+def my_read(start, stop, halo, shape):
+    return np.maximum(np.subtract(start, halo), 0), np.minimum(np.add(stop, halo), shape)
+
+
+# %%
+checks.halo(my_read)
+
+# %% [markdown]
 # ## 3 · Workers, and a page to watch them
 #
 # [Dask](https://distributed.dask.org) hands out the numbers of blocks and nothing else; each worker reads and writes its blocks
@@ -141,7 +159,10 @@ print(f"dashboard: {client.dashboard_link}\nworkers, by process: {sorted(workers
 # ## 4 · Predict, and kill a worker
 #
 # A moment after the start we send one worker the signal that no program survives. Dask notices, starts another one, and gives
-# it what the dead one had not finished.
+# it what the dead one had not finished. First your prediction:
+
+# %%
+quiz.predict("09", "kill")
 
 # %%
 import signal
@@ -149,20 +170,29 @@ import threading
 
 from fgnet_lib.blockwise import Network, predict_blocks
 
-network = Network(tile=tile, overlap=overlap)
+network = Network(tile=tile, overlap=overlap, device=session.device.type)
 victim = min(workers.values())
 threading.Timer(4.0, os.kill, (victim, signal.SIGKILL)).start()
 report = predict_blocks(client, source, folder, network, block)
 print(f"{report.done + report.kept} of {len(grid)} blocks; at most {report.peak_bytes / 2**20:.0f} MiB in a worker")
 
+# %% [markdown]
+# Who is alive now? (The run may have been quicker than the signal, and a new worker takes a moment, so we wait a little.)
+
 # %%
 import time
 
-time.sleep(5)  # the run may have been quicker than the signal, and a new worker takes a moment
+time.sleep(5)
 print(f"killed {victim}; workers now {sorted(client.run(os.getpid).values())}")
 
 # %% [markdown]
-# Was anything lost? A second run looks at each block and does what is missing. It trusts no file: the journal in the folder has a
+# So much for a process that dies. And a file? We shall cut one of the results in half, and run again:
+
+# %%
+quiz.predict("09", "half-a-file")
+
+# %% [markdown]
+# A second run looks at each block and does what is missing. It trusts no file: the journal in the folder has a
 # checksum of every block, and a block counts as done if what is *on disk* still gives it. To see that, we cut a file in half.
 
 # %%
@@ -240,6 +270,23 @@ plt.show()
 # **What to see.** Neurons keep their colour across the lines. (The data repeat by mirroring: that is our doing, and the network's
 # business ends there.) Single blocks are fine if the parts at their borders find each other, and this is what the halo is for.
 #
+# **Exercise 9.2: ids that no other block has.** Each block numbers its fragments from 1; 0 is none. Make ids of the volume out of them,
+# from the number of the block and the `voxels` of a full block, so that no two blocks share one and nobody has to be asked.
+
+# %% tags=["task"]
+def my_ids(local, number, voxels):
+    return ...
+
+
+# %% tags=["solution"]
+def my_ids(local, number, voxels):
+    return np.where(local > 0, local + np.uint64(number * voxels), 0)
+
+
+# %%
+checks.block_ids(my_ids)
+
+# %% [markdown]
 # ## 6 · What would a cubic millimetre cost?
 #
 # At 10 nm a cubic millimetre has $10^{15}$ voxels. The rate that counts is that of *computing*, by one worker; reading and
@@ -266,6 +313,22 @@ for name, value in on_disk.items():
 # is its share of useful work. What one would change, in this order: a GPU for each worker; larger blocks; and prediction only where there
 # is tissue. The graph of step 3 is the next wall: it lies in one memory, and grows with the number of fragments.
 #
+# **Exercise 9.3: worker-hours.** How many hours do `workers` need for so many voxels, if one computes `rate` million voxels a second?
+
+# %% tags=["task"]
+def my_hours(voxels, rate, workers):
+    return ...
+
+
+# %% tags=["solution"]
+def my_hours(voxels, rate, workers):
+    return voxels / (rate * 1e6) / workers / 3600
+
+
+# %%
+checks.worker_hours(my_hours)
+
+# %% [markdown]
 # ## 7 · On a cluster
 #
 # Only the scheduler changes. Everything else is the same call, and workers need the same folder under the same path:
@@ -281,9 +344,14 @@ for name, value in on_disk.items():
 #
 # A job that ends at its walltime is a worker that dies: you have seen what happens then. [Scaling out](../docs/scaling.md) has the
 # same for Kubernetes, says who may reach a scheduler, and how to size blocks.
+#
+# The workers go home, and these are your exercises:
 
 # %%
 running.close()
+
+# %%
+checks.report("09")
 
 # %% [markdown]
 # ## What you learned
