@@ -107,7 +107,8 @@ def test_a_cell_that_raises_does_not_cost_the_others(tmp_path):
         ("my answers", "is no notebook"),
         ("[1, 2]", "is no notebook"),
         ('{"cells": [{"a": 1}], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "is no notebook"),
-        ('{"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "no lesson's title is in this notebook"),
+        ('{"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "is empty"),
+        (nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])), "no lesson's title is in"),
     ],
 )
 def test_what_is_no_lesson_is_refused(tmp_path, content, complaint):
