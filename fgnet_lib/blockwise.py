@@ -23,6 +23,7 @@ from distributed import Client, get_worker
 
 from fgnet_lib.blocks import PER_FOLDER, Grid, Journal, Region, inside, locked, process_block
 from fgnet_lib.cluster import Report, run
+from fgnet_lib.devices import choose_device
 from fgnet_lib.fgnet import PRETRAINED, FGNet, load_model
 from fgnet_lib.inference import needed, predict
 from fgnet_lib.segmentation import INSIDE, agglomerate, boundary_map, check_affinities, connected, flood
@@ -71,6 +72,7 @@ class Network:
     checkpoint: Path = PRETRAINED / "fgnet_mini.safetensors"
     tile: tuple[int, int, int] = (16, 160, 160)
     overlap: float = 0.25
+    device: str = "auto"  # as of `devices.choose_device`
 
     def settings(self) -> dict[str, Any]:
         """See `Predictor`."""
@@ -82,15 +84,19 @@ class Network:
 
     def affinities(self, raw: Any, region: Region) -> np.ndarray:
         """Refined affinities, or the coarse ones of a model that has no others."""
-        found = predict(_loaded(self.checkpoint), raw, self.tile, self.overlap, progress=False, region=region)
+        found = predict(
+            _loaded(self.checkpoint, self.device), raw, self.tile, self.overlap, progress=False, region=region
+        )
         return found.coarse if found.refined is None else found.refined
 
 
 @lru_cache(maxsize=1)
-def _loaded(checkpoint: Path) -> FGNet:
-    gpus = torch.cuda.device_count()
+def _loaded(checkpoint: Path, device: str) -> FGNet:
     torch.set_num_threads(1)  # a worker for each core; and what a block gives does not depend on their number
-    return load_model(checkpoint, f"cuda:{gpu_of(str(get_worker().name), gpus)}" if gpus else "cpu")
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", gpu_of(str(get_worker().name), torch.cuda.device_count()))
+    return load_model(checkpoint, chosen)
 
 
 def gpu_of(worker: str, gpus: int) -> int:

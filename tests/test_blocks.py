@@ -6,6 +6,9 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import h5py
 import numpy as np
@@ -79,6 +82,27 @@ def test_a_block_is_done_once_and_again_only_when_its_data_changed(tmp_path):
     step.data[3, 0, 0] += 1
     assert not process_block(step, 1).kept
     assert step.calls == 2 and step.data[3, 0, 0] == 2
+
+
+def test_one_block_is_read_while_another_computes_and_no_two_compute_at_once(tmp_path):
+    class Meeting(Doubling):
+        read_of, computing = {0: threading.Event(), 1: threading.Event()}, 0
+
+        def read(self, index):
+            self.read_of[index].set()
+            return super().read(index)
+
+        def compute(self, index, data):
+            self.computing += 1
+            met = self.read_of[1 - index].wait(30)
+            assert met and self.computing == 1
+            self.computing -= 1
+            return super().compute(index, data)
+
+    step = Meeting(tmp_path)
+    Journal(tmp_path, step.name).begin(step.settings())
+    with ThreadPoolExecutor(2) as pool:
+        assert [done.kept for done in pool.map(partial(process_block, step), range(2))] == [False, False]
 
 
 @pytest.mark.parametrize("note", ["", "12"])

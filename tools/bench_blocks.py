@@ -85,7 +85,10 @@ def phantom(path: Path, gvox: float) -> Path:
 class Cubes(Fragments):
     """The phantom's cells, cut by blocks, as fragments: the watershed would take most of the time, and is not asked."""
 
-    def compute(self, index: int, data: np.ndarray) -> dict[str, np.ndarray]:
+    def read(self, index: int) -> None:
+        """Nothing: cells are where they are."""
+
+    def compute(self, index: int, data: None) -> dict[str, np.ndarray]:
         """See `Fragments`; a cell's number is its place in the block and the cell before it."""
         region = self.grid.region(index)
         cells = [np.arange(s.start - 1, s.stop) // CELL - (s.start - 1) // CELL for s in region]
