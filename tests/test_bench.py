@@ -80,8 +80,8 @@ def test_the_page_of_blocks_has_a_section_for_each_table():
     found = {
         "memory": [memory | {"merge_s": 0.25, "io_share": 0.5}],
         "overhead": {"blocks": 200, "ms_per_block": 9.0, "engine_ms": 3.0},
-        "blocks": {"memory_s": 10.0, "one_block": {"s": 11.0, "peak_bytes": 2**30},
-                   "four_blocks": {"s": 15.0, "peak_bytes": 2**29}, "largest_difference": 0.0002},
+        "blocks": {"memory_s": 10.0, "one_block": {"s": 11.0, "peak_bytes": 2**30, "io_share": 0.01},
+                   "four_blocks": {"s": 15.0, "peak_bytes": 2**29, "io_share": 0.02}, "largest_difference": 0.0002},
         "workers": {"workers_1_s": 10.0, "workers_2_s": 5.5, "ratio": 1.82},
         "accuracy": {"block": [1, 2, 3], "threshold": 0.7, "memory": 1.112, "blocks": 1.113, "difference": 0.001},
     }  # fmt: skip
@@ -89,7 +89,7 @@ def test_the_page_of_blocks_has_a_section_for_each_table():
     for line in (
         "| 0.10 | 12 | 9 | 4 | 1024 | 1024 | 1024 | 1024 | 1024 | 3 | 0.2 | 50% |",
         "9.0 ms a block",
-        "| four blocks | 15.0 | 1.50 | 512 |",
+        "| four blocks | 15.0 | 1.50 | 512 | 2.0% |",
         "10.0 s with one worker, 5.5 s with two: 1.82 times as fast.",
         "a difference of +0.001",
     ):

@@ -161,7 +161,8 @@ def blocks_against_one(work: Path) -> dict:
             start = time.perf_counter()
             report = predict_blocks(client, Source(raw), work / name, block=block, progress=False)
             segment_blocks(client, work / name / "affinities.zarr", work / name, THRESHOLD, block, progress=False)
-            found[name] = {"s": time.perf_counter() - start, "peak_bytes": report.peak_bytes}
+            io = 1 - report.seconds["compute"] / report.seconds.total()
+            found[name] = {"s": time.perf_counter() - start, "peak_bytes": report.peak_bytes, "io_share": io}
     stored = zarr.open_array(work / "four_blocks" / "affinities.zarr")[:]
     return found | {"largest_difference": float(abs(stored - affinities).max())}
 
@@ -248,12 +249,20 @@ def overhead_page(found: dict) -> list[str]:
 
 
 def blocks_page(found: dict) -> list[str]:
-    rows = [["in memory", f"{found['memory_s']:.1f}", "1.00", ""]]
+    rows = [["in memory", f"{found['memory_s']:.1f}", "1.00", "", ""]]
     for name in ("one_block", "four_blocks"):
         one = found[name]
         ratio = one["s"] / found["memory_s"]
-        rows.append([name.replace("_", " "), f"{one['s']:.1f}", f"{ratio:.2f}", round(one["peak_bytes"] / 2**20)])
-    heads = "| way | seconds | against memory | peak of a worker, MiB |"
+        rows.append(
+            [
+                name.replace("_", " "),
+                f"{one['s']:.1f}",
+                f"{ratio:.2f}",
+                round(one["peak_bytes"] / 2**20),
+                f"{one['io_share']:.1%}",
+            ]
+        )
+    heads = "| way | seconds | against memory | peak of a worker, MiB | reading and writing, of the prediction's work |"
     return [*table(heads, rows), f"\nLargest difference of affinities: {found['largest_difference']:.5f} (float16)."]
 
 
