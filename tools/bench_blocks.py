@@ -156,8 +156,8 @@ def blocks_against_one(work: Path) -> dict:
     affinities = predict(model, volume.raw, progress=False).refined
     segment(affinities, volume.voxel_size, THRESHOLD)
     found = {"memory_s": time.perf_counter() - start, "shape": list(volume.shape)}
-    with cluster(workers=1) as client:
-        for name, block in (("one_block", volume.shape), ("four_blocks", (32, 128, 128))):
+    for name, block in (("one_block", volume.shape), ("four_blocks", (32, 128, 128))):
+        with cluster(workers=1) as client:  # a new one each time: a peak never falls
             start = time.perf_counter()
             report = predict_blocks(client, Source(raw), work / name, block=block, progress=False)
             segment_blocks(client, work / name / "affinities.zarr", work / name, THRESHOLD, block, progress=False)
