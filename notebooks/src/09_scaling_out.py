@@ -121,6 +121,7 @@ plt.show()
 # **Exercise 9.1: what a block reads.** A block goes from `start` to `stop` (z, y, x; `stop` is the last voxel + 1). It reads a halo of
 # `halo` voxels around itself, as far as the volume of `shape` goes. Give back where it begins and ends to read: two triples.
 
+
 # %% tags=["task"]
 def my_read(start, stop, halo, shape):
     return ...
@@ -273,6 +274,7 @@ plt.show()
 # **Exercise 9.2: ids that no other block has.** Each block numbers its fragments from 1; 0 is none. Make ids of the volume out of them,
 # from the number of the block and the `voxels` of a full block, so that no two blocks share one and nobody has to be asked.
 
+
 # %% tags=["task"]
 def my_ids(local, number, voxels):
     return ...
@@ -314,6 +316,7 @@ for name, value in on_disk.items():
 # is tissue. The graph of step 3 is the next wall: it lies in one memory, and grows with the number of fragments.
 #
 # **Exercise 9.3: worker-hours.** How many hours do `workers` need for so many voxels, if one computes `rate` million voxels a second?
+
 
 # %% tags=["task"]
 def my_hours(voxels, rate, workers):
