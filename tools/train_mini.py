@@ -89,7 +89,8 @@ repository's phantom. Nothing under a non-commercial licence was used.
 
 **Recipe.** `make weights`: {minutes} minutes on {device}, {date}. One run only: no spread is known. AdamW with warm-up
 and a cosine, one patch an iteration, a moving average of the weights at the end of each stage; the encoder has a
-quarter of the learning rate:
+quarter of the learning rate. The last stage also learned affinities to voxels {far} away, in heads of their own
+that are not in the file:
 
 | iterations | patch (z, y, x) | learning rate | moving average | drawn from FIB-25 : gala : phantom | seed |
 |---|---|---|---|---|---|
@@ -134,6 +135,7 @@ def main() -> None:
         "threshold": chosen,
         "measured": measured,
         "stages": [asdict(stage) for stage in STAGES],
+        "far": " and ".join(map(str, FAR)),
         "parameters": sum(p.numel() for p in model.parameters()),
         "minutes": round(sum(history.seconds[-1] for history in histories) / 60),
         "device": f"a CPU (threads: {torch.get_num_threads()})",
