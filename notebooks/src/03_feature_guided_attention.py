@@ -157,10 +157,11 @@ with torch.no_grad():
 print("equal: our DW Block and the library's")
 
 # %% [markdown]
-# **Fewer weights are not always less time.** A depthwise filter computes little for each number it fetches, so a CPU
-# mostly waits for memory. The shipped mini model was to be trained on a CPU; at its finest levels, where channels are
-# few, a *dense block* stands in for the DW Block (our choice: `dense_levels`). EfficientNetV2 fuses its first blocks for
-# the same reason. The two, timed where the mini model has its most voxels:
+# **Are fewer weights less time?** Not everywhere: a depthwise filter computes little for each number that it fetches,
+# and a CPU may mostly wait for memory. The shipped mini model was to be trained on a CPU; at its finest levels, where
+# channels are few and maps are large, a *dense block* stands in for the DW Block (our choice: `dense_levels`).
+# EfficientNetV2 fuses its first blocks for the same reason. Which is quicker on *this* machine, at full resolution with few
+# channels, and in a smaller map with twice as many?
 
 
 # %%
@@ -175,17 +176,22 @@ class DenseBlock(nn.Module):
         return x + self.mix(F.gelu(self.norm(self.dense(x))))
 
 
-x = torch.randn(1, model.config.widths[1], 8, 64, 64)
-for block in (DWBlock(x.shape[1]), DenseBlock(x.shape[1])):
-    block(x).sum().backward()  # the first time has set-up in it
-    start = time.perf_counter()
-    for _ in range(3):
-        block(x).sum().backward()
-    milliseconds = (time.perf_counter() - start) / 3 * 1000
-    weights = sum(p.numel() for p in block.parameters())
-    print(f"{type(block).__name__:10} {weights:6,} weights, {milliseconds:4.0f} ms forwards and backwards")
+# %%
+for channels, size in zip(model.config.widths[:2], ((16, 128, 128), (8, 64, 64)), strict=True):
+    x = torch.randn(1, channels, *size, requires_grad=True)  # as in training: gradients go on to earlier layers
+    for block in (DWBlock(channels), DenseBlock(channels)):
+        block(x).sum().backward()  # the first time has set-up in it
+        start = time.perf_counter()
+        for _ in range(3):
+            block(x).sum().backward()
+        milliseconds = (time.perf_counter() - start) / 3 * 1000
+        weights = sum(p.numel() for p in block.parameters())
+        print(f"{channels} channels at {size}: {type(block).__name__:10} {weights:6,} weights, {milliseconds:4.0f} ms")
 
 # %% [markdown]
+# **What to see.** Compare the two lines of each shape. Weights do not tell which is quicker: the shape of the map and the
+# machine decide. So it has to be measured where the block is to be used.
+#
 # ## 3 · The Fine-Grained Encoder, without guidance yet
 #
 # A stem (a 1 × 5 × 5 convolution: in-plane only, because the first thing to see is the section) gives the first
