@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgnet_lib import blockwise
-from fgnet_lib.blocks import Grid, Journal, inside, locked, process_block, write_text
+from fgnet_lib.blocks import Grid, Journal, inside, locked, peak_bytes, process_block, write_text
 from fgnet_lib.volumes import read_volume
 
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
@@ -128,6 +128,13 @@ def test_a_worker_that_outlived_its_run_writes_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="other settings"):
         process_block(step, 0)
     assert (step.data == 1).all()
+
+
+def test_a_process_does_not_count_the_memory_of_its_parent():
+    held = np.ones(40_000_000)  # 320 MB
+    code = "from fgnet_lib.blocks import peak_bytes; print(peak_bytes())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(child.stdout) < held.nbytes < peak_bytes()
 
 
 def test_a_second_run_is_refused_and_told_who_is_there(tmp_path):
