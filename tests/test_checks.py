@@ -11,16 +11,19 @@ import numpy as np
 import pytest
 from exercises import exercises, imports
 
-from fgnet_lib import checks
+from fgnet_lib import affinities, checks
 from fgnet_lib.affinities import affinities_from_labels
 from fgnet_lib.checks.exercise import Exercise, Outcome, ask, of_lesson
+from fgnet_lib.fgnet import FeatureGuidedAttention
 
 SOURCES = sorted(build_notebooks.SOURCES.glob("[0-9][0-9]_*.py"))
 CELLS = {source.stem[:2]: build_notebooks.read_cells(source) for source in SOURCES}
 EXERCISES = {one.name: (lesson, one) for lesson, cells in CELLS.items() for one in exercises(cells)}
-MUTANTS = {}
+MUTANTS, RIGHT = {}, {}
 for file in sorted((Path(__file__).parent / "mutants").glob("lesson*.py")):
-    MUTANTS |= importlib.import_module(f"mutants.{file.stem}").MUTANTS
+    answers = importlib.import_module(f"mutants.{file.stem}")
+    MUTANTS |= answers.MUTANTS
+    RIGHT |= answers.RIGHT
 
 
 ASKED = Exercise(lambda answer: ask(answer, np.zeros(2)), "99", 1, "to ask", 1)
@@ -33,6 +36,10 @@ def stops(array: np.ndarray) -> float:
 def changes(array: np.ndarray) -> np.ndarray:
     array += 1
     return array
+
+
+def borrows(array: np.ndarray) -> np.ndarray:
+    return affinities_from_labels(array)
 
 
 def outcome(name: str, answer: str) -> Outcome:
@@ -66,6 +73,15 @@ def test_a_solution_passes(name, capsys):
     assert ": passed" in capsys.readouterr().out
 
 
+def test_every_exercise_has_another_right_answer():
+    assert RIGHT.keys() == EXERCISES.keys() and all(RIGHT.values())
+
+
+@pytest.mark.parametrize(("name", "answer"), [(name, one) for name, answers in RIGHT.items() for one in answers])
+def test_a_right_answer_unlike_the_solution_passes(name, answer):
+    assert outcome(name, answer) == Outcome("passed")
+
+
 @pytest.mark.parametrize("name", EXERCISES)
 def test_at_least_three_wrong_answers_get_hints_of_their_own(name):
     hints = {hint for _, _, hint in MUTANTS[name]}
@@ -97,6 +113,13 @@ def test_a_wrong_answer_gets_its_hint(name, old, new, hint):
         (lambda: 1, "stopped with TypeError"),
         (affinities_from_labels, "done by affinities_from_labels of the library"),
         (lambda array: affinities_from_labels(array), "done by affinities_from_labels of the library"),
+        (
+            lambda array: [affinities_from_labels(one) for one in [array]],
+            "done by affinities_from_labels of the library",
+        ),
+        (lambda array: affinities.affinities_from_labels(array), "done by affinities_from_labels of the library"),
+        (lambda array: borrows(array), "done by affinities_from_labels of the library"),
+        (type("Mine", (FeatureGuidedAttention,), {}), "done by FeatureGuidedAttention of the library"),
         (lambda array: exit(), "stopped with SystemExit"),
     ],
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dis
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def compare(result: np.ndarray, right: np.ndarray, mistakes: dict[str, np.ndarra
         right: what is right, of the same shape.
         mistakes: by hint, what typical mistakes give.
         otherwise: the hint for any other difference; "{n}" in it becomes the number of wrong values, "{at}" the index
-            of the first one.
+            of the first one, a tuple if there are several axes.
     """
     wrong = ~np.isclose(result, right)
     if not wrong.any():
@@ -154,15 +155,41 @@ def compare(result: np.ndarray, right: np.ndarray, mistakes: dict[str, np.ndarra
     for hint, mistake in mistakes.items():
         require(not np.allclose(result, mistake), hint)
     at = tuple(int(i) for i in np.argwhere(wrong)[0])
-    raise Hint(otherwise.format(n=np.sum(wrong), at=at))
+    raise Hint(otherwise.format(n=np.sum(wrong), at=at[0] if len(at) == 1 else at))
 
 
 def _from_library(answer: Any) -> list[str]:
-    """Functions of the library that a student's function calls by their names, or that it is itself."""
-    code, names = getattr(answer, "__code__", None), getattr(answer, "__globals__", {})
-    called = [answer, *(names.get(name) for name in getattr(code, "co_names", ()))]
-    ours = [one for one in called if isinstance(one, FunctionType) and str(one.__module__).startswith("fgnet_lib.")]
-    return [one.__name__ for one in ours]
+    """Functions and classes of the library that an answer is, inherits from or uses, also by helpers of its own."""
+    parts = [answer, *vars(answer).values()] if isinstance(answer, type) else [answer]
+    names = next((one.__globals__ for one in parts if isinstance(one, FunctionType)), {})
+    found, seen, left = [], [], [answer]
+    while left:
+        one = left.pop()
+        if any(one is other for other in seen):
+            continue
+        seen.append(one)
+        family = one.__mro__ if isinstance(one, type) else [one] if isinstance(one, FunctionType) else []
+        found += [each.__name__ for each in family if str(each.__module__).startswith("fgnet_lib.")]
+        if isinstance(one, type):
+            left += vars(one).values()
+        elif family and one.__globals__ is names:
+            left += _used(one.__code__, names)
+    return found
+
+
+def _used(code: CodeType, names: dict[str, Any]) -> list[Any]:
+    """What code, and the code within it, means by its global names; of modules of the library also what it takes."""
+    used, value = [], None
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            value = names.get(instruction.argval)
+        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(value, ModuleType):
+            value = getattr(value, instruction.argval, None) if value.__name__.startswith("fgnet_lib") else None
+        else:
+            value = None
+        used.append(value)
+    within = [one for one in code.co_consts if isinstance(one, CodeType)]
+    return used + [one for inner in within for one in _used(inner, names)]
 
 
 def _line(error: BaseException) -> str:

@@ -36,9 +36,7 @@ def match(answer: Callable[[np.ndarray, np.ndarray, int], tuple[int, float]]) ->
     """The neuron with most voxels in a segment, and the share of the segment that it fills."""
     segmentation = np.array([[5] * 10 + [8] * 6 + [1] * 4], np.uint64)[None]
     truth = np.array([[0] * 5 + [3] * 3 + [9] * 2 + [9] * 7 + [3] * 3], np.uint64)[None]
-    result = ask(answer, segmentation, truth, 5)
-    require(np.shape(result) == (2,), "Two numbers are wanted: the id of the neuron, and a share")
-    neuron, share = int(result[0]), float(result[1])
+    neuron, share = _match(answer, segmentation, truth, 5)
     require(neuron != 0, "0 is no neuron, it may be most of a segment and still is no match")
     require(neuron != 9, "Neuron 9 is the largest, but has fewer voxels in this segment than another one")
     require(neuron == 3, f"{neuron} is not the neuron with most voxels in the segment")
@@ -46,6 +44,16 @@ def match(answer: Callable[[np.ndarray, np.ndarray, int], tuple[int, float]]) ->
     require(not np.isclose(share, 0.5), "That is the share of the neuron that is in the segment: turn it around")
     require(not np.isclose(share, 0.6), "Voxels of the segment whose truth is 0 are a part of the segment, too")
     require(bool(np.isclose(share, 0.3)), f"3 of the segment's 10 voxels are not a share of {share:.3f}")
+    neuron, share = _match(answer, segmentation, truth, 1)  # no voxel of it is 0 in truth
+    require(neuron == 3, "In a segment without a 0 in truth the smallest id is a neuron like any other")
+    require(bool(np.isclose(share, 0.75)), f"3 of another segment's 4 voxels are not a share of {share:.3f}")
+
+
+def _match(answer: Callable, segmentation: np.ndarray, truth: np.ndarray, segment: int) -> tuple[int, float]:
+    """A student's neuron and share for a segment."""
+    result = ask(answer, segmentation, truth, segment)
+    require(np.shape(result) == (2,), "Two numbers are wanted: the id of the neuron, and a share")
+    return int(result[0]), float(result[1])
 
 
 @exercise("06", "shift the viewer's axes right")

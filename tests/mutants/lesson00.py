@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of lesson 00: (in the solution's text, instead of it, a part of the hint)."""
+"""Answers of lesson 00: wrong ones as (the solution's text, instead of it, part of the hint), and right ones."""
 
 MUTANTS = {
     "volume_size": [
@@ -14,5 +14,22 @@ MUTANTS = {
         ('return "split"', 'return "merge"', "are exchanged"),
         ("truth_1 == truth_2 and found_1", "truth_1 != found_1 and found_1", "There is no error"),
         ('"none"', '"nothing"', "none of the three words"),
+    ],
+}
+
+RIGHT = {
+    "volume_size": [
+        """\
+def my_size(shape, voxel_size):
+    return np.array(shape) * np.array(voxel_size) / 1000
+""",
+    ],
+    "error_kind": [
+        """\
+def my_error(truth_1, truth_2, found_1, found_2):
+    if (truth_1 == truth_2) == (found_1 == found_2):
+        return "none"
+    return "split" if truth_1 == truth_2 else "merge"
+""",
     ],
 }

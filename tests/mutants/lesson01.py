@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of lesson 01: (in the solution's text, instead of it, a part of the hint)."""
+"""Answers of lesson 01: wrong ones as (the solution's text, instead of it, part of the hint), and right ones."""
 
 MUTANTS = {
     "affinities": [
@@ -38,5 +38,35 @@ MUTANTS = {
         ("np.append(False, known[1:] & known[:-1])", "known & np.roll(known, 1)", "has no predecessor"),
         ("known[1:] & known[:-1])", "~(known[1:] & known[:-1]))", "are exchanged"),
         ("row != IGNORE", "(row != IGNORE) & (row > 0)", "Voxels of label 0 are left out"),
+    ],
+}
+
+RIGHT = {
+    "affinities": [
+        """\
+def my_affinities(labels):
+    affinities = np.zeros((3, *labels.shape), bool)
+    for z, y, x in np.ndindex(labels.shape):
+        for axis, before in enumerate([(z - 1, y, x), (z, y - 1, x), (z, y, x - 1)]):
+            affinities[axis, z, y, x] = min(before) >= 0 and labels[z, y, x] == labels[before] > 0
+    return affinities
+""",
+    ],
+    "widened": [
+        """\
+def my_widened(labels):
+    padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    widened = labels.copy()
+    for y in range(3):
+        for x in range(3):
+            widened[padded[:, y:, x:][:, : labels.shape[1], : labels.shape[2]] != labels] = 0
+    return widened
+""",
+    ],
+    "mask": [
+        """\
+def my_mask(row):
+    return [i > 0 and row[i] != IGNORE and row[i - 1] != IGNORE for i in range(len(row))]
+""",
     ],
 }

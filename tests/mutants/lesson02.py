@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of lesson 02: (in the solution's text, instead of it, a part of the hint)."""
+"""Answers of lesson 02: wrong ones as (the solution's text, instead of it, part of the hint), and right ones."""
 
 MUTANTS = {
     "map_shape": [
@@ -28,5 +28,39 @@ MUTANTS = {
         ("stride * voxel_nm <=", "stride <=", "wider than the neurite"),
         ("return max(stride for", "return max(stride * voxel_nm for", "none of the strides"),
         (" or stride == 1", "", "stopped with ValueError"),
+    ],
+}
+
+RIGHT = {
+    "map_shape": [
+        """\
+def my_map_shape(stack_shape, stride, channels):
+    return [channels, stack_shape[0], *(int(size / stride) for size in stack_shape[1:])]
+""",
+    ],
+    "similarity": [
+        """\
+def my_similarity(features, y, x):
+    f = torch.as_tensor(features)
+    return torch.nn.functional.cosine_similarity(f, f[:, y, x, None, None], dim=0).numpy()
+""",
+        """\
+def my_similarity(features, y, x):
+    here, result = features[:, y, x], np.zeros(features.shape[1:])
+    for i, j in np.ndindex(result.shape):
+        there = features[:, i, j]
+        result[i, j] = here @ there / (np.linalg.norm(here) * np.linalg.norm(there))
+    return result
+""",
+    ],
+    "fine_stride": [
+        """\
+def my_stride(thickness_nm, voxel_nm):
+    best = 1
+    for stride in (4, 8, 16):
+        if stride * voxel_nm <= thickness_nm:
+            best = stride
+    return best
+""",
     ],
 }

@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of lesson 03: (in the solution's text, instead of it, a part of the hint)."""
+"""Answers of lesson 03: wrong ones as (the solution's text, instead of it, part of the hint), and right ones."""
 
 MUTANTS = {
     "dw_weights": [
@@ -42,5 +42,39 @@ MUTANTS = {
         ("[:, None]", "", "Not every pair is counted"),
         ("np.mean((p[:, None] > q) + 0.5 * (p[:, None] == q))", "p.mean() / q.mean()", "a ratio of means"),
         ("np.mean((p[:, None] > q) + 0.5 * (p[:, None] == q))", "np.mean(p > 0.5)", "is not how often"),
+    ],
+}
+
+RIGHT = {
+    "dw_weights": [
+        """\
+def my_weights(channels, expand):
+    wide = expand * channels
+    return 3**3 * channels + channels * wide + wide * channels
+""",
+    ],
+    "attention": [
+        """\
+class MyAttention(nn.Module):
+    def __init__(self, guide_channels, channels):
+        super().__init__()
+        self.from_guide = nn.Conv3d(guide_channels, channels, 1)
+        self.from_fine = nn.Conv3d(channels, channels, 1)
+        self.to_map = nn.Conv3d(channels, 1, 1)
+
+    def forward(self, fine, guide):
+        a = self.to_map(nn.ReLU()(self.from_guide(guide) + self.from_fine(fine))).sigmoid()
+        return fine * (1 + a), a
+""",
+    ],
+    "auc": [
+        """\
+def my_auc(weights, borders):
+    wins, pairs = 0, 0
+    for p in weights[borders]:
+        for q in weights[~borders]:
+            wins, pairs = wins + (1 if p > q else 0.5 if p == q else 0), pairs + 1
+    return wins / pairs
+""",
     ],
 }

@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of lesson 04: (in the solution's text, instead of it, a part of the hint)."""
+"""Answers of lesson 04: wrong ones as (the solution's text, instead of it, part of the hint), and right ones."""
 
 BALANCED = "(cost[target == 1].mean() + cost[target == 0].mean()) / 2"
 
@@ -44,5 +44,47 @@ MUTANTS = {
         ),
         ("        optimizer.zero_grad()\n", "", "ends elsewhere"),
         ("range(first, iterations)", "range(first, iterations - 1)", "ends elsewhere"),
+    ],
+}
+
+RIGHT = {
+    "balanced_loss": [
+        """\
+def my_loss(p, target):
+    ones, zeros = [], []
+    for guess, right in zip(p.flat, target.flat):
+        (ones if right else zeros).append(-np.log(guess if right else 1 - guess))
+    return np.float32(sum(ones) / len(ones) / 2 + sum(zeros) / len(zeros) / 2)
+""",
+    ],
+    "learning_rate": [
+        """\
+def my_rate(k, n, peak, warmup):
+    rate = peak * np.cos(np.pi * k / n / 2) ** 2
+    if k < warmup:
+        rate = rate * (k + 1) / warmup
+    return rate
+""",
+    ],
+    "resume": [
+        """\
+def my_train(model, optimizer, patch, iterations, path):
+    first = 0
+    if path.exists():
+        done, weights, state = torch.load(path)
+        first = done + 1
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(state)
+    model.train()
+    for k in range(first, iterations):
+        loss = model(patch(k)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        new = path.with_suffix(".new")
+        torch.save((k, model.state_dict(), optimizer.state_dict()), new)
+        new.replace(path)
+    return first
+""",
     ],
 }

@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of lesson 05: (in the solution's text, instead of it, a part of the hint)."""
+"""Answers of lesson 05: wrong ones as (the solution's text, instead of it, part of the hint), and right ones."""
 
 MUTANTS = {
     "face_mean": [
@@ -44,5 +44,48 @@ MUTANTS = {
         ("== 1]", "> 1]", "At the lowest threshold"),
         ("return min(whole)", "return max(set(tried) - set(whole))", "last threshold before"),
         ("== 1]", "<= 2]", "last threshold before"),
+    ],
+}
+
+RIGHT = {
+    "face_mean": [
+        """\
+def my_face_mean(affinities, fragments, a, b):
+    values = []
+    for z, y, x in np.ndindex(fragments.shape):
+        for axis, before in enumerate([(z - 1, y, x), (z, y - 1, x), (z, y, x - 1)]):
+            if min(before) >= 0 and {int(fragments[z, y, x]), int(fragments[before])} == {a, b}:
+                values.append(affinities[axis, z, y, x])
+    return sum(values) / len(values)
+""",
+    ],
+    "merge": [
+        """\
+def my_merge(faces, keep, drop):
+    parts = defaultdict(list)
+    for face, content in faces.items():
+        face = (face - {drop}) | {keep} if drop in face else face
+        if len(face) > 1:
+            parts[face].append(content)
+    totals = {face: sum(pairs for pairs, _ in both) for face, both in parts.items()}
+    return {face: [totals[face], sum(n * mean for n, mean in both) / totals[face]] for face, both in parts.items()}
+""",
+    ],
+    "honest_threshold": [
+        """\
+def my_choice(training, validation):
+    sums = {split + merge: threshold for threshold, (split, merge) in training.items()}
+    best = sums[min(sums)]
+    return [best, validation[best][0] + validation[best][1]]
+""",
+    ],
+    "whole_from": [
+        """\
+def my_healed(tried, truth, neuron):
+    for threshold in sorted(tried):
+        inside = tried[threshold][truth == neuron]
+        if inside.min() == inside.max():
+            return threshold
+""",
     ],
 }

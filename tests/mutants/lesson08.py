@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of lesson 08: (in the solution's text, instead of it, a part of the hint)."""
+"""Answers of lesson 08: wrong ones as (the solution's text, instead of it, part of the hint), and right ones."""
 
 MUTANTS = {
     "cut_geometry": [
@@ -20,6 +20,14 @@ MUTANTS = {
             "[z for z in range(len(raw)) if not raw[z].any()]",
             "evenly grey",
         ),
+        ("spread < np.median(spread) / 10", "spread == 0", "a little noise"),
+        ("np.median(", "np.mean(", "Lost sections lower your limit"),
+        ("np.flatnonzero(spread < np.median(spread) / 10)", "spread < np.median(spread) / 10", "not a yes or no"),
+        (
+            "    spread =",
+            "    return [z for z, section in enumerate(raw) if section.min() == section.max()]\n    spread =",
+            "need not be black",
+        ),
     ],
     "sections_in_memory": [
         ("2 * 12", "12", "one decoder are missing"),
@@ -33,5 +41,36 @@ MUTANTS = {
             "Whole sections",
         ),
         ("1e9", "2**30", "another number of sections"),
+    ],
+}
+
+RIGHT = {
+    "cut_geometry": [
+        """\
+def my_geometry(voxel_size, offset, first, step):
+    starts = [nm + voxels * size for nm, voxels, size in zip(offset, first, voxel_size)]
+    return [size * every for size, every in zip(voxel_size, step)], starts
+""",
+    ],
+    "flat_sections": [
+        """\
+def my_flat_sections(raw):
+    spread = [section.astype(float).std() for section in raw]
+    return {z for z, one in enumerate(spread) if one < np.median(spread) / 10}
+""",
+        """\
+def my_flat_sections(raw):
+    spread = raw.std(axis=(1, 2))
+    return np.where(spread < np.median(spread) / 10)
+""",
+    ],
+    "sections_in_memory": [
+        """\
+def my_sections(height, width, gigabytes):
+    sections = 0
+    while (sections + 1) * height * width * 33 <= gigabytes * 1e9:
+        sections += 1
+    return sections
+""",
     ],
 }

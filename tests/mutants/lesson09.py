@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of lesson 09: (in the solution's text, instead of it, a part of the hint)."""
+"""Answers of lesson 09: wrong ones as (the solution's text, instead of it, part of the hint), and right ones."""
 
 MUTANTS = {
     "halo": [
@@ -22,5 +22,30 @@ MUTANTS = {
         (" / 3600", "", "in seconds"),
         ("rate * 1e6", "rate", "million voxels"),
         (" / workers", " * workers", "should take less"),
+    ],
+}
+
+RIGHT = {
+    "halo": [
+        """\
+def my_read(start, stop, halo, shape):
+    first = [max(0, at - width) for at, width in zip(start, halo)]
+    return first, [min(size, at + width) for at, width, size in zip(stop, halo, shape)]
+""",
+    ],
+    "block_ids": [
+        """\
+def my_ids(local, number, voxels):
+    ids = local.astype(int)
+    ids[ids > 0] += number * voxels
+    return ids
+""",
+    ],
+    "worker_hours": [
+        """\
+def my_hours(voxels, rate, workers):
+    seconds = voxels / 1e6 / rate
+    return seconds / 60 / 60 / workers
+""",
     ],
 }
