@@ -18,6 +18,8 @@ _PLATFORM_VARIABLES = (  # set by each host in every notebook; Binder is a Jupyt
 def choose_device(name: str = "auto") -> torch.device:
     """The device called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU.
 
+    Of several processes that torch's launchers start on a machine, each gets a GPU of its own.
+
     Raises:
         ValueError: `name` is not in `DEVICES`, or this machine has no such device.
     """
@@ -28,6 +30,8 @@ def choose_device(name: str = "auto") -> torch.device:
         name = next(device for device, there in present.items() if there)
     if not present[name]:
         raise ValueError(f"device {name!r} is not available to PyTorch here: use 'auto' or 'cpu'")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device(name, int(os.environ["LOCAL_RANK"]))
     return torch.device(name)
 
 

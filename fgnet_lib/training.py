@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, send_to_device, set_seed
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -88,12 +89,6 @@ class History:
         self.loss.append(loss)
         self.learning_rate.append(learning_rate)
         self.seconds.append(seconds)
-
-    def state_dict(self) -> dict[str, list[float]]:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, list[float]]) -> None:
-        self.__dict__.update(state)
 
 
 class PatchDataset(Dataset):
@@ -243,9 +238,8 @@ def _fit(
     model.to(accelerator.device).train()
     history, average = History(), AveragedModel(model, avg_fn=_moving_average(config.ema)) if config.ema else None
     wrapped, optimizer = accelerator.prepare(model, _optimizer(model, config))
-    accelerator.register_for_checkpointing(*filter(None, (history, average)))
     settings = _settings(model, dataset.volumes, config) | {"processes": accelerator.num_processes}
-    checkpoints = _Checkpoints(accelerator, out_dir, settings)
+    checkpoints = _Checkpoints(accelerator, out_dir, settings, history, average)
     checkpoints.resume()
     batches = iter(_loader(dataset, config, len(history.loss), accelerator))
     started = time.monotonic() - (history.seconds[-1] if history.seconds else 0)
@@ -260,13 +254,13 @@ def _fit(
             if average is not None:
                 average.update_parameters(model)
             if len(history.loss) % config.checkpoint_every == 0:
-                checkpoints.save(len(history.loss))
+                checkpoints.save()
             bar.set_postfix_str(f"iteration {len(history.loss)}, loss {np.mean(history.loss[-20:]):.3f}", refresh=False)
             used = _progress(config, len(history.loss), history.seconds[-1])
             bar.update(min(used, 1.0) - bar.n)
             if on_step and first:
                 on_step(history)
-    checkpoints.save(len(history.loss))
+    checkpoints.save()
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     if average is not None:
         model.load_state_dict(average.module.state_dict())
@@ -367,11 +361,15 @@ class _Checkpoints:
     accelerator: Accelerator
     folder: Path
     settings: dict
+    history: History
+    average: AveragedModel | None
+    saved: int = 0  # the iteration of the newest
 
-    def save(self, iteration: int) -> None:
-        partial, final = self.folder / "partial", self.folder / f"checkpoint-{iteration:07d}"
-        if final.exists():
+    def save(self) -> None:
+        iteration = len(self.history.loss)
+        if iteration == self.saved:
             return
+        partial, final = self.folder / "partial", self.folder / f"checkpoint-{iteration:07d}"
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -379,10 +377,16 @@ class _Checkpoints:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             (partial / "settings.json").write_text(json.dumps(self.settings, indent=1))
+            # not as accelerate's custom state, which is read by pickle and could run code
+            (partial / "history.json").write_text(json.dumps(asdict(self.history)))
+            if self.average:
+                average = {name: value.contiguous() for name, value in self.average.state_dict().items()}
+                save_file(average, partial / "average.safetensors")
             os.replace(partial, final)
             for old in set(self.folder.glob("checkpoint-*")) - {final}:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
+        self.saved = iteration
 
     def resume(self) -> None:
         newest = max(self.folder.glob("checkpoint-*"), default=None)
@@ -400,3 +404,7 @@ class _Checkpoints:
                 "Go back to it, or train in a new folder"
             )
         self.accelerator.load_state(str(newest))
+        self.history.__dict__.update(json.loads((newest / "history.json").read_text()))
+        if self.average:
+            self.average.load_state_dict(load_file(newest / "average.safetensors"))
+        self.saved = len(self.history.loss)

@@ -16,6 +16,13 @@ def test_auto_prefers_an_accelerator(monkeypatch):
     assert devices.choose_device("auto").type == "cpu"
 
 
+def test_each_of_several_processes_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices.choose_device() == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert devices.choose_device() == torch.device("cuda", 3) and devices.choose_device("cpu") == torch.device("cpu")
+
+
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="'cuda' is not available"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -201,6 +203,31 @@ def test_another_configuration_is_refused_and_said(volume: Volume, tmp_path: Pat
         train(Tiny(), [replace(volume, name="other")], replace(CONFIG, iterations=1), tmp_path)
     settings = json.loads((tmp_path / "checkpoint-0000001" / "settings.json").read_text())
     assert settings["learning_rate"] == 0.01  # the refusals changed nothing
+
+
+class Evil:
+    """What an attacker would put into a file that is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.mark,)
+
+
+def test_a_checkpoint_cannot_run_code(volume: Volume, tmp_path: Path) -> None:
+    mark = tmp_path / "it ran"
+    train(Tiny(), [volume], replace(CONFIG, iterations=2, ema=0.9), tmp_path / "run")
+    files = [path for path in (tmp_path / "run").glob("*/*") if path.suffix not in (".json", ".safetensors")]
+    for path in files:
+        kept = path.read_bytes()
+        path.write_bytes(pickle.dumps(Evil(mark)))
+        with contextlib.suppress(Exception):  # refused, or ignored
+            train(Tiny(), [volume], replace(CONFIG, iterations=2, ema=0.9), tmp_path / "run")
+        path.write_bytes(kept)
+    assert len(files) == 2 and not mark.exists()
+    pickle.loads(pickle.dumps(Evil(mark)))
+    assert mark.exists()  # or the test could not fail
 
 
 def test_a_time_budget_counts_over_sessions(volume: Volume, tmp_path: Path) -> None:

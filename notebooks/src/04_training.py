@@ -120,7 +120,7 @@ ax.legend()
 print(f"{100 * share:.1f} % of the affinities are 1")
 
 # %% [markdown]
-# The same in gradients: who pulls on an undecided network, the borders or the inside?
+# The same in gradients: who pulls on an undecided network, all of whose logits are 0: the borders or the inside?
 
 # %%
 import torch
@@ -601,7 +601,8 @@ notebook_launcher(on_every_gpu, num_processes=processes)
 # accelerate launch --num_processes 4 tools/train.py --dataset cremi_a --encoder tiny --batch 4 --out out/cremi_a
 # ```
 #
-# We have run it in two processes on a CPU, not yet on GPUs: how much faster *n* GPUs are is for you to measure.
+# We have run `tools/train.py` in two processes on a CPU (started by `torchrun`, for `accelerate launch` starts one there), not
+# yet on GPUs: how much faster *n* of them are is for you to measure.
 #
 # ## Your exercises
 
