@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
@@ -44,23 +45,30 @@ html_show_copyright = False
 html_context = {"default_mode": "light"}  # figures have a white ground
 html_theme_options = {"use_download_button": False, "show_toc_level": 2, "navbar_persistent": []}
 
+GLOSSARY = Path(__file__).resolve().parents[1] / "docs" / "glossary.md"
 NO_PROSE = (nodes.title, nodes.literal, nodes.reference, pending_xref, nodes.math, nodes.raw)
 
 
 class GlossaryLinks(SphinxPostTransform):
-    """In a lesson, the first mention of each term of the glossary becomes a link to it."""
+    """In a lesson, the first mention of each term of the glossary becomes a link to it.
+
+    A term in parentheses, "layer (of the viewer)", means something else elsewhere: linked only where it is taught.
+    """
 
     default_priority = 5  # before references are resolved
 
     def run(self, **kwargs: object) -> None:
         if not self.env.docname.startswith("notebooks/"):
             return
+        taught, number = lessons_of_terms(GLOSSARY.read_text(encoding="utf-8")), self.env.docname.split("/")[1][:2]
         terms = {
             name: (page, anchor)
             for name, _, kind, page, anchor, _ in self.env.domains.standard_domain.get_objects()
-            if kind == "term"
+            if kind == "term" and (bare(name) == name or number in taught[name])
         }
-        pattern = mentions(list(terms))
+        pattern = mentions([bare(term) for term in terms])
+        for element in list(self.document.findall(nodes.TextElement)):
+            join_texts(element)
         for text in list(self.document.findall(nodes.Text)):
             if terms and in_prose(text):
                 text.parent.replace(text, self.link(text, pattern, terms))
@@ -68,7 +76,7 @@ class GlossaryLinks(SphinxPostTransform):
     def link(self, text: nodes.Text, pattern: re.Pattern[str], terms: dict[str, tuple[str, str]]) -> list[nodes.Node]:
         """The text in pieces, those that mention a term of `terms` as links; takes these terms out of `terms`."""
         pieces, end = [], 0
-        names = {name.lower(): name for name in terms}
+        names = {bare(name).lower(): name for name in terms}
         for match in pattern.finditer(text):
             name = next((names[form] for form in singulars(match[0]) if form in names), None)
             if name not in terms:
@@ -82,15 +90,42 @@ class GlossaryLinks(SphinxPostTransform):
         return [*pieces, nodes.Text(text[end:])]
 
 
+def join_texts(element: nodes.TextElement) -> None:
+    """Lines of a paragraph become one text, so that a term is found across the end of a line."""
+    joined = []
+    for child in element.children:
+        if joined and isinstance(child, nodes.Text) and isinstance(joined[-1], nodes.Text):
+            joined[-1] = nodes.Text(joined[-1] + child)
+        else:
+            joined.append(child)
+    element.clear()
+    element.extend(joined)
+
+
 def in_prose(text: nodes.Text) -> bool:
-    """Whether a text belongs to a paragraph, and is no code, formula or link."""
+    """Whether a text belongs to a paragraph, and is no code, formula, link or reference to a paper."""
     around, node = [], text.parent
     while node is not None:
         around.append(node)
         node = node.parent
     return any(isinstance(node, nodes.paragraph) for node in around) and not any(
-        isinstance(node, NO_PROSE) for node in around
+        isinstance(node, NO_PROSE) or isinstance(node, nodes.section) and node[0].astext() == "References"
+        for node in around
     )
+
+
+def lessons_of_terms(glossary: str) -> dict[str, list[str]]:
+    """For each term of the glossary's text the numbers of the lessons that its entry names at the end."""
+    entries = re.findall(r"((?:^[^\s`].*\n)+)((?:^  \S.*\n)+)", glossary, re.MULTILINE)
+    numbers = {names: re.search(r"Lessons? ([\d,\s]+)\.$", text.strip()) for names, text in entries}
+    return {
+        name: re.findall(r"\d\d", found[1]) for names, found in numbers.items() if found for name in names.splitlines()
+    }
+
+
+def bare(term: str) -> str:
+    """A term as the prose has it: "seed" for "seed (of a watershed)"."""
+    return re.sub(r" \(.*\)$", "", term)
 
 
 def mentions(terms: list[str]) -> re.Pattern[str]:

@@ -127,6 +127,31 @@ def test_the_link_is_at_the_first_mention(site):
     assert link and prose.lower().count(word.lower()) > 1
 
 
+def linked_terms(site: Path) -> dict[str, set[str]]:
+    """For each lesson, by its number, the terms that its page links to the glossary."""
+    pages = {lesson.stem[:2]: page(site, lesson) for lesson in NOTEBOOKS}
+    return {number: set(re.findall(r'title="Glossary: ([^"]+)"', text)) for number, text in pages.items()}
+
+
+def test_every_term_is_linked_in_a_lesson_that_its_entry_names(site):
+    text, linked = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), linked_terms(site)
+    taught = CONF["lessons_of_terms"](text)
+    assert set(taught) == {name for part in linked.values() for name in part}
+    assert [name for name, lessons in taught.items() if not any(name in linked[one] for one in lessons)] == []
+
+
+def test_a_term_with_a_second_meaning_is_linked_only_where_it_is_taught(site):
+    taught, linked = CONF["lessons_of_terms"](CONF["GLOSSARY"].read_text(encoding="utf-8")), linked_terms(site)
+    twofold = {name for name in taught if "(" in name}
+    assert {"layer (of the viewer)", "dense (of labels)"} <= twofold
+    assert [(name, one) for one, names in linked.items() for name in names & twofold if one not in taught[name]] == []
+
+
+def test_references_to_papers_are_left_alone(site):
+    parts = [re.search(r"<h2>References<.*?</section>", page(site, lesson), re.DOTALL)[0] for lesson in NOTEBOOKS]
+    assert not any("/glossary.html" in part for part in parts)
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

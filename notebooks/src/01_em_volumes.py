@@ -37,7 +37,7 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # is fixed, soaked in heavy metals and embedded in plastic. The metals bind to membranes and to proteins; where they are, electrons are
 # scattered and the picture is **dark**. Watery cytoplasm stays **bright**.
 #
-# A *volume* is many such pictures, one behind the other. In **serial-section** EM a diamond knife cuts slices of 30 to 50 nm,
+# A *volume* is many such pictures, one behind the other. In **serial-section EM** a diamond knife cuts slices of 30 to 50 nm,
 # and each is imaged. In **FIB-SEM** an ion beam shaves off some 10 nm at a time from a block, and the fresh face is imaged.
 
 # %% alt="One EM section: bright profiles of many sizes, packed without gaps, with thin dark outlines; dark ovals and small rings inside some of them."
@@ -138,8 +138,8 @@ plt.show()
 # %% [markdown]
 # ## 3 · A volume on disk
 #
-# Real volumes do not fit into memory. They lie in **chunked** files: the array is stored as little boxes, each one
-# compressed, and only the boxes that a cut touches are read. HDF5 is such a format. We first write one *by hand*, in the
+# Real volumes do not fit into memory. They lie in **chunked** files: the array is stored as little boxes, the chunks, each one
+# compressed, and only the chunks that a cut touches are read. HDF5 is such a format. We first write one *by hand*, in the
 # layout of the CREMI challenge, which much of the field shares.
 
 # %%

@@ -38,7 +38,7 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 #
 # FGNet takes **the image encoder only**, and nobody has to click. It has two halves:
 #
-# - the **trunk**, *Hiera*: a vision transformer in four stages. Every stage halves the map and doubles the channels, so
+# - the **trunk**, *Hiera*: a vision transformer in four stages. Every stage after the first halves the map and doubles the channels, so
 #   early stages see fine detail and late stages see a wide surround. Most of its attention stays inside small windows,
 #   which keeps it affordable;
 # - the **neck**, a *feature pyramid network* (FPN): it brings all stages to one number of channels.

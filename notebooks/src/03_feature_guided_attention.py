@@ -351,8 +351,8 @@ print("attention:", [tuple(a.shape) for a in attention])
 
 # %% [markdown]
 # You have written the heart of FGNet. What is left of `fgnet_lib/fgnet.py` are two decoders: one reads SAM2's maps
-# alone and gives the coarse affinities $A_s$, the other reads the guided pyramid and gives the refined affinities
-# $A_r$.
+# alone and gives the coarse affinities $A_s$, the other reads the guided pyramid through skip connections and gives
+# the refined affinities $A_r$.
 #
 # ## 6 · What the trained model attends to
 #

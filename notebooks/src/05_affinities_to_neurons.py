@@ -113,7 +113,7 @@ for value in (0.2, 0.5, 0.8, 0.9, 0.95, 0.99):
 #
 # A decision about two neurons should not hang on one voxel. It takes two steps to do better:
 #
-# 1. **Fragments**: cut the volume into small pieces that hardly ever cross a membrane. Splits are allowed, even welcome.
+# 1. **Fragments**, also called supervoxels: cut the volume into small pieces that hardly ever cross a membrane. Splits are allowed, even welcome.
 # 2. **Agglomeration**: join fragments, and look at the *whole face* between two of them before you do.
 #
 # ## 3 · Fragments: a watershed
@@ -246,7 +246,7 @@ while faces:
         faces[frozenset((keep, neighbour))] += faces.pop(other)
 
 # %% [markdown]
-# Two neurons are left, and the bridge has joined nothing. Now the same with the library. It calls `waterz`, which does
+# Two neurons are left, and the bridge has joined nothing. Now the same with the library. It calls waterz, which does
 # exactly this in C++ with a priority queue, for millions of faces.
 
 # %%
