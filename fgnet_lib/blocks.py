@@ -93,7 +93,8 @@ class Journal:
     """What a step has done: `settings.json`, and a small file for each block that is complete."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.folder = Path(folder) / "journal" / name
+        self.run, self.name = Path(folder), f"journal/{name}"
+        self.folder = inside(self.run, self.name)
 
     def settings(self) -> dict[str, Any] | None:
         """Those that the step began with, or None if it did not begin."""
@@ -108,7 +109,7 @@ class Journal:
         """
         before = self.settings()
         if before is None:
-            write_text(self.folder / "settings.json", json.dumps(settings, indent=1))
+            write_text(inside(self.run, f"{self.name}/settings.json"), json.dumps(settings, indent=1))
         elif changed := differences(before, settings):
             raise ValueError(
                 f"{self.folder} began with another configuration: {'; '.join(changed)}. "
@@ -118,20 +119,20 @@ class Journal:
     def checksum(self, index: int) -> int | None:
         """The checksum that a block was noted with, or None if it was not."""
         try:
-            return int(self._note(index).read_text())
+            return int((self.folder / self._note(index)).read_text())
         except (FileNotFoundError, ValueError):
             return None
 
     def note(self, index: int, checksum: int) -> None:
         """Say that a block is complete."""
-        write_text(self._note(index), str(checksum))
+        write_text(inside(self.run, f"{self.name}/{self._note(index)}"), str(checksum))
 
     def missing(self, grid: Grid) -> list[int]:
         """Blocks that are not complete."""
         return [index for index in range(len(grid)) if self.checksum(index) is None]
 
-    def _note(self, index: int) -> Path:
-        return self.folder / "done" / str(index // PER_FOLDER) / str(index)
+    def _note(self, index: int) -> str:
+        return f"done/{index // PER_FOLDER}/{index}"
 
 
 class Done(NamedTuple):
@@ -226,13 +227,13 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         RuntimeError: another run has it; says which.
+        ValueError, OSError: the lock is a link.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    with os.fdopen(os.open(inside(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             raise RuntimeError(
                 f"{folder} is being written by {file.read() or 'another run'}; wait for it, or use another folder"
             ) from None

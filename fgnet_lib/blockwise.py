@@ -222,7 +222,7 @@ class _ToZarr:
     def prepare(self) -> None:
         """Make the array, unless it is there."""
         path = inside(self.folder, self.output)
-        if (path / "zarr.json").exists():
+        if inside(self.folder, f"{self.output}/zarr.json").exists():
             return
         chunk = tuple(c if b % c == 0 else b for c, b in zip(CHUNK, self.grid.block, strict=True))
         zarr.create_array(
@@ -242,7 +242,7 @@ class _ToZarr:
     def write(self, index: int, result: np.ndarray) -> None:
         """See `blocks.Step`."""
         place = (0,) * len(self.channels) + tuple(map(int, np.unravel_index(index, self.grid.counts)))
-        shard = inside(self.folder, self.output) / self.array.metadata.encode_chunk_key(place)
+        shard = inside(self.folder, f"{self.output}/{self.array.metadata.encode_chunk_key(place)}")
         shard.unlink(missing_ok=True)  # Zarr would read it first, and fail on one that is damaged
         self.array[(..., *self.grid.region(index))] = result
 

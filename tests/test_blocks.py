@@ -164,6 +164,19 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     assert inside(folder, "neurons.zarr") == folder / "neurons.zarr"
 
 
+@pytest.mark.parametrize("name", ["lock", "journal", "journal/doubling/done"])
+def test_neither_lock_nor_journal_is_written_through_a_link(tmp_path, name):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    (folder / name).parent.mkdir(parents=True)
+    elsewhere.write_text("precious") if name == "lock" else elsewhere.mkdir()
+    (folder / name).symlink_to(elsewhere)
+    step = Doubling(folder)
+    with pytest.raises(ValueError, match="leads out of"), locked(folder):
+        Journal(folder, step.name).begin(step.settings())
+        process_block(step, 0)
+    assert elsewhere.read_text() == "precious" if name == "lock" else not list(elsewhere.iterdir())
+
+
 def external_storage(file, folder):
     (folder / "secret").write_bytes(bytes(64))
     file.create_dataset("raw", (4, 4, 4), "uint8", external=[(str(folder / "secret"), 0, 64)])

@@ -11,13 +11,14 @@ from distributed import Client
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
-from stand_ins import BLOCK, Grey, truncate
+from stand_ins import BLOCK, Grey, files, truncate
 from test_inference import Echo
 from test_segmentation import affinities_of, cells
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.blocks import Grid
 from fgnet_lib.blockwise import Network, Source, gpu_of, predict_blocks, segment_blocks
+from fgnet_lib.cluster import BlocksFailed
 from fgnet_lib.fgnet import MINI, FGNet, load_model, load_pretrained, save_model
 from fgnet_lib.inference import needed, predict
 from fgnet_lib.metrics import evaluate, voi
@@ -118,6 +119,19 @@ def test_a_truncated_and_a_missing_shard_are_found(run):
     truncate(folder / "affinities.zarr", 7, grid).unlink()
     assert predict_again().done == 2
     assert np.array_equal(zarr.open_array(folder / "affinities.zarr")[:], before)
+
+
+def test_no_shard_is_written_or_removed_through_a_link(run, tmp_path):
+    predict_again, folder, grid = run
+    predict_again()
+    shards = folder / "affinities.zarr" / "c"
+    truncate(folder / "affinities.zarr", 5, grid)
+    shards.rename(tmp_path / "elsewhere")
+    shards.symlink_to(tmp_path / "elsewhere")
+    before = files(tmp_path / "elsewhere")
+    with pytest.raises(BlocksFailed, match="leads out of"):
+        predict_again()
+    assert files(tmp_path / "elsewhere") == before
 
 
 def test_a_changed_configuration_is_refused(run):
