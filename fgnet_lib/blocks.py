@@ -1,8 +1,8 @@
 """A volume block by block, and a journal on disk of what is done, so that nothing is lost when something dies.
 
-A step turns blocks into blocks. `process_block` does one of them: read, compute, write, and only then note a checksum
-of what is on disk. Whatever dies, and whenever: a rerun keeps the blocks whose data still have the checksum, and does
-the others.
+A step turns blocks into blocks. `process_block` does one of them: read, compute, write, read back, and only then note a
+checksum of the result. Whatever dies, and whenever: a rerun keeps the blocks whose data still have the checksum, and
+does the others.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ class Step(Protocol):
     def read(self, index: int) -> Any:
         """What `compute` needs; other blocks compute meanwhile."""
 
-    def compute(self, index: int, data: Any) -> Any:
+    def compute(self, index: int, data: Any) -> Mapping[str, np.ndarray]:
         """The result; one at a time in each process, and a function of the block alone."""
 
-    def write(self, index: int, result: Any) -> None:
+    def write(self, index: int, result: Mapping[str, np.ndarray]) -> None:
         """To disk, where no other block writes."""
 
     def stored(self, index: int) -> Mapping[str, np.ndarray]:
-        """What is on disk for the block; raises when it cannot be read."""
+        """What is on disk of the result; raises when it cannot be read."""
 
 
 class Journal:
@@ -115,6 +115,15 @@ class Journal:
                 f"{self.folder} began with another configuration: {'; '.join(changed)}. "
                 "Go back to it, or use a new folder"
             )
+
+    def check_owner(self, step: Step) -> None:
+        """Let no worker that outlived its run write into the next one.
+
+        Raises:
+            RuntimeError: the folder belongs to a run with other settings by now; names what differs.
+        """
+        if changed := differences(self.settings() or {}, step.settings()):
+            raise RuntimeError(f"{self.folder} belongs to a run with other settings by now: {'; '.join(changed)}")
 
     def checksum(self, index: int) -> int | None:
         """The checksum that a block was noted with, or None if it was not."""
@@ -154,10 +163,10 @@ def process_block(step: Step, index: int) -> Done:
 
     Raises:
         RuntimeError: the folder belongs to a run with other settings by now.
+        OSError: what reads back is not what was written.
     """
     journal = Journal(step.folder, step.name)
-    if journal.settings() != step.settings():  # a worker that outlived its run must not write into the next one
-        raise RuntimeError(f"{journal.folder} belongs to a run with other settings by now")
+    journal.check_owner(step)
     clock = [time.perf_counter()]
     noted = journal.checksum(index)
     if noted is not None and noted == _stored_checksum(step, index):
@@ -168,8 +177,12 @@ def process_block(step: Step, index: int) -> Done:
         waited = time.perf_counter() - clock[-1]
         result = step.compute(index, data)
     clock.append(time.perf_counter())
+    journal.check_owner(step)  # computing takes long
     step.write(index, result)
-    journal.note(index, checksum(step.stored(index)))
+    if (computed := checksum(result)) != checksum(step.stored(index)):
+        raise OSError(f"{step.name}: block {index} reads back from {step.folder} other than it was written")
+    journal.check_owner(step)
+    journal.note(index, computed)
     clock.append(time.perf_counter())
     read, compute, write = (b - a for a, b in itertools.pairwise(clock))
     return Done(index, False, read, compute - waited, write, peak_bytes())

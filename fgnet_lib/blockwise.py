@@ -239,12 +239,12 @@ class _ToZarr:
         """The output, to write to."""
         return zarr.open_array(inside(self.folder, self.output), mode="r+")
 
-    def write(self, index: int, result: np.ndarray) -> None:
+    def write(self, index: int, result: dict[str, np.ndarray]) -> None:
         """See `blocks.Step`."""
         place = (0,) * len(self.channels) + tuple(map(int, np.unravel_index(index, self.grid.counts)))
         shard = inside(self.folder, f"{self.output}/{self.array.metadata.encode_chunk_key(place)}")
         shard.unlink(missing_ok=True)  # Zarr would read it first, and fail on one that is damaged
-        self.array[(..., *self.grid.region(index))] = result
+        self.array[(..., *self.grid.region(index))] = result[self.output]
 
     def stored(self, index: int) -> dict[str, np.ndarray]:
         """See `blocks.Step`."""
@@ -283,9 +283,9 @@ class Predict(_ToZarr):
 
         return Lazy(raw.shape, raw.dtype, cut)
 
-    def compute(self, index: int, data: Lazy) -> np.ndarray:
+    def compute(self, index: int, data: Lazy) -> dict[str, np.ndarray]:
         """See `blocks.Step`."""
-        return self.predictor.affinities(data, self.grid.region(index)).astype(np.float16)
+        return {self.output: self.predictor.affinities(data, self.grid.region(index)).astype(np.float16)}
 
 
 @dataclass(frozen=True)
@@ -343,8 +343,8 @@ class Fragments(_ToZarr):
 
     def write(self, index: int, result: dict[str, np.ndarray]) -> None:
         """See `blocks.Step`."""
-        super().write(index, result.pop(self.output))
-        _save(self.seams(index), result)
+        super().write(index, result)
+        _save(self.seams(index), {name: layer for name, layer in result.items() if name != self.output})
 
     def stored(self, index: int) -> dict[str, np.ndarray]:
         """See `blocks.Step`."""
@@ -529,7 +529,7 @@ class Relabel(_ToZarr):
         rows = slice(*np.searchsorted(table["fragments"], [labels.min(), labels.max() + np.uint64(1)]))
         return labels, np.array(table["fragments"][rows]), np.array(table["neurons"][rows])
 
-    def compute(self, index: int, data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    def compute(self, index: int, data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
         """See `blocks.Step`."""
         labels, fragments, neurons = data
-        return neurons[np.searchsorted(fragments, labels)]
+        return {self.output: neurons[np.searchsorted(fragments, labels)]}

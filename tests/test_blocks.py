@@ -63,10 +63,10 @@ class Doubling:
 
     def compute(self, index, data):
         self.calls += 1
-        return 2 * data
+        return {"data": 2 * data}
 
     def write(self, index, result):
-        self.data[self.grid.region(index)] = result
+        self.data[self.grid.region(index)] = result["data"]
 
     def stored(self, index):
         return {"data": self.data[self.grid.region(index)]}
@@ -135,6 +135,41 @@ def test_a_process_does_not_count_the_memory_of_its_parent():
     code = "from fgnet_lib.blocks import peak_bytes; print(peak_bytes())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(child.stdout) < held.nbytes < peak_bytes()
+
+
+@pytest.mark.parametrize("late", ["compute", "write"])
+def test_a_worker_whose_run_ends_while_it_works_notes_nothing(tmp_path, late):
+    class Late(Doubling):
+        def end(self, when):
+            if when == late:
+                (tmp_path / "journal" / self.name / "settings.json").write_text('{"factor": 3}')
+
+        def compute(self, index, data):
+            self.end("compute")
+            return super().compute(index, data)
+
+        def write(self, index, result):
+            super().write(index, result)
+            self.end("write")
+
+    step, journal = Late(tmp_path), Journal(tmp_path, Late.name)
+    journal.begin(step.settings())
+    with pytest.raises(RuntimeError, match="factor was 3, is now 2"):
+        process_block(step, 0)
+    assert journal.checksum(0) is None and (step.data[0, 0, 0] == 1) == (late == "compute")
+
+
+def test_what_reads_back_other_than_it_was_computed_is_not_noted(tmp_path):
+    class Lossy(Doubling):
+        def write(self, index, result):
+            super().write(index, result)
+            self.data[self.grid.region(index)][0, 0, 0] = 0
+
+    step, journal = Lossy(tmp_path), Journal(tmp_path, Lossy.name)
+    journal.begin(step.settings())
+    with pytest.raises(OSError, match="reads back"):
+        process_block(step, 0)
+    assert journal.checksum(0) is None
 
 
 def test_a_second_run_is_refused_and_told_who_is_there(tmp_path):
