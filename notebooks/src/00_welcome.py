@@ -220,6 +220,7 @@ for name, answer in answers.items():
 # | [05 From affinities to neurons](05_affinities_to_neurons.ipynb) | 4 to 6: fragments, agglomeration, scores |
 # | [06 Neurons in 3D](06_neurons_in_3d.ipynb) | 7 to 10: meshes, and a viewer that you can fly through |
 # | [08 Your own volume](08_your_own_volume.ipynb) | all of them, on a file of yours |
+# | [09 Scaling out](09_scaling_out.ipynb) | 3 and 4, on volumes larger than memory and with many workers |
 #
 # FGNet's authors have published no code that we know of. What is built here is a **reconstruction** from the paper's abstract, captions and
 # summary: the lessons say what is the paper's and what is ours.

@@ -87,9 +87,8 @@ print("raw:", tuple(raw.shape), "= batch, channel, z, y, x")
 # ## 2 · The DW Block
 #
 # A dense 3 × 3 × 3 convolution from $C$ to $C$ channels has $27\,C^2$ weights: every channel looks at every neighbour
-# in every channel. A **depthwise** convolution splits the work. First each channel looks at its own neighbours only
-# ($27\,C$ weights), then a **pointwise** (1 × 1 × 1) pair of layers mixes the channels, widening them by a factor $e$
-# in between ($2eC^2$ weights):
+# in every channel. A **depthwise** convolution splits the work. First each channel looks at its own neighbours only,
+# then a **pointwise** (1 × 1 × 1) pair of layers mixes the channels, widening them by a factor $e$ in between:
 #
 # $$\mathrm{DW}(x) = x + W_2\,\mathrm{GELU}\bigl(W_1\,\mathrm{norm}(\mathrm{depthwise}(x))\bigr), \qquad W_1: C \to eC,\quad W_2: eC \to C.$$
 #
@@ -473,15 +472,15 @@ explorer.draw(z=middle, level="a1", opacity=0.7)
 
 # %% [markdown]
 # **What if?** Choose *what if a is 0*: the map of that level is replaced before it is multiplied, and the whole network
-# behind it computes again. With 0 the fine features go on unstressed, with 1 they are doubled everywhere, and with
-# *mean* only the *where* is lost. The pictures to the right are the affinities that follow, and their change: purple
+# behind it computes again. The pictures to the right are the affinities that follow, and their change: purple
 # where voxels are now joined more, orange where less. The table says how many affinities cross 0.5.
 
 # %%
 quiz.predict("03", "zero")
 
 # %% [markdown]
-# Set to 0:
+# With 0 the fine features go on unstressed, with 1 they are doubled everywhere, and with *mean* only the *where* is
+# lost. Set to 0:
 
 # %% alt="The explorer with a1 set to 0: the section under an even map, the affinities that follow, and their change in purple and orange, above all along borders."
 explorer.draw(z=middle, level="a1", what_if="0")

@@ -69,7 +69,13 @@ for k, (above, below) in enumerate(axes.T):
 # ## 2 · A loss that does not ignore the borders
 #
 # "Usually" is a trap. Before a network has learned anything, the best it can do is to answer the same probability $p$
-# everywhere. Let $s$ be the share of affinities that are 1. Binary cross-entropy then costs
+# everywhere. Which one?
+
+# %%
+quiz.predict("04", "one-answer")
+
+# %% [markdown]
+# Let $s$ be the share of affinities that are 1. Binary cross-entropy then costs
 #
 # $$-s \log p - (1 - s) \log (1 - p), \qquad \text{least at } p = s.$$
 #
@@ -98,13 +104,7 @@ def my_loss(p, target):
 checks.balanced_loss(my_loss)
 
 # %% [markdown]
-# Back to the network that gives one answer everywhere.
-
-# %%
-quiz.predict("04", "one-answer")
-
-# %% [markdown]
-# Both costs over all answers:
+# Back to the network that gives one answer everywhere. Both costs over all answers:
 
 # %% alt="Cross-entropy over the answer p given everywhere: the plain one is least near the share of ones, the balanced one at one half. Dots mark both."
 examples = [patches[k] for k in range(4)]
@@ -412,7 +412,7 @@ checks.resume(my_train)
 # | --- | --- | --- | --- |
 # | `fast` | a few iterations: it shows that all runs, not a model | 8 x 64 x 64 | 1 |
 # | `cpu` | about ten minutes | 8 x 96 x 96 | 1 |
-# | `gpu` | half an hour; by the sums of part 4 it fits into the 15 GB of a T4, even in fp32 | 16 x 160 x 160 | 4 |
+# | `gpu` | 24 minutes; by the sums of part 4 it fits into the 15 GB of a T4, even in fp32 | 16 x 160 x 160 | 4 |
 # | `full` | a day | 18 x 160 x 160 | 4, accumulated twice |
 #
 # Three fifths of the budget go to the frozen stage, two fifths to fine-tuning.

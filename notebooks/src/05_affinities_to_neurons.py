@@ -378,9 +378,7 @@ plt.show()
 # good news: the choice is not delicate. The threshold that is stored with the model, and which lessons 00 and 08 use, was
 # chosen in this way, on larger training volumes.
 #
-# **Why on the training volume?** If we took the best threshold of the *validation* volume, and then reported the score there, we would
-# have used the answers. The number would be too good, and nobody could repeat it on a volume without ground truth. So the
-# choice is made, and now we look, once.
+# The choice is made, on the *training* volume. Now comes the *validation* volume, at which we look once.
 #
 # What is the best that we could hope for? A neuron that leaves this crop and comes back has one id, but no segmentation of the
 # crop could join its pieces. So we also score the ground truth itself, with each piece that hangs together as a segment.
@@ -407,6 +405,9 @@ for name, scores in on_validation.items():
         print(f"{name}  {how:18}{value:11g}{row}")
 
 # %% [markdown]
+# **Why choose on the training volume?** If we took the best threshold of the *validation* volume, and then reported the score there,
+# we would have used the answers. The number would be too good, and nobody could repeat it on a volume without ground truth.
+#
 # The first line of each pair is the honest result; the second is what peeking would have claimed. Their difference is the
 # price of honesty. A large one says that the two volumes differ (in contrast, in thickness, in how sure the network is),
 # and that the threshold should be chosen on data more like those it is meant for.

@@ -159,8 +159,7 @@ print(f"dashboard: {client.dashboard_link}\nworkers, by process: {sorted(workers
 #
 # ## 4 · Predict, and kill a worker
 #
-# A moment after the start we send one worker the signal that no program survives. Dask notices, starts another one, and gives
-# it what the dead one had not finished. First your prediction:
+# A moment after the start we shall send one worker the signal that no program survives. First your prediction:
 
 # %%
 quiz.predict("09", "kill")
@@ -178,6 +177,7 @@ report = predict_blocks(client, source, folder, network, block)
 print(f"{report.done + report.kept} of {len(grid)} blocks; at most {report.peak_bytes / 2**20:.0f} MiB in a worker")
 
 # %% [markdown]
+# Dask has noticed, and has given to others what the dead worker had not finished. It also starts another worker.
 # Who is alive now? (The run may have been quicker than the signal, and a new worker takes a moment, so we wait a little.)
 
 # %%
@@ -240,9 +240,11 @@ print(f"largest difference: {abs(here - stored).max():.5f}")
 
 # %%
 from fgnet_lib.blockwise import segment_blocks
+from fgnet_lib.fgnet import PRETRAINED, read_notes
 
+threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
 start = time.perf_counter()
-steps = segment_blocks(client, folder / "affinities.zarr", folder, threshold=0.7, block=block, progress=False)
+steps = segment_blocks(client, folder / "affinities.zarr", folder, threshold=threshold, block=block, progress=False)
 segmented = time.perf_counter() - start
 for step in steps:
     print(f"{step.step:10} {step.done:3} blocks, {step.seconds.total():6.2f} s")
@@ -370,7 +372,8 @@ checks.report("09")
 # - Kill *both* workers. Then press *interrupt* during part 4 and run the cell again: what is kept?
 # - Make `folder` read-only for a while (`chmod a-w`), or fill the disk: which blocks are reported, and what does a rerun do?
 # - Take blocks of half the size in part 1. How do the rate and the largest worker change, and why?
-# - In part 4, start the same cell in a second notebook with the same `OUT_DIR`. Who may go on?
+# - While part 4 computes, let a second notebook work in the same folder: there set only `folder` and `source` as in part 1,
+#   without deleting or writing anything, then run parts 3 and 4. Who may go on?
 #
 # ## References
 #
