@@ -21,7 +21,7 @@ STUB, SOLUTION = next(
 ROW = "1.1 the affinity target"
 
 
-def returned(folder: Path, *, answer: str | None = None, check: str | None = None) -> Path:
+def returned(folder: Path, *, answer: str | None = None, check: str | None = None, below: str = "") -> Path:
     """The student version of the lesson, as somebody returns it."""
     notebook = nbformat.read(build_notebooks.ROOT / "notebooks" / f"{LESSON}.ipynb", as_version=4)
     for cell in notebook.cells:
@@ -29,6 +29,7 @@ def returned(folder: Path, *, answer: str | None = None, check: str | None = Non
             cell.source = answer
         elif check is not None and cell.source == "checks.affinities(my_affinities)":
             cell.source = check
+    notebook.cells.append(nbformat.v4.new_code_cell(below))
     nbformat.write(notebook, folder / "returned.ipynb")
     return folder / "returned.ipynb"
 
@@ -61,6 +62,17 @@ def row(table: str) -> str:
         ("def my_affinities(labels:", "0/2  wrong    The cell stops with SyntaxError"),
         ("my_affinities = volume.raw", "0/2  wrong    name 'volume' is not defined. An answer may use what"),
         (SOLUTION.replace("return affinities", "raise SystemExit"), "0/2  wrong    Your code stopped with SystemExit"),
+        (SOLUTION.replace("np.zeros", "helper"), "0/2  wrong    Your code stopped with NameError: name 'helper'"),
+        (SOLUTION + "\n\nmy_affinities(volume.labels)", "2/2  passed"),
+        (SOLUTION + "\n\nmy_affinities(7)\nchecks.affinities(my_affinities)", "2/2  passed"),
+        ("crop = volume.labels[:8]\n\n" + SOLUTION, "2/2  passed"),
+        ("%%time\n" + SOLUTION + "\n!ls\nmy_affinities?", "2/2  passed"),
+        ("import gc\n\n" + SOLUTION, "0/2  wrong    The cell imports gc"),
+        ("from fgnet_lib import checks\n\n" + SOLUTION, "0/2  wrong    The cell imports fgnet_lib.checks,"),
+        (
+            "def my_affinities(labels):\n    import fgnet_lib.checks.exercise as E",
+            "0/2  wrong    The cell imports fgnet_lib.checks.exercise",
+        ),
     ],
 )
 def test_points_are_for_right_answers_only(tmp_path, monkeypatch, answer, expected):
@@ -74,6 +86,21 @@ def test_an_edited_check_counts_for_nothing(tmp_path, monkeypatch):
     affinities_alone(monkeypatch)
     table, _ = grade.grade(returned(tmp_path, check="my_affinities = 7\nprint('1.1 the affinity target: passed')"))
     assert row(table).startswith("0/2  wrong    A function is wanted, not int")
+
+
+@pytest.mark.parametrize(
+    ("answer", "below", "expected"),
+    [
+        (SOLUTION, "my_affinities = my_affinities(volume.labels)", "2/2  passed"),  # a trial
+        (SOLUTION, STUB, "2/2  passed"),
+        (STUB, SOLUTION, "2/2  passed"),
+        (STUB, "my_affinities = lambda labels: 7", "0/2  wrong    The result has the shape ()"),
+    ],
+)
+def test_of_several_cells_the_answer_is_graded(tmp_path, monkeypatch, answer, below, expected):
+    affinities_alone(monkeypatch)
+    table, _ = grade.grade(returned(tmp_path, answer=answer, below=below))
+    assert row(table).startswith(expected)
 
 
 @pytest.mark.parametrize(

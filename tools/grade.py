@@ -2,7 +2,8 @@
 
 Only the answers come from the notebook: the last cells that define the names an exercise asks for. Imports and checks
 are those of the lesson's source here, so a check that was edited, or output that says "passed", counts for nothing.
-Each answer runs in a process of its own, for a limited time. It is no sandbox: strangers' work belongs in a container.
+Each answer runs in a process of its own, for a limited time. It is no sandbox: strangers' work belongs in a container,
+and as answer and check share a process, a determined cheat can still change the check. Only plain ways are refused.
 
 Exit codes: 0 graded, 1 an answer was stopped (by the time limit, or because it ended its process), 2 nothing to grade.
 """
@@ -10,6 +11,7 @@ Exit codes: 0 graded, 1 an answer was stopped (by the time limit, or because it 
 from __future__ import annotations
 
 import argparse
+import ast
 import multiprocessing
 import os
 import re
@@ -29,6 +31,9 @@ from fgnet_lib.checks import EXERCISES
 from fgnet_lib.checks.exercise import Outcome
 
 SECONDS = 60.0
+ALONE = "An answer may use what the lesson imports and what its own cell defines, nothing else"
+MAGIC = re.compile(r"^([ \t]*)(?:[%!?].*|[\w.]+\?+)$", re.MULTILINE)  # IPython's commands and questions for help
+REFUSED = ("builtins", "ctypes", "fgnet_lib.checks", "gc", "importlib", "inspect", "sys")  # ways to the check
 TITLE = re.compile(r"^# (\d\d) · ", re.MULTILINE)
 
 
@@ -86,16 +91,66 @@ def read_lesson(submission: nbformat.NotebookNode, wanted: str | None) -> Lesson
 
 
 def find_answer(submission: nbformat.NotebookNode, exercise: Exercise) -> str | None:
-    """The code of the last cells that define what an exercise asks for; None when a name is nowhere defined."""
+    """The code of the last cells that define what an exercise asks for; None when a name is nowhere defined.
+
+    A function or class goes before a name given to something (often a trial's result), and both before the stub.
+    """
     codes = [cell.source for cell in submission.cells if cell.cell_type == "code"]
     found = []
     for name in exercise.answers:
-        defines = re.compile(rf"^(?:(?:def|class)\s+{name}\b|{name}\s*(?::[^=]+)?=[^=])", re.MULTILINE)
-        places = [place for place, code in enumerate(codes) if defines.search(code)]
+        ways = (rf"^{name}\s*(?::[^=]+)?=[^=]", rf"^(?:def|class)\s+{name}\b")
+        ranks = [[re.search(way, code, re.MULTILINE) is not None for way in ways] for code in codes]
+        places = [place for place, rank in enumerate(ranks) if any(rank)]
         if not places:
             return None
-        found.append(places[-1])
+        found.append(max(places, key=lambda at: (codes[at].strip() != exercise.task.strip(), ranks[at][1], at)))
     return "\n\n".join(codes[place] for place in sorted(set(found)))
+
+
+def read_answer(answer: str) -> list[ast.stmt]:
+    """The statements of an answer, without IPython's commands.
+
+    Raises:
+        SyntaxError: it is no Python.
+    """
+    try:
+        return ast.parse(answer).body
+    except SyntaxError:
+        return ast.parse(MAGIC.sub(r"\1pass", answer)).body
+
+
+def run_answer(statements: list[ast.stmt], wanted: frozenset[str], names: dict) -> None:
+    """Run an answer's statements, so that `wanted` is among `names`.
+
+    A trial call below the answer may fail, as may a line that uses what other cells of the notebook define.
+
+    Raises:
+        Exception: what the answer raises before all of `wanted` is there.
+    """
+    missing = None
+    for statement in statements:
+        try:
+            exec(compile(ast.Module([statement], []), "<answer>", "exec"), names)
+        except NameError as error:
+            missing = missing or error
+        except (Exception, SystemExit):
+            if not wanted <= names.keys():
+                raise
+    if missing is not None and not wanted <= names.keys():
+        raise missing
+
+
+def refused(statements: list[ast.stmt]) -> str | None:
+    """A module by which an answer could change its own check, if it imports one."""
+    for node in ast.walk(ast.Module(statements, [])):
+        if isinstance(node, ast.ImportFrom):
+            modules = [f"{node.module}.{one.name}" for one in node.names]
+        else:
+            modules = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+        for module in modules:
+            if any(f"{module}.".startswith(f"{one}.") or one.startswith(f"{module}.") for one in REFUSED):
+                return module
+    return None
 
 
 def start_method(lesson: Lesson) -> BaseContext:
@@ -113,7 +168,7 @@ def judge(lesson: Lesson, exercise: Exercise, answer: str, seconds: float) -> Ou
     context = start_method(lesson)
     ours, theirs = context.Pipe()
     with tempfile.TemporaryDirectory() as folder:
-        job = (lesson.imports, answer, exercise.check, exercise.name, folder, theirs)
+        job = (lesson.imports, answer, exercise, folder, theirs)
         process = context.Process(target=work, args=job)
         process.start()
         theirs.close()
@@ -130,28 +185,36 @@ def judge(lesson: Lesson, exercise: Exercise, answer: str, seconds: float) -> Ou
             process.join()
 
 
-def work(imports: str, answer: str, check: str, name: str, folder: str, pipe: Connection) -> None:
+def work(imports: str, answer: str, exercise: Exercise, folder: str, pipe: Connection) -> None:
     """In the process of an answer: run imports, answer and check; sends None when it starts, the outcome at the end."""
     os.chdir(folder)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
-    exercise = EXERCISES[name]  # taken before the answer runs, which may give the name to something else
     names: dict = {}
     exec(imports, names)
     pipe.send(None)
+    names.pop("checks", None)
     try:
-        exec(compile(answer, "<answer>", "exec"), names)
+        pipe.send(judged(answer, exercise, names))
     except NameError as error:
-        hint = f"{error}. An answer may use what the lesson imports and what its own cell defines, nothing else"
-        outcome = Outcome("wrong", hint)
+        pipe.send(Outcome("wrong", f"{error}. {ALONE}"))
     except (Exception, SystemExit) as error:
-        outcome = Outcome("wrong", f"The cell stops with {type(error).__name__}: {error}")
-    else:
-        names["checks"] = SimpleNamespace(**{name: exercise})
-        exec(check, names)
-        outcome = exercise.outcome
-    pipe.send(outcome)
+        pipe.send(Outcome("wrong", f"The cell stops with {type(error).__name__}: {error}"))
+
+
+def judged(answer: str, exercise: Exercise, names: dict) -> Outcome:
+    """Run an answer, then its check, among the names of the lesson's imports; raises what the answer raises."""
+    check = EXERCISES[exercise.name]  # taken before the answer runs
+    statements = read_answer(answer)
+    if module := refused(statements):
+        return Outcome("wrong", f"The cell imports {module}, by which a check could be changed: leave that out")
+    run_answer(statements, exercise.answers, names)
+    names["checks"] = SimpleNamespace(**{exercise.name: check})
+    exec(exercise.check, names)
+    if "stopped with NameError" in check.outcome.hint:
+        return Outcome("wrong", f"{check.outcome.hint}. {ALONE}")
+    return check.outcome
 
 
 def grade(path: Path, wanted: str | None = None, seconds: float = SECONDS) -> tuple[str, bool]:
