@@ -29,6 +29,7 @@ def affinities(answer: Callable[[np.ndarray], np.ndarray]) -> None:
         result,
         right,
         {
+            "Two things are forgotten: voxels of label 0, and the first voxels of an axis": alike,
             "Voxels of label 0 are joined: 'no neuron' is not a neuron": alike & ~low_face,
             "The first voxels of an axis have no predecessor, and are joined to the last ones": alike & inside,
             "The channels have another order: they should be z, y, x": right[::-1],

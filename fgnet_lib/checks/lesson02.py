@@ -16,6 +16,7 @@ def map_shape(answer: Callable[[tuple[int, int, int], int, int], tuple[int, ...]
     """From the shape of a stack (z, y, x), a stride and a number of channels to the shape of the map."""
     for (sections, rows, columns), stride in (((24, 256, 384), 8), ((16, 128, 320), 16)):
         result = ask_array(answer, (sections, rows, columns), stride, 64, shape=(4,))
+        require(result.dtype.kind in "iu", f"A shape is made of integers, and here is a {result.dtype} among them")
         right = np.array([64, sections, rows // stride, columns // stride])
         mistakes = {
             "z became smaller, and the encoder sees section by section": right // [1, stride, 1, 1],

@@ -97,6 +97,25 @@ def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
         not np.isclose(mean, 0.5), "10 pairs and 2 pairs weigh the same in your mean: the larger face has more to say"
     )
     require(bool(np.isclose(mean, 0.3)), f"The mean over all 12 pairs is not {mean:.3f}")
+    _other_merges(answer)
+
+
+def _other_merges(answer: Callable[[Faces, int, int], Faces]) -> None:
+    """Hint if a merge goes wrong with `keep` above `drop`, or where the two have no face."""
+    named = {frozenset(face) for face in ({2, 4}, {2, 3}, {4, 5})}
+    result = ask(answer, dict(FACES), 2, 1)
+    require(set(result) == named, "Merging 1 into 2 goes wrong: the fragment that is kept may have the larger number")
+    apart = dict(FACES)
+    del apart[frozenset({1, 2})]
+    try:
+        result = ask(answer, apart, 1, 2)
+    except (KeyError, ValueError) as error:
+        kind = type(error).__name__
+        raise Hint(
+            f"Two fragments without a face can be merged as well, and your function stops with {kind}"
+        ) from error
+    kept = {frozenset(face) for face in ({1, 4}, {1, 3}, {4, 5})}
+    require(set(result) == kept, "Merging two fragments without a face between them gives the wrong faces")
 
 
 TRAINING: Curve = {0.2: (2.0, 0.1), 0.4: (1.1, 0.3), 0.6: (0.8, 0.4), 0.8: (0.5, 1.5)}
@@ -106,9 +125,7 @@ VALIDATION: Curve = {0.2: (1.9, 0.2), 0.4: (0.7, 0.4), 0.6: (0.6, 0.9), 0.8: (0.
 @exercise("05", "choose a threshold honestly")
 def honest_threshold(answer: Callable[[Curve, Curve], tuple[float, float]]) -> None:
     """Threshold and VOI to report, from (split, merge) by threshold on training and on validation data."""
-    result = ask(answer, dict(TRAINING), dict(VALIDATION))
-    require(np.shape(result) == (2,), "Two numbers are wanted: the threshold, and the VOI that you report")
-    threshold, reported = map(float, result)
+    threshold, reported = _choice(answer, TRAINING, VALIDATION)
     require(threshold in TRAINING, f"{threshold:g} is none of the thresholds {sorted(TRAINING)}")
     require(threshold != 0.4, "This threshold is the best on the data by which you judge: that is peeking")
     require(threshold != 0.8, "Merges count as well: look at the sum of both parts")
@@ -117,6 +134,17 @@ def honest_threshold(answer: Callable[[Curve, Curve], tuple[float, float]]) -> N
     require(
         bool(np.isclose(reported, 1.5)), f"The VOI at the threshold {threshold:g} is not {reported:g}: add both parts"
     )
+    others = ({at + 0.1: (split, merge - 0.1) for at, (split, merge) in one.items()} for one in (TRAINING, VALIDATION))
+    again = _choice(answer, *others)
+    require(again != (threshold, reported), "Other curves give the same two numbers: does your answer look at them?")
+    require(bool(np.allclose(again, (0.7, 1.4))), f"On other curves these are wrong: {again[0]:g} and {again[1]:g}")
+
+
+def _choice(answer: Callable, training: Curve, validation: Curve) -> tuple[float, float]:
+    """A student's threshold and VOI for two curves."""
+    result = ask(answer, dict(training), dict(validation))
+    require(np.shape(result) == (2,), "Two numbers are wanted: the threshold, and the VOI that you report")
+    return float(result[0]), float(result[1])
 
 
 @exercise("05", "find where a split heals")

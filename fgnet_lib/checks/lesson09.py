@@ -50,6 +50,13 @@ def block_ids(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
     require(
         largest <= 18, f"Three blocks of 6 voxels have 18 fragments at most, and an id is {largest:g}: leave no gaps"
     )
+    few = np.minimum(local, 3)  # a block with other fragments than those before it
+    fourth = ask_array(answer, few, 3, 6, shape=few.shape).astype(float)
+    again = set(fourth[few > 0]) & set.union(*sets)
+    require(
+        not again,
+        f"The id {min(again or [0]):g} is given twice: a block cannot know how many fragments others have",
+    )
 
 
 @exercise("09", "worker-hours")

@@ -346,7 +346,7 @@ for ax in axes.flat:
 # has a second encoder, the *Fine-Grained Encoder*, that works at full resolution: lesson 03.
 #
 # **Exercise 2.3: a stride that is fine enough.** Give the coarsest stride of 1, 4, 8 and 16 at which a pixel is at most as wide as a
-# neurite is thick.
+# neurite is thick; 1 if there is none.
 
 
 # %% tags=["task"]

@@ -3,6 +3,16 @@
 MUTANTS = {
     "affinities": [
         (" & (ids[1:] > 0)", "", "label 0 are joined"),
+        (
+            "[1:] = (ids[1:] == ids[:-1]) & (ids[1:] > 0)",
+            "[:] = ids == np.roll(ids, 1, 0)",
+            "Two things are forgotten",
+        ),
+        (
+            "[1:] = (ids[1:] == ids[:-1]) & (ids[1:] > 0)",
+            "[:] = (ids == np.roll(ids, 1, 0)) & (ids > 0)",
+            "to the last ones",
+        ),
         ("ids[1:] == ids[:-1]", "ids[1:] != ids[:-1]", "affinities are wrong"),
         ("enumerate(affinities)", "enumerate(affinities[::-1])", "another order"),
         ("[1:] = (ids", "[:-1] = (ids", "the one after it"),

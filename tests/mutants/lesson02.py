@@ -10,6 +10,7 @@ MUTANTS = {
         ),
         ("rows // stride, columns // stride", "rows, columns", "still those of the voxels"),
         ("rows // stride, columns // stride", "columns // stride, rows // stride", "y and x are exchanged"),
+        ("// stride", "/ stride", "made of integers"),
         ("columns // stride", "columns", "1 of the four numbers"),
         ("return channels, ", "return ", "has the shape (3,)"),
     ],

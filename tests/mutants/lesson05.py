@@ -26,6 +26,8 @@ MUTANTS = {
         ),
         ("merged = {}", "merged = {}\n    faces.pop(frozenset({keep, drop}))", "changes"),
         ("keep if fragment == drop", "drop if fragment == keep", "still names it"),
+        ("    merged = {}", "    keep, drop = sorted([keep, drop])\n    merged = {}", "may have the larger number"),
+        ("    merged = {}", "    faces[frozenset({keep, drop})]\n    merged = {}", "without a face can be merged"),
     ],
     "honest_threshold": [
         (
@@ -37,6 +39,7 @@ MUTANTS = {
         ("sum(training[value])", "training[value][0]", "Merges count"),
         ("sum(training[value])", "training[value][1]", "Splits count"),
         ("sum(validation[threshold])", "validation[threshold][0]", "add both parts"),
+        ("threshold, sum(validation[threshold])", "0.6, 1.5", "does your answer look at them"),
     ],
     "whole_from": [
         ("labels[truth == neuron]", "labels", "all has become one segment"),

@@ -16,6 +16,7 @@ MUTANTS = {
         ("number * voxels", "number", "given by two blocks"),
         ("number * voxels", "0", "the same ids"),
         ("number * voxels", "number * 1000", "leave no gaps"),
+        ("number * voxels", "number * int(local.max())", "cannot know how many fragments"),
     ],
     "worker_hours": [
         (" / workers", "", "a single worker"),
