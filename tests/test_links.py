@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import nbformat
 import pytest
-from build_notebooks import REPOSITORY, ROOT, SLUG
+from build_notebooks import NAME, REPOSITORY, ROOT, SLUG
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CITATION.cff")),
@@ -83,7 +83,7 @@ def test_a_dead_link_is_noticed(tmp_path):
 
 
 def test_another_address_needs_one_change_and_a_build(tmp_path):
-    for name in ("tools", "notebooks/src", "docs", "fgnet_lib"):
+    for name in ("tools", "notebooks/src", "docs", "fgnet_lib", "site"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("README.md", "CITATION.cff", "pyproject.toml"):
         text = (ROOT / name).read_text(encoding="utf-8")
@@ -94,5 +94,7 @@ def test_another_address_needs_one_change_and_a_build(tmp_path):
     subprocess.run([sys.executable, str(tmp_path / "tools" / "build_notebooks.py")], check=True, cwd=tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.suffix in {".py", ".md", ".cff", ".toml", ".ipynb"}]
     assert [path.name for path in files if SLUG in path.read_text(encoding="utf-8")] == []
+    places = [path for path in files if path.parent == tmp_path / "site"]
+    assert places and [path.name for path in places if NAME in path.read_text(encoding="utf-8")] == []
     notebook = (tmp_path / "notebooks" / "00_welcome.ipynb").read_text(encoding="utf-8")
     assert 'Path(\\"course-2027\\")' in notebook and "github/school/course-2027/blob" in notebook

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
-from build_notebooks import REPOSITORY, TABLE
+from build_notebooks import NAME, REPOSITORY, TABLE
 from exercises import tags
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
@@ -205,7 +205,7 @@ def front_page(source: Path) -> str:
     others = {path.relative_to(source).with_suffix("").as_posix() for path in source.glob("d*/**/*.md")} - named
     parts = {"Lessons": lessons} | NAVIGATION | {"Behind the course": {page: "" for page in sorted(others)}}
     text = (SITE / "index.md").read_text(encoding="utf-8").replace("<!-- lessons -->", BADGE.sub(r"[\1]", table))
-    text = text.replace("<!-- repository -->", REPOSITORY)
+    text = text.replace("<!-- repository -->", REPOSITORY).replace("<!-- name -->", NAME)
     return text.replace("<!-- navigation -->", "\n\n".join(toctree(*part) for part in parts.items()))
 
 
