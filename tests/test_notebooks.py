@@ -3,8 +3,8 @@
 How cells are written is the matter of test_lesson_style.py.
 
 The two versions of a lesson differ in their exercises alone, and nothing else uses an answer (`exercises` refuses it).
-So the student version of every lesson runs in full, and of the solved ones those that take seconds; of the others the
-exercises run, with all that they may use. On Colab's versions (test_colab.py) more of them run in full.
+So the student version of every lesson runs in full, and of the solved ones those in SOLVED; of the others the
+exercises run, with all that they may use, and on Colab's versions (test_colab.py) they run in full.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAMES = [source.stem for source in SOURCES]
 PARAMETERS = {"PROFILE", "DATASET", "DATA_DIR", "OUT_DIR", "DEVICE", "SEED"}
 ON_REAL_EM = ("00_welcome", "01_em_volumes", "05_affinities_to_neurons", "08_your_own_volume")
 
-SOLVED = ("00_welcome", "01_em_volumes", "08_your_own_volume")  # run in full
+SOLVED = ("00_welcome", "01_em_volumes", "04_training", "08_your_own_volume", "09_scaling_out")  # run in full
 EXERCISE = """
 # %% tags=["task"]
 def my_sum(a, b):
