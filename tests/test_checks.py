@@ -42,6 +42,12 @@ def borrows(array: np.ndarray) -> np.ndarray:
     return affinities_from_labels(array)
 
 
+def imports_it(array: np.ndarray) -> np.ndarray:
+    from fgnet_lib.affinities import affinities_from_labels as found
+
+    return found(array)
+
+
 def outcome(name: str, answer: str) -> Outcome:
     """Run a cell of an answer with what its lesson imports and nothing else, then the lesson's check cell."""
     lesson, one = EXERCISES[name]
@@ -118,6 +124,7 @@ def test_a_wrong_answer_gets_its_hint(name, old, new, hint):
             "done by affinities_from_labels of the library",
         ),
         (lambda array: affinities.affinities_from_labels(array), "done by affinities_from_labels of the library"),
+        (imports_it, "done by affinities_from_labels of the library"),
         (lambda array: borrows(array), "done by affinities_from_labels of the library"),
         (type("Mine", (FeatureGuidedAttention,), {}), "done by FeatureGuidedAttention of the library"),
         (lambda array: exit(), "stopped with SystemExit"),

@@ -23,9 +23,10 @@
 2. `fgnet_lib/checks/lessonNN.py`: the check, a function of the answers, decorated with `@exercise("NN", "its title")`,
    in the order of the lesson, and its name in the imports below. It calls a student's function by `ask` or
    `ask_array`, and says by `require`, `compare` or `raise Hint(...)` what is wrong, not what is right. An answer that
-   calls a function of the library is refused before that.
+   uses a function or class of the library is refused before that.
 3. `tests/mutants/lessonNN.py`: at least three wrong answers, each by a replacement in the solution's text, and a part
-   of the hint that each must get. `tests/test_checks.py` does the rest.
+   of the hint that each must get; and a right answer that goes another way than the solution. `tests/test_checks.py`
+   does the rest.
 """
 
 from fgnet_lib.checks.exercise import EXERCISES, report

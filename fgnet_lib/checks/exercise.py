@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,12 +179,14 @@ def _from_library(answer: Any) -> list[str]:
 
 
 def _used(code: CodeType, names: dict[str, Any]) -> list[Any]:
-    """What code, and the code within it, means by its global names; of modules of the library also what it takes."""
+    """What code, and the code within it, means by global names and imports; of modules of the library what it takes."""
     used, value = [], None
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
             value = names.get(instruction.argval)
-        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(value, ModuleType):
+        elif instruction.opname == "IMPORT_NAME":
+            value = sys.modules.get(instruction.argval)
+        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM") and isinstance(value, ModuleType):
             value = getattr(value, instruction.argval, None) if value.__name__.startswith("fgnet_lib") else None
         else:
             value = None

@@ -26,7 +26,7 @@ MUTANTS = {
         (
             "    spread =",
             "    return [z for z, section in enumerate(raw) if section.min() == section.max()]\n    spread =",
-            "need not be black",
+            "a little noise",
         ),
     ],
     "sections_in_memory": [
