@@ -181,6 +181,11 @@ def test_files_beside_the_site_are_linked_on_github():
     assert pointed("[![Colab](https://c.org/b.svg)](https://c.org/x)") == "Open this lesson in [Colab](https://c.org/x)"
 
 
+def test_the_front_page_says_where_to_get_the_course(site):
+    told = words((site / "index.html").read_text(encoding="utf-8"))
+    assert f"git clone {build_site.REPOSITORY} && cd {build_site.NAME} " in told
+
+
 def test_problems_of_pages_are_found(tmp_path):
     (tmp_path / "a.html").write_text('<a href="b.html#here">x</a><a href="b.html#gone">x</a><a href="c.html">x</a>')
     (tmp_path / "b.html").write_text('<p id="here"><img src="a.html"><img src="a.html" alt="a page">')
