@@ -288,6 +288,7 @@ checks.face_mean(my_face_mean)
 # **Exercise 5.2: merge two fragments.** The loop above kept every affinity. It is enough to keep, for each face, the number of
 # pairs and their mean: `{frozenset({1, 2}): (6, 0.9), ...}`. Write the step that merges fragment `drop` into `keep`: from such a
 # dictionary to a new one. Two faces to the same neighbour become one, and a large face has more to say than a small one.
+# The two need not have a face with each other.
 
 
 # %% tags=["task"]
