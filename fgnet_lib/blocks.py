@@ -107,10 +107,17 @@ class Journal:
         Raises:
             ValueError: they differ; names what differs.
         """
-        before = self.settings()
-        if before is None:
+        self.check(settings)
+        if self.settings() is None:
             write_text(inside(self.run, f"{self.name}/settings.json"), json.dumps(settings, indent=1))
-        elif changed := differences(before, settings):
+
+    def check(self, settings: dict[str, Any]) -> None:
+        """Compare the settings with those that the step began with, if it did.
+
+        Raises:
+            ValueError: they differ; names what differs.
+        """
+        if changed := differences(self.settings() or settings, settings):
             raise ValueError(
                 f"{self.folder} began with another configuration: {'; '.join(changed)}. "
                 "Go back to it, or use a new folder"
@@ -212,6 +219,21 @@ def peak_bytes() -> int:
         if found:
             return 1024 * int(found[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def stamp(path: Path, *inner: str) -> dict[str, str]:
+    """When a file was last written and its size in bytes; of a Zarr folder, that of its metadata, also at inner paths.
+
+    Settings and caches hold it, so that a file that was replaced under the same name is not taken for the old one.
+    """
+    found = {}
+    marks = [f"{key}/{mark}".lstrip("/") for key in ("", *inner) for mark in ("zarr.json", ".zarray", ".zgroup")]
+    for name in ("", *marks):
+        place = Path(path) / name
+        if place.is_file():
+            state = place.stat()
+            found[name or place.name] = f"{np.datetime64(state.st_mtime_ns, 'ns')}, {state.st_size} bytes"
+    return found
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -21,13 +22,13 @@ import torch
 import zarr
 from distributed import Client, get_worker
 
-from fgnet_lib.blocks import PER_FOLDER, Grid, Journal, Region, inside, locked, process_block
+from fgnet_lib.blocks import PER_FOLDER, Grid, Journal, Region, checksum, inside, locked, process_block, stamp
 from fgnet_lib.cluster import Report, run
-from fgnet_lib.devices import choose_device
+from fgnet_lib.devices import choose_device, precision
 from fgnet_lib.fgnet import PRETRAINED, FGNet, load_model
 from fgnet_lib.inference import needed, predict
 from fgnet_lib.segmentation import INSIDE, agglomerate, boundary_map, check_affinities, connected, flood
-from fgnet_lib.volumes import CHUNK, Lazy, Volume, is_anisotropic, read_volume
+from fgnet_lib.volumes import CHUNK, RAW_KEY, Lazy, Volume, is_anisotropic, read_volume
 
 BLOCK = (64, 256, 256)
 HALO_NM = 320.0  # of context for fragments: with 160, one merge at a border of blocks cost 0.19 bits of VOI
@@ -44,11 +45,17 @@ class Source:
 
     def open(self) -> Volume:
         """The lazy volume."""
-        return _opened(self)
+        return _opened(self, str(self.stamp()))
+
+    def stamp(self) -> dict[str, str]:
+        """As of `blocks.stamp`; of a folder of sections, that of each."""
+        found = stamp(self.path, self.raw_key or RAW_KEY)
+        sections = () if found else sorted(Path(self.path).glob("*.tif*"))
+        return found | {key: value for path in sections for key, value in stamp(path).items()}
 
 
 @lru_cache(maxsize=4)
-def _opened(source: Source) -> Volume:
+def _opened(source: Source, stamp: str) -> Volume:
     return read_volume(source.path, source.raw_key, voxel_size=source.voxel_size)
 
 
@@ -74,9 +81,14 @@ class Network:
     overlap: float = 0.25
     device: str = "auto"  # as of `devices.choose_device`
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "checkpoint", Path(self.checkpoint).resolve())  # workers run in other folders
+
     def settings(self) -> dict[str, Any]:
         """See `Predictor`."""
-        return {"weights": _sha256(self.checkpoint), "tile": list(self.tile), "overlap": self.overlap}
+        weights = _sha256(self.checkpoint, str(stamp(self.checkpoint)))
+        arithmetic = precision(choose_device(self.device))
+        return {"weights": weights, "precision": arithmetic, "tile": list(self.tile), "overlap": self.overlap}
 
     def needed(self, shape: tuple[int, int, int], region: Region) -> Region:
         """See `Predictor`."""
@@ -85,13 +97,14 @@ class Network:
     def affinities(self, raw: Any, region: Region) -> np.ndarray:
         """Refined affinities, or the coarse ones of a model that has no others."""
         found = predict(
-            _loaded(self.checkpoint, self.device), raw, self.tile, self.overlap, progress=False, region=region
-        )
+            _loaded(self.checkpoint, self.device, str(stamp(self.checkpoint))),
+            raw, self.tile, self.overlap, progress=False, region=region,
+        )  # fmt: skip
         return found.coarse if found.refined is None else found.refined
 
 
 @lru_cache(maxsize=1)
-def _loaded(checkpoint: Path, device: str) -> FGNet:
+def _loaded(checkpoint: Path, device: str, stamp: str) -> FGNet:
     torch.set_num_threads(1)  # a worker for each core; and what a block gives does not depend on their number
     chosen = choose_device(device)
     if chosen.type == "cuda":
@@ -106,7 +119,7 @@ def gpu_of(worker: str, gpus: int) -> int:
 
 
 @lru_cache(maxsize=4)
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, stamp: str) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -202,6 +215,26 @@ def _checked(path: Path) -> zarr.Array:
     return array
 
 
+def _read_affinities(path: Path, region: Region) -> np.ndarray:
+    """Affinities (3, z, y, x) of a region, float32.
+
+    Raises:
+        OSError: a file of `predict_blocks` is lost: Zarr reads zeros then.
+    """
+    array, predicted = zarr.open_array(path, mode="r"), Journal(path.parent, Predict.name)
+    if path.name == Predict.output and (settings := predicted.settings()):
+        grid = Grid(array.shape[1:], settings["block"])
+        touched = (range(s.start // b, -(-s.stop // b)) for s, b in zip(region, grid.block, strict=True))
+        for place in product(*touched):
+            block = int(np.ravel_multi_index(place, grid.counts))
+            if (path / array.metadata.encode_chunk_key((0, *place))).exists():
+                continue
+            zeros = np.zeros((3, *(s.stop - s.start for s in grid.region(block))), array.dtype)
+            if checksum({Predict.output: zeros}) != predicted.checksum(block):  # Zarr stores no file for zeros only
+                raise OSError(f"{path}: the file of block {block} is lost; run the prediction again to fill the hole")
+    return array[:, *region].astype(np.float32)
+
+
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +256,7 @@ class _ToZarr:
         """Make the array, unless it is there."""
         path = inside(self.folder, self.output)
         if inside(self.folder, f"{self.output}/zarr.json").exists():
+            self._refuse_another()
             return
         chunk = tuple(c if b % c == 0 else b for c, b in zip(CHUNK, self.grid.block, strict=True))
         zarr.create_array(
@@ -233,6 +267,16 @@ class _ToZarr:
             dtype=self.dtype,
             attributes=self.place(),
         )
+
+    def _refuse_another(self) -> None:
+        array = zarr.open_array(inside(self.folder, self.output), mode="r")
+        there = (array.shape, array.shards, str(array.dtype))
+        wanted = ((*self.channels, *self.grid.shape), (*self.channels, *self.grid.block), self.dtype)
+        if there != wanted:
+            raise ValueError(
+                f"{self.folder / self.output} is there already, and another array: shape, shards and type are {there}, "
+                f"these would be {wanted}. Remove it, or use another folder"
+            )
 
     @cached_property
     def array(self) -> zarr.Array:
@@ -265,7 +309,9 @@ class Predict(_ToZarr):
     def settings(self) -> dict[str, Any]:
         """See `blocks.Step`."""
         raw = {"raw": str(self.source.path), "raw_key": self.source.raw_key, "shape": list(self.grid.shape)}
-        return {**raw, "block": list(self.grid.block), **self.predictor.settings()}
+        return {**raw, "raw files": self.source.stamp(), **self.place(), "block": list(self.grid.block)} | (
+            self.predictor.settings()
+        )
 
     def place(self) -> dict[str, list[float]]:
         """See `_ToZarr`."""
@@ -300,7 +346,8 @@ class Fragments(_ToZarr):
     def settings(self) -> dict[str, Any]:
         """See `blocks.Step`."""
         before = Journal(self.affinities.parent, Predict.name).settings() or {}
-        here = {"affinities": str(self.affinities), "block": list(self.grid.block), "voxel_size": list(self.voxel_size)}
+        here = {"affinities": str(self.affinities), "affinities files": stamp(self.affinities)}
+        here |= {"block": list(self.grid.block), "voxel_size": list(self.voxel_size)}
         return here | {f"predict: {key}": value for key, value in before.items()}
 
     def place(self) -> dict[str, list[float]]:
@@ -316,8 +363,7 @@ class Fragments(_ToZarr):
 
     def read(self, index: int) -> np.ndarray:
         """See `blocks.Step`."""
-        array = zarr.open_array(self.affinities, mode="r")
-        return array[:, *self.grid.region(index, self.halo)].astype(np.float32)
+        return _read_affinities(self.affinities, self.grid.region(index, self.halo))
 
     def compute(self, index: int, data: np.ndarray) -> dict[str, np.ndarray]:
         """Fragments of the block and, as "before0" to "before2", of the layers of voxels before it, where inside."""
@@ -382,9 +428,8 @@ class Faces:
         """Fragments with one voxel more before the block, its affinities, and what its fragments are before it."""
         region = self.grid.region(index)
         before = tuple(slice(max(s.start - 1, 0), s.stop) for s in region)
-        affinities = zarr.open_array(self.fragments.affinities, mode="r")
         seams = _load(self.fragments.seams(index))
-        return self.fragments.array[before], affinities[:, *region].astype(np.float32), seams
+        return self.fragments.array[before], _read_affinities(self.fragments.affinities, region), seams
 
     def compute(self, index: int, data: tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """See `blocks.Step`."""

@@ -7,22 +7,27 @@ only, and speaks TLS with keys that live as long as it does.
 from __future__ import annotations
 
 import ipaddress
-import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
+from operator import methodcaller
+from typing import Any
 from urllib.parse import urlsplit
 
-from distributed import Client, LocalCluster, as_completed
+import numpy as np
+from dask.system import CPU_COUNT
+from distributed import Client, KilledWorker, LocalCluster, as_completed
 from distributed.security import Security
 from tqdm.auto import tqdm
 
 from fgnet_lib.blocks import Grid, Journal, Step, locked, process_block
 
-RETRIES = 2  # of a block that raises; as often it is tried again after it has cost a worker its life
+RETRIES = 2  # of a block that raises
+AT_ONCE = 4000  # blocks that the scheduler is told of; it keeps something of each in memory
 THREADS = 2  # of a worker: while one block computes, another is read or written
 LOOPBACK = "127.0.0.1"
 
@@ -88,18 +93,16 @@ def cluster(
             yield client
         return
     _warn_unless_loopback(host)
-    with (
-        warnings.catch_warnings(action="ignore", category=UserWarning),  # "port 8787 is already in use"
-        LocalCluster(
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # "port 8787 is already in use"
+        local = LocalCluster(
             n_workers=workers or _processes(),
             threads_per_worker=THREADS,
             memory_limit=memory,
             host=host,
             dashboard_address=f"{host}:{dashboard}",
             security=Security.temporary(),
-        ) as local,
-        Client(local) as client,
-    ):
+        )
+    with local, Client(local) as client:
         yield client
 
 
@@ -113,31 +116,66 @@ def run(client: Client, step: Step, progress: bool = True) -> Report:
         RuntimeError: another run writes to the folder.
     """
     with locked(step.folder):
-        Journal(step.folder, step.name).begin(step.settings())
+        journal, settings = Journal(step.folder, step.name), _settings(client, step)
+        journal.check(settings)
         step.prepare()
-        report, failed = Report(step.name), {}
-        indices = {
-            future: index
-            for index, future in enumerate(
-                client.map(partial(process_block, step), range(len(step.grid)), retries=RETRIES, pure=False)
-            )
-        }
-        total = sum(map(step.grid.voxels, indices.values())) / 1e6
+        journal.begin(settings)
+        report, total = Report(step.name), np.prod(step.grid.shape) / 1e6
         with tqdm(total=total, desc=step.name, unit="MVox", disable=not progress) as bar:
-            for future in as_completed(indices):
-                index = indices[future]
-                if future.cancelled() or future.status == "lost":
-                    raise ConnectionError(
-                        f"the scheduler is gone; {report.done} blocks are done, run again for the rest"
-                    )
-                if error := future.exception():
-                    failed[index] = f"{type(error).__name__}: {error}"
-                else:
-                    _count(report, future.result(), bar, step.grid)
-                future.release()
-    if failed:
-        raise BlocksFailed(step, failed)
+            errors = _do(client, step, range(len(step.grid)), report, bar)
+            # Dask counts the death of a worker against all blocks that it held: those that are innocent pass alone
+            for index in [index for index, error in errors.items() if isinstance(error, KilledWorker)]:
+                del errors[index]
+                errors |= _do(client, step, [index], report, bar)
+    if errors:
+        raise BlocksFailed(step, {index: f"{type(error).__name__}: {error}" for index, error in errors.items()})
     return report
+
+
+def _settings(client: Client, step: Step) -> dict[str, Any]:
+    """Asked of a worker: this process may be one without a GPU, and then computes in another precision."""
+    ((_, settings, error),) = _answers(client, methodcaller("settings"), [step])
+    if error:
+        raise error
+    return settings
+
+
+def _do(client: Client, step: Step, indices: Iterable[int], report: Report, bar: tqdm) -> dict[int, BaseException]:
+    """Do blocks, and return what went wrong in which."""
+    errors = {}
+    with closing(_answers(client, partial(process_block, step), indices)) as answers:
+        for index, done, error in answers:
+            if error:
+                errors[index] = error
+            else:
+                _count(report, done, bar, step.grid)
+    return errors
+
+
+def _answers(client: Client, function: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[tuple]:
+    """Each argument with what the function gave for it, or None, and with its error, or None, in any order.
+
+    Raises:
+        ConnectionError: the scheduler is gone.
+    """
+    left, at, waiting = iter(arguments), {}, as_completed(loop=client.loop)
+    try:
+        while True:
+            if len(at) <= AT_ONCE // 2:
+                more = list(islice(left, AT_ONCE - len(at)))
+                futures = client.map(function, more, retries=RETRIES, pure=False)
+                at.update(zip(futures, more, strict=True))
+                waiting.update(futures)
+            if not at:
+                return
+            future = next(waiting)
+            if future.cancelled() or future.status == "lost":
+                raise ConnectionError("the scheduler is gone; run again for what is left")
+            error = future.exception()
+            yield at.pop(future), None if error else future.result(), error
+    finally:
+        if at and client.status == "running":  # whoever stops here wants no more blocks
+            client.cancel(list(at))
 
 
 def _count(report: Report, done, bar: tqdm, grid: Grid) -> None:
@@ -155,7 +193,7 @@ def _count(report: Report, done, bar: tqdm, grid: Grid) -> None:
 def _processes() -> int:
     import torch
 
-    return torch.cuda.device_count() or os.cpu_count()
+    return torch.cuda.device_count() or CPU_COUNT
 
 
 def _warn_unless_loopback(host: str) -> None:

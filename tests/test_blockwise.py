@@ -143,6 +143,44 @@ def test_a_changed_configuration_is_refused(run):
         predict_again(block=(6, 32, 32))
 
 
+def test_another_voxel_size_is_refused(run, client):
+    predict_again, folder, grid = run
+    predict_again()
+    other = Source(folder.parent / "raw.zarr", voxel_size=(40, 4, 4))
+    with pytest.raises(ValueError, match=r"resolution was \[8.0, 8.0, 8.0\], is now \[40.0, 4.0, 4.0\]"):
+        predict_blocks(client, other, folder, Grey(), BLOCK, progress=False)
+
+
+def test_raw_that_was_replaced_is_refused_and_read_anew_in_another_folder(run, client):
+    predict_again, folder, grid = run
+    predict_again()
+    raw = write_volume(Volume(np.full((6, 64, 64), 255, np.uint8), ISOTROPIC), folder.parent / "raw.zarr")
+    with pytest.raises(ValueError, match="raw files was"):
+        predict_again()
+    predict_blocks(client, Source(raw), folder.parent / "new", Grey(), BLOCK, progress=False)
+    found = zarr.open_array(folder.parent / "new" / "affinities.zarr")
+    assert found.shape == (3, 6, 64, 64) and found[:].min() == 1
+
+
+def test_weights_that_were_replaced_are_other_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"1")
+    before = Network("w.safetensors").settings()
+    weights.write_bytes(b"another")
+    monkeypatch.chdir("/")
+    assert Network(weights).settings()["weights"] != before["weights"] and before["precision"]
+
+
+def test_an_array_of_somebody_else_is_not_overwritten(run):
+    predict_again, folder, grid = run
+    zarr.create_array(folder / "affinities.zarr", data=np.ones((3, 12, 64, 64), np.float32))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="there already, and another array"):
+            predict_again()
+    assert (zarr.open_array(folder / "affinities.zarr")[:] == 1).all()
+
+
 # --- segmentation ----------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +266,28 @@ def test_a_hole_in_the_prediction_is_refused(client, run):
     next((folder / "journal").rglob("done/0/3")).unlink()
     with pytest.raises(ValueError, match=r"blocks \[3\] are not there yet"):
         segment_blocks(client, folder / "affinities.zarr", folder, 0.5, progress=False)
+
+
+def test_a_lost_file_of_the_prediction_is_not_taken_for_zeros(run, client):
+    predict_again, folder, grid = run
+    predict_again()
+    truncate(folder / "affinities.zarr", 5, grid).unlink()
+    with pytest.raises(BlocksFailed, match="the file of block 5 is lost"):
+        segment_blocks(client, folder / "affinities.zarr", folder, 0.5, BLOCK, progress=False)
+
+
+def test_affinities_of_zeros_have_no_file_and_are_segmented(client, tmp_path):
+    raw = write_volume(Volume(np.zeros((4, 32, 64), np.uint8), ISOTROPIC), tmp_path / "raw.zarr")
+    predict_blocks(client, Source(raw), tmp_path / "run", Grey(), BLOCK, progress=False)
+    assert neurons(client, tmp_path / "run" / "affinities.zarr", tmp_path / "run", BLOCK).min() > 0
+
+
+def test_affinities_that_were_replaced_are_refused(client, affinities, tmp_path):
+    path, array, _ = affinities
+    neurons(client, path, tmp_path / "run", (12, 48, 48))
+    zarr.create_array(path, data=array, attributes={"resolution": [8.0] * 3}, overwrite=True)
+    with pytest.raises(ValueError, match="affinities files was"):
+        neurons(client, path, tmp_path / "run", (12, 48, 48))
 
 
 @pytest.mark.parametrize(
