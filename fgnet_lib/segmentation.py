@@ -89,6 +89,8 @@ def _flood(boundary: np.ndarray, voxel_size: tuple[float, ...], cut: Sides) -> n
     peaks = inside & (distance == ndimage.maximum_filter(distance, 3))
     if any(map(any, cut)):
         peaks |= _cut_off(inside, peaks, cut)
+    if not peaks.any():  # the smoothed distance is highest in a membrane: all is one fragment
+        return np.ones(boundary.shape, int)
     return watershed(boundary, ndimage.label(peaks, np.ones([3] * boundary.ndim))[0])
 
 

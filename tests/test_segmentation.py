@@ -63,6 +63,14 @@ def test_a_section_without_boundary_or_of_nothing_else_is_one_fragment(value: fl
     assert labels.max() == (1 if voxel_size == ISOTROPIC else 2) and labels.min() == 1
 
 
+def test_a_section_without_a_seed_is_a_fragment_of_its_own() -> None:
+    affinities = np.zeros((3, 3, 16, 16), np.float32)
+    affinities[1:, :, :, [4, 6]] = 1  # profiles of one voxel: smoothed, the distance is highest between them
+    affinities[1:, 0] = np.random.default_rng(0).random((2, 16, 16))
+    first, *others = (np.unique(section).tolist() for section in fragments(affinities, (40.0, 8.0, 8.0)))
+    assert others == [[max(first) + 1], [max(first) + 2]]
+
+
 def test_sweep_merges_more_and_more_and_returns_independent_arrays() -> None:
     affinities = affinities_of(cells())
     start = fragments(affinities, ISOTROPIC)
