@@ -341,13 +341,15 @@ checks.worker_hours(my_hours)
 # ```python
 # from dask_jobqueue import SLURMCluster  # pip install dask-jobqueue
 #
-# jobs = SLURMCluster(queue="gpu", cores=2, processes=1, memory="32GB", walltime="08:00:00", job_extra_directives=["--gres=gpu:1"])
-# jobs.scale(64)
+# jobs = SLURMCluster(queue="gpu", cores=2, processes=1, memory="32GB", walltime="08:00:00", job_extra_directives=["--gres=gpu:1"],
+#                     worker_extra_args=["--lifetime", "7h30m", "--lifetime-stagger", "20m"])
+# jobs.adapt(maximum_jobs=64)
 # with cluster(address=jobs.scheduler_address) as client:
 #     predict_blocks(client, Source("/scratch/volume.zarr"), "/scratch/run", Network("/scratch/weights.safetensors"), (128, 512, 512))
 # ```
 #
-# A job that ends at its walltime is a worker that dies: you have seen what happens then. [Scaling out](../docs/scaling.md) has the
+# A job that ends at its walltime is a worker that dies: you have seen what happens then. With a lifetime it goes in order before,
+# and `adapt` asks for another job; `scale(64)` would not. [Scaling out](../docs/scaling.md) has the
 # same for Kubernetes, says who may reach a scheduler, and how to size blocks.
 #
 # The workers go home, and these are your exercises:
