@@ -7,6 +7,7 @@ only, and speaks TLS with keys that live as long as it does.
 from __future__ import annotations
 
 import ipaddress
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from dask.system import CPU_COUNT
-from distributed import Client, KilledWorker, LocalCluster, as_completed
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 from distributed.security import Security
 from tqdm.auto import tqdm
 
@@ -28,6 +29,7 @@ from fgnet_lib.blocks import Grid, Journal, Step, locked, process_block
 
 RETRIES = 2  # of a block that raises
 AT_ONCE = 4000  # blocks that the scheduler is told of; it keeps something of each in memory
+PATIENCE = 120  # seconds without a worker on this computer; one takes some seconds to start
 THREADS = 2  # of a worker: while one block computes, another is read or written
 LOOPBACK = "127.0.0.1"
 
@@ -156,7 +158,7 @@ def _answers(client: Client, function: Callable[[Any], Any], arguments: Iterable
     """Each argument with what the function gave for it, or None, and with its error, or None, in any order.
 
     Raises:
-        ConnectionError: the scheduler is gone.
+        ConnectionError: the scheduler is gone, or all workers of this computer are.
     """
     left, at, waiting = iter(arguments), {}, as_completed(loop=client.loop)
     try:
@@ -168,7 +170,7 @@ def _answers(client: Client, function: Callable[[Any], Any], arguments: Iterable
                 waiting.update(futures)
             if not at:
                 return
-            future = next(waiting)
+            future = _next(client, waiting)
             if future.cancelled() or future.status == "lost":
                 raise ConnectionError("the scheduler is gone; run again for what is left")
             error = future.exception()
@@ -176,6 +178,18 @@ def _answers(client: Client, function: Callable[[Any], Any], arguments: Iterable
     finally:
         if at and client.status == "running":  # whoever stops here wants no more blocks
             client.cancel(list(at))
+
+
+def _next(client: Client, waiting: as_completed) -> Future:
+    """The next one that is done. Elsewhere workers may come later; here, Dask replaces none that died as it started."""
+    alive = time.monotonic()
+    while not waiting.has_ready():
+        time.sleep(0.01)
+        if not isinstance(client.cluster, LocalCluster) or client.cluster.scheduler.workers:
+            alive = time.monotonic()
+        elif time.monotonic() > alive + PATIENCE:
+            raise ConnectionError("no worker is left; start the cluster anew, and run again for what is left")
+    return next(waiting)
 
 
 def _count(report: Report, done, bar: tqdm, grid: Grid) -> None:

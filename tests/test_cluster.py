@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+import warnings
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -121,6 +122,45 @@ def test_a_block_that_keeps_failing_leaves_a_hole_that_a_rerun_fills(again, undi
     report = again()
     assert (report.done, report.kept) == (1, 11)
     assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
+
+
+def test_a_block_that_kills_every_worker_is_the_only_one_that_fails(again, tmp_path):
+    with pytest.raises(cluster.BlocksFailed, match="KilledWorker") as error:
+        again(traps=trap(tmp_path / "traps", "4-32-0", "kill"), seconds=0.3)  # not while the worker starts
+    assert set(error.value.failed) == {6} and notes(tmp_path / "run") == 11
+
+
+def test_nobody_waits_for_workers_that_do_not_come(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    with (
+        Client(processes=False, n_workers=0, dashboard_address=None) as client,
+        pytest.raises(ConnectionError, match="no worker is left"),
+    ):
+        predict_blocks(client, Source(raw), tmp_path / "run", Grey(), BLOCK, progress=False)
+
+
+def test_more_blocks_than_the_scheduler_is_told_of_at_once(again, monkeypatch, undisturbed, tmp_path):
+    monkeypatch.setattr(cluster, "AT_ONCE", 3)
+    assert again().done == 12 and again().kept == 12
+    assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
+
+
+def test_a_run_that_is_left_takes_its_blocks_back(again, client, monkeypatch, tmp_path):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "_count", stop)
+    with pytest.raises(KeyboardInterrupt):
+        again(seconds=0.3)
+    wait_for(lambda: not any(client.processing().values()))
+    assert notes(tmp_path / "run") < 12
+
+
+def test_warnings_of_the_caller_are_heard(monkeypatch):
+    monkeypatch.setattr(cluster, "LocalCluster", lambda **options: nullcontext())
+    monkeypatch.setattr(cluster, "Client", nullcontext)
+    with pytest.warns(UserWarning, match="of the caller"), cluster.cluster(workers=1):
+        warnings.warn("of the caller", stacklevel=1)
 
 
 def test_the_whole_run_killed(again, raw, undisturbed, tmp_path):
