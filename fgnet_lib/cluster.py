@@ -11,6 +11,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +33,7 @@ AT_ONCE = 4000  # blocks that the scheduler is told of; it keeps something of ea
 PATIENCE = 120  # seconds without a worker on this computer; one takes some seconds to start
 THREADS = 2  # of a worker: while one block computes, another is read or written
 LOOPBACK = "127.0.0.1"
+GONE = "the scheduler is gone; run again for what is left"
 
 
 class BlocksFailed(RuntimeError):
@@ -172,9 +174,13 @@ def _answers(client: Client, function: Callable[[Any], Any], arguments: Iterable
                 return
             future = _next(client, waiting)
             if future.cancelled() or future.status == "lost":
-                raise ConnectionError("the scheduler is gone; run again for what is left")
+                raise ConnectionError(GONE)
             error = future.exception()
-            yield at.pop(future), None if error else future.result(), error
+            try:
+                found = None if error else future.result()
+            except (OSError, CancelledError) as gone:  # on the way from the worker; what a block raises is in `error`
+                raise ConnectionError(GONE) from gone
+            yield at.pop(future), found, error
     finally:
         if at and client.status == "running":  # whoever stops here wants no more blocks
             client.cancel(list(at))

@@ -1,4 +1,7 @@
-"""Cheap work for tests of what surrounds it, and a run to be killed: `python stand_ins.py RAW FOLDER [ADDRESS]`."""
+"""Cheap work for tests of what surrounds it, and a run to be killed: `python stand_ins.py RAW FOLDER [ADDRESS]`.
+
+Its traps are in the folder `traps` beside FOLDER.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +38,14 @@ class Grey:
         trap = self.traps and self.traps / "-".join(str(s.start) for s in region)
         if trap and trap.exists():
             kind = trap.read_text()
+            while kind == "hold" and trap.exists():
+                time.sleep(0.1)
             if kind == "kill once":
                 trap.unlink()
             if kind.startswith("kill"):
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise ValueError("this block cannot be done")
+            if kind == "raise":
+                raise ValueError("this block cannot be done")
         return np.stack([raw[region]] * 3) / np.float32(255)
 
 
@@ -72,4 +78,5 @@ def files(folder: Path) -> dict[str, bytes]:
 if __name__ == "__main__":
     raw, folder, *address = sys.argv[1:]
     with cluster.cluster(workers=1, address=address[0] if address else None) as client:
-        blockwise.predict_blocks(client, blockwise.Source(raw), folder, Grey(seconds=0.3), BLOCK, progress=False)
+        work = Grey(Path(folder).with_name("traps"))
+        blockwise.predict_blocks(client, blockwise.Source(raw), folder, work, BLOCK, progress=False)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, get_task_stream
 from stand_ins import BLOCK, Grey, die_while_writing, files
 
 from fgnet_lib import cluster
@@ -91,6 +91,12 @@ def kill(process: subprocess.Popen) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def skip_loudly(reason: str) -> None:
+    """Skip, with a warning that pytest repeats at its end; also with CI set, where nobody is root."""
+    warnings.warn(reason, stacklevel=2)
+    pytest.skip(reason)
+
+
 def wait_for(condition, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -163,7 +169,13 @@ def test_warnings_of_the_caller_are_heard(monkeypatch):
         warnings.warn("of the caller", stacklevel=1)
 
 
-def test_the_whole_run_killed(again, raw, undisturbed, tmp_path):
+@pytest.fixture
+def held(tmp_path):
+    """The last block is not finished, however slow or fast the others are."""
+    return trap(tmp_path / "traps", "8-32-32", "hold")
+
+
+def test_the_whole_run_killed(again, raw, undisturbed, held, tmp_path):
     with started(sys.executable, str(TESTS / "stand_ins.py"), str(raw), str(tmp_path / "run")) as process:
         wait_for(lambda: process.poll() is not None or notes(tmp_path / "run") >= 2)
         kill(process)
@@ -175,14 +187,14 @@ def test_the_whole_run_killed(again, raw, undisturbed, tmp_path):
     assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
 
 
-def test_a_second_run_on_the_same_folder_is_refused(again, raw, tmp_path):
+def test_a_second_run_on_the_same_folder_is_refused(again, raw, held, tmp_path):
     with started(sys.executable, str(TESTS / "stand_ins.py"), str(raw), str(tmp_path / "run")) as process:
         wait_for(lambda: process.poll() is not None or notes(tmp_path / "run") >= 1)
         with pytest.raises(RuntimeError, match=f"being written by process {process.pid} on"):
             again()
 
 
-def test_the_scheduler_killed(again, raw, undisturbed, tmp_path):
+def test_the_scheduler_killed(again, raw, undisturbed, held, tmp_path):
     place = tmp_path / "scheduler.json"
     dask = (sys.executable, "-m", "dask")
     with (
@@ -209,7 +221,7 @@ def small_disk(tmp_path):
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
-        pytest.skip("a small disk takes the right to mount (root)")
+        skip_loudly(f"a small disk takes the right to mount (root): {mounted.stderr.decode()}")
     try:
         yield lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
     finally:
@@ -265,18 +277,19 @@ def hosts():
             f"link set {name} master fgnet0 up", f"-n {name} addr add 10.213.7.{number}/24 dev eth0",
             f"-n {name} link set eth0 up", f"-n {name} link set lo up",
         ]  # fmt: skip
+    if not shutil.which("ip"):
+        skip_loudly("network namespaces take the command `ip` (iproute2)")
     try:
         for command in [*commands, "link set fgnet0 up"]:
             made = subprocess.run(["ip", *command.split()], capture_output=True, text=True)
             if made.returncode:
-                pytest.skip(f"network namespaces take root and CAP_NET_ADMIN: ip {command}: {made.stderr}")
+                skip_loudly(f"network namespaces take root and CAP_NET_ADMIN: ip {command}: {made.stderr}")
         yield names
     finally:
         for command in (*(f"netns del {name}" for name in names), "link del fgnet0"):
             subprocess.run(["ip", *command.split()], capture_output=True)
 
 
-@pytest.mark.skipif(not shutil.which("ip"), reason="network namespaces take the command `ip` (iproute2)")
 def test_two_hosts_with_addresses_of_their_own_and_one_folder(hosts, raw, undisturbed, tmp_path):
     place, dask = tmp_path / "scheduler.json", (sys.executable, "-m", "dask")
     worker = (*dask, "worker", "--scheduler-file", str(place), "--no-nanny", "--no-dashboard")
@@ -291,7 +304,8 @@ def test_two_hosts_with_addresses_of_their_own_and_one_folder(hosts, raw, undist
         address = json.loads(place.read_text())["address"]
         with pytest.warns(UserWarning, match="can run code as you"), cluster.cluster(address=address) as client:
             client.wait_for_workers(2, timeout=120)
-            predict_blocks(client, Source(raw), tmp_path / "run", Grey(seconds=0.3), BLOCK, progress=False)
-            seen = {urlsplit(one).hostname for one in client.scheduler_info()["workers"]}
-    assert seen == {"10.213.7.2", "10.213.7.3"}
+            with get_task_stream(client) as stream:
+                predict_blocks(client, Source(raw), tmp_path / "run", Grey(seconds=0.3), BLOCK, progress=False)
+    worked = {urlsplit(one["worker"]).hostname for one in stream.data if one["key"].startswith("process_block")}
+    assert worked == {"10.213.7.2", "10.213.7.3"}
     assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
