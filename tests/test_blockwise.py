@@ -26,7 +26,7 @@ from fgnet_lib.phantom import make_phantom
 from fgnet_lib.segmentation import agglomerate, segment, sweep
 from fgnet_lib.volumes import Volume, write_volume
 
-ISOTROPIC, ANISOTROPIC = (8.0, 8.0, 8.0), (40.0, 8.0, 8.0)
+ISOTROPIC, ANISOTROPIC = (32.0, 32.0, 32.0), (80.0, 32.0, 32.0)  # a halo of 10 voxels is less than the volumes
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_another_voxel_size_is_refused(run, client):
     predict_again, folder, grid = run
     predict_again()
     other = Source(folder.parent / "raw.zarr", voxel_size=(40, 4, 4))
-    with pytest.raises(ValueError, match=r"resolution was \[8.0, 8.0, 8.0\], is now \[40.0, 4.0, 4.0\]"):
+    with pytest.raises(ValueError, match=r"resolution was \[32.0, 32.0, 32.0\], is now \[40.0, 4.0, 4.0\]"):
         predict_blocks(client, other, folder, Grey(), BLOCK, progress=False)
 
 
@@ -285,7 +285,7 @@ def test_affinities_of_zeros_have_no_file_and_are_segmented(client, tmp_path):
 def test_affinities_that_were_replaced_are_refused(client, affinities, tmp_path):
     path, array, _ = affinities
     neurons(client, path, tmp_path / "run", (12, 48, 48))
-    zarr.create_array(path, data=array, attributes={"resolution": [8.0] * 3}, overwrite=True)
+    zarr.create_array(path, data=array, attributes={"resolution": list(ISOTROPIC)}, overwrite=True)
     with pytest.raises(ValueError, match="affinities files was"):
         neurons(client, path, tmp_path / "run", (12, 48, 48))
 
