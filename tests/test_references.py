@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LESSONS = {path.stem[:2]: path.read_text("utf-8").lower() for path in (ROOT / "notebooks" / "src").glob("*.py")}
+SOURCES = {path.stem[:2]: path.read_text("utf-8").lower() for path in (ROOT / "notebooks" / "src").glob("*.py")}
+LESSONS = {lesson: text.replace("\n# ", " ") for lesson, text in SOURCES.items()}  # terms run over ends of lines
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text("utf-8")
 BLOCKS = re.findall(r"```\{glossary\}\n(.*?)\n```", GLOSSARY, re.DOTALL)
 ENTRIES = [entry for block in BLOCKS for entry in re.split(r"\n\n(?=\S)", block)]
