@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -239,7 +240,7 @@ def _read_affinities(path: Path, region: Region) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _ToZarr:
+class _ToZarr(ABC):
     """A step whose blocks are shards of one Zarr array."""
 
     folder: Path
@@ -248,9 +249,9 @@ class _ToZarr:
     dtype: ClassVar[str] = "uint64"
     channels: ClassVar[tuple[int, ...]] = ()
 
+    @abstractmethod
     def place(self) -> dict[str, list[float]]:
         """Voxel size and offset in nm, as attributes."""
-        raise NotImplementedError
 
     def prepare(self) -> None:
         """Make the array, unless it is there."""
