@@ -6,12 +6,12 @@ only, and speaks TLS with keys that live as long as it does.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -173,13 +173,7 @@ def _answers(client: Client, function: Callable[[Any], Any], arguments: Iterable
             if not at:
                 return
             future = _next(client, waiting)
-            if future.cancelled() or future.status == "lost":
-                raise ConnectionError(GONE)
-            error = future.exception()
-            try:
-                found = None if error else future.result()
-            except (OSError, CancelledError) as gone:  # on the way from the worker; what a block raises is in `error`
-                raise ConnectionError(GONE) from gone
+            found, error = _outcome(client, future)
             yield at.pop(future), found, error
     finally:
         if at and client.status == "running":  # whoever stops here wants no more blocks
@@ -187,15 +181,43 @@ def _answers(client: Client, function: Callable[[Any], Any], arguments: Iterable
 
 
 def _next(client: Client, waiting: as_completed) -> Future:
-    """The next one that is done. Elsewhere workers may come later; here, Dask replaces none that died as it started."""
-    alive = time.monotonic()
-    while not waiting.has_ready():
+    """The next one that is done."""
+    _wait(client, waiting.has_ready)
+    return next(waiting)
+
+
+def _outcome(client: Client, future: Future) -> tuple[Any, BaseException | None]:
+    """Its result, or None, and its error, or None; a result that died with its worker is computed again."""
+    if future.cancelled() or future.status == "lost":
+        raise ConnectionError(GONE)
+    # not `future.result(timeout)`, which cancels the computation when time is up
+    arriving = asyncio.run_coroutine_threadsafe(client.gather(future, asynchronous=True), client.loop.asyncio_loop)
+    _wait(client, arriving.done)
+    try:
+        return arriving.result(), None
+    except (Exception, asyncio.CancelledError) as error:
+        if future.status == "error":
+            return None, error
+        raise ConnectionError(GONE) from error
+
+
+def _wait(client: Client, done: Callable[[], bool]) -> None:
+    """On this computer, lost workers are replaced meanwhile; elsewhere, new ones may come any time.
+
+    Dask itself gives a worker up when it dies as it starts, or is not there 15 s after an earlier death.
+    """
+    local, alive = client.cluster, time.monotonic()
+    while not done():
         time.sleep(0.01)
-        if not isinstance(client.cluster, LocalCluster) or client.cluster.scheduler.workers:
+        if not isinstance(local, LocalCluster):
+            continue
+        if len(local.scheduler.workers) < len(local.worker_spec):
+            local.scale(len(local.worker_spec))
+            time.sleep(0.1)
+        if local.scheduler.workers:
             alive = time.monotonic()
         elif time.monotonic() > alive + PATIENCE:
             raise ConnectionError("no worker is left; start the cluster anew, and run again for what is left")
-    return next(waiting)
 
 
 def _count(report: Report, done, bar: tqdm, grid: Grid) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client, get_task_stream
@@ -136,6 +137,13 @@ def test_a_block_that_kills_every_worker_is_the_only_one_that_fails(again, tmp_p
     assert set(error.value.failed) == {6} and notes(tmp_path / "run") == 11
 
 
+def test_a_worker_that_dask_gives_up_is_replaced(again, tmp_path):
+    """Dask gives up a worker that is not back some time after its death; here it never is."""
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "50ms"}):
+        again(traps=trap(tmp_path / "traps", "4-32-0", "kill once"))
+    assert again().kept == 12
+
+
 def test_nobody_waits_for_workers_that_do_not_come(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 0.5)
     with (
@@ -196,12 +204,20 @@ def test_a_second_run_on_the_same_folder_is_refused(again, raw, held, tmp_path):
 
 def test_the_scheduler_killed(again, raw, undisturbed, held, tmp_path):
     place = tmp_path / "scheduler.json"
-    dask = (sys.executable, "-m", "dask")
+    python = (sys.executable, "-m", "dask")
     with (
         started(
-            *dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(place)
+            *python,
+            "scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            str(place),
         ) as head,
-        started(*dask, "worker", "--scheduler-file", str(place), "--no-nanny", "--no-dashboard", "--nthreads", "2"),
+        started(*python, "worker", "--scheduler-file", str(place), "--no-nanny", "--no-dashboard", "--nthreads", "2"),
     ):
         wait_for(place.exists)
         address = json.loads(place.read_text())["address"]
@@ -291,11 +307,19 @@ def hosts():
 
 
 def test_two_hosts_with_addresses_of_their_own_and_one_folder(hosts, raw, undisturbed, tmp_path):
-    place, dask = tmp_path / "scheduler.json", (sys.executable, "-m", "dask")
-    worker = (*dask, "worker", "--scheduler-file", str(place), "--no-nanny", "--no-dashboard")
+    place, python = tmp_path / "scheduler.json", (sys.executable, "-m", "dask")
+    worker = (*python, "worker", "--scheduler-file", str(place), "--no-nanny", "--no-dashboard")
     with (
         started(
-            *dask, "scheduler", "--host", "10.213.7.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(place)
+            *python,
+            "scheduler",
+            "--host",
+            "10.213.7.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            str(place),
         ),
         started("ip", "netns", "exec", hosts[0], *worker),
         started("ip", "netns", "exec", hosts[1], *worker),
