@@ -10,7 +10,9 @@ import pytest
 import render_results
 import results
 
+from fgnet_lib import ablations
 from fgnet_lib.datasets import open_dataset
+from fgnet_lib.fgnet import load_pretrained
 from fgnet_lib.phantom import make_phantom
 
 
@@ -40,10 +42,24 @@ def test_a_row_is_trained_measured_and_written(tiny):
     assert 0 < found["training"]["trainable"] < found["training"]["parameters"]
     assert set(found["volumes"]) == {"fib25", "ac4"} and set(found["thresholds"]) == {"refined", "coarse"}
     one = found["volumes"]["fib25"]["refined"]
-    assert one["voi_split"] + one["voi_merge"] > 0 and one["segments"] >= 1 and one["worst"][0][0] in ("split", "merge")
+    assert one["voi_split"] + one["voi_merge"] > 0 and one["segments"] >= 1
+    assert one["worst"][0]["kind"] in ("split", "merge") and len(one["worst"][0]["voxel"]) == 3
     assert len(found["volumes"]["fib25"]["refined_curve"]) == 2 and found["volumes"]["ac4"]["seconds"] > 0
     assert set(found["attention"]) == {"a1", "a2", "a3"}
     assert {"set_to_0.0", "set_to_mean", "set_to_1.0"} < set(found["attention"]["a1"])
+
+
+def test_the_pictures_of_a_run_hold_its_segmentation_and_nothing_of_the_data():
+    volume = make_phantom((8, 96, 96), seed=0)
+    neuron = results.branched_neuron(volume.labels)
+    segmentation = volume.labels.copy()
+    half = (volume.labels == neuron) & (np.arange(96) > np.argwhere(volume.labels == neuron).mean(axis=0)[2])
+    segmentation[half] = segmentation.max() + 1
+    kept = results.pictured(segmentation, volume)
+    assert set(kept) == {"z", "section", "errors", "parts", "covered"} and kept["z"] == 4
+    assert kept["covered"].sum() == (volume.labels == neuron).sum() and len(kept["covered"]) == 2
+    assert (kept["parts"] == 0).sum() == (volume.labels != neuron).sum()  # here the parts cover it, and nothing else
+    assert set(np.unique(kept["errors"])) <= {0, 1} and kept["section"].shape == (96, 96)
 
 
 def test_a_plain_unet_has_neither_attention_nor_coarse_affinities(tiny):
@@ -55,8 +71,8 @@ def test_a_plain_unet_has_neither_attention_nor_coarse_affinities(tiny):
 
 def test_rescaled_predictions_come_back_in_the_volumes_own_voxels():
     volume = open_dataset("phantom", "val")[8:12, :100, :90]  # 8 nm in-plane: predicted at 80 x 72
-    prediction = results.predicted(results.load_pretrained(), volume, rescale=True)
-    plain = results.predicted(results.load_pretrained(), volume, rescale=False)
+    prediction = results.predicted(load_pretrained(), volume, rescale=True)
+    plain = results.predicted(load_pretrained(), volume, rescale=False)
     assert prediction.refined.shape == (3, *volume.shape) and prediction.refined.dtype == np.float32
     assert prediction.refined.min() >= 0 and prediction.refined.max() <= 1
     assert np.corrcoef(prediction.refined.ravel(), plain.refined.ravel())[0, 1] > 0.7
@@ -66,7 +82,7 @@ def test_what_is_not_here_is_named_with_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("FGNET_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("FGNET_DATA_DIR", str(tmp_path))
     assert "sam2.1_hiera_tiny.pt" in results.missing("sam2_tiny")
-    monkeypatch.setattr(results, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(ablations, "PRETRAINED", tmp_path)
     assert "make encoder" in results.missing("pretrained_frozen") and not results.missing("unet")
     monkeypatch.delenv("FGNET_DATA_DIR")
     assert "FGNET_DATA_DIR" in results.missing("unet")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from results import RESULTS, ROWS, VOLUMES
+from results import RESULTS, VOLUMES
 
 from fgnet_lib import plots
+from fgnet_lib.ablations import ROWS
 
 PAGE = RESULTS.parent / "results.md"
 UNMEASURED = "not measured here: `make results ROWS={}`"

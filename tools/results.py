@@ -1,8 +1,8 @@
 """Train and evaluate the rows of the results table, one JSON file in docs/results/ per row and seed (`make results`).
 
-Everything is declared in `ROWS`. The command stops and resumes anywhere: a run whose file is there is not done again,
-a training goes on from its checkpoint, and several terminals share the work, for a run is locked while it is done. The
-page and its figures are drawn from the files alone, by tools/render_results.py.
+Everything is declared in `fgnet_lib/ablations.py`. The command stops and resumes anywhere: a run whose file is there is
+not done again, a training goes on from its checkpoint, and several terminals share the work, for a run is locked while
+it is done. The page and its figures are drawn from the files alone, by tools/render_results.py.
 """
 
 from __future__ import annotations
@@ -12,113 +12,45 @@ import fcntl
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
 import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wait
 
 # isort: split
+import fastremap
 import h5py
 import numpy as np
 import torch
 from scipy import ndimage
 from train_mini import THRESHOLDS, best_threshold
 
+from fgnet_lib.ablations import ROWS, SECTIONS, SEEDS, Row, checkpoint, training
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
-from fgnet_lib.datasets import CROPS, fetch, open_dataset
+from fgnet_lib.blocks import peak_bytes
+from fgnet_lib.datasets import CROPS, open_dataset
 from fgnet_lib.devices import choose_device
 from fgnet_lib.features import roc_auc
-from fgnet_lib.fgnet import MINI, PRETRAINED, FGNet, FGNetConfig, load_pretrained
+from fgnet_lib.fgnet import PRETRAINED, FGNet, load_model, read_notes
 from fgnet_lib.inference import Prediction, predict
 from fgnet_lib.interventions import attention_set_to
-from fgnet_lib.metrics import evaluate, neuron_report, voi
+from fgnet_lib.meshes import bounding_box, largest_ids
+from fgnet_lib.metrics import error_masks, evaluate, neuron_report, segment_report, voi
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.segmentation import fragments, segment, sweep
-from fgnet_lib.training import TrainConfig, train
+from fgnet_lib.training import train
 from fgnet_lib.volumes import Volume, atomic, is_anisotropic
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
-SEEDS = (0, 1, 2)
-SECTIONS = 120  # of FIB-25's training part; the last 20 of its 140 choose the threshold
 TRAINED_NM = 10.0  # FIB-25's voxel
 # Evaluated on: data set -> whether its sections are rescaled to FIB-25's voxel before the network sees them.
 VOLUMES = {"fib25": False, "gala": False, "phantom": False, "ac4": True, "cremi_b_mini": True}
-UNET = replace(MINI, encoder=None)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-        title: what the reader sees.
-        config: the model.
-        encoder: "random", "pretrained" (without labels, `make encoder`), or the registry's name of a checkpoint.
-        frozen: the encoder's regime.
-        sections: labelled sections to train on, from the first on.
-        iterations: of training.
-    """
-
-    title: str
-    config: FGNetConfig
-    encoder: str = "pretrained"
-    frozen: bool = True
-    sections: int = SECTIONS
-    iterations: int = 800
-
-
-ROWS = {
-    "unet": Row("3D U-Net (FGE alone)", UNET),
-    "unet_longer": Row("3D U-Net, as long as fine-tuned FGNet takes", UNET, iterations=1000),
-    "sam2_only": Row("SAM2 alone, pretrained, frozen (A_s)", replace(MINI, refined=False)),
-    "random_frozen": Row("FGNet, random encoder, frozen", MINI, "random"),
-    "pretrained_frozen": Row("FGNet, pretrained encoder, frozen", MINI),
-    "fine_tuned": Row("FGNet, pretrained encoder, fine-tuned", MINI, frozen=False),
-    "plain_attention": Row("FGNet frozen, F' = F a", replace(MINI, attention="plain")),
-    "per_channel": Row("FGNet frozen, one map per channel", replace(MINI, attention="per_channel")),
-}
-for _name in ("unet", "random_frozen", "pretrained_frozen", "fine_tuned"):
-    for _sections in (5, 20):
-        ROWS[f"{_name}_{_sections}"] = replace(
-            ROWS[_name], title=f"{ROWS[_name].title}, {_sections} sections", sections=_sections
-        )
-for _size in ("tiny", "small", "base_plus", "large"):
-    ROWS[f"sam2_{_size}"] = Row(
-        f"FGNet, SAM2.1 {_size}, frozen", replace(MINI, encoder=_size), f"sam2.1_hiera_{_size}.pt"
-    )
-
-
-def training(row: Row, seed: int) -> TrainConfig:
-    """How a row is trained; the same for all but for what the row is about."""
-    return TrainConfig(
-        patch=(8, 128, 128),
-        iterations=row.iterations,
-        learning_rate=2e-3,
-        warmup=50,
-        ema=0.99,
-        freeze_encoder=row.frozen,
-        checkpoint_every=100,
-        seed=seed,
-    )
-
-
-def checkpoint(row: Row) -> Path | None:
-    """The encoder's first weights, None for random ones.
-
-    Raises:
-        OSError: they are neither here nor in the cache.
-    """
-    if row.encoder == "random" or row.config.encoder is None:
-        return None
-    if row.encoder == "pretrained":
-        return PRETRAINED / "encoder_mini.pt"
-    return fetch(row.encoder, download=False)
+PARTS = 8  # segments at most that are kept of the neuron in 3D
 
 
 def trained(row: Row, seed: int, work: Path) -> tuple[FGNet, dict]:
@@ -136,6 +68,8 @@ def trained(row: Row, seed: int, work: Path) -> tuple[FGNet, dict]:
         "parameters": sum(parameters.values()),
         "iterations": len(history.loss),
         "minutes": history.seconds[-1] / 60,
+        "device": str(choose_device()),
+        "peak_memory_mb": peak_bytes() / 1e6,
         "loss": [float(np.mean(history.loss[i : i + 20])) for i in range(0, len(history.loss), 20)],
     }
 
@@ -160,13 +94,53 @@ def predicted(model: FGNet, volume: Volume, rescale: bool) -> Prediction:
 def scored(segmentation: np.ndarray, volume: Volume) -> dict:
     """VOI split, VOI merge, ARAND, and the neurons with the largest shares of them."""
     report = neuron_report(segmentation, volume.labels, volume.voxel_size, top=5)
-    worst = [[error.kind, error.label, error.bits] for error in (*report.splits, *report.merges)]
+    worst = [
+        {"kind": error.kind, "label": error.label, "bits": error.bits, "parts": len(error.parts), "voxel": error.voxel}
+        for error in (*report.splits, *report.merges)
+    ]
     return {**asdict(evaluate(segmentation, volume.labels)), "segments": len(np.unique(segmentation)), "worst": worst}
 
 
-def measured(model: FGNet, thresholds: dict[str, float]) -> dict[str, dict]:
-    """Scores of A_r and A_s on every volume that is here, and of the fragments that A_r's segmentation starts from."""
-    found = {}
+def branched_neuron(labels: np.ndarray) -> int:
+    """Of the ten largest neurons the one that fills least of its box: the same in each row, and worth a look in 3D."""
+
+    def filled(neuron: int) -> float:
+        mask = labels == neuron
+        return mask[bounding_box(mask)].mean()
+
+    return min(largest_ids(labels, 10), key=filled)
+
+
+def pictured(segmentation: np.ndarray, volume: Volume) -> dict[str, np.ndarray]:
+    """What the pictures need of a segmentation: its middle section with the errors there, and one neuron in 3D.
+
+    Nothing of the data itself is kept: neither grey values nor ground truth.
+
+    Returns:
+        `z`; `section`, ids (y, x); `errors`, 0 right, 1 split, 2 merge, 3 both (y, x); `parts`, the segments that cover
+        the neuron, 1 the one that covers most of it (z, y, x); `covered`, the voxels of the neuron in each part.
+    """
+    z = volume.shape[0] // 2
+    splits, merges = (mask[z] for mask in error_masks(segmentation, volume.labels))
+    neuron = branched_neuron(volume.labels)
+    covering = segment_report(segmentation, volume.labels, neuron=neuron).segments[:PARTS]
+    parts = np.zeros(volume.shape, np.uint8)
+    for rank, (segment_id, _) in enumerate(covering, start=1):
+        parts[segmentation == segment_id] = rank
+    section = fastremap.renumber(segmentation[z].astype(np.uint64), preserve_zero=True)[0].astype(np.uint16)
+    errors = splits.astype(np.uint8) + 2 * merges.astype(np.uint8)
+    return {
+        "z": np.array(z),
+        "section": section,
+        "errors": errors,
+        "parts": parts,
+        "covered": np.array([voxels for _, voxels in covering]),
+    }
+
+
+def measured(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    """Scores of A_r and A_s, and of the fragments of each, on every volume that is here; and what pictures need."""
+    found, pictures = {}, {}
     for name, rescale in VOLUMES.items():
         try:
             volume = open_dataset(name, "val").load()
@@ -177,12 +151,14 @@ def measured(model: FGNet, thresholds: dict[str, float]) -> dict[str, dict]:
         found[name] = {"seconds": time.perf_counter() - start, "voxels": int(np.prod(volume.shape))}
         for output, threshold in thresholds.items():
             affinities = getattr(prediction, output)
-            found[name][output] = scored(segment(affinities, volume.voxel_size, threshold), volume)
+            segmentation = segment(affinities, volume.voxel_size, threshold)
+            found[name][output] = scored(segmentation, volume)
             found[name][f"{output}_fragments"] = scored(fragments(affinities, volume.voxel_size), volume)
-            if name == "fib25":  # for the plot of split against merge; nothing is chosen here
+            if name == "fib25":  # for the pictures; nothing is chosen here
+                pictures |= {f"{output}_{key}": array for key, array in pictured(segmentation, volume).items()}
                 steps = sweep(affinities, volume.voxel_size, THRESHOLDS)
                 found[name][f"{output}_curve"] = [[t, *voi(step, volume.labels)] for t, step in steps.items()]
-    return found
+    return found, pictures
 
 
 def chosen_thresholds(model: FGNet) -> dict[str, float]:
@@ -221,31 +197,40 @@ def attention_measured(model: FGNet, threshold: float) -> dict:
     return found
 
 
-def run_row(name: str, seed: int, work: Path) -> dict:
+def run_row(name: str, seed: int, work: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """Train and evaluate one row with one seed."""
-    row = ROWS[name]
-    model, took = trained(row, seed, work)
+    model, took = trained(ROWS[name], seed, work)
+    return evaluated(model, took)
+
+
+def evaluated(model: FGNet, took: dict) -> tuple[dict, dict[str, np.ndarray]]:
+    """Thresholds, scores on all volumes, and what attention does: for every row the same."""
     thresholds = chosen_thresholds(model)
-    found = {"training": took, "thresholds": thresholds, "volumes": measured(model, thresholds)}
+    volumes, pictures = measured(model, thresholds)
+    found = {"training": took, "thresholds": thresholds, "volumes": volumes}
     if model.config.encoder and model.config.refined:
         found["attention"] = attention_measured(model, thresholds["refined"])
-    return found
+    return found, pictures
 
 
-def run_shipped() -> dict:
-    """The shipped model, by the same yardstick."""
-    model = load_pretrained(device=choose_device())
-    thresholds = chosen_thresholds(model)
+def run_shipped() -> tuple[dict, dict[str, np.ndarray]]:
+    """The shipped model, by the same yardstick; what its training took stands in its own file."""
+    weights = PRETRAINED / "fgnet_mini.safetensors"
+    model, notes = load_model(weights, choose_device()), read_notes(weights)
     parameters = sum(p.numel() for p in model.parameters())
-    return {
-        "training": {"trainable": parameters, "parameters": parameters},
-        "thresholds": thresholds,
-        "volumes": measured(model, thresholds),
-        "attention": attention_measured(model, thresholds["refined"]),
-    }
+    return evaluated(
+        model,
+        {
+            "trainable": parameters,
+            "parameters": parameters,
+            "iterations": sum(stage["iterations"] for stage in notes["stages"]),
+            "minutes": notes["minutes"],
+            "device": notes["device"],
+        },
+    )
 
 
-def run_references() -> dict:
+def run_references() -> tuple[dict, dict[str, np.ndarray]]:
     """What came with the crops: watershed fragments, and the published FFN segmentation of FIB-25's validation part."""
     folder, found = Path(os.environ["FGNET_DATA_DIR"]), {}
     for name in VOLUMES:
@@ -263,7 +248,7 @@ def run_references() -> dict:
             found.setdefault(name, {})["ffn_ignored"] = scored(ffn, known) | {"coverage": float((ffn > 0).mean())}
         for key, labels in there.items():
             found.setdefault(name, {})[key] = scored(labels, volume)
-    return {"volumes": found}
+    return {"volumes": found}, {}
 
 
 def runs() -> list[tuple[str, int]]:
@@ -272,12 +257,14 @@ def runs() -> list[tuple[str, int]]:
 
 
 def path_of(name: str, seed: int) -> Path:
+    """The file of a run; beside it, `.npz`, lies what the pictures need."""
     return RESULTS / f"{name}-{seed}.json"
 
 
 def do(name: str, seed: int, work: Path) -> None:
-    """One run, in a process of its own so that its peak of memory is its own; writes its file."""
-    found = {"references": run_references, "shipped": run_shipped}.get(name, lambda: run_row(name, seed, work))()
+    """One run, in a process of its own so that its peak of memory is its own; writes its files."""
+    special = {"references": run_references, "shipped": run_shipped}
+    found, pictures = special[name]() if name in special else run_row(name, seed, work)
     declared = asdict(ROWS[name]) | {"training": asdict(training(ROWS[name], seed))} if name in ROWS else {}
     found = {
         "row": name,
@@ -285,10 +272,15 @@ def do(name: str, seed: int, work: Path) -> None:
         "declared": json.loads(json.dumps(declared)),
         "machine": machine(),
         "date": date.today().isoformat(),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": peak_bytes() / 1e6,
         **found,
     }
-    with atomic(path_of(name, seed)) as part:
+    if torch.cuda.is_available():
+        found["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    if pictures:
+        with atomic(path_of(name, seed).with_suffix(".npz")) as part, part.open("wb") as file:
+            np.savez_compressed(file, **pictures)
+    with atomic(path_of(name, seed)) as part:  # the last, for its being there says that the run is done
         part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
@@ -302,11 +294,9 @@ def missing(name: str) -> str:
     """What a row cannot run without and is not here; empty if nothing."""
     if name in ROWS:
         try:
-            path = checkpoint(ROWS[name])
+            checkpoint(ROWS[name])
         except OSError as error:
             return str(error)
-        if path is not None and not path.is_file():
-            return f"{path} is not here: make encoder"
     return "" if os.environ.get("FGNET_DATA_DIR") else "FGNET_DATA_DIR is not set: the rows need FIB-25"
 
 
