@@ -6,13 +6,21 @@ the rows; the page of results and lessons 03 and 07 read the files, with the sam
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from fgnet_lib.datasets import fetch
-from fgnet_lib.fgnet import MINI, PRETRAINED, FGNetConfig
+from fgnet_lib.fgnet import MINI, PRETRAINED, FGNet, FGNetConfig
 from fgnet_lib.training import TrainConfig
 
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 SEEDS = (0, 1, 2)
 SECTIONS = 120  # of FIB-25's training part; the last 20 of its 140 choose the threshold
 UNET = replace(MINI, encoder=None)
@@ -59,6 +67,17 @@ for _size in ("tiny", "small", "base_plus", "large"):
         f"FGNet, SAM2.1 {_size}, frozen", replace(MINI, encoder=_size), f"sam2.1_hiera_{_size}.pt"
     )
 
+TITLES = {
+    "references": "what came with the data",
+    "shipped": "the shipped model",
+    **{name: row.title for name, row in ROWS.items()},
+}
+REFERENCES = {
+    "fragments": "watershed fragments that came with the data",
+    "ffn_ignored": "published FFN segmentation, its zeros ignored",
+    "ffn_filled": "published FFN segmentation, its zeros filled with the nearest segment",
+}
+
 
 def training(row: Row, seed: int) -> TrainConfig:
     """How a row is trained; the same for all but for what the row is about."""
@@ -86,3 +105,117 @@ def checkpoint(row: Row) -> Path | None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not here: make encoder")
     return path
+
+
+def untrained(row: Row, seed: int) -> FGNet:
+    """The model of a row before its training.
+
+    Raises:
+        OSError: its encoder's checkpoint is not here.
+    """
+    torch.manual_seed(seed)
+    return FGNet(row.config, checkpoint(row))
+
+
+def load(folder: Path = RESULTS) -> dict[str, list[dict]]:
+    """Row -> its runs, by seed. Rows are in the order of the table; those that nobody has run are left out."""
+    found = defaultdict(list)
+    for path in sorted(folder.glob("*-*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        found[run["row"]].append(run)
+    return {name: found[name] for name in TITLES if name in found}
+
+
+def pictures(run: dict, folder: Path = RESULTS) -> dict[str, np.ndarray]:
+    """What a run keeps for pictures of its main output: `z`, `section`, `errors`, `parts`, `covered`.
+
+    `tools/results.py` says what each is. Empty where the file is not there.
+    """
+    path, before = folder / f"{run['row']}-{run['seed']}.npz", f"{output_of(run)}_"
+    if not path.is_file():
+        return {}
+    with np.load(path) as file:
+        return {name.removeprefix(before): file[name] for name in file.files if name.startswith(before)}
+
+
+def lacking(found: dict[str, list[dict]]) -> dict[str, str]:
+    """What has not been measured, row -> what to say about it, with the command that measures it."""
+    said = {}
+    for name in TITLES:
+        seeds = len(SEEDS) if name in ROWS else 1
+        runs = len(found.get(name, []))
+        if runs < seeds:
+            count = f"{runs} of {seeds} seeds measured here; the others" if runs else "not measured here"
+            said[name] = f"{count}: `make results ROWS={name}`"
+    return said
+
+
+def output_of(run: dict) -> str:
+    """What a row is judged by: A_r, or A_s where there is no other."""
+    return "refined" if "refined" in run["thresholds"] else "coarse"
+
+
+def scores(runs: Sequence[dict], key: str, volume: str = "fib25", output: str = "") -> list[float]:
+    """A score of each run that has it.
+
+    Args:
+        runs: of one row.
+        key: "voi_split", "voi_merge", "arand", or "voi" for the sum of the first two.
+        volume: a data set.
+        output: "refined", "coarse", these with "_fragments", or a name in `REFERENCES`; empty for `output_of` the run.
+    """
+    measured = [run["volumes"].get(volume, {}).get(output or output_of(run)) for run in runs]
+    keys = ("voi_split", "voi_merge") if key == "voi" else (key,)
+    return [sum(one[k] for k in keys) for one in measured if one]
+
+
+def curve(run: dict) -> tuple[np.ndarray, np.ndarray, int]:
+    """VOI merge and VOI split of a run on FIB-25 at each threshold, and the index of the chosen one."""
+    output = output_of(run)
+    thresholds, split, merge = np.array(run["volumes"]["fib25"][f"{output}_curve"]).T
+    return merge, split, int(np.argmin(abs(thresholds - run["thresholds"][output])))
+
+
+def by_sections(found: dict[str, list[dict]]) -> dict[str, dict[int, list[float]]]:
+    """Rows that were trained on several amounts of data: title -> labelled sections -> VOI of each run on FIB-25."""
+    amounts = defaultdict(dict)
+    for name, row in ROWS.items():
+        base = name.removesuffix(f"_{row.sections}")
+        if name in found and f"{base}_5" in ROWS:
+            amounts[ROWS[base].title][row.sections] = scores(found[name], "voi")
+    return dict(amounts)
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Standard deviation of single runs; None for a single run, of which no spread is known."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def summary(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and spread in words: "0.950 ± 0.200", or "0.950" for a single run."""
+    around = spread(values)
+    return f"{np.mean(values):.{digits}f}" + ("" if around is None else f" ± {around:.{digits}f}")
+
+
+def chance(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """How often runs that are dealt at random into two groups of these sizes differ at least as much in the mean."""
+    values, found = np.array([*ours, *theirs]), abs(np.mean(ours) - np.mean(theirs))
+    deals = [np.isin(np.arange(len(values)), list(one)) for one in combinations(range(len(values)), len(ours))]
+    return float(np.mean([abs(values[deal].mean() - values[~deal].mean()) >= found - 1e-12 for deal in deals]))
+
+
+def compared(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """What may be said about the difference of two rows' scores, of which lower is better.
+
+    The spread that it is compared with is that of single runs, pooled over both rows.
+    """
+    if not ours or not theirs:
+        return "not measured here"
+    difference = float(np.mean(ours) - np.mean(theirs))
+    said = f"{abs(difference):.3f} {'lower' if difference < 0 else 'higher'}"
+    if min(len(ours), len(theirs)) == 1:
+        return f"{said}; one seed only, so no spread is known and nothing follows"
+    around = float(np.sqrt((spread(ours) ** 2 + spread(theirs) ** 2) / 2))
+    verdict = "larger than" if abs(difference) > around else "not larger than"
+    odds = f"dealt at random, the runs differ as much in {chance(ours, theirs):.0%} of all cases"
+    return f"{said}, {verdict} the spread of {around:.3f}; {odds}"

@@ -29,7 +29,7 @@ import torch
 from scipy import ndimage
 from train_mini import THRESHOLDS, best_threshold
 
-from fgnet_lib.ablations import ROWS, SECTIONS, SEEDS, Row, checkpoint, training
+from fgnet_lib.ablations import RESULTS, ROWS, SECTIONS, SEEDS, Row, checkpoint, training, untrained
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.blocks import peak_bytes
 from fgnet_lib.datasets import CROPS, open_dataset
@@ -46,7 +46,6 @@ from fgnet_lib.training import train
 from fgnet_lib.volumes import Volume, atomic, is_anisotropic
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "results"
 TRAINED_NM = 10.0  # FIB-25's voxel
 # Evaluated on: data set -> whether its sections are rescaled to FIB-25's voxel before the network sees them.
 VOLUMES = {"fib25": False, "gala": False, "phantom": False, "ac4": True, "cremi_b_mini": True}
@@ -55,8 +54,7 @@ PARTS = 8  # segments at most that are kept of the neuron in 3D
 
 def trained(row: Row, seed: int, work: Path) -> tuple[FGNet, dict]:
     """The trained model, and what training took."""
-    torch.manual_seed(seed)
-    model = FGNet(row.config, checkpoint(row)).to(choose_device())
+    model = untrained(row, seed).to(choose_device())
     history = train(
         model, [open_dataset("fib25", "train").load()[: row.sections, :, :]], training(row, seed), work / "training"
     )
