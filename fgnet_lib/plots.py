@@ -344,6 +344,60 @@ def split_merge_curve(
     return ax
 
 
+def split_against_merge(
+    ax: Axes,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float], int]],
+    points: Mapping[str, tuple[float, float]] | None = None,
+) -> Axes:
+    """Plot VOI split against VOI merge over thresholds, a line for each method, nearer to the corner is better.
+
+    Args:
+        ax: axes to draw on.
+        curves: name -> VOI merge, VOI split (bits), and the index of the chosen threshold, which gets a dot.
+        points: name -> VOI merge and split of what has no threshold, drawn as crosses.
+    """
+    for number, (name, (merge, split, chosen)) in enumerate(curves.items()):
+        style = ("-", "--", ":")[number // 6 % 3]  # the cycle has six colours
+        (line,) = ax.plot(merge, split, style, label=name)
+        ax.plot(merge[chosen], split[chosen], "o", color=line.get_color(), markersize=9)
+    for number, (name, (merge, split)) in enumerate((points or {}).items()):
+        ax.plot(merge, split, "xP+"[number % 3], color="black", markersize=10, markeredgewidth=2, label=name)
+    ax.set(xlabel="VOI merge (bits)", ylabel="VOI split (bits)")
+    ax.legend(title="dot: chosen threshold", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return ax
+
+
+def runs_of_rows(ax: Axes, rows: Mapping[str, Sequence[float]], xlabel: str) -> Axes:
+    """Show each run of each row as a dot, rows from top to bottom, and their mean as a line where there are several."""
+    for y, values in enumerate(rows.values()):
+        ax.plot(values, [y] * len(values), "o", color=_HUES[4], alpha=0.7)
+        if len(values) > 1:
+            ax.plot([np.mean(values)] * 2, [y - 0.3, y + 0.3], color="black")
+    ax.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+    ax.set_yticks(range(len(rows)), [f"{name} ({len(values)})" for name, values in rows.items()])
+    ax.grid(axis="x", alpha=0.4)
+    return ax
+
+
+def against_sections(ax: Axes, rows: Mapping[str, Mapping[int, Sequence[float]]]) -> Axes:
+    """Plot VOI (bits) against the number of labelled sections: mean and spread, and each run as a small dot."""
+    for number, (name, amounts) in enumerate(rows.items()):
+        sections = sorted(amounts)
+        shifted = np.array(sections) * 1.03**number  # so that bars do not lie on each other
+        means = [np.mean(amounts[n]) for n in sections]
+        around = [np.std(amounts[n], ddof=1) if len(amounts[n]) > 1 else np.nan for n in sections]
+        bars = ax.errorbar(shifted, means, around, marker="s", capsize=4, label=name)
+        for x, n in zip(shifted, sections, strict=True):
+            ax.plot([x] * len(amounts[n]), amounts[n], ".", color=bars[0].get_color(), alpha=0.6)
+    ticks = sorted({n for amounts in rows.values() for n in amounts})
+    ax.set(xscale="log", xlabel="labelled sections", ylabel="VOI (bits)")
+    ax.set_xticks(ticks, [str(n) for n in ticks])
+    ax.minorticks_off()
+    if rows:
+        ax.legend()
+    return ax
+
+
 def loss_curve(ax: Axes, steps: Sequence[int], losses: Sequence[float], label: str = "training") -> Axes:
     """Add one loss over iterations to `ax`."""
     ax.plot(steps, losses, label=label)
