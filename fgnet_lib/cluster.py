@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from dask.system import CPU_COUNT
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed.core import Status
 from distributed.security import Security
 from tqdm.auto import tqdm
 
@@ -188,7 +189,7 @@ def _next(client: Client, waiting: as_completed) -> Future:
 
 def _outcome(client: Client, future: Future) -> tuple[Any, BaseException | None]:
     """Its result, or None, and its error, or None; a result that died with its worker is computed again."""
-    if future.cancelled() or future.status == "lost":
+    if future.cancelled():
         raise ConnectionError(GONE)
     # not `future.result(timeout)`, which cancels the computation when time is up
     arriving = asyncio.run_coroutine_threadsafe(client.gather(future, asynchronous=True), client.loop.asyncio_loop)
@@ -202,22 +203,31 @@ def _outcome(client: Client, future: Future) -> tuple[Any, BaseException | None]
 
 
 def _wait(client: Client, done: Callable[[], bool]) -> None:
-    """On this computer, lost workers are replaced meanwhile; elsewhere, new ones may come any time.
-
-    Dask itself gives a worker up when it dies as it starts, or is not there 15 s after an earlier death.
-    """
+    """On this computer, lost workers are replaced meanwhile; elsewhere, new ones may come any time."""
     local, alive = client.cluster, time.monotonic()
     while not done():
         time.sleep(0.01)
         if not isinstance(local, LocalCluster):
             continue
         if len(local.scheduler.workers) < len(local.worker_spec):
-            local.scale(len(local.worker_spec))
+            client.loop.add_callback(_replace_lost, local)
             time.sleep(0.1)
         if local.scheduler.workers:
             alive = time.monotonic()
         elif time.monotonic() > alive + PATIENCE:
             raise ConnectionError("no worker is left; start the cluster anew, and run again for what is left")
+
+
+def _replace_lost(local: LocalCluster) -> None:
+    """Start workers anew that Dask gives up.
+
+    These are the ones that are not there 15 s after a death, and those that die as they start or find their name still
+    taken by the one before; the latter two stay in Dask's list.
+    """
+    for name, worker in list(local.workers.items()):
+        if worker.status in (Status.closed, Status.failed):
+            del local.workers[name]
+    local.scale(len(local.worker_spec))
 
 
 def _count(report: Report, done, bar: tqdm, grid: Grid) -> None:

@@ -144,6 +144,30 @@ def test_a_worker_that_dask_gives_up_is_replaced(again, tmp_path):
     assert again().kept == 12
 
 
+def test_a_worker_that_dask_keeps_though_it_is_closed_is_replaced(again, client):
+    """So it ends with one that takes another's place and dies as it starts, or finds its name still taken."""
+    (worker,) = client.cluster.workers.values()
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}):
+        client.sync(worker.close)
+        assert [*client.cluster.workers.values()] == [worker]
+        assert again().done == 12
+
+
+def test_an_answer_that_is_lost_before_it_is_fetched_is_computed_again(again, client, monkeypatch, tmp_path):
+    outcome, (worker,) = cluster._outcome, client.run(os.getpid).values()
+
+    def after_its_death(client, future):
+        if future.key.startswith("process_block"):
+            monkeypatch.setattr(cluster, "_outcome", outcome)
+            os.kill(worker, signal.SIGKILL)
+            wait_for(lambda: future.status != "finished")
+        return outcome(client, future)
+
+    monkeypatch.setattr(cluster, "_outcome", after_its_death)
+    again()
+    assert again().kept == 12 and worker not in client.run(os.getpid).values()
+
+
 def test_nobody_waits_for_workers_that_do_not_come(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 0.5)
     with (
