@@ -283,6 +283,15 @@ def read_notes(path: str | Path) -> dict:
     return json.loads(_open(Path(path)).metadata()["notes"])
 
 
+def read_config(path: str | Path) -> FGNetConfig:
+    """The configuration that `save_model` wrote beside the weights.
+
+    Raises:
+        FileNotFoundError, ValueError: As `load_model`.
+    """
+    return FGNetConfig(**json.loads(_open(Path(path)).metadata()["config"]))
+
+
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> FGNet:
     """Rebuild a model that `save_model` wrote, in eval mode.
 
@@ -290,8 +299,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FGNet:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, is not ours, or its weights do not fit its configuration.
     """
-    file = _open(Path(path))
-    model = FGNet(FGNetConfig(**json.loads(file.metadata()["config"])))
+    file, model = _open(Path(path)), FGNet(read_config(path))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):

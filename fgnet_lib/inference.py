@@ -6,7 +6,9 @@ every window along z that contains it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
@@ -17,10 +19,13 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from fgnet_lib.devices import precision
-from fgnet_lib.fgnet import FGNet
+from fgnet_lib.fgnet import FGNet, FGNetOutput
 from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES
 
 Region = tuple[slice, slice, slice]  # z, y, x, with start and stop
+Place = tuple[int, int, int]  # of a section of a tile: the section, and the y and x where the tile begins
+Encode = Callable[[Tensor, Place], list[Tensor]]  # sections (1, 1, d, h, w), and the place of the first -> features
+Patches = dict[str | int, Tensor]  # affinities by name, attention by stride
 
 
 class Prediction(NamedTuple):
@@ -29,6 +34,70 @@ class Prediction(NamedTuple):
     refined: np.ndarray | None  # A_r, affinities (3, z, y, x); None for a model without it (SAM2 only)
     coarse: np.ndarray | None  # A_s, likewise; None for a model without SAM2
     attention: tuple[np.ndarray, ...]  # a1, a2, a3: (z, ceil(y / s), ceil(x / s)) at strides s = 4, 8, 16
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of one `size` in a volume of `shape` (z, y, x): all combinations of their `starts` along the axes."""
+
+    shape: tuple[int, int, int]
+    size: tuple[int, int, int]
+    starts: tuple[list[int], list[int], list[int]]
+
+    def __len__(self) -> int:
+        return int(np.prod([len(along) for along in self.starts]))
+
+    @property
+    def columns(self) -> list[tuple[int, int]]:
+        """Where (y, x) tiles begin that have windows above each other."""
+        return list(product(*self.starts[1:]))
+
+    @property
+    def reach(self) -> Region:
+        """The part of the volume that they cover, if there are any."""
+        ends = zip(self.starts, self.size, self.shape, strict=True)
+        return tuple(slice(along[0], min(along[-1] + s, n)) for along, s, n in ends)
+
+    def touching(self, region: Region) -> Windows:
+        """Those that share a voxel with a region."""
+        return self._those(lambda a, s, part: a < part.stop and a + s > part.start, region)
+
+    def beginning(self, region: Region) -> Windows:
+        """Those whose first voxel is in a region."""
+        return self._those(lambda a, s, part: part.start <= a < part.stop, region)
+
+    def _those(self, wanted: Callable[[int, int, slice], bool], region: Region) -> Windows:
+        axes = zip(self.starts, self.size, region, strict=True)
+        return replace(self, starts=tuple([a for a in along if wanted(a, s, part)] for along, s, part in axes))
+
+    def weight(self, region: Region) -> np.ndarray:
+        """The sum of their blending weights in a region, a product over the axes because `starts` is one."""
+        axes = []
+        for along, s, part in zip(self.starts, self.size, region, strict=True):
+            at = np.arange(part.start, part.stop)[:, None] - np.array(along)  # of each place in each window
+            axes.append(np.pad(_gaussian(s).numpy(), 1)[np.clip(at + 1, 0, s + 1)].sum(1))
+        return axes[0][:, None, None] * axes[1][:, None] * axes[2]
+
+
+def windows(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap: float) -> Windows:
+    """The windows of a volume (z, y, x); those at its far sides may end beyond it, up to the next multiple of 32.
+
+    Args:
+        shape: Of the volume.
+        tile: As of `predict`.
+        overlap: Likewise.
+
+    Raises:
+        ValueError: If tile or overlap do not fit.
+    """
+    if len(tile) != 3 or min(tile) < 1 or tile[1] % MULTIPLE or tile[2] % MULTIPLE:
+        raise ValueError(f"tile must be (z, y, x) with y and x multiples of {MULTIPLE}; got {tile}")
+    if not 0 <= overlap < 1:
+        raise ValueError(f"overlap is the shared fraction of a window, from 0 to below 1; got {overlap}")
+    padded = [shape[0], *(-(-n // MULTIPLE) * MULTIPLE for n in shape[1:])]
+    size = tuple(map(min, tile, padded))
+    starts = [window_starts(n, s, overlap, m) for n, s, m in zip(padded, size, (1, MULTIPLE, MULTIPLE), strict=True)]
+    return Windows(tuple(shape), size, tuple(starts))
 
 
 class _Blend:
@@ -82,23 +151,14 @@ def predict(
     Raises:
         ValueError: If raw is not a non-empty uint8 volume, or tile or overlap do not fit.
     """
-    _check(raw, tile, overlap)
+    if len(raw.shape) != 3 or raw.dtype != np.uint8 or 0 in raw.shape:
+        raise ValueError(f"raw must be a non-empty uint8 volume (z, y, x); got {raw.dtype} of shape {tuple(raw.shape)}")
     device = torch.device(device or next(model.parameters()).device)
     model = model.to(device).eval()
     region = region or tuple(slice(0, n) for n in raw.shape)
-    size, (z_starts, *in_plane) = _windows(raw.shape, tile, overlap, region)
-    columns = list(product(*in_plane))
-    outputs: dict[str | int, _Blend] = {}
-    with tqdm(total=len(columns) * len(z_starts), desc="predict", unit="tile", disable=not progress) as bar:
-        for y, x in columns:
-            for z, patches in _column(model, raw, (y, x), size, z_starts, device):
-                for key, patch in patches.items():
-                    stride = key if isinstance(key, int) else 1
-                    if key not in outputs:
-                        outputs[key] = _Blend(tuple(patch.shape[:-3]), _strided(region, stride))
-                    outputs[key].add(patch, (z, y // stride, x // stride))
-                bar.update()
-    blended = {key: blend.mean() for key, blend in outputs.items()}
+    those = windows(raw.shape, tile, overlap).touching(region)
+    with tqdm(total=len(those), desc="predict", unit="tile", disable=not progress) as bar:
+        blended = _blended(_patches(model, raw, those, lambda sections, place: model.encode(sections), bar), region)
     return Prediction(
         blended.get("refined"), blended.get("coarse"), tuple(blended[stride] for stride in STRIDES if stride in blended)
     )
@@ -106,21 +166,73 @@ def predict(
 
 def needed(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap: float, region: Region) -> Region:
     """The part of a volume (z, y, x) that `predict` reads for a region of it: all windows that touch the region."""
-    size, starts = _windows(shape, tile, overlap, region)
-    return tuple(slice(a[0], min(a[-1] + s, n)) for a, s, n in zip(starts, size, shape, strict=True))
+    return windows(shape, tile, overlap).touching(region).reach
 
 
-def _windows(
-    shape: tuple[int, int, int], tile: tuple[int, int, int], overlap: float, region: Region
-) -> tuple[list[int], list[list[int]]]:
-    """Size of the windows of a volume, and along each axis the starts of those that touch the region."""
-    padded = [shape[0], *(-(-n // MULTIPLE) * MULTIPLE for n in shape[1:])]
-    size = list(map(min, tile, padded))
-    starts = [window_starts(n, s, overlap, m) for n, s, m in zip(padded, size, (1, MULTIPLE, MULTIPLE), strict=True)]
-    return size, [
-        [a for a in along if a < part.stop and a + s > part.start]
-        for along, s, part in zip(starts, size, region, strict=True)
-    ]
+@torch.inference_mode()
+def predict_windows(
+    model: FGNet, raw: np.ndarray, those: Windows, stored: Mapping[Place, list[np.ndarray]]
+) -> np.ndarray:
+    """Affinities of some windows alone, refined ones where the model has them, blended over all that they reach.
+
+    Args:
+        model: An FGNet, on its device and in eval mode.
+        raw: uint8 volume (z, y, x), or anything lazy that gives it when sliced.
+        those: At least one window.
+        stored: Features of sections, as `encode_sections` gives them, by their place; the others are encoded here.
+
+    Returns:
+        float32 (3, z, y, x) of the region `those.reach`.
+    """
+
+    def encode(sections: Tensor, place: Place) -> list[Tensor]:
+        z, y, x = place
+        places = [(z + i, y, x) for i in range(sections.shape[2])]
+        new = [i for i, at in enumerate(places) if at not in stored]
+        fresh = [level.unbind(2) for level in model.encode(sections[:, :, new])] if new else []
+        found = dict(zip(new, zip(*fresh, strict=True), strict=False))
+        for i in set(range(len(places))) - set(new):
+            found[i] = [torch.from_numpy(level)[None].to(sections.device) for level in stored[places[i]]]
+        return [torch.stack(level, 2) for level in zip(*(found[i] for i in sorted(found)), strict=True)]
+
+    bar = tqdm(disable=True)
+    best = (
+        (corner, {"best": patches.get("refined", patches.get("coarse"))})
+        for corner, patches in _patches(model, raw, those, encode, bar)
+    )
+    return _blended(best, those.reach)["best"]
+
+
+@torch.inference_mode()
+def encode_sections(model: FGNet, raw: np.ndarray, size: tuple[int, int, int]) -> list[np.ndarray]:
+    """SAM2's features of sections of one tile, for `predict_windows`.
+
+    Args:
+        model: An FGNet, on its device and in eval mode.
+        raw: uint8 sections (n, y, x), smaller than a tile where the volume ends.
+        size: Of the windows.
+
+    Returns:
+        For each stride (n, C, h, w), float32, or float16 where the encoder computes in half precision. An empty list
+        for a model without SAM2.
+    """
+    device = next(model.parameters()).device
+    with _autocast(device) as autocast:
+        found = model.encode(_to_tensor(raw, size, device))
+    dtype = torch.float16 if autocast else torch.float32
+    return [level[0].transpose(0, 1).to("cpu", dtype).contiguous().numpy() for level in found]
+
+
+def _blended(patches: Iterable[tuple[Place, Patches]], region: Region) -> dict[str | int, np.ndarray]:
+    """The mean of all patches, each with the place of its first voxel, in a region."""
+    outputs: dict[str | int, _Blend] = {}
+    for (z, y, x), found in patches:
+        for key, patch in found.items():
+            stride = key if isinstance(key, int) else 1
+            if key not in outputs:
+                outputs[key] = _Blend(tuple(patch.shape[:-3]), _strided(region, stride))
+            outputs[key].add(patch, (z, y // stride, x // stride))
+    return {key: blend.mean() for key, blend in outputs.items()}
 
 
 def _strided(region: Region, stride: int) -> Region:
@@ -128,30 +240,43 @@ def _strided(region: Region, stride: int) -> Region:
     return region[0], *(slice(s.start // stride, -(-s.stop // stride)) for s in region[1:])
 
 
-def _column(
-    model: FGNet, raw: np.ndarray, corner: tuple[int, int], size: list[int], z_starts: list[int], device: torch.device
-) -> Iterator[tuple[int, dict[str | int, Tensor]]]:
-    """All windows along z of one in-plane tile; every section is encoded once and dropped when no window needs it."""
-    y, x = corner
+def _patches(
+    model: FGNet, raw: np.ndarray, those: Windows, encode: Encode, bar: tqdm
+) -> Iterator[tuple[Place, Patches]]:
+    """What the model says of each window. A section is encoded once for a tile, and dropped when no window needs it."""
+    device, (depth, height, width) = next(model.parameters()).device, those.size
+    for y, x in those.columns:
+        encoded = first = those.starts[0][0]
+        window = []  # raw sections and their features for z in [first, encoded)
+        for z in those.starts[0]:
+            sections = _to_tensor(raw[encoded : z + depth, y : y + height, x : x + width], those.size, device)
+            with _autocast(device):
+                new = [sections, *encode(sections, (encoded, y, x))]
+                window = (
+                    [torch.cat([a[:, :, z - first :], b], 2) for a, b in zip(window, new, strict=True)]
+                    if window
+                    else new
+                )
+                output = model(window[0], window[1:])
+            first, encoded = z, z + depth
+            yield (z, y, x), _probabilities(output)
+            bar.update()
+
+
+def _probabilities(output: FGNetOutput) -> Patches:
+    maps = {"refined": output.refined, "coarse": output.coarse}
+    patches: Patches = {k: logits[0].float().sigmoid() for k, logits in maps.items() if logits is not None}
+    # per-channel attention is shown as its mean, so that one map per stride comes out of every switch
+    return patches | {stride: a[0].mean(0) for stride, a in zip(STRIDES, output.attention, strict=False)}
+
+
+@contextmanager
+def _autocast(device: torch.device) -> Iterator[bool]:
+    """The precision that is good on a device; says whether it is half precision."""
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision(device), torch.float32)
-    encoded = first = z_starts[0]
-    window = []  # raw sections and their features for z in [first, encoded)
-    for z in z_starts:
-        sections = _to_tensor(raw[encoded : z + size[0], y : y + size[1], x : x + size[2]], size, device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            new = [sections, *model.encode(sections)]
-            window = (
-                [torch.cat([a[:, :, z - first :], b], 2) for a, b in zip(window, new, strict=True)] if window else new
-            )
-            first, encoded = z, z + size[0]
-            output = model(window[0], window[1:])
-        maps = {"refined": output.refined, "coarse": output.coarse}
-        patches: dict[str | int, Tensor] = {
-            k: logits[0].float().sigmoid() for k, logits in maps.items() if logits is not None
-        }
-        # per-channel attention is shown as its mean, so that one map per stride comes out of every switch
-        patches |= {stride: a[0].mean(0) for stride, a in zip(STRIDES, output.attention, strict=False)}
-        yield z, patches
+    half = dtype != torch.float32
+    with torch.autocast(device.type, dtype, enabled=half):
+        yield half
 
 
 def window_starts(length: int, window: int, overlap: float, multiple: int = 1) -> list[int]:
@@ -162,21 +287,16 @@ def window_starts(length: int, window: int, overlap: float, multiple: int = 1) -
 
 def gaussian_window(shape: tuple[int, ...]) -> Tensor:
     """Blending weights: a separable Gaussian, 1 near the centre, sigma a quarter of the window."""
-    axes = [torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n / 4)) ** 2) for n in shape]
-    return axes[0][:, None, None] * axes[1][:, None] * axes[2]
+    z, y, x = map(_gaussian, shape)
+    return z[:, None, None] * y[:, None] * x
 
 
-def _to_tensor(raw: np.ndarray, size: list[int], device: torch.device) -> Tensor:
+def _gaussian(n: int) -> Tensor:
+    return torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n / 4)) ** 2)
+
+
+def _to_tensor(raw: np.ndarray, size: tuple[int, int, int], device: torch.device) -> Tensor:
     """uint8 sections (d, h, w) as float (1, 1, d, H, W) in [0, 1], the far edges repeated up to the tile's size."""
     sections = torch.from_numpy(np.ascontiguousarray(raw))[None, None].to(device).float() / 255
     height, width = sections.shape[-2:]
     return pad(sections, (0, size[2] - width, 0, size[1] - height, 0, 0), mode="replicate")
-
-
-def _check(raw: np.ndarray, tile: tuple[int, int, int], overlap: float) -> None:
-    if len(raw.shape) != 3 or raw.dtype != np.uint8 or 0 in raw.shape:
-        raise ValueError(f"raw must be a non-empty uint8 volume (z, y, x); got {raw.dtype} of shape {tuple(raw.shape)}")
-    if len(tile) != 3 or min(tile) < 1 or tile[1] % MULTIPLE or tile[2] % MULTIPLE:
-        raise ValueError(f"tile must be (z, y, x) with y and x multiples of {MULTIPLE}; got {tile}")
-    if not 0 <= overlap < 1:
-        raise ValueError(f"overlap is the shared fraction of a window, from 0 to below 1; got {overlap}")

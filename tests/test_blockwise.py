@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import h5py
 import numpy as np
 import pytest
@@ -16,11 +18,11 @@ from test_inference import Echo
 from test_segmentation import affinities_of, cells
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
-from fgnet_lib.blocks import Grid
-from fgnet_lib.blockwise import Network, Source, gpu_of, predict_blocks, segment_blocks
+from fgnet_lib.blocks import Grid, Journal, process_block
+from fgnet_lib.blockwise import Blend, Decode, Encode, Network, Source, gpu_of, predict_blocks, segment_blocks
 from fgnet_lib.cluster import BlocksFailed
-from fgnet_lib.fgnet import MINI, FGNet, load_model, load_pretrained, save_model
-from fgnet_lib.inference import needed, predict
+from fgnet_lib.fgnet import FGNet, FGNetConfig, load_model, load_pretrained, save_model
+from fgnet_lib.inference import needed, predict, windows
 from fgnet_lib.metrics import evaluate, voi
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.segmentation import agglomerate, segment, sweep
@@ -73,19 +75,117 @@ def test_each_section_of_a_region_is_encoded_once_per_column():
     assert model.sections_encoded == 14  # of one column, windows from 8 to 22
 
 
-@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
-def test_the_network_gives_the_same_in_blocks(client, tmp_path, suffix):
+volumes = st.tuples(st.integers(1, 20), st.integers(1, 80), st.integers(1, 110))
+pieces = st.tuples(st.integers(1, 16), st.integers(9, 80), st.integers(9, 80))
+
+
+@given(volumes, pieces, st.sampled_from([0.0, 0.25, 0.6]), st.randoms(use_true_random=False))
+@settings(max_examples=10, deadline=None)
+def test_every_window_is_computed_and_every_section_of_a_tile_encoded_once(
+    tmp_path_factory, shape, block, overlap, order
+):
+    """In any blocks, done in any order. `Echo` looks by itself whether features belong to their sections."""
+    folder, model = tmp_path_factory.mktemp("once"), Echo()
+    raw = np.random.default_rng(0).integers(1, 255, shape, np.uint8)
+    source = Source(write_volume(Volume(raw, ISOTROPIC), folder / "raw.zarr"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Network, "model", lambda network: model)
+        network, grid = Network(tile=(4, 64, 64), overlap=overlap), Grid(shape, block)
+        decode = Decode(folder, grid, Encode(folder, grid, source, network))
+        for step in (*decode.steps(), Blend(folder, grid, source, network, decode)):
+            Journal(folder, step.name).begin(step.settings())
+            step.prepare()
+            for index in order.sample(range(len(step.grid)), len(step.grid)):
+                process_block(step, index)
+    those = windows(shape, (4, 64, 64), overlap)
+    assert (model.windows, model.sections_encoded) == (len(those), shape[0] * len(those.columns))
+    np.testing.assert_allclose(zarr.open_array(folder / "affinities.zarr")[1], raw / 255, atol=1e-3)  # float16
+
+
+@pytest.fixture
+def network(client, tmp_path, monkeypatch):
+    """Eighteen windows in twelve blocks: (predict, folder, what `predict` gives, how often a section was encoded)."""
     torch.manual_seed(0)
-    weights = save_model(FGNet(MINI).eval(), tmp_path / "w.safetensors")
+    model = FGNet(FGNetConfig("mini", widths=(4,) * 5, coarse_width=4))
+    network = Network(save_model(model.eval(), tmp_path / "w.safetensors"), (8, 64, 64))
+    raw = np.random.default_rng(0).integers(0, 255, (20, 70, 100), np.uint8)
+    path = write_volume(Volume(raw, ISOTROPIC), tmp_path / "raw.h5")
+    whole = predict(load_model(network.checkpoint), raw, (8, 64, 64), progress=False).refined
+    encoded, encode = Counter(), FGNet.encode
+
+    def counted(model, sections):
+        encoded.update(section.numpy().tobytes() for section in sections.unbind(2))
+        return encode(model, sections)
+
+    monkeypatch.setattr(FGNet, "encode", counted)
+
+    def again():
+        return predict_blocks(client, Source(path), tmp_path / "run", network, (8, 40, 50), progress=False)
+
+    return again, tmp_path / "run", whole, encoded
+
+
+def test_the_network_gives_the_same_in_blocks(network):
+    predict_again, folder, whole, encoded = network
+    report, array = predict_again(), zarr.open_array(folder / "affinities.zarr")
+    assert (report.step, report.done) == ("predict", 12) and report.seconds["compute"] > 0
+    assert array.metadata.zarr_format == 3 and array.shards == (3, 8, 40, 50)
+    assert array.attrs["resolution"] == list(ISOTROPIC)
+    np.testing.assert_allclose(array[:], whole, atol=1e-3)  # float16
+    assert len(encoded) == 20 * 6 and set(encoded.values()) == {1}  # sections, tiles
+    report = predict_again()
+    assert (report.kept, report.seconds.total(), encoded.total()) == (12, 0, 20 * 6)
+
+
+def test_a_lost_block_is_made_again_though_its_windows_were_removed(network):
+    predict_again, folder, *_ = network
+    predict_again()
+    assert not (folder / "windows").exists()
+    before = files(folder / "affinities.zarr")
+    truncate(folder / "affinities.zarr", 5, Grid((20, 70, 100), (8, 40, 50)))
+    assert predict_again().done == 1 and files(folder / "affinities.zarr") == before
+
+
+def test_encoding_goes_on_and_encodes_nothing_again(network, monkeypatch):
+    predict_again, folder, whole, encoded = network
+
+    def fail(*args):
+        raise OSError("stopped")
+
+    with monkeypatch.context() as patch, pytest.raises(BlocksFailed, match="stopped"):
+        patch.setattr(Decode, "compute", fail)
+        predict_again()
+    assert 0 < len(encoded) < 20 * 6
+    predict_again()
+    assert len(encoded) == 20 * 6 and set(encoded.values()) == {1}
+    np.testing.assert_allclose(zarr.open_array(folder / "affinities.zarr")[:], whole, atol=1e-3)
+
+
+def test_windows_that_fail_leave_holes_where_they_reach(network, monkeypatch):
+    predict_again, folder, whole, _ = network
+    compute, grid = Decode.compute, Grid((20, 70, 100), (8, 40, 50))
+
+    def fail(step, index, data):
+        if index == 5:  # z 8 to 16, the second along x; its windows begin at 12, 0, 64
+            raise OSError("cannot be done")
+        return compute(step, index, data)
+
+    with monkeypatch.context() as patch, pytest.raises(BlocksFailed, match="decode: 1 of 12 .*\n.*cannot be done"):
+        patch.setattr(Decode, "compute", fail)
+        predict_again()
+    assert Journal(folder, "predict").missing(grid) == [5, 7, 9, 11]
+    assert predict_again().done == 4
+    np.testing.assert_allclose(zarr.open_array(folder / "affinities.zarr")[:], whole, atol=1e-3)
+
+
+def test_a_model_without_sam2_encodes_nothing(client, tmp_path):
+    weights = save_model(FGNet(FGNetConfig(None, widths=(4,) * 5)).eval(), tmp_path / "w.safetensors")
     volume = make_phantom((10, 32, 64), seed=0)
-    path = write_volume(volume, tmp_path / f"volume{suffix}")
-    network = Network(weights, (8, 32, 32))
-    report = predict_blocks(client, Source(path), tmp_path / "run", network, (8, 32, 48), progress=False)
-    array = zarr.open_array(tmp_path / "run" / "affinities.zarr")
-    assert report.done == 4 and array.metadata.zarr_format == 3 and array.shards == (3, 8, 32, 48)
-    assert array.attrs["resolution"] == list(volume.voxel_size)
-    whole = predict(load_model(weights), volume.raw, (8, 32, 32), progress=False)
-    np.testing.assert_allclose(array[:], whole.refined, atol=1e-3)  # float16
+    source = Source(write_volume(volume, tmp_path / "raw.zarr"))
+    predict_blocks(client, source, tmp_path / "run", Network(weights, (8, 32, 32)), (8, 32, 48), progress=False)
+    whole = predict(load_model(weights), volume.raw, (8, 32, 32), progress=False).refined
+    np.testing.assert_allclose(zarr.open_array(tmp_path / "run" / "affinities.zarr")[:], whole, atol=1e-3)
+    assert Journal(tmp_path / "run", "encode").settings() is None
 
 
 def test_gpus_are_dealt_out_by_the_workers_number():

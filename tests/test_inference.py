@@ -19,13 +19,14 @@ class Echo(nn.Module):
     def __init__(self):
         super().__init__()
         self.anchor = nn.Parameter(torch.zeros(1))
-        self.sections_encoded = 0
+        self.sections_encoded = self.windows = 0
 
     def encode(self, raw):
         self.sections_encoded += raw.shape[2]
         return [raw[..., ::s, ::s] for s in (4, 8, 16)]
 
     def forward(self, raw, features):
+        self.windows += 1
         assert torch.equal(features[0], raw[..., ::4, ::4])  # features and sections stay in step
         logits = torch.logit(raw.expand(-1, 3, -1, -1, -1), eps=1e-6)
         return FGNetOutput(None, logits, tuple(features))
