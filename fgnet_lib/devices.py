@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_TRIM, _MAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
 _PLATFORM_VARIABLES = (  # set by each host in every notebook; Binder is a JupyterHub too, so it is asked first
     ("COLAB_RELEASE_TAG", "colab"),
     ("KAGGLE_KERNEL_RUN_TYPE", "kaggle"),
@@ -48,3 +53,32 @@ def precision(device: torch.device) -> str:
 def platform() -> str:
     """The host of this notebook: "colab", "kaggle", "binder", "jupyterhub" or "local"."""
     return next((name for variable, name in _PLATFORM_VARIABLES if variable in os.environ), "local")
+
+
+@contextmanager
+def memory_kept() -> Iterator[None]:
+    """Meanwhile, memory that is freed stays with this process, for its next arrays; it goes back at the end.
+
+    glibc hands the memory of a large array back to Linux when it is freed, and Linux clears each page of the next one:
+    on a CPU a third of the time of training (docs/decisions.md). Other C libraries, and a GPU's memory, are left alone.
+    """
+    if (c := _glibc()) is None:
+        yield
+        return
+    c.mallopt(_MAP, 1 << 30)
+    c.mallopt(_TRIM, 2**31 - 1)
+    try:
+        yield
+    finally:
+        c.mallopt(_MAP, 32 << 20)  # where glibc's own adaptation ends
+        c.mallopt(_TRIM, 64 << 20)
+        c.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        c = ctypes.CDLL("libc.so.6")
+        return c if c.mallopt and c.malloc_trim else None
+    except (OSError, AttributeError):
+        return None

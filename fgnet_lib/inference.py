@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
-from fgnet_lib.devices import precision
+from fgnet_lib.devices import memory_kept, precision
 from fgnet_lib.fgnet import FGNet, FGNetOutput
 from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES
 
@@ -124,6 +124,7 @@ class _Blend:
         return self.total.div_(self.weight).numpy()
 
 
+@memory_kept()
 @torch.inference_mode()
 def predict(
     model: FGNet,

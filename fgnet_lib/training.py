@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
-from fgnet_lib.devices import precision
+from fgnet_lib.devices import memory_kept, precision
 from fgnet_lib.losses import fgnet_loss
 from fgnet_lib.volumes import IGNORE, Volume, is_anisotropic
 
@@ -209,7 +209,7 @@ def fit(
         ValueError: If the checkpoint was made with another configuration.
         FloatingPointError: If the loss is not finite; the last checkpoint is kept.
     """
-    with _accelerate(next(model.parameters()).device, config.accumulate) as accelerator:
+    with memory_kept(), _accelerate(next(model.parameters()).device, config.accumulate) as accelerator:
         return _fit(accelerator, model, dataset, loss, config, Path(out_dir), on_step)
 
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import sys
+
+import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -62,3 +66,15 @@ def test_platform_is_read_from_the_environment(monkeypatch, environment, expecte
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     assert devices.platform() == expected
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is Linux'")
+def test_freed_memory_is_kept_until_the_end_of_the_block():
+    resident, large = psutil.Process().memory_info, 200 << 20
+    with devices.memory_kept():
+        before = resident().rss
+        np.ones(large, np.uint8)
+        assert resident().rss > before + large // 2
+    assert resident().rss < before + large // 2
+    np.ones(large, np.uint8)
+    assert resident().rss < before + large // 2
