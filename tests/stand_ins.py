@@ -10,9 +10,11 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+from distributed import Client
 
 from fgnet_lib import blockwise, cluster
 
@@ -49,18 +51,58 @@ class Grey:
         return np.stack([raw[region]] * 3) / np.float32(255)
 
 
-def die_while_writing(start: int) -> None:
-    """Make the process that this is called in die once it has written half of the shard at z = `start`."""
-    write = blockwise.Predict.write
+STEPS = (blockwise.Predict, blockwise.Fragments, blockwise.Faces, blockwise.Merge, blockwise.Relabel)
 
-    def half(step, index, result):
-        write(step, index, result)
-        region = step.grid.region(index)
-        if region[0].start == start:
-            truncate(step.folder / step.output, index, step.grid)
+
+def die(name: str, moment: str, block: int) -> None:
+    """Make the process that this is called in die in a block of a step: when it has computed, or has written half."""
+    (kind,) = (kind for kind in STEPS if kind.name == name)
+    method = getattr(kind, moment)
+
+    def last(step, index, given):
+        result = method(step, index, given)
+        if index == min(block, len(step.grid) - 1):
+            for path in written(step, index) if moment == "write" else ():
+                os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
+        return result
 
-    blockwise.Predict.write = half
+    setattr(kind, moment, last)
+
+
+def written(step, index: int) -> list[Path]:
+    """The files of a block."""
+    if isinstance(step, blockwise.Merge):
+        return [step.path("fragments"), step.path("neurons")]
+    if isinstance(step, blockwise.Faces):
+        return [step.path(index)]
+    place = (0,) * len(step.channels) + tuple(map(int, np.unravel_index(index, step.grid.counts)))
+    shard = step.folder / step.output / step.array.metadata.encode_chunk_key(place)
+    return [shard, step.seams(index)] if isinstance(step, blockwise.Fragments) else [shard]
+
+
+def segment(client, affinities: Path, folder: Path) -> list[cluster.Report]:
+    """All steps after the prediction."""
+    return blockwise.segment_blocks(client, affinities, folder, 0.5, BLOCK, progress=False)
+
+
+def die_in_every_step(affinities: Path, folder: Path) -> list[int]:
+    """Whole runs, each with scheduler and workers in one process, that die in each step, in a block and in a write.
+
+    Each goes on where the one before it died. Call it in a process without threads: it forks.
+
+    Returns:
+        How each ended.
+    """
+    ends = []
+    for name, moment in product(("fragments", "faces", "merge", "relabel"), ("compute", "write")):
+        if not os.fork():
+            die(name, moment, 5)
+            with Client(processes=False, n_workers=1, dashboard_address=None) as client:
+                segment(client, affinities, folder)
+            os._exit(0)
+        ends.append(os.waitstatus_to_exitcode(os.wait()[1]))
+    return ends
 
 
 def truncate(array: Path, index: int, grid) -> Path:
@@ -71,8 +113,9 @@ def truncate(array: Path, index: int, grid) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Everything below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Everything below a folder but the lock of a run, which says who it was."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 if __name__ == "__main__":

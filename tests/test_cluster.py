@@ -18,7 +18,7 @@ import dask
 import numpy as np
 import pytest
 from distributed import Client, get_task_stream
-from stand_ins import BLOCK, Grey, die_while_writing, files
+from stand_ins import BLOCK, Grey, die, files, segment
 
 from fgnet_lib import cluster
 from fgnet_lib.blocks import Grid, Journal
@@ -42,12 +42,19 @@ def raw(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(raw, tmp_path_factory):
-    """The files of a run that nothing disturbed."""
+def alone(raw, tmp_path_factory):
+    """Of runs that nothing disturbed: affinities, and the folder of their segmentation."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with Client(processes=False, n_workers=1, dashboard_address=None) as client:
         predict_blocks(client, Source(raw), folder, Grey(), BLOCK, progress=False)
-    return files(folder / "affinities.zarr")
+        segment(client, folder / "affinities.zarr", folder / "segmented")
+    return folder / "affinities.zarr", folder / "segmented"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(alone):
+    """The files of a prediction that nothing disturbed."""
+    return files(alone[0])
 
 
 @pytest.fixture
@@ -114,7 +121,7 @@ def test_a_worker_killed_within_a_block(again, undisturbed, tmp_path):
 
 
 def test_a_worker_killed_within_a_write(again, client, undisturbed, tmp_path):
-    client.run(die_while_writing, 4)
+    client.run(die, "predict", "write", 5)
     again()
     assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
     assert again().kept == 12
@@ -252,6 +259,45 @@ def test_the_scheduler_killed(again, raw, undisturbed, held, tmp_path):
             assert "ConnectionError: the scheduler is gone" in process.stderr.read()
     again()
     assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
+
+
+@pytest.mark.parametrize(("step", "moment"), [("fragments", "write"), ("faces", "compute"), ("relabel", "write")])
+def test_a_worker_killed_in_a_step_of_the_segmentation(client, alone, tmp_path, step, moment):
+    (worker,) = client.run(os.getpid).values()
+    client.run(die, step, moment, 5)
+    segment(client, alone[0], tmp_path)
+    assert worker not in client.run(os.getpid).values()
+    assert files(tmp_path) == files(alone[1])
+    assert not any(report.done for report in segment(client, alone[0], tmp_path))
+
+
+def test_the_whole_run_killed_in_each_step_of_the_segmentation(client, alone, tmp_path):
+    code = "import sys; from stand_ins import *; print(die_in_every_step(*map(Path, sys.argv[1:])))"
+    with started(sys.executable, "-c", code, str(alone[0]), str(tmp_path), stdout=subprocess.PIPE) as process:
+        out, errors = process.communicate(timeout=600)
+    assert out.splitlines()[-1:] == [str([-signal.SIGKILL] * 8)], errors
+    segment(client, alone[0], tmp_path)
+    assert files(tmp_path) == files(alone[1])
+    assert not any(report.done for report in segment(client, alone[0], tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("step", "file"),
+    [
+        (0, "fragments.zarr/c/1/0/1"),
+        (0, "seams/0/5.npz"),
+        (1, "faces/0/5.npz"),
+        (2, "table/fragments.npy"),
+        (2, "table/neurons.npy"),
+        (3, "neurons.zarr/c/1/0/1"),
+    ],
+)
+def test_a_file_of_the_segmentation_that_is_cut_in_half_or_lost_is_made_again(client, alone, tmp_path, step, file):
+    folder = shutil.copytree(alone[1], tmp_path / "run")
+    for damage in (lambda path: os.truncate(path, path.stat().st_size // 2), Path.unlink):
+        damage(folder / file)
+        assert [report.done for report in segment(client, alone[0], folder)] == [int(n == step) for n in range(4)]
+        assert files(folder) == files(alone[1])
 
 
 @pytest.fixture
