@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -77,6 +78,7 @@ REFERENCES = {
     "ffn_ignored": "published FFN segmentation, its zeros ignored",
     "ffn_filled": "published FFN segmentation, its zeros filled with the nearest segment",
 }
+SET_TO = ("0.0", "mean", "1.0")  # what `make results` replaces attention maps by
 
 
 def training(row: Row, seed: int) -> TrainConfig:
@@ -131,11 +133,11 @@ def pictures(run: dict, folder: Path = RESULTS) -> dict[str, np.ndarray]:
 
     `tools/results.py` says what each is. Empty where the file is not there.
     """
-    path, before = folder / f"{run['row']}-{run['seed']}.npz", f"{output_of(run)}_"
+    path = folder / f"{run['row']}-{run['seed']}.npz"
     if not path.is_file():
         return {}
     with np.load(path) as file:
-        return {name.removeprefix(before): file[name] for name in file.files if name.startswith(before)}
+        return dict(file)
 
 
 def lacking(found: dict[str, list[dict]]) -> dict[str, str]:
@@ -174,6 +176,53 @@ def curve(run: dict) -> tuple[np.ndarray, np.ndarray, int]:
     output = output_of(run)
     thresholds, split, merge = np.array(run["volumes"]["fib25"][f"{output}_curve"]).T
     return merge, split, int(np.argmin(abs(thresholds - run["thresholds"][output])))
+
+
+def references(found: dict[str, list[dict]]) -> dict[str, tuple[float, float]]:
+    """VOI merge and VOI split on FIB-25 of what came with the data: title -> point."""
+    runs = found.get("references", [])
+    points = {title: [scores(runs, key, output=name) for key in ("voi_merge", "voi_split")]
+              for name, title in REFERENCES.items()}  # fmt: skip
+    return {title: (merge[0], split[0]) for title, (merge, split) in points.items() if merge}
+
+
+class Attention(NamedTuple):
+    """One attention map of one row on FIB-25's validation part, a value for each run.
+
+    Attributes:
+        row: name of the row.
+        level: "a1", "a2" or "a3".
+        auc: of weights, for membrane against interior.
+        correlation: with the error of A_r.
+        std: standard deviation of the weights.
+        voi: of the segmentation of A_r.
+        set_to: the same VOI with the map replaced by each value of `SET_TO`.
+    """
+
+    row: str
+    level: str
+    auc: list[float]
+    correlation: list[float]
+    std: list[float]
+    voi: list[float]
+    set_to: dict[str, list[float]]
+
+
+def attention(found: dict[str, list[dict]]) -> list[Attention]:
+    """What was measured about attention, for each row that has any and each map."""
+    maps = []
+    for row, runs in found.items():
+        for level in runs[0].get("attention", {}):
+            of_runs = [run["attention"][level] for run in runs]
+            auc, correlation, std = (
+                [one[key] for one in of_runs] for key in ("auc_membrane", "correlation_with_error", "std")
+            )
+            set_to = {
+                value: [one[f"set_to_{value}"]["voi_split"] + one[f"set_to_{value}"]["voi_merge"] for one in of_runs]
+                for value in SET_TO
+            }
+            maps.append(Attention(row, level, auc, correlation, std, scores(runs, "voi"), set_to))
+    return maps
 
 
 def by_sections(found: dict[str, list[dict]]) -> dict[str, dict[int, list[float]]]:

@@ -363,7 +363,8 @@ def split_against_merge(
     for number, (name, (merge, split)) in enumerate((points or {}).items()):
         ax.plot(merge, split, "xP+"[number % 3], color="black", markersize=10, markeredgewidth=2, label=name)
     ax.set(xlabel="VOI merge (bits)", ylabel="VOI split (bits)")
-    ax.legend(title="dot: chosen threshold", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    if curves:
+        ax.legend(title="dot: chosen threshold", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return ax
 
 

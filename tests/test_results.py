@@ -37,6 +37,7 @@ def tiny(monkeypatch, tmp_path):
 
 def test_a_row_is_trained_measured_and_written(tiny):
     results.do("random_frozen", 1, tiny / "work")
+    assert ablations.pictures({"row": "random_frozen", "seed": 1}, tiny)["section"].shape == (96, 96)
     found = json.loads((tiny / "random_frozen-1.json").read_text())
     assert found["training"]["iterations"] == found["declared"]["iterations"] == 2
     assert 0 < found["training"]["trainable"] < found["training"]["parameters"]
@@ -51,7 +52,7 @@ def test_a_row_is_trained_measured_and_written(tiny):
 
 def test_the_pictures_of_a_run_hold_its_segmentation_and_nothing_of_the_data():
     volume = make_phantom((8, 96, 96), seed=0)
-    neuron = results.branched_neuron(volume.labels)
+    neuron = results.long_neuron(volume.labels)
     segmentation = volume.labels.copy()
     half = (volume.labels == neuron) & (np.arange(96) > np.argwhere(volume.labels == neuron).mean(axis=0)[2])
     segmentation[half] = segmentation.max() + 1
@@ -113,32 +114,102 @@ class Failed:
 
 
 def made(name: str, seed: int, voi: float) -> dict:
-    one = {"voi_split": voi - 0.25, "voi_merge": 0.25, "arand": voi / 10}
+    one = {
+        "voi_split": voi - 0.25,
+        "voi_merge": 0.25,
+        "arand": voi / 10,
+        "segments": 40,
+        "worst": [{"kind": "merge", "label": 3, "bits": 0.1, "parts": 4, "voxel": [1, 2, 3]}],
+    }
     volume = {
         "seconds": 2.0,
         "voxels": 4_000_000,
         "refined": one,
         "refined_fragments": one,
-        "refined_curve": [[0.3, 1, 2]],
+        "refined_curve": [[0.3, 1, 2], [0.5, 0.5, 2.5]],
     }
+    level = {"auc_membrane": 0.2, "correlation_with_error": 0.1, "std": 0.05}
     return {
         "row": name,
         "seed": seed,
-        "thresholds": {"refined": 0.3},
+        "declared": {},
+        "machine": "a machine",
+        "load": 9.0 if seed == 2 else 1.0,
+        "cores": 2,
+        "date": "2026-11-21",
+        "thresholds": {"refined": 0.5},
         "peak_memory_mb": 900.0,
-        "training": {"parameters": 1000, "trainable": 500, "iterations": 7, "minutes": 1.5},
+        "training": {"parameters": 1000, "trainable": 500, "iterations": 7, "minutes": 1.5, "device": "cpu"},
         "volumes": {"fib25": volume, "gala": volume},
+        "attention": {"a1": level | {f"set_to_{value}": one for value in ("0.0", "mean", "1.0")}},
     }
 
 
-def test_the_page_says_what_the_files_say(tmp_path):
-    for seed, voi in enumerate((1.0, 1.2, 1.4)):
-        (tmp_path / f"unet-{seed}.json").write_text(json.dumps(made("unet", seed, voi)))
-    found = render_results.load(tmp_path)
-    text = render_results.page(found)
+@pytest.fixture
+def measured(tmp_path) -> dict[str, list[dict]]:
+    """Three seeds of a plain U-Net, one of it with five sections, and one of a fine-tuned FGNet."""
+    vois = {("unet", 0): 1.0, ("unet", 1): 1.2, ("unet", 2): 1.4, ("unet_5", 0): 2.0, ("fine_tuned", 0): 1.1}
+    for (name, seed), voi in vois.items():
+        (tmp_path / f"{name}-{seed}.json").write_text(json.dumps(made(name, seed, voi)))
+    return ablations.load(tmp_path)
+
+
+def test_the_page_says_what_the_files_say(measured):
+    text = render_results.page(measured)
     line = next(line for line in text.splitlines() if line.startswith("| 3D U-Net (FGE alone) |"))
     assert "1,000 (500) | 7 | 1.5 ± 0.0 | 2.00 ± 0.00 | 900 |" in line
     assert "| 0.950 ± 0.200 | 0.250 ± 0.000 | 1.200 ± 0.200 | 0.120 ± 0.020 | 3 |" in line
     assert "not measured here: `make results ROWS=sam2_tiny`" in text
-    for draw in (render_results.draw_curves, render_results.draw_efficiency):
-        assert [text.get_text() for text in draw(found).axes[0].get_legend().get_texts()] == ["3D U-Net (FGE alone)"]
+    assert "1 of 3 seeds measured here; the others: `make results ROWS=fine_tuned`" in text
+    assert "too slow: 3D U-Net (FGE alone), seed 2." in text
+    assert "| 3D U-Net (FGE alone) | 40 |  | 0.100 bits, 4 parts, at (1, 2, 3) |" in text
+
+
+def test_figures_show_the_rows_that_are_there(measured):
+    (curves,), (efficiency,) = (
+        draw(measured).axes for draw in (render_results.draw_curves, render_results.draw_efficiency)
+    )
+    rows = ["3D U-Net (FGE alone)", "FGNet, pretrained encoder, fine-tuned"]  # that with five sections is in the other
+    assert [text.get_text() for text in curves.get_legend().get_texts()] == rows
+    assert [text.get_text() for text in efficiency.get_legend().get_texts()] == rows
+    assert [label.get_text() for label in efficiency.get_xticklabels()] == ["5", "120"]
+
+
+def test_without_any_file_the_page_names_the_commands():
+    text = render_results.page({})
+    assert "not measured here: `make results ROWS=unet`" in text and "Nothing of this is measured here yet" in text
+    assert (
+        len(render_results.draw_curves({}).axes[0].lines) == len(render_results.draw_efficiency({}).axes[0].lines) == 0
+    )
+
+
+def test_the_committed_page_is_what_the_committed_files_give():
+    assert render_results.PAGE.read_text("utf-8") == render_results.page(ablations.load()), "run `make results`"
+
+
+def test_what_a_difference_allows_to_say():
+    assert ablations.spread([1.0]) is None and ablations.spread([1.0, 1.2, 1.4]) == pytest.approx(0.2)
+    assert ablations.summary([1.0]) == "1.000" and ablations.summary([1.0, 1.2, 1.4], 1) == "1.2 ± 0.2"
+    assert ablations.chance([1, 2, 3], [4, 5, 6]) == pytest.approx(2 / 20)
+    assert ablations.chance([1, 1], [1, 1]) == 1 and ablations.chance([1], [2]) == 1
+    assert ablations.compared([], [1.0]) == "not measured here"
+    assert "nothing follows" in ablations.compared([1.0], [1.1, 1.2])
+    assert ablations.compared([1.0, 1.1], [2.0, 2.1]).startswith("1.000 lower, larger than the spread of 0.071")
+    assert "not larger than" in ablations.compared([1.0, 2.0], [1.1, 2.1])
+
+
+def test_scores_of_runs(measured):
+    assert ablations.scores(measured["unet"], "voi") == pytest.approx([1.0, 1.2, 1.4])
+    assert ablations.scores(measured["unet"], "voi", "ac4") == []
+    merge, split, chosen = ablations.curve(measured["unet"][0])
+    assert (merge[chosen], split[chosen]) == (2.5, 0.5)
+    assert ablations.by_sections(measured)["3D U-Net (FGE alone)"] == {120: pytest.approx([1.0, 1.2, 1.4]), 5: [2.0]}
+    (level,) = ablations.attention({"fine_tuned": measured["fine_tuned"]})
+    assert level.row == "fine_tuned" and level.auc == [0.2] and level.set_to["mean"] == pytest.approx([1.1])
+
+
+def test_pictures_of_a_run_lie_beside_its_file(tmp_path):
+    run = made("unet", 0, 1.0)
+    assert ablations.pictures(run, tmp_path) == {}
+    np.savez(tmp_path / "unet-0.npz", z=np.array(4))
+    assert ablations.pictures(run, tmp_path) == {"z": 4}

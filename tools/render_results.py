@@ -2,188 +2,190 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from pathlib import Path
-
 import matplotlib.pyplot as plt
-import numpy as np
-from results import RESULTS, VOLUMES
+from results import VOLUMES
 
 from fgnet_lib import plots
-from fgnet_lib.ablations import ROWS
+from fgnet_lib.ablations import (
+    REFERENCES,
+    RESULTS,
+    ROWS,
+    SECTIONS,
+    SEEDS,
+    SET_TO,
+    TITLES,
+    attention,
+    by_sections,
+    compared,
+    curve,
+    lacking,
+    load,
+    output_of,
+    references,
+    scores,
+    summary,
+)
 
 PAGE = RESULTS.parent / "results.md"
-UNMEASURED = "not measured here: `make results ROWS={}`"
-REFERENCES = {
-    "fragments": "watershed fragments that came with the data",
-    "ffn_ignored": "published FFN segmentation, its zeros ignored",
-    "ffn_filled": "published FFN segmentation, its zeros filled with the nearest segment",
-}
-HEAD = """# Results
+HEAD = f"""# Results
 
-Written by `make results` from the files in [results/](results/), one per row and seed; no number is typed by hand. Mean
-± standard deviation over seeds, with the number of seeds; one seed has no spread. VOI in bits, ARAND from 0 to 1, lower
-is better. Thresholds were chosen on FIB-25's training part, sections 120-139, never on what is reported here. Rows were
-trained on FIB-25 alone, so gala, the phantom, AC4 and CREMI are tissue or texture that they never saw; the sections of
-the last two (6 and 4 nm) are rescaled to FIB-25's 10 nm before the network, and its affinities back.
+Written by `make results` from the files in [results/](results/), one per row and seed; no number is typed by hand, and
+[lesson 07](../notebooks/07_ablations_and_results.ipynb) reads the same files.
+
+**How to read it.** VOI in bits, ARAND from 0 to 1; lower is better. Numbers are means ± standard deviation over seeds.
+**A row with one seed has no spread, and what it differs by from another row may be chance**; {len(SEEDS)} seeds are
+declared for each row that is trained here. Rows are trained on FIB-25's sections 0-{SECTIONS - 1} of the training part.
+Thresholds were chosen on its sections {SECTIONS}-139, never on what is reported; fragments and agglomeration are the
+same for all rows. The minutes are those of training on the machines named below, and leave out what made a pretrained
+encoder; peak memory is that of the whole run, training and evaluation.
+
+**Other volumes.** Rows were trained on FIB-25 alone, so the others are tissue or texture that they never saw; the
+*shipped* model was also trained on gala's training volume and on another phantom. AC4 and CREMI B have sections of
+6 and 4 nm a pixel: they are rescaled to FIB-25's 10 nm in-plane before the network, and its affinities back to their
+own pixels, in which all is scored; z (30 and 40 nm) is left as it is, and fragments are made section by section.
 """
-TRAINED = """
-## FIB-25, validation part, sections 144-183
+COLUMNS = "row|parameters (trained)|iterations|minutes|MVox/s|peak MB|VOI split|VOI merge|VOI|ARAND|seeds"
+ERRORS = ("split", "merge")
+PICTURES = """
+![VOI split against VOI merge of every row on FIB-25](results/curves.png)
 
-| row | parameters (trained) | iterations | minutes | MVox/s | peak MB | VOI split | VOI merge | VOI | ARAND | seeds |
-|---|---|---|---|---|---|---|---|---|---|---|
+![VOI against the number of labelled sections](results/efficiency.png)
 """
 
 
-def load(folder: Path = RESULTS) -> dict[str, list[dict]]:
-    """Row -> its runs, by seed."""
-    found = defaultdict(list)
-    for path in sorted(folder.glob("*-*.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
-        found[run["row"]].append(run)
-    return dict(found)
-
-
-def spread(values: list[float], digits: int = 3) -> str:
-    """Mean and standard deviation."""
-    text = f"{np.mean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.{digits}f}"
-
-
-def scores(runs: list[dict], volume: str, output: str) -> list[str] | None:
+def cells(runs: list[dict], volume: str = "fib25", output: str = "") -> list[str] | None:
     """VOI split, VOI merge, VOI, ARAND of the runs that have this output on this volume."""
-    found = [run["volumes"][volume][output] for run in runs if output in run["volumes"].get(volume, {})]
-    if not found:
-        return None
-    voi = [[one["voi_split"], one["voi_merge"], one["voi_split"] + one["voi_merge"]] for one in found]
-    return [*(spread(list(column)) for column in zip(*voi, strict=True)), spread([one["arand"] for one in found])]
+    found = [scores(runs, key, volume, output) for key in ("voi_split", "voi_merge", "voi", "arand")]
+    return [summary(one) for one in found] if found[0] else None
 
 
-def main_output(run: dict) -> str:
-    """What a row is judged by: A_r, or A_s where there is no other."""
-    return "refined" if "refined" in run["thresholds"] else "coarse"
+def table(head: str, columns: str, lines: list[list[str]]) -> str:
+    """A part of the page; columns are parted by bars."""
+    if not lines:
+        return f"\n{head}\n\nNothing of this is measured here yet.\n"
+    names = columns.split("|")
+    rows = [names, ["---"] * len(names), *lines]
+    return f"\n{head}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def took(runs: list[dict]) -> list[str]:
+    """Parameters, iterations, minutes, rate of inference, and the largest peak of memory of a run."""
+    training = [run["training"] for run in runs]
+    rate = [run["volumes"]["fib25"]["voxels"] / 1e6 / run["volumes"]["fib25"]["seconds"] for run in runs]
+    return [
+        f"{training[0]['parameters']:,} ({training[0]['trainable']:,})",
+        str(training[0]["iterations"]),
+        summary([one["minutes"] for one in training], 1),
+        summary(rate, 2),
+        f"{max(run['peak_memory_mb'] for run in runs):.0f}",
+    ]
 
 
 def trained_table(found: dict[str, list[dict]]) -> str:
-    """The table of FIB-25: references, the shipped model, all rows."""
-    lines = []
+    """The table of FIB-25: references, the shipped model, all rows, and what of them is not measured here."""
+    missing, lines = lacking(found), []
     for key, title in REFERENCES.items():
-        if "references" in found and (cells := scores(found["references"], "fib25", key)):
-            lines.append(f"| {title} | | | | | | {' | '.join(cells)} | |")
-    for name, title in {"shipped": "the shipped model", **{name: row.title for name, row in ROWS.items()}}.items():
-        if name not in found:
-            lines.append(f"| {title} | {UNMEASURED.format(name)} | | | | | | | | | |")
-            continue
-        runs = found[name]
-        training, output = [run["training"] for run in runs], main_output(runs[0])
-        rate = [run["volumes"]["fib25"]["voxels"] / 1e6 / run["volumes"]["fib25"]["seconds"] for run in runs]
-        took = [f"{training[0]['parameters']:,} ({training[0]['trainable']:,})", str(training[0].get("iterations", ""))]
-        took.append(spread([one["minutes"] for one in training], 1) if "minutes" in training[0] else "")
-        took += [spread(rate, 2), f"{max(run['peak_memory_mb'] for run in runs):.0f}"]
-        lines.append(f"| {title} | {' | '.join(took + scores(runs, 'fib25', output))} | {len(runs)} |")
-    return TRAINED + "\n".join(lines) + "\n"
+        if own := cells(found.get("references", []), output=key):
+            lines.append([title, *[""] * 5, *own, ""])
+    for name, title in TITLES.items():
+        if name in found and name != "references":
+            lines.append([title, *took(found[name]), *cells(found[name]), str(len(found[name]))])
+        elif name in missing:
+            lines.append([title, missing[name], *[""] * 9])
+    machines = sorted({f"{run['machine']} ({run['training']['device']})" for run in trained(found)})
+    dates = sorted({run["date"] for runs in found.values() for run in runs})
+    measured = f"\nMeasured {dates[0]} to {dates[-1]} on: {'; '.join(machines)}.\n" if machines else ""
+    busy = [f"{TITLES[run['row']]}, seed {run['seed']}" for run in trained(found) if run["load"] > run["cores"] + 0.5]
+    if busy:
+        measured += f"\nOther work shared the machine, so minutes and MVox/s are too slow: {'; '.join(busy)}.\n"
+    partly = [f"{TITLES[name]}: {said}" for name, said in missing.items() if name in found]
+    head = "## FIB-25, validation part, sections 144-183"
+    return table(head, COLUMNS, lines) + measured + "".join(f"\n- {line}" for line in partly)
+
+
+def trained(found: dict[str, list[dict]]) -> list[dict]:
+    """All runs but those of the references, which nobody trained."""
+    return [run for name, runs in found.items() if name != "references" for run in runs]
 
 
 def coarse_table(found: dict[str, list[dict]]) -> str:
     """A_s beside A_r of the same runs."""
-    lines = [
-        "\n## A_s against A_r of the same runs, FIB-25\n\n| row | VOI of A_s | VOI of A_r | runs |\n|---|---|---|---|"
-    ]
+    lines = []
     for name, runs in found.items():
         if name != "references" and {"coarse", "refined"} <= runs[0]["thresholds"].keys():
-            cells = [scores(runs, "fib25", output)[2] for output in ("coarse", "refined")]
-            lines.append(f"| {title_of(name)} | {' | '.join(cells)} | {len(runs)} |")
-    return "\n".join(lines) + "\n"
+            coarse, refined = (scores(runs, "voi", output=output) for output in ("coarse", "refined"))
+            lines.append([TITLES[name], summary(coarse), summary(refined), compared(refined, coarse), str(len(runs))])
+    return table("## A_s against A_r of the same runs, FIB-25", "row|VOI of A_s|VOI of A_r|A_r is|runs", lines)
 
 
 def unseen_table(found: dict[str, list[dict]]) -> str:
     """VOI and ARAND on the other volumes, beside the fragments that each segmentation starts from."""
     volumes = [name for name in VOLUMES if name != "fib25"]
-    heads = "".join(f" {name}: VOI | ARAND | VOI of fragments |" for name in volumes)
-    lines = [f"\n## Other volumes\n\n| row |{heads}\n|---|{'---|---|---|' * len(volumes)}"]
+    heads = [f"{name}: VOI|ARAND|VOI of fragments" for name in volumes]
+    lines = []
     for name, runs in found.items():
-        if name == "references":
-            continue
-        output, cells = main_output(runs[0]), []
+        reference = name == "references"
+        line = ["watershed fragments that came with the data" if reference else TITLES[name]]
         for volume in volumes:
-            own, start = scores(runs, volume, output), scores(runs, volume, f"{output}_fragments")
-            cells += [own[2], own[3], start[2]] if own else ["", "", ""]
-        lines.append(f"| {title_of(name)} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            own = cells(runs, volume, "fragments" if reference else "")
+            start = None if reference else cells(runs, volume, f"{output_of(runs[0])}_fragments")
+            line += [own[2] if own else "", own[3] if own else "", start[2] if start else ""]
+        lines.append(line)
+    return table("## Other volumes", "|".join(["row", *heads]), lines)
+
+
+def worst_table(found: dict[str, list[dict]]) -> str:
+    """The largest split and the largest merge of each row's first seed."""
+    lines = []
+    for name, runs in found.items():
+        volume = runs[0]["volumes"]["fib25"]
+        for key in REFERENCES if name == "references" else [output_of(runs[0])]:
+            if key in volume:
+                first = [next((e for e in volume[key]["worst"] if e["kind"] == kind), None) for kind in ERRORS]
+                said = [f"{e['bits']:.3f} bits, {e['parts']} parts, at {tuple(e['voxel'])}" if e else "" for e in first]
+                lines.append([REFERENCES.get(key, TITLES[name]), str(volume[key]["segments"]), *said])
+    head = "## The worst split and the worst merge on FIB-25, first seed\n\nPlaces are voxels z, y, x of the crop."
+    return table(head, "row|segments|worst split neuron|worst merging segment", lines)
 
 
 def attention_table(found: dict[str, list[dict]]) -> str:
     """Per map: what it is related to, and what VOI does when it is replaced."""
     lines = [
-        "\n## Attention on FIB-25: used, or decoration?\n\nAUC: attention against membranes (0.5 no relation, below it "
-        "membranes are darker). VOI of A_r's segmentation at the row's threshold, as it is and with a map replaced.\n",
-        "| row | map | AUC | correlation with A_r's error | VOI | set to 0 | set to its mean | set to 1 | runs |",
-        "|---|---|---|---|---|---|---|---|---|",
+        [TITLES[one.row], one.level, summary(one.auc, 2), summary(one.correlation, 2), summary(one.std, 2)]
+        + [summary(one.voi), *(summary(one.set_to[value]) for value in SET_TO), str(len(one.auc))]
+        for one in attention(found)
     ]
-    for name, runs in found.items():
-        for level in runs[0].get("attention", {}):
-            measured = [run["attention"][level] for run in runs]
-            cells = [spread([m[key] for m in measured], 2) for key in ("auc_membrane", "correlation_with_error")]
-            cells.append(scores(runs, "fib25", "refined")[2])
-            for value in ("0.0", "mean", "1.0"):
-                cells.append(
-                    spread([sum(m[f"set_to_{value}"][k] for k in ("voi_split", "voi_merge")) for m in measured])
-                )
-            lines.append(f"| {title_of(name)} | {level} | {' | '.join(cells)} | {len(runs)} |")
-    return "\n".join(lines) + "\n"
-
-
-def title_of(name: str) -> str:
-    return ROWS[name].title if name in ROWS else "the shipped model"
+    head = (
+        "## Attention on FIB-25: used, or decoration?\n\nAUC: attention against membranes (0.5 no relation, below it "
+        "membranes are darker). VOI of A_r's segmentation at the row's threshold, as it is and with a map replaced."
+    )
+    values = [f"set to {'its mean' if value == 'mean' else value}" for value in SET_TO]
+    return table(
+        head, "|".join(["row|map|AUC|correlation with A_r's error|s.d. of the map|VOI", *values, "runs"]), lines
+    )
 
 
 def draw_curves(found: dict[str, list[dict]]) -> plt.Figure:
     """VOI split against VOI merge over thresholds, one line per row (first seed), a dot at the chosen threshold."""
-    figure, ax = plt.subplots(figsize=(9, 6.5))
-    for name, runs in found.items():
-        if name == "references" or (name in ROWS and ROWS[name].sections < ROWS["unet"].sections):
-            continue
-        output = main_output(runs[0])
-        thresholds, split, merge = np.array(runs[0]["volumes"]["fib25"][f"{output}_curve"]).T
-        (line,) = ax.plot(merge, split, label=title_of(name))
-        chosen = np.argmin(abs(thresholds - runs[0]["thresholds"][output]))
-        ax.plot(merge[chosen], split[chosen], "o", color=line.get_color())
-    for key, title in REFERENCES.items():
-        for run in found.get("references", []):
-            if one := run["volumes"].get("fib25", {}).get(key):
-                ax.plot(one["voi_merge"], one["voi_split"], "x", markersize=10, markeredgewidth=2, label=title)
-    ax.set(xlabel="VOI merge (bits)", ylabel="VOI split (bits)", title="FIB-25 validation: thresholds from low to high")
-    ax.legend(fontsize=9)
+    figure, ax = plt.subplots(figsize=(12, 5.5))
+    rows = {name: runs for name, runs in found.items() if name != "references"}
+    full = {name: runs for name, runs in rows.items() if name not in ROWS or ROWS[name].sections == SECTIONS}
+    plots.split_against_merge(ax, {TITLES[name]: curve(runs[0]) for name, runs in full.items()}, references(found))
+    ax.set(title="FIB-25, validation part: thresholds from low to high")
     return figure
 
 
 def draw_efficiency(found: dict[str, list[dict]]) -> plt.Figure:
     """VOI against labelled sections, mean and spread."""
     figure, ax = plt.subplots(figsize=(8, 5))
-    for base in ("unet", "random_frozen", "pretrained_frozen", "fine_tuned"):
-        points = []
-        for name, runs in found.items():
-            if name in ROWS and name.removesuffix("_5").removesuffix("_20") == base:
-                values = [
-                    sum(run["volumes"]["fib25"]["refined"][k] for k in ("voi_split", "voi_merge")) for run in runs
-                ]
-                points.append((ROWS[name].sections, np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0))
-        if points:
-            ax.errorbar(*zip(*sorted(points), strict=True), marker="o", capsize=4, label=ROWS[base].title)
-    ax.set(
-        xscale="log", xlabel="labelled sections", ylabel="VOI (bits)", title="FIB-25 validation, mean ± s.d. over seeds"
-    )
-    ax.set_xticks([5, 20, 120], ["5", "20", "120"])
-    ax.legend()
+    plots.against_sections(ax, by_sections(found)).set(title="FIB-25, validation part: mean ± s.d. over seeds")
     return figure
 
 
 def page(found: dict[str, list[dict]]) -> str:
     """docs/results.md."""
-    pictures = "\n![Split against merge](results/curves.png)\n\n![Data efficiency](results/efficiency.png)\n"
-    tables = (trained_table, coarse_table, unseen_table, attention_table)
-    return HEAD + trained_table(found) + pictures + "".join(table(found) for table in tables[1:])
+    tables = (coarse_table, unseen_table, worst_table, attention_table)
+    return HEAD + trained_table(found) + PICTURES + "".join(one(found) for one in tables)
 
 
 if __name__ == "__main__":

@@ -99,12 +99,14 @@ def scored(segmentation: np.ndarray, volume: Volume) -> dict:
     return {**asdict(evaluate(segmentation, volume.labels)), "segments": len(np.unique(segmentation)), "worst": worst}
 
 
-def branched_neuron(labels: np.ndarray) -> int:
-    """Of the ten largest neurons the one that fills least of its box: the same in each row, and worth a look in 3D."""
+def long_neuron(labels: np.ndarray) -> int:
+    """The same neuron for each row, worth a look in 3D: of the ten largest that are in one piece, the least compact."""
 
     def filled(neuron: int) -> float:
         mask = labels == neuron
-        return mask[bounding_box(mask)].mean()
+        mask = mask[bounding_box(mask)]
+        pieces = np.bincount(ndimage.label(mask)[0].ravel())[1:]
+        return mask.mean() if pieces.max() > 0.99 * pieces.sum() else np.inf
 
     return min(largest_ids(labels, 10), key=filled)
 
@@ -120,7 +122,7 @@ def pictured(segmentation: np.ndarray, volume: Volume) -> dict[str, np.ndarray]:
     """
     z = volume.shape[0] // 2
     splits, merges = (mask[z] for mask in error_masks(segmentation, volume.labels))
-    neuron = branched_neuron(volume.labels)
+    neuron = long_neuron(volume.labels)
     covering = segment_report(segmentation, volume.labels, neuron=neuron).segments[:PARTS]
     parts = np.zeros(volume.shape, np.uint8)
     for rank, (segment_id, _) in enumerate(covering, start=1):
@@ -137,7 +139,10 @@ def pictured(segmentation: np.ndarray, volume: Volume) -> dict[str, np.ndarray]:
 
 
 def measured(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """Scores of A_r and A_s, and of the fragments of each, on every volume that is here; and what pictures need."""
+    """Scores of A_r and A_s, and of the fragments of each, on every volume that is here; and what pictures need.
+
+    Thresholds come with A_r first.
+    """
     found, pictures = {}, {}
     for name, rescale in VOLUMES.items():
         try:
@@ -153,7 +158,7 @@ def measured(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[str, dict
             found[name][output] = scored(segmentation, volume)
             found[name][f"{output}_fragments"] = scored(fragments(affinities, volume.voxel_size), volume)
             if name == "fib25":  # for the pictures; nothing is chosen here
-                pictures |= {f"{output}_{key}": array for key, array in pictured(segmentation, volume).items()}
+                pictures = pictures or pictured(segmentation, volume)  # of A_r, where there is one
                 steps = sweep(affinities, volume.voxel_size, THRESHOLDS)
                 found[name][f"{output}_curve"] = [[t, *voi(step, volume.labels)] for t, step in steps.items()]
     return found, pictures
@@ -269,6 +274,8 @@ def do(name: str, seed: int, work: Path) -> None:
         "seed": seed,
         "declared": json.loads(json.dumps(declared)),
         "machine": machine(),
+        "load": round(os.getloadavg()[2], 1),  # of 15 minutes: did other work share the machine?
+        "cores": os.cpu_count(),
         "date": date.today().isoformat(),
         "peak_memory_mb": peak_bytes() / 1e6,
         **found,
