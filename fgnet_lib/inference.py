@@ -170,6 +170,7 @@ def needed(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap: flo
     return windows(shape, tile, overlap).touching(region).reach
 
 
+@memory_kept()
 @torch.inference_mode()
 def predict_windows(
     model: FGNet, raw: np.ndarray, those: Windows, stored: Mapping[Place, list[np.ndarray]]

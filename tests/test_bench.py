@@ -27,7 +27,7 @@ def test_naive_windows_are_slower_work_for_the_same_affinities(monkeypatch):
     predict(model, raw, overlap=0.75, progress=False)
     assert sum(encoded) == 24
     encoded.clear()
-    monkeypatch.setattr(bench.inference, "_column", bench.naive_column)
+    monkeypatch.setattr(bench.inference, "_patches", bench.naive_patches)
     predict(model, raw, overlap=0.75, progress=False)
     assert sum(encoded) == 16 * 3
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from functools import partial
+from itertools import product
 from pathlib import Path
 from unittest import mock
 
@@ -51,13 +52,13 @@ def seconds(task: Callable[[], object]) -> float:
     return statistics.median(times[1:])
 
 
-def naive_column(model, raw, corner, size, z_starts, device):
-    """What `inference._column` does, with every window encoded anew."""
-    y, x = corner
-    for z in z_starts:
-        sections = inference._to_tensor(raw[z : z + size[0], y : y + size[1], x : x + size[2]], size, device)
+def naive_patches(model, raw, those, encode, bar):
+    """What `inference._patches` does, with every window encoded anew."""
+    (depth, height, width), device = those.size, next(model.parameters()).device
+    for (y, x), z in product(those.columns, those.starts[0]):
+        sections = inference._to_tensor(raw[z : z + depth, y : y + height, x : x + width], those.size, device)
         output = model(sections)
-        yield z, {"refined": output.refined[0].sigmoid(), "coarse": output.coarse[0].sigmoid()}
+        yield (z, y, x), {"refined": output.refined[0].sigmoid(), "coarse": output.coarse[0].sigmoid()}
 
 
 def feature_reuse(model: FGNet, raw: np.ndarray) -> list[dict]:
@@ -66,7 +67,7 @@ def feature_reuse(model: FGNet, raw: np.ndarray) -> list[dict]:
     for overlap in (0.25, 0.5, 0.75):
         task = partial(predict, model, raw, overlap=overlap, progress=False)
         reused, ours = seconds(task), task().refined
-        with mock.patch.object(inference, "_column", naive_column):
+        with mock.patch.object(inference, "_patches", naive_patches):
             naive = seconds(task)
             np.testing.assert_allclose(task().refined, ours, atol=1e-4)
         found.append({"overlap": overlap, "reused_s": reused, "naive_s": naive, "ratio": naive / reused})
@@ -130,9 +131,7 @@ def parts(model: FGNet, volume) -> dict[str, float]:
 
 def _tiles(shape: tuple[int, int, int], tile: tuple[int, int, int] = (16, 160, 160), overlap: float = 0.25) -> int:
     """How many windows `predict` needs for a volume; in y and x it is padded to multiples of 32."""
-    padded = (shape[0], *(-(-n // 32) * 32 for n in shape[1:]))
-    starts = (inference.window_starts(n, t, overlap, m) for n, t, m in zip(padded, tile, (1, 32, 32), strict=True))
-    return int(np.prod([len(list(s)) for s in starts]))
+    return len(inference.windows(shape, tile, overlap))
 
 
 def page(found: dict) -> str:
