@@ -45,12 +45,12 @@ class Row:
     encoder: str = "pretrained"
     frozen: bool = True
     sections: int = SECTIONS
-    iterations: int = 800
+    iterations: int = 500
 
 
 ROWS = {
     "unet": Row("3D U-Net (FGE alone)", UNET),
-    "unet_longer": Row("3D U-Net, as long as fine-tuned FGNet takes", UNET, iterations=1000),
+    "unet_longer": Row("3D U-Net, as long as fine-tuned FGNet takes", UNET, iterations=625),
     "sam2_only": Row("SAM2 alone, pretrained, frozen (A_s)", replace(MINI, refined=False)),
     "random_frozen": Row("FGNet, random encoder, frozen", MINI, "random"),
     "pretrained_frozen": Row("FGNet, pretrained encoder, frozen", MINI),
