@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -12,6 +13,7 @@ import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _TRIM, _MAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
+_keeping, _lock = 0, threading.Lock()  # blocks of `memory_kept` that are not left yet, in all threads
 _PLATFORM_VARIABLES = (  # set by each host in every notebook; Binder is a JupyterHub too, so it is asked first
     ("COLAB_RELEASE_TAG", "colab"),
     ("KAGGLE_KERNEL_RUN_TYPE", "kaggle"),
@@ -62,17 +64,23 @@ def memory_kept() -> Iterator[None]:
     glibc hands the memory of a large array back to Linux when it is freed, and Linux clears each page of the next one:
     on a CPU a third of the time of training (docs/decisions.md). Other C libraries, and a GPU's memory, are left alone.
     """
+    global _keeping
     if (c := _glibc()) is None:
         yield
         return
-    c.mallopt(_MAP, 1 << 30)
-    c.mallopt(_TRIM, 2**31 - 1)
+    with _lock:
+        _keeping += 1
+        c.mallopt(_MAP, 1 << 30)
+        c.mallopt(_TRIM, 2**31 - 1)
     try:
         yield
     finally:
-        c.mallopt(_MAP, 32 << 20)  # where glibc's own adaptation ends
-        c.mallopt(_TRIM, 64 << 20)
-        c.malloc_trim(0)
+        with _lock:
+            _keeping -= 1
+            if not _keeping:
+                c.mallopt(_MAP, 32 << 20)  # where glibc's own adaptation ends
+                c.mallopt(_TRIM, 64 << 20)
+                c.malloc_trim(0)
 
 
 @cache

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -25,10 +27,12 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fgnet_lib import inference
+from fgnet_lib.blocks import peak_bytes
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.devices import choose_device
+from fgnet_lib.devices import choose_device, memory_kept
 from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig, load_pretrained
 from fgnet_lib.inference import predict
 from fgnet_lib.losses import fgnet_loss
@@ -37,7 +41,9 @@ from fgnet_lib.segmentation import fragments, sweep
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 UNET = FGNetConfig(encoder=None, widths=(28, 36, 48, 64, 80), dense_levels=5)  # the field's plain 3D U-Net
 PATCH = (1, 1, 16, 128, 128)
+TILE = (16, 160, 160)  # of `predict`
 REPEATS = 3
+T4_BYTES = 15 * 2**30  # the memory that a course's GPU has for this
 
 
 def seconds(task: Callable[[], object]) -> float:
@@ -74,8 +80,8 @@ def feature_reuse(model: FGNet, raw: np.ndarray) -> list[dict]:
     return found
 
 
-def models(raw: np.ndarray, device: torch.device) -> list[dict]:
-    """FGNet, its parts and the plain U-Net: speed of inference and of training."""
+def models(raw: np.ndarray) -> list[dict]:
+    """FGNet, its parts and the plain U-Net: speed and memory of inference and of training."""
     candidates = {
         "FGNet mini": MINI,
         "FGNet mini, DW Blocks at all strides": replace(MINI, dense_levels=0),
@@ -83,16 +89,85 @@ def models(raw: np.ndarray, device: torch.device) -> list[dict]:
         "SAM2 alone": replace(MINI, refined=False),
         "plain 3D U-Net 28/36/48/64/80": UNET,
     }
-    found = []
-    for name, config in candidates.items():
-        torch.manual_seed(0)
-        model = FGNet(config).to(device)
-        inferred = seconds(partial(predict, model, raw, progress=False))
+    found, fresh = [], multiprocessing.get_context("spawn")
+    for name, config in candidates.items():  # a process each, so that its peak of memory is its own
+        with ProcessPoolExecutor(1, fresh) as pool:
+            found.append({"model": name, **pool.submit(one_model, config, raw).result()})
+    return found
+
+
+def one_model(config: FGNetConfig, raw: np.ndarray) -> dict:
+    """Speed and peak memory of predicting a volume and of training, in this process or on its GPU."""
+    torch.manual_seed(0)
+    model = FGNet(config).to(choose_device())
+    inferred, with_inference = seconds(partial(predict, model, raw, progress=False)), peak()
+    with memory_kept():
         trained = seconds(partial(training_step, model.train()))
-        found.append({
-            "model": name, "parameters": sum(p.numel() for p in model.parameters()),
-            "mvox_per_s": raw.size / 1e6 / inferred, "iterations_per_s": 1 / trained,
-        })  # fmt: skip
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "mvox_per_s": raw.size / 1e6 / inferred,
+        "inference_mb": with_inference / 1e6,
+        "iterations_per_s": 1 / trained,
+        "training_mb": peak() / 1e6,
+    }
+
+
+def peak() -> int:
+    """Bytes of this process, or of its GPU where there is one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes()
+
+
+def kept(model: FGNet, raw: np.ndarray) -> dict[str, float]:
+    """Freed memory kept for the next tensors, against handed back: seconds without, over seconds with."""
+
+    def train() -> None:
+        training_step(model.train())
+
+    with memory_kept():
+        train_s = seconds(train)
+    predict_s = seconds(lambda: predict(model, raw, progress=False))
+    back_s = seconds(lambda: predict.__wrapped__(model, raw, progress=False))
+    return {"training": seconds(train) / train_s, "prediction": back_s / predict_s}
+
+
+def throughput(model: FGNet, dtype: torch.dtype, compiled: bool, tile: tuple[int, ...] = TILE) -> dict:
+    """A window through the network: MVox/s, 10^12 operations a second, and the most memory of the GPU."""
+    patch = torch.rand((1, 1, *tile), device=next(model.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(patch)
+    network = torch.compile(model) if compiled else model
+
+    @torch.no_grad()
+    def once() -> None:
+        with torch.autocast(patch.device.type, dtype):
+            network(patch)
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    taken = seconds(once)
+    return {
+        "mvox_per_s": patch.numel() / 1e6 / taken,
+        "tflops": counter.get_total_flops() / 1e12 / taken,
+        "peak_mb": peak() / 1e6,
+    }
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, side: int = 8192) -> float:
+    """10^12 operations a second of a product of two square matrices: what the device gives at best."""
+    matrix = torch.rand((side, side), device=device).to(dtype)
+    return 2 * side**3 / 1e12 / seconds(lambda: matrix @ matrix)
+
+
+def on_gpu() -> list[dict]:
+    """FGNet around SAM2's smallest and largest encoder, in half precisions, with and without torch.compile."""
+    device, found = choose_device("cuda"), []
+    torch.cuda.set_per_process_memory_fraction(min(1.0, T4_BYTES / torch.cuda.get_device_properties(0).total_memory))
+    for dtype in (torch.float16, torch.bfloat16):
+        best = matrix_rate(device, dtype)
+        for size, compiled in product(("tiny", "large"), (False, True)):
+            model = FGNet(FGNetConfig(encoder=size)).to(device).eval()
+            one = throughput(model, dtype, compiled)
+            found.append({"encoder": size, "dtype": str(dtype), "compiled": compiled, "best_tflops": best, **one})
     return found
 
 
@@ -105,33 +180,30 @@ def training_step(model: nn.Module) -> None:
     model.zero_grad()
 
 
+@memory_kept()
 @torch.inference_mode()
 def parts(model: FGNet, volume) -> dict[str, float]:
     """Seconds of each step from grey values to neurons, for one volume."""
     device = next(model.parameters()).device
-    tile = torch.rand((1, 1, 16, 160, 160), device=device)
+    tile = torch.rand((1, 1, *TILE), device=device)
     features = model.encode(tile)
     pyramid = model.fine_encoder(tile, features)[0]
     projected = [conv(f) for conv, f in zip(model.project, features, strict=True)]
     prediction = predict(model, volume.raw, progress=False)
     pieces = fragments(prediction.refined, volume.voxel_size)
-    tiles = _tiles(volume.raw.shape)
-    per_tile = {
-        "SAM2 encoder": lambda: model.encode(tile),
-        "Fine-Grained Encoder and attention": lambda: model.fine_encoder(tile, features),
-        "refined decoder": lambda: model.refined_decoder(pyramid),
-        "coarse decoder": lambda: model.coarse_decoder(projected),
+    those = inference.windows(volume.raw.shape, TILE, 0.25)
+    encoded = len(those.columns) * volume.raw.shape[0] / TILE[0]  # each section of a tile once
+    tasks = {
+        "SAM2 encoder": (encoded, lambda: model.encode(tile)),
+        "Fine-Grained Encoder and attention": (len(those), lambda: model.fine_encoder(tile, features)),
+        "refined decoder": (len(those), lambda: model.refined_decoder(pyramid)),
+        "coarse decoder": (len(those), lambda: model.coarse_decoder(projected)),
     }
-    found = {name: tiles * seconds(task) for name, task in per_tile.items()}
+    found = {name: times * seconds(task) for name, (times, task) in tasks.items()}
     found["blending and the rest"] = seconds(lambda: predict(model, volume.raw, progress=False)) - sum(found.values())
     found["fragments"] = seconds(lambda: fragments(prediction.refined, volume.voxel_size))
     found["agglomeration"] = seconds(lambda: sweep(prediction.refined, volume.voxel_size, [0.5], pieces))
     return found
-
-
-def _tiles(shape: tuple[int, int, int], tile: tuple[int, int, int] = (16, 160, 160), overlap: float = 0.25) -> int:
-    """How many windows `predict` needs for a volume; in y and x it is padded to multiples of 32."""
-    return len(inference.windows(shape, tile, overlap))
 
 
 def page(found: dict) -> str:
@@ -139,22 +211,25 @@ def page(found: dict) -> str:
     lines = [
         "# Benchmarks\n",
         f"`make bench`, {found['date']}, {found['machine']}. Medians of {REPEATS}: compare within a table,",
-        "not across machines. Not measured here: a GPU. The same command measures yours.\n",
+        "not across machines.\n",
         f"## A volume of {' x '.join(map(str, found['shape']))} voxels, step by step (mini model)\n",
         "| step | seconds | share |\n|---|---|---|",
     ]
     total = sum(found["parts"].values())
     lines += [f"| {name} | {value:.2f} | {value / total:.0%} |" for name, value in found["parts"].items()]
+    kept = found["kept"]
     lines += [
+        "\nKeeping freed memory for the next tensors (`devices.memory_kept`) instead of handing it back makes",
+        f"training {kept['training']:.2f} times and prediction {kept['prediction']:.2f} times as fast.",
         "\n## Models\n",
-        "| model | parameters | inference, MVox/s | training, patches/s | inference against FGNet mini |",
-        "|---|---|---|---|---|",
+        "| model | parameters | inference, MVox/s | peak, MB | training, patches/s | peak, MB | inference, ratio |",
+        "|---|---|---|---|---|---|---|",
     ]
     base = found["models"][0]["mvox_per_s"]
     for one in found["models"]:
         lines.append(
-            f"| {one['model']} | {one['parameters']:,} | {one['mvox_per_s']:.2f} | {one['iterations_per_s']:.2f} "
-            f"| {one['mvox_per_s'] / base:.2f} |"
+            f"| {one['model']} | {one['parameters']:,} | {one['mvox_per_s']:.2f} | {one['inference_mb']:.0f} "
+            f"| {one['iterations_per_s']:.2f} | {one['training_mb']:.0f} | {one['mvox_per_s'] / base:.2f} |"
         )
     lines += [
         "\n## SAM2's features reused along z\n",
@@ -168,7 +243,25 @@ def page(found: dict) -> str:
             f"| {one['overlap']} | {one['reused_s']:.1f} | {one['naive_s']:.1f} | {one['ratio']:.2f} "
             f"| {1 / (1 - one['overlap']):.2f} |"
         )
+    lines += gpu_lines(found["gpu"])
     return "\n".join(lines) + "\n"
+
+
+def gpu_lines(found: list[dict]) -> list[str]:
+    """The page's part about a GPU."""
+    lines = ["\n## Half precision on a GPU, within the memory of a T4\n"]
+    if not found:
+        return [*lines, "Not measured here, for want of a GPU. `make bench` measures it where there is one."]
+    lines += [
+        f"One window of {' x '.join(map(str, TILE))} voxels; share of the rate of a product of large matrices.\n",
+        "| encoder | precision | torch.compile | MVox/s | peak, MB | share of the matrix rate |",
+        "|---|---|---|---|---|---|",
+    ]
+    return lines + [
+        f"| {one['encoder']} | {one['dtype'].removeprefix('torch.')} | {'yes' if one['compiled'] else 'no'} "
+        f"| {one['mvox_per_s']:.2f} | {one['peak_mb']:.0f} | {one['tflops'] / one['best_tflops']:.0%} |"
+        for one in found
+    ]
 
 
 def main() -> None:
@@ -183,8 +276,10 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}",
         "shape": list(volume.shape),
         "parts": parts(model, volume),
-        "models": models(volume.raw, device),
+        "kept": kept(model, volume.raw),
+        "models": models(volume.raw),
         "reuse": feature_reuse(model, volume.raw),
+        "gpu": on_gpu() if device.type == "cuda" else [],
     }
     (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     (out / "bench.md").write_text(page(found), encoding="utf-8")
