@@ -563,9 +563,11 @@ class Blend(Predict):
         for part, other, values in data:
             place = tuple(slice(p.start - r.start, p.stop - r.start) for p, r in zip(part, region, strict=True))
             own = self.decode.windows(other).weight(part)
-            total[:, *place] += values * own
+            for channel, some in zip(total[:, *place], values, strict=True):  # one at a time, for the memory
+                channel += some * own
             weight[place] += own
-        return {self.output: (total / weight).astype(np.float16)}
+        total /= weight
+        return {self.output: total.astype(np.float16)}
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,9 @@ class Windows:
 
     @property
     def reach(self) -> Region:
-        """The part of the volume that they cover, if there are any."""
+        """The part of the volume that they cover; nothing along an axis without starts."""
         ends = zip(self.starts, self.size, self.shape, strict=True)
-        return tuple(slice(along[0], min(along[-1] + s, n)) for along, s, n in ends)
+        return tuple(slice(along[0], min(along[-1] + s, n)) if along else slice(0, 0) for along, s, n in ends)
 
     def touching(self, region: Region) -> Windows:
         """Those that share a voxel with a region."""
