@@ -32,30 +32,45 @@ def test_naive_windows_are_slower_work_for_the_same_affinities(monkeypatch):
     assert sum(encoded) == 16 * 3
 
 
-def test_tiles_are_counted_as_they_are_computed():
-    torch.manual_seed(0)
-    model, calls = FGNet(MINI).eval(), []
-    model.refined_decoder.register_forward_hook(lambda *_: calls.append(1))
-    raw = make_phantom((20, 200, 170), seed=0).raw
-    predict(model, raw, progress=False)
-    assert bench._tiles(raw.shape) == len(calls)
+def test_a_model_is_measured_alone():
+    raw = make_phantom((4, 32, 32), seed=0).raw
+    found = bench.one_model(bench.replace(MINI, encoder=None), raw)
+    assert found["parameters"] > 1e5 and min(found["mvox_per_s"], found["iterations_per_s"]) > 0
+    assert 1 < found["inference_mb"] <= found["training_mb"]
+
+
+def test_throughput_counts_the_operations_of_a_window():
+    """Twice the sections take twice the operations."""
+    model, counted = FGNet(MINI).eval(), []
+    for depth in (4, 8):
+        found = bench.throughput(model, torch.bfloat16, False, (depth, 32, 32))
+        counted.append(found["tflops"] / found["mvox_per_s"])  # per voxel
+    assert counted[0] == pytest.approx(counted[1], rel=1e-6) and counted[0] > 0
 
 
 def test_the_page_shows_shares_and_ratios():
     found = {
         "date": "2026-11-21", "machine": "a machine", "shape": [1, 2, 3],
         "parts": {"SAM2 encoder": 1.0, "fragments": 3.0},
-        "models": [{"model": "A", "parameters": 1000, "mvox_per_s": 2.0, "iterations_per_s": 1.0},
-                   {"model": "B", "parameters": 10, "mvox_per_s": 1.0, "iterations_per_s": 1.0}],
+        "kept": {"training": 1.5, "prediction": 1.25},
+        "models": [{"model": "A", "parameters": 1000, "mvox_per_s": 2.0, "iterations_per_s": 1.0, "inference_mb": 900,
+                    "training_mb": 2000},
+                   {"model": "B", "parameters": 10, "mvox_per_s": 1.0, "iterations_per_s": 1.0, "inference_mb": 800,
+                    "training_mb": 1000}],
+        "gpu": [{"encoder": "tiny", "dtype": "torch.float16", "compiled": True, "mvox_per_s": 30.0, "peak_mb": 4000,
+                 "tflops": 10.0, "best_tflops": 40.0}],
         "reuse": [{"overlap": 0.5, "reused_s": 1.0, "naive_s": 1.5, "ratio": 1.5}],
     }  # fmt: skip
     text = bench.page(found)
     for line in (
         "| SAM2 encoder | 1.00 | 25% |",
-        "| B | 10 | 1.00 | 1.00 | 0.50 |",
+        "training 1.50 times and prediction 1.25 times as fast",
+        "| B | 10 | 1.00 | 800 | 1.00 | 1000 | 0.50 |",
+        "| tiny | float16 | yes | 30.00 | 4000 | 25% |",
         "| 0.5 | 1.0 | 1.5 | 1.50 | 2.00 |",
     ):
         assert line in text
+    assert "Not measured here, for want of a GPU" in bench.page(found | {"gpu": []})
 
 
 @contextmanager
@@ -80,8 +95,11 @@ def test_the_page_of_blocks_has_a_section_for_each_table():
     found = {
         "memory": [memory | {"merge_s": 0.25, "io_share": 0.5}],
         "overhead": {"blocks": 200, "ms_per_block": 9.0, "engine_ms": 3.0},
-        "blocks": {"memory_s": 10.0, "one_block": {"s": 11.0, "peak_bytes": 2**30, "io_share": 0.01},
-                   "four_blocks": {"s": 15.0, "peak_bytes": 2**29, "io_share": 0.02}, "largest_difference": 0.0002},
+        "blocks": {"shape": [1, 2, 3], "window": {"predict_bytes": 2**28}, "largest_difference": 0.0002,
+                   "memory": {"predict_s": 9.0, "predict_bytes": 2**29, "s": 10.0, "bytes": 2**30},
+                   "one_block": {"predict_s": 9.5, "predict_bytes": 2**29, "s": 11, "bytes": 2**30, "io_share": 0.01},
+                   "eight_blocks": {"predict_s": 10.8, "predict_bytes": 2**27, "s": 15.0, "bytes": 2**28,
+                                    "io_share": 0.02}},
         "workers": {"workers_1_s": 10.0, "workers_2_s": 5.5, "ratio": 1.82},
         "accuracy": {"block": [1, 2, 3], "threshold": 0.7, "memory": 1.112, "blocks": 1.113, "difference": 0.001},
     }  # fmt: skip
@@ -89,7 +107,7 @@ def test_the_page_of_blocks_has_a_section_for_each_table():
     for line in (
         "| 0.10 | 12 | 9 | 4 | 1024 | 1024 | 1024 | 1024 | 1024 | 3 | 0.2 | 50% |",
         "9.0 ms a block",
-        "| four blocks | 15.0 | 1.50 | 512 | 2.0% |",
+        "| eight blocks | 10.8 | 1.20 | 128 | 15.0 | 1.50 | 256 | 2.0% |",
         "10.0 s with one worker, 5.5 s with two: 1.82 times as fast.",
         "a difference of +0.001",
     ):

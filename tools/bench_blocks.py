@@ -15,6 +15,7 @@ import platform
 import shutil
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -23,9 +24,11 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 
 # isort: split
 import numpy as np
+import torch
 import zarr
+from distributed import Client
 
-from fgnet_lib.blocks import Grid
+from fgnet_lib.blocks import Grid, peak_bytes
 from fgnet_lib.blockwise import (
     Faces,
     Fragments,
@@ -44,7 +47,7 @@ from fgnet_lib.inference import predict
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.segmentation import segment
-from fgnet_lib.volumes import write_volume
+from fgnet_lib.volumes import read_volume, write_volume
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GVOX = (0.1, 0.5, 1.0, 2.0)
@@ -147,24 +150,53 @@ def overhead(work: Path) -> dict:
     return {"blocks": report.done, "ms_per_block": 1e3 * total / report.done, "engine_ms": 1e3 * engine / report.done}
 
 
-def blocks_against_one(work: Path) -> dict:
-    """The network and the segmentation in memory, against blocks in one worker: seconds and peak memory."""
-    volume = make_phantom((32, 256, 256), seed=1)
-    raw = write_volume(volume, work / "raw.zarr")
-    model = load_pretrained()
+def in_memory(raw: Path, tile: tuple[int, int, int], out: Path | None) -> dict:
+    """Runs in a worker, on one thread as blocks do: a volume in one piece, or its first window only, without `out`."""
+    torch.set_num_threads(1)
+    volume, model = read_volume(raw).load(), load_pretrained()
+    if out is None:
+        predict(model, volume.raw[tuple(map(slice, tile))], tile, progress=False)
+        return {"predict_bytes": peak_bytes()}
     start = time.perf_counter()
-    affinities = predict(model, volume.raw, progress=False).refined
+    affinities = predict(model, volume.raw, tile, progress=False).refined
+    found = {"predict_s": time.perf_counter() - start, "predict_bytes": peak_bytes()}
     segment(affinities, volume.voxel_size, THRESHOLD)
-    found = {"memory_s": time.perf_counter() - start, "shape": list(volume.shape)}
-    for name, block in (("one_block", volume.shape), ("four_blocks", (32, 128, 128))):
-        with cluster(workers=1) as client:  # a new one each time: a peak never falls
-            start = time.perf_counter()
-            report = predict_blocks(client, Source(raw), work / name, block=block, progress=False)
-            segment_blocks(client, work / name / "affinities.zarr", work / name, THRESHOLD, block, progress=False)
-            io = 1 - report.seconds["compute"] / report.seconds.total()
-            found[name] = {"s": time.perf_counter() - start, "peak_bytes": report.peak_bytes, "io_share": io}
-    stored = zarr.open_array(work / "four_blocks" / "affinities.zarr")[:]
-    return found | {"largest_difference": float(abs(stored - affinities).max())}
+    found |= {"s": time.perf_counter() - start, "bytes": peak_bytes()}
+    np.save(out, affinities)
+    return found
+
+
+def in_blocks(client: Client, raw: Path, folder: Path, tile: tuple[int, int, int], block: tuple[int, int, int]) -> dict:
+    """The same block by block."""
+    start = time.perf_counter()
+    reports = [predict_blocks(client, Source(raw), folder, Network(tile=tile), block, progress=False)]
+    predicted = time.perf_counter() - start
+    reports += segment_blocks(client, folder / "affinities.zarr", folder, THRESHOLD, block, progress=False)
+    total = time.perf_counter() - start
+    seconds = sum((report.seconds for report in reports), start=Counter())
+    return {
+        "predict_s": predicted, "predict_bytes": reports[0].peak_bytes,
+        "s": total, "bytes": max(report.peak_bytes for report in reports),
+        "io_share": (seconds["read"] + seconds["write"]) / seconds.total(),
+    }  # fmt: skip
+
+
+def blocks_against_one(work: Path) -> dict:
+    """The network and the segmentation in one piece and in blocks, each alone in a new worker: seconds, peak memory."""
+    tile, shape = (16, 128, 128), (40, 320, 320)  # windows fit without a rest: 3 along each axis
+    raw = write_volume(make_phantom(shape, seed=1), work / "raw.zarr")
+    ways = {
+        "window": lambda client: client.submit(in_memory, raw, tile, None).result(),
+        "memory": lambda client: client.submit(in_memory, raw, tile, work / "memory.npy").result(),
+        "one_block": lambda client: in_blocks(client, raw, work / "one", tile, shape),
+        "eight_blocks": lambda client: in_blocks(client, raw, work / "eight", tile, tuple(n // 2 for n in shape)),
+    }
+    found = {"shape": list(shape)}
+    for name, way in ways.items():
+        with cluster(workers=1, memory="8GiB") as client:  # a new one each time: a peak never falls
+            found[name] = way(client)
+    difference = zarr.open_array(work / "eight" / "affinities.zarr")[:] - np.load(work / "memory.npy")
+    return found | {"largest_difference": float(abs(difference).max())}
 
 
 def workers(work: Path) -> dict:
@@ -249,21 +281,20 @@ def overhead_page(found: dict) -> list[str]:
 
 
 def blocks_page(found: dict) -> list[str]:
-    rows = [["in memory", f"{found['memory_s']:.1f}", "1.00", "", ""]]
-    for name in ("one_block", "four_blocks"):
+    rows, memory = [], found["memory"]
+    for name in ("memory", "one_block", "eight_blocks"):
         one = found[name]
-        ratio = one["s"] / found["memory_s"]
-        rows.append(
-            [
-                name.replace("_", " "),
-                f"{one['s']:.1f}",
-                f"{ratio:.2f}",
-                round(one["peak_bytes"] / 2**20),
-                f"{one['io_share']:.1%}",
-            ]
-        )
-    heads = "| way | seconds | against memory | peak of a worker, MiB | reading and writing, of the prediction's work |"
-    return [*table(heads, rows), f"\nLargest difference of affinities: {found['largest_difference']:.5f} (float16)."]
+        row = [name.replace("_", " ")]
+        for seconds, size in (("predict_s", "predict_bytes"), ("s", "bytes")):
+            row += [f"{one[seconds]:.1f}", f"{one[seconds] / memory[seconds]:.2f}", round(one[size] / 2**20)]
+        rows.append([*row, f"{one['io_share']:.1%}" if "io_share" in one else ""])
+    heads = "| way | prediction, s | ratio | peak, MiB | with segmentation, s | ratio | peak, MiB "
+    window = found["window"]["predict_bytes"] / 2**20
+    return [
+        f"{found['shape']} voxels; one worker, one thread; {window:.0f} MiB are the peak for one window alone.\n",
+        *table(heads + "| reading and writing, of all work |", rows),
+        f"\nLargest difference of affinities: {found['largest_difference']:.5f} (float16).",
+    ]
 
 
 def workers_page(found: dict) -> list[str]:
