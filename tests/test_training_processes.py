@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from test_training import CONFIG, Tiny, cells, replace
+from test_training import CONFIG, Tiny, cells, replace, state
 
 from fgnet_lib.fgnet import MINI, load_model
 from fgnet_lib.training import train
@@ -20,7 +19,7 @@ SCRIPT = """
 import json, os, signal, sys
 sys.path.insert(0, {tests!r})
 import torch
-from test_training import cells, replace
+from test_training import cells, die_in_a_write, replace
 from fgnet_lib import training
 from fgnet_lib.fgnet import MINI, FGNet
 
@@ -41,9 +40,11 @@ model = FGNet(replace(MINI, widths=(4, 4, 4, 4, 4), coarse_width=4))
 
 def tell(history):
     print("iteration", len(history.loss), flush=True)
-    if sys.argv[3:] == [str(len(history.loss))]:
+    if sys.argv[3:] == ["iteration 3"] and len(history.loss) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
+if sys.argv[3:] == ["write"] and rank == "1":
+    die_in_a_write()
 history = training.train(model, [cells()], config, out, tell)
 torch.save((gradients, history.loss, model.state_dict()), out + "/found" + rank)
 """
@@ -70,30 +71,34 @@ def run(tmp_path: Path, processes: int, name: str, **changes: int) -> list[tuple
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> list[tuple]:
-    """Two processes, left alone."""
-    return run(tmp_path_factory.mktemp("together"), 2, "together", **TWO)
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple], Path]:
+    """Two processes, left alone: what each found, and their folder."""
+    folder = tmp_path_factory.mktemp("together")
+    return run(folder, 2, "together", **TWO), folder / "together"
 
 
-def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(together: list[tuple], tmp_path: Path) -> None:
+def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(together: tuple, tmp_path: Path) -> None:
     ((gradients, losses, _),) = run(tmp_path, 1, "alone", **TWO | {"batch": 2})
-    for found, curve, weights in together:
+    for found, curve, weights in together[0]:
         assert curve == pytest.approx(losses, rel=1e-4)
         for one, other in zip(found[0], gradients[0], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
         for name, value in weights.items():
-            assert torch.equal(value, together[0][2][name]), f"{name} differs between the processes"
+            assert torch.equal(value, together[0][0][2][name]), f"{name} differs between the processes"
 
 
-def test_two_killed_processes_resume_on_the_same_curve(together: list[tuple], tmp_path: Path) -> None:
-    victims = subprocess.run([*command(tmp_path, 2, "killed", **TWO), "3"], capture_output=True, timeout=300)
-    assert victims.returncode != 0  # the first of them died after iteration 3, and the other was not left waiting
-    assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-0000002"]
+def test_two_killed_processes_resume_on_the_same_curve(together: tuple, tmp_path: Path) -> None:
+    """The first dies after iteration 3, then the other in the checkpoint of iteration 4; none is left waiting."""
+    folder, left = tmp_path / "killed", ["checkpoint-0000002"]
+    for moment in ("iteration 3", "write"):
+        victims = subprocess.run([*command(tmp_path, 2, "killed", **TWO), moment], capture_output=True, timeout=300)
+        assert victims.returncode != 0
+        assert sorted(path.name for path in folder.iterdir()) == left + ["partial"] * (moment == "write")
     resumed = run(tmp_path, 2, "killed", **TWO)
-    for (_, curve, weights), (_, expected, undisturbed) in zip(resumed, together, strict=True):
-        np.testing.assert_allclose(curve, expected, rtol=1e-5)
-        for name, value in weights.items():
-            torch.testing.assert_close(value, undisturbed[name], rtol=1e-3, atol=1e-5)
+    for (_, curve, weights), (_, expected, undisturbed) in zip(resumed, together[0], strict=True):
+        assert curve == expected  # to the last bit
+        assert all(torch.equal(value, undisturbed[name]) for name, value in weights.items())
+    assert "optimizer.bin" in state(folder) and state(folder) == state(together[1])
 
 
 def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
