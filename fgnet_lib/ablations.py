@@ -74,9 +74,9 @@ TITLES = {
     **{name: row.title for name, row in ROWS.items()},
 }
 REFERENCES = {
-    "fragments": "watershed fragments that came with the data",
-    "ffn_ignored": "published FFN segmentation, its zeros ignored",
-    "ffn_filled": "published FFN segmentation, its zeros filled with the nearest segment",
+    "fragments": "fragments that came with the data",
+    "ffn_ignored": "published FFN, zeros ignored",
+    "ffn_filled": "published FFN, zeros filled by the nearest",
 }
 SET_TO = ("0.0", "mean", "1.0")  # what `make results` replaces attention maps by
 

@@ -125,7 +125,7 @@ def unseen_table(found: dict[str, list[dict]]) -> str:
     lines = []
     for name, runs in found.items():
         reference = name == "references"
-        line = ["watershed fragments that came with the data" if reference else TITLES[name]]
+        line = [REFERENCES["fragments"] if reference else TITLES[name]]
         for volume in volumes:
             own = cells(runs, volume, "fragments" if reference else "")
             start = None if reference else cells(runs, volume, f"{output_of(runs[0])}_fragments")

@@ -37,6 +37,7 @@ from fgnet_lib.checks.lesson03 import attention, auc, dw_weights
 from fgnet_lib.checks.lesson04 import balanced_loss, learning_rate, resume
 from fgnet_lib.checks.lesson05 import face_mean, honest_threshold, merge, whole_from
 from fgnet_lib.checks.lesson06 import match, neuron_volume, viewer_position
+from fgnet_lib.checks.lesson07 import chance_of, fair_pairs, seed_summary
 from fgnet_lib.checks.lesson08 import cut_geometry, flat_sections, sections_in_memory
 from fgnet_lib.checks.lesson09 import block_ids, halo, worker_hours
 
@@ -47,10 +48,12 @@ __all__ = [
     "auc",
     "balanced_loss",
     "block_ids",
+    "chance_of",
     "cut_geometry",
     "dw_weights",
     "error_kind",
     "face_mean",
+    "fair_pairs",
     "fine_stride",
     "flat_sections",
     "halo",
@@ -64,6 +67,7 @@ __all__ = [
     "report",
     "resume",
     "sections_in_memory",
+    "seed_summary",
     "similarity",
     "viewer_position",
     "volume_size",
