@@ -33,7 +33,7 @@ from fgnet_lib.devices import choose_device, precision
 from fgnet_lib.fgnet import PRETRAINED, FGNet, load_model, read_config
 from fgnet_lib.inference import Place, Windows, encode_sections, predict_windows, windows
 from fgnet_lib.sam2_encoder import STRIDES
-from fgnet_lib.segmentation import INSIDE, agglomerate, boundary_map, check_affinities, connected, flood
+from fgnet_lib.segmentation import agglomerate, check_affinities, connected, flood, linked
 from fgnet_lib.volumes import CHUNK, RAW_KEY, Lazy, Volume, is_anisotropic, read_volume
 
 BLOCK = (64, 256, 256)
@@ -518,8 +518,8 @@ class Decode:
             shutil.rmtree(inside(self.folder, WINDOWS), ignore_errors=True)  # what still is in use goes next time
 
     def is_removed(self) -> bool:
-        """Whether `remove` was called when all was done."""
-        return Journal(self.folder, self.name).settings() is not None and not inside(self.folder, WINDOWS).exists()
+        """Whether all was done, and is on disk no more."""
+        return not inside(self.folder, WINDOWS).exists() and not Journal(self.folder, self.name).missing(self.grid)
 
 
 def _there(step: Encode | Decode, index: int) -> dict[str, np.ndarray]:
@@ -593,26 +593,25 @@ class Fragments(_ToZarr):
 
     @property
     def halo(self) -> tuple[int, int, int]:
-        """Voxels (z, y, x); none along z where sections are flooded one by one."""
+        """Voxels (z, y, x); where sections are flooded one by one, the next one only tells what its affinities join."""
         z, y, x = (round(HALO_NM / nm) for nm in self.voxel_size)
-        return 0 if is_anisotropic(self.voxel_size) else z, y, x
+        return 1 if is_anisotropic(self.voxel_size) else z, y, x
 
     def read(self, index: int) -> np.ndarray:
         """See `blocks.Step`."""
         return _read_affinities(self.affinities, self.grid.region(index, self.halo))
 
     def compute(self, index: int, data: np.ndarray) -> dict[str, np.ndarray]:
-        """Fragments of the block and, as "before0" to "before2", of the layers of voxels before it, where inside."""
-        per_section = is_anisotropic(self.voxel_size)
+        """Fragments of the block and, as "before0" to "before2", of the layers of voxels before it, but for membranes."""
         grown, block = self.grid.region(index, self.halo), self.grid.region(index)
         sides = tuple((s.start > 0, s.stop < n) for s, n in zip(grown, self.grid.shape, strict=True))
-        labels = flood(data, self.voxel_size, per_section, sides)
+        labels = flood(data, self.voxel_size, is_anisotropic(self.voxel_size), sides)
         cut = [slice(b.start - g.start, b.stop - g.start) for b, g in zip(block, grown, strict=True)]
         ids = fastremap.unique(labels[*cut])
         table = np.zeros(int(labels.max()) + 1, np.uint64)  # 0 for what is in the halo only
         table[ids] = np.arange(len(ids), dtype=np.uint64) + np.uint64(self.first(index))
         found = {self.output: table[labels[*cut]]}
-        labels[boundary_map(data, per_section) >= INSIDE] = 0
+        labels[~linked(data)] = 0
         for axis, here in enumerate(cut):
             layer = [*cut]
             layer[axis] = slice(max(here.start - 1, 0), here.start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import h5py
@@ -138,15 +139,20 @@ def test_the_network_gives_the_same_in_blocks(network):
 
 
 def test_a_lost_block_is_made_again_though_its_windows_were_removed(network):
-    predict_again, folder, *_ = network
+    predict_again, folder, _, encoded = network
     predict_again()
     assert not (folder / "windows").exists()
     before = files(folder / "affinities.zarr")
-    truncate(folder / "affinities.zarr", 5, Grid((20, 70, 100), (8, 40, 50)))
+    truncate(folder / "affinities.zarr", 0, Grid((20, 70, 100), (8, 40, 50)))
     assert predict_again().done == 1 and files(folder / "affinities.zarr") == before
+    next((folder / "journal" / "predict").rglob("done/0/0")).unlink()
+    assert predict_again().done == 1 and files(folder / "affinities.zarr") == before
+    assert 1 in encoded.values()  # sections of tiles that do not reach the block
 
 
-def test_encoding_goes_on_and_encodes_nothing_again(network, monkeypatch):
+@pytest.mark.parametrize("removed", [False, True])
+def test_encoding_goes_on_and_encodes_nothing_again(network, monkeypatch, removed):
+    """Unless somebody has removed the features meanwhile."""
     predict_again, folder, whole, encoded = network
 
     def fail(*args):
@@ -156,8 +162,10 @@ def test_encoding_goes_on_and_encodes_nothing_again(network, monkeypatch):
         patch.setattr(Decode, "compute", fail)
         predict_again()
     assert 0 < len(encoded) < 20 * 6
+    if removed:
+        shutil.rmtree(folder / "windows")
     predict_again()
-    assert len(encoded) == 20 * 6 and set(encoded.values()) == {1}
+    assert len(encoded) == 20 * 6 and (set(encoded.values()) == {1}) != removed
     np.testing.assert_allclose(zarr.open_array(folder / "affinities.zarr")[:], whole, atol=1e-3)
 
 
