@@ -339,7 +339,8 @@ plt.show()
 #
 # Now one neuron, the same in each row: the longest of the large ones. Drawn are the segments that cover it, each in its own colour. One
 # colour is a neuron found whole; several are splits. What reaches out where the others have nothing is a merge. A segment that joins the
-# neuron with a much larger one would hide all else, so each is cut off 150 nm from where some row finds mostly this neuron.
+# neuron with a much larger one would hide all else, so each is cut off 80 nm from where some row finds mostly this neuron; and
+# segments that hold less than a twentieth of it are left out.
 
 # %%
 from scipy import ndimage
@@ -351,8 +352,11 @@ def mostly_this_neuron(arrays: dict) -> np.ndarray:
 
 
 around = np.any([mostly_this_neuron(arrays) for arrays in kept.values()], axis=0) if kept else np.zeros(1, bool)
-near = ndimage.distance_transform_edt(~around, VOXEL) < 150
-shown = {name: np.where(near, arrays["parts"], 0) for name, arrays in kept.items()}
+near = ndimage.distance_transform_edt(~around, VOXEL) < 80
+shown = {}
+for name, arrays in kept.items():
+    large = 1 + np.flatnonzero(arrays["covered"] > 0.05 * arrays["covered"].sum())
+    shown[name] = np.where(near & np.isin(arrays["parts"], large), arrays["parts"], 0)
 
 # %% alt="The same neuron in 3D once for each row, drawn as the segments that cover it, each in a colour of its own. One colour means that the row found it in one piece."
 from fgnet_lib.meshes import largest_ids, neuron_meshes
