@@ -24,7 +24,9 @@ from fgnet_lib.training import TrainConfig
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 SEEDS = (0, 1, 2)
 SECTIONS = 120  # of FIB-25's training part; the last 20 of its 140 choose the threshold
-UNET = replace(MINI, encoder=None)
+# Small enough that a run comes near the end of its learning in some ten minutes of one core.
+SMALL = replace(MINI, widths=(8, 16, 24, 32, 48), coarse_width=16)
+UNET = replace(SMALL, encoder=None)
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,18 @@ class Row:
     encoder: str = "pretrained"
     frozen: bool = True
     sections: int = SECTIONS
-    iterations: int = 500
+    iterations: int = 1200
 
 
 ROWS = {
     "unet": Row("3D U-Net (FGE alone)", UNET),
-    "unet_longer": Row("3D U-Net, as long as fine-tuned FGNet takes", UNET, iterations=625),
-    "sam2_only": Row("SAM2 alone, pretrained, frozen (A_s)", replace(MINI, refined=False)),
-    "random_frozen": Row("FGNet, random encoder, frozen", MINI, "random"),
-    "pretrained_frozen": Row("FGNet, pretrained encoder, frozen", MINI),
-    "fine_tuned": Row("FGNet, pretrained encoder, fine-tuned", MINI, frozen=False),
-    "plain_attention": Row("FGNet frozen, F' = F a", replace(MINI, attention="plain")),
-    "per_channel": Row("FGNet frozen, one map per channel", replace(MINI, attention="per_channel")),
+    "unet_longer": Row("3D U-Net, as long as fine-tuned FGNet takes", UNET, iterations=1550),
+    "sam2_only": Row("SAM2 alone, pretrained, frozen (A_s)", replace(SMALL, refined=False)),
+    "random_frozen": Row("FGNet, random encoder, frozen", SMALL, "random"),
+    "pretrained_frozen": Row("FGNet, pretrained encoder, frozen", SMALL),
+    "fine_tuned": Row("FGNet, pretrained encoder, fine-tuned", SMALL, frozen=False),
+    "plain_attention": Row("FGNet frozen, F' = F a", replace(SMALL, attention="plain")),
+    "per_channel": Row("FGNet frozen, one map per channel", replace(SMALL, attention="per_channel")),
 }
 for _name in ("unet", "random_frozen", "pretrained_frozen", "fine_tuned"):
     for _sections in (5, 20):
@@ -65,7 +67,7 @@ for _name in ("unet", "random_frozen", "pretrained_frozen", "fine_tuned"):
         )
 for _size in ("tiny", "small", "base_plus", "large"):
     ROWS[f"sam2_{_size}"] = Row(
-        f"FGNet, SAM2.1 {_size}, frozen", replace(MINI, encoder=_size), f"sam2.1_hiera_{_size}.pt"
+        f"FGNet, SAM2.1 {_size}, frozen", replace(SMALL, encoder=_size), f"sam2.1_hiera_{_size}.pt"
     )
 
 TITLES = {
