@@ -256,7 +256,7 @@ def chance(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def compared(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """What may be said about the difference of two rows' scores, of which lower is better.
+    """What may be said about the difference of the first from the second of two rows' scores.
 
     The spread that it is compared with is that of single runs, pooled over both rows.
     """
@@ -270,3 +270,13 @@ def compared(ours: Sequence[float], theirs: Sequence[float]) -> str:
     verdict = "larger than" if abs(difference) > around else "not larger than"
     odds = f"dealt at random, the runs differ as much in {chance(ours, theirs):.0%} of all cases"
     return f"{said}, {verdict} the spread of {around:.3f}; {odds}"
+
+
+def paired(after: Sequence[float], before: Sequence[float]) -> str:
+    """What may be said about a change made to each of the same runs: its mean and spread, and how many rose."""
+    if not after:
+        return "not measured here"
+    change = np.subtract(after, before)
+    if len(change) == 1:
+        return f"{change[0]:+.3f} in the only run; another training may differ"
+    return f"{change.mean():+.3f} ± {spread(change):.3f}, up in {np.sum(change > 0)} of {len(change)} runs"

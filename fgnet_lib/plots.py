@@ -374,7 +374,7 @@ def runs_of_rows(ax: Axes, rows: Mapping[str, Sequence[float]], xlabel: str) -> 
         ax.plot(values, [y] * len(values), "o", color=_HUES[4], alpha=0.7)
         if len(values) > 1:
             ax.plot([np.mean(values)] * 2, [y - 0.3, y + 0.3], color="black")
-    ax.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+    ax.set(xlabel=xlabel, ylim=(max(len(rows), 1) - 0.5, -0.5))
     ax.set_yticks(range(len(rows)), [f"{name} ({len(values)})" for name, values in rows.items()])
     ax.grid(axis="x", alpha=0.4)
     return ax

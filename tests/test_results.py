@@ -195,6 +195,9 @@ def test_what_a_difference_allows_to_say():
     assert ablations.compared([], [1.0]) == "not measured here"
     assert "nothing follows" in ablations.compared([1.0], [1.1, 1.2])
     assert ablations.compared([1.0, 1.1], [2.0, 2.1]).startswith("1.000 lower, larger than the spread of 0.071")
+    assert ablations.paired([1.2], [1.0]) == "+0.200 in the only run; another training may differ"
+    assert ablations.paired([1.2, 1.0], [1.0, 1.0]) == "+0.100 ± 0.141, up in 1 of 2 runs"
+    assert ablations.paired([], []) == "not measured here"
     assert "not larger than" in ablations.compared([1.0, 2.0], [1.1, 2.1])
 
 

@@ -16,11 +16,11 @@ from fgnet_lib.ablations import (
     TITLES,
     attention,
     by_sections,
-    compared,
     curve,
     lacking,
     load,
     output_of,
+    paired,
     references,
     scores,
     summary,
@@ -114,8 +114,10 @@ def coarse_table(found: dict[str, list[dict]]) -> str:
     for name, runs in found.items():
         if name != "references" and {"coarse", "refined"} <= runs[0]["thresholds"].keys():
             coarse, refined = (scores(runs, "voi", output=output) for output in ("coarse", "refined"))
-            lines.append([TITLES[name], summary(coarse), summary(refined), compared(refined, coarse), str(len(runs))])
-    return table("## A_s against A_r of the same runs, FIB-25", "row|VOI of A_s|VOI of A_r|A_r is|runs", lines)
+            lines.append([TITLES[name], summary(coarse), summary(refined), paired(refined, coarse), str(len(runs))])
+    return table(
+        "## A_s against A_r of the same runs, FIB-25", "row|VOI of A_s|VOI of A_r|change from A_s to A_r|runs", lines
+    )
 
 
 def unseen_table(found: dict[str, list[dict]]) -> str:

@@ -504,6 +504,66 @@ with torch.no_grad():
 # **What to see.** A level whose map may be replaced by its mean with little change does not use *where* it attends, however
 # striking its picture is. A change of many affinities says that the decoder relies on the map; it does not say that it
 # would segment worse if it had been **trained** without. That is another experiment: an ablation.
+#
+# ## 9 · Used, or decoration? Measured on many trainings
+#
+# So far we looked at one model, and at affinities. `make results` asks the same of every model that it trains, on all of FIB-25's
+# validation part, and down to the segmentation. It writes files, and this part shows what is in them today: for each map the
+# AUC for membranes, the correlation with the error of $A_r$, and the VOI when the map is replaced by 0, by its mean, or by 1.
+# The threshold is that of the untouched model, so only the map changes. Where a model was trained once, no spread is known.
+
+# %%
+from fgnet_lib import ablations
+from fgnet_lib.ablations import ROWS, SECTIONS, TITLES, summary
+
+found = ablations.load()
+full = {name: runs for name, runs in found.items() if name not in ROWS or ROWS[name].sections == SECTIONS}
+maps = ablations.attention(full)
+heads = "".join(f"{head:>15}" for head in ("with error", "VOI", "a = 0", "a = mean", "a = 1"))
+print(f"{'model, map':42} {'runs':>4} {'AUC':>12}{heads}")
+for m in maps:
+    replaced = " ".join(f"{summary(m.set_to[value]):>14}" for value in ablations.SET_TO)
+    related = f"{summary(m.auc, 2):>12} {summary(m.correlation, 2):>14}"
+    print(f"{TITLES[m.row] + ', ' + m.level:42} {len(m.auc):4} {related} {summary(m.voi):>14} {replaced}")
+for name, said in ablations.lacking(found).items():
+    if name in ROWS and ROWS[name].config.encoder and ROWS[name].config.refined and ROWS[name].sections == SECTIONS:
+        print(f"{TITLES[name]}: {said}")
+
+# %% alt="Three panels with one line for each model and attention map: the AUC for membranes with a dotted line at 0.5, the correlation with the error of A_r with one at 0, and how VOI changes when the map is set to 0, to its mean or to 1."
+labels = [f"{TITLES[m.row]}, ${m.level[0]}_{m.level[1]}$" for m in maps]
+figure, axes = plt.subplots(1, 3, figsize=(15, 1.6 + 0.32 * len(maps)), sharey=True)
+plots.runs_of_rows(axes[0], dict(zip(labels, (m.auc for m in maps), strict=True)), "AUC for membranes")
+plots.runs_of_rows(axes[1], dict(zip(labels, (m.correlation for m in maps), strict=True)), "correlation with error")
+for value, marker in zip(ablations.SET_TO, ("v", "s", "^"), strict=True):
+    change = [np.mean(m.set_to[value]) - np.mean(m.voi) for m in maps]
+    axes[2].plot(change, range(len(maps)), marker, ls="", label="its mean" if value == "mean" else value[0])
+axes[2].set(xlabel="change of VOI (bits)")
+axes[2].legend(title="map set to", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+axes[2].grid(axis="x", alpha=0.4)
+for ax, nothing in zip(axes, (0.5, 0, 0), strict=True):
+    ax.axvline(nothing, color="black", ls=":")
+plt.show()
+
+# %% [markdown]
+# **What to see.** On the left, distance from the dotted line is what counts, not the side. On the right a map at the line may be replaced
+# without harm. The *mean* is the fairest replacement: it keeps how strongly a level is stressed, and takes away only *where*.
+# 0 and 1 also change the scale of what the next layers get, and do damage for that reason alone.
+#
+# What does fine-tuning do to the maps, and does it matter where they look? These sentences are computed from the files:
+
+# %%
+of = {(m.row, m.level): m for m in maps}
+for level in ("a1", "a2", "a3"):
+    tuned, frozen = (of.get((name, level)) for name in ("fine_tuned", "pretrained_frozen"))
+    said = ablations.compared(tuned.auc if tuned else [], frozen.auc if frozen else [])
+    print(f"{level}, AUC of the fine-tuned model, compared with the frozen one: {said}")
+for m in maps:
+    print(f"{TITLES[m.row]}: VOI when {m.level} is set to its mean: {ablations.paired(m.set_to['mean'], m.voi)}")
+
+# %% [markdown]
+# A difference within the spread says: *not shown*, neither used nor unused. A change in the only run is true of that model; whether the next
+# training would show it is open. [Lesson 07](07_ablations_and_results.ipynb) explains these sentences,
+# and compares models that were trained without attention at all.
 
 # %% [markdown]
 # ## Your exercises
@@ -520,6 +580,7 @@ checks.report("03")
 # - Feature-Guided Attention is $F' = F + F \odot \sigma(W_a\,\mathrm{ReLU}(W_s S + W_f F))$: SAM2's features decide,
 #   together with the fine ones, which fine features to stress.
 # - Attention maps are to be measured as well as looked at, and their sign is free.
+# - Whether a map is used shows when it is replaced, and whether it is worth having when a model is trained without it.
 #
 # ## Try it
 #

@@ -351,7 +351,7 @@ def mostly_this_neuron(arrays: dict) -> np.ndarray:
     return np.isin(arrays["parts"], 1 + np.flatnonzero(arrays["covered"] > 0.5 * sizes))
 
 
-around = np.any([mostly_this_neuron(arrays) for arrays in kept.values()], axis=0) if kept else np.zeros(1, bool)
+around = np.any([mostly_this_neuron(arrays) for arrays in kept.values()], axis=0) if kept else np.zeros((1, 1, 1), bool)
 near = ndimage.distance_transform_edt(~around, VOXEL) < 80
 shown = {}
 for name, arrays in kept.items():
@@ -436,7 +436,7 @@ for volume in ("gala", "phantom", "ac4", "cremi_b_mini"):
 for name, runs in rows.items():
     if {"refined", "coarse"} <= runs[0]["thresholds"].keys():
         refined, coarse = (ablations.scores(runs, "voi", output=output) for output in ("refined", "coarse"))
-        print(f"A_r, compared with A_s of the same runs, {TITLES[name]}: {ablations.compared(refined, coarse)}")
+        print(f"VOI from A_s to A_r of the same runs, {TITLES[name]}: {ablations.paired(refined, coarse)}")
 
 # %%
 for name in (name for name, row in ROWS.items() if row.encoder.startswith("sam2.1")):
