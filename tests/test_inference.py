@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig, FGNetOutput
-from fgnet_lib.inference import predict, window_starts
+from fgnet_lib.inference import gaussian_window, predict, window_starts, windows
 
 
 class Echo(nn.Module):
@@ -64,6 +66,19 @@ def test_windows_cover_everything(length, window, overlap):
     starts = window_starts(length, min(window, length), overlap)
     covered = {voxel for start in starts for voxel in range(start, start + min(window, length))}
     assert covered == set(range(length))
+
+
+@given(shapes, st.sampled_from([0.0, 0.25, 0.5]), st.integers(0, 8), st.integers(0, 79))
+@settings(max_examples=25, deadline=None)
+def test_weights_of_windows_are_added_up(shape, overlap, z, x):
+    those = windows(shape, (4, 32, 64), overlap)
+    region = (slice(min(z, shape[0] - 1), shape[0]), slice(0, shape[1]), slice(min(x, shape[2] - 1), shape[2]))
+    total = np.zeros([a[-1] + s for a, s in zip(those.starts, those.size, strict=True)])
+    for corner in product(*those.starts):
+        total[*(slice(a, a + s) for a, s in zip(corner, those.size, strict=True))] += gaussian_window(
+            those.size
+        ).numpy()
+    np.testing.assert_allclose(those.weight(region), total[region], rtol=1e-5)
 
 
 def test_feature_reuse_equals_the_plain_forward_pass():
