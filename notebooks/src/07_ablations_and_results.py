@@ -173,8 +173,9 @@ for name, title in ablations.REFERENCES.items():
 # - **Trained parameters are not all parameters.** A frozen encoder computes, but has nothing to learn.
 # - **Equal iterations are not equal time.** A row that computes more in an iteration had more of the machine. Rows can be
 #   made equal in one of the two, seldom in both, so the list has a U-Net that trains for longer.
-# - **The shipped model is no row of the ablation.** It had other data, another recipe and far more minutes. It is there to
-#   show what the same code reaches; nothing follows from a comparison with it.
+# - **The shipped model is no row of the ablation.** It is wider, and had other data, another recipe and far more minutes. It is
+#   there to show what the same code reaches; nothing follows from a comparison with it. The rows are small networks, so that
+#   three seeds of each can be trained in hours; what they show need not hold for large ones.
 
 # %%
 quiz.predict("07", "one-seed")
