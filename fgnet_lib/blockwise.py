@@ -602,7 +602,7 @@ class Fragments(_ToZarr):
         return _read_affinities(self.affinities, self.grid.region(index, self.halo))
 
     def compute(self, index: int, data: np.ndarray) -> dict[str, np.ndarray]:
-        """Fragments of the block and, as "before0" to "before2", of the layers of voxels before it, but for membranes."""
+        """Fragments of the block and, as "before0" to "before2", of the layers before it without their membranes."""
         grown, block = self.grid.region(index, self.halo), self.grid.region(index)
         sides = tuple((s.start > 0, s.stop < n) for s, n in zip(grown, self.grid.shape, strict=True))
         labels = flood(data, self.voxel_size, is_anisotropic(self.voxel_size), sides)

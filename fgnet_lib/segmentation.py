@@ -23,6 +23,7 @@ from fgnet_lib.volumes import is_anisotropic
 
 MEAN_AFFINITY = "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>"  # compiled into waterz' wheels
 INSIDE = 0.5  # boundary maps are below it inside of neurites
+LINK = 0.1  # affinities up to it join nothing
 SMOOTHING = 2.0  # voxels; of the distance transform, so that a neurite has one seed and not one for each bump
 
 
@@ -32,7 +33,8 @@ def fragments(
     """Oversegment by a watershed that floods low affinities last.
 
     Sections of anisotropic data are flooded one by one on 1 - mean of the two in-plane affinities, isotropic data in 3D
-    on 1 - mean of all three. Seeds are the maxima of the smoothed distance to the nearest boundary (value of 0.5).
+    on 1 - mean of all three. Seeds are the maxima of the smoothed distance to the nearest boundary (value of 0.5), and
+    all that no affinity above 0.1 joins to one of these, such as a profile too thin to have a maximum.
 
     Args:
         affinities: float32 (3, z, y, x) in [0, 1].
@@ -67,12 +69,12 @@ def flood(
         cut: Sides where the volume goes on. What is cut off there may have its maximum outside, and gets a seed without
             one, or its neighbours would swallow it.
     """
-    boundaries = boundary_map(affinities, per_section)
+    boundaries, joined = boundary_map(affinities, per_section), linked(affinities)
     if not per_section:
-        return _flood(boundaries, voxel_size, cut).astype(np.uint64)
+        return _flood(boundaries, joined, voxel_size, cut).astype(np.uint64)
     labels = np.zeros(affinities.shape[1:], np.uint64)
-    for z, boundary in enumerate(boundaries):
-        labels[z] = _flood(boundary, voxel_size[1:], cut[1:]) + (labels[z - 1].max() if z else 0)
+    for z in range(len(labels)):
+        labels[z] = _flood(boundaries[z], joined[z], voxel_size[1:], cut[1:]) + (labels[z - 1].max() if z else 0)
     return labels
 
 
@@ -81,28 +83,45 @@ def boundary_map(affinities: np.ndarray, per_section: bool) -> np.ndarray:
     return 1 - affinities[1 if per_section else 0 :].mean(axis=0)
 
 
-def _flood(boundary: np.ndarray, voxel_size: tuple[float, ...], cut: Sides) -> np.ndarray:
+def linked(affinities: np.ndarray) -> np.ndarray:
+    """Voxels (z, y, x) with an affinity above `LINK` to a neighbour along any axis: all but membranes."""
+    found = np.zeros(affinities.shape[1:], bool)
+    for axis, channel in enumerate(affinities > LINK):
+        found |= channel
+        np.moveaxis(found, axis, 0)[:-1] |= np.moveaxis(channel, axis, 0)[1:]
+    return found
+
+
+def _flood(boundary: np.ndarray, joined: np.ndarray, voxel_size: tuple[float, ...], cut: Sides) -> np.ndarray:
     inside = boundary < INSIDE
-    if inside.all() or not inside.any():  # nothing to measure a distance to, or from
+    if inside.all():  # no boundary to measure a distance from
         return np.ones(boundary.shape, int)
     distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(inside, voxel_size), SMOOTHING)
     peaks = inside & (distance == ndimage.maximum_filter(distance, 3))
-    if any(map(any, cut)):
-        peaks |= _cut_off(inside, peaks, cut)
-    if not peaks.any():  # the smoothed distance is highest in a membrane: all is one fragment
+    seeds = ndimage.label(peaks, np.ones([3] * boundary.ndim))[0]
+    seeds = _with_seeds(seeds, inside, _ends(inside.shape, cut))
+    seeds = _with_seeds(seeds, joined, joined)
+    if not seeds.any():  # nothing but membrane
         return np.ones(boundary.shape, int)
-    return watershed(boundary, ndimage.label(peaks, np.ones([3] * boundary.ndim))[0])
+    return watershed(boundary + ~joined, seeds)  # what joins nothing last, or neighbours would meet through it
 
 
-def _cut_off(inside: np.ndarray, peaks: np.ndarray, cut: Sides) -> np.ndarray:
-    """Connected parts of the inside that reach a cut side and have no peak."""
-    parts, number = ndimage.label(inside)
-    reaches = np.zeros(number + 1, bool)
+def _with_seeds(seeds: np.ndarray, mask: np.ndarray, reached: np.ndarray) -> np.ndarray:
+    """Seeds, and as further ones the connected parts of a mask that have none and reach somewhere."""
+    parts, number = ndimage.label(mask)
+    lacking = np.zeros(number + 1, bool)
+    lacking[parts[reached & mask]] = True
+    lacking[parts[seeds > 0]] = False
+    return np.where(lacking[parts], seeds.max() + np.cumsum(lacking)[parts], seeds)
+
+
+def _ends(shape: tuple[int, ...], cut: Sides) -> np.ndarray:
+    """Voxels at cut sides."""
+    ends = np.zeros(shape, bool)
     for axis, sides in enumerate(cut):
         for end in (end for end, open_ in zip((0, -1), sides, strict=True) if open_):
-            reaches[np.take(parts, end, axis)] = True
-    reaches[parts[peaks]] = False
-    return inside & reaches[parts]
+            np.moveaxis(ends, axis, 0)[end] = True
+    return ends
 
 
 _fragments = fragments  # for `sweep`, whose parameter has the same name

@@ -11,12 +11,11 @@ import pytest
 import torch
 import zarr
 from distributed import Client
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.spatial import cKDTree
 from stand_ins import BLOCK, Grey, files, truncate
 from test_inference import Echo
-from test_segmentation import affinities_of, cells
+from test_segmentation import affinities_of, cells, parts_of, thin_cells
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.blocks import Grid, Journal, process_block
@@ -301,25 +300,28 @@ def same_partition(a, b):
     return voi(a, b) == pytest.approx((0, 0), abs=1e-12)
 
 
-blocks = st.tuples(st.integers(3, 12), st.integers(9, 32), st.integers(9, 32))
+blocks = st.tuples(st.integers(2, 8), st.integers(10, 28), st.integers(10, 28))
 
 
-@given(st.integers(2, 9), st.integers(0, 10**6), blocks, st.sampled_from([ISOTROPIC, ANISOTROPIC]))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
-def test_perfect_affinities_give_the_same_in_any_blocks(client, tmp_path_factory, number, seed, block, voxel_size):
-    """On every voxel of an object (those of a membrane go to one side or the other), if one block finds the objects."""
-    folder, shape = tmp_path_factory.mktemp("perfect"), (12, 32, 32)
-    points = np.random.default_rng(seed).random((number, 3)) * shape
-    labels = cKDTree(points).query(np.moveaxis(np.indices(shape), 0, -1))[1].astype(np.uint64) + np.uint64(1)
-    objects = widen_borders(labels, voxel_size == ISOTROPIC)
-    array = affinities_from_labels(objects).astype(np.float32)
-    known = np.where(objects > 0, segment(array, voxel_size, 0.99), np.uint64(0))
-    assume(same_partition(known, objects))  # a profile too thin for a seed goes to its neighbour, in one block, too
+@pytest.mark.parametrize("voxel_size", [ISOTROPIC, ANISOTROPIC])
+@given(st.integers(2, 40), st.integers(0, 10**6), st.tuples(*[st.sampled_from([0.3, 1.0, 2.0])] * 3), blocks)
+@settings(max_examples=6, deadline=None)
+def test_perfect_affinities_give_the_same_in_any_blocks(
+    client, tmp_path_factory, voxel_size, number, seed, stretch, block
+):
+    """The objects, however thin: as in one piece, on every voxel but those of membranes, which go to one side or other.
+
+    Where a face is mostly membrane even perfect affinities have a small mean, hence the threshold.
+    """
+    folder = tmp_path_factory.mktemp("perfect")
+    objects = widen_borders(thin_cells((8, 28, 28), number, seed, stretch), voxel_size == ISOTROPIC)
+    array, known = affinities_from_labels(objects).astype(np.float32), parts_of(objects)
     path = saved(folder / "a.zarr", array, voxel_size)
-    segment_blocks(client, path, folder / "run", 0.99, block, progress=False)
+    segment_blocks(client, path, folder / "run", 0.999, block, progress=False)
     found = zarr.open_array(folder / "run" / "neurons.zarr")[:]
     assert found.dtype == np.uint64 and found.min() > 0
-    assert same_partition(np.where(objects > 0, found, np.uint64(0)), known)
+    for one in (known, segment(array, voxel_size, 0.999)):
+        assert same_partition(*(np.where(known > 0, labels, 0) for labels in (found, one)))
 
 
 @pytest.fixture
