@@ -19,13 +19,14 @@ SCRIPT = """
 import json, os, signal, sys
 sys.path.insert(0, {tests!r})
 import torch
+from accelerate import notebook_launcher
+from accelerate.utils.other import get_free_port
 from test_training import cells, die_in_a_write, replace
 from fgnet_lib import training
 from fgnet_lib.fgnet import MINI, FGNet
 
 torch.set_num_threads(1)
-out, changes = sys.argv[1], json.loads(sys.argv[2])
-rank = os.environ.get("RANK", "0")
+out, changes, how = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 gradients = []
 
 class Recorded(torch.optim.AdamW):
@@ -33,52 +34,63 @@ class Recorded(torch.optim.AdamW):
         gradients.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
         return super().step(*args)
 
-training.AdamW, training.GRADIENT_NORM = Recorded, 1e9  # clipping would hide a wrong scale
-config = training.TrainConfig(patch=(2, 32, 32), freeze_encoder=False, ema=0.9, checkpoint_every=2, **changes)
-torch.manual_seed(0)
-model = FGNet(replace(MINI, widths=(4, 4, 4, 4, 4), coarse_width=4))
-
 def tell(history):
     print("iteration", len(history.loss), flush=True)
-    if sys.argv[3:] == ["iteration 3"] and len(history.loss) == 3:
+    if how == "killed after iteration 3" and len(history.loss) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
-if sys.argv[3:] == ["write"] and rank == "1":
-    die_in_a_write()
-history = training.train(model, [cells()], config, out, tell)
-torch.save((gradients, history.loss, model.state_dict()), out + "/found" + rank)
+def main():
+    rank = os.environ.get("RANK", "0")
+    training.AdamW, training.GRADIENT_NORM = Recorded, 1e9  # clipping would hide a wrong scale
+    config = training.TrainConfig(patch=(2, 32, 32), freeze_encoder=False, ema=0.9, checkpoint_every=2, **changes)
+    torch.manual_seed(0)
+    model = FGNet(replace(MINI, widths=(4, 4, 4, 4, 4), coarse_width=4))
+    if how == "killed in a write" and rank == "1":
+        die_in_a_write()
+    history = training.train(model, [cells()], config, out, tell)
+    torch.save((gradients, history.loss, model.state_dict()), out + "/found" + rank)
+
+if how == "from a notebook":
+    notebook_launcher(main, num_processes=2, use_port=str(get_free_port()))
+else:
+    main()
 """
 
 
 def launcher(processes: int) -> list[str]:
-    """What `accelerate launch` does on GPUs; on a CPU it would start one process only."""
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    """`accelerate launch`; its `--multi_gpu` starts processes, and theirs is the choice of device."""
+    several = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--cpu"]
+    return [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), *several]
 
 
-def command(tmp_path: Path, processes: int, name: str, **changes: int) -> list[str]:
+def command(tmp_path: Path, name: str, how: str, **changes: int) -> list[str]:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    return [*launcher(processes), str(script), str(tmp_path / name), json.dumps(changes)]
+    return [str(script), str(tmp_path / name), json.dumps(changes), how]
 
 
-def run(tmp_path: Path, processes: int, name: str, **changes: int) -> list[tuple]:
+def run(tmp_path: Path, start: list[str], name: str, how: str = "undisturbed", **changes: int) -> list[tuple]:
     """What each process found: gradients of every iteration, losses, weights."""
-    done = subprocess.run(command(tmp_path, processes, name, **changes), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*start, *command(tmp_path, name, how, **changes)], capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     told = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("iteration")]
     assert told == [*range(told[0], changes["iterations"] + 1)]  # one process tells, the other does not repeat it
-    return [torch.load(tmp_path / name / f"found{rank}", weights_only=True) for rank in range(processes)]
+    found = sorted((tmp_path / name).glob("found*"))
+    return [torch.load(path, weights_only=True) for path in found]
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple], Path]:
     """Two processes, left alone: what each found, and their folder."""
     folder = tmp_path_factory.mktemp("together")
-    return run(folder, 2, "together", **TWO), folder / "together"
+    return run(folder, launcher(2), "together", **TWO), folder / "together"
 
 
 def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(together: tuple, tmp_path: Path) -> None:
-    ((gradients, losses, _),) = run(tmp_path, 1, "alone", **TWO | {"batch": 2})
+    ((gradients, losses, _),) = run(tmp_path, launcher(1), "alone", **TWO | {"batch": 2})
+    assert len(together[0]) == 2
     for found, curve, weights in together[0]:
         assert curve == pytest.approx(losses, rel=1e-4)
         for one, other in zip(found[0], gradients[0], strict=True):
@@ -90,15 +102,21 @@ def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(together: 
 def test_two_killed_processes_resume_on_the_same_curve(together: tuple, tmp_path: Path) -> None:
     """The first dies after iteration 3, then the other in the checkpoint of iteration 4; none is left waiting."""
     folder, left = tmp_path / "killed", ["checkpoint-0000002"]
-    for moment in ("iteration 3", "write"):
-        victims = subprocess.run([*command(tmp_path, 2, "killed", **TWO), moment], capture_output=True, timeout=300)
-        assert victims.returncode != 0
-        assert sorted(path.name for path in folder.iterdir()) == left + ["partial"] * (moment == "write")
-    resumed = run(tmp_path, 2, "killed", **TWO)
+    for how in ("killed after iteration 3", "killed in a write"):
+        victims = [*launcher(2), *command(tmp_path, "killed", how, **TWO)]
+        assert subprocess.run(victims, capture_output=True, timeout=600).returncode != 0
+        assert sorted(path.name for path in folder.iterdir()) == left + ["partial"] * (how == "killed in a write")
+    resumed = run(tmp_path, launcher(2), "killed", **TWO)
     for (_, curve, weights), (_, expected, undisturbed) in zip(resumed, together[0], strict=True):
         assert curve == expected  # to the last bit
         assert all(torch.equal(value, undisturbed[name]) for name, value in weights.items())
     assert "optimizer.bin" in state(folder) and state(folder) == state(together[1])
+
+
+def test_a_notebook_starts_the_same_two_processes(together: tuple, tmp_path: Path) -> None:
+    found = run(tmp_path, [sys.executable], "notebook", "from a notebook", **TWO)
+    assert [curve for _, curve, _ in found] == [curve for _, curve, _ in together[0]]
+    assert len(found) == 2 and state(tmp_path / "notebook") == state(together[1])
 
 
 def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
@@ -109,8 +127,9 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
         train(Tiny(), [cells()], replace(CONFIG, iterations=2), tmp_path)
 
 
-def test_the_command_trains_in_two_processes_and_leaves_one_model(tmp_path: Path) -> None:
+def test_torchrun_trains_in_two_processes_too_and_leaves_one_model(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = ["--patch", "4", "32", "32", "--iterations", "2", "--fine-tune", "--out"]
     train_py = Path(__file__).parents[1] / "tools" / "train.py"
-    subprocess.run([*launcher(2), str(train_py), *options, str(tmp_path)], check=True, timeout=300, capture_output=True)
+    subprocess.run([*torchrun, str(train_py), *options, str(tmp_path)], check=True, timeout=600, capture_output=True)
     assert load_model(tmp_path / "model.safetensors").config == MINI

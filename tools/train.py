@@ -1,7 +1,7 @@
 """Train FGNet from the shell, on one device or on many: what lesson 04 does in a notebook.
 
     python tools/train.py --dataset cremi_a --encoder tiny --out out/cremi_a
-    accelerate launch --num_processes 4 tools/train.py --dataset cremi_a --encoder tiny --out out/cremi_a
+    accelerate launch --multi_gpu --num_processes 4 tools/train.py --dataset cremi_a --encoder tiny --out out/cremi_a
 
 Started again with the same arguments it goes on from its last checkpoint.
 """
