@@ -86,7 +86,8 @@ def trained_table(found: dict[str, list[dict]]) -> str:
     missing, lines = lacking(found), []
     for key, title in REFERENCES.items():
         if own := cells(found.get("references", []), output=key):
-            lines.append([title, *[""] * 5, *own, ""])
+            covered = found["references"][0]["volumes"]["fib25"][key].get("coverage", 1)
+            lines.append([title + f" ({covered:.0%} of the voxels)", *[""] * 5, *own, ""])
     for name, title in TITLES.items():
         if name in found and name != "references":
             lines.append([title, *took(found[name]), *cells(found[name]), str(len(found[name]))])
