@@ -89,6 +89,20 @@ def test_cells_that_blocks_cut_are_whole_again_in_the_table_of_merging(monkeypat
     assert 0 < found["io_share"] < 1 and not list(tmp_path.iterdir())
 
 
+def test_accuracy_compares_blocks_with_one_piece_and_passes_over_volumes_that_are_not_here(monkeypatch, tmp_path):
+    def volumes(name, part):
+        if name == "ac4":
+            raise FileNotFoundError(name)
+        return make_phantom((8, 96, 96), seed=1)
+
+    monkeypatch.setattr(bench_blocks, "cluster", threads)
+    monkeypatch.setattr(bench_blocks, "open_dataset", volumes)
+    found = bench_blocks.accuracy(tmp_path, {"ac4": False, "phantom": False})
+    assert [one["block"] for one in found] == [[8, 48, 48], [4, 100, 100], [8, 84, 84], [8, 64, 64]]
+    assert {one["volume"] for one in found} == {"phantom"}
+    assert all(abs(one["blocks"] - one["one"]) <= 0.02 for one in found) and found[0]["between"] > 0
+
+
 def test_the_page_of_blocks_has_a_section_for_each_table():
     peaks = dict.fromkeys(("predict", "fragments", "faces", "relabel", "merge"), 2**30)
     memory = {"gvox": 0.1, "blocks": 12, "fragments": 9, "neurons": 4, "peak_bytes": peaks, "predict_s": 3.4}
@@ -101,7 +115,8 @@ def test_the_page_of_blocks_has_a_section_for_each_table():
                    "eight_blocks": {"predict_s": 10.8, "predict_bytes": 2**27, "s": 15.0, "bytes": 2**28,
                                     "io_share": 0.02}},
         "workers": {"workers_1_s": 10.0, "workers_2_s": 5.5, "ratio": 1.82},
-        "accuracy": {"block": [1, 2, 3], "threshold": 0.7, "memory": 1.112, "blocks": 1.113, "difference": 0.001},
+        "accuracy": [{"volume": "phantom", "block": [1, 2, 3], "threshold": 0.7, "one": 1.112, "blocks": 1.113,
+                      "between": 0.004}],
     }  # fmt: skip
     text = bench_blocks.page({name: {"machine": "a machine", "found": one} for name, one in found.items()})
     for line in (
@@ -109,7 +124,7 @@ def test_the_page_of_blocks_has_a_section_for_each_table():
         "9.0 ms a block",
         "| eight blocks | 10.8 | 1.20 | 128 | 15.0 | 1.50 | 256 | 2.0% |",
         "10.0 s with one worker, 5.5 s with two: 1.82 times as fast.",
-        "a difference of +0.001",
+        "| phantom | 1 x 2 x 3 | 1.112 | 1.113 | +0.001 | 0.004 |",
     ):
         assert line in text
 
