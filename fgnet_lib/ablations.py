@@ -154,6 +154,15 @@ def lacking(found: dict[str, list[dict]]) -> dict[str, str]:
     return said
 
 
+def postprocessings(found: dict[str, list[dict]]) -> dict[str, list[str]]:
+    """Version of the post-processing -> runs that were measured with it; rows of two versions must not be compared."""
+    versions = defaultdict(list)
+    for run in (run for name, runs in found.items() if name != "references" for run in runs):
+        version = run.get("postprocessing")
+        versions[f"{version:08x}" if version else "not noted"].append(f"{TITLES[run['row']]}, seed {run['seed']}")
+    return dict(versions)
+
+
 def output_of(run: dict) -> str:
     """What a row is judged by: A_r, or A_s where there is no other."""
     return "refined" if "refined" in run["thresholds"] else "coarse"

@@ -165,6 +165,15 @@ def test_the_page_says_what_the_files_say(measured):
     assert "| 3D U-Net (FGE alone) | 40 |  | 0.100 bits, 4 parts, at (1, 2, 3) |" in text
 
 
+def test_rows_of_two_postprocessings_are_told_apart(measured):
+    assert list(ablations.postprocessings(measured)) == ["not noted"]
+    assert "same post-processing" not in render_results.page(measured)
+    measured["fine_tuned"][0]["postprocessing"] = 255
+    text = render_results.page(measured)
+    assert "**Not all rows had the same post-processing; compare within a line only.**" in text
+    assert "- version 000000ff: FGNet, pretrained encoder, fine-tuned, seed 0\n" in text
+
+
 def test_figures_show_the_rows_that_are_there(measured):
     (curves,), (efficiency,) = (
         draw(measured).axes for draw in (render_results.draw_curves, render_results.draw_efficiency)

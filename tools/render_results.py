@@ -21,6 +21,7 @@ from fgnet_lib.ablations import (
     load,
     output_of,
     paired,
+    postprocessings,
     references,
     scores,
     summary,
@@ -99,6 +100,10 @@ def trained_table(found: dict[str, list[dict]]) -> str:
     busy = [f"{TITLES[run['row']]}, seed {run['seed']}" for run in trained(found) if run["load"] > run["cores"] + 0.5]
     if busy:
         measured += f"\nOther work shared the machine, so minutes and MVox/s are too slow: {'; '.join(busy)}.\n"
+    versions = postprocessings(found)
+    if len(versions) > 1:
+        measured += "\n**Not all rows had the same post-processing; compare within a line only.**\n\n"
+        measured += "".join(f"- version {version}: {'; '.join(runs)}\n" for version, runs in versions.items())
     partly = [f"{TITLES[name]}: {said}" for name, said in missing.items() if name in found]
     head = "## FIB-25, validation part, sections 144-183"
     return table(head, COLUMNS, lines) + measured + "".join(f"\n- {line}" for line in partly)

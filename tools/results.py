@@ -15,11 +15,12 @@ import platform
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
-import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wait
+import fgnet_lib  # before torch: it tells torch's threads how to wait
 
 # isort: split
 import fastremap
@@ -276,6 +277,9 @@ def do(name: str, seed: int, work: Path) -> None:
         "machine": machine(),
         "load": round(os.getloadavg()[2], 1),  # of 15 minutes: did other work share the machine?
         "cores": os.cpu_count(),
+        "postprocessing": zlib.crc32(
+            Path(fgnet_lib.segmentation.__file__).read_bytes()
+        ),  # equal for all rows?
         "date": date.today().isoformat(),
         "peak_memory_mb": peak_bytes() / 1e6,
         **found,

@@ -94,7 +94,12 @@ for key in sides[0]:
 # %% [markdown]
 # Settings that all four share are left out: patch size, iterations, learning rate, augmentation, the decoder. So is everything
 # *behind* the network. **Post-processing is held fixed**: fragments and agglomeration are the same code with the same settings for
-# every row. Who changes network and watershed at once measures a sum of two things.
+# every row. Who changes network and watershed at once measures a sum of two things. Is it so in these files? Each notes the version of
+# the post-processing (those of the first day do not); there should be one line.
+
+# %%
+for version, runs in ablations.postprocessings(found).items():
+    print(f"version {version}: {'; '.join(runs)}")
 
 # %%
 quiz.predict("07", "pretraining")
