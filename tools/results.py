@@ -277,9 +277,7 @@ def do(name: str, seed: int, work: Path) -> None:
         "machine": machine(),
         "load": round(os.getloadavg()[2], 1),  # of 15 minutes: did other work share the machine?
         "cores": os.cpu_count(),
-        "postprocessing": zlib.crc32(
-            Path(fgnet_lib.segmentation.__file__).read_bytes()
-        ),  # equal for all rows?
+        "postprocessing": zlib.crc32(Path(fgnet_lib.segmentation.__file__).read_bytes()),  # equal for all rows?
         "date": date.today().isoformat(),
         "peak_memory_mb": peak_bytes() / 1e6,
         **found,

@@ -95,11 +95,11 @@ for key in sides[0]:
 # Settings that all four share are left out: patch size, iterations, learning rate, augmentation, the decoder. So is everything
 # *behind* the network. **Post-processing is held fixed**: fragments and agglomeration are the same code with the same settings for
 # every row. Who changes network and watershed at once measures a sum of two things. Is it so in these files? Each notes the version of
-# the post-processing (those of the first day do not); there should be one line.
+# the post-processing (those of the first day do not); there should be one line. [The page](../docs/results.md) names the runs of each.
 
 # %%
 for version, runs in ablations.postprocessings(found).items():
-    print(f"version {version}: {'; '.join(runs)}")
+    print(f"version {version}, runs: {len(runs)}")
 
 # %%
 quiz.predict("07", "pretraining")
@@ -435,8 +435,8 @@ for volume in ("gala", "phantom", "ac4", "cremi_b_mini"):
 # ## 9 · What may be claimed
 #
 # In short, the paper says of its method: guided by SAM2, which was trained on photographs, a light 3D network segments neurons well with SAM2
-# frozen, and better with SAM2 fine-tuned; and the refined affinities are better than those that SAM2 gives alone. Let us hold each part
-# against what was measured *here*.
+# frozen, and better with SAM2 fine-tuned; and its attention refines what SAM2's features give alone. Let us hold each part against
+# what was measured *here*.
 
 # %%
 for name, runs in rows.items():
