@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import resource
+import threading
 import time
 import warnings
 from collections import Counter
@@ -17,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from operator import methodcaller
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,12 +30,13 @@ from distributed.core import Status
 from distributed.security import Security
 from tqdm.auto import tqdm
 
-from fgnet_lib.blocks import Grid, Journal, Step, locked, process_block
+from fgnet_lib.blocks import Grid, Journal, Step, locked, peak_bytes, process_block
 
 RETRIES = 2  # of a block that raises
 AT_ONCE = 4000  # blocks that the scheduler is told of; it keeps something of each in memory
 PATIENCE = 120  # seconds without a worker on this computer; one takes some seconds to start
 THREADS = 2  # of a worker: while one block computes, another is read or written
+STACK = 2**19  # bytes of a thread whose process has little memory
 LOOPBACK = "127.0.0.1"
 GONE = "the scheduler is gone; run again for what is left"
 
@@ -135,6 +139,23 @@ def run(client: Client, step: Step, progress: bool = True) -> Report:
     if errors:
         raise BlocksFailed(step, {index: f"{type(error).__name__}: {error}" for index, error in errors.items()})
     return report
+
+
+def limit_memory(extra: int | None) -> int:
+    """Give this process so many bytes beyond what it has now, and a MemoryError when it asks for more; None lifts it.
+
+    For workers: `client.run(limit_memory, 64_000_000)`. Only Linux has such a limit; elsewhere nothing is refused.
+
+    Returns:
+        Most bytes of memory that the process has had so far.
+    """
+    held, limit = Path("/proc/self/statm"), resource.RLIM_INFINITY
+    if held.exists():
+        if extra is not None:
+            threading.stack_size(STACK)  # of threads to come: it counts
+            limit = int(held.read_text().split()[5]) * resource.getpagesize() + extra
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+    return peak_bytes()
 
 
 def _settings(client: Client, step: Step) -> dict[str, Any]:

@@ -201,6 +201,22 @@ def test_a_run_that_is_left_takes_its_blocks_back(again, client, monkeypatch, tm
     assert notes(tmp_path / "run") < 12
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux refuses memory")
+def test_a_process_gets_no_more_memory_than_it_may_have():
+    code = """
+import numpy as np
+from fgnet_lib.cluster import limit_memory
+assert limit_memory(50_000_000) > 0
+np.ones(20_000_000, np.uint8)
+try:
+    np.ones(100_000_000, np.uint8)
+except MemoryError:
+    limit_memory(None)
+    print(len(np.ones(100_000_000, np.uint8)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "100000000\n"
+
+
 def test_warnings_of_the_caller_are_heard(monkeypatch):
     monkeypatch.setattr(cluster, "LocalCluster", lambda **options: nullcontext())
     monkeypatch.setattr(cluster, "Client", nullcontext)

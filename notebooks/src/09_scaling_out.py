@@ -31,12 +31,10 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %% [markdown]
 # ## 1 · How much memory will you allow?
 #
-# In one piece, `predict` needs raw (1 byte a voxel) and two sums with their weights (coarse and refined: 2 x 4 floats), so 33
-# bytes for each voxel of the *volume*. In blocks it needs them for each voxel of a *block*. Two blocks are held at a time,
-# for one is read or written while the other is computed. So choose what you allow, and the block follows.
-#
-# The numbers of the profile `fast` are a toy's, so that the lesson takes a minute. What Python and PyTorch themselves take,
-# some 600 MB for each worker, comes on top, and does not grow with anything.
+# In one piece, everything grows with the *volume*. Even a stand-in for a network, which we shall use in part 4, needs raw (1
+# byte a voxel), a smoothed copy (4), affinities as float32 (3 x 4) and as float16, to be written (3 x 2). In blocks, all
+# this is needed for each voxel of a *block*. Two blocks are held at a time, for one is read or written while the other is
+# computed. So choose what you allow a worker beyond what Python and PyTorch take anyhow, and the block follows.
 
 # %%
 import numpy as np
@@ -44,16 +42,12 @@ import numpy as np
 from fgnet_lib import checks, quiz
 from fgnet_lib.blocks import Grid
 
-BYTES = 1 + 2 * 4 * 4
-block, tile, overlap = (16, 64, 64), (16, 64, 64), 0.0
-if session.profile.name != "fast":
-    block, tile, overlap = (32, 128, 128), (16, 128, 128), 0.25
-counts = (1, 4, 6)
-shape = tuple(n * b for n, b in zip(counts, block, strict=True))
-grid = Grid(shape, block)
-allowed, whole = 2 * np.prod(block) * BYTES, np.prod(shape) * BYTES
-print(f"{len(grid)} blocks; allowed {allowed / 1e6:.0f} MB, in one piece {whole / 1e6:.0f} MB")
-print(f"that is {whole / allowed:.0f} times as much as we allow")
+ALLOWED = 64_000_000  # bytes
+BYTES = 1 + 4 + 3 * 4 + 3 * 2
+large = Grid((32, 768, 1152), block=(16, 128, 128))
+whole = np.prod(large.shape) * BYTES
+print(f"{len(large)} blocks; two of them {2 * np.prod(large.block) * BYTES / 1e6:.0f} MB, all {whole / 1e6:.0f} MB")
+print(f"that is {whole / ALLOWED:.0f} times what we allow")
 
 # %% [markdown]
 # Now a volume of that shape, on disk and never in memory: we mirror a crop of the data set again and again, and write it block
@@ -66,11 +60,10 @@ import zarr
 
 from fgnet_lib.blockwise import Source
 
-folder = session.out_dir / "scaling_out"
+folder = session.out_dir.resolve() / "scaling_out"
 shutil.rmtree(folder, ignore_errors=True)
 crop = session.volume("val")
 attributes = {"resolution": list(crop.voxel_size), "offset": [0.0, 0.0, 0.0]}
-raw = zarr.create_array(folder / "raw.zarr", shape=shape, chunks=block, dtype="uint8", attributes=attributes)
 
 
 def mirrored(part: slice, size: int) -> np.ndarray:
@@ -78,45 +71,52 @@ def mirrored(part: slice, size: int) -> np.ndarray:
     return np.minimum(there_and_back, 2 * size - 1 - there_and_back)
 
 
-for index in range(len(grid)):
-    places = [mirrored(part, size) for part, size in zip(grid.region(index), crop.shape, strict=True)]
-    raw[grid.region(index)] = crop.raw[np.ix_(*places)]
-source = Source(folder / "raw.zarr")
+def write_mirrored(name: str, grid: Grid) -> Source:
+    array = zarr.create_array(folder / name, shape=grid.shape, chunks=grid.block, dtype="uint8", attributes=attributes)
+    for index in range(len(grid)):
+        places = [mirrored(part, size) for part, size in zip(grid.region(index), crop.shape, strict=True)]
+        array[grid.region(index)] = crop.raw[np.ix_(*places)]
+    return Source(folder / name)
+
+
+# %%
+large_source = write_mirrored("large.zarr", large)
 
 # %% [markdown]
 # ## 2 · What a block has to know of its surroundings
 #
 # The network sees windows, and blends them where they overlap. If each block laid its own windows, values would change with
-# the block. So **windows lie where the whole volume puts them**, and a block computes all that touch it, also those that it
-# shares with its neighbours. This costs something, and buys independence: a block needs nothing that another block
-# computes. Here are the windows of one block, if windows are 160 wide and overlap by a quarter.
+# the block. So **windows lie where the whole volume puts them**, and each is computed once, by the block that it begins in. What it
+# says of other blocks goes through the disk (the folder `windows`, until all is done), and so do SAM2's features of sections that
+# windows share. Then each block blends all windows that touch it. Here they are, if windows are 160 wide and overlap by a quarter.
 
-# %% alt="A plan of a volume from above, cut into blocks by grey lines. One block is filled; the windows that touch it are drawn as orange frames and reach beyond it on all sides."
+# %% alt="A plan of a volume from above, cut into blocks by grey lines. One block is filled. Windows that touch it reach beyond it on all sides: those that begin in it are drawn as orange frames, those that begin in a neighbour as grey ones."
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from fgnet_lib.inference import needed, window_starts
+from fgnet_lib.inference import window_starts
 
-side, one = 1024, (slice(0, 16), slice(384, 640), slice(384, 640))
-starts = [a for a in window_starts(side, 160, 0.25, 32) if a < one[1].stop and a + 160 > one[1].start]
-reach = needed((16, side, side), (16, 160, 160), 0.25, one)
+side, low, high = 1024, 384, 640
+starts = [a for a in window_starts(side, 160, 0.25, 32) if a < high and a + 160 > low]
 figure, ax = plt.subplots(figsize=(6.5, 6.5))
-ax.add_patch(Rectangle((384, 384), 256, 256, color="tab:blue", alpha=0.5, label="block"))
-for number, (y, x) in enumerate((y, x) for y in starts for x in starts):
-    ax.add_patch(Rectangle((x, y), 160, 160, fill=False, color="tab:orange", label=None if number else "its windows"))
-ax.set(xlim=(0, side), ylim=(side, 0), xlabel="x (voxels)", ylabel="y (voxels)", aspect="equal")
+ax.add_patch(Rectangle((low, low), high - low, high - low, color="tab:blue", alpha=0.5, label="block"))
+kinds = {"windows that begin elsewhere": "tab:gray", "windows that begin in it": "tab:orange"}
+frames = [(y, x, list(kinds)[min(y, x) >= low]) for y in starts for x in starts]
+for y, x, kind in sorted(frames, key=lambda frame: frame[2] == "windows that begin in it"):
+    ax.add_patch(Rectangle((x, y), 160, 160, fill=False, lw=1.5, color=kinds[kind]))
+for kind, color in kinds.items():
+    ax.plot([], color=color, label=kind)
+ticks = np.arange(128, side, 256)
 ax.set(
-    xticks=np.arange(128, side, 256),
-    yticks=np.arange(128, side, 256),
-    title=f"a block reads {reach[1].start} to {reach[1].stop}",
+    xlim=(0, side), ylim=(side, 0), xlabel="x (voxels)", ylabel="y (voxels)", aspect="equal", xticks=ticks, yticks=ticks
 )
 ax.grid(True)
 ax.legend()
 plt.show()
 
 # %% [markdown]
-# **What to see.** The larger the block, the smaller the share that is computed twice. Depth matters as well: SAM2 encodes each section
-# once for each window column *of a block*.
+# **What to see.** The larger the block, the fewer windows it shares, and the less goes through the disk. What reads raw or affinities around a
+# block, as the windows here or the fragments of part 6, reads a *halo*.
 #
 # **Exercise 9.1: what a block reads.** A block goes from `start` to `stop` (z, y, x; `stop` is the last voxel + 1). It reads a halo of
 # `halo` voxels around itself, as far as the volume of `shape` goes. Give back where it begins and ends to read: two triples.
@@ -157,34 +157,147 @@ print(f"dashboard: {client.dashboard_link}\nworkers, by process: {sorted(workers
 # Open the dashboard beside this page (*Task Stream* and *Workers* are the pages to look at; on a remote machine forward its port
 # by ssh). A row is a thread, a bar a block.
 #
-# ## 4 · Predict, and kill a worker
+# ## 4 · Ten times what you allow
 #
-# A moment after the start we shall send one worker the signal that no program survives. First your prediction:
+# `memory="4GiB"` is watched by Dask: a worker beyond it is replaced. We want a wall that nobody passes, and ask Linux for it: from
+# now on, a worker that asks for more than it has and `ALLOWED` gets an error. (Other systems have no such wall.)
 
 # %%
+from fgnet_lib.cluster import limit_memory
+
+client.run(large_source.stamp)  # so that each worker has imported what it needs
+before = max(client.run(limit_memory, ALLOWED).values())
+print(f"with Python and PyTorch, a worker has {before / 1e6:.0f} MB; it may have {ALLOWED / 1e6:.0f} MB more")
+
+# %% [markdown]
+# The network would take minutes for such a volume. Any *predictor* will do: it says what its values depend on (`settings`), what it has to see
+# (`needed`: a halo), and gives affinities of a region. Here is a cheap one, for which dark means membrane.
+
+# %%
+from dataclasses import asdict, dataclass
+
+from scipy import ndimage
+
+
+@dataclass(frozen=True)
+class DarkIsMembrane:
+    dark: float
+    bright: float
+
+    def settings(self):
+        return asdict(self)
+
+    def needed(self, shape, region):
+        return tuple(slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(region, shape, strict=True))
+
+    def affinities(self, raw, region):
+        seen = self.needed(raw.shape, region)
+        smooth = ndimage.uniform_filter(np.asarray(raw[seen]), 3, output=np.float32)
+        smooth = smooth[tuple(slice(s.start - a.start, s.stop - a.start) for s, a in zip(region, seen, strict=True))]
+        return np.stack([np.clip((smooth - self.dark) / (self.bright - self.dark), 0, 1)] * 3)
+
+
+# %% [markdown]
+# First in one piece: the same call, with one block that is the whole volume.
+
+# %%
+import logging
+
+from fgnet_lib.blockwise import predict_blocks
+from fgnet_lib.cluster import BlocksFailed
+
+client.run(logging.getLogger("distributed.worker").setLevel, logging.CRITICAL)  # we are told of errors anyhow
+stand_in = DarkIsMembrane(*np.percentile(crop.raw, (5, 50)).tolist())
+try:
+    predict_blocks(client, large_source, folder / "in_one_piece", stand_in, large.shape, progress=False)
+except BlocksFailed as error:
+    print(str(error).splitlines()[1])
+
+# %% [markdown]
+# The worker tried three times, and the wall held. Now in blocks:
+
+# %%
+report = predict_blocks(client, large_source, folder / "in_blocks", stand_in, large.block)
+taken = report.peak_bytes - before
+print(f"{report.done} of {len(large)} blocks done; at most {taken / 1e6:.0f} MB more in a worker")
+lifted = client.run(limit_memory, None)
+
+# %% alt="Three horizontal bars of memory in MB. The one of the volume in one piece is ten times as long as the one of what is allowed; what a worker took in blocks is the shortest."
+figure, ax = plt.subplots(figsize=(9, 2.2))
+bars = {"in one piece": whole, "allowed": ALLOWED, "taken, in blocks": taken}
+drawn = ax.barh([*bars], [size / 1e6 for size in bars.values()], color=["tab:red", "tab:gray", "tab:blue"])
+ax.bar_label(drawn, fmt="%.0f", padding=3)
+ax.set(xlabel="memory of a worker, beyond Python and PyTorch (MB)", xlim=(0, 1.1 * whole / 1e6))
+ax.invert_yaxis()
+plt.show()
+
+# %% [markdown]
+# **What to see.** What blocks take does not grow with the volume. You could make it a thousand times as large: only the disk
+# and your patience would notice. With all steps up to the neurons it was measured up to 2 GVox:
+# [blocks, measured](../docs/bench_blocks.md).
+#
+# ## 5 · The network, and a worker that is killed
+#
+# Now FGNet, on a volume that it does in less than a minute. (In the profile `fast` its windows are a toy's.) In the middle of
+# a block we shall send a worker the signal that no program survives. First your prediction:
+
+# %%
+block, tile, overlap = (16, 64, 64), (16, 64, 64), 0.0
+if session.profile.name != "fast":
+    block, tile, overlap = (32, 128, 128), (16, 128, 128), 0.25
+shape = tuple(n * b for n, b in zip((1, 4, 6), block, strict=True))
+grid = Grid(shape, block)
+source = write_mirrored("raw.zarr", grid)
+raw = zarr.open_array(folder / "raw.zarr", mode="r")
 quiz.predict("09", "kill")
+
+# %% [markdown]
+# The killer waits until six blocks are through the network, and takes the worker that has most to do. The stream of tasks tells us
+# afterwards who finished what.
 
 # %%
 import signal
 import threading
 
-from fgnet_lib.blockwise import Network, predict_blocks
+from distributed import get_task_stream
 
+from fgnet_lib.blocks import Journal
+from fgnet_lib.blockwise import Network
+
+killed, done = {}, threading.Event()
+
+
+def kill_a_worker(after: int) -> None:
+    journal, held = Journal(folder, "decode"), {}
+    while not killed and not done.wait(0.05):
+        if len(grid) - len(journal.missing(grid)) >= after:
+            held = client.processing()
+        if any(held.values()):
+            victim = max(held, key=lambda worker: len(held[worker]))
+            os.kill(workers[victim], signal.SIGKILL)
+            killed[victim] = held[victim]
+
+
+# %%
 network = Network(tile=tile, overlap=overlap, device=session.device.type)
-victim = min(workers.values())
-threading.Timer(4.0, os.kill, (victim, signal.SIGKILL)).start()
-report = predict_blocks(client, source, folder, network, block)
+threading.Thread(target=kill_a_worker, args=(6,), daemon=True).start()
+with get_task_stream(client) as stream:
+    report = predict_blocks(client, source, folder, network, block)
+done.set()
 print(f"{report.done + report.kept} of {len(grid)} blocks; at most {report.peak_bytes / 2**20:.0f} MiB in a worker")
 
 # %% [markdown]
 # Dask has noticed, and has given to others what the dead worker had not finished. It also starts another worker.
-# Who is alive now? (The run may have been quicker than the signal, and a new worker takes a moment, so we wait a little.)
 
 # %%
-import time
-
-time.sleep(5)
-print(f"killed {victim}; workers now {sorted(client.run(os.getpid).values())}")
+client.wait_for_workers(2, timeout=120)
+alive = client.run(os.getpid)
+for victim, keys in killed.items():
+    print(f"process {workers[victim]} was killed; it had blocks in hand or waiting, which were finished by others:")
+    for key in keys:
+        finished = {alive.get(task["worker"], workers[victim]) for task in stream.data if task["key"] == key}
+        print(f"  block {key.rsplit('-', 1)[1]} by process {sorted(finished)}")
+print(f"workers before {sorted(workers.values())}, now {sorted(alive.values())}")
 
 # %% [markdown]
 # So much for a process that dies. And a file? We shall cut one of the results in half, and run again:
@@ -218,16 +331,20 @@ except ValueError as error:
 # so a difference of 0.0005 is rounding.
 
 # %%
+import time
+
 from fgnet_lib.fgnet import load_pretrained
 from fgnet_lib.inference import predict
 
-region = grid.region(9)
-here = predict(load_pretrained(), raw, tile, overlap, progress=False, region=region).refined
+region, model = grid.region(9), load_pretrained()
+start = time.perf_counter()
+here = predict(model, raw, tile, overlap, session.device, progress=False, region=region).refined
+alone = np.prod(block) / (time.perf_counter() - start) / 1e6
 stored = zarr.open_array(folder / "affinities.zarr")[:, *region]
 print(f"largest difference: {abs(here - stored).max():.5f}")
 
 # %% [markdown]
-# ## 5 · From blocks to neurons
+# ## 6 · From blocks to neurons
 #
 # A block cannot know the neurons of the volume. It can know its **fragments**. What follows needs four steps, and only the third
 # sees everything:
@@ -247,7 +364,7 @@ start = time.perf_counter()
 steps = segment_blocks(client, folder / "affinities.zarr", folder, threshold=threshold, block=block, progress=False)
 segmented = time.perf_counter() - start
 for step in steps:
-    print(f"{step.step:10} {step.done:3} blocks, {step.seconds.total():6.2f} s")
+    print(f"{step.step:10} {step.done:3} blocks, {step.seconds.total():6.2f} s, {step.peak_bytes / 2**20:5.0f} MiB")
 table = np.load(folder / "table" / "neurons.npy", mmap_mode="r")
 print(f"{len(table)} fragments became {table.max()} neurons")
 
@@ -291,26 +408,46 @@ def my_ids(local, number, voxels):
 checks.block_ids(my_ids)
 
 # %% [markdown]
-# ## 6 · What would a cubic millimetre cost?
+# ## 7 · What would a cubic millimetre cost?
 #
 # At 10 nm a cubic millimetre has $10^{15}$ voxels. The rate that counts is that of *computing*, by one worker; reading and
-# writing happen meanwhile. Storage is what lies on disk here, for each voxel. Put in your own rate: a GPU's, measured by
-# `make bench` on it, belongs here; none was at hand when this was written.
+# writing happen meanwhile. Storage is what lies on disk here, for each voxel. We keep the rate of each device that this lesson ran
+# on. No GPU was at hand when it was written; on one,
+#
+# ```
+# papermill notebooks/09_scaling_out.ipynb out/09.ipynb -p PROFILE gpu -p DEVICE cuda
+# ```
+#
+# measures it, and the table then has its number.
+
+# %%
+import json
+
+import torch
+
+rate = np.prod(shape) / report.seconds["compute"] * (report.done / len(grid)) / 1e6
+device = f"a CPU's core, {session.profile.name}"
+if session.device.type == "cuda":
+    device = torch.cuda.get_device_name()
+kept = session.out_dir / "prediction_rates.json"
+rates = (json.loads(kept.read_text()) if kept.exists() else {}) | {device: rate}
+kept.write_text(json.dumps(rates))
+rates["this process, without an engine"] = alone
+rates |= {gpu: None for gpu in ("T4", "A100", "H100") if not any(gpu in name for name in rates)}
+rates["segmentation, a core"] = np.prod(shape) / sum(step.seconds.total() for step in steps) / 1e6
 
 # %%
 VOXELS = 1e15
-rate = np.prod(shape) / report.seconds["compute"] * (report.done / len(grid)) / 1e6
-segmenting = np.prod(shape) / sum(step.seconds.total() for step in steps) / 1e6
-on_disk = {
-    name: sum(file.stat().st_size for file in (folder / name).rglob("*") if file.is_file()) / np.prod(shape)
-    for name in ("raw.zarr", "affinities.zarr", "fragments.zarr", "neurons.zarr")
-}
-print(f"{'step':12} {'MVox/s and worker':>18} {'worker-hours':>14} {'years with 1000 workers':>25}")
-for name, value in (("prediction", rate), ("segmentation", segmenting)):
+print(f"{'':33} {'MVox/s':>8} {'machine-hours':>14} {'years with 1000':>16}")
+for name, value in rates.items():
+    if value is None:
+        print(f"{name:33} not measured here")
+        continue
     hours = VOXELS / (value * 1e6) / 3600
-    print(f"{name:12} {value:18.3f} {hours:14.2e} {hours / 1000 / 24 / 365:25.1f}")
-for name, value in on_disk.items():
-    print(f"{name:18} {value:5.2f} bytes a voxel, {value * VOXELS / 1e15:5.2f} PB")
+    print(f"{name:33} {value:8.3f} {hours:14.2e} {hours / 1000 / 24 / 365:16.1f}")
+for name in ("raw.zarr", "affinities.zarr", "fragments.zarr", "neurons.zarr"):
+    stored = sum(file.stat().st_size for file in (folder / name).rglob("*") if file.is_file()) / np.prod(shape)
+    print(f"{name:18} {stored:5.2f} bytes a voxel, {stored * VOXELS / 1e15:5.2f} PB")
 
 # %% [markdown]
 # **What to see.** With CPUs alone this is no plan, and small blocks with large halos make it worse: the toy's windows are small, and so
@@ -334,7 +471,7 @@ def my_hours(voxels, rate, workers):
 checks.worker_hours(my_hours)
 
 # %% [markdown]
-# ## 7 · On a cluster
+# ## 8 · On a cluster
 #
 # Only the scheduler changes. Everything else is the same call, and workers need the same folder under the same path:
 #
@@ -371,11 +508,11 @@ checks.report("09")
 #
 # ## Try it
 #
-# - Kill *both* workers. Then press *interrupt* during part 4 and run the cell again: what is kept?
+# - Kill *both* workers. Then press *interrupt* during part 5 and run the cell again: what is kept?
 # - Make `folder` read-only for a while (`chmod a-w`), or fill the disk: which blocks are reported, and what does a rerun do?
-# - Take blocks of half the size in part 1. How do the rate and the largest worker change, and why?
-# - While part 4 computes, let a second notebook work in the same folder: there set only `folder` and `source` as in part 1,
-#   without deleting or writing anything, then run parts 3 and 4. Who may go on?
+# - Take blocks of twice the size in part 1. When does the wall stop them, too? And of half the size in part 5: how does the rate change?
+# - While part 5 computes, let a second notebook work in the same folder: there set only `folder` and `source` as in parts 1 and 5,
+#   without deleting or writing anything, start workers and predict. Who may go on?
 #
 # ## References
 #
