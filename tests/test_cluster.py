@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import dask
 import numpy as np
+import psutil
 import pytest
 from distributed import Client, get_task_stream
 from stand_ins import BLOCK, Grey, die, files, segment
@@ -344,6 +345,10 @@ def test_only_this_computer_is_listened_to(client):
     assert client.scheduler.address.startswith("tls://127.0.0.1:")
     assert client.dashboard_link.startswith("http://127.0.0.1:")
     assert all(address.startswith("tls://127.0.0.1:") for address in client.scheduler_info()["workers"])
+    processes = [psutil.Process(), *map(psutil.Process, client.run(os.getpid).values())]
+    sockets = [one for process in processes for one in process.net_connections("inet")]
+    listened = [one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN]
+    assert len(listened) >= 4 and set(listened) == {"127.0.0.1"}  # with dashboards, and who looks after workers
 
 
 @pytest.mark.parametrize("options", [{"address": "tcp://10.213.7.9:1"}, {"host": "0.0.0.0"}])
