@@ -165,11 +165,6 @@ def predict(
     )
 
 
-def needed(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap: float, region: Region) -> Region:
-    """The part of a volume (z, y, x) that `predict` reads for a region of it: all windows that touch the region."""
-    return windows(shape, tile, overlap).touching(region).reach
-
-
 @memory_kept()
 @torch.inference_mode()
 def predict_windows(

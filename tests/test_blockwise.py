@@ -22,7 +22,7 @@ from fgnet_lib.blocks import Grid, Journal, process_block
 from fgnet_lib.blockwise import Blend, Decode, Encode, Network, Source, gpu_of, predict_blocks, segment_blocks
 from fgnet_lib.cluster import BlocksFailed
 from fgnet_lib.fgnet import FGNet, FGNetConfig, load_model, load_pretrained, save_model
-from fgnet_lib.inference import needed, predict, windows
+from fgnet_lib.inference import predict, windows
 from fgnet_lib.metrics import evaluate, voi
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.segmentation import agglomerate, segment, sweep
@@ -61,7 +61,7 @@ def test_a_region_is_predicted_as_in_the_whole_volume(corners, overlap):
 def test_only_what_is_needed_is_read():
     raw = np.random.default_rng(0).integers(1, 255, (31, 70, 90), np.uint8)
     region = (slice(9, 12), slice(0, 20), slice(40, 60))
-    part = needed(raw.shape, (8, 32, 32), 0.25, region)
+    part = windows(raw.shape, (8, 32, 32), 0.25).touching(region).reach
     assert part != tuple(slice(0, n) for n in raw.shape)
     blanked = np.zeros_like(raw)
     blanked[part] = raw[part]
