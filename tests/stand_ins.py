@@ -51,7 +51,10 @@ class Grey:
         return np.stack([raw[region]] * 3) / np.float32(255)
 
 
-STEPS = (blockwise.Predict, blockwise.Fragments, blockwise.Faces, blockwise.Merge, blockwise.Relabel)
+STEPS = (
+    blockwise.Predict, blockwise.Encode, blockwise.Decode, blockwise.Fragments, blockwise.Faces, blockwise.Merge,
+    blockwise.Relabel,
+)  # fmt: skip
 
 
 def die(name: str, moment: str, block: int) -> None:
@@ -74,7 +77,7 @@ def written(step, index: int) -> list[Path]:
     """The files of a block."""
     if isinstance(step, blockwise.Merge):
         return [step.path("fragments"), step.path("neurons")]
-    if isinstance(step, blockwise.Faces):
+    if isinstance(step, blockwise.Encode | blockwise.Decode | blockwise.Faces):
         return [step.path(index)]
     place = (0,) * len(step.channels) + tuple(map(int, np.unravel_index(index, step.grid.counts)))
     shard = step.folder / step.output / step.array.metadata.encode_chunk_key(place)

@@ -23,7 +23,7 @@ from stand_ins import BLOCK, Grey, die, files, segment
 
 from fgnet_lib import cluster
 from fgnet_lib.blocks import Grid, Journal
-from fgnet_lib.blockwise import Source, predict_blocks
+from fgnet_lib.blockwise import Network, Source, _loaded, predict_blocks
 from fgnet_lib.volumes import Volume, write_volume
 
 SHAPE = (12, 64, 64)  # 12 blocks
@@ -278,6 +278,30 @@ def test_the_scheduler_killed(again, raw, undisturbed, held, tmp_path):
     assert files(tmp_path / "run" / "affinities.zarr") == undisturbed
 
 
+@pytest.fixture(scope="module")
+def of_network(raw, tmp_path_factory):
+    """The files of a network's prediction that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("network")
+    with Client(processes=False, n_workers=1, dashboard_address=None) as client:
+        by_network(client, raw, folder)
+    return files(folder)
+
+
+def by_network(client, raw, folder):
+    """In 4 blocks whose windows share sections."""
+    return predict_blocks(client, Source(raw), folder, Network(tile=(4, 32, 32)), (6, 32, 64), progress=False)
+
+
+@pytest.mark.parametrize(("step", "moment"), [("encode", "write"), ("decode", "compute"), ("decode", "write")])
+def test_a_worker_killed_in_a_step_of_the_network(client, raw, of_network, tmp_path, step, moment):
+    (worker,) = client.run(os.getpid).values()
+    client.run(die, step, moment, 3)
+    by_network(client, raw, tmp_path)
+    assert worker not in client.run(os.getpid).values()
+    assert files(tmp_path) == of_network
+    assert by_network(client, raw, tmp_path).kept == 4
+
+
 @pytest.mark.parametrize(("step", "moment"), [("fragments", "write"), ("faces", "compute"), ("relabel", "write")])
 def test_a_worker_killed_in_a_step_of_the_segmentation(client, alone, tmp_path, step, moment):
     (worker,) = client.run(os.getpid).values()
@@ -367,8 +391,7 @@ def test_an_address_that_others_reach_is_warned_about(monkeypatch, options):
 
 def test_a_model_is_loaded_once_for_each_worker(client, raw, tmp_path):
     """`lru_cache` counts in the worker itself."""
-    from fgnet_lib.blockwise import Network, _loaded
-
+    client.run(_loaded.cache_clear)
     predict_blocks(client, Source(raw), tmp_path / "run", Network(tile=(4, 32, 32)), (12, 32, 64), progress=False)
     (info,) = client.run(_loaded.cache_info).values()
     assert info.misses == 1 and info.hits == 1
