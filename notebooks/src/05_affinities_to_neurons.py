@@ -152,7 +152,8 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** Fat profiles have several seeds and fall into several fragments; this is repaired later. What cannot be
-# repaired is a fragment that covers two neurites, so look for profiles *without* a red dot.
+# repaired is a fragment that covers two neurites, so look for profiles *without* a red dot. (The library gives such a profile
+# a seed, too, where no affinity joins it to one that has.)
 #
 # In **anisotropic** data (sections much thicker than a pixel is wide) neurites jump from section to section, and the
 # watershed runs in each section by itself, as above. In **isotropic** data it runs in 3D, with the mean of all three channels. The
