@@ -48,6 +48,7 @@ own pixels, in which all is scored; z (30 and 40 nm) is left as it is, and fragm
 COLUMNS = "row|parameters (trained)|iterations|minutes|MVox/s|peak MB|VOI split|VOI merge|VOI|ARAND|seeds"
 ERRORS = ("split", "merge")
 PICTURES = """
+
 ![VOI split against VOI merge of every row on FIB-25](results/curves.png)
 
 ![VOI against the number of labelled sections](results/efficiency.png)
@@ -96,7 +97,8 @@ def trained_table(found: dict[str, list[dict]]) -> str:
             lines.append([title, missing[name], *[""] * 9])
     machines = sorted({f"{run['machine']} ({run['training']['device']})" for run in trained(found)})
     dates = sorted({run["date"] for runs in found.values() for run in runs})
-    measured = f"\nMeasured {dates[0]} to {dates[-1]} on: {'; '.join(machines)}.\n" if machines else ""
+    span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    measured = f"\nMeasured {span} on: {'; '.join(machines)}.\n" if machines else ""
     busy = [f"{TITLES[run['row']]}, seed {run['seed']}" for run in trained(found) if run["load"] > run["cores"] + 0.5]
     if busy:
         measured += f"\nOther work shared the machine, so minutes and MVox/s are too slow: {'; '.join(busy)}.\n"
