@@ -21,6 +21,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -256,14 +257,21 @@ def write_text(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
+_held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())  # folders that this thread has locked
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a folder to oneself; the lock goes with the process, however that ends.
+    """Keep a folder to oneself; the lock goes with the process, however that ends. Who has it gets it again.
 
     Raises:
         RuntimeError: another run has it; says which.
         ValueError, OSError: the lock is a link.
     """
+    folder = folder.resolve()
+    if folder in _held.get():
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(inside(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
         try:
@@ -275,7 +283,11 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
-        yield
+        before = _held.set(_held.get() | {folder})
+        try:
+            yield
+        finally:
+            _held.reset(before)
 
 
 def inside(folder: Path, name: str) -> Path:

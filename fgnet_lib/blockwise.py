@@ -182,17 +182,18 @@ def predict_blocks(
     decode = Decode(*place, Encode(*place, source, predictor))
     blend = Blend(*place, source, predictor, decode)
     report, failed = Report(blend.name), []
-    for step in ([] if blend.is_ready() else decode.steps()) + [blend]:
-        try:
-            one = run(client, step, progress)
-        except BlocksFailed as error:
-            failed.append(error)  # the steps after it do what they can without
-            continue
-        report.seconds.update(one.seconds)
-        report.done, report.kept, report.peak_bytes = one.done, one.kept, max(report.peak_bytes, one.peak_bytes)
-    if failed:
-        raise failed[0]
-    decode.remove()
+    with locked(blend.folder):
+        for step in ([] if blend.is_ready() else decode.steps()) + [blend]:
+            try:
+                one = run(client, step, progress)
+            except BlocksFailed as error:
+                failed.append(error)  # the steps after it do what they can without
+                continue
+            report.seconds.update(one.seconds)
+            report.done, report.kept, report.peak_bytes = one.done, one.kept, max(report.peak_bytes, one.peak_bytes)
+        if failed:
+            raise failed[0]
+        decode.remove()
     return report
 
 
@@ -222,14 +223,18 @@ def segment_blocks(
         ValueError: As `cluster.run`, or for affinities that do not qualify or are not complete.
         RuntimeError, ConnectionError: As `cluster.run`.
     """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"a threshold is a score (1 - mean affinity) in [0, 1], not {threshold}")
     affinities, folder = Path(affinities).resolve(), Path(folder).resolve()
     array = _checked(affinities)
     grid = Grid(array.shape[1:], block)
     fragments = Fragments(folder, grid, affinities, tuple(map(float, array.attrs["resolution"])))
     faces = Faces(folder, grid, fragments)
     merge = Merge(folder, Grid(grid.shape, grid.shape), faces, threshold)
-    reports = [run(client, fragments, progress), run(client, faces, progress), run_here(merge)]
-    return [*reports, run(client, Relabel(folder, grid, merge), progress)]
+    with locked(folder):
+        Journal(folder, merge.name).check(merge.settings())  # now, and not after hours of fragments and faces
+        reports = [run(client, fragments, progress), run(client, faces, progress), run_here(merge)]
+        return [*reports, run(client, Relabel(folder, grid, merge), progress)]
 
 
 def run_here(step: Merge) -> Report:
@@ -263,7 +268,8 @@ def _read_affinities(path: Path, region: Region) -> np.ndarray:
     """Affinities (3, z, y, x) of a region, float32.
 
     Raises:
-        OSError: a file of `predict_blocks` is lost: Zarr reads zeros then.
+        OSError: a file of `predict_blocks` is lost: Zarr reads zeros then. Noticed only where its journal lies beside.
+        ValueError: they are not in [0, 1].
     """
     array, predicted = zarr.open_array(path, mode="r"), Journal(path.parent, Predict.name)
     if path.name == Predict.output and (settings := predicted.settings()):
@@ -276,7 +282,10 @@ def _read_affinities(path: Path, region: Region) -> np.ndarray:
             zeros = np.zeros((3, *(s.stop - s.start for s in grid.region(block))), array.dtype)
             if checksum({Predict.output: zeros}) != predicted.checksum(block):  # Zarr stores no file for zeros only
                 raise OSError(f"{path}: the file of block {block} is lost; run the prediction again to fill the hole")
-    return array[:, *region].astype(np.float32)
+    found = array[:, *region].astype(np.float32)
+    if not (found.min() >= -1e-3 and found.max() <= 1 + 1e-3):  # also for NaN; float16 rounds
+        raise ValueError(f"{path}: affinities lie in [0, 1], these in [{found.min():g}, {found.max():g}]")
+    return found
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ AT_ONCE = 4000  # blocks that the scheduler is told of; it keeps something of ea
 PATIENCE = 120  # seconds without a worker on this computer; one takes some seconds to start
 THREADS = 2  # of a worker: while one block computes, another is read or written
 STACK = 2**19  # bytes of a thread whose process has little memory
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} MVox [{elapsed}<{remaining}, {rate_noinv:.3f} MVox/s]"
 LOOPBACK = "127.0.0.1"
 GONE = "the scheduler is gone; run again for what is left"
 
@@ -97,7 +98,7 @@ def cluster(
         Dask's client; `client.dashboard_link` is the page to watch.
     """
     if address is not None:
-        _warn_unless_loopback(urlsplit(address).hostname or address)
+        _warn_unless_loopback(urlsplit(address if "://" in address else f"tcp://{address}").hostname or address)
         with Client(address) as client:
             yield client
         return
@@ -124,13 +125,15 @@ def run(client: Client, step: Step, progress: bool = True) -> Report:
         ValueError: the folder holds this step with other settings.
         RuntimeError: another run writes to the folder.
     """
+    if not client.scheduler_info()["workers"]:
+        warnings.warn(f"{client.scheduler.address} has no worker yet; waiting for one", stacklevel=2)
     with locked(step.folder):
         journal, settings = Journal(step.folder, step.name), _settings(client, step)
         journal.check(settings)
         step.prepare()
         journal.begin(settings)
         report, total = Report(step.name), np.prod(step.grid.shape) / 1e6
-        with tqdm(total=total, desc=step.name, unit="MVox", disable=not progress) as bar:
+        with tqdm(total=total, desc=step.name, bar_format=BAR, disable=not progress) as bar:
             errors = _do(client, step, range(len(step.grid)), report, bar)
             # Dask counts the death of a worker against all blocks that it held: those that are innocent pass alone
             for index in [index for index, error in errors.items() if isinstance(error, KilledWorker)]:

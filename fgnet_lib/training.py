@@ -12,8 +12,9 @@ import math
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from tqdm.auto import tqdm
 
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
+from fgnet_lib.blocks import locked
 from fgnet_lib.devices import memory_kept, precision
 from fgnet_lib.losses import fgnet_loss
 from fgnet_lib.volumes import IGNORE, Volume, is_anisotropic
@@ -38,6 +40,7 @@ from fgnet_lib.volumes import IGNORE, Volume, is_anisotropic
 LABELLED = 0.5  # a random patch of which less is labelled is drawn again, ...
 DRAWS = 20  # ... so many times
 GRADIENT_NORM = 1.0
+CHECKSUMS = "checksums.json"
 
 
 @dataclass(frozen=True)
@@ -207,10 +210,18 @@ def fit(
 
     Raises:
         ValueError: If the checkpoint was made with another configuration.
+        OSError: If the checkpoint is damaged.
+        RuntimeError: If another run trains in this folder.
         FloatingPointError: If the loss is not finite; the last checkpoint is kept.
     """
-    with memory_kept(), _accelerate(next(model.parameters()).device, config.accumulate) as accelerator:
+    device = next(model.parameters()).device
+    with memory_kept(), _alone(Path(out_dir)), _accelerate(device, config.accumulate) as accelerator:
         return _fit(accelerator, model, dataset, loss, config, Path(out_dir), on_step)
+
+
+def _alone(folder: Path) -> AbstractContextManager:
+    """The folder's lock, in the first process; the others come with it, and go when it is refused."""
+    return locked(folder) if int(os.environ.get("RANK", 0)) == 0 else nullcontext()
 
 
 @contextmanager
@@ -354,6 +365,11 @@ def _settings(model: nn.Module, volumes: Sequence[Volume], config: TrainConfig) 
     return json.loads(json.dumps(settings))
 
 
+def _checksums(folder: Path) -> dict[str, int]:
+    """Of the files of a checkpoint but the one that holds them."""
+    return {path.name: zlib.crc32(path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS}
+
+
 @dataclass
 class _Checkpoints:
     """Folders `checkpoint-<iteration>`, each complete from the moment it has that name; only the newest is kept."""
@@ -382,6 +398,7 @@ class _Checkpoints:
             if self.average:
                 average = {name: value.contiguous() for name, value in self.average.state_dict().items()}
                 save_file(average, partial / "average.safetensors")
+            (partial / CHECKSUMS).write_text(json.dumps(_checksums(partial)))
             os.replace(partial, final)
             for old in set(self.folder.glob("checkpoint-*")) - {final}:
                 shutil.rmtree(old)
@@ -392,6 +409,8 @@ class _Checkpoints:
         newest = max(self.folder.glob("checkpoint-*"), default=None)
         if newest is None:
             return
+        if _checksums(newest) != json.loads((newest / CHECKSUMS).read_text()):  # accelerate overlooks some damage
+            raise OSError(f"{newest} is damaged; remove it, and train again")
         before = json.loads((newest / "settings.json").read_text())
         changed = [
             f"{key} was {before.get(key)}, is now {self.settings.get(key)}"

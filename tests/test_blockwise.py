@@ -370,6 +370,13 @@ def test_another_threshold_is_refused_in_the_same_folder(client, affinities, tmp
         neurons(client, affinities[0], tmp_path / "run", (12, 48, 48), 0.6)
 
 
+@pytest.mark.parametrize("threshold", [-0.1, 7, float("nan")])
+def test_a_threshold_that_is_no_score_is_refused_before_anything_is_done(client, affinities, tmp_path, threshold):
+    with pytest.raises(ValueError, match=r"score \(1 - mean affinity\) in \[0, 1\], not"):
+        neurons(client, affinities[0], tmp_path / "run", (12, 48, 48), threshold)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_hole_in_the_prediction_is_refused(client, run):
     predict_again, folder, grid = run
     predict_again()

@@ -180,6 +180,7 @@ def test_nobody_waits_for_workers_that_do_not_come(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 0.5)
     with (
         Client(processes=False, n_workers=0, dashboard_address=None) as client,
+        pytest.warns(UserWarning, match="has no worker yet"),
         pytest.raises(ConnectionError, match="no worker is left"),
     ):
         predict_blocks(client, Source(raw), tmp_path / "run", Grey(), BLOCK, progress=False)
@@ -373,6 +374,12 @@ def test_only_this_computer_is_listened_to(client):
     sockets = [one for process in processes for one in process.net_connections("inet")]
     listened = [one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN]
     assert len(listened) >= 4 and set(listened) == {"127.0.0.1"}  # with dashboards, and who looks after workers
+
+
+def test_loopback_needs_no_warning_however_it_is_written(monkeypatch):
+    monkeypatch.setattr(cluster, "Client", lambda address: nullcontext())
+    with warnings.catch_warnings(action="error"), cluster.cluster(address="127.0.0.1:1"):
+        pass
 
 
 @pytest.mark.parametrize("options", [{"address": "tcp://10.213.7.9:1"}, {"host": "0.0.0.0"}])

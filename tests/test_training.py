@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from torch import nn
 
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
+from fgnet_lib.blocks import locked
 from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig, FGNetOutput
 from fgnet_lib.phantom import make_phantom
-from fgnet_lib.training import History, PatchDataset, TrainConfig, train
+from fgnet_lib.training import CHECKSUMS, History, PatchDataset, TrainConfig, _checksums, train
 from fgnet_lib.volumes import IGNORE, Volume, read_volume
 
 CONFIG = TrainConfig(patch=(4, 32, 32), iterations=10, checkpoint_every=3, warmup=2, learning_rate=0.01)
@@ -179,7 +181,11 @@ train(Tiny(), [cells()], CONFIG, {out!r}, None if {in_a_write} else die)
 
 def state(folder: Path) -> dict[str, bytes]:
     """All of the last checkpoint but the history, which has seconds: weights, average, optimiser, generators."""
-    return {path.name: path.read_bytes() for path in folder.glob("checkpoint-*/*") if path.name != "history.json"}
+    return {
+        path.name: path.read_bytes()
+        for path in folder.glob("checkpoint-*/*")
+        if path.name not in ("history.json", CHECKSUMS)
+    }
 
 
 def test_a_killed_run_resumes_on_the_same_curve(volume: Volume, tmp_path: Path) -> None:
@@ -188,7 +194,7 @@ def test_a_killed_run_resumes_on_the_same_curve(volume: Volume, tmp_path: Path) 
         script = VICTIM.format(tests=str(Path(__file__).parent), out=str(folder), in_a_write=in_a_write)
         victim = subprocess.run([sys.executable, "-c", script], timeout=300)
         assert victim.returncode == -signal.SIGKILL
-        assert sorted(path.name for path in folder.iterdir()) == left + ["partial"] * in_a_write
+        assert sorted(path.name for path in folder.iterdir()) == [*left, "lock", *["partial"] * in_a_write]
 
     lengths, survivor, undisturbed = [], Tiny(), Tiny()
     resumed = train(survivor, [volume], CONFIG, folder, lambda h: lengths.append(len(h.loss)))
@@ -203,7 +209,21 @@ def test_a_half_written_checkpoint_is_ignored(volume: Volume, tmp_path: Path) ->
     (tmp_path / "partial").mkdir()
     (tmp_path / "partial" / "model.safetensors").write_bytes(b"half of it")
     history = train(Tiny(), [volume], replace(CONFIG, iterations=2), tmp_path)
-    assert len(history.loss) == 2 and [path.name for path in tmp_path.iterdir()] == ["checkpoint-0000002"]
+    assert len(history.loss) == 2 and {path.name for path in tmp_path.iterdir()} == {"checkpoint-0000002", "lock"}
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "random_states_0.pkl", "history.json"])
+def test_a_damaged_checkpoint_is_said_to_be_one(volume: Volume, tmp_path: Path, file: str) -> None:
+    train(Tiny(), [volume], CONFIG, tmp_path)
+    path = tmp_path / "checkpoint-0000010" / file
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(OSError, match="checkpoint-0000010 is damaged; remove it, and train again"):
+        train(Tiny(), [volume], CONFIG, tmp_path)
+
+
+def test_a_second_training_in_the_same_folder_is_refused(volume: Volume, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as thread, locked(tmp_path), pytest.raises(RuntimeError, match="is being written by"):
+        thread.submit(train, Tiny(), [volume], CONFIG, tmp_path).result()
 
 
 def test_a_finished_run_is_not_trained_again(volume: Volume, tmp_path: Path) -> None:
@@ -241,6 +261,7 @@ def test_a_checkpoint_cannot_run_code(volume: Volume, tmp_path: Path) -> None:
     for path in files:
         kept = path.read_bytes()
         path.write_bytes(pickle.dumps(Evil(mark)))
+        (path.parent / CHECKSUMS).write_text(json.dumps(_checksums(path.parent)))
         with contextlib.suppress(Exception):  # refused, or ignored
             train(Tiny(), [volume], replace(CONFIG, iterations=2, ema=0.9), tmp_path / "run")
         path.write_bytes(kept)

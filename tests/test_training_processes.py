@@ -12,7 +12,7 @@ import torch
 from test_training import CONFIG, Tiny, cells, replace, state
 
 from fgnet_lib.fgnet import MINI, load_model
-from fgnet_lib.training import train
+from fgnet_lib.training import CHECKSUMS, _checksums, train
 
 TWO = {"iterations": 4, "batch": 1, "accumulate": 2}
 SCRIPT = """
@@ -105,7 +105,11 @@ def test_two_killed_processes_resume_on_the_same_curve(together: tuple, tmp_path
     for how in ("killed after iteration 3", "killed in a write"):
         victims = [*launcher(2), *command(tmp_path, "killed", how, **TWO)]
         assert subprocess.run(victims, capture_output=True, timeout=600).returncode != 0
-        assert sorted(path.name for path in folder.iterdir()) == left + ["partial"] * (how == "killed in a write")
+        assert sorted(path.name for path in folder.iterdir()) == [
+            *left,
+            "lock",
+            *["partial"] * (how == "killed in a write"),
+        ]
     resumed = run(tmp_path, launcher(2), "killed", **TWO)
     for (_, curve, weights), (_, expected, undisturbed) in zip(resumed, together[0], strict=True):
         assert curve == expected  # to the last bit
@@ -123,6 +127,7 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     train(Tiny(), [cells()], replace(CONFIG, iterations=1), tmp_path)
     settings = next(tmp_path.glob("*/settings.json"))
     settings.write_text(settings.read_text().replace('"processes": 1', '"processes": 4'))
+    (settings.parent / CHECKSUMS).write_text(json.dumps(_checksums(settings.parent)))
     with pytest.raises(ValueError, match="processes was 4, is now 1"):
         train(Tiny(), [cells()], replace(CONFIG, iterations=2), tmp_path)
 

@@ -97,7 +97,7 @@ def trained_table(found: dict[str, list[dict]]) -> str:
             lines.append([title, missing[name], *[""] * 9])
     machines = sorted({f"{run['machine']} ({run['training']['device']})" for run in trained(found)})
     dates = sorted({run["date"] for runs in found.values() for run in runs})
-    span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    span = " to ".join(sorted({*dates[:1], *dates[-1:]}))
     measured = f"\nMeasured {span} on: {'; '.join(machines)}.\n" if machines else ""
     busy = [f"{TITLES[run['row']]}, seed {run['seed']}" for run in trained(found) if run["load"] > run["cores"] + 0.5]
     if busy:
