@@ -166,7 +166,7 @@ def predict_blocks(
         folder: For the results; likewise.
         predictor: The shipped model by default; `Network` for another one.
         block: Voxels (z, y, x) of a block.
-        progress: Show a bar for each step with the rate and the time left.
+        progress: Show a bar for each step with the rate and the time left; the last, "predict", blends the windows.
 
     Returns:
         Blocks of `affinities.zarr`, and the seconds and the memory of all steps.
@@ -213,7 +213,8 @@ def segment_blocks(
     Args:
         client: Of `cluster.cluster`.
         affinities: A Zarr array (3, z, y, x) of floats in [0, 1] with the attribute `resolution` in nm, as
-            `predict_blocks` writes it.
+            `predict_blocks` writes it. Lost files are noticed under the name and beside the journal that it gave them;
+            of other arrays Zarr reads zeros there.
         folder: For the results; may be the one of `predict_blocks`.
         threshold: Score as of `segmentation.segment`.
         block: Voxels (z, y, x) of a block.

@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 import tifffile
 import zarr
+from zarr.storage import LocalStore
 
 IGNORE = np.uint64(2**64 - 1)  # CREMI's mark for "nobody looked here"
 
@@ -362,6 +363,23 @@ def _refuse_elsewhere(node: Any, path: Path) -> None:
         )
 
 
+class _Confined(LocalStore):
+    """A Zarr folder that is not left: a link in somebody's data could name any file that the reader may read."""
+
+    async def get(self, key: str, *args: Any, **options: Any) -> Any:
+        self._check(key)
+        return await super().get(key, *args, **options)
+
+    def get_sync(self, key: str, **options: Any) -> Any:
+        self._check(key)
+        return super().get_sync(key, **options)
+
+    def _check(self, key: str) -> None:
+        path = self.root / key
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise ValueError(f"{path} leads out of {self.root}, to {path.resolve()}, and is not read")
+
+
 def _root(path: Path) -> Any:
     """The open file: an HDF5 or Zarr group, a Zarr array, or the `_Source` of a TIFF."""
     if not path.exists():
@@ -370,7 +388,7 @@ def _root(path: Path) -> Any:
         if path.suffix.lower() in (".h5", ".hdf", ".hdf5"):
             return h5py.File(path, "r")
         if path.is_dir() and any((path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")):
-            return zarr.open(path, mode="r")
+            return zarr.open(_Confined(path, read_only=True), mode="r")
         files = list(path.glob("*.tif*"))
         if files or path.suffix.lower() in (".tif", ".tiff"):
             return _tiff(path, files)

@@ -449,3 +449,17 @@ def test_an_interrupted_replacement_leaves_the_old_file(tmp_path, error):
         part.write_text("half")
         raise error
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("linked", ["volumes/raw/c/0/0/0", "volumes/raw/zarr.json"])
+def test_a_zarr_folder_whose_links_lead_out_of_it_is_not_read(tmp_path, linked):
+    """They could name any file that the reader may read; links inside the folder are followed."""
+    path = write_volume(Volume(np.ones((4, 8, 8), np.uint8), (40, 8, 8)), tmp_path / "volume.zarr")
+    file = path / linked
+    inside = file.rename(path / "inside")
+    file.symlink_to(inside)
+    assert read_volume(path).raw[:].all()
+    file.unlink()
+    file.symlink_to(inside.rename(tmp_path / "outside"))
+    with pytest.raises(ValueError, match="leads out of .*volume.zarr"):
+        read_volume(path).raw[:]
