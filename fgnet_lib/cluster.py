@@ -37,7 +37,7 @@ AT_ONCE = 4000  # blocks that the scheduler is told of; it keeps something of ea
 PATIENCE = 120  # seconds without a worker on this computer; one takes some seconds to start
 THREADS = 2  # of a worker: while one block computes, another is read or written
 STACK = 2**19  # bytes of a thread whose process has little memory
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} MVox [{elapsed}<{remaining}, {rate_noinv:.3f} MVox/s]"
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} MVox [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 LOOPBACK = "127.0.0.1"
 GONE = "the scheduler is gone; run again for what is left"
 
@@ -133,7 +133,7 @@ def run(client: Client, step: Step, progress: bool = True) -> Report:
         step.prepare()
         journal.begin(settings)
         report, total = Report(step.name), np.prod(step.grid.shape) / 1e6
-        with tqdm(total=total, desc=step.name, bar_format=BAR, disable=not progress) as bar:
+        with tqdm(total=total, desc=step.name, unit=" MVox", bar_format=BAR, disable=not progress) as bar:
             errors = _do(client, step, range(len(step.grid)), report, bar)
             # Dask counts the death of a worker against all blocks that it held: those that are innocent pass alone
             for index in [index for index, error in errors.items() if isinstance(error, KilledWorker)]:
