@@ -330,7 +330,7 @@ def background(arrays: dict) -> np.ndarray:
 # %% alt="A section of FIB-25 once for each row: borders of its segments as dark lines, voxels that are wrongly split in blue and wrongly merged in orange. Where the colours lie differs from row to row."
 columns = max(1, min(4, len(kept)))
 lines = max(1, -(-len(kept) // columns))
-figure, axes = plt.subplots(lines, columns, figsize=(3.75 * columns, 4.2 * lines), squeeze=False)
+figure, axes = plt.subplots(lines, columns, figsize=(min(3.75 * columns, 15), 4.2 * lines), squeeze=False)
 for ax in axes.flat:
     ax.set_axis_off()
 for ax, (name, arrays) in zip(axes.flat, kept.items(), strict=False):
@@ -367,7 +367,7 @@ for name, arrays in kept.items():
 # %% alt="The same neuron in 3D once for each row, drawn as the segments that cover it, each in a colour of its own. One colour means that the row found it in one piece."
 from fgnet_lib.meshes import largest_ids, neuron_meshes
 
-figure = plt.figure(figsize=(4.6 * columns, 4.6 * lines))
+figure = plt.figure(figsize=(min(4.6 * columns, 15), 4.6 * lines))
 for number, (name, parts) in enumerate(shown.items(), start=1):
     ax = figure.add_subplot(lines, columns, number, projection="3d")
     meshes = neuron_meshes(parts, VOXEL, largest_ids(parts, 8), max_triangles=1500)
