@@ -19,14 +19,19 @@ import sys
 import threading
 import time
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
+import zarr
+
+from fgnet_lib.volumes import CHUNK
 
 Region = tuple[slice, slice, slice]  # z, y, x, with start and stop
 PER_FOLDER = 1000  # notes in one folder of the journal
@@ -40,7 +45,7 @@ class Grid:
     block: tuple[int, int, int]
 
     def __post_init__(self) -> None:
-        if len(self.block) != 3 or min(self.block) < 1:
+        if np.shape(self.block) != (3,) or min(self.block) < 1:
             raise ValueError(f"a block is (z, y, x) in voxels, all above 0; got {self.block}")
         object.__setattr__(self, "shape", tuple(map(int, self.shape)))
         object.__setattr__(self, "block", tuple(min(int(b), n) for b, n in zip(self.block, self.shape, strict=True)))
@@ -300,3 +305,72 @@ def inside(folder: Path, name: str) -> Path:
     if not path.resolve().is_relative_to(Path(folder).resolve()):
         raise ValueError(f"{path} leads out of {folder}, to {path.resolve()}; nothing is written there")
     return path
+
+
+@dataclass(frozen=True)
+class ToZarr(ABC):
+    """A step whose blocks are shards of one Zarr array."""
+
+    folder: Path
+    grid: Grid
+    output: ClassVar[str]
+    dtype: ClassVar[str] = "uint64"
+    channels: ClassVar[tuple[int, ...]] = ()
+
+    @abstractmethod
+    def place(self) -> dict[str, list[float]]:
+        """Voxel size and offset in nm, as attributes."""
+
+    def prepare(self) -> None:
+        """Make the array, unless it is there."""
+        path = inside(self.folder, self.output)
+        if inside(self.folder, f"{self.output}/zarr.json").exists():
+            self._refuse_another()
+            return
+        chunk = tuple(c if b % c == 0 else b for c, b in zip(CHUNK, self.grid.block, strict=True))
+        zarr.create_array(
+            path,
+            shape=(*self.channels, *self.grid.shape),
+            shards=(*self.channels, *self.grid.block),
+            chunks=(*self.channels, *chunk),
+            dtype=self.dtype,
+            attributes=self.place(),
+        )
+
+    def _refuse_another(self) -> None:
+        array = zarr.open_array(inside(self.folder, self.output), mode="r")
+        there = (array.shape, array.shards, str(array.dtype))
+        wanted = ((*self.channels, *self.grid.shape), (*self.channels, *self.grid.block), self.dtype)
+        if there != wanted:
+            raise ValueError(
+                f"{self.folder / self.output} is there already, and another array: shape, shards and type are {there}, "
+                f"these would be {wanted}. Remove it, or use another folder"
+            )
+
+    @cached_property
+    def array(self) -> zarr.Array:
+        """The output, to write to."""
+        return zarr.open_array(inside(self.folder, self.output), mode="r+")
+
+    def write(self, index: int, result: dict[str, np.ndarray]) -> None:
+        """See `blocks.Step`."""
+        place = (0,) * len(self.channels) + tuple(map(int, np.unravel_index(index, self.grid.counts)))
+        shard = inside(self.folder, f"{self.output}/{self.array.metadata.encode_chunk_key(place)}")
+        shard.unlink(missing_ok=True)  # Zarr would read it first, and fail on one that is damaged
+        self.array[(..., *self.grid.region(index))] = result[self.output]
+
+    def stored(self, index: int) -> dict[str, np.ndarray]:
+        """See `blocks.Step`."""
+        return {self.output: self.array[(..., *self.grid.region(index))]}
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """To one file, and its folder with it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file of `save_arrays`; nothing is unpickled."""
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)

@@ -68,11 +68,6 @@ class Volume:
         """Voxels along z, y, x."""
         return tuple(self.raw.shape)
 
-    @property
-    def is_isotropic(self) -> bool:
-        """Whether a voxel is less than twice as long in z as in x."""
-        return self.voxel_size[0] / self.voxel_size[2] < 2
-
     def __getitem__(self, key: tuple[slice, slice, slice]) -> Volume:
         """Read a crop into memory; `key` is three slices without a step, the offset moves along."""
         cut = _slices(key, self.shape)

@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 from distributed import Client
 
-from fgnet_lib import blockwise, cluster
+from fgnet_lib import cluster
+from fgnet_lib.block_prediction import Blend, Decode, Encode, Network, Predict, Source, predict_blocks
+from fgnet_lib.block_segmentation import Faces, Fragments, Merge, Relabel, segment_blocks
 
 BLOCK = (4, 32, 32)
 
@@ -51,15 +53,12 @@ class Grey:
         return np.stack([raw[region]] * 3) / np.float32(255)
 
 
-STEPS = (
-    blockwise.Predict, blockwise.Encode, blockwise.Decode, blockwise.Fragments, blockwise.Faces, blockwise.Merge,
-    blockwise.Relabel,
-)  # fmt: skip
+STEPS = (Predict, Encode, Decode, Blend, Fragments, Faces, Merge, Relabel)
 
 
 def die(name: str, moment: str, block: int) -> None:
     """Make the process that this is called in die in a block of a step: when it has computed, or has written half."""
-    (kind,) = (kind for kind in STEPS if kind.name == name)
+    (kind,) = (kind for kind in STEPS if kind.__name__.lower() == name)
     method = getattr(kind, moment)
 
     def last(step, index, given):
@@ -75,21 +74,28 @@ def die(name: str, moment: str, block: int) -> None:
 
 def written(step, index: int) -> list[Path]:
     """The files of a block."""
-    if isinstance(step, blockwise.Merge):
+    if isinstance(step, Merge):
         return [step.path("fragments"), step.path("neurons")]
-    if isinstance(step, blockwise.Encode | blockwise.Decode | blockwise.Faces):
+    if isinstance(step, Encode | Decode | Faces):
         return [step.path(index)]
     place = (0,) * len(step.channels) + tuple(map(int, np.unravel_index(index, step.grid.counts)))
     shard = step.folder / step.output / step.array.metadata.encode_chunk_key(place)
-    return [shard, step.seams(index)] if isinstance(step, blockwise.Fragments) else [shard]
+    return [shard, step.seams(index)] if isinstance(step, Fragments) else [shard]
 
 
 def segment(client, affinities: Path, folder: Path) -> list[cluster.Report]:
     """All steps after the prediction."""
-    return blockwise.segment_blocks(client, affinities, folder, 0.5, BLOCK, progress=False)
+    return segment_blocks(client, affinities, folder, 0.5, BLOCK, progress=False)
 
 
-def die_in_every_step(affinities: Path, folder: Path) -> list[int]:
+def by_network(client, raw: Path, folder: Path) -> list[cluster.Report]:
+    """A prediction in 4 blocks whose windows share sections."""
+    network = Network(tile=(4, 32, 32))
+    source = Source(raw)
+    return [predict_blocks(client, source, folder, network, (6, 32, 64), progress=False)]
+
+
+def die_in_every_step(work, names: tuple[str, ...], data: Path, folder: Path) -> list[int]:
     """Whole runs, each with scheduler and workers in one process, that die in each step, in a block and in a write.
 
     Each goes on where the one before it died. Call it in a process without threads: it forks.
@@ -98,11 +104,11 @@ def die_in_every_step(affinities: Path, folder: Path) -> list[int]:
         How each ended.
     """
     ends = []
-    for name, moment in product(("fragments", "faces", "merge", "relabel"), ("compute", "write")):
+    for name, moment in product(names, ("compute", "write")):
         if not os.fork():
-            die(name, moment, 5)
+            die(name, moment, 3)
             with Client(processes=False, n_workers=1, dashboard_address=None) as client:
-                segment(client, affinities, folder)
+                work(client, data, folder)
             os._exit(0)
         ends.append(os.waitstatus_to_exitcode(os.wait()[1]))
     return ends
@@ -125,4 +131,4 @@ if __name__ == "__main__":
     raw, folder, *address = sys.argv[1:]
     with cluster.cluster(workers=1, address=address[0] if address else None) as client:
         work = Grey(Path(folder).with_name("traps"))
-        blockwise.predict_blocks(client, blockwise.Source(raw), folder, work, BLOCK, progress=False)
+        predict_blocks(client, Source(raw), folder, work, BLOCK, progress=False)

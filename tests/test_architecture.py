@@ -26,7 +26,7 @@ ONLY = {  # the modules that may import a package; computing never draws
     "accelerate": {"training"},
     "waterz": {"segmentation"},
     "pooch": {"datasets"},
-    "distributed": {"cluster", "blockwise"},
+    "distributed": {"cluster", "block_prediction", "block_segmentation"},
 }
 PROVIDED_BY = metadata.packages_distributions()  # "skimage" -> ["scikit-image"]
 

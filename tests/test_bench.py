@@ -22,7 +22,7 @@ def test_naive_windows_are_slower_work_for_the_same_affinities(monkeypatch):
     torch.manual_seed(0)
     model, raw, encoded = FGNet(MINI).eval(), make_phantom((24, 64, 64), seed=0).raw, []
     model.encoder.register_forward_hook(lambda module, inputs, output: encoded.append(inputs[0].shape[2]))
-    assert [one["overlap"] for one in bench.feature_reuse(model, raw)] == [0.25, 0.5, 0.75]
+    assert [one["overlap"] for one in bench.feature_reuse("mini", model, raw)] == [0.25, 0.5, 0.75]
     encoded.clear()
     predict(model, raw, overlap=0.75, progress=False)
     assert sum(encoded) == 24
@@ -59,7 +59,7 @@ def test_the_page_shows_shares_and_ratios():
                     "training_mb": 1000}],
         "gpu": [{"encoder": "tiny", "dtype": "torch.float16", "compiled": True, "mvox_per_s": 30.0, "peak_mb": 4000,
                  "tflops": 10.0, "best_tflops": 40.0}],
-        "reuse": [{"overlap": 0.5, "reused_s": 1.0, "naive_s": 1.5, "ratio": 1.5}],
+        "reuse": [{"model": "mini", "overlap": 0.5, "reused_s": 1.0, "naive_s": 1.5, "ratio": 1.5}],
     }  # fmt: skip
     text = bench.page(found)
     for line in (
@@ -67,7 +67,7 @@ def test_the_page_shows_shares_and_ratios():
         "training 1.50 times and prediction 1.25 times as fast",
         "| B | 10 | 1.00 | 800 | 1.00 | 1000 | 0.50 |",
         "| tiny | float16 | yes | 30.00 | 4000 | 25% |",
-        "| 0.5 | 1.0 | 1.5 | 1.50 | 2.00 |",
+        "| mini | 0.5 | 1.0 | 1.5 | 1.50 | 2.00 |",
     ):
         assert line in text
     assert "Not measured here, for want of a GPU" in bench.page(found | {"gpu": []})

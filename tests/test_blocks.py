@@ -17,8 +17,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgnet_lib import blockwise
-from fgnet_lib.blocks import Grid, Journal, inside, locked, peak_bytes, process_block, write_text
+from fgnet_lib.blocks import Grid, Journal, inside, load_arrays, locked, peak_bytes, process_block, write_text
 from fgnet_lib.volumes import read_volume
 
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
@@ -265,5 +264,5 @@ def test_a_zarr_that_would_run_code_is_refused(tmp_path, place):
 def test_faces_and_tables_are_numbers(tmp_path):
     np.savez(tmp_path / "faces.npz", ids=np.array([Code(tmp_path / "mark")]))
     with pytest.raises(ValueError, match="allow_pickle"):
-        blockwise._load(tmp_path / "faces.npz")
+        load_arrays(tmp_path / "faces.npz")
     assert not (tmp_path / "mark").exists()

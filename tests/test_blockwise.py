@@ -18,8 +18,9 @@ from test_inference import Echo
 from test_segmentation import affinities_of, cells, parts_of, thin_cells
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
+from fgnet_lib.block_prediction import Blend, Decode, Encode, Network, Source, gpu_of, predict_blocks
+from fgnet_lib.block_segmentation import segment_blocks
 from fgnet_lib.blocks import Grid, Journal, process_block
-from fgnet_lib.blockwise import Blend, Decode, Encode, Network, Source, gpu_of, predict_blocks, segment_blocks
 from fgnet_lib.cluster import BlocksFailed
 from fgnet_lib.fgnet import FGNet, FGNetConfig, load_model, load_pretrained, save_model
 from fgnet_lib.inference import predict, windows
@@ -395,7 +396,7 @@ def test_a_lost_file_of_the_prediction_is_not_taken_for_zeros(run, client):
 
 def test_affinities_of_zeros_have_no_file_and_are_segmented(client, tmp_path):
     raw = write_volume(Volume(np.zeros((4, 32, 64), np.uint8), ISOTROPIC), tmp_path / "raw.zarr")
-    predict_blocks(client, Source(raw), tmp_path / "run", Grey(), BLOCK, progress=False)
+    predict_blocks(client, str(raw), tmp_path / "run", Grey(), BLOCK, progress=False)
     assert neurons(client, tmp_path / "run" / "affinities.zarr", tmp_path / "run", BLOCK).min() > 0
 
 
@@ -413,6 +414,7 @@ def test_affinities_that_were_replaced_are_refused(client, affinities, tmp_path)
         (np.ones((3, 2, 2, 2), np.uint8), {"resolution": [8, 8, 8]}),
         (np.ones((2, 2, 2), np.float32), {"resolution": [8, 8, 8]}),
         (np.ones((3, 2, 2, 2), np.float32), {}),
+        (np.ones((3, 2, 2, 2), np.float32), {"resolution": [8, 8]}),
         (np.full((3, 2, 2, 2), 3, np.float32), {"resolution": [8, 8, 8]}),
     ],
 )
@@ -420,6 +422,14 @@ def test_affinities_that_do_not_qualify_are_refused(client, tmp_path, array, att
     zarr.create_array(tmp_path / "a.zarr", data=array, attributes=attributes)
     with pytest.raises(ValueError, match="affinities"):
         segment_blocks(client, tmp_path / "a.zarr", tmp_path / "run", 0.5, progress=False)
+
+
+def test_what_is_no_array_of_affinities_is_refused_with_what_it_is(client, tmp_path):
+    (tmp_path / "a.h5").touch()
+    zarr.create_group(tmp_path / "group.zarr").create_array("affinities", shape=(3, 2, 2, 2), dtype="f4")
+    for name, what in (("a.h5", "a file"), ("none.zarr", "not there"), ("group.zarr", r"group with \['affinities'\]")):
+        with pytest.raises(ValueError, match=rf"{name}: affinities are a Zarr array.*{what}"):
+            segment_blocks(client, tmp_path / name, tmp_path / "run", 0.5, progress=False)
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 0.9))

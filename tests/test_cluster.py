@@ -19,11 +19,11 @@ import numpy as np
 import psutil
 import pytest
 from distributed import Client, get_task_stream
-from stand_ins import BLOCK, Grey, die, files, segment
+from stand_ins import BLOCK, Grey, by_network, die, files, segment
 
 from fgnet_lib import cluster
+from fgnet_lib.block_prediction import Network, Source, _loaded, predict_blocks
 from fgnet_lib.blocks import Grid, Journal
-from fgnet_lib.blockwise import Network, Source, _loaded, predict_blocks
 from fgnet_lib.volumes import Volume, write_volume
 
 SHAPE = (12, 64, 64)  # 12 blocks
@@ -288,11 +288,6 @@ def of_network(raw, tmp_path_factory):
     return files(folder)
 
 
-def by_network(client, raw, folder):
-    """In 4 blocks whose windows share sections."""
-    return predict_blocks(client, Source(raw), folder, Network(tile=(4, 32, 32)), (6, 32, 64), progress=False)
-
-
 @pytest.mark.parametrize(("step", "moment"), [("encode", "write"), ("decode", "compute"), ("decode", "write")])
 def test_a_worker_killed_in_a_step_of_the_network(client, raw, of_network, tmp_path, step, moment):
     (worker,) = client.run(os.getpid).values()
@@ -300,7 +295,7 @@ def test_a_worker_killed_in_a_step_of_the_network(client, raw, of_network, tmp_p
     by_network(client, raw, tmp_path)
     assert worker not in client.run(os.getpid).values()
     assert files(tmp_path) == of_network
-    assert by_network(client, raw, tmp_path).kept == 4
+    assert by_network(client, raw, tmp_path)[0].kept == 4
 
 
 @pytest.mark.parametrize(("step", "moment"), [("fragments", "write"), ("faces", "compute"), ("relabel", "write")])
@@ -313,14 +308,19 @@ def test_a_worker_killed_in_a_step_of_the_segmentation(client, alone, tmp_path, 
     assert not any(report.done for report in segment(client, alone[0], tmp_path))
 
 
-def test_the_whole_run_killed_in_each_step_of_the_segmentation(client, alone, tmp_path):
-    code = "import sys; from stand_ins import *; print(die_in_every_step(*map(Path, sys.argv[1:])))"
-    with started(sys.executable, "-c", code, str(alone[0]), str(tmp_path), stdout=subprocess.PIPE) as process:
+@pytest.mark.parametrize(
+    ("work", "steps"),
+    [(by_network, ("encode", "decode", "blend")), (segment, ("fragments", "faces", "merge", "relabel"))],
+)
+def test_the_whole_run_killed_in_each_step(client, raw, of_network, alone, tmp_path, work, steps):
+    data, undisturbed = {by_network: (raw, of_network), segment: (alone[0], files(alone[1]))}[work]
+    code = f"from stand_ins import *; print(die_in_every_step({work.__name__}, {steps}, *map(Path, sys.argv[1:])))"
+    with started(sys.executable, "-c", code, str(data), str(tmp_path), stdout=subprocess.PIPE) as process:
         out, errors = process.communicate(timeout=600)
-    assert out.splitlines()[-1:] == [str([-signal.SIGKILL] * 8)], errors
-    segment(client, alone[0], tmp_path)
-    assert files(tmp_path) == files(alone[1])
-    assert not any(report.done for report in segment(client, alone[0], tmp_path))
+    assert out.splitlines()[-1:] == [str([-signal.SIGKILL] * 2 * len(steps))], errors
+    work(client, data, tmp_path)
+    assert files(tmp_path) == undisturbed
+    assert not any(report.done for report in work(client, data, tmp_path))
 
 
 @pytest.mark.parametrize(

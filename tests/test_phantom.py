@@ -24,7 +24,7 @@ def test_types_and_shape():
     phantom = make_phantom(SMALL, seed=3, voxel_size=(30, 6, 6))
     assert phantom.raw.dtype == np.uint8 and phantom.labels.dtype == np.uint64
     assert phantom.shape == phantom.labels.shape == SMALL
-    assert phantom.voxel_size == (30, 6, 6) and not phantom.is_isotropic
+    assert phantom.voxel_size == (30, 6, 6)
 
 
 def test_the_seed_decides_everything():

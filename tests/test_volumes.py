@@ -13,7 +13,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgnet_lib.volumes import IGNORE, Volume, atomic, read_volume, write_volume
+from fgnet_lib.volumes import IGNORE, Volume, atomic, is_anisotropic, read_volume, write_volume
 
 SIZE = (40.0, 8.0, 8.0)
 
@@ -62,9 +62,9 @@ def test_a_crop_beyond_the_border_ends_there():
     assert Volume(grey(), SIZE)[4:99, :, :].shape == (2, 20, 24)
 
 
-@pytest.mark.parametrize(("size", "isotropic"), [((40, 8, 8), False), ((10, 10, 10), True), ((16, 8, 8), False)])
-def test_isotropic_is_less_than_two_to_one(size, isotropic):
-    assert Volume(grey(), size).is_isotropic is isotropic
+@pytest.mark.parametrize(("size", "anisotropic"), [((40, 8, 8), True), ((10, 10, 10), False), ((16, 8, 8), True)])
+def test_anisotropic_is_two_to_one(size, anisotropic):
+    assert is_anisotropic(size) is anisotropic
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_ome_zarr_without_units_needs_the_voxel_size(tmp_path):
 
 def test_real_fib25_opens_lazily(em_data):
     volume = read_volume(em_data / "val" / "fib25_t2_val_z144-183.h5")
-    assert volume.shape == (40, 250, 250) and volume.voxel_size == (10.0, 10.0, 10.0) and volume.is_isotropic
+    assert volume.shape == (40, 250, 250) and volume.voxel_size == (10.0, 10.0, 10.0)
     ids_there = np.unique(volume.load().labels)
     assert ids_there[0] == 0 and len(ids_there) == 1 + 125
 

@@ -29,18 +29,9 @@ import zarr
 from distributed import Client
 from results import VOLUMES, predicted
 
+from fgnet_lib.block_prediction import Network, Source, predict_blocks
+from fgnet_lib.block_segmentation import Faces, Fragments, Merge, Relabel, run_here, segment_blocks
 from fgnet_lib.blocks import Grid, peak_bytes
-from fgnet_lib.blockwise import (
-    Faces,
-    Fragments,
-    Merge,
-    Network,
-    Relabel,
-    Source,
-    predict_blocks,
-    run_here,
-    segment_blocks,
-)
 from fgnet_lib.cluster import cluster, run
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import PRETRAINED, load_pretrained, read_notes

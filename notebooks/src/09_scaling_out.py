@@ -58,7 +58,7 @@ import shutil
 
 import zarr
 
-from fgnet_lib.blockwise import Source
+from fgnet_lib.block_prediction import Source
 
 folder = session.out_dir.resolve() / "scaling_out"
 shutil.rmtree(folder, ignore_errors=True)
@@ -203,7 +203,7 @@ class DarkIsMembrane:
 # %%
 import logging
 
-from fgnet_lib.blockwise import predict_blocks
+from fgnet_lib.block_prediction import predict_blocks
 from fgnet_lib.cluster import BlocksFailed
 
 client.run(logging.getLogger("distributed.worker").setLevel, logging.CRITICAL)  # we are told of errors anyhow
@@ -261,8 +261,8 @@ import threading
 
 from distributed import get_task_stream
 
+from fgnet_lib.block_prediction import Network
 from fgnet_lib.blocks import Journal
-from fgnet_lib.blockwise import Network
 
 killed, done = {}, threading.Event()
 
@@ -356,7 +356,7 @@ print(f"largest difference: {abs(here - stored).max():.5f}")
 # 4. fragments are relabelled in each block, by a table.
 
 # %%
-from fgnet_lib.blockwise import segment_blocks
+from fgnet_lib.block_segmentation import segment_blocks
 from fgnet_lib.fgnet import PRETRAINED, read_notes
 
 threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
