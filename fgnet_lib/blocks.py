@@ -356,7 +356,9 @@ class ToZarr(ABC):
         """See `blocks.Step`."""
         place = (0,) * len(self.channels) + tuple(map(int, np.unravel_index(index, self.grid.counts)))
         shard = inside(self.folder, f"{self.output}/{self.array.metadata.encode_chunk_key(place)}")
-        shard.unlink(missing_ok=True)  # Zarr would read it first, and fail on one that is damaged
+        # Zarr would read a shard first, and fail on a damaged one; it writes beside it, and a kill leaves that file
+        for old in (shard, *shard.parent.glob(f"{shard.name}.*.partial")):
+            old.unlink(missing_ok=True)
         self.array[(..., *self.grid.region(index))] = result[self.output]
 
     def stored(self, index: int) -> dict[str, np.ndarray]:

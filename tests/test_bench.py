@@ -73,6 +73,20 @@ def test_the_page_shows_shares_and_ratios():
     assert "Not measured here, for want of a GPU" in bench.page(found | {"gpu": []})
 
 
+@pytest.fixture
+def one_phantom(monkeypatch):
+    """Instead of the validation volumes, of which AC4 is not here; and workers that see what is changed here."""
+
+    def volumes(name, part):
+        if name == "ac4":
+            raise FileNotFoundError(name)
+        return make_phantom((8, 96, 96), seed=1)
+
+    monkeypatch.setattr(bench_blocks, "cluster", threads)
+    monkeypatch.setattr(bench_blocks, "open_dataset", volumes)
+    return {"ac4": False, "phantom": False}
+
+
 @contextmanager
 def threads(**options):
     """Workers that see what a test has changed."""
@@ -89,18 +103,17 @@ def test_cells_that_blocks_cut_are_whole_again_in_the_table_of_merging(monkeypat
     assert 0 < found["io_share"] < 1 and not list(tmp_path.iterdir())
 
 
-def test_accuracy_compares_blocks_with_one_piece_and_passes_over_volumes_that_are_not_here(monkeypatch, tmp_path):
-    def volumes(name, part):
-        if name == "ac4":
-            raise FileNotFoundError(name)
-        return make_phantom((8, 96, 96), seed=1)
-
-    monkeypatch.setattr(bench_blocks, "cluster", threads)
-    monkeypatch.setattr(bench_blocks, "open_dataset", volumes)
-    found = bench_blocks.accuracy(tmp_path, {"ac4": False, "phantom": False})
+def test_accuracy_compares_blocks_with_one_piece_and_passes_over_volumes_that_are_not_here(one_phantom, tmp_path):
+    found = bench_blocks.accuracy(tmp_path, one_phantom)
     assert [one["block"] for one in found] == [[8, 48, 48], [4, 100, 100], [8, 84, 84], [8, 64, 64]]
     assert {one["volume"] for one in found} == {"phantom"}
     assert all(abs(one["blocks"] - one["one"]) <= 0.02 for one in found) and found[0]["between"] > 0
+
+
+def test_objects_of_perfect_affinities_are_the_same_in_blocks(one_phantom, tmp_path):
+    found = bench_blocks.perfect(tmp_path, one_phantom)
+    assert len(found) == 4 and max(one["objects"] for one in found) <= 1e-4
+    assert 0 < max(one["everywhere"] for one in found) < 0.02
 
 
 def test_the_page_of_blocks_has_a_section_for_each_table():
@@ -117,6 +130,7 @@ def test_the_page_of_blocks_has_a_section_for_each_table():
         "workers": {"workers_1_s": 10.0, "workers_2_s": 5.5, "ratio": 1.82},
         "accuracy": [{"volume": "phantom", "block": [1, 2, 3], "threshold": 0.7, "one": 1.112, "blocks": 1.113,
                       "between": 0.004}],
+        "perfect": [{"volume": "gala", "block": [1, 2, 3], "threshold": 0.7, "objects": 1e-5, "everywhere": 0.0041}],
     }  # fmt: skip
     text = bench_blocks.page({name: {"machine": "a machine", "found": one} for name, one in found.items()})
     for line in (
@@ -125,6 +139,7 @@ def test_the_page_of_blocks_has_a_section_for_each_table():
         "| eight blocks | 10.8 | 1.20 | 128 | 15.0 | 1.50 | 256 | 2.0% |",
         "10.0 s with one worker, 5.5 s with two: 1.82 times as fast.",
         "| phantom | 1 x 2 x 3 | 1.112 | 1.113 | +0.001 | 0.004 |",
+        "| gala | 1 x 2 x 3 | 0.00001 | 0.0041 |",
     ):
         assert line in text
 

@@ -1,6 +1,6 @@
 """What blocks, workers and volumes larger than memory cost; a part of `make bench`, or alone for some of its tables.
 
-    python tools/bench_blocks.py [memory] [overhead] [blocks] [workers] [accuracy]
+    python tools/bench_blocks.py [memory] [overhead] [blocks] [workers] [accuracy] [perfect]
 
 Writes docs/bench_blocks.json, where the tables that were not asked for stay, and from it docs/bench_blocks.md. Nothing
 else should run meanwhile; the page says how busy the machine was.
@@ -16,6 +16,8 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -29,6 +31,7 @@ import zarr
 from distributed import Client
 from results import VOLUMES, predicted
 
+from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.block_prediction import Network, Source, predict_blocks
 from fgnet_lib.block_segmentation import Faces, Fragments, Merge, Relabel, run_here, segment_blocks
 from fgnet_lib.blocks import Grid, peak_bytes
@@ -39,7 +42,7 @@ from fgnet_lib.inference import predict
 from fgnet_lib.metrics import evaluate, voi
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.segmentation import segment
-from fgnet_lib.volumes import read_volume, write_volume
+from fgnet_lib.volumes import Volume, is_anisotropic, read_volume, write_volume
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GVOX = (0.1, 0.5, 1.0, 2.0)
@@ -208,21 +211,10 @@ def workers(work: Path) -> dict:
 def accuracy(work: Path, volumes: dict[str, bool] = VOLUMES) -> list[dict]:
     """VOI in one piece and in blocks of several sizes, of each validation volume that is here."""
     model, found = load_pretrained(), []
-    for name, rescale in volumes.items():
-        try:
-            volume = open_dataset(name, "val").load()
-        except OSError:
-            continue
-        affinities = predicted(model, volume, rescale).refined
-        saved = zarr.create_array(work / f"{name}.zarr", data=affinities, chunks=(3, 8, 64, 64))
-        saved.attrs["resolution"] = list(volume.voxel_size)
-        one, deep = segment(affinities, volume.voxel_size, THRESHOLD), volume.shape[0]
-        halves = tuple(-(-n // 2) for n in volume.shape)
-        for block in ((deep, *halves[1:]), (halves[0], 100, 100), (deep, 84, 84), (deep, 64, 64)):
-            folder = work / f"{name} {block}"
-            with cluster(workers=1) as client:
-                segment_blocks(client, work / f"{name}.zarr", folder, THRESHOLD, block, progress=False)
-            blocks = zarr.open_array(folder / "neurons.zarr")[:]
+    for name, volume in present(volumes):
+        affinities = predicted(model, volume, volumes[name]).refined
+        one = segment(affinities, volume.voxel_size, THRESHOLD)
+        for block, blocks in neurons_in_blocks(work / name, affinities, volume.voxel_size):
             scores = {key: evaluate(labels, volume.labels) for key, labels in (("one", one), ("blocks", blocks))}
             found.append({"volume": name, "block": list(block), "threshold": THRESHOLD})
             found[-1] |= {key: score.voi_split + score.voi_merge for key, score in scores.items()}
@@ -231,13 +223,49 @@ def accuracy(work: Path, volumes: dict[str, bool] = VOLUMES) -> list[dict]:
     return found
 
 
+def perfect(work: Path, volumes: dict[str, bool] = VOLUMES) -> list[dict]:
+    """VOI between one piece and blocks from the ground truth's own affinities: inside of objects, and everywhere."""
+    found = []
+    for name, volume in present(volumes):
+        objects = widen_borders(volume.labels, in_3d=not is_anisotropic(volume.voxel_size))
+        affinities, inside = affinities_from_labels(objects).astype(np.float32), objects > 0
+        one = segment(affinities, volume.voxel_size, THRESHOLD)
+        for block, blocks in neurons_in_blocks(work / name, affinities, volume.voxel_size):
+            found.append({"volume": name, "block": list(block), "threshold": THRESHOLD})
+            found[-1]["objects"] = sum(voi(np.where(inside, blocks, 0), np.where(inside, one, 0)))
+            found[-1]["everywhere"] = sum(voi(blocks, one))
+            print(found[-1], flush=True)
+    return found
+
+
+def present(volumes: Iterable[str]) -> Iterator[tuple[str, Volume]]:
+    """The validation volumes that are here, by name."""
+    for name in volumes:
+        with suppress(OSError):
+            yield name, open_dataset(name, "val").load()
+
+
+def neurons_in_blocks(folder: Path, affinities: np.ndarray, voxel_size: tuple) -> Iterator[tuple[tuple, np.ndarray]]:
+    """Blocks of several sizes, and the neurons that they give at the shipped model's threshold."""
+    saved = zarr.create_array(folder / "a.zarr", data=affinities, chunks=(3, 8, 64, 64))
+    saved.attrs["resolution"] = list(voxel_size)
+    deep, *_ = shape = affinities.shape[1:]
+    halves = tuple(-(-n // 2) for n in shape)
+    for block in ((deep, *halves[1:]), (halves[0], 100, 100), (deep, 84, 84), (deep, 64, 64)):
+        with cluster(workers=1) as client:
+            segment_blocks(client, folder / "a.zarr", folder / str(block), THRESHOLD, block, progress=False)
+        yield block, zarr.open_array(folder / str(block) / "neurons.zarr")[:]
+
+
 TABLES = {
     "memory": memory_and_merge,
     "overhead": overhead,
     "blocks": blocks_against_one,
     "workers": workers,
     "accuracy": accuracy,
+    "perfect": perfect,
 }
+LONG = {"accuracy", "perfect"}  # not by default: they measure no time
 
 
 def machine() -> str:
@@ -317,12 +345,25 @@ def accuracy_page(found: list[dict]) -> list[str]:
     ]  # fmt: skip
 
 
+def perfect_page(found: list[dict]) -> list[str]:
+    heads = "| volume | block (z, y, x) | VOI between the two, of objects | of all voxels |"
+    return [
+        f"Those of the ground truth with borders widened as for training; threshold {found[0]['threshold']}. Nothing "
+        "tells which side a voxel of a membrane goes to, so all voxels differ more than those of objects.\n",
+        *table(heads, [
+            [one["volume"], " x ".join(map(str, one["block"])), f"{one['objects']:.5f}", f"{one['everywhere']:.4f}"]
+            for one in found
+        ]),
+    ]  # fmt: skip
+
+
 TITLES = {
     "memory": "Memory and time against the size of the volume, without network and watershed",
     "overhead": "A block with nothing to do",
     "blocks": "Blocks against one piece",
     "workers": "One worker and two",
     "accuracy": "Segmentation in blocks against one piece",
+    "perfect": "The same from perfect affinities",
 }
 PAGES = {
     "memory": memory_page,
@@ -330,18 +371,20 @@ PAGES = {
     "blocks": blocks_page,
     "workers": workers_page,
     "accuracy": accuracy_page,
+    "perfect": perfect_page,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], help="all but accuracy, by default")
+    default = [name for name in TABLES if name not in LONG]
+    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], help=f"by default {', '.join(default)}")
     parser.add_argument("--gvox", type=float, nargs="+", default=GVOX, help="sizes of the table `memory`")
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
     path = options.out / "bench_blocks.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for name in options.tables or [name for name in TABLES if name != "accuracy"]:
+    for name in options.tables or default:
         with tempfile.TemporaryDirectory() as work:
             before = machine()
             more = {"sizes": options.gvox} if name == "memory" else {}
