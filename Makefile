@@ -56,7 +56,7 @@ test: chromium  ## linters and tests, those in a browser included
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-encoder: env  ## pretrain the mini encoder without labels (half an hour on one core)
+encoder: env  ## pretrain the mini encoder without labels of people (an hour on one core)
 	$(BIN)/python tools/pretrain_mini.py
 
 weights: env  ## train the mini model that ships in data/pretrained (about an hour on two cores)

@@ -36,7 +36,7 @@ class Row:
     Attributes:
         title: what the reader sees.
         config: the model.
-        encoder: "random", "pretrained" (without labels, `make encoder`), or the registry's name of a checkpoint.
+        encoder: "random", "pretrained" (by `make encoder`), or the registry's name of a checkpoint.
         frozen: the encoder's regime.
         sections: labelled sections to train on, from the first on.
         iterations: of training.
@@ -54,13 +54,14 @@ ROWS = {
     "unet": Row("3D U-Net (FGE alone)", UNET),
     "unet_longer": Row("3D U-Net, as long as fine-tuned FGNet takes", UNET, iterations=1550),
     "sam2_only": Row("SAM2 alone, pretrained, frozen (A_s)", replace(SMALL, refined=False)),
+    "sam2_only_random": Row("SAM2 alone, random, frozen (A_s)", replace(SMALL, refined=False), "random"),
     "random_frozen": Row("FGNet, random encoder, frozen", SMALL, "random"),
     "pretrained_frozen": Row("FGNet, pretrained encoder, frozen", SMALL),
     "fine_tuned": Row("FGNet, pretrained encoder, fine-tuned", SMALL, frozen=False),
     "plain_attention": Row("FGNet frozen, F' = F a", replace(SMALL, attention="plain")),
     "per_channel": Row("FGNet frozen, one map per channel", replace(SMALL, attention="per_channel")),
 }
-for _name in ("unet", "random_frozen", "pretrained_frozen", "fine_tuned"):
+for _name in ("unet", "sam2_only", "random_frozen", "pretrained_frozen", "fine_tuned"):
     for _sections in (5, 20):
         ROWS[f"{_name}_{_sections}"] = replace(
             ROWS[_name], title=f"{ROWS[_name].title}, {_sections} sections", sections=_sections

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ import results
 
 from fgnet_lib import ablations
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.fgnet import load_pretrained
+from fgnet_lib.fgnet import PRETRAINED, load_pretrained
 from fgnet_lib.phantom import make_phantom
 
 
@@ -194,6 +195,13 @@ def test_without_any_file_the_page_names_the_commands():
 
 def test_the_committed_page_is_what_the_committed_files_give():
     assert render_results.PAGE.read_text("utf-8") == render_results.page(ablations.load()), "run `make results`"
+
+
+def test_committed_rows_began_with_the_encoder_that_is_shipped():
+    shipped = zlib.crc32((PRETRAINED / "encoder_mini.pt").read_bytes())
+    rows = {name for name, row in ablations.ROWS.items() if row.encoder == "pretrained" and row.config.encoder}
+    begun_with = {run["checkpoint"] for name, runs in ablations.load().items() if name in rows for run in runs}
+    assert begun_with <= {shipped}
 
 
 def test_what_a_difference_allows_to_say():

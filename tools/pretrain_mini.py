@@ -1,12 +1,15 @@
-"""Pretrain the mini encoder on sections without labels (`make encoder`).
+"""Pretrain the mini encoder without a label that a person drew (`make encoder`).
 
-FIB-25's unlabelled sections and the phantom, in the proportion of their voxels. The file has the layout of an official
-SAM2 checkpoint, so whatever takes one, `FGNet(config, checkpoint)` or `build_encoder("mini", checkpoint)`, takes this.
+First it paints hidden parts of sections: FIB-25's unlabelled ones and the phantom, in the proportion of their voxels.
+Then it learns, with a coarse decoder that is thrown away, the affinities of synthetic volumes, whose objects are known.
+The file has the layout of an official SAM2 checkpoint, so whatever takes one, `FGNet(config, checkpoint)` or
+`build_encoder("mini", checkpoint)`, takes this.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wait
@@ -15,13 +18,13 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 import torch
 
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.fgnet import PRETRAINED
+from fgnet_lib.fgnet import MINI, PRETRAINED, FGNet
+from fgnet_lib.phantom import make_phantom
 from fgnet_lib.pretraining import pretrain
-from fgnet_lib.sam2_encoder import build_encoder
-from fgnet_lib.training import TrainConfig
+from fgnet_lib.training import TrainConfig, train
 from fgnet_lib.volumes import atomic
 
-RECIPE = TrainConfig(
+PAINTING = TrainConfig(
     patch=(16, 128, 128),
     iterations=6000,
     learning_rate=2e-3,
@@ -31,6 +34,8 @@ RECIPE = TrainConfig(
     checkpoint_every=500,
     seed=0,
 )
+AFFINITIES = replace(PAINTING, iterations=4000, ema=0.998, freeze_encoder=False)
+PHANTOMS = range(10, 16)  # their seeds; the phantom of the lessons has others
 
 
 def main() -> None:
@@ -39,14 +44,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out/encoder"), help="checkpoints, to resume from")
     arguments = parser.parse_args()
 
+    torch.manual_seed(PAINTING.seed)
+    model = FGNet(replace(MINI, refined=False, coarse_width=16))
     volumes = [open_dataset("fib25", "unlabelled").load(), open_dataset("phantom", "train").load()]
-    torch.manual_seed(RECIPE.seed)
-    encoder = build_encoder("mini")
-    history = pretrain(encoder, volumes, RECIPE, arguments.work)
+    painting = pretrain(model.encoder, volumes, PAINTING, arguments.work / "painting")
+    phantoms = [make_phantom((48, 256, 256), seed) for seed in PHANTOMS]
+    affinities = train(model, phantoms, AFFINITIES, arguments.work / "affinities")
     with atomic(arguments.out) as part:
-        torch.save({"model": encoder.state_dict()}, part)
-    last = sum(history.loss[-100:]) / len(history.loss[-100:])
-    print(f"{arguments.out}: {history.seconds[-1] / 60:.0f} minutes, mean loss of the last 100 iterations {last:.3f}")
+        torch.save({"model": model.encoder.state_dict()}, part)
+    for name, history in (("painting", painting), ("affinities", affinities)):
+        last = sum(history.loss[-100:]) / len(history.loss[-100:])
+        print(f"{name}: {history.seconds[-1] / 60:.0f} minutes, mean loss of the last 100 iterations {last:.3f}")
 
 
 if __name__ == "__main__":

@@ -269,11 +269,13 @@ def do(name: str, seed: int, work: Path) -> None:
     """One run, in a process of its own so that its peak of memory is its own; writes its files."""
     special = {"references": run_references, "shipped": run_shipped}
     found, pictures = special[name]() if name in special else run_row(name, seed, work)
+    weights = checkpoint(ROWS[name]) if name in ROWS else None
     declared = asdict(ROWS[name]) | {"training": asdict(training(ROWS[name], seed))} if name in ROWS else {}
     found = {
         "row": name,
         "seed": seed,
         "declared": json.loads(json.dumps(declared)),
+        "checkpoint": zlib.crc32(weights.read_bytes()) if weights else None,  # the same encoder for all rows?
         "machine": machine(),
         "load": round(os.getloadavg()[2], 1),  # of 15 minutes: did other work share the machine?
         "cores": os.cpu_count(),
