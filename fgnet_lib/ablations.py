@@ -52,7 +52,7 @@ class Row:
 
 ROWS = {
     "unet": Row("3D U-Net (FGE alone)", UNET),
-    "unet_longer": Row("3D U-Net, as long as fine-tuned FGNet takes", UNET, iterations=1550),
+    "unet_longer": Row("3D U-Net, as long as fine-tuned FGNet takes", UNET, iterations=2050),
     "sam2_only": Row("SAM2 alone, pretrained, frozen (A_s)", replace(SMALL, refined=False)),
     "sam2_only_random": Row("SAM2 alone, random, frozen (A_s)", replace(SMALL, refined=False), "random"),
     "random_frozen": Row("FGNet, random encoder, frozen", SMALL, "random"),

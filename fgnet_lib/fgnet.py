@@ -80,6 +80,23 @@ class FGNetOutput(NamedTuple):
     refined_far: Tensor | None = None
 
 
+class ThinConv3d(nn.Conv3d):
+    """A dense convolution that is fast on a CPU for one volume that is thin in z, too.
+
+    PyTorch leaves a single sample to oneDNN only where channels times all axes but the last exceed a bound
+    (`use_mkldnn` in ATen/native/Convolution.cpp), and else takes a loop that is up to six times as slow. There x goes
+    first and z last, which gives the same sums, and a larger number.
+    """
+
+    ONEDNN_ABOVE = 20480
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.shape[0] > 1 or x.shape[1:4].numel() > self.ONEDNN_ABOVE:
+            return super().forward(x)
+        weight, stride, padding = self.weight.transpose(2, 4), self.stride[::-1], self.padding[::-1]
+        return F.conv3d(x.transpose(2, 4), weight, self.bias, stride, padding).transpose(2, 4)
+
+
 class DWBlock(nn.Module):
     """Depthwise 3x3x3, normalise, widen, GELU, narrow, add the input. The name is the paper's, the inside ours."""
 
@@ -103,7 +120,7 @@ class DenseBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.dense = nn.Conv3d(channels, channels, 3, padding=1)
+        self.dense = ThinConv3d(channels, channels, 3, padding=1)
         self.norm = nn.GroupNorm(4, channels)
         self.mix = nn.Conv3d(channels, channels, 1)
 
@@ -143,7 +160,7 @@ class FineGrainedEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = nn.Conv3d(1, widths[0], (1, 5, 5), padding=(0, 2, 2))
-        steps = [nn.Conv3d(a, b, (1, 2, 2), stride=(1, 2, 2)) for a, b in zip(widths, widths[1:], strict=False)]
+        steps = [ThinConv3d(a, b, (1, 2, 2), stride=(1, 2, 2)) for a, b in zip(widths, widths[1:], strict=False)]
         self.downs = nn.ModuleList([nn.Identity(), *steps])
         self.blocks = nn.ModuleList([nn.GELU(), *_blocks(widths, dense_levels)[1:]])
         self.guides = nn.ModuleList(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from distributed import Client
 
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.fgnet import MINI, FGNet, ThinConv3d
 from fgnet_lib.inference import predict
 from fgnet_lib.phantom import make_phantom
 
@@ -39,6 +39,13 @@ def test_a_model_is_measured_alone():
     assert 1 < found["inference_mb"] <= found["training_mb"]
 
 
+def test_convolutions_of_thin_volumes_are_compared_and_put_back(monkeypatch):
+    monkeypatch.setattr(bench, "REPEATS", 1)
+    ours, threads = ThinConv3d.forward, torch.get_num_threads()
+    assert all(ratio > 0 for ratio in bench.thin(make_phantom((4, 32, 32), seed=0).raw).values())
+    assert ThinConv3d.forward is ours and torch.get_num_threads() == threads
+
+
 def test_throughput_counts_the_operations_of_a_window():
     """Twice the sections take twice the operations."""
     model, counted = FGNet(MINI).eval(), []
@@ -53,6 +60,7 @@ def test_the_page_shows_shares_and_ratios():
         "date": "2026-11-21", "machine": "a machine", "shape": [1, 2, 3],
         "parts": {"SAM2 encoder": 1.0, "fragments": 3.0},
         "kept": {"training": 1.5, "prediction": 1.25},
+        "thin": {"training": 2.5, "prediction": 2.25},
         "models": [{"model": "A", "parameters": 1000, "mvox_per_s": 2.0, "iterations_per_s": 1.0, "inference_mb": 900,
                     "training_mb": 2000},
                    {"model": "B", "parameters": 10, "mvox_per_s": 1.0, "iterations_per_s": 1.0, "inference_mb": 800,
@@ -65,6 +73,7 @@ def test_the_page_shows_shares_and_ratios():
     for line in (
         "| SAM2 encoder | 1.00 | 25% |",
         "training 1.50 times and prediction 1.25 times as fast",
+        "train 2.50 times and predict\n2.25 times as fast",
         "| B | 10 | 1.00 | 800 | 1.00 | 1000 | 0.50 |",
         "| tiny | float16 | yes | 30.00 | 4000 | 25% |",
         "| mini | 0.5 | 1.0 | 1.5 | 1.50 | 2.00 |",

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from fgnet_lib.fgnet import MINI, FeatureGuidedAttention, FGNet, FGNetConfig, load_model, read_notes, save_model
+from fgnet_lib.fgnet import (
+    MINI,
+    FeatureGuidedAttention,
+    FGNet,
+    FGNetConfig,
+    ThinConv3d,
+    load_model,
+    read_notes,
+    save_model,
+)
 
 SMALL = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)
 
@@ -49,6 +58,36 @@ def test_attention_is_the_documented_equation(kind):
     guided, found = fga(fine, guide)
     torch.testing.assert_close(found, a)
     torch.testing.assert_close(guided, fine * a + (0 if kind == "plain" else fine))
+
+
+@given(st.integers(1, 2), st.integers(1, 6), st.integers(4, 60), st.integers(4, 60), st.sampled_from(["dense", "down"]))
+@settings(max_examples=30, deadline=None)
+def test_thin_convolution_is_the_ordinary_one(batch, depth, height, width, kind):
+    torch.manual_seed(0)
+    shape = {"dense": {"kernel_size": 3, "padding": 1}, "down": {"kernel_size": (1, 2, 2), "stride": (1, 2, 2)}}[kind]
+    thin, plain = ThinConv3d(3, 5, **shape), torch.nn.Conv3d(3, 5, **shape)
+    plain.load_state_dict(thin.state_dict())
+    x = torch.randn(batch, 3, depth, height, width)
+    found, wanted = thin(x), plain(x)
+    torch.testing.assert_close(found, wanted)
+    weight = torch.randn_like(wanted)
+    (found * weight).sum().backward()
+    (wanted * weight).sum().backward()
+    for ours, theirs in zip(thin.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_thin_convolution_of_a_patch_is_left_to_onednn():
+    """As long as PyTorch leaves it to its slow loop otherwise."""
+
+    def operators(conv):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
+            conv(torch.rand(1, 8, 8, 128, 128))
+        return {event.name for event in profile.events()}
+
+    if "aten::slow_conv3d" not in operators(torch.nn.Conv3d(8, 8, 3, padding=1)):
+        pytest.skip("this PyTorch takes oneDNN for thin volumes, too: ThinConv3d is not needed any more")
+    assert "aten::mkldnn_convolution" in operators(ThinConv3d(8, 8, 3, padding=1))
 
 
 def test_coarse_affinities_read_sam2_only(model):

@@ -30,10 +30,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgnet_lib import inference
+from fgnet_lib.ablations import ROWS, SMALL, training
 from fgnet_lib.blocks import peak_bytes
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.devices import choose_device, memory_kept
-from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig, load_pretrained
+from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig, ThinConv3d, load_pretrained
 from fgnet_lib.inference import predict
 from fgnet_lib.losses import fgnet_loss
 from fgnet_lib.segmentation import fragments, sweep
@@ -137,6 +138,23 @@ def kept(model: FGNet, raw: np.ndarray) -> dict[str, float]:
     return {"training": seconds(train) / train_s, "prediction": back_s / predict_s}
 
 
+def thin(raw: np.ndarray) -> dict[str, float]:
+    """The small model of the results with PyTorch's own convolution, over with `ThinConv3d`, on one thread."""
+    torch.manual_seed(0)
+    model, threads = FGNet(SMALL), torch.get_num_threads()
+    tasks = {
+        "training": partial(training_step, model.train(), (1, 1, *training(ROWS["unet"], 0).patch)),
+        "prediction": partial(predict, model, raw, progress=False),
+    }
+    torch.set_num_threads(1)
+    try:
+        ours = {name: seconds(task) for name, task in tasks.items()}
+        with mock.patch.object(ThinConv3d, "forward", nn.Conv3d.forward):
+            return {name: seconds(task) / ours[name] for name, task in tasks.items()}
+    finally:
+        torch.set_num_threads(threads)
+
+
 def throughput(model: FGNet, dtype: torch.dtype, compiled: bool, tile: tuple[int, ...] = TILE) -> dict:
     """A window through the network: MVox/s, 10^12 operations a second, and the most memory of the GPU."""
     patch = torch.rand((1, 1, *tile), device=next(model.parameters()).device)
@@ -178,11 +196,11 @@ def on_gpu() -> list[dict]:
     return found
 
 
-def training_step(model: nn.Module) -> None:
+def training_step(model: nn.Module, patch: tuple[int, ...] = PATCH) -> None:
     """Forwards, loss, backwards of one patch."""
     device = next(model.parameters()).device
-    raw = torch.rand(PATCH, device=device)
-    target = (torch.rand((1, 3, *PATCH[2:]), device=device) > 0.1).float()
+    raw = torch.rand(patch, device=device)
+    target = (torch.rand((1, 3, *patch[2:]), device=device) > 0.1).float()
     fgnet_loss(model(raw), target, torch.ones_like(target, dtype=torch.bool)).backward()
     model.zero_grad()
 
@@ -228,6 +246,9 @@ def page(found: dict) -> str:
     lines += [
         "\nKeeping freed memory for the next tensors (`devices.memory_kept`) instead of handing it back makes",
         f"training {kept['training']:.2f} times and prediction {kept['prediction']:.2f} times as fast.",
+        "\nA single patch that is thin in z goes to PyTorch's slow loop; with its axes turned (`fgnet.ThinConv3d`) the",
+        f"small models of docs/results.md train {found['thin']['training']:.2f} times and predict",
+        f"{found['thin']['prediction']:.2f} times as fast on one thread (patches of 8 x 128 x 128).",
         "\n## Models\n",
         "| model | parameters | inference, MVox/s | peak, MB | training, patches/s | peak, MB | inference, ratio |",
         "|---|---|---|---|---|---|---|",
@@ -285,6 +306,7 @@ def main() -> None:
         "shape": list(volume.shape),
         "parts": parts(model, volume),
         "kept": kept(model, volume.raw),
+        "thin": thin(volume.raw),
         "models": models(volume.raw),
         "reuse": reuse(model, volume.raw[:, : TILE[1], : TILE[2]]),
         "gpu": on_gpu() if device.type == "cuda" else [],
