@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from train_mini import model_card, scores
+from train_mini import chosen_scores, model_card, scores
 
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import PRETRAINED, load_pretrained, read_notes
@@ -21,6 +21,15 @@ def test_the_model_is_small():
 
 def test_the_card_says_what_the_file_says():
     assert (PRETRAINED / "README.md").read_text() == model_card(WEIGHTS)
+
+
+def test_what_was_tried_ends_with_what_is_shipped():
+    notes = read_notes(WEIGHTS)
+    last, fib25 = notes["tried"][-1], notes["measured"]["fib25"][1]
+    assert last["threshold"] == notes["threshold"]
+    assert last["iterations"] == sum(stage["iterations"] for stage in notes["stages"])
+    voi, arand = chosen_scores(last, "validation")
+    np.testing.assert_allclose([voi, arand], [fib25["voi_split"] + fib25["voi_merge"], fib25["arand"]], atol=0.001)
 
 
 def test_neurons_of_the_phantom_are_found():

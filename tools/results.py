@@ -230,6 +230,7 @@ def run_shipped() -> tuple[dict, dict[str, np.ndarray]]:
             "iterations": sum(stage["iterations"] for stage in notes["stages"]),
             "minutes": notes["minutes"],
             "device": notes["device"],
+            "tried": notes["tried"],
         },
     )
 

@@ -59,6 +59,33 @@ def best_threshold(found: dict[float, dict[str, float]]) -> float:
     return min(found, key=lambda t: found[t]["voi_split"] + found[t]["voi_merge"])
 
 
+def after_stage(model: FGNet, stages: list[TrainConfig], minutes: float) -> dict:
+    """How far the stages so far have come: scores at every threshold where it is chosen, and, to report, on validation.
+
+    Returns:
+        `iterations` and `minutes` of all stages so far; `threshold`, the best of sections 120-139; and for `training`
+        (these sections) and `validation` a list of threshold, VOI split, VOI merge, ARAND.
+    """
+    found = {}
+    for part, volume in (
+        ("training", open_dataset("fib25", "train").load()[120:, :, :]),
+        ("validation", open_dataset("fib25", "val").load()),
+    ):
+        found[part] = scores(model, volume, THRESHOLDS)
+    rows = {
+        part: [[t, one["voi_split"], one["voi_merge"], one["arand"]] for t, one in per_threshold.items()]
+        for part, per_threshold in found.items()
+    }
+    iterations = sum(stage.iterations for stage in stages)
+    return {"iterations": iterations, "minutes": minutes, "threshold": best_threshold(found["training"]), **rows}
+
+
+def chosen_scores(stage: dict, part: str) -> tuple[float, float]:
+    """VOI and ARAND of a stage at the threshold that training sections choose; `part` as in `after_stage`."""
+    _, split, merge, arand = next(row for row in stage[part] if row[0] == stage["threshold"])
+    return split + merge, arand
+
+
 def model_card(weights: Path) -> str:
     """The card of a model, in Markdown, from the notes in its own file."""
     notes = read_notes(weights)
@@ -71,7 +98,13 @@ def model_card(weights: Path) -> str:
         "| {iterations} | {patch} | {learning_rate} | {ema} | {weights} | {seed} |".format(**stage)
         for stage in notes["stages"]
     )
-    return CARD.format(name=weights.name, megabytes=weights.stat().st_size / 1e6, rows=rows, recipe=recipe, **notes)
+    tried = ""
+    for stage in notes["tried"]:
+        numbers = [*chosen_scores(stage, "training"), *chosen_scores(stage, "validation")]
+        tried += f"| {stage['iterations']} | {stage['minutes']:.0f} | {stage['threshold']} | "
+        tried += " | ".join(f"{number:.3f}" for number in numbers) + " |\n"
+    size = weights.stat().st_size / 1e6
+    return CARD.format(name=weights.name, megabytes=size, rows=rows, recipe=recipe, **notes | {"tried": tried})
 
 
 CARD = """# {name}
@@ -103,6 +136,12 @@ that are not in the file:
 |---|---|---|---|---|
 {rows}
 
+After each stage, on FIB-25, at the threshold that sections 120-139 then choose (drawn in
+[results.md](../../docs/results.md)):
+
+| iterations | minutes | threshold | VOI, 120-139 | ARAND | VOI, 144-183 | ARAND |
+|---|---|---|---|---|---|---|
+{tried}
 **Limits.** Trained on 10 nm isotropic FIB-SEM of the fly's brain and on a synthetic phantom: other tissue, stains and
 voxel sizes may need training of your own (lesson 04). A course's example, not a tool for science. The validation
 volumes come from the same blocks of tissue as the training volumes.
@@ -120,15 +159,15 @@ def main() -> None:
     fib25 = open_dataset("fib25", "train").load()
     volumes = [fib25[:120, :, :], open_dataset("gala", "train").load(), open_dataset("phantom", "train").load()]
     torch.manual_seed(RECIPE.seed)
-    model, histories = FGNet(MINI), []
+    model, minutes, tried = FGNet(MINI), 0.0, []
     for number, stage in enumerate(STAGES, start=1):
         taught = FGNet(replace(MINI, far=FAR)) if stage is STAGES[-1] else model
         taught.load_state_dict(model.state_dict(), strict=False)
-        histories.append(train(taught, volumes, stage, arguments.work / f"stage{number}"))
+        minutes += train(taught, volumes, stage, arguments.work / f"stage{number}").seconds[-1] / 60
         model.load_state_dict({name: taught.state_dict()[name] for name in model.state_dict()})
+        tried.append(after_stage(model.eval(), STAGES[:number], minutes))
 
-    chosen = best_threshold(scores(model, fib25[120:, :, :], THRESHOLDS))
-    measured = {}
+    chosen, measured = tried[-1]["threshold"], {}
     for name, part in (("fib25", "sections 144-183"), ("gala", "test volume"), ("phantom", "seed 1")):
         measured[name] = (part, scores(model, open_dataset(name, "val").load(), [chosen])[chosen])
     notes = {
@@ -137,7 +176,8 @@ def main() -> None:
         "stages": [asdict(stage) for stage in STAGES],
         "far": " and ".join(map(str, FAR)),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "minutes": round(sum(history.seconds[-1] for history in histories) / 60),
+        "tried": tried,
+        "minutes": round(minutes),
         "device": f"a CPU (threads: {torch.get_num_threads()})",
         "date": date.today().isoformat(),
     }
