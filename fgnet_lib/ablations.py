@@ -61,11 +61,21 @@ ROWS = {
     "plain_attention": Row("FGNet frozen, F' = F a", replace(SMALL, attention="plain")),
     "per_channel": Row("FGNet frozen, one map per channel", replace(SMALL, attention="per_channel")),
 }
-for _name in ("unet", "sam2_only", "random_frozen", "pretrained_frozen", "fine_tuned"):
+for _name in ("unet", "unet_longer", "sam2_only", "random_frozen", "pretrained_frozen", "fine_tuned"):
     for _sections in (5, 20):
         ROWS[f"{_name}_{_sections}"] = replace(
             ROWS[_name], title=f"{ROWS[_name].title}, {_sections} sections", sections=_sections
         )
+QUESTIONS = {  # what the rows were made for: the first of each pair is compared with the second
+    "a guide at all, without knowledge": ("random_frozen", "unet"),
+    "what pretraining knows, by A_s alone": ("sam2_only", "sam2_only_random"),
+    "pretraining, encoder frozen": ("pretrained_frozen", "random_frozen"),
+    "fine-tuning": ("fine_tuned", "pretrained_frozen"),
+    "all of it, at equal iterations": ("fine_tuned", "unet"),
+    "all of it, at equal time": ("fine_tuned", "unet_longer"),
+    "F' = F a instead of F + F a": ("plain_attention", "pretrained_frozen"),
+    "a map for each channel instead of one": ("per_channel", "pretrained_frozen"),
+}
 for _size in ("tiny", "small", "base_plus", "large"):
     ROWS[f"sam2_{_size}"] = Row(
         f"FGNet, SAM2.1 {_size}, frozen", replace(SMALL, encoder=_size), f"sam2.1_hiera_{_size}.pt"
@@ -245,6 +255,12 @@ def by_sections(found: dict[str, list[dict]]) -> dict[str, dict[int, list[float]
         if name in found and f"{base}_5" in ROWS:
             amounts[ROWS[base].title][row.sections] = scores(found[name], "voi")
     return dict(amounts)
+
+
+def with_sections(name: str, sections: int) -> str | None:
+    """The row that is `name` trained on so many labelled sections, None if there is none."""
+    found = name if sections == SECTIONS else f"{name}_{sections}"
+    return found if found in ROWS else None
 
 
 def spread(values: Sequence[float]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -166,6 +166,15 @@ def test_the_page_says_what_the_files_say(measured):
     assert "| 3D U-Net (FGE alone) | 40 |  | 0.100 bits, 4 parts, at (1, 2, 3) |" in text
 
 
+def test_questions_are_asked_for_every_number_of_sections_that_has_both_rows(measured):
+    lines = [line for line in render_results.page(measured).splitlines() if line.startswith("| all of it, at equal it")]
+    assert [line.split(" | ")[1] for line in lines] == ["120", "20", "5"]
+    assert "| 1.100 (1) | 1.200 ± 0.200 (3) | 0.100 lower; one seed only" in lines[0]
+    assert lines[2].endswith("|  | 2.000 (1) | not measured here |")
+    assert ablations.with_sections("plain_attention", 5) is None
+    assert all(name in ablations.ROWS for pair in ablations.QUESTIONS.values() for name in pair)
+
+
 def test_rows_of_two_postprocessings_are_told_apart(measured):
     assert list(ablations.postprocessings(measured)) == ["not noted"]
     assert "same post-processing" not in render_results.page(measured)
@@ -206,6 +215,14 @@ def test_without_any_file_the_page_names_the_commands():
 
 def test_the_committed_page_is_what_the_committed_files_give():
     assert render_results.PAGE.read_text("utf-8") == render_results.page(ablations.load()), "run `make results`"
+
+
+def test_committed_rows_are_those_that_are_declared():
+    for name, runs in ablations.load().items():
+        for run in (run for run in runs if name in ablations.ROWS):
+            row, recipe = ablations.ROWS[name], ablations.training(ablations.ROWS[name], run["seed"])
+            assert run["declared"] == json.loads(json.dumps(asdict(row) | {"training": asdict(recipe)})), name
+            assert run["training"]["iterations"] == row.iterations, name
 
 
 def test_committed_rows_began_with_the_encoder_that_is_shipped():

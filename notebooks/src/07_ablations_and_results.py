@@ -44,7 +44,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from fgnet_lib import ablations, checks, plots, quiz
-from fgnet_lib.ablations import ROWS, TITLES
+from fgnet_lib.ablations import QUESTIONS, ROWS, TITLES
 
 found = ablations.load()
 rows = {name: runs for name, runs in found.items() if name != "references"}
@@ -108,15 +108,6 @@ quiz.predict("07", "pretraining")
 # These are the questions that the rows were made for. Each is a pair:
 
 # %%
-QUESTIONS = {
-    "a guide at all, without knowledge": ("random_frozen", "unet"),
-    "what pretraining knows, by A_s alone": ("sam2_only", "sam2_only_random"),
-    "pretraining, encoder frozen": ("pretrained_frozen", "random_frozen"),
-    "fine-tuning": ("fine_tuned", "pretrained_frozen"),
-    "fine-tuning, against a U-Net trained for longer": ("fine_tuned", "unet_longer"),
-    "F' = F a instead of F + F a": ("plain_attention", "pretrained_frozen"),
-    "a map for each channel instead of one": ("per_channel", "pretrained_frozen"),
-}
 for question, (one, other) in QUESTIONS.items():
     both = settings(one), settings(other)
     changed = [key for key in both[0] if both[0][key] != both[1][key]]
@@ -392,7 +383,7 @@ for name, arrays in kept.items():
 # ## 7 · How many labels does it take?
 #
 # Labels are what is dear: a section takes an expert hours. If a pretrained encoder knows something, it should show where
-# there is little to learn from. So five rows were also declared with the first 20 and with the first 5 sections alone, and all
+# there is little to learn from. So six rows were also declared with the first 20 and with the first 5 sections alone, and all
 # else equal, the number of iterations included.
 
 # %%
@@ -403,7 +394,7 @@ for title, measured in amounts.items():
 for name in (name for name in missing if name.endswith(("_5", "_20"))):
     print(f"{TITLES[name]:52} {missing[name]}")
 
-# %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of five rows as far as they were measured, with bars for the spread over seeds and a small dot for each run."
+# %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of six rows as far as they were measured, with bars for the spread over seeds and a small dot for each run."
 figure, ax = plt.subplots(figsize=(9, 5))
 plots.against_sections(ax, amounts)
 ax.set(title=f"FIB-25, validation part; {sum(map(len, amounts.values()))} points measured here")
@@ -411,7 +402,18 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** Is the *distance* between two lines larger on the left than on the right? Compare it with the bars. A line with a single
-# point says nothing about labels. And mind what is on the axis: neighbouring sections of 10 nm are nearly the same picture, so 20 sections
+# point says nothing about labels. In sentences, for the same questions as in part 4:
+
+# %%
+for question, pair in QUESTIONS.items():
+    for sections in (5, 20):
+        names = [ablations.with_sections(name, sections) for name in pair]
+        if None not in names:
+            ours, theirs = (ablations.scores(rows.get(name, []), "voi") for name in names)
+            print(f"{question}, {sections} sections: {ablations.compared(ours, theirs)}")
+
+# %% [markdown]
+# Mind what is on the axis: neighbouring sections of 10 nm are nearly the same picture, so 20 sections
 # from one place are far less than 20 from different places.
 #
 # ## 8 · Tissue that no row has seen
