@@ -466,6 +466,10 @@ for name in (name for name, row in ROWS.items() if row.encoder.startswith("sam2.
 # validation part was looked at when the recipe was made. And this is a reconstruction of FGNet: if a row does badly, it may be ours that is
 # bad, and not the idea.
 #
+# One more for the pretrained rows. The small encoder has learned from synthetic volumes, whose neurons are known, before it guided anything;
+# the U-Net began at random. So what these rows gain over the U-Net is what the *pretraining* brings through the guide. Would a U-Net that had
+# seen the same synthetic volumes gain as much? No row here asks that. (Of SAM2's photographs no U-Net in 3D can learn, which is the paper's case.)
+#
 # ## 10 · Run an ablation yourself
 #
 # The same functions, smaller: two rows of the list, on the data set of this notebook. Change `PAIR` to ask something else (any two names of
