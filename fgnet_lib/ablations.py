@@ -60,8 +60,9 @@ ROWS = {
     "fine_tuned": Row("FGNet, pretrained encoder, fine-tuned", SMALL, frozen=False),
     "plain_attention": Row("FGNet frozen, F' = F a", replace(SMALL, attention="plain")),
     "per_channel": Row("FGNet frozen, one map per channel", replace(SMALL, attention="per_channel")),
+    "additive": Row("FGNet frozen, F' = F + W_v S a", replace(SMALL, attention="additive")),
 }
-for _name in ("unet", "unet_longer", "sam2_only", "random_frozen", "pretrained_frozen", "fine_tuned"):
+for _name in ("unet", "unet_longer", "sam2_only", "random_frozen", "pretrained_frozen", "fine_tuned", "additive"):
     for _sections in (5, 20):
         ROWS[f"{_name}_{_sections}"] = replace(
             ROWS[_name], title=f"{ROWS[_name].title}, {_sections} sections", sections=_sections
@@ -75,6 +76,7 @@ QUESTIONS = {  # what the rows were made for: the first of each pair is compared
     "all of it, at equal time": ("fine_tuned", "unet_longer"),
     "F' = F a instead of F + F a": ("plain_attention", "pretrained_frozen"),
     "a map for each channel instead of one": ("per_channel", "pretrained_frozen"),
+    "F + W_v S a: what SAM2 sees is added": ("additive", "pretrained_frozen"),
 }
 for _size in ("tiny", "small", "base_plus", "large"):
     ROWS[f"sam2_{_size}"] = Row(

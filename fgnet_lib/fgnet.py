@@ -16,7 +16,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from fgnet_lib.sam2_encoder import STRIDES, build_encoder
 
+Attention = Literal["residual", "plain", "per_channel", "additive"]
 PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
 
 
@@ -38,7 +39,8 @@ class FGNetConfig:
         source: What of SAM2 is read: its feature pyramid network ("fpn") or the pyramid of its trunk ("trunk").
         widths: Channels of the Fine-Grained Encoder at in-plane strides 1, 2, 4, 8, 16.
         coarse_width: Channels of the coarse decoder D_s.
-        attention: "residual": F' = F + F * a; "plain": F' = F * a; "per_channel": residual, one map per channel.
+        attention: "residual": F' = F + F * a; "plain": F' = F * a; "per_channel": residual, one map per channel;
+            "additive": F' = F + W_v S * a, where not only where to look comes from SAM2, but also what is there.
         refined: False leaves the Fine-Grained Encoder and A_r out (SAM2 only).
         dense_levels: At so many of the finest levels dense blocks stand in for DW Blocks, see `DenseBlock`.
         far: Distances in voxels of further affinities that are learned beside those of the nearest neighbours, and
@@ -49,7 +51,7 @@ class FGNetConfig:
     source: Literal["fpn", "trunk"] = "fpn"
     widths: tuple[int, ...] = (32, 64, 96, 128, 160)
     coarse_width: int = 64
-    attention: Literal["residual", "plain", "per_channel"] = "residual"
+    attention: Attention = "residual"
     refined: bool = True
     dense_levels: int = 0
     far: tuple[int, ...] = ()
@@ -61,8 +63,8 @@ class FGNetConfig:
             raise ValueError(
                 f"widths needs five channel counts, for in-plane strides 1, 2, 4, 8, 16; got {self.widths}"
             )
-        if self.attention not in ("residual", "plain", "per_channel"):
-            raise ValueError(f"attention is {self.attention!r}; choose 'residual', 'plain' or 'per_channel'")
+        if self.attention not in get_args(Attention):
+            raise ValueError(f"attention is {self.attention!r}; choose one of {', '.join(get_args(Attention))}")
         if self.encoder is None and not self.refined:
             raise ValueError("encoder=None and refined=False leave nothing to compute; switch one of them on")
 
@@ -141,12 +143,14 @@ class FeatureGuidedAttention(nn.Module):
         self.from_guide = nn.Conv3d(guide_channels, channels, 1)
         self.from_fine = nn.Conv3d(channels, channels, 1)
         self.to_map = nn.Conv3d(channels, channels if kind == "per_channel" else 1, 1)
+        self.value = nn.Conv3d(guide_channels, channels, 1) if kind == "additive" else None
         self.residual = kind != "plain"
 
     def forward(self, fine: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the guided features F' and the attention map a."""
         a = torch.sigmoid(self.to_map(F.relu(self.from_guide(guide) + self.from_fine(fine))))
-        return (fine + fine * a if self.residual else fine * a), a
+        weighted = (fine if self.value is None else self.value(guide)) * a
+        return (fine + weighted if self.residual else weighted), a
 
 
 class FineGrainedEncoder(nn.Module):

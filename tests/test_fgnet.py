@@ -42,7 +42,7 @@ def test_any_size_works(model, depth, height, width):
         assert a.min() >= 0 and a.max() <= 1
 
 
-@pytest.mark.parametrize("kind", ["residual", "plain", "per_channel"])
+@pytest.mark.parametrize("kind", ["residual", "plain", "per_channel", "additive"])
 def test_attention_is_the_documented_equation(kind):
     torch.manual_seed(0)
     fga = FeatureGuidedAttention(6, 4, kind)
@@ -57,7 +57,8 @@ def test_attention_is_the_documented_equation(kind):
     assert a.shape[1] == (4 if kind == "per_channel" else 1)
     guided, found = fga(fine, guide)
     torch.testing.assert_close(found, a)
-    torch.testing.assert_close(guided, fine * a + (0 if kind == "plain" else fine))
+    weighted = pointwise(fga.value, guide) if kind == "additive" else fine
+    torch.testing.assert_close(guided, weighted * a + (0 if kind == "plain" else fine))
 
 
 @given(st.integers(1, 2), st.integers(1, 6), st.integers(4, 60), st.integers(4, 60), st.sampled_from(["dense", "down"]))
@@ -125,6 +126,7 @@ def test_frozen_encoder_gets_no_gradient_and_stays_in_eval_mode(model):
         {"refined": False},
         {"source": "trunk"},
         {"attention": "per_channel"},
+        {"attention": "additive"},
         {"dense_levels": 0},
         {"far": (3, 9)},
     ],

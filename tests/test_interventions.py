@@ -19,7 +19,7 @@ def make(**switches) -> FGNet:
 
 
 @pytest.mark.parametrize("value", [0, 0.25, 1, "mean"])
-@pytest.mark.parametrize("kind", ["residual", "plain", "per_channel"])
+@pytest.mark.parametrize("kind", ["residual", "plain", "per_channel", "additive"])
 @torch.inference_mode()
 def test_the_guided_features_follow_the_equation(kind, value):
     model = make(attention=kind)
@@ -30,7 +30,8 @@ def test_the_guided_features_follow_the_equation(kind, value):
         guided, a = fga(fine, guide)
     expected = own.mean((2, 3, 4), keepdim=True) if value == "mean" else torch.tensor(float(value))
     torch.testing.assert_close(a, expected.expand_as(own))
-    torch.testing.assert_close(guided, fine * a if kind == "plain" else fine + fine * a)  # F' = F + F * a
+    weighted = fga.value(guide) if kind == "additive" else fine
+    torch.testing.assert_close(guided, weighted * a + (0 if kind == "plain" else fine))  # F' = F + F * a
 
 
 @torch.inference_mode()

@@ -589,7 +589,7 @@ checks.report("03")
 # 2. **Two models at once.** `explorers.attention_explorer(volume, {"trained": model, "untrained": fgnet.FGNet(model.config)})`
 #    shows both on the same sliders and the same colours. What of the pictures has training made?
 # 3. Change our formula to $F' = F \odot a$ (the switch `attention="plain"` of `FGNetConfig`). What can the network do
-#    now that it could not before?
+#    now that it could not before? And with `attention="additive"`, $F' = F + W_v S \odot a$?
 # 4. Run this notebook with `DATASET = "fib25"`. Do the AUCs change sign on other tissue?
 #
 # ## References
