@@ -155,12 +155,13 @@ def measured(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[str, dict
         found[name] = {"seconds": time.perf_counter() - start, "voxels": int(np.prod(volume.shape))}
         for output, threshold in thresholds.items():
             affinities = getattr(prediction, output)
-            segmentation = segment(affinities, volume.voxel_size, threshold)
-            found[name][output] = scored(segmentation, volume)
-            found[name][f"{output}_fragments"] = scored(fragments(affinities, volume.voxel_size), volume)
-            if name == "fib25":  # for the pictures; nothing is chosen here
-                pictures = pictures or pictured(segmentation, volume)  # of A_r, where there is one
-                steps = sweep(affinities, volume.voxel_size, THRESHOLDS)
+            pieces = fragments(affinities, volume.voxel_size)
+            tried = THRESHOLDS if name == "fib25" else [threshold]  # all for the pictures; nothing is chosen here
+            steps = sweep(affinities, volume.voxel_size, tried, pieces)
+            found[name][output] = scored(steps[threshold], volume)
+            found[name][f"{output}_fragments"] = scored(pieces, volume)
+            if name == "fib25":
+                pictures = pictures or pictured(steps[threshold], volume)  # of A_r, where there is one
                 found[name][f"{output}_curve"] = [[t, *voi(step, volume.labels)] for t, step in steps.items()]
     return found, pictures
 
