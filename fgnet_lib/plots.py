@@ -344,6 +344,11 @@ def split_merge_curve(
     return ax
 
 
+def _line(number: int) -> str:
+    """Of the line of that number from 0, so that lines differ also when the cycle of six colours begins anew."""
+    return ("-", "--", ":")[number // 6 % 3]
+
+
 def split_against_merge(
     ax: Axes,
     curves: Mapping[str, tuple[Sequence[float], Sequence[float], int]],
@@ -357,8 +362,7 @@ def split_against_merge(
         points: name -> VOI merge and split of what has no threshold, drawn as crosses.
     """
     for number, (name, (merge, split, chosen)) in enumerate(curves.items()):
-        style = ("-", "--", ":")[number // 6 % 3]  # the cycle has six colours
-        (line,) = ax.plot(merge, split, style, label=name)
+        (line,) = ax.plot(merge, split, _line(number), label=name)
         ax.plot(merge[chosen], split[chosen], "o", color=line.get_color(), markersize=9)
     for number, (name, (merge, split)) in enumerate((points or {}).items()):
         ax.plot(merge, split, "xP+"[number % 3], color="black", markersize=10, markeredgewidth=2, label=name)
@@ -387,7 +391,7 @@ def against_sections(ax: Axes, rows: Mapping[str, Mapping[int, Sequence[float]]]
         shifted = np.array(sections) * 1.03**number  # so that bars do not lie on each other
         means = [np.mean(amounts[n]) for n in sections]
         around = [np.std(amounts[n], ddof=1) if len(amounts[n]) > 1 else np.nan for n in sections]
-        bars = ax.errorbar(shifted, means, around, marker="s", capsize=4, label=name)
+        bars = ax.errorbar(shifted, means, around, marker="s", linestyle=_line(number), capsize=4, label=name)
         for x, n in zip(shifted, sections, strict=True):
             ax.plot([x] * len(amounts[n]), amounts[n], ".", color=bars[0].get_color(), alpha=0.6)
     ticks = sorted({n for amounts in rows.values() for n in amounts})
@@ -395,7 +399,7 @@ def against_sections(ax: Axes, rows: Mapping[str, Mapping[int, Sequence[float]]]
     ax.set_xticks(ticks, [str(n) for n in ticks])
     ax.minorticks_off()
     if rows:
-        ax.legend()
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return ax
 
 

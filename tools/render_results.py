@@ -219,7 +219,7 @@ def draw_curves(found: dict[str, list[dict]]) -> plt.Figure:
 
 def draw_efficiency(found: dict[str, list[dict]]) -> plt.Figure:
     """VOI against labelled sections, mean and spread."""
-    figure, ax = plt.subplots(figsize=(8, 5))
+    figure, ax = plt.subplots(figsize=(12, 5))
     plots.against_sections(ax, by_sections(found)).set(title="FIB-25, validation part: mean ± s.d. over seeds")
     return figure
 

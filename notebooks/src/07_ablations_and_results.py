@@ -395,7 +395,7 @@ for name in (name for name in missing if name.endswith(("_5", "_20"))):
     print(f"{TITLES[name]:52} {missing[name]}")
 
 # %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of seven rows as far as they were measured, with bars for the spread over seeds and a small dot for each run."
-figure, ax = plt.subplots(figsize=(9, 5))
+figure, ax = plt.subplots(figsize=(13, 5))
 plots.against_sections(ax, amounts)
 ax.set(title=f"FIB-25, validation part; {sum(map(len, amounts.values()))} points measured here")
 plt.show()
