@@ -162,7 +162,7 @@ def test_the_page_says_what_the_files_say(measured):
     assert "| 0.950 ± 0.200 | 0.250 ± 0.000 | 1.200 ± 0.200 | 0.120 ± 0.020 | 3 |" in line
     assert "not measured here: `make results ROWS=sam2_tiny`" in text
     assert "1 of 3 seeds measured here; the others: `make results ROWS=fine_tuned`" in text
-    assert "too slow: 3D U-Net (FGE alone), seed 2." in text
+    assert "too slow (seeds): 3D U-Net (FGE alone) (2)." in text
     assert "| 3D U-Net (FGE alone) | 40 |  | 0.100 bits, 4 parts, at (1, 2, 3) |" in text
 
 

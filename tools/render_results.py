@@ -118,9 +118,7 @@ def trained_table(found: dict[str, list[dict]]) -> str:
     dates = sorted({run["date"] for runs in found.values() for run in runs})
     span = " to ".join(sorted({*dates[:1], *dates[-1:]}))
     measured = f"\nMeasured {span} on: {'; '.join(machines)}.\n" if machines else ""
-    busy = [f"{TITLES[run['row']]}, seed {run['seed']}" for run in trained(found) if run["load"] > run["cores"] + 0.5]
-    if busy:
-        measured += f"\nOther work shared the machine, so minutes and MVox/s are too slow: {'; '.join(busy)}.\n"
+    measured += disturbed(found)
     versions = postprocessings(found)
     if len(versions) > 1:
         measured += "\n**Not all rows had the same post-processing; compare within a line only.**\n\n"
@@ -128,6 +126,16 @@ def trained_table(found: dict[str, list[dict]]) -> str:
     partly = [f"{TITLES[name]}: {said}" for name, said in missing.items() if name in found]
     head = "## FIB-25, validation part, sections 144-183"
     return table(head, COLUMNS, lines) + measured + "".join(f"\n- {line}" for line in partly)
+
+
+def disturbed(found: dict[str, list[dict]]) -> str:
+    """Which seeds of which rows ran beside other work, so that nobody compares their minutes."""
+    busy: dict[str, list[str]] = {}
+    for run in trained(found):
+        if run["load"] > run["cores"] + 0.5:
+            busy.setdefault(TITLES[run["row"]], []).append(str(run["seed"]))
+    rows = "; ".join(f"{title} ({', '.join(seeds)})" for title, seeds in busy.items())
+    return f"\nOther work shared the machine, so minutes and MVox/s are too slow (seeds): {rows}.\n" if rows else ""
 
 
 def trained(found: dict[str, list[dict]]) -> list[dict]:
