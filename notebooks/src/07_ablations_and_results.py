@@ -50,11 +50,11 @@ found = ablations.load()
 rows = {name: runs for name, runs in found.items() if name != "references"}
 for name, runs in rows.items():
     dates = ", ".join(sorted({run["date"] for run in runs}))
-    print(f"{TITLES[name]:52} seeds {[run['seed'] for run in runs]}, {dates}")
+    print(f"{TITLES[name]:56} seeds {[run['seed'] for run in runs]}, {dates}")
 missing = ablations.lacking(found)
 print(f"\n{len(missing)} rows are not complete:")
 for name, said in missing.items():
-    print(f"{TITLES[name]:52} {said}")
+    print(f"{TITLES[name]:56} {said}")
 
 # %% [markdown]
 # All rows have the same task: trained on the first sections of FIB-25's training part, judged on its validation part, sections
@@ -149,7 +149,7 @@ checks.fair_pairs(my_fair_pairs)
 # knows.
 
 # %%
-print(f"{'row':52} {'trained':>10} {'minutes':>13} {'MVox/s':>12} {'MB':>6} {'VOI':>14} {'ARAND':>14}")
+print(f"{'row':56} {'trained':>10} {'minutes':>13} {'MVox/s':>12} {'MB':>6} {'VOI':>14} {'ARAND':>14}")
 for name, runs in rows.items():
     training = [run["training"] for run in runs]
     minutes = ablations.summary([one["minutes"] for one in training], 1)
@@ -158,11 +158,11 @@ for name, runs in rows.items():
     memory = max(run["peak_memory_mb"] for run in runs)
     voi, arand = (ablations.summary(ablations.scores(runs, key)) for key in ("voi", "arand"))
     trained = f"{training[0]['trainable']:10,} {minutes:>13} {rate:>12} {memory:6.0f}"
-    print(f"{TITLES[name]:52} {trained} {voi:>14} {arand:>14}")
+    print(f"{TITLES[name]:56} {trained} {voi:>14} {arand:>14}")
 for name, title in ablations.REFERENCES.items():
     for voi in ablations.scores(found.get("references", []), "voi", output=name):
         (arand,) = ablations.scores(found["references"], "arand", output=name)
-        print(f"{title:111} {voi:14.3f} {arand:14.3f}")
+        print(f"{title:101} {voi:14.3f} {arand:14.3f}")
 
 # %% [markdown]
 # Three things to know before you compare:
@@ -272,12 +272,15 @@ for question, (one, other) in QUESTIONS.items():
 # trained on, and then kept. What would each row have gained by peeking, that is, by taking the best threshold of the validation part?
 
 # %%
+print(f"{'row':56} {'chosen':>14} {'by peeking':>14} {'price of honesty':>17}")
 for name, runs in rows.items():
+    honest, peeking = [], []
     for run in runs:
         merge, split, chosen = ablations.curve(run)
-        voi = merge + split
-        honest = f"chosen {voi[chosen]:.3f}, by peeking {voi.min():.3f}"
-        print(f"{TITLES[name]:52} seed {run['seed']}: {honest}, price of honesty {voi[chosen] - voi.min():.3f}")
+        honest.append((merge + split)[chosen])
+        peeking.append((merge + split).min())
+    columns = [ablations.summary(values) for values in (honest, peeking, np.subtract(honest, peeking))]
+    print(f"{TITLES[name]:56} {columns[0]:>14} {columns[1]:>14} {columns[2]:>17}")
 
 # %% [markdown]
 # If the price of honesty differs much from row to row, a table made by peeking could have another order. Here are the whole curves;
@@ -375,7 +378,7 @@ for name, arrays in kept.items():
     covered = arrays["covered"]
     sizes = np.bincount(arrays["parts"].ravel())[1:]
     share, outside = covered[0] / covered.sum(), 1 - covered[0] / sizes[0]
-    print(f"{TITLES[name]:52} {share:4.0%} in the largest segment, of which {outside:4.0%} is not this neuron")
+    print(f"{TITLES[name]:56} {share:4.0%} in the largest segment, of which {outside:4.0%} is not this neuron")
 
 # %% [markdown]
 # The picture is *one* neuron, and one seed. It shows what kind of error a row makes, not how often: for that there is the score.
@@ -390,9 +393,9 @@ for name, arrays in kept.items():
 amounts = ablations.by_sections(found)
 for title, measured in amounts.items():
     for sections, values in sorted(measured.items()):
-        print(f"{title:40} {sections:4} sections: VOI {ablations.summary(values)} (runs: {len(values)})")
+        print(f"{title:44} {sections:4} sections: VOI {ablations.summary(values)} (runs: {len(values)})")
 for name in (name for name in missing if name.endswith(("_5", "_20"))):
-    print(f"{TITLES[name]:52} {missing[name]}")
+    print(f"{TITLES[name]:56} {missing[name]}")
 
 # %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of seven rows as far as they were measured, with bars for the spread over seeds and a small dot for each run."
 figure, ax = plt.subplots(figsize=(13, 5))
@@ -429,7 +432,7 @@ for volume in ("gala", "phantom", "ac4", "cremi_b_mini"):
         own = ablations.scores(runs, "voi", volume)
         start = ablations.scores(runs, "voi", volume, f"{ablations.output_of(runs[0])}_fragments")
         if own:
-            print(f"  {TITLES[name]:52} VOI {ablations.summary(own)}, its fragments {ablations.summary(start)}")
+            print(f"  {TITLES[name]:56} VOI {ablations.summary(own)}, its fragments {ablations.summary(start)}")
 
 # %% [markdown]
 # **What to see.** Does the order of the rows stay the same from volume to volume? A method whose lead is gone on other tissue has learned the
