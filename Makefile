@@ -62,8 +62,8 @@ encoder: env  ## pretrain the mini encoder without labels of people (an hour on 
 weights: env  ## train the mini model that ships in data/pretrained (about an hour on two cores)
 	$(BIN)/python tools/train_mini.py
 
-results: env  ## train and evaluate what is missing of docs/results.md (six hours in all; ROWS="unet fine_tuned" MINUTES=60 for a part)
-	$(BIN)/python tools/results.py $(if $(ROWS),--rows $(ROWS)) $(if $(MINUTES),--minutes $(MINUTES))
+results: env  ## train and evaluate what is missing of docs/results.md (six hours in all; ROWS="unet fine_tuned" MINUTES=60 for a part; ENCODER=tiny with SAM2.1's)
+	$(BIN)/python tools/results.py $(if $(ROWS),--rows $(ROWS)) $(if $(ENCODER),--encoder $(ENCODER)) $(if $(MINUTES),--minutes $(MINUTES))
 	$(BIN)/python tools/render_results.py
 
 bench: env  ## measure where the time goes, to docs/bench.md (a few minutes, with nothing else running)

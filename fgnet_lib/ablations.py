@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +19,12 @@ import torch
 
 from fgnet_lib.datasets import fetch
 from fgnet_lib.fgnet import MINI, PRETRAINED, FGNet, FGNetConfig
+from fgnet_lib.sam2_encoder import SIZES
 from fgnet_lib.training import TrainConfig
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 SEEDS = (0, 1, 2)
+OFFICIAL = SIZES[1:]  # encoders that have checkpoints of Meta's
 SECTIONS = 120  # of FIB-25's training part; the last 20 of its 140 choose the threshold
 # Small enough that a run comes near the end of its learning in some ten minutes of one core.
 SMALL = replace(MINI, widths=(8, 16, 24, 32, 48), coarse_width=16)
@@ -78,10 +80,16 @@ QUESTIONS = {  # what the rows were made for: the first of each pair is compared
     "a map for each channel instead of one": ("per_channel", "pretrained_frozen"),
     "F + W_v S a: what SAM2 sees is added": ("additive", "pretrained_frozen"),
 }
-for _size in ("tiny", "small", "base_plus", "large"):
-    ROWS[f"sam2_{_size}"] = Row(
-        f"FGNet, SAM2.1 {_size}, frozen", replace(SMALL, encoder=_size), f"sam2.1_hiera_{_size}.pt"
-    )
+# The same comparison with each of SAM2.1's encoders instead of the mini one: "fine_tuned_tiny_5" and so on.
+for _size, _name in product(OFFICIAL, ("random_frozen", "pretrained_frozen", "fine_tuned", "additive")):
+    for _sections in (SECTIONS, 20, 5):
+        _row = ROWS[_name if _sections == SECTIONS else f"{_name}_{_sections}"]
+        ROWS[f"{_name}_{_size}" + f"_{_sections}" * (_sections != SECTIONS)] = replace(
+            _row,
+            title=f"SAM2.1 {_size}: {_row.title}",
+            config=replace(_row.config, encoder=_size),
+            encoder=_row.encoder if _row.encoder == "random" else f"sam2.1_hiera_{_size}.pt",
+        )
 
 TITLES = {
     "references": "what came with the data",
@@ -155,16 +163,39 @@ def pictures(run: dict, folder: Path = RESULTS) -> dict[str, np.ndarray]:
         return dict(file)
 
 
+def begun(found: dict[str, list[dict]]) -> list[str]:
+    """Those of SAM2.1's encoders that some run was guided by."""
+    return [size for size in OFFICIAL if any(name in ROWS and ROWS[name].config.encoder == size for name in found)]
+
+
 def lacking(found: dict[str, list[dict]]) -> dict[str, str]:
-    """What has not been measured, row -> what to say about it, with the command that measures it."""
-    said = {}
+    """What has not been measured, row -> what to say about it, with the command that measures it.
+
+    An encoder of SAM2.1 that no run was guided by is one line for all of its rows.
+    """
+    said, idle = {}, set(OFFICIAL) - set(begun(found))
     for name in TITLES:
         seeds = len(SEEDS) if name in ROWS else 1
         runs = len(found.get(name, []))
-        if runs < seeds:
+        if name in ROWS and (size := ROWS[name].config.encoder) in idle:
+            said.setdefault(f"pretrained_frozen_{size}", f"not measured here: `make results ENCODER={size}`")
+        elif runs < seeds:
             count = f"{runs} of {seeds} seeds measured here; the others" if runs else "not measured here"
             said[name] = f"{count}: `make results ROWS={name}`"
     return said
+
+
+def questions(found: dict[str, list[dict]]) -> dict[str, tuple[str, str]]:
+    """`QUESTIONS`, and the same with each of SAM2.1's encoders that some run was guided by.
+
+    None at equal time: how much longer an iteration takes with another encoder depends on the machine.
+    """
+    asked = dict(QUESTIONS)
+    for size, (question, (one, other)) in product(begun(found), QUESTIONS.items()):
+        other = other if ROWS[other].config.encoder is None else f"{other}_{size}"
+        if f"{one}_{size}" in ROWS and other in ROWS and other != "unet_longer":
+            asked[f"SAM2.1 {size}: {question}"] = f"{one}_{size}", other
+    return asked
 
 
 def postprocessings(found: dict[str, list[dict]]) -> dict[str, list[str]]:

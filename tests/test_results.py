@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import render_results
 import results
+import torch
 
 from fgnet_lib import ablations
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import PRETRAINED, load_pretrained
 from fgnet_lib.phantom import make_phantom
+from fgnet_lib.sam2_encoder import build_encoder
 
 
 @pytest.fixture
@@ -83,7 +85,8 @@ def test_rescaled_predictions_come_back_in_the_volumes_own_voxels():
 def test_what_is_not_here_is_named_with_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("FGNET_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("FGNET_DATA_DIR", str(tmp_path))
-    assert "sam2.1_hiera_tiny.pt" in results.missing("sam2_tiny")
+    for name in ("pretrained_frozen_tiny", "random_frozen_tiny_5"):  # random weights are there to compare with
+        assert "sam2.1_hiera_tiny.pt" in results.missing(name)
     monkeypatch.setattr(ablations, "PRETRAINED", tmp_path)
     assert "make encoder" in results.missing("pretrained_frozen") and not results.missing("unet")
     monkeypatch.delenv("FGNET_DATA_DIR")
@@ -94,19 +97,57 @@ def test_a_run_that_is_there_or_locked_is_not_done_again(monkeypatch, tmp_path):
     """Every other one is, each in a process of its own, and what fails is named at the end."""
     started = []
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    monkeypatch.setattr(results, "missing", lambda name: "no data" if name == "sam2_large" else "")
+    monkeypatch.setattr(results, "missing", lambda name: "no data" if name == "fine_tuned_large" else "")
     monkeypatch.setattr(results.subprocess, "run", lambda command: started.append(command[-2:]) or Failed(command))
     (tmp_path / "unet-0.json").write_text("{}")
     folder = tmp_path / "work" / "unet-1"
     folder.mkdir(parents=True)
     lock = (folder / "lock").open("w")
     results.fcntl.flock(lock, results.fcntl.LOCK_EX)
-    monkeypatch.setattr(
-        results.sys, "argv", ["results.py", "--work", str(tmp_path / "work"), "--rows", "unet", "sam2_large"]
-    )
+    arguments = ["--work", str(tmp_path / "work"), "--rows", "unet", "fine_tuned_large"]
+    monkeypatch.setattr(results.sys, "argv", ["results.py", *arguments])
     with pytest.raises(SystemExit, match="unet, seed 2"):
         results.main()
     assert started == [["unet", "2"]]
+
+
+def test_one_parameter_runs_the_comparison_with_an_encoder_of_sam2(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "missing", lambda name: "")
+    monkeypatch.setattr(results.subprocess, "run", lambda command: started.append(command[-2]) or Failed(command))
+    monkeypatch.setattr(results.sys, "argv", ["results.py", "--work", str(tmp_path / "work"), "--encoder", "tiny"])
+    with pytest.raises(SystemExit, match="failed"):
+        results.main()
+    regimes = {"random_frozen", "pretrained_frozen", "fine_tuned", "additive"}
+    assert set(started) == {f"{regime}_tiny{part}" for regime in regimes for part in ("", "_5", "_20")}
+    assert len(started) == 3 * len(set(started))
+    for name in set(started):
+        mini, row = results.ROWS[name.replace("_tiny", "")], results.ROWS[name]
+        assert replace(row, title="", config=replace(row.config, encoder="mini"), encoder="") == replace(
+            mini, title="", encoder=""
+        )
+        assert (row.encoder == "random") == (mini.encoder == "random")
+    order = [name for name, _ in results.runs()]
+    assert order.index("fine_tuned_tiny") > max(number for number, name in enumerate(order) if name == "additive_20")
+
+
+def test_a_row_with_sam2_s_own_encoder_runs_where_its_checkpoint_is(tiny, monkeypatch, tmp_path):
+    """A file of the official layout with random weights stands for it."""
+    encoder = build_encoder("tiny")
+    torch.save({"model": encoder.state_dict()}, tmp_path / "official.pt")
+    for module in (ablations, results):
+        monkeypatch.setattr(module, "fetch", lambda name, download: tmp_path / "official.pt")
+    monkeypatch.setenv("FGNET_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(results, "attention_measured", lambda model, threshold: {})  # as with the mini encoder
+    row = replace(ablations.ROWS["pretrained_frozen_tiny"], sections=4, iterations=1)
+    results.ROWS["pretrained_frozen_tiny"] = row
+    assert not results.missing("pretrained_frozen_tiny")
+    results.do("pretrained_frozen_tiny", 0, tmp_path / "work")
+    found = json.loads((tmp_path / "pretrained_frozen_tiny-0.json").read_text())
+    assert found["checkpoint"] == zlib.crc32((tmp_path / "official.pt").read_bytes())
+    encoders = sum(weights.numel() for weights in encoder.parameters())
+    assert found["training"]["parameters"] - found["training"]["trainable"] == encoders
 
 
 class Failed:
@@ -160,7 +201,7 @@ def test_the_page_says_what_the_files_say(measured):
     line = next(line for line in text.splitlines() if line.startswith("| 3D U-Net (FGE alone) |"))
     assert "1,000 (500) | 7 | 1.5 ± 0.0 | 2.00 ± 0.00 | 900 |" in line
     assert "| 0.950 ± 0.200 | 0.250 ± 0.000 | 1.200 ± 0.200 | 0.120 ± 0.020 | 3 |" in line
-    assert "not measured here: `make results ROWS=sam2_tiny`" in text
+    assert "not measured here: `make results ENCODER=tiny`" in text and "ROWS=fine_tuned_tiny" not in text
     assert "1 of 3 seeds measured here; the others: `make results ROWS=fine_tuned`" in text
     assert "too slow (seeds): 3D U-Net (FGE alone) (2)." in text
     assert "| 3D U-Net (FGE alone) | 40 |  | 0.100 bits, 4 parts, at (1, 2, 3) |" in text
@@ -173,6 +214,22 @@ def test_questions_are_asked_for_every_number_of_sections_that_has_both_rows(mea
     assert lines[2].endswith("|  | 2.000 (1) | not measured here |")
     assert ablations.with_sections("plain_attention", 5) is None
     assert all(name in ablations.ROWS for pair in ablations.QUESTIONS.values() for name in pair)
+
+
+def test_an_encoder_of_sam2_is_asked_about_as_soon_as_one_run_has_it(measured):
+    assert ablations.questions(measured) == ablations.QUESTIONS
+    measured["random_frozen_tiny_5"] = [made("random_frozen_tiny_5", 0, 1.5)]
+    said, asked = ablations.lacking(measured), ablations.questions(measured)
+    assert "1 of 3 seeds" in said["random_frozen_tiny_5"] and "ROWS=fine_tuned_tiny`" in said["fine_tuned_tiny"]
+    assert "ENCODER=small" in said["pretrained_frozen_small"] and "fine_tuned_small" not in said
+    assert asked["SAM2.1 tiny: a guide at all, without knowledge"] == ("random_frozen_tiny", "unet")
+    assert asked["SAM2.1 tiny: fine-tuning"] == ("fine_tuned_tiny", "pretrained_frozen_tiny")
+    assert not any(
+        "small" in question or "unet_longer" in pair for question, pair in asked.items() if "SAM2.1" in question
+    )
+    assert "| SAM2.1 tiny: a guide at all, without knowledge | 5 | 1.500 (1) | 2.000 (1) |" in render_results.page(
+        measured
+    )
 
 
 def test_rows_of_two_postprocessings_are_told_apart(measured):

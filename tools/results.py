@@ -30,10 +30,10 @@ import torch
 from scipy import ndimage
 from train_mini import THRESHOLDS, best_threshold
 
-from fgnet_lib.ablations import RESULTS, ROWS, SECTIONS, SEEDS, Row, checkpoint, training, untrained
+from fgnet_lib.ablations import OFFICIAL, RESULTS, ROWS, SECTIONS, SEEDS, Row, checkpoint, training, untrained
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.blocks import peak_bytes
-from fgnet_lib.datasets import CROPS, open_dataset
+from fgnet_lib.datasets import CROPS, fetch, open_dataset
 from fgnet_lib.devices import choose_device
 from fgnet_lib.features import roc_auc
 from fgnet_lib.fgnet import PRETRAINED, FGNet, load_model, read_notes
@@ -258,8 +258,13 @@ def run_references() -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def runs() -> list[tuple[str, int]]:
-    """Every run in order: one seed of all rows before the next, so that a table cut short compares what it has."""
-    return [("references", 0), ("shipped", 0)] + [(name, seed) for seed in SEEDS for name in ROWS]
+    """Every run in order: one seed of all rows before the next, so that a table cut short compares what it has.
+
+    The rows with SAM2.1's encoders, which take longest, come last.
+    """
+    large = {name: ROWS[name].config.encoder in OFFICIAL for name in ROWS}
+    rows = [(name, seed) for later in (False, True) for seed in SEEDS for name in ROWS if large[name] == later]
+    return [("references", 0), ("shipped", 0), *rows]
 
 
 def path_of(name: str, seed: int) -> Path:
@@ -304,8 +309,11 @@ def machine() -> str:
 def missing(name: str) -> str:
     """What a row cannot run without and is not here; empty if nothing."""
     if name in ROWS:
+        row = ROWS[name]
         try:
-            checkpoint(ROWS[name])
+            if (size := row.config.encoder) in OFFICIAL:  # for random weights, too, which are there to compare with
+                fetch(f"sam2.1_hiera_{size}.pt", download=False)
+            checkpoint(row)
         except OSError as error:
             return str(error)
     return "" if os.environ.get("FGNET_DATA_DIR") else "FGNET_DATA_DIR is not set: the rows need FIB-25"
@@ -314,6 +322,7 @@ def missing(name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", nargs="*", help="only these")
+    parser.add_argument("--encoder", choices=OFFICIAL, help="only the rows that this encoder of SAM2.1's guides")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further run after so long")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "results", help="checkpoints, to resume from")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # row and seed: what the subprocess does
@@ -324,6 +333,8 @@ def main() -> None:
     started, failed = time.monotonic(), []
     for name, seed in runs():
         if (arguments.rows and name not in arguments.rows) or path_of(name, seed).exists():
+            continue
+        if arguments.encoder and (name not in ROWS or ROWS[name].config.encoder != arguments.encoder):
             continue
         if lacking := missing(name):
             print(f"{name}, seed {seed}: not measured. {lacking}")

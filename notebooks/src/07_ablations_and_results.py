@@ -256,7 +256,7 @@ checks.chance_of(my_chance)
 # Now the questions of part 2, as far as the files go. The sentences are computed: they change when runs are added.
 
 # %%
-for question, (one, other) in QUESTIONS.items():
+for question, (one, other) in ablations.questions(found).items():
     ours, theirs = (ablations.scores(rows.get(name, []), "voi") for name in (one, other))
     print(f"{question} (runs: {len(ours)} and {len(theirs)})")
     print(f"  VOI of {one}, compared with {other}: {ablations.compared(ours, theirs)}")
@@ -408,7 +408,7 @@ plt.show()
 # point says nothing about labels. In sentences, for the same questions as in part 4:
 
 # %%
-for question, pair in QUESTIONS.items():
+for question, pair in ablations.questions(found).items():
     for sections in (5, 20):
         names = [ablations.with_sections(name, sections) for name in pair]
         if None not in names:
@@ -451,9 +451,8 @@ for name, runs in rows.items():
         print(f"VOI from A_s to A_r of the same runs, {TITLES[name]}: {ablations.paired(refined, coarse)}")
 
 # %%
-for name in (name for name, row in ROWS.items() if row.encoder.startswith("sam2.1")):
-    runs = rows.get(name, [])
-    print(f"{TITLES[name]:32} runs: {len(runs)}", "" if runs else f"({missing[name]})")
+for name in (name for name, row in ROWS.items() if row.encoder.startswith("sam2.1") and name in {**rows, **missing}):
+    print(f"{TITLES[name]:56} runs: {len(rows.get(name, []))} {missing.get(name, '')}")
 
 # %% [markdown]
 # | claim | what would show it | can the files here? |
@@ -490,11 +489,11 @@ PAIR = ("unet", "random_frozen")
 chosen_rows = {ROWS[name].title: ROWS[name] for name in PAIR}
 try:
     fetch("sam2.1_hiera_tiny.pt", download=False)
-    tiny = ROWS["sam2_tiny"]
-    chosen_rows |= {tiny.title: tiny, "the same with random weights": replace(tiny, encoder="random")}
+    tiny = ROWS["pretrained_frozen_tiny"]
+    chosen_rows |= {row.title: row for row in (tiny, ROWS["random_frozen_tiny"])}
 except OSError:
     print("SAM2.1 tiny is not on this machine, so photographs are not asked about. With internet, once:")
-    print('  fgnet_lib.datasets.fetch("sam2.1_hiera_tiny.pt")  # then run this again, or `make results ROWS=sam2_tiny`')
+    print('  fgnet_lib.datasets.fetch("sam2.1_hiera_tiny.pt")  # then run this again, or `make results ENCODER=tiny`')
 seeds = range(SEED, SEED + (1 if session.profile.name == "fast" else 2))
 minutes = min(session.profile.minutes, 20) / 2 / len(seeds) / len(chosen_rows)
 iterations = session.profile.iterations // 3
