@@ -63,8 +63,10 @@ ROWS = {
     "plain_attention": Row("FGNet frozen, F' = F a", replace(SMALL, attention="plain")),
     "per_channel": Row("FGNet frozen, one map per channel", replace(SMALL, attention="per_channel")),
     "additive": Row("FGNet frozen, F' = F + W_v S a", replace(SMALL, attention="additive")),
+    "additive_random": Row("FGNet frozen, F' = F + W_v S a, random", replace(SMALL, attention="additive"), "random"),
 }
-for _name in ("unet", "unet_longer", "sam2_only", "random_frozen", "pretrained_frozen", "fine_tuned", "additive"):
+GUIDED = ("random_frozen", "pretrained_frozen", "fine_tuned", "additive", "additive_random")
+for _name in ("unet", "unet_longer", "sam2_only", *GUIDED):
     for _sections in (5, 20):
         ROWS[f"{_name}_{_sections}"] = replace(
             ROWS[_name], title=f"{ROWS[_name].title}, {_sections} sections", sections=_sections
@@ -79,9 +81,10 @@ QUESTIONS = {  # what the rows were made for: the first of each pair is compared
     "F' = F a instead of F + F a": ("plain_attention", "pretrained_frozen"),
     "a map for each channel instead of one": ("per_channel", "pretrained_frozen"),
     "F + W_v S a: what SAM2 sees is added": ("additive", "pretrained_frozen"),
+    "pretraining, in F + W_v S a": ("additive", "additive_random"),
 }
 # The same comparison with each of SAM2.1's encoders instead of the mini one: "fine_tuned_tiny_5" and so on.
-for _size, _name in product(OFFICIAL, ("random_frozen", "pretrained_frozen", "fine_tuned", "additive")):
+for _size, _name in product(OFFICIAL, GUIDED):
     for _sections in (SECTIONS, 20, 5):
         _row = ROWS[_name if _sections == SECTIONS else f"{_name}_{_sections}"]
         ROWS[f"{_name}_{_size}" + f"_{_sections}" * (_sections != SECTIONS)] = replace(

@@ -119,8 +119,7 @@ def test_one_parameter_runs_the_comparison_with_an_encoder_of_sam2(monkeypatch, 
     monkeypatch.setattr(results.sys, "argv", ["results.py", "--work", str(tmp_path / "work"), "--encoder", "tiny"])
     with pytest.raises(SystemExit, match="failed"):
         results.main()
-    regimes = {"random_frozen", "pretrained_frozen", "fine_tuned", "additive"}
-    assert set(started) == {f"{regime}_tiny{part}" for regime in regimes for part in ("", "_5", "_20")}
+    assert set(started) == {f"{regime}_tiny{part}" for regime in ablations.GUIDED for part in ("", "_5", "_20")}
     assert len(started) == 3 * len(set(started))
     for name in set(started):
         mini, row = results.ROWS[name.replace("_tiny", "")], results.ROWS[name]

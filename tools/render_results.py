@@ -66,7 +66,7 @@ Which two rows a question compares stands in `QUESTIONS` of `fgnet_lib/ablations
 the question at equal time: there the U-Net has as many more as fine-tuned FGNet takes longer for one. Even if each of
 three runs is better than each of three others, dealing them at random does so, one way or the other, in 10% of all
 cases. `make results ENCODER=tiny` (or small, base_plus, large) asks the same of SAM2.1's own checkpoint where it is in
-the cache: random and frozen, pretrained and frozen, fine-tuned, and `additive`, each with 5, 20 and 120 sections."""
+the cache: random and frozen, pretrained and frozen, fine-tuned, and what is added, each with 5, 20 and 120 sections."""
 PICTURES = """
 
 ![VOI split against VOI merge of every row on FIB-25](results/curves.png)

@@ -386,7 +386,7 @@ for name, arrays in kept.items():
 # ## 7 · How many labels does it take?
 #
 # Labels are what is dear: a section takes an expert hours. If a pretrained encoder knows something, it should show where
-# there is little to learn from. So seven rows were also declared with the first 20 and with the first 5 sections alone, and all
+# there is little to learn from. So eight rows were also declared with the first 20 and with the first 5 sections alone, and all
 # else equal, the number of iterations included.
 
 # %%
@@ -397,7 +397,7 @@ for title, measured in amounts.items():
 for name in (name for name in missing if name.endswith(("_5", "_20"))):
     print(f"{TITLES[name]:56} {missing[name]}")
 
-# %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of seven rows as far as they were measured, with bars for the spread over seeds and a small dot for each run."
+# %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of eight rows as far as they were measured, with bars for the spread over seeds and a small dot for each run."
 figure, ax = plt.subplots(figsize=(13, 5))
 plots.against_sections(ax, amounts)
 ax.set(title=f"FIB-25, validation part; {sum(map(len, amounts.values()))} points measured here")
