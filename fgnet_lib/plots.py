@@ -356,6 +356,8 @@ def split_against_merge(
 ) -> Axes:
     """Plot VOI split against VOI merge over thresholds, a line for each method, nearer to the corner is better.
 
+    The picture ends half as far again as the chosen thresholds and the points; curves run on beyond it.
+
     Args:
         ax: axes to draw on.
         curves: name -> VOI merge, VOI split (bits), and the index of the chosen threshold, which gets a dot.
@@ -366,7 +368,9 @@ def split_against_merge(
         ax.plot(merge[chosen], split[chosen], "o", color=line.get_color(), markersize=9)
     for number, (name, (merge, split)) in enumerate((points or {}).items()):
         ax.plot(merge, split, "xP+"[number % 3], color="black", markersize=10, markeredgewidth=2, label=name)
-    ax.set(xlabel="VOI merge (bits)", ylabel="VOI split (bits)")
+    shown = [(merge[chosen], split[chosen]) for merge, split, chosen in curves.values()] + list((points or {}).values())
+    ends = 1.5 * np.max(shown, axis=0) if shown else (1, 1)
+    ax.set(xlabel="VOI merge (bits)", ylabel="VOI split (bits)", xlim=(0, ends[0]), ylim=(0, ends[1]))
     if curves:
         ax.legend(title="dot: chosen threshold", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return ax

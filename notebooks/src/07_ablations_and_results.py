@@ -283,7 +283,7 @@ for name, runs in rows.items():
     print(f"{TITLES[name]:56} {columns[0]:>14} {columns[1]:>14} {columns[2]:>17}")
 
 # %% [markdown]
-# If the price of honesty differs much from row to row, a table made by peeking could have another order. Here are the whole curves;
+# If the price of honesty differs much from row to row, a table made by peeking could have another order. Here are the curves, as far as the picture goes;
 # rows with fewer sections are left for part 7.
 
 # %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, with a dot at the threshold that was chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
