@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -178,6 +179,14 @@ def process_block(step: Step, index: int) -> Done:
         RuntimeError: the folder belongs to a run with other settings by now.
         OSError: what reads back is not what was written.
     """
+    try:
+        return _process(step, index)
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # or whoever keeps the error keeps the arrays of the block
+        raise
+
+
+def _process(step: Step, index: int) -> Done:
     journal = Journal(step.folder, step.name)
     journal.check_owner(step)
     clock = [time.perf_counter()]

@@ -31,6 +31,7 @@ from distributed.security import Security
 from tqdm.auto import tqdm
 
 from fgnet_lib.blocks import Grid, Journal, Step, locked, peak_bytes, process_block
+from fgnet_lib.devices import memory_returned
 
 RETRIES = 2  # of a block that raises
 AT_ONCE = 4000  # blocks that the scheduler is told of; it keeps something of each in memory
@@ -156,6 +157,7 @@ def limit_memory(extra: int | None) -> int:
     if held.exists():
         if extra is not None:
             threading.stack_size(STACK)  # of threads to come: it counts
+            memory_returned()  # so does what an earlier block freed and glibc keeps
             limit = int(held.read_text().split()[5]) * resource.getpagesize() + extra
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
     return peak_bytes()

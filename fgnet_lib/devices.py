@@ -83,6 +83,13 @@ def memory_kept() -> Iterator[None]:
                 c.malloc_trim(0)
 
 
+def memory_returned() -> None:
+    """From now on, memory of arrays of a MiB or more goes back to Linux as soon as it is freed (glibc)."""
+    if c := _glibc():
+        c.mallopt(_MAP, 1 << 20)
+        c.malloc_trim(0)
+
+
 @cache
 def _glibc() -> ctypes.CDLL | None:
     try:

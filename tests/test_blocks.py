@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -119,6 +120,25 @@ def test_other_settings_are_refused_and_named(tmp_path):
     journal.begin({"block": [1, 2, 3], "tile": 4})
     with pytest.raises(ValueError, match=r"tile was 4, is now 5; new was None, is now 1\."):
         journal.begin({"block": [1, 2, 3], "tile": 5, "new": 1})
+
+
+def test_an_error_that_is_kept_keeps_no_array_of_its_block(tmp_path):
+    seen = []
+
+    class Failing(Doubling):
+        def read(self, index):
+            data = np.ones((2, 2, 2))
+            seen.append(weakref.ref(data))
+            return data
+
+        def compute(self, index, data):
+            raise MemoryError
+
+    step = Failing(tmp_path)
+    Journal(tmp_path, step.name).begin(step.settings())
+    with pytest.raises(MemoryError) as kept:
+        process_block(step, 0)
+    assert seen[0]() is None and kept.traceback[-1].name == "compute"
 
 
 def test_a_worker_that_outlived_its_run_writes_nothing(tmp_path):
