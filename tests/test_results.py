@@ -135,8 +135,7 @@ def test_a_row_with_sam2_s_own_encoder_runs_where_its_checkpoint_is(tiny, monkey
     """A file of the official layout with random weights stands for it."""
     encoder = build_encoder("tiny")
     torch.save({"model": encoder.state_dict()}, tmp_path / "official.pt")
-    for module in (ablations, results):
-        monkeypatch.setattr(module, "fetch", lambda name, download: tmp_path / "official.pt")
+    monkeypatch.setattr(ablations, "fetch", lambda name, download: tmp_path / "official.pt")
     monkeypatch.setenv("FGNET_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(results, "attention_measured", lambda model, threshold: {})  # as with the mini encoder
     row = replace(ablations.ROWS["pretrained_frozen_tiny"], sections=4, iterations=1)

@@ -33,7 +33,7 @@ from train_mini import THRESHOLDS, best_threshold
 from fgnet_lib.ablations import OFFICIAL, RESULTS, ROWS, SECTIONS, SEEDS, Row, checkpoint, training, untrained
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.blocks import peak_bytes
-from fgnet_lib.datasets import CROPS, fetch, open_dataset
+from fgnet_lib.datasets import CROPS, open_dataset
 from fgnet_lib.devices import choose_device
 from fgnet_lib.features import roc_auc
 from fgnet_lib.fgnet import PRETRAINED, FGNet, load_model, read_notes
@@ -262,9 +262,8 @@ def runs() -> list[tuple[str, int]]:
 
     The rows with SAM2.1's encoders, which take longest, come last.
     """
-    large = {name: ROWS[name].config.encoder in OFFICIAL for name in ROWS}
-    rows = [(name, seed) for later in (False, True) for seed in SEEDS for name in ROWS if large[name] == later]
-    return [("references", 0), ("shipped", 0), *rows]
+    rows = [(name, seed) for seed in SEEDS for name in ROWS]
+    return [("references", 0), ("shipped", 0), *sorted(rows, key=lambda run: ROWS[run[0]].config.encoder in OFFICIAL)]
 
 
 def path_of(name: str, seed: int) -> Path:
@@ -310,9 +309,9 @@ def missing(name: str) -> str:
     """What a row cannot run without and is not here; empty if nothing."""
     if name in ROWS:
         row = ROWS[name]
+        if (size := row.config.encoder) in OFFICIAL:  # for random weights, too, which are there to compare with
+            row = replace(row, encoder=f"sam2.1_hiera_{size}.pt")
         try:
-            if (size := row.config.encoder) in OFFICIAL:  # for random weights, too, which are there to compare with
-                fetch(f"sam2.1_hiera_{size}.pt", download=False)
             checkpoint(row)
         except OSError as error:
             return str(error)
