@@ -3,6 +3,7 @@ DATASET ?= phantom
 PROFILE ?= fast
 FRESH ?=
 ROWS ?=
+ENCODER ?=
 MINUTES ?=
 SUBMISSION ?=
 LESSON ?=
@@ -59,10 +60,10 @@ test: chromium  ## linters and tests, those in a browser included
 encoder: env  ## pretrain the mini encoder without labels of people (an hour on one core)
 	$(BIN)/python tools/pretrain_mini.py
 
-weights: env  ## train the mini model that ships in data/pretrained (about an hour on two cores)
+weights: env  ## train the mini model that ships in data/pretrained (four hours on one core)
 	$(BIN)/python tools/train_mini.py
 
-results: env  ## train and evaluate what is missing of docs/results.md (six hours in all; ROWS="unet fine_tuned" MINUTES=60 for a part; ENCODER=tiny with SAM2.1's)
+results: env  ## train and evaluate what is missing of docs/results.md (seven hours in two terminals; ROWS="unet fine_tuned" MINUTES=60 for a part; ENCODER=tiny with SAM2.1's)
 	$(BIN)/python tools/results.py $(if $(ROWS),--rows $(ROWS)) $(if $(ENCODER),--encoder $(ENCODER)) $(if $(MINUTES),--minutes $(MINUTES))
 	$(BIN)/python tools/render_results.py
 

@@ -59,6 +59,7 @@ ROWS = {
     "sam2_only_random": Row("SAM2 alone, random, frozen (A_s)", replace(SMALL, refined=False), "random"),
     "random_frozen": Row("FGNet, random encoder, frozen", SMALL, "random"),
     "pretrained_frozen": Row("FGNet, pretrained encoder, frozen", SMALL),
+    "pretrained_frozen_longer": Row("FGNet, frozen, as long as fine-tuned FGNet takes", SMALL, iterations=1600),
     "fine_tuned": Row("FGNet, pretrained encoder, fine-tuned", SMALL, frozen=False),
     "plain_attention": Row("FGNet frozen, F' = F a", replace(SMALL, attention="plain")),
     "per_channel": Row("FGNet frozen, one map per channel", replace(SMALL, attention="per_channel")),
@@ -66,16 +67,20 @@ ROWS = {
     "additive_random": Row("FGNet frozen, F' = F + W_v S a, random", replace(SMALL, attention="additive"), "random"),
 }
 GUIDED = ("random_frozen", "pretrained_frozen", "fine_tuned", "additive", "additive_random")
-for _name in ("unet", "unet_longer", "sam2_only", *GUIDED):
+for _name in ("unet", "unet_longer", "sam2_only", "pretrained_frozen_longer", *GUIDED):
     for _sections in (5, 20):
         ROWS[f"{_name}_{_sections}"] = replace(
             ROWS[_name], title=f"{ROWS[_name].title}, {_sections} sections", sections=_sections
         )
 QUESTIONS = {  # what the rows were made for: the first of each pair is compared with the second
     "a guide at all, without knowledge": ("random_frozen", "unet"),
+    "the same, the U-Net with more time": ("random_frozen", "unet_longer"),
+    "a guide that knows, at equal iterations": ("pretrained_frozen", "unet"),
+    "a guide that knows, at equal time": ("pretrained_frozen_longer", "unet_longer"),
     "what pretraining knows, by A_s alone": ("sam2_only", "sam2_only_random"),
     "pretraining, encoder frozen": ("pretrained_frozen", "random_frozen"),
-    "fine-tuning": ("fine_tuned", "pretrained_frozen"),
+    "fine-tuning, at equal iterations": ("fine_tuned", "pretrained_frozen"),
+    "fine-tuning, at equal time": ("fine_tuned", "pretrained_frozen_longer"),
     "all of it, at equal iterations": ("fine_tuned", "unet"),
     "all of it, at equal time": ("fine_tuned", "unet_longer"),
     "F' = F a instead of F + F a": ("plain_attention", "pretrained_frozen"),
@@ -166,6 +171,16 @@ def pictures(run: dict, folder: Path = RESULTS) -> dict[str, np.ndarray]:
         return dict(file)
 
 
+def trained(found: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """The rows that somebody trained: all but the references."""
+    return {name: runs for name, runs in found.items() if name != "references"}
+
+
+def fully_labelled(found: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """Of `trained`, those with all labelled sections."""
+    return {name: runs for name, runs in trained(found).items() if name not in ROWS or ROWS[name].sections == SECTIONS}
+
+
 def begun(found: dict[str, list[dict]]) -> list[str]:
     """Those of SAM2.1's encoders that some run was guided by."""
     return [size for size in OFFICIAL if any(name in ROWS and ROWS[name].config.encoder == size for name in found)]
@@ -191,7 +206,7 @@ def lacking(found: dict[str, list[dict]]) -> dict[str, str]:
 def questions(found: dict[str, list[dict]]) -> dict[str, tuple[str, str]]:
     """`QUESTIONS`, and the same with each of SAM2.1's encoders that some run was guided by.
 
-    None at equal time: how much longer an iteration takes with another encoder depends on the machine.
+    None at equal time: how long an iteration takes with another encoder depends on the machine.
     """
     asked = dict(QUESTIONS)
     for size, (question, (one, other)) in product(begun(found), QUESTIONS.items()):
@@ -204,7 +219,7 @@ def questions(found: dict[str, list[dict]]) -> dict[str, tuple[str, str]]:
 def postprocessings(found: dict[str, list[dict]]) -> dict[str, list[str]]:
     """Version of the post-processing -> runs that were measured with it; rows of two versions must not be compared."""
     versions = defaultdict(list)
-    for run in (run for name, runs in found.items() if name != "references" for run in runs):
+    for run in (run for runs in trained(found).values() for run in runs):
         version = run.get("postprocessing")
         versions[f"{version:08x}" if version else "not noted"].append(f"{TITLES[run['row']]}, seed {run['seed']}")
     return dict(versions)
@@ -227,6 +242,11 @@ def scores(runs: Sequence[dict], key: str, volume: str = "fib25", output: str = 
     measured = [run["volumes"].get(volume, {}).get(output or output_of(run)) for run in runs]
     keys = ("voi_split", "voi_merge") if key == "voi" else (key,)
     return [sum(one[k] for k in keys) for one in measured if one]
+
+
+def rates(runs: Sequence[dict]) -> list[float]:
+    """MVox/s of inference on FIB-25's validation part, of each run."""
+    return [run["volumes"]["fib25"]["voxels"] / 1e6 / run["volumes"]["fib25"]["seconds"] for run in runs]
 
 
 def curve(run: dict) -> tuple[np.ndarray, np.ndarray, int]:
@@ -329,9 +349,9 @@ def compared(ours: Sequence[float], theirs: Sequence[float]) -> str:
     if min(len(ours), len(theirs)) == 1:
         return f"{said}; one seed only, so no spread is known and nothing follows"
     around = float(np.sqrt((spread(ours) ** 2 + spread(theirs) ** 2) / 2))
-    verdict = "larger than" if abs(difference) > around else "not larger than"
+    verdict = "more" if abs(difference) > around else "not more"
     odds = f"dealt at random, the runs differ as much in {chance(ours, theirs):.0%} of all cases"
-    return f"{said}, {verdict} the spread of {around:.3f}; {odds}"
+    return f"{said}, which is {verdict} than the spread of single runs, {around:.3f}; {odds}"
 
 
 def paired(after: Sequence[float], before: Sequence[float]) -> str:

@@ -517,8 +517,7 @@ from fgnet_lib import ablations
 from fgnet_lib.ablations import ROWS, SECTIONS, TITLES, summary
 
 found = ablations.load()
-full = {name: runs for name, runs in found.items() if name not in ROWS or ROWS[name].sections == SECTIONS}
-maps = ablations.attention(full)
+maps = ablations.attention(ablations.fully_labelled(found))
 heads = "".join(f"{head:>15}" for head in ("with error", "VOI", "a = 0", "a = mean", "a = 1"))
 print(f"{'model, map':42} {'runs':>4} {'AUC':>12}{heads}")
 for m in maps:
@@ -563,7 +562,7 @@ for m in maps:
 # %% [markdown]
 # A difference within the spread says: *not shown*, neither used nor unused. A change in the only run is true of that model; whether the next
 # training would show it is open. [Lesson 07](07_ablations_and_results.ipynb) explains these sentences,
-# and compares models that were trained without attention at all.
+# and compares with a U-Net that was trained without SAM2 and attention.
 
 # %% [markdown]
 # ## Your exercises

@@ -47,7 +47,7 @@ from fgnet_lib import ablations, checks, plots, quiz
 from fgnet_lib.ablations import QUESTIONS, ROWS, TITLES
 
 found = ablations.load()
-rows = {name: runs for name, runs in found.items() if name != "references"}
+rows = ablations.trained(found)
 for name, runs in rows.items():
     dates = ", ".join(sorted({run["date"] for run in runs}))
     print(f"{TITLES[name]:56} seeds {[run['seed'] for run in runs]}, {dates}")
@@ -70,7 +70,7 @@ for run in [run for runs in rows.values() for run in runs][:1]:
 # %% [markdown]
 # ## 2 · A fair comparison changes one thing
 #
-# If two rows differ in two things, nobody can tell which of them made the difference. Two rows of the list, side by side:
+# If two rows differ in two things, nobody can tell which of them made the difference. Four rows of the list, side by side:
 
 # %%
 from dataclasses import asdict
@@ -94,8 +94,8 @@ for key in sides[0]:
 # %% [markdown]
 # Settings that all four share are left out: patch size, iterations, learning rate, augmentation, the decoder. So is everything
 # *behind* the network. **Post-processing is held fixed**: fragments and agglomeration are the same code with the same settings for
-# every row. Who changes network and watershed at once measures a sum of two things. Is it so in these files? Each notes the version of
-# the post-processing (those of the first day do not); there should be one line. [The page](../docs/results.md) names the runs of each.
+# every row. Whoever changes network and watershed at once measures a sum of two things. Is it so in these files? Each notes the
+# version of the post-processing; there should be one line.
 
 # %%
 for version, runs in ablations.postprocessings(found).items():
@@ -153,8 +153,7 @@ print(f"{'row':56} {'trained':>10} {'minutes':>13} {'MVox/s':>12} {'MB':>6} {'VO
 for name, runs in rows.items():
     training = [run["training"] for run in runs]
     minutes = ablations.summary([one["minutes"] for one in training], 1)
-    fib25 = [run["volumes"]["fib25"] for run in runs]
-    rate = ablations.summary([one["voxels"] / 1e6 / one["seconds"] for one in fib25], 2)
+    rate = ablations.summary(ablations.rates(runs), 2)
     memory = max(run["peak_memory_mb"] for run in runs)
     voi, arand = (ablations.summary(ablations.scores(runs, key)) for key in ("voi", "arand"))
     trained = f"{training[0]['trainable']:10,} {minutes:>13} {rate:>12} {memory:6.0f}"
@@ -169,7 +168,7 @@ for name, title in ablations.REFERENCES.items():
 #
 # - **Trained parameters are not all parameters.** A frozen encoder computes, but has nothing to learn.
 # - **Equal iterations are not equal time.** A row that computes more in an iteration had more of the machine. Rows can be
-#   made equal in one of the two, seldom in both, so the list has a U-Net that trains for longer.
+#   made equal in one of the two, seldom in both, so the list has a U-Net and a frozen FGNet that train for longer.
 # - **The shipped model is no row of the ablation.** It is wider, and had other data, another recipe and far more minutes. It is
 #   there to show what the same code reaches; nothing follows from a comparison with it. The rows are small networks, so that
 #   three seeds of each can be trained in hours; what they show need not hold for large ones.
@@ -262,7 +261,7 @@ for question, (one, other) in ablations.questions(found).items():
     print(f"  VOI of {one}, compared with {other}: {ablations.compared(ours, theirs)}")
 
 # %% [markdown]
-# **How to read it.** "Not larger than the spread" does not say that there is *no* difference: a smaller one could be there, and more seeds
+# **How to read it.** "Not more than the spread" does not say that there is *no* difference: a smaller one could be there, and more seeds
 # would show it. And with several questions in one list, one of them may look good by chance alone. A row that was run because an earlier
 # result looked promising needs fresh seeds.
 #
@@ -287,7 +286,7 @@ for name, runs in rows.items():
 # rows with fewer sections are left for part 7.
 
 # %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, with a dot at the threshold that was chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
-full = {name: runs for name, runs in rows.items() if name not in ROWS or ROWS[name].sections == ablations.SECTIONS}
+full = ablations.fully_labelled(found)
 figure, ax = plt.subplots(figsize=(14, 5.5))
 curves = {TITLES[name]: ablations.curve(runs[0]) for name, runs in full.items()}
 plots.split_against_merge(ax, curves, ablations.references(found))
@@ -312,7 +311,7 @@ from fgnet_lib.datasets import open_dataset
 
 VOXEL = (10, 10, 10)
 kept = {name: ablations.pictures(runs[0]) for name, runs in full.items()}
-kept = {name: arrays for name, arrays in list(kept.items())[:8] if arrays}
+kept = {name: arrays for name, arrays in kept.items() if arrays}
 print(f"shown: {', '.join(kept)}")
 
 
@@ -385,8 +384,8 @@ for name, arrays in kept.items():
 #
 # ## 7 · How many labels does it take?
 #
-# Labels are what is dear: a section takes an expert hours. If a pretrained encoder knows something, it should show where
-# there is little to learn from. So eight rows were also declared with the first 20 and with the first 5 sections alone, and all
+# Labels are what is expensive: a section takes an expert hours. If a pretrained encoder knows something, it should show where
+# there is little to learn from. So nine rows were also declared with the first 20 and with the first 5 sections alone, and all
 # else equal, the number of iterations included.
 
 # %%
@@ -397,7 +396,7 @@ for title, measured in amounts.items():
 for name in (name for name in missing if name.endswith(("_5", "_20"))):
     print(f"{TITLES[name]:56} {missing[name]}")
 
-# %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of eight rows as far as they were measured, with bars for the spread over seeds and a small dot for each run."
+# %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of nine rows as far as they were measured, with bars for the spread over seeds and a small dot for each run."
 figure, ax = plt.subplots(figsize=(13, 5))
 plots.against_sections(ax, amounts)
 ax.set(title=f"FIB-25, validation part; {sum(map(len, amounts.values()))} points measured here")
@@ -436,7 +435,8 @@ for volume in ("gala", "phantom", "ac4", "cremi_b_mini"):
 
 # %% [markdown]
 # **What to see.** Does the order of the rows stay the same from volume to volume? A method whose lead is gone on other tissue has learned the
-# tissue. (The shipped model also saw gala's training volume and a phantom, so these two are not new to it.)
+# tissue. Two things are not as new as they look: the shipped model also saw gala's training volume and a phantom, and the pretrained
+# encoder learned from six other phantoms, labels included. The phantom is new to the U-Net and to rows with a random encoder only.
 #
 # ## 9 · What may be claimed
 #
@@ -458,10 +458,10 @@ for name in (name for name, row in ROWS.items() if row.encoder.startswith("sam2.
 # | claim | what would show it | can the files here? |
 # | --- | --- | --- |
 # | photographs teach features that help in EM | SAM2.1's checkpoints against the same encoder with random weights | only if the rows above have runs; the small encoder of the other rows has never seen a photograph |
-# | a frozen guide is enough | frozen against no guide, several seeds | yes, for *this* encoder and data: part 4 |
-# | fine-tuning gains | fine-tuned against frozen, at equal time, too | yes, with the same limits: part 4 |
+# | a frozen guide is enough | frozen against no guide, and against fine-tuned | yes, for *this* encoder and data: part 4 |
+# | fine-tuning gains | fine-tuned against frozen | yes, with the same limits, at equal iterations and at equal time: part 4 |
 # | $A_r$ is better than $A_s$ | both from the same runs | yes: above |
-# | the network uses *where* it attends | replace the maps, and train without them | the first is measured: lesson 03; the second is the row of the 3D U-Net |
+# | the network uses *where* it attends | replace the maps, and train without them | the first is measured: lesson 03; the second is not: the U-Net lacks all of SAM2, not only the attention |
 # | better than other methods | the same data, split and score for both | one published segmentation of one small cube: part 5 |
 #
 # Some limits hold for every row: a small model, a short training, one data set to train on, one cube of two and a half million voxels to judge on. The
@@ -559,7 +559,8 @@ checks.report("07")
 #
 # ## Try it
 #
-# - `make results ROWS="unet random_frozen" MINUTES=60` in a terminal adds runs for an hour; run this lesson again: which sentences have changed?
+# - Set `SEEDS` in `fgnet_lib/ablations.py` to `range(5)`; `make results ROWS="unet random_frozen"` in a terminal then adds four runs (half an
+#   hour). Run this lesson again: which sentences have changed?
 # - Put your own row into `ROWS` in `fgnet_lib/ablations.py`: another patch size, another width. What would be its fair partner?
 # - In part 4, give `chance` twenty pairs of random numbers. How many of them come out at or below 10 %?
 # - Write down, *before* you run a row, which difference you would call a success.
