@@ -59,7 +59,7 @@ ROWS = {
     "sam2_only_random": Row("SAM2 alone, random, frozen (A_s)", replace(SMALL, refined=False), "random"),
     "random_frozen": Row("FGNet, random encoder, frozen", SMALL, "random"),
     "pretrained_frozen": Row("FGNet, pretrained encoder, frozen", SMALL),
-    "pretrained_frozen_longer": Row("FGNet, frozen, as long as fine-tuned FGNet takes", SMALL, iterations=1600),
+    "pretrained_frozen_longer": Row("FGNet frozen, trained as long as fine-tuned", SMALL, iterations=1600),
     "fine_tuned": Row("FGNet, pretrained encoder, fine-tuned", SMALL, frozen=False),
     "plain_attention": Row("FGNet frozen, F' = F a", replace(SMALL, attention="plain")),
     "per_channel": Row("FGNet frozen, one map per channel", replace(SMALL, attention="per_channel")),

@@ -361,11 +361,12 @@ for name, arrays in kept.items():
 # %% alt="The same neuron in 3D once for each row, drawn as the segments that cover it, each in a colour of its own. One colour means that the row found it in one piece."
 from fgnet_lib.meshes import largest_ids, neuron_meshes
 
-figure = plt.figure(figsize=(min(4.6 * columns, 15), 4.6 * lines))
+figure = plt.figure(figsize=(min(4.6 * columns, 15), 3.6 * lines))
 for number, (name, parts) in enumerate(shown.items(), start=1):
     ax = figure.add_subplot(lines, columns, number, projection="3d")
     meshes = neuron_meshes(parts, VOXEL, largest_ids(parts, 8), max_triangles=1500)
     plots.neurons_3d(ax, meshes, TITLES[name].replace(", ", ",\n", 1))
+    ax.yaxis.labelpad = 36  # small axes: numbers are large beside them
     ax.get_legend().remove()
 plt.show()
 
