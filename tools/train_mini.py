@@ -1,7 +1,7 @@
 """Train the mini model that comes with the repository, choose its threshold, and write its model card (`make weights`).
 
 Trained on the phantom, FIB-25 (sections 0-119 of the training part) and gala's training volume; the threshold is chosen
-on FIB-25's sections 120-139, which training never saw; the validation parts are looked at once, to report.
+on FIB-25's sections 120-139, which training never saw; the validation parts are looked at after each stage, to report.
 """
 
 from __future__ import annotations
@@ -32,19 +32,34 @@ RECIPE = TrainConfig(
     learning_rate=2e-3,
     warmup=100,
     ema=0.995,
-    freeze_encoder=False,  # the mini encoder starts at random: there is nothing to preserve
+    freeze_encoder=False,  # the encoder is far from what it should be: first at random, then pretrained on phantoms
     encoder_lr_factor=0.25,
     checkpoint_every=100,
     weights=(7, 1, 2),
     seed=0,
 )
-FAR = (3, 9)  # the last stage also learns affinities to voxels so far away; their heads are not shipped
+FAR = (3, 9)  # the last two stages also learn affinities to voxels so far away; their heads are not shipped
 STAGES = (
     RECIPE,
     replace(RECIPE, iterations=1000, learning_rate=1e-3, warmup=20, ema=0.99, weights=(7, 1.5, 1.5), seed=1),
     replace(RECIPE, iterations=700, learning_rate=7e-4, warmup=20, ema=0.99, weights=(8, 1, 1), seed=2),
     replace(RECIPE, iterations=4000, learning_rate=1.5e-3, warmup=50, ema=0.998, weights=(8, 1, 1), seed=3),
+    replace(RECIPE, iterations=4000, learning_rate=1.5e-3, warmup=50, ema=0.998, weights=(8, 1, 1), seed=4),
 )
+
+
+def begun(number: int, model: FGNet) -> FGNet:
+    """What stage `number` trains, from what the stages before it made of `model`.
+
+    The last two have heads for far affinities; in the last, the pretrained encoder takes the place of the one so far.
+    """
+    if number < len(STAGES) - 1:
+        return model
+    taught = FGNet(replace(MINI, far=FAR), PRETRAINED / "encoder_mini.pt")
+    keep_encoder = number < len(STAGES)
+    learned = model.state_dict().items()
+    taught.load_state_dict({k: v for k, v in learned if keep_encoder or not k.startswith("encoder.")}, strict=False)
+    return taught
 
 
 def scores(model: FGNet, volume: Volume, thresholds: list[float]) -> dict[float, dict[str, float]]:
@@ -113,16 +128,18 @@ CARD = """# {name}
 
 A mini FGNet ({parameters:,} parameters, {megabytes:.1f} MB, safetensors): a small Hiera built from the classes of
 the `sam2` package, and a narrow Fine-Grained Encoder. It lets every lesson run on a CPU without a download. **These are
-not SAM2's pretrained weights**: the encoder started at random and was trained together with the rest, on electron
-microscopy only.
+not SAM2's pretrained weights**: until the last stage the encoder was one that had started at random; then the one that
+`make encoder` pretrains without labels of people took its place. It was trained together with the rest, on electron
+microscopy and phantoms only.
 
 **Data.** FIB-25 (Takemura et al. 2015, doi 10.1073/pnas.1509820112; CC BY), sections 0-119 of its training part; the
 training volume of gala (Nunez-Iglesias et al. 2013, doi 10.1371/journal.pone.0071715; BSD-style, HHMI); this
-repository's phantom. Nothing under a non-commercial licence was used.
+repository's phantom; for the pretrained encoder also FIB-25's unlabelled sections and more phantoms. Nothing under a
+non-commercial licence was used.
 
 **Recipe.** `make weights`: {minutes} minutes on {device}, {date}. One run only: no spread is known. AdamW with warm-up
 and a cosine, one patch an iteration, a moving average of the weights at the end of each stage; the encoder has a
-quarter of the learning rate. The last stage also learned affinities to voxels {far} away, in heads of their own
+quarter of the learning rate. The last two stages also learned affinities to voxels {far} away, in heads of their own
 that are not in the file:
 
 | iterations | patch (z, y, x) | learning rate | moving average | drawn from FIB-25 : gala : phantom | seed |
@@ -161,8 +178,8 @@ def main() -> None:
     torch.manual_seed(RECIPE.seed)
     model, minutes, tried = FGNet(MINI), 0.0, []
     for number, stage in enumerate(STAGES, start=1):
-        taught = FGNet(replace(MINI, far=FAR)) if stage is STAGES[-1] else model
-        taught.load_state_dict(model.state_dict(), strict=False)
+        torch.manual_seed(stage.seed)  # of the heads for far affinities
+        taught = begun(number, model)
         minutes += train(taught, volumes, stage, arguments.work / f"stage{number}").seconds[-1] / 60
         model.load_state_dict({name: taught.state_dict()[name] for name in model.state_dict()})
         tried.append(after_stage(model.eval(), STAGES[:number], minutes))
