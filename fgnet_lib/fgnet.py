@@ -110,7 +110,7 @@ class DWBlock(nn.Module):
         self.narrow = nn.Conv3d(expand * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.narrow(F.gelu(self.widen(self.norm(self.depthwise(x)))))
+        return self.narrow(F.gelu(self.widen(self.norm(self.depthwise(x))))).add_(x)
 
 
 class DenseBlock(nn.Module):
@@ -127,7 +127,7 @@ class DenseBlock(nn.Module):
         self.mix = nn.Conv3d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.mix(F.gelu(self.norm(self.dense(x))))
+        return self.mix(F.gelu(self.norm(self.dense(x)))).add_(x)
 
 
 def _blocks(widths: tuple[int, ...], dense_levels: int) -> list[nn.Module]:
@@ -199,7 +199,7 @@ class AffinityDecoder(nn.Module):
         x = pyramid[-1]
         for level in reversed(range(len(self.blocks))):
             x = F.interpolate(self.ups[level](x), scale_factor=(1.0, 2.0, 2.0), mode="nearest")
-            x = self.blocks[level](x + pyramid[level])
+            x = self.blocks[level](x.add_(pyramid[level]))
         return self.head(x), self.far_head(x) if self.far_head else None
 
 
