@@ -14,7 +14,7 @@ import torch
 
 from fgnet_lib import ablations
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.fgnet import PRETRAINED, load_pretrained
+from fgnet_lib.fgnet import PRETRAINED, load_pretrained, read_notes
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.sam2_encoder import build_encoder
 
@@ -317,3 +317,8 @@ def test_pictures_of_a_run_lie_beside_its_file(tmp_path):
     assert ablations.pictures(run, tmp_path) == {}
     np.savez(tmp_path / "unet-0.npz", z=np.array(4))
     assert ablations.pictures(run, tmp_path) == {"z": 4}
+
+
+def test_the_shipped_row_is_of_the_weights_that_ship():
+    (run,) = ablations.load()["shipped"]
+    assert run["training"]["tried"] == read_notes(PRETRAINED / "fgnet_mini.safetensors")["tried"]
