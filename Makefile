@@ -60,7 +60,7 @@ test: chromium  ## linters and tests, those in a browser included
 encoder: env  ## pretrain the mini encoder without labels of people (an hour on one core)
 	$(BIN)/python tools/pretrain_mini.py
 
-weights: env  ## train the mini model that ships in data/pretrained (four hours on one core)
+weights: env  ## train the mini model that ships in data/pretrained (five hours on one core)
 	$(BIN)/python tools/train_mini.py
 
 results: env  ## train and evaluate what is missing of docs/results.md (seven hours in two terminals; ROWS="unet fine_tuned" MINUTES=60 for a part; ENCODER=tiny with SAM2.1's)
