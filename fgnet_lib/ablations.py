@@ -270,8 +270,9 @@ class Attention(NamedTuple):
     Attributes:
         row: name of the row.
         level: "a1", "a2" or "a3".
-        auc: of weights, for membrane against interior.
-        correlation: with the error of A_r.
+        auc: of weights, for membrane against interior, counted with either sign (`either_sign`).
+        darker: runs in which membranes have lower weights than interiors.
+        correlation: with the error of A_r, without its sign, which is as free.
         std: standard deviation of the weights.
         voi: of the segmentation of A_r.
         set_to: the same VOI with the map replaced by each value of `SET_TO`.
@@ -280,6 +281,7 @@ class Attention(NamedTuple):
     row: str
     level: str
     auc: list[float]
+    darker: int
     correlation: list[float]
     std: list[float]
     voi: list[float]
@@ -299,8 +301,15 @@ def attention(found: dict[str, list[dict]]) -> list[Attention]:
                 value: [one[f"set_to_{value}"]["voi_split"] + one[f"set_to_{value}"]["voi_merge"] for one in of_runs]
                 for value in SET_TO
             }
-            maps.append(Attention(row, level, auc, correlation, std, scores(runs, "voi"), set_to))
+            darker = sum(one < 0.5 for one in auc)
+            signless = either_sign(auc), darker, [abs(one) for one in correlation]
+            maps.append(Attention(row, level, *signless, std, scores(runs, "voi"), set_to))
     return maps
+
+
+def either_sign(aucs: Sequence[float]) -> list[float]:
+    """AUCs from 0.5, no relation, to 1: which sign a training finds is chance, and signs must not cancel in a mean."""
+    return [max(auc, 1 - auc) for auc in aucs]
 
 
 def by_sections(found: dict[str, list[dict]]) -> dict[str, dict[int, list[float]]]:
@@ -350,7 +359,7 @@ def compared(ours: Sequence[float], theirs: Sequence[float]) -> str:
         return f"{said}; one seed only, so no spread is known and nothing follows"
     around = float(np.sqrt((spread(ours) ** 2 + spread(theirs) ** 2) / 2))
     verdict = "more" if abs(difference) > around else "not more"
-    odds = f"dealt at random, the runs differ as much in {chance(ours, theirs):.0%} of all cases"
+    odds = f"dealt at random, the runs differ at least as much in {chance(ours, theirs):.0%} of all cases"
     return f"{said}, which is {verdict} than the spread of single runs, {around:.3f}; {odds}"
 
 

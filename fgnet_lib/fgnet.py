@@ -136,7 +136,10 @@ def _blocks(widths: tuple[int, ...], dense_levels: int) -> list[nn.Module]:
 
 
 class FeatureGuidedAttention(nn.Module):
-    """a = sigmoid(W_a ReLU(W_s S + W_f F)); F' = F + F * a. Ours, within the paper's addition and multiplication."""
+    """a = sigmoid(W_a ReLU(W_s S + W_f F)); F' = F + F * a. Ours, within the paper's addition and multiplication.
+
+    `kind` may choose another second equation, as `FGNetConfig.attention` tells.
+    """
 
     def __init__(self, guide_channels: int, channels: int, kind: str) -> None:
         super().__init__()

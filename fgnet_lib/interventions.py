@@ -16,13 +16,14 @@ from fgnet_lib.fgnet import FGNet
 def attention_set_to(model: FGNet, level: int, value: float | Literal["mean"]) -> Iterator[None]:
     """Within the context, the model computes with the attention map `level` replaced by a constant.
 
-    The guided features of that level follow from the model's own equation, F' = F + F * a, as does all that comes
-    after. Contexts for several levels may be nested.
+    The guided features of that level follow from the model's own equation (`FGNetConfig.attention`), as does all that
+    comes after. Contexts for several levels may be nested.
 
     Args:
         model: FGNet with attention.
         level: 1, 2 or 3 for a1, a2, a3.
-        value: in [0, 1]; "mean" for the mean of the map over z, y and x, which keeps how much and removes where.
+        value: in [0, 1]; "mean" for the mean of the map over z, y and x, which keeps how much and removes where. It is
+            that of the volume which the model is given: with `predict`, of each window.
 
     Raises:
         ValueError: the model has no such map, or the value is no weight.

@@ -86,18 +86,18 @@ def test_what_is_not_here_is_named_with_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("FGNET_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("FGNET_DATA_DIR", str(tmp_path))
     for name in ("pretrained_frozen_tiny", "random_frozen_tiny_5"):  # random weights are there to compare with
-        assert "sam2.1_hiera_tiny.pt" in results.missing(name)
+        assert "sam2.1_hiera_tiny.pt" in results.obstacle(name)
     monkeypatch.setattr(ablations, "PRETRAINED", tmp_path)
-    assert "make encoder" in results.missing("pretrained_frozen") and not results.missing("unet")
+    assert "make encoder" in results.obstacle("pretrained_frozen") and not results.obstacle("unet")
     monkeypatch.delenv("FGNET_DATA_DIR")
-    assert "FGNET_DATA_DIR" in results.missing("unet")
+    assert "FGNET_DATA_DIR" in results.obstacle("unet")
 
 
 def test_a_run_that_is_there_or_locked_is_not_done_again(monkeypatch, tmp_path):
     """Every other one is, each in a process of its own, and what fails is named at the end."""
     started = []
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    monkeypatch.setattr(results, "missing", lambda name: "no data" if name == "fine_tuned_large" else "")
+    monkeypatch.setattr(results, "obstacle", lambda name: "no data" if name == "fine_tuned_large" else "")
     monkeypatch.setattr(results.subprocess, "run", lambda command: started.append(command[-2:]) or Failed(command))
     (tmp_path / "unet-0.json").write_text("{}")
     folder = tmp_path / "work" / "unet-1"
@@ -114,7 +114,7 @@ def test_a_run_that_is_there_or_locked_is_not_done_again(monkeypatch, tmp_path):
 def test_one_parameter_runs_the_comparison_with_an_encoder_of_sam2(monkeypatch, tmp_path):
     started = []
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    monkeypatch.setattr(results, "missing", lambda name: "")
+    monkeypatch.setattr(results, "obstacle", lambda name: "")
     monkeypatch.setattr(results.subprocess, "run", lambda command: started.append(command[-2]) or Failed(command))
     monkeypatch.setattr(results.sys, "argv", ["results.py", "--work", str(tmp_path / "work"), "--encoder", "tiny"])
     with pytest.raises(SystemExit, match="failed"):
@@ -140,7 +140,7 @@ def test_a_row_with_sam2_s_own_encoder_runs_where_its_checkpoint_is(tiny, monkey
     monkeypatch.setattr(results, "attention_measured", lambda model, threshold: {})  # as with the mini encoder
     row = replace(ablations.ROWS["pretrained_frozen_tiny"], sections=4, iterations=1)
     results.ROWS["pretrained_frozen_tiny"] = row
-    assert not results.missing("pretrained_frozen_tiny")
+    assert not results.obstacle("pretrained_frozen_tiny")
     results.do("pretrained_frozen_tiny", 0, tmp_path / "work")
     found = json.loads((tmp_path / "pretrained_frozen_tiny-0.json").read_text())
     assert found["checkpoint"] == zlib.crc32((tmp_path / "official.pt").read_bytes())
@@ -207,7 +207,7 @@ def test_the_page_says_what_the_files_say(measured):
 
 def test_questions_are_asked_for_every_number_of_sections_that_has_both_rows(measured):
     lines = [line for line in render_results.page(measured).splitlines() if line.startswith("| all of it, at equal it")]
-    assert [line.split(" | ")[1] for line in lines] == ["120", "20", "5"]
+    assert [line.split(" | ")[1:3] for line in lines] == [["fine_tuned against unet", n] for n in ("120", "20", "5")]
     assert "| 1.100 (1) | 1.200 ± 0.200 (3) | 0.100 lower; one seed only" in lines[0]
     assert lines[2].endswith("|  | 2.000 (1) | not measured here |")
     assert ablations.with_sections("plain_attention", 5) is None
@@ -224,9 +224,8 @@ def test_an_encoder_of_sam2_is_asked_about_as_soon_as_one_run_has_it(measured):
     assert asked["SAM2.1 tiny: fine-tuning, at equal iterations"] == ("fine_tuned_tiny", "pretrained_frozen_tiny")
     official = {question: pair for question, pair in asked.items() if "SAM2.1" in question}
     assert not any("small" in question or "longer" in "".join(pair) for question, pair in official.items())
-    assert "| SAM2.1 tiny: a guide at all, without knowledge | 5 | 1.500 (1) | 2.000 (1) |" in render_results.page(
-        measured
-    )
+    line = "tiny: a guide at all, without knowledge | random_frozen_tiny against unet | 5 | 1.500 (1) | 2.000 (1) |"
+    assert line in render_results.page(measured)
 
 
 def test_rows_of_two_postprocessings_are_told_apart(measured):
@@ -309,7 +308,8 @@ def test_scores_of_runs(measured):
     assert (merge[chosen], split[chosen]) == (2.5, 0.5)
     assert ablations.by_sections(measured)["3D U-Net (FGE alone)"] == {120: pytest.approx([1.0, 1.2, 1.4]), 5: [2.0]}
     (level,) = ablations.attention({"fine_tuned": measured["fine_tuned"]})
-    assert level.row == "fine_tuned" and level.auc == [0.2] and level.set_to["mean"] == pytest.approx([1.1])
+    assert (level.row, level.auc, level.darker) == ("fine_tuned", [0.8], 1)
+    assert level.set_to["mean"] == pytest.approx([1.1])
 
 
 def test_pictures_of_a_run_lie_beside_its_file(tmp_path):

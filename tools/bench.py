@@ -8,8 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +24,7 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 # isort: split
 import numpy as np
 import torch
+from results import machine
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -299,10 +298,9 @@ def main() -> None:
     out = parser.parse_args().out
     device = choose_device()
     model, volume = load_pretrained(device=device), open_dataset("phantom", "val").load()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     found = {
         "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}",
+        "machine": machine(),
         "shape": list(volume.shape),
         "parts": parts(model, volume),
         "kept": kept(model, volume.raw),

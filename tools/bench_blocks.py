@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 import zarr
 from distributed import Client
-from results import VOLUMES, predicted
+from results import VOLUMES, machine, predicted
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.block_prediction import Network, Source, predict_blocks
@@ -268,18 +267,17 @@ TABLES = {
 LONG = {"accuracy", "perfect"}  # not by default: they measure no time
 
 
-def machine() -> str:
+def measured_on() -> str:
     """The machine, the day, and how busy it was before we began."""
     busy = os.getloadavg()[0] / os.cpu_count()
-    return f"{date.today().isoformat()}, {platform.machine()}, {os.cpu_count()} cores, load before {busy:.1f} a core"
+    return f"{date.today().isoformat()}, {machine()}, load before {busy:.1f} a core"
 
 
 def page(found: dict) -> str:
     """docs/bench_blocks.md."""
     lines = [
         "# Benchmarks of blocks\n",
-        "`make bench`, or one table by `python tools/bench_blocks.py NAME`.",
-        "No GPU was at hand.\n",
+        "`make bench`, or one table by `python tools/bench_blocks.py NAME`.\n",
     ]
     for name, one in found.items():
         lines += [f"## {TITLES[name]}\n", f"`{name}`, {one['machine']}.\n", *PAGES[name](one["found"]), ""]
@@ -386,7 +384,7 @@ def main() -> None:
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in options.tables or default:
         with tempfile.TemporaryDirectory() as work:
-            before = machine()
+            before = measured_on()
             more = {"sizes": options.gvox} if name == "memory" else {}
             found[name] = {"machine": before, "found": TABLES[name](Path(work), **more)}
         found = {name: found[name] for name in TABLES if name in found}

@@ -45,7 +45,8 @@ declared for each row that is trained here. Rows are trained on sections 0-{SECT
 on the first 5 or 20 of them. Thresholds were chosen on its sections {SECTIONS}-139, never on what is reported;
 fragments and agglomeration are the same for all rows. The minutes are those of training on the machines named below,
 and leave out what made a pretrained encoder; peak memory is that of the whole run, training and evaluation (of the
-shipped model's evaluation alone).
+shipped model's evaluation alone). The rows had one thread each, and another run beside them on the second core; MVox/s
+of the shipped model are with both cores for itself, so they must not be compared with those of the rows.
 
 **Other volumes.** The labels that rows learned from are FIB-25's alone, so gala, AC4 and CREMI B are tissue that they
 never saw. The *shipped* model was also trained on gala's training volume and on another phantom. The pretrained encoder
@@ -67,12 +68,21 @@ tried stands in [decisions.md](decisions.md), under "The shipped model".
 ![VOI of the shipped model after each stage of its training](results/tried.png)"""
 ASKED = """## What the rows were made to ask, FIB-25
 
-Which two rows a question compares stands in `QUESTIONS` of `fgnet_lib/ablations.py`. All have equal iterations, unless
-the question says otherwise. At equal time the U-Net and the frozen FGNet train for more iterations, so that all take as
-long as fine-tuned FGNet; what a frozen encoder knows changes nothing in the time of an iteration. Even if each of three
-runs is better than each of three others, dealing them at random does so, one way or the other, in 10% of all cases.
-`make results ENCODER=tiny` (or small, base_plus, large) asks the same of SAM2.1's own checkpoint where it is in
-the cache: random and frozen, pretrained and frozen, fine-tuned, and what is added, each with 5, 20 and 120 sections."""
+Each question compares two rows, named by their keys in `ROWS` of `fgnet_lib/ablations.py`. All have equal iterations,
+unless the question says otherwise. At equal time the U-Net and the frozen FGNet train for more iterations, which on an
+undisturbed machine take as long as those of fine-tuned FGNet; what a frozen encoder knows changes nothing in the time
+of an iteration. Even if each of three runs is better than each of three others, dealing them at random does so, one way
+or the other, in 10% of all cases; and among so many questions some come out like that by chance alone.
+`make results ENCODER=tiny` (or small, base_plus, large) asks the same of SAM2.1's own checkpoint where it is in the
+cache, at equal iterations: random and frozen, pretrained and frozen, fine-tuned, and what is added, each with 5, 20 and
+120 sections. At equal time it does not, for how long an iteration takes then depends on the machine."""
+ATTENTION = """## Attention on FIB-25: used, or decoration?
+
+AUC: how well attention tells membranes from interiors, 0.5 not at all, 1 without error. Whether membranes get the
+higher or the lower weights is chance in each training, so either counts, and the next column says in how many runs
+they got the lower ones. The correlation is given without its sign, too. VOI is that of A_r's segmentation at the row's
+threshold, as it is and with a map replaced; *its mean* is that over each window of the prediction, 16 sections of
+160 x 160 voxels."""
 PICTURES = """
 
 ![VOI split against VOI merge of every row on FIB-25](results/curves.png)
@@ -121,7 +131,7 @@ def trained_table(found: dict[str, list[dict]]) -> str:
         elif name in missing:
             lines.append([title, missing[name], *[""] * 9])
     runs = [run for runs in trained(found).values() for run in runs]
-    machines = sorted({f"{run['machine']} ({run['training']['device']})" for run in runs})
+    machines = sorted({run["machine"] for run in runs})
     dates = sorted({run["date"] for runs in found.values() for run in runs})
     span = " to ".join(sorted({*dates[:1], *dates[-1:]}))
     measured = f"\nMeasured {span} on: {'; '.join(machines)}.\n" if machines else ""
@@ -182,8 +192,9 @@ def questions_table(found: dict[str, list[dict]]) -> str:
             if None not in names:
                 ours, theirs = (scores(found.get(name, []), "voi") for name in names)
                 values = [f"{summary(one)} ({len(one)})" if one else "" for one in (ours, theirs)]
-                lines.append([question, str(sections), *values, compared(ours, theirs)])
-    return table(ASKED, "question|sections|VOI of the first (runs)|of the second|the first is", lines)
+                asked = [question, f"{pair[0]} against {pair[1]}", str(sections)]
+                lines.append([*asked, *values, compared(ours, theirs)])
+    return table(ASKED, "question|rows|sections|VOI of the first (runs)|of the second|the first is", lines)
 
 
 def worst_table(found: dict[str, list[dict]]) -> str:
@@ -203,18 +214,14 @@ def worst_table(found: dict[str, list[dict]]) -> str:
 def attention_table(found: dict[str, list[dict]]) -> str:
     """Per map: what it is related to, and what VOI does when it is replaced."""
     lines = [
-        [TITLES[one.row], one.level, summary(one.auc, 2), summary(one.correlation, 2), summary(one.std, 2)]
-        + [summary(one.voi), *(summary(one.set_to[value]) for value in SET_TO), str(len(one.auc))]
+        [TITLES[one.row], one.level, summary(one.auc, 2), f"{one.darker} of {len(one.auc)}"]
+        + [summary(one.correlation, 2), summary(one.std, 2)]
+        + [summary(one.voi), *(summary(one.set_to[value]) for value in SET_TO)]
         for one in attention(found)
     ]
-    head = (
-        "## Attention on FIB-25: used, or decoration?\n\nAUC: attention against membranes (0.5 no relation, below it "
-        "membranes are darker). VOI of A_r's segmentation at the row's threshold, as it is and with a map replaced."
-    )
     values = [f"set to {'its mean' if value == 'mean' else value}" for value in SET_TO]
-    return table(
-        head, "|".join(["row|map|AUC|correlation with A_r's error|s.d. of the map|VOI", *values, "runs"]), lines
-    )
+    columns = "row|map|AUC|membranes darker|correlation with A_r's error, either sign|s.d. of the map|VOI"
+    return table(ATTENTION, "|".join([columns, *values]), lines)
 
 
 def draw_curves(found: dict[str, list[dict]]) -> plt.Figure:

@@ -53,7 +53,7 @@ VOLUMES = {"fib25": False, "gala": False, "phantom": False, "ac4": True, "cremi_
 PARTS = 8  # segments at most that are kept of the neuron in 3D
 
 
-def trained(row: Row, seed: int, work: Path) -> tuple[FGNet, dict]:
+def train_row(row: Row, seed: int, work: Path) -> tuple[FGNet, dict]:
     """The trained model, and what training took."""
     model = untrained(row, seed).to(choose_device())
     history = train(
@@ -204,7 +204,7 @@ def attention_measured(model: FGNet, threshold: float) -> dict:
 
 def run_row(name: str, seed: int, work: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """Train and evaluate one row with one seed."""
-    model, took = trained(ROWS[name], seed, work)
+    model, took = train_row(ROWS[name], seed, work)
     return evaluated(model, took)
 
 
@@ -305,7 +305,7 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}"
 
 
-def missing(name: str) -> str:
+def obstacle(name: str) -> str:
     """What a row cannot run without and is not here; empty if nothing."""
     if name in ROWS:
         row = ROWS[name]
@@ -335,8 +335,8 @@ def main() -> None:
             continue
         if arguments.encoder and (name not in ROWS or ROWS[name].config.encoder != arguments.encoder):
             continue
-        if lacking := missing(name):
-            print(f"{name}, seed {seed}: not measured. {lacking}")
+        if why := obstacle(name):
+            print(f"{name}, seed {seed}: not measured. {why}")
             continue
         if time.monotonic() - started > 60 * arguments.minutes:
             break

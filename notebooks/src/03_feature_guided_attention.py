@@ -511,6 +511,8 @@ with torch.no_grad():
 # validation part, and down to the segmentation. It writes files, and this part shows what is in them today: for each map the
 # AUC for membranes, the correlation with the error of $A_r$, and the VOI when the map is replaced by 0, by its mean, or by 1.
 # The threshold is that of the untouched model, so only the map changes. Where a model was trained once, no spread is known.
+# The sign is free, and another one in the next training. So that signs do not cancel in a mean, an AUC of 0.2 counts as 0.8
+# here, and *darker* says in how many runs membranes had the lower weights. Correlations are given without their sign, too.
 
 # %%
 from fgnet_lib import ablations
@@ -519,23 +521,25 @@ from fgnet_lib.ablations import ROWS, SECTIONS, TITLES, summary
 found = ablations.load()
 maps = ablations.attention(ablations.fully_labelled(found))
 heads = "".join(f"{head:>15}" for head in ("with error", "VOI", "a = 0", "a = mean", "a = 1"))
-print(f"{'model, map':42} {'runs':>4} {'AUC':>12}{heads}")
+print(f"{'model, map':42} {'runs':>4} {'AUC':>12} {'darker':>6}{heads}")
 for m in maps:
     replaced = " ".join(f"{summary(m.set_to[value]):>14}" for value in ablations.SET_TO)
-    related = f"{summary(m.auc, 2):>12} {summary(m.correlation, 2):>14}"
+    related = f"{summary(m.auc, 2):>12} {m.darker:6} {summary(m.correlation, 2):>14}"
     print(f"{TITLES[m.row] + ', ' + m.level:42} {len(m.auc):4} {related} {summary(m.voi):>14} {replaced}")
 for name, said in ablations.lacking(found).items():
     if name in ROWS and ROWS[name].config.encoder and ROWS[name].config.refined and ROWS[name].sections == SECTIONS:
         print(f"{TITLES[name]}: {said}")
 
-# %% alt="Three panels with one line for each model and attention map: the AUC for membranes with a dotted line at 0.5, the correlation with the error of A_r with one at 0, and how VOI changes when the map is set to 0, to its mean or to 1."
+# %% alt="Three panels with one line for each model and attention map: the AUC for membranes, either sign, with a dotted line at 0.5, the correlation with the error of A_r, without its sign, and how VOI changes when the map is set to 0, to its mean or to 1."
 labels = [f"{TITLES[m.row]}, ${m.level[0]}_{m.level[1]}$" for m in maps]
 figure, axes = plt.subplots(1, 3, figsize=(15, 1.6 + 0.32 * len(maps)), sharey=True)
-plots.runs_of_rows(axes[0], dict(zip(labels, (m.auc for m in maps), strict=True)), "AUC for membranes")
-plots.runs_of_rows(axes[1], dict(zip(labels, (m.correlation for m in maps), strict=True)), "correlation with error")
-for value, marker in zip(ablations.SET_TO, ("v", "s", "^"), strict=True):
-    change = [np.mean(m.set_to[value]) - np.mean(m.voi) for m in maps]
-    axes[2].plot(change, range(len(maps)), marker, ls="", label="its mean" if value == "mean" else value[0])
+panels = {"AUC for membranes": [m.auc for m in maps], "correlation with error": [m.correlation for m in maps]}
+for ax, (name, values) in zip(axes, panels.items(), strict=False):
+    plots.runs_of_rows(ax, dict(zip(labels, values, strict=True)), f"{name}, either sign")
+for value, style in zip(ablations.SET_TO, ("C0v", "C1s", "C2^"), strict=True):
+    for y, m in enumerate(maps):
+        label = None if y else "its mean" if value == "mean" else value[0]
+        axes[2].plot(np.subtract(m.set_to[value], m.voi), [y] * len(m.voi), style, ls="", alpha=0.7, label=label)
 axes[2].set(xlabel="change of VOI (bits)")
 axes[2].legend(title="map set to", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 axes[2].grid(axis="x", alpha=0.4)
@@ -544,8 +548,9 @@ for ax, nothing in zip(axes, (0.5, 0, 0), strict=True):
 plt.show()
 
 # %% [markdown]
-# **What to see.** On the left, distance from the dotted line is what counts, not the side. On the right a map at the line may be replaced
-# without harm. The *mean* is the fairest replacement: it keeps how strongly a level is stressed, and takes away only *where*.
+# **What to see.** On the left, the dotted line is no relation, 1 would be a map of membranes. On the right a map at the line may be replaced
+# without harm; each run is a mark of its own. The *mean* is the fairest replacement: it keeps how strongly a level is stressed, and
+# takes away only *where* (within each window of the prediction, for there the mean is taken).
 # 0 and 1 also change the scale of what the next layers get, and do damage for that reason alone.
 #
 # What does fine-tuning do to the maps, and does it matter where they look? These sentences are computed from the files:
@@ -555,7 +560,7 @@ of = {(m.row, m.level): m for m in maps}
 for level in ("a1", "a2", "a3"):
     tuned, frozen = (of.get((name, level)) for name in ("fine_tuned", "pretrained_frozen"))
     said = ablations.compared(tuned.auc if tuned else [], frozen.auc if frozen else [])
-    print(f"{level}, AUC of the fine-tuned model, compared with the frozen one: {said}")
+    print(f"{level}, AUC (either sign) of the fine-tuned model, compared with the frozen one: {said}")
 for m in maps:
     print(f"{TITLES[m.row]}: VOI when {m.level} is set to its mean: {ablations.paired(m.set_to['mean'], m.voi)}")
 

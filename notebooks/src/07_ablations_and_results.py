@@ -61,11 +61,12 @@ for name, said in missing.items():
 # 144 to 183, and on volumes of other tissue. What does such a file say? The first of them:
 
 # %%
-for run in [run for runs in rows.values() for run in runs][:1]:
-    print(f"{run['row']}, seed {run['seed']}, made on: {run['machine']}")
-    print(f"what is in it: {', '.join(run)}")
-    print(f"thresholds, chosen on training data: {run['thresholds']}")
-    print(f"judged on: {', '.join(run['volumes'])}")
+first = next((run for runs in rows.values() for run in runs), None)
+if first:
+    print(f"{first['row']}, seed {first['seed']}, made on: {first['machine']}")
+    print(f"what is in it: {', '.join(first)}")
+    print(f"thresholds, chosen on training data: {first['thresholds']}")
+    print(f"judged on: {', '.join(first['volumes'])}")
 
 # %% [markdown]
 # ## 2 · A fair comparison changes one thing
@@ -117,6 +118,12 @@ for question, (one, other) in QUESTIONS.items():
 # **What to see.** Pairs in which more than one word stands at the end answer their question less clearly than the others. Say for each of
 # them what else could explain a difference.
 #
+# The last four questions are about the form of the attention. By default $F' = F + F \odot a$ with one map $a$: where $a$ is high, the fine
+# features $F$ are stressed (lesson 03). *F' = F a* leaves out the first $F$, so attention can also erase. *One map per channel* weighs each
+# channel of $F$ with a map of its own. In *F' = F + W_v S a* SAM2's features $S$, projected by $W_v$ to as many channels, are **added**: with
+# the default, all that SAM2 can say about a place is one number; here it also says what it sees there. We added the last form after the frozen,
+# pretrained guide had brought little with the default; so the same seeds and sections suggested it and judge it.
+#
 # **Exercise 7.1: fair pairs.** `rows` is a dictionary from names to settings, each a dictionary, too. Give back the pairs of names whose
 # settings differ in *exactly one* thing, each pair once. A setting that only one of the two has is a difference.
 
@@ -144,9 +151,10 @@ checks.fair_pairs(my_fair_pairs)
 # %% [markdown]
 # ## 3 · The table
 #
-# Lower is better in VOI and ARAND. What came with the data stands first; it has no training that we could count.
-# Numbers are mean ± spread over seeds. **A number without ± is a single run**: how far another seed would be from it, nobody
-# knows.
+# Lower is better in VOI and ARAND. *trained*: parameters that training could change; *minutes*: of that training; *MVox/s*: million voxels
+# of prediction in a second; *MB*: the largest peak of memory among the runs. What came with the data stands last; it has no training that
+# we could count. Numbers are mean ± spread over seeds. **A number without ± is a single run**: how far another seed would be from it,
+# nobody knows.
 
 # %%
 print(f"{'row':56} {'trained':>10} {'minutes':>13} {'MVox/s':>12} {'MB':>6} {'VOI':>14} {'ARAND':>14}")
@@ -164,7 +172,7 @@ for name, title in ablations.REFERENCES.items():
         print(f"{title:101} {voi:14.3f} {arand:14.3f}")
 
 # %% [markdown]
-# Three things to know before you compare:
+# Four things to know before you compare:
 #
 # - **Trained parameters are not all parameters.** A frozen encoder computes, but has nothing to learn.
 # - **Equal iterations are not equal time.** A row that computes more in an iteration had more of the machine. Rows can be
@@ -172,6 +180,8 @@ for name, title in ablations.REFERENCES.items():
 # - **The shipped model is no row of the ablation.** It is wider, and had other data, another recipe and far more minutes. It is
 #   there to show what the same code reaches; nothing follows from a comparison with it. The rows are small networks, so that
 #   three seeds of each can be trained in hours; what they show need not hold for large ones.
+# - **MVox/s depend on the machine and on what else it does.** The rows were measured on one core with another run beside it, the
+#   shipped model on two cores with nothing beside it.
 
 # %%
 quiz.predict("07", "one-seed")
@@ -282,8 +292,8 @@ for name, runs in rows.items():
     print(f"{TITLES[name]:56} {columns[0]:>14} {columns[1]:>14} {columns[2]:>17}")
 
 # %% [markdown]
-# If the price of honesty differs much from row to row, a table made by peeking could have another order. Here are the curves, as far as the picture goes;
-# rows with fewer sections are left for part 7.
+# If the price of honesty differs much from row to row, a table made by peeking could have another order. Here are the curves of the rows with 120
+# sections, near the thresholds that were chosen (they run on beyond the picture); those with fewer sections come in part 7.
 
 # %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, with a dot at the threshold that was chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
 full = ablations.fully_labelled(found)
@@ -294,13 +304,13 @@ ax.set(title="FIB-25, validation part; first seed of each row")
 plt.show()
 
 # %% [markdown]
-# **What to see.** A curve that is nearer to the corner all along is better at every trade of splits for merges. Where curves cross, the
+# **What to see.** A curve that is nearer to the lower left corner all along is better at every trade of splits for merges. Where curves cross, the
 # order of two rows depends on the threshold, and a single number hides it. A cross is a segmentation without a threshold. The
 # published FFN segmentation leaves voxels out; to ignore them flatters it, to fill them does the opposite, so both stand there.
 #
 # ## 6 · Look at it
 #
-# Two rows may have one score and different errors. Each run keeps one section of its segmentation, section 20 of the
+# Two rows may have the same score and different errors. Each run keeps one section of its segmentation, section 20 of the
 # validation part, with the voxels that are wrong there. (Not the EM: these data have a licence of their own. With
 # `DATASET = "fib25"` the EM lies beneath.)
 
@@ -456,12 +466,12 @@ for name in (name for name, row in ROWS.items() if row.encoder.startswith("sam2.
     print(f"{TITLES[name]:56} runs: {len(rows.get(name, []))} {missing.get(name, '')}")
 
 # %% [markdown]
-# | claim | what would show it | can the files here? |
+# | claim | what would show it | can the files here tell? |
 # | --- | --- | --- |
 # | photographs teach features that help in EM | SAM2.1's checkpoints against the same encoder with random weights | only if the rows above have runs; the small encoder of the other rows has never seen a photograph |
-# | a frozen guide is enough | frozen against no guide, and against fine-tuned | yes, for *this* encoder and data: part 4 |
-# | fine-tuning gains | fine-tuned against frozen | yes, with the same limits, at equal iterations and at equal time: part 4 |
-# | $A_r$ is better than $A_s$ | both from the same runs | yes: above |
+# | a frozen guide is enough | frozen against no guide, and against fine-tuned | they can, for *this* encoder and data: read part 4 |
+# | fine-tuning gains | fine-tuned against frozen | they can, with the same limits, at equal iterations and at equal time: read part 4 |
+# | $A_r$ is better than $A_s$ | both from the same runs | they can: read the sentences above |
 # | the network uses *where* it attends | replace the maps, and train without them | the first is measured: lesson 03; the second is not: the U-Net lacks all of SAM2, not only the attention |
 # | better than other methods | the same data, split and score for both | one published segmentation of one small cube: part 5 |
 #
@@ -498,7 +508,8 @@ except OSError:
 seeds = range(SEED, SEED + (1 if session.profile.name == "fast" else 2))
 minutes = min(session.profile.minutes, 20) / 2 / len(seeds) / len(chosen_rows)
 iterations = session.profile.iterations // 3
-print(f"rows: {len(chosen_rows)}, seeds: {len(seeds)}, each {iterations} iterations or {minutes:.1f} minutes")
+print(f"rows: {len(chosen_rows)}, seeds: {len(seeds)}")
+print(f"each training ends after {iterations} iterations, or after {minutes:.1f} minutes if that is sooner")
 
 # %%
 import shutil
@@ -518,7 +529,8 @@ def rerun(title: str, row: ablations.Row, seed: int) -> float:
     model = ablations.untrained(row, seed).to(session.device)
     recipe = replace(ablations.training(row, seed), patch=(8, 96, 96), iterations=iterations, minutes=minutes)
     shutil.rmtree(folder, ignore_errors=True)  # or it would go on with what is there
-    train(model, [teaching], recipe, folder)
+    history = train(model, [teaching], recipe, folder)
+    print(f"{title}, seed {seed}: {len(history.loss)} iterations in {history.seconds[-1] / 60:.1f} minutes")
     tried = sweep(predict(model, choosing.raw, progress=False).refined, choosing.voxel_size, np.arange(0.2, 0.9, 0.1))
     best = min(tried, key=lambda threshold: sum(voi_of(tried[threshold], choosing.labels)))
     affinities = predict(model, unseen.raw, progress=False).refined
@@ -526,7 +538,8 @@ def rerun(title: str, row: ablations.Row, seed: int) -> float:
 
 
 # %% [markdown]
-# Every training begins anew here. `make results` keeps what is done, and goes on with a training that was broken off.
+# Every training begins anew here. `make results` keeps what is done, and goes on with a training that was broken off. If the minutes
+# end a training before its iterations do, the rows have equal time, not equal iterations: compare the numbers that are printed.
 
 # %% alt="One line for each row of your own ablation and a dot for the VOI of each of its runs on the validation part of this notebook's data set."
 own = {title: [rerun(title, row, seed) for seed in seeds] for title, row in chosen_rows.items()}
@@ -535,8 +548,9 @@ plots.runs_of_rows(ax, own, f"VOI on {DATASET}, validation part (bits)")
 plt.show()
 for title, values in own.items():
     print(f"{title:45} VOI {ablations.summary(values)}")
-first, second = list(own.values())[:2]
-print(f"{' compared with '.join(list(own)[:2])}: {ablations.compared(first, second)}")
+titles = list(own)
+for one, other in zip(titles[::2], titles[1::2], strict=True):
+    print(f"{one} compared with {other}: {ablations.compared(own[one], own[other])}")
 
 # %% [markdown]
 # **What to see.** With `PROFILE = "fast"` a handful of iterations teaches nothing: this only shows that it runs, and whatever comes out is
