@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 
 import bench
@@ -22,7 +23,8 @@ def test_naive_windows_are_slower_work_for_the_same_affinities(monkeypatch):
     torch.manual_seed(0)
     model, raw, encoded = FGNet(MINI).eval(), make_phantom((24, 64, 64), seed=0).raw, []
     model.encoder.register_forward_hook(lambda module, inputs, output: encoded.append(inputs[0].shape[2]))
-    assert [one["overlap"] for one in bench.feature_reuse("mini", model, raw)] == [0.25, 0.5, 0.75]
+    found = [(one["overlap"], one["windows"]) for one in bench.feature_reuse("mini", model, raw)]
+    assert found == [(0.25, 4 / 3), (0.5, 4 / 3), (0.75, 2)]
     encoded.clear()
     predict(model, raw, overlap=0.75, progress=False)
     assert sum(encoded) == 24
@@ -30,6 +32,14 @@ def test_naive_windows_are_slower_work_for_the_same_affinities(monkeypatch):
     monkeypatch.setattr(bench.inference, "_patches", bench.naive_patches)
     predict(model, raw, overlap=0.75, progress=False)
     assert sum(encoded) == 16 * 3
+
+
+def test_steps_of_a_prediction_are_parts_of_its_time(monkeypatch):
+    monkeypatch.setattr(bench, "REPEATS", 1)
+    model = FGNet(MINI).eval()
+    steps = bench.parts(model, make_phantom((8, 64, 64), seed=0))
+    assert list(steps)[:4] == list(bench.STEPS) and min(steps.values()) > 0
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_a_model_is_measured_alone():
@@ -67,7 +77,7 @@ def test_the_page_shows_shares_and_ratios():
                     "training_mb": 1000}],
         "gpu": [{"encoder": "tiny", "dtype": "torch.float16", "compiled": True, "mvox_per_s": 30.0, "peak_mb": 4000,
                  "tflops": 10.0, "best_tflops": 40.0}],
-        "reuse": [{"model": "mini", "overlap": 0.5, "reused_s": 1.0, "naive_s": 1.5, "ratio": 1.5}],
+        "reuse": [{"model": "mini", "overlap": 0.5, "windows": 1.75, "reused_s": 1.0, "naive_s": 1.5, "ratio": 1.5}],
     }  # fmt: skip
     text = bench.page(found)
     for line in (
@@ -76,7 +86,7 @@ def test_the_page_shows_shares_and_ratios():
         "train 2.50 times and predict\n2.25 times as fast",
         "| B | 10 | 1.00 | 800 | 1.00 | 1000 | 0.50 |",
         "| tiny | float16 | yes | 30.00 | 4000 | 25% |",
-        "| mini | 0.5 | 1.0 | 1.5 | 1.50 | 2.00 |",
+        "| mini | 0.5 | 1.75 | 1.0 | 1.5 | 1.50 |",
     ):
         assert line in text
     assert "Not measured here, for want of a GPU" in bench.page(found | {"gpu": []})
@@ -157,3 +167,9 @@ def test_an_unknown_table_is_refused(monkeypatch):
     monkeypatch.setattr("sys.argv", ["bench_blocks.py", "speed"])
     with pytest.raises(SystemExit):
         bench_blocks.main()
+
+
+def test_the_committed_pages_are_what_the_committed_files_give():
+    for tool in (bench, bench_blocks):
+        found = json.loads((tool.DOCS / f"{tool.__name__}.json").read_text("utf-8"))
+        assert (tool.DOCS / f"{tool.__name__}.md").read_text("utf-8") == tool.page(found), "run `make bench`"

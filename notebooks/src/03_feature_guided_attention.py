@@ -430,11 +430,11 @@ for level, (a, stride) in enumerate(zip(prediction.attention, STRIDES, strict=Tr
     print(f"a{level}: AUC {aucs[-1]:.3f}, mean on borders / inside {ratio:.2f}: borders are {sign}")
 
 # %% [markdown]
-# The distributions behind these numbers:
+# The distributions behind these numbers. Most weights lie near 0 or near 1, so the vertical axis is logarithmic:
 
-# %% alt="Histograms of a1, a2 and a3, on borders and inside of neurites: the two overlap widely at each level, and those of borders lie more to the left."
+# %% alt="Histograms of a1, a2 and a3, on borders and inside of neurites: the two overlap widely at each level, and those of borders lie more to the left; the vertical axis is logarithmic."
 figure, axes = plt.subplots(1, 3, figsize=(14, 3.6), sharey=True)
-axes[0].set_ylabel("share of voxels (%)")
+axes[0].set(ylabel="share of voxels (%)", yscale="log", ylim=(0.01, 150))
 for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES, strict=True), start=1):
     weights = on_voxels(a, stride)[known]
     bins = np.linspace(*np.percentile(weights, (0.1, 99.9)), 50)
