@@ -67,7 +67,7 @@ results: env  ## train and evaluate what is missing of docs/results.md (seven ho
 	$(BIN)/python tools/results.py $(if $(ROWS),--rows $(ROWS)) $(if $(ENCODER),--encoder $(ENCODER)) $(if $(MINUTES),--minutes $(MINUTES))
 	$(BIN)/python tools/render_results.py
 
-bench: env  ## measure where the time goes, to docs/bench.md (a few minutes, with nothing else running; not what blocks do to VOI: tools/bench_blocks.py accuracy perfect)
+bench: env  ## measure where the time goes, to docs/bench.md (half an hour, with nothing else running; not what blocks do to VOI: tools/bench_blocks.py accuracy perfect)
 	$(BIN)/python tools/bench.py
 	$(BIN)/python tools/bench_blocks.py
 
