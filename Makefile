@@ -32,23 +32,23 @@ $(INSTALLED): requirements.txt requirements-lib.txt requirements-site.txt constr
 	@touch $@
 
 tutorial: env  ## run every lesson and write out/tutorial-*/index.html (DATASET=fib25, PROFILE=cpu, FRESH=1 to start over)
-	@$(BIN)/python tools/run_tutorial.py --dataset $(DATASET) --profile $(PROFILE) $(if $(filter-out 0,$(FRESH)),--fresh)
+	@$(BIN)/python tools/course/run_tutorial.py --dataset $(DATASET) --profile $(PROFILE) $(if $(filter-out 0,$(FRESH)),--fresh)
 
 site: env  ## build out/site/html from what `make tutorial` has run: lessons, figures, 3D scenes, glossary, API, search
-	@$(BIN)/python tools/build_site.py --dataset $(DATASET) --profile $(PROFILE)
+	@$(BIN)/python tools/course/build_site.py --dataset $(DATASET) --profile $(PROFILE)
 
 notebooks: env  ## regenerate notebooks/*.ipynb and the README's table from notebooks/src
-	$(BIN)/python tools/build_notebooks.py
+	$(BIN)/python tools/course/build_notebooks.py
 
 lab: env  ## open the lessons in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 grade: env  ## score the exercises of a returned notebook (SUBMISSION=x.ipynb; LESSON=01 to refuse any other)
-	@$(BIN)/python tools/grade.py "$(SUBMISSION)" $(if $(LESSON),--lesson $(LESSON))
+	@$(BIN)/python tools/course/grade.py "$(SUBMISSION)" $(if $(LESSON),--lesson $(LESSON))
 
 # By apt where no password is asked for; elsewhere the tests say what is missing: skipped, or failed when CI is set.
 chromium: env  ## install Chromium for the tests in a browser (Debian and Ubuntu)
-	@$(BIN)/python tests/browser.py || { $(ASROOT) apt-get update -qq && \
+	@$(BIN)/python tests/helpers/browser.py || { $(ASROOT) apt-get update -qq && \
 	  $(ASROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qy chromium; } || \
 	  echo "No Chromium could be installed here: install it, or Google Chrome, by hand"
 
@@ -58,24 +58,24 @@ test: chromium  ## linters and tests, those in a browser included
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 encoder: env  ## pretrain the mini encoder without labels of people (an hour on one core)
-	$(BIN)/python tools/pretrain_mini.py
+	$(BIN)/python tools/results/pretrain_mini.py
 
 weights: env  ## train the mini model that ships in data/pretrained (five hours on one core)
-	$(BIN)/python tools/train_mini.py
+	$(BIN)/python tools/results/train_mini.py
 
 results: env  ## train and evaluate what is missing of docs/results.md (seven hours in two terminals; ROWS="unet fine_tuned" MINUTES=60 for a part; ENCODER=tiny with SAM2.1's)
-	$(BIN)/python tools/results.py $(if $(ROWS),--rows $(ROWS)) $(if $(ENCODER),--encoder $(ENCODER)) $(if $(MINUTES),--minutes $(MINUTES))
-	$(BIN)/python tools/render_results.py
+	$(BIN)/python tools/results/results.py $(if $(ROWS),--rows $(ROWS)) $(if $(ENCODER),--encoder $(ENCODER)) $(if $(MINUTES),--minutes $(MINUTES))
+	$(BIN)/python tools/results/render_results.py
 
-bench: env  ## measure where the time goes, to docs/bench.md (half an hour, with nothing else running; not what blocks do to VOI: tools/bench_blocks.py accuracy perfect)
-	$(BIN)/python tools/bench.py
-	$(BIN)/python tools/bench_blocks.py
+bench: env  ## measure where the time goes, to docs/measured/bench.md (half an hour, with nothing else running; not what blocks do to VOI: tools/benchmarks/bench_blocks.py accuracy perfect)
+	$(BIN)/python tools/benchmarks/bench.py
+	$(BIN)/python tools/benchmarks/bench_blocks.py
 
 picture: env  ## draw the picture of the README
-	$(BIN)/python tools/draw_overview.py
+	$(BIN)/python tools/course/draw_overview.py
 
 times: env  ## copy what the last runs of `make tutorial` took to docs/
-	$(BIN)/python tools/record_times.py
+	$(BIN)/python tools/course/record_times.py
 
 clean:  ## remove results and caches (.venv stays)
 	rm -rf out .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -4,6 +4,9 @@ Data flows in one direction through its modules, and none imports a later one; d
 """
 
 import os
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 # PyTorch's threads spin while they wait for one another. On two shared cores that made a training step 20 times slower
 # (measured: 20 s against 1.4 s), so they sleep instead. Read when torch is loaded, hence here.

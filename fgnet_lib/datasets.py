@@ -17,10 +17,12 @@ from pathlib import Path
 import pooch
 from tqdm.auto import tqdm
 
-from fgnet_lib import phantom
-from fgnet_lib.volumes import Volume, atomic, read_volume, write_volume
+from fgnet_lib import REPOSITORY, phantom
+from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.formats import read_volume, write_volume
+from fgnet_lib.volumes import Volume
 
-REGISTRY = Path(__file__).resolve().parents[1] / "data" / "registry.tsv"
+REGISTRY = REPOSITORY / "data" / "registry.tsv"
 OFFLINE = "Without internet, DATASET=phantom and the weights in data/pretrained need no download."
 
 DATASETS = ("phantom", "fib25", "gala", "ac4", "cremi_b_mini", "cremi_a", "cremi_b", "cremi_c", "snemi3d")

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
-from fgnet_lib.blocks import Region
-from fgnet_lib.devices import memory_kept, precision
 from fgnet_lib.fgnet import FGNet, FGNetOutput
+from fgnet_lib.machine import memory_kept, precision
 from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES
+from fgnet_lib.volumes import Region
 
 Place = tuple[int, int, int]  # of a section of a tile: the section, and the y and x where the tile begins
 Encode = Callable[[Tensor, Place], list[Tensor]]  # sections (1, 1, d, h, w), and the place of the first -> features

@@ -10,12 +10,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +21,21 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, send_to_device, set_seed
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
-from fgnet_lib.blocks import locked
-from fgnet_lib.devices import memory_kept, precision
+from fgnet_lib.checkpoints import History, _Checkpoints
+from fgnet_lib.files.locks import locked
 from fgnet_lib.losses import fgnet_loss
-from fgnet_lib.volumes import IGNORE, Volume, is_anisotropic
+from fgnet_lib.machine import memory_kept, precision
+from fgnet_lib.patches import PatchDataset
+from fgnet_lib.volumes import Volume
 
-LABELLED = 0.5  # a random patch of which less is labelled is drawn again, ...
-DRAWS = 20  # ... so many times
 GRADIENT_NORM = 1.0
-CHECKSUMS = "checksums.json"
 
 
 @dataclass(frozen=True)
@@ -78,78 +73,6 @@ class TrainConfig:
     checkpoint_every: int = 200
     weights: tuple[float, ...] | None = None
     seed: int = 0
-
-
-@dataclass
-class History:
-    """What happened, one entry per iteration; `seconds` counts training time over all sessions."""
-
-    loss: list[float] = field(default_factory=list)
-    learning_rate: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def append(self, loss: float, learning_rate: float, seconds: float) -> None:
-        self.loss.append(loss)
-        self.learning_rate.append(learning_rate)
-        self.seconds.append(seconds)
-
-
-class PatchDataset(Dataset):
-    """An endless source of training patches; item k is a function of the seed and k, whoever asks for it and when.
-
-    An item is a tuple of raw, float32 (1, z, y, x) in [0, 1]; target affinities, float32 (3, z, y, x), computed after
-    augmentation from labels with widened borders (in 3D where the volume is isotropic); and the bool mask (3, z, y, x)
-    of where they are known. Each distance in `far` adds three channels to targets and mask. Volumes smaller than a
-    patch are mirrored, with unknown labels outside.
-    """
-
-    def __init__(
-        self,
-        volumes: Sequence[Volume],
-        patch: tuple[int, int, int],
-        augment: Augment | None,
-        seed: int = 0,
-        weights: Sequence[float] | None = None,
-        far: Sequence[int] = (),
-    ) -> None:
-        """See the class; `augment=None` leaves patches as they are, `weights=None` draws volumes by their voxels.
-
-        Raises:
-            ValueError: If there is no volume, one has no labels, or the weights do not fit.
-        """
-        if not volumes:
-            raise ValueError("there is no volume to train on")
-        if nameless := [volume.name or f"number {i}" for i, volume in enumerate(volumes) if volume.labels is None]:
-            raise ValueError(f"volume {nameless[0]} has no labels, and training needs them")
-        weights = np.array([math.prod(v.shape) for v in volumes] if weights is None else weights, float)
-        if weights.shape != (len(volumes),) or not (weights >= 0).all() or not weights.sum() > 0:
-            raise ValueError(f"{len(volumes)} volumes need as many weights, none below 0, not all 0; got {weights}")
-        self.volumes, self.patch, self.augment, self.seed = volumes, patch, augment, seed
-        self.share, self.distances = weights / weights.sum(), (1, *far)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        rng = np.random.default_rng((self.seed, index))
-        raw, labels, in_3d = self._draw(rng)
-        if self.augment is not None:
-            sample = self.augment.reseed(int(rng.integers(2**32)))({"raw": raw, "labels": labels})
-            raw, labels = sample["raw"], sample["labels"]
-        widened = widen_borders(labels, in_3d)
-        target = np.concatenate([affinities_from_labels(widened, d) for d in self.distances]).astype(np.float32)
-        mask = np.concatenate([affinity_mask(labels, d) for d in self.distances])
-        raw = np.ascontiguousarray(raw[None], np.float32) / 255
-        return torch.from_numpy(raw), torch.from_numpy(target), torch.from_numpy(mask)
-
-    def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Raw, labels, and whether borders are widened in 3D."""
-        volume = self.volumes[rng.choice(len(self.volumes), p=self.share)]
-        for _ in range(DRAWS):
-            start = [rng.integers(max(n - p, 0) + 1) for n, p in zip(volume.shape, self.patch, strict=True)]
-            crop = volume[tuple(slice(s, s + p) for s, p in zip(start, self.patch, strict=True))]
-            if (crop.labels != IGNORE).mean() >= LABELLED:
-                break
-        missing = [(0, p - n) for n, p in zip(crop.shape, self.patch, strict=True)]
-        labels = np.pad(crop.labels.astype(np.uint64), missing, constant_values=IGNORE)
-        return np.pad(crop.raw, missing, mode="symmetric"), labels, not is_anisotropic(volume.voxel_size)
 
 
 def train(
@@ -363,67 +286,3 @@ def _settings(model: nn.Module, volumes: Sequence[Volume], config: TrainConfig) 
     settings = {**asdict(config), "model": repr(getattr(model, "config", type(model).__name__))}
     settings["volumes"] = [[volume.name, *volume.shape] for volume in volumes]
     return json.loads(json.dumps(settings))
-
-
-def _checksums(folder: Path) -> dict[str, int]:
-    """Of the files of a checkpoint but the one that holds them."""
-    return {path.name: zlib.crc32(path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS}
-
-
-@dataclass
-class _Checkpoints:
-    """Folders `checkpoint-<iteration>`, each complete from the moment it has that name; only the newest is kept."""
-
-    accelerator: Accelerator
-    folder: Path
-    settings: dict
-    history: History
-    average: AveragedModel | None
-    saved: int = 0  # the iteration of the newest
-
-    def save(self) -> None:
-        iteration = len(self.history.loss)
-        if iteration == self.saved:
-            return
-        partial, final = self.folder / "partial", self.folder / f"checkpoint-{iteration:07d}"
-        if self.accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            (partial / "settings.json").write_text(json.dumps(self.settings, indent=1))
-            # not as accelerate's custom state, which is read by pickle and could run code
-            (partial / "history.json").write_text(json.dumps(asdict(self.history)))
-            if self.average:
-                average = {name: value.contiguous() for name, value in self.average.state_dict().items()}
-                save_file(average, partial / "average.safetensors")
-            (partial / CHECKSUMS).write_text(json.dumps(_checksums(partial)))
-            os.replace(partial, final)
-            for old in set(self.folder.glob("checkpoint-*")) - {final}:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
-        self.saved = iteration
-
-    def resume(self) -> None:
-        newest = max(self.folder.glob("checkpoint-*"), default=None)
-        if newest is None:
-            return
-        if _checksums(newest) != json.loads((newest / CHECKSUMS).read_text()):  # accelerate overlooks some damage
-            raise OSError(f"{newest} is damaged; remove it, and train again")
-        before = json.loads((newest / "settings.json").read_text())
-        changed = [
-            f"{key} was {before.get(key)}, is now {self.settings.get(key)}"
-            for key in before | self.settings
-            if before.get(key) != self.settings.get(key)
-        ]
-        if changed:
-            raise ValueError(
-                f"{newest} was made with another configuration: {'; '.join(changed)}. "
-                "Go back to it, or train in a new folder"
-            )
-        self.accelerator.load_state(str(newest))
-        self.history.__dict__.update(json.loads((newest / "history.json").read_text()))
-        if self.average:
-            self.average.load_state_dict(load_file(newest / "average.safetensors"))
-        self.saved = len(self.history.loss)

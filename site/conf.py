@@ -1,4 +1,6 @@
-"""Sphinx's settings for the site of the course. `tools/build_site.py` gathers the pages and calls it (`make site`)."""
+"""Sphinx's settings for the site of the course. `tools/course/build_site.py` gathers the pages and
+calls it (`make site`).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
-bibtex_bibfiles = ["../docs/references.bib"]  # beside the pages, not among the gathered ones
+bibtex_bibfiles = ["../docs/learn/references.bib"]  # beside the pages, not among the gathered ones
 
 # The library, from its docstrings
 default_role = "py:obj"  # `Volume` in a docstring is a link where it names something of the library
@@ -45,7 +47,7 @@ html_show_copyright = False
 html_context = {"default_mode": "light"}  # figures have a white ground
 html_theme_options = {"use_download_button": False, "show_toc_level": 2, "navbar_persistent": []}
 
-GLOSSARY = Path(__file__).resolve().parents[1] / "docs" / "glossary.md"
+GLOSSARY = Path(__file__).resolve().parents[1] / "docs" / "learn" / "glossary.md"
 NO_PROSE = (nodes.title, nodes.literal, nodes.reference, pending_xref, nodes.math, nodes.raw)
 
 

@@ -14,7 +14,7 @@ import fgnet_lib  # noqa: F401  before any test loads torch: it says how torch's
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Say which lessons took over twice their figure in docs/times.json; no test fails by it."""
+    """Say which lessons took over twice their figure in docs/measured/times.json; no test fails by it."""
     passed = terminalreporter.getreports("passed")
     runs = [value for test in passed for name, value in test.user_properties if name == "lesson on phantom, fast"]
     terminalreporter.write(report(runs, "phantom", "fast"))

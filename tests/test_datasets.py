@@ -13,7 +13,8 @@ import tifffile
 
 from fgnet_lib import datasets, phantom
 from fgnet_lib.datasets import DATASETS, fetch, open_dataset
-from fgnet_lib.volumes import Volume, read_volume, write_volume
+from fgnet_lib.files.formats import read_volume, write_volume
+from fgnet_lib.volumes import Volume
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 NAME = "folder/file.h5"

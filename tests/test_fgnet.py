@@ -11,16 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from fgnet_lib.fgnet import (
-    MINI,
-    FeatureGuidedAttention,
-    FGNet,
-    FGNetConfig,
-    ThinConv3d,
-    load_model,
-    read_notes,
-    save_model,
-)
+from fgnet_lib.fgnet import MINI, FeatureGuidedAttention, FGNet, FGNetConfig, ThinConv3d
+from fgnet_lib.weights import load_model, read_notes, save_model
 
 SMALL = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)
 

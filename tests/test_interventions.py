@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fgnet_lib.fgnet import MINI, FGNet
-from fgnet_lib.interventions import attention_set_to
+from fgnet_lib.probing import attention_set_to
 
 SMALL = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)
 

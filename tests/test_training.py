@@ -21,11 +21,14 @@ from torch import nn
 
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
-from fgnet_lib.blocks import locked
+from fgnet_lib.checkpoints import CHECKSUMS, History, _checksums
 from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig, FGNetOutput
+from fgnet_lib.files.formats import read_volume
+from fgnet_lib.files.locks import locked
+from fgnet_lib.patches import PatchDataset
 from fgnet_lib.phantom import make_phantom
-from fgnet_lib.training import CHECKSUMS, History, PatchDataset, TrainConfig, _checksums, train
-from fgnet_lib.volumes import IGNORE, Volume, read_volume
+from fgnet_lib.training import TrainConfig, train
+from fgnet_lib.volumes import IGNORE, Volume
 
 CONFIG = TrainConfig(patch=(4, 32, 32), iterations=10, checkpoint_every=3, warmup=2, learning_rate=0.01)
 

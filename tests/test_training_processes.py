@@ -11,8 +11,11 @@ import pytest
 import torch
 from test_training import CONFIG, Tiny, cells, replace, state
 
-from fgnet_lib.fgnet import MINI, load_model
-from fgnet_lib.training import CHECKSUMS, _checksums, train
+from fgnet_lib import REPOSITORY
+from fgnet_lib.checkpoints import CHECKSUMS, _checksums
+from fgnet_lib.fgnet import MINI
+from fgnet_lib.training import train
+from fgnet_lib.weights import load_model
 
 TWO = {"iterations": 4, "batch": 1, "accumulate": 2}
 SCRIPT = """
@@ -135,6 +138,6 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
 def test_torchrun_trains_in_two_processes_too_and_leaves_one_model(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = ["--patch", "4", "32", "32", "--iterations", "2", "--fine-tune", "--out"]
-    train_py = Path(__file__).parents[1] / "tools" / "train.py"
+    train_py = REPOSITORY / "tools" / "results" / "train.py"
     subprocess.run([*torchrun, str(train_py), *options, str(tmp_path)], check=True, timeout=600, capture_output=True)
     assert load_model(tmp_path / "model.safetensors").config == MINI

@@ -6,10 +6,10 @@ import numpy as np
 from train_mini import chosen_scores, model_card, scores
 
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.fgnet import PRETRAINED, load_pretrained, read_notes
 from fgnet_lib.inference import predict
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import fragments, segment
+from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
 
 WEIGHTS = PRETRAINED / "fgnet_mini.safetensors"
 

@@ -23,9 +23,9 @@ DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 
 # %% tags=["setup"]
-from fgnet_lib import runtime
+from fgnet_lib.course.session import start_session
 
-session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 
 # %% [markdown]
 # The line above says what machine this is and which profiles it allows. A profile says only *how much* is done; every
@@ -51,7 +51,8 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %% alt="Three sections of an EM volume side by side: bright profiles with thin dark outlines, which move and change shape a little from one section to the next."
 import matplotlib.pyplot as plt
 
-from fgnet_lib import checks, plots, quiz
+from fgnet_lib.course import checks, quiz
+from fgnet_lib.views import plots
 
 volume = session.volume("val")
 figure, axes = plt.subplots(1, 3, figsize=(13, 4.8))
@@ -97,11 +98,11 @@ checks.volume_size(my_size)
 # the model was trained, on training data: never choose it on the volume that you judge by.
 
 # %%
-from fgnet_lib.fgnet import PRETRAINED, load_pretrained, read_notes
 from fgnet_lib.inference import predict
-from fgnet_lib.meshes import largest_ids, neuron_meshes
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import remove_small, segment
+from fgnet_lib.views.meshes import largest_ids, neuron_meshes
+from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
 
 threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
 
@@ -133,7 +134,7 @@ plt.show()
 # affinities, and what hangs together gets one colour.
 
 # %%
-quiz.predict("00", "dark")
+quiz.ask("00", "dark")
 
 # %% [markdown]
 # In the second picture all three affinities are high where it is white.
@@ -180,7 +181,7 @@ checks.error_kind(my_error)
 # put them between two answers that need no network: one neuron everywhere, and each section cut into squares.
 
 # %%
-quiz.predict("00", "one-neuron")
+quiz.ask("00", "one-neuron")
 
 # %% [markdown]
 # The scores of all three:

@@ -25,9 +25,9 @@ DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 
 # %% tags=["setup"]
-from fgnet_lib import runtime
+from fgnet_lib.course.session import REPOSITORY, start_session
 
-session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 
 # %% [markdown]
 # ## 1 · What EM shows
@@ -44,7 +44,8 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fgnet_lib import checks, plots, quiz
+from fgnet_lib.course import checks, quiz
+from fgnet_lib.views import plots
 
 volume = session.volume("val")
 middle = volume.shape[0] // 2
@@ -91,7 +92,7 @@ plt.show()
 # along each axis? If it changes more often along z, a method that treats all axes alike must fail more often along z.
 
 # %%
-quiz.predict("01", "most-changes")
+quiz.ask("01", "most-changes")
 
 # %% [markdown]
 # Count:
@@ -114,7 +115,7 @@ for axis, name in enumerate("zyx"):
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from fgnet_lib import explorers
+from fgnet_lib.views import explorers
 
 
 def draw(z):
@@ -172,7 +173,7 @@ print(f"on disk {path.stat().st_size / 1e6:.1f} MB, in memory {(volume.raw.nbyte
 # A cut of a `Volume` is a `Volume`, and its offset moves along.
 
 # %%
-from fgnet_lib.volumes import read_volume, write_volume
+from fgnet_lib.files.formats import read_volume, write_volume
 
 lazy = read_volume(path)
 corner = lazy[2:4, 50:100, 50:100]
@@ -308,7 +309,7 @@ plt.show()
 # How often does a network have to say "parted"?
 
 # %%
-quiz.predict("01", "share-of-zeros")
+quiz.ask("01", "share-of-zeros")
 
 # %% [markdown]
 # Count zeros, and a practical problem shows:
@@ -423,7 +424,7 @@ plt.show()
 # moved labels, and not moved themselves. Why?
 
 # %%
-quiz.predict("01", "flipped")
+quiz.ask("01", "flipped")
 
 # %% [markdown]
 # Flip along x, and a voxel's predecessor has become its successor:
@@ -471,10 +472,10 @@ for z in (12, 13):
 # %%
 import json
 
+from fgnet_lib.course.texture import GREY_BINS, WAVELENGTHS, grey_histogram, overlap, power_spectrum
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.texture import GREY_BINS, WAVELENGTHS, grey_histogram, overlap, power_spectrum
 
-real = json.loads((runtime.REPOSITORY / "data" / "texture.json").read_text())
+real = json.loads((REPOSITORY / "data" / "texture.json").read_text())
 phantom = open_dataset("phantom", "val").load()
 spectrum = power_spectrum(phantom.raw, phantom.voxel_size[2])
 measured = {"phantom, 8 nm": {"histogram": grey_histogram(phantom.raw), "power": spectrum}, **real}

@@ -24,9 +24,9 @@ DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 
 # %% tags=["setup"]
-from fgnet_lib import runtime
+from fgnet_lib.course.session import start_session
 
-session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 
 # %% [markdown]
 # ## 1 · What SAM2 is
@@ -53,12 +53,14 @@ import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.stats import mode
 
-from fgnet_lib import checks, explorers, plots, quiz
 from fgnet_lib.affinities import widen_borders
+from fgnet_lib.course import checks, quiz
 from fgnet_lib.datasets import fetch
-from fgnet_lib.features import cosine_similarity, principal_components, roc_auc
-from fgnet_lib.fgnet import load_pretrained
+from fgnet_lib.metrics import roc_auc
 from fgnet_lib.sam2_encoder import STRIDES, build_encoder
+from fgnet_lib.views import explorers, plots
+from fgnet_lib.views.feature_maps import cosine_similarity, principal_components
+from fgnet_lib.weights import load_pretrained
 
 for size in ("mini", "tiny", "small", "base_plus"):
     encoder = build_encoder(size)
@@ -114,7 +116,7 @@ for stage, features in enumerate(stages, start=1):
 # the paper's three attention maps have the same strides.
 
 # %%
-quiz.predict("02", "one-pixel")
+quiz.ask("02", "one-pixel")
 
 # %% [markdown]
 # The three maps:
@@ -238,7 +240,7 @@ y, x = np.unravel_index(brightness.argmax(), brightness.shape)
 print(f"neurite {largest}: {areas.max()} voxels in this section; the cross is at y = {y}, x = {x}")
 
 # %%
-quiz.predict("02", "similar")
+quiz.ask("02", "similar")
 
 # %% [markdown]
 # The similarity of every pixel to the one under the cross:
@@ -399,7 +401,7 @@ for row, (name, levels) in zip(axes, maps.items(), strict=True):
 # random border voxel scores higher than a random voxel inside a neurite. 0.5 is chance, 1 is perfect.
 
 # %%
-quiz.predict("02", "random")
+quiz.ask("02", "random")
 
 # %% [markdown]
 # The probe, on every map of every encoder:

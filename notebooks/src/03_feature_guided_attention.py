@@ -23,9 +23,9 @@ DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 
 # %% tags=["setup"]
-from fgnet_lib import runtime
+from fgnet_lib.course.session import start_session
 
-session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 
 # %% [markdown]
 # ## 1 · Two encoders that lack what the other has
@@ -56,18 +56,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fgnet_lib import checks, explorers, fgnet, plots, quiz
+from fgnet_lib import fgnet
 from fgnet_lib.affinities import widen_borders
-from fgnet_lib.features import roc_auc
+from fgnet_lib.course import checks, quiz
 from fgnet_lib.inference import predict
-from fgnet_lib.interventions import attention_set_to
+from fgnet_lib.metrics import roc_auc
+from fgnet_lib.probing import attention_set_to
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.segmentation import segment
+from fgnet_lib.views import explorers, plots
 from fgnet_lib.volumes import IGNORE
+from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
 
 torch.manual_seed(SEED)
 volume = session.volume("val")
-model = fgnet.load_pretrained()
+model = load_pretrained()
 print(f"{volume.name}: {volume.shape} voxels of {volume.voxel_size} nm")
 print("the trained model:", model.config)
 
@@ -116,7 +119,7 @@ checks.dw_weights(my_weights)
 # And how much less is that? The mini model has up to 96 channels, and $e = 2$.
 
 # %%
-quiz.predict("03", "fewer-weights")
+quiz.ask("03", "fewer-weights")
 
 # %% [markdown]
 # Written as a module, with its parameters counted beside those of one dense convolution:
@@ -402,7 +405,7 @@ checks.auc(my_auc)
 # Before you see the numbers of the trained model:
 
 # %%
-quiz.predict("03", "sign")
+quiz.ask("03", "sign")
 
 # %% [markdown]
 # The sign is free! Nothing in the loss says that attention must be *high* on membranes. A network that lowers the
@@ -462,7 +465,7 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
 # explorer is one of its pictures, for whoever reads this lesson executed (`make tutorial`) but not running.
 
 # %%
-threshold = fgnet.read_notes(fgnet.PRETRAINED / "fgnet_mini.safetensors")["threshold"]
+threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
 neurons = segment(prediction.refined, volume.voxel_size, threshold)
 explorer = explorers.attention_explorer(volume, model, neurons, session.out_dir)
 explorer
@@ -476,7 +479,7 @@ explorer.draw(z=middle, level="a1", opacity=0.7)
 # where voxels are now joined more, orange where less. The table says how many affinities cross 0.5.
 
 # %%
-quiz.predict("03", "zero")
+quiz.ask("03", "zero")
 
 # %% [markdown]
 # With 0 the fine features go on unstressed, with 1 they are doubled everywhere, and with *mean* only the *where* is
@@ -515,18 +518,19 @@ with torch.no_grad():
 # here, and *darker* says in how many runs membranes had the lower weights. Correlations are given without their sign, too.
 
 # %%
-from fgnet_lib import ablations
-from fgnet_lib.ablations import ROWS, SECTIONS, TITLES, summary
+from fgnet_lib.study import statistics, table
+from fgnet_lib.study.rows import ROWS, SECTIONS, TITLES
+from fgnet_lib.study.statistics import summary
 
-found = ablations.load()
-maps = ablations.attention(ablations.fully_labelled(found))
+found = table.load()
+maps = table.attention(table.fully_labelled(found))
 heads = "".join(f"{head:>15}" for head in ("with error", "VOI", "a = 0", "a = mean", "a = 1"))
 print(f"{'model, map':42} {'runs':>4} {'AUC':>12} {'darker':>6}{heads}")
 for m in maps:
-    replaced = " ".join(f"{summary(m.set_to[value]):>14}" for value in ablations.SET_TO)
+    replaced = " ".join(f"{summary(m.set_to[value]):>14}" for value in table.SET_TO)
     related = f"{summary(m.auc, 2):>12} {m.darker:6} {summary(m.correlation, 2):>14}"
     print(f"{TITLES[m.row] + ', ' + m.level:42} {len(m.auc):4} {related} {summary(m.voi):>14} {replaced}")
-for name, said in ablations.lacking(found).items():
+for name, said in table.lacking(found).items():
     if name in ROWS and ROWS[name].config.encoder and ROWS[name].config.refined and ROWS[name].sections == SECTIONS:
         print(f"{TITLES[name]}: {said}")
 
@@ -536,7 +540,7 @@ figure, axes = plt.subplots(1, 3, figsize=(15, 1.6 + 0.32 * len(maps)), sharey=T
 panels = {"AUC for membranes": [m.auc for m in maps], "correlation with error": [m.correlation for m in maps]}
 for ax, (name, values) in zip(axes, panels.items(), strict=False):
     plots.runs_of_rows(ax, dict(zip(labels, values, strict=True)), f"{name}, either sign")
-for value, style in zip(ablations.SET_TO, ("C0v", "C1s", "C2^"), strict=True):
+for value, style in zip(table.SET_TO, ("C0v", "C1s", "C2^"), strict=True):
     for y, m in enumerate(maps):
         label = None if y else "its mean" if value == "mean" else value[0]
         axes[2].plot(np.subtract(m.set_to[value], m.voi), [y] * len(m.voi), style, ls="", alpha=0.7, label=label)
@@ -559,10 +563,10 @@ plt.show()
 of = {(m.row, m.level): m for m in maps}
 for level in ("a1", "a2", "a3"):
     tuned, frozen = (of.get((name, level)) for name in ("fine_tuned", "pretrained_frozen"))
-    said = ablations.compared(tuned.auc if tuned else [], frozen.auc if frozen else [])
+    said = statistics.compared(tuned.auc if tuned else [], frozen.auc if frozen else [])
     print(f"{level}, AUC (either sign) of the fine-tuned model, compared with the frozen one: {said}")
 for m in maps:
-    print(f"{TITLES[m.row]}: VOI when {m.level} is set to its mean: {ablations.paired(m.set_to['mean'], m.voi)}")
+    print(f"{TITLES[m.row]}: VOI when {m.level} is set to its mean: {statistics.paired(m.set_to['mean'], m.voi)}")
 
 # %% [markdown]
 # A difference within the spread says: *not shown*, neither used nor unused. A change in the only run is true of that model; whether the next

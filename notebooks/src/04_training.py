@@ -24,9 +24,9 @@ DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 
 # %% tags=["setup"]
-from fgnet_lib import runtime
+from fgnet_lib.course.session import start_session
 
-session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 
 # %% [markdown]
 # ## 1 · Patches
@@ -42,10 +42,11 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fgnet_lib import checks, plots, quiz
 from fgnet_lib.augment import Augment
+from fgnet_lib.course import checks, quiz
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.training import PatchDataset
+from fgnet_lib.patches import PatchDataset
+from fgnet_lib.views import plots
 
 volume = open_dataset(DATASET, "train").load()
 patches = PatchDataset([volume], patch=(16, 128, 128), augment=Augment(), seed=SEED)
@@ -72,7 +73,7 @@ for k, (above, below) in enumerate(axes.T):
 # everywhere. Which one?
 
 # %%
-quiz.predict("04", "one-answer")
+quiz.ask("04", "one-answer")
 
 # %% [markdown]
 # Let $s$ be the share of affinities that are 1. Binary cross-entropy then costs
@@ -144,7 +145,7 @@ for name, loss in {"plain cross-entropy": plain, "affinity_loss": affinity_loss(
 # A GPU computes faster in 16 bits. There are two ways to spend them:
 
 # %%
-from fgnet_lib.devices import precision
+from fgnet_lib.machine import precision
 
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
     limits, tiny_gradient = torch.finfo(dtype), torch.tensor(1e-8)
@@ -204,7 +205,7 @@ def activation_bytes(model: FGNet, shape: tuple[int, ...]) -> int:
 # SAM2 large has about 150 times as many weights as our mini encoder.
 
 # %%
-quiz.predict("04", "frozen")
+quiz.ask("04", "frozen")
 
 # %% [markdown]
 # All sizes, both regimes:
@@ -319,7 +320,7 @@ except ConnectionError as error:
 # Iterations 6, 7 and 8 are gone. The same call again continues from iteration 5.
 
 # %%
-quiz.predict("04", "again")
+quiz.ask("04", "again")
 
 # %% [markdown]
 # Beside it we train once without any disturbance, to compare:
@@ -419,7 +420,7 @@ checks.resume(my_train)
 
 # %%
 from fgnet_lib.datasets import fetch
-from fgnet_lib.fgnet import load_pretrained
+from fgnet_lib.weights import load_pretrained
 
 if session.profile.encoder == "mini":
     model = FGNet(MINI)
@@ -540,7 +541,7 @@ plt.show()
 # `CHECKPOINT`:
 
 # %%
-from fgnet_lib.fgnet import save_model
+from fgnet_lib.weights import save_model
 
 notes = {"dataset": DATASET, "profile": PROFILE, "seed": SEED}
 path = save_model(model, session.out_dir / "04_model.safetensors", notes)
@@ -581,7 +582,7 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 # %%
 from accelerate import notebook_launcher
 
-from fgnet_lib.devices import choose_device
+from fgnet_lib.machine import choose_device
 
 shared = TrainConfig(patch=(8, 64, 64), iterations=4, warmup=1, seed=SEED)
 
@@ -598,7 +599,7 @@ notebook_launcher(on_every_gpu, num_processes=processes)
 # For hours, the shell is the better place; `accelerate launch` does the same on one machine or several:
 #
 # ```
-# accelerate launch --multi_gpu --num_processes 4 tools/train.py --dataset cremi_a --encoder tiny --batch 4 --out out/cremi_a
+# accelerate launch --multi_gpu --num_processes 4 tools/results/train.py --dataset cremi_a --encoder tiny --batch 4 --out out/cremi_a
 # ```
 #
 # On a CPU, `--multi_gpu` starts processes as well (`--cpu` starts one only, whatever number is asked for: accelerate 1.15),

@@ -25,9 +25,9 @@ DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 
 # %% tags=["setup"]
-from fgnet_lib import runtime
+from fgnet_lib.course.session import start_session
 
-session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 
 # %% [markdown]
 # ## 1 · What the network hands over
@@ -40,9 +40,10 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fgnet_lib import checks, plots, quiz
-from fgnet_lib.fgnet import load_pretrained
+from fgnet_lib.course import checks, quiz
 from fgnet_lib.inference import predict
+from fgnet_lib.views import plots
+from fgnet_lib.weights import load_pretrained
 
 model = load_pretrained(device=session.device)
 training, validation = session.volume("train"), session.volume("val")
@@ -88,7 +89,7 @@ def components(value: float) -> np.ndarray:
 # and merges in bits; 0 is perfect.
 
 # %%
-quiz.predict("05", "one-bridge")
+quiz.ask("05", "one-bridge")
 
 # %% [markdown]
 # Try it at six values:
@@ -189,7 +190,7 @@ weights[1, 0, 6] = 0.1  # the membrane between above and below, along y
 weights[1, 0, 6, 7] = 0.95  # the bridge
 
 # %%
-quiz.predict("05", "bridge-mean")
+quiz.ask("05", "bridge-mean")
 
 # %% [markdown]
 # The **region graph** has a node for each fragment and an edge for each *face*: all pairs of neighbouring voxels whose
@@ -392,7 +393,7 @@ pieces = label(validation.labels.astype(np.int64), connectivity=1)
 print("the best possible: split {:.2f}, merge {:.2f} bits".format(*voi(pieces, validation.labels)))
 
 # %%
-quiz.predict("05", "peeking")
+quiz.ask("05", "peeking")
 
 # %% [markdown]
 # And now the validation volume, once:
@@ -483,7 +484,7 @@ plt.show()
 # the ground truth. In JupyterLab a click moves the cross; the table names the segment and the neuron there.
 
 # %%
-from fgnet_lib.explorers import segmentation_explorer
+from fgnet_lib.views.explorers import segmentation_explorer
 
 tried = sweep(unseen.refined, voxel_size, thresholds[::2])
 explorer = segmentation_explorer(validation, tried, session.out_dir)
@@ -569,7 +570,7 @@ plt.show()
 from ipywidgets import IntSlider
 from matplotlib.figure import Figure
 
-from fgnet_lib.explorers import explore
+from fgnet_lib.views.explorers import explore
 
 found = [("split", error) for error in report.splits] + [("merge", error) for error in report.merges]
 

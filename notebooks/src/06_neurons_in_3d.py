@@ -23,9 +23,9 @@ DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 
 # %% tags=["setup"]
-from fgnet_lib import runtime
+from fgnet_lib.course.session import start_session
 
-session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 
 # %% [markdown]
 # ## 1 · What a section does not show
@@ -37,9 +37,9 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # First the shipped model segments the volume, exactly as in lessons 00 and 05.
 
 # %%
-from fgnet_lib.fgnet import PRETRAINED, load_pretrained, read_notes
 from fgnet_lib.inference import predict
 from fgnet_lib.segmentation import remove_small, segment
+from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
 
 volume = session.volume("val")
 prediction = predict(load_pretrained(device=session.device), volume.raw)
@@ -55,7 +55,8 @@ print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm
 # %% alt="Three planes through one voxel, xy, yz and xz, drawn to scale with the found neurons in colour. Round profiles in xy are long bands in the other two planes."
 import matplotlib.pyplot as plt
 
-from fgnet_lib import checks, plots, quiz
+from fgnet_lib.course import checks, quiz
+from fgnet_lib.views import plots
 
 plots.orthogonal_views(volume.raw, volume.voxel_size, neurons)
 plt.show()
@@ -82,7 +83,7 @@ plt.show()
 import numpy as np
 from skimage.measure import marching_cubes
 
-from fgnet_lib.meshes import largest_ids
+from fgnet_lib.views.meshes import largest_ids
 
 chosen = largest_ids(neurons, 1)[0]
 mask = np.pad(neurons == chosen, 1).astype(np.float32)
@@ -98,7 +99,7 @@ for axis, low, high in zip("zyx", corners_nm.min(0), corners_nm.max(0), strict=T
 # The shape stays and the extent is nearly the same:
 
 # %%
-from fgnet_lib.meshes import neuron_mesh
+from fgnet_lib.views.meshes import neuron_mesh
 
 mesh = neuron_mesh(neurons, chosen, volume.voxel_size, max_triangles=3000)
 print(f"simplified: {len(mesh.vertices)} corners, {len(mesh.triangles)} triangles")
@@ -109,7 +110,7 @@ for axis, low, high in zip("zyx", mesh.vertices.min(0), mesh.vertices.max(0), st
 # What happens without the voxel size?
 
 # %%
-quiz.predict("06", "cubes")
+quiz.ask("06", "cubes")
 
 # %% [markdown]
 # Here is the same neuron, as if every voxel were a cube and in nm. On data with thick sections, the left one is squashed
@@ -152,8 +153,8 @@ checks.neuron_volume(my_volume)
 # A split: on the left a true neuron, on the right the segments that it was cut into, in the colours of their ids.
 
 # %% alt="A split in 3D: on the left one neuron of the ground truth in one colour, on the right the segments that it was cut into, each in its own colour."
-from fgnet_lib.meshes import neuron_meshes
 from fgnet_lib.metrics import neuron_report
+from fgnet_lib.views.meshes import neuron_meshes
 
 report = neuron_report(neurons, volume.labels, volume.voxel_size, top=50)
 split = max(report.splits, key=lambda error: error.parts[1][1])
@@ -173,7 +174,7 @@ print(f"the two largest parts of neuron {split.label}: (segment, voxels) = {spli
 # The other kind of error is a merge, one segment that runs through several neurons.
 
 # %%
-quiz.predict("06", "seam")
+quiz.ask("06", "seam")
 
 # %% [markdown]
 # One that the model has made:
@@ -224,7 +225,7 @@ print(f"of all voxels, {splits.mean():.1%} are split off and {merges.mean():.1%}
 # Now all layers together:
 
 # %%
-from fgnet_lib import viewer
+from fgnet_lib.views import viewer
 
 affinities = {"A_r": prediction.refined, "A_s": prediction.coarse}
 view = viewer.show(volume, {"prediction": neurons}, affinities, prediction.attention, errors)
@@ -357,14 +358,14 @@ for labels, what in ((neurons, "prediction"), (volume.labels, "ground truth")):
 # You want to show this to a colleague who sits elsewhere.
 
 # %%
-quiz.predict("06", "link")
+quiz.ask("06", "link")
 
 # %% [markdown]
 # `export_html` writes the neurons that you choose, with names if you
 # like, into one HTML file with everything it needs: it opens in any browser, without internet, and rotates.
 
 # %%
-from fgnet_lib import exports
+from fgnet_lib.views import exports
 
 names = {label: f"number {rank} in size" for rank, label in enumerate(largest_ids(neurons, 8), start=1)}
 shared = exports.export_html(neurons, volume.voxel_size, session.out_dir / "neurons.html", names)

@@ -25,9 +25,9 @@ DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 
 # %% tags=["setup"]
-from fgnet_lib import runtime
+from fgnet_lib.course.session import start_session
 
-session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 
 # %% [markdown]
 # ## 1 · What was measured, and what was not
@@ -43,15 +43,17 @@ from itertools import combinations
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fgnet_lib import ablations, checks, plots, quiz
-from fgnet_lib.ablations import QUESTIONS, ROWS, TITLES
+from fgnet_lib.course import checks, quiz
+from fgnet_lib.study import statistics, table
+from fgnet_lib.study.rows import QUESTIONS, REFERENCES, ROWS, TITLES, Row, training, untrained
+from fgnet_lib.views import plots
 
-found = ablations.load()
-rows = ablations.trained(found)
+found = table.load()
+rows = table.trained(found)
 for name, runs in rows.items():
     dates = ", ".join(sorted({run["date"] for run in runs}))
     print(f"{TITLES[name]:56} seeds {[run['seed'] for run in runs]}, {dates}")
-missing = ablations.lacking(found)
+missing = table.lacking(found)
 print(f"\n{len(missing)} rows are not complete:")
 for name, said in missing.items():
     print(f"{TITLES[name]:56} {said}")
@@ -99,11 +101,11 @@ for key in sides[0]:
 # version of the post-processing; there should be one line.
 
 # %%
-for version, runs in ablations.postprocessings(found).items():
+for version, runs in table.postprocessings(found).items():
     print(f"version {version}, runs: {len(runs)}")
 
 # %%
-quiz.predict("07", "pretraining")
+quiz.ask("07", "pretraining")
 
 # %% [markdown]
 # These are the questions that the rows were made for. Each is a pair:
@@ -160,15 +162,15 @@ checks.fair_pairs(my_fair_pairs)
 print(f"{'row':56} {'trained':>10} {'minutes':>13} {'MVox/s':>12} {'MB':>6} {'VOI':>14} {'ARAND':>14}")
 for name, runs in rows.items():
     training = [run["training"] for run in runs]
-    minutes = ablations.summary([one["minutes"] for one in training], 1)
-    rate = ablations.summary(ablations.rates(runs), 2)
+    minutes = statistics.summary([one["minutes"] for one in training], 1)
+    rate = statistics.summary(table.rates(runs), 2)
     memory = max(run["peak_memory_mb"] for run in runs)
-    voi, arand = (ablations.summary(ablations.scores(runs, key)) for key in ("voi", "arand"))
+    voi, arand = (statistics.summary(table.scores(runs, key)) for key in ("voi", "arand"))
     trained = f"{training[0]['trainable']:10,} {minutes:>13} {rate:>12} {memory:6.0f}"
     print(f"{TITLES[name]:56} {trained} {voi:>14} {arand:>14}")
-for name, title in ablations.REFERENCES.items():
-    for voi in ablations.scores(found.get("references", []), "voi", output=name):
-        (arand,) = ablations.scores(found["references"], "arand", output=name)
+for name, title in REFERENCES.items():
+    for voi in table.scores(found.get("references", []), "voi", output=name):
+        (arand,) = table.scores(found["references"], "arand", output=name)
         print(f"{title:101} {voi:14.3f} {arand:14.3f}")
 
 # %% [markdown]
@@ -184,14 +186,14 @@ for name, title in ablations.REFERENCES.items():
 #   shipped model on two cores with nothing beside it.
 
 # %%
-quiz.predict("07", "one-seed")
+quiz.ask("07", "one-seed")
 
 # %% [markdown]
 # All runs, one dot each:
 
 # %% alt="One line for each row of the table, from the shipped model down, and on it a dot for the VOI of each of its runs; where a row has several seeds, a bar marks their mean. The number of runs stands behind each name."
 figure, ax = plt.subplots(figsize=(11, 1.5 + 0.4 * len(rows)))
-vois = {TITLES[name]: ablations.scores(runs, "voi") for name, runs in rows.items()}
+vois = {TITLES[name]: table.scores(runs, "voi") for name, runs in rows.items()}
 plots.runs_of_rows(ax, vois, "VOI on FIB-25, validation part (bits); in brackets: runs")
 plt.show()
 
@@ -226,13 +228,13 @@ checks.seed_summary(my_summary)
 # counted: it needs no theory, and it is called a **permutation test**.
 
 # %%
-quiz.predict("07", "three-seeds")
+quiz.ask("07", "three-seeds")
 
 # %%
 first, second = [1.00, 1.02, 1.04], [1.10, 1.11, 1.16]  # made up: any of the first is better than any of the second
-print(f"dealt at random, as large a difference in {ablations.chance(first, second):.0%} of all cases")
+print(f"dealt at random, as large a difference in {statistics.chance(first, second):.0%} of all cases")
 for seeds in (1, 2, 3, 4, 5):
-    best = ablations.chance(np.arange(seeds), 100 + np.arange(seeds))
+    best = statistics.chance(np.arange(seeds), 100 + np.arange(seeds))
     print(f"{seeds} of each, all of one row better than all of the other: {best:.1%}")
 
 # %% [markdown]
@@ -265,10 +267,10 @@ checks.chance_of(my_chance)
 # Now the questions of part 2, as far as the files go. The sentences are computed: they change when runs are added.
 
 # %%
-for question, (one, other) in ablations.questions(found).items():
-    ours, theirs = (ablations.scores(rows.get(name, []), "voi") for name in (one, other))
+for question, (one, other) in table.questions(found).items():
+    ours, theirs = (table.scores(rows.get(name, []), "voi") for name in (one, other))
     print(f"{question} (runs: {len(ours)} and {len(theirs)})")
-    print(f"  VOI of {one}, compared with {other}: {ablations.compared(ours, theirs)}")
+    print(f"  VOI of {one}, compared with {other}: {statistics.compared(ours, theirs)}")
 
 # %% [markdown]
 # **How to read it.** "Not more than the spread" does not say that there is *no* difference: a smaller one could be there, and more seeds
@@ -285,10 +287,10 @@ print(f"{'row':56} {'chosen':>14} {'by peeking':>14} {'price of honesty':>17}")
 for name, runs in rows.items():
     honest, peeking = [], []
     for run in runs:
-        merge, split, chosen = ablations.curve(run)
+        merge, split, chosen = table.curve(run)
         honest.append((merge + split)[chosen])
         peeking.append((merge + split).min())
-    columns = [ablations.summary(values) for values in (honest, peeking, np.subtract(honest, peeking))]
+    columns = [statistics.summary(values) for values in (honest, peeking, np.subtract(honest, peeking))]
     print(f"{TITLES[name]:56} {columns[0]:>14} {columns[1]:>14} {columns[2]:>17}")
 
 # %% [markdown]
@@ -296,10 +298,10 @@ for name, runs in rows.items():
 # sections, near the thresholds that were chosen (they run on beyond the picture); those with fewer sections come in part 7.
 
 # %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, with a dot at the threshold that was chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
-full = ablations.fully_labelled(found)
+full = table.fully_labelled(found)
 figure, ax = plt.subplots(figsize=(14, 5.5))
-curves = {TITLES[name]: ablations.curve(runs[0]) for name, runs in full.items()}
-plots.split_against_merge(ax, curves, ablations.references(found))
+curves = {TITLES[name]: table.curve(runs[0]) for name, runs in full.items()}
+plots.split_against_merge(ax, curves, table.references(found))
 ax.set(title="FIB-25, validation part; first seed of each row")
 plt.show()
 
@@ -320,7 +322,7 @@ from skimage.segmentation import find_boundaries
 from fgnet_lib.datasets import open_dataset
 
 VOXEL = (10, 10, 10)
-kept = {name: ablations.pictures(runs[0]) for name, runs in full.items()}
+kept = {name: table.pictures(runs[0]) for name, runs in full.items()}
 kept = {name: arrays for name, arrays in kept.items() if arrays}
 print(f"shown: {', '.join(kept)}")
 
@@ -369,7 +371,7 @@ for name, arrays in kept.items():
     shown[name] = np.where(near & np.isin(arrays["parts"], large), arrays["parts"], 0)
 
 # %% alt="The same neuron in 3D once for each row, drawn as the segments that cover it, each in a colour of its own. One colour means that the row found it in one piece."
-from fgnet_lib.meshes import largest_ids, neuron_meshes
+from fgnet_lib.views.meshes import largest_ids, neuron_meshes
 
 figure = plt.figure(figsize=(min(4.6 * columns, 15), 3.6 * lines))
 for number, (name, parts) in enumerate(shown.items(), start=1):
@@ -400,10 +402,10 @@ for name, arrays in kept.items():
 # else equal, the number of iterations included.
 
 # %%
-amounts = ablations.by_sections(found)
+amounts = table.by_sections(found)
 for title, measured in amounts.items():
     for sections, values in sorted(measured.items()):
-        print(f"{title:44} {sections:4} sections: VOI {ablations.summary(values)} (runs: {len(values)})")
+        print(f"{title:44} {sections:4} sections: VOI {statistics.summary(values)} (runs: {len(values)})")
 for name in (name for name in missing if name.endswith(("_5", "_20"))):
     print(f"{TITLES[name]:56} {missing[name]}")
 
@@ -418,12 +420,12 @@ plt.show()
 # point says nothing about labels. In sentences, for the same questions as in part 4:
 
 # %%
-for question, pair in ablations.questions(found).items():
+for question, pair in table.questions(found).items():
     for sections in (5, 20):
-        names = [ablations.with_sections(name, sections) for name in pair]
+        names = [table.with_sections(name, sections) for name in pair]
         if None not in names:
-            ours, theirs = (ablations.scores(rows.get(name, []), "voi") for name in names)
-            print(f"{question}, {sections} sections: {ablations.compared(ours, theirs)}")
+            ours, theirs = (table.scores(rows.get(name, []), "voi") for name in names)
+            print(f"{question}, {sections} sections: {statistics.compared(ours, theirs)}")
 
 # %% [markdown]
 # Mind what is on the axis: neighbouring sections of 10 nm are nearly the same picture, so 20 sections
@@ -439,10 +441,10 @@ for question, pair in ablations.questions(found).items():
 for volume in ("gala", "phantom", "ac4", "cremi_b_mini"):
     print(volume)
     for name, runs in full.items():
-        own = ablations.scores(runs, "voi", volume)
-        start = ablations.scores(runs, "voi", volume, f"{ablations.output_of(runs[0])}_fragments")
+        own = table.scores(runs, "voi", volume)
+        start = table.scores(runs, "voi", volume, f"{table.output_of(runs[0])}_fragments")
         if own:
-            print(f"  {TITLES[name]:56} VOI {ablations.summary(own)}, its fragments {ablations.summary(start)}")
+            print(f"  {TITLES[name]:56} VOI {statistics.summary(own)}, its fragments {statistics.summary(start)}")
 
 # %% [markdown]
 # **What to see.** Does the order of the rows stay the same from volume to volume? A method whose lead is gone on other tissue has learned the
@@ -458,8 +460,8 @@ for volume in ("gala", "phantom", "ac4", "cremi_b_mini"):
 # %%
 for name, runs in rows.items():
     if {"refined", "coarse"} <= runs[0]["thresholds"].keys():
-        refined, coarse = (ablations.scores(runs, "voi", output=output) for output in ("refined", "coarse"))
-        print(f"VOI from A_s to A_r of the same runs, {TITLES[name]}: {ablations.paired(refined, coarse)}")
+        refined, coarse = (table.scores(runs, "voi", output=output) for output in ("refined", "coarse"))
+        print(f"VOI from A_s to A_r of the same runs, {TITLES[name]}: {statistics.paired(refined, coarse)}")
 
 # %%
 for name in (name for name, row in ROWS.items() if row.encoder.startswith("sam2.1") and name in {**rows, **missing}):
@@ -525,9 +527,9 @@ teaching, choosing = labelled[:border, :, :], labelled[border:, :, :]
 folder = session.out_dir / "ablations"
 
 
-def rerun(title: str, row: ablations.Row, seed: int) -> float:
-    model = ablations.untrained(row, seed).to(session.device)
-    recipe = replace(ablations.training(row, seed), patch=(8, 96, 96), iterations=iterations, minutes=minutes)
+def rerun(title: str, row: Row, seed: int) -> float:
+    model = untrained(row, seed).to(session.device)
+    recipe = replace(training(row, seed), patch=(8, 96, 96), iterations=iterations, minutes=minutes)
     shutil.rmtree(folder, ignore_errors=True)  # or it would go on with what is there
     history = train(model, [teaching], recipe, folder)
     print(f"{title}, seed {seed}: {len(history.loss)} iterations in {history.seconds[-1] / 60:.1f} minutes")
@@ -547,10 +549,10 @@ figure, ax = plt.subplots(figsize=(10, 1.2 + 0.5 * len(own)))
 plots.runs_of_rows(ax, own, f"VOI on {DATASET}, validation part (bits)")
 plt.show()
 for title, values in own.items():
-    print(f"{title:45} VOI {ablations.summary(values)}")
+    print(f"{title:45} VOI {statistics.summary(values)}")
 titles = list(own)
 for one, other in zip(titles[::2], titles[1::2], strict=True):
-    print(f"{one} compared with {other}: {ablations.compared(own[one], own[other])}")
+    print(f"{one} compared with {other}: {statistics.compared(own[one], own[other])}")
 
 # %% [markdown]
 # **What to see.** With `PROFILE = "fast"` a handful of iterations teaches nothing: this only shows that it runs, and whatever comes out is
@@ -574,9 +576,9 @@ checks.report("07")
 #
 # ## Try it
 #
-# - Set `SEEDS` in `fgnet_lib/ablations.py` to `range(5)`; `make results ROWS="unet random_frozen"` in a terminal then adds four runs (half an
+# - Set `SEEDS` in `fgnet_lib/study/rows.py` to `range(5)`; `make results ROWS="unet random_frozen"` in a terminal then adds four runs (half an
 #   hour). Run this lesson again: which sentences have changed?
-# - Put your own row into `ROWS` in `fgnet_lib/ablations.py`: another patch size, another width. What would be its fair partner?
+# - Put your own row into `ROWS` in `fgnet_lib/study/rows.py`: another patch size, another width. What would be its fair partner?
 # - In part 4, give `chance` twenty pairs of random numbers. How many of them come out at or below 10 %?
 # - Write down, *before* you run a row, which difference you would call a success.
 #

@@ -30,9 +30,9 @@ CHECKPOINT = ""  # a model written by lesson 04 (.safetensors); empty: the one t
 THRESHOLD = ""  # of agglomeration, 0 to 1; empty: the one chosen when the model was trained
 
 # %% tags=["setup"]
-from fgnet_lib import runtime
+from fgnet_lib.course.session import start_session
 
-session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 
 # %% [markdown]
 # ## From the command line
@@ -65,7 +65,7 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %%
 from pathlib import Path
 
-from fgnet_lib.volumes import read_volume
+from fgnet_lib.files.formats import read_volume
 
 if VOLUME:
     size = tuple(map(float, str(VOXEL_SIZE).split(","))) if VOXEL_SIZE else None
@@ -91,7 +91,8 @@ print(f"in memory: {volume.raw.size / 1e6:.1f} million voxels; labels: {'no' if 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from fgnet_lib import checks, plots, quiz
+from fgnet_lib.course import checks, quiz
+from fgnet_lib.views import plots
 
 figure = plots.orthogonal_views(volume.raw, volume.voxel_size)
 figure.suptitle("three planes through the middle")
@@ -123,12 +124,12 @@ plt.show()
 # each of the two decoders.
 
 # %%
-from fgnet_lib import fgnet
+from fgnet_lib import weights
 from fgnet_lib.inference import predict
 
-checkpoint = Path(CHECKPOINT).resolve() if CHECKPOINT else fgnet.PRETRAINED / "fgnet_mini.safetensors"
-model = fgnet.load_model(checkpoint, session.device)
-threshold = float(fgnet.read_notes(checkpoint).get("threshold", 0.5) if THRESHOLD == "" else THRESHOLD)
+checkpoint = Path(CHECKPOINT).resolve() if CHECKPOINT else weights.PRETRAINED / "fgnet_mini.safetensors"
+model = weights.load_model(checkpoint, session.device)
+threshold = float(weights.read_notes(checkpoint).get("threshold", 0.5) if THRESHOLD == "" else THRESHOLD)
 if not 0 <= threshold <= 1:
     raise ValueError(f"THRESHOLD is {threshold:g}: it is 1 - mean affinity, so give a number from 0 to 1")
 prediction = predict(model, volume.raw, device=session.device)
@@ -141,7 +142,7 @@ print(f"{checkpoint.name}: {sum(p.numel() for p in model.parameters()):,} parame
 # First a question about what decides how fragments are made:
 
 # %%
-quiz.predict("08", "wrong-size")
+quiz.ask("08", "wrong-size")
 
 # %% [markdown]
 # The threshold says how weak the connection between two fragments may be for them to merge: higher merges more. Two
@@ -177,7 +178,7 @@ plt.show()
 # Then across the sections.
 
 # %%
-quiz.predict("08", "colours")
+quiz.ask("08", "colours")
 
 # %% [markdown]
 # A neurite should keep its colour along z, here the short side of the narrow planes. Colours
@@ -208,7 +209,7 @@ plt.show()
 # %%
 from dataclasses import replace
 
-from fgnet_lib.volumes import write_volume
+from fgnet_lib.files.formats import write_volume
 
 result = write_volume(replace(volume, labels=segmentation), session.out_dir / "segmentation.h5")
 saved = read_volume(result)

@@ -24,9 +24,9 @@ DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 
 # %% tags=["setup"]
-from fgnet_lib import runtime
+from fgnet_lib.course.session import start_session
 
-session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 
 # %% [markdown]
 # ## 1 · How much memory will you allow?
@@ -39,8 +39,8 @@ session = runtime.start(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %%
 import numpy as np
 
-from fgnet_lib import checks, quiz
-from fgnet_lib.blocks import Grid
+from fgnet_lib.course import checks, quiz
+from fgnet_lib.scale.grid import Grid
 
 ALLOWED = 64_000_000  # bytes
 BYTES = 1 + 4 + 3 * 4 + 3 * 2
@@ -58,7 +58,7 @@ import shutil
 
 import zarr
 
-from fgnet_lib.block_prediction import Source
+from fgnet_lib.scale.prediction import Source
 
 folder = session.out_dir.resolve() / "scaling_out"
 shutil.rmtree(folder, ignore_errors=True)
@@ -146,7 +146,7 @@ checks.halo(my_read)
 import os
 from contextlib import ExitStack
 
-from fgnet_lib.cluster import cluster
+from fgnet_lib.scale.cluster import cluster
 
 running = ExitStack()
 client = running.enter_context(cluster(workers=2, memory="4GiB"))
@@ -163,7 +163,7 @@ print(f"dashboard: {client.dashboard_link}\nworkers, by process: {sorted(workers
 # now on, a worker that asks for more than it has and `ALLOWED` gets an error. (Other systems have no such wall.)
 
 # %%
-from fgnet_lib.cluster import limit_memory
+from fgnet_lib.scale.cluster import limit_memory
 
 client.run(large_source.stamp)  # so that each worker has imported what it needs
 before = max(client.run(limit_memory, ALLOWED).values())
@@ -203,8 +203,8 @@ class DarkIsMembrane:
 # %%
 import logging
 
-from fgnet_lib.block_prediction import predict_blocks
-from fgnet_lib.cluster import BlocksFailed
+from fgnet_lib.scale.cluster import BlocksFailed
+from fgnet_lib.scale.prediction import predict_blocks
 
 client.run(logging.getLogger("distributed.worker").setLevel, logging.CRITICAL)  # we are told of errors anyhow
 stand_in = DarkIsMembrane(*np.percentile(crop.raw, (5, 50)).tolist())
@@ -234,7 +234,7 @@ plt.show()
 # %% [markdown]
 # **What to see.** What blocks take does not grow with the volume. You could make it a thousand times as large: only the disk
 # and your patience would notice. With all steps up to the neurons it was measured up to 2 GVox:
-# [blocks, measured](../docs/bench_blocks.md).
+# [blocks, measured](../docs/measured/bench_blocks.md).
 #
 # ## 5 · The network, and a worker that is killed
 #
@@ -249,7 +249,7 @@ shape = tuple(n * b for n, b in zip((1, 4, 6), block, strict=True))
 grid = Grid(shape, block)
 source = write_mirrored("raw.zarr", grid)
 raw = zarr.open_array(folder / "raw.zarr", mode="r")
-quiz.predict("09", "kill")
+quiz.ask("09", "kill")
 
 # %% [markdown]
 # The killer waits until six blocks are through the network, and takes the worker that has most to do. The stream of tasks tells us
@@ -261,8 +261,8 @@ import threading
 
 from distributed import get_task_stream
 
-from fgnet_lib.block_prediction import Network
-from fgnet_lib.blocks import Journal
+from fgnet_lib.scale.journal import Journal
+from fgnet_lib.scale.prediction import Network
 
 killed, done = {}, threading.Event()
 
@@ -303,7 +303,7 @@ print(f"workers before {sorted(workers.values())}, now {sorted(alive.values())}"
 # So much for a process that dies. And a file? We shall cut one of the results in half, and run again:
 
 # %%
-quiz.predict("09", "half-a-file")
+quiz.ask("09", "half-a-file")
 
 # %% [markdown]
 # A second run looks at each block and does what is missing. It trusts no file: the journal in the folder has a
@@ -333,8 +333,8 @@ except ValueError as error:
 # %%
 import time
 
-from fgnet_lib.fgnet import load_pretrained
 from fgnet_lib.inference import predict
+from fgnet_lib.weights import load_pretrained
 
 region, model = grid.region(9), load_pretrained()
 start = time.perf_counter()
@@ -356,8 +356,8 @@ print(f"largest difference: {abs(here - stored).max():.5f}")
 # 4. fragments are relabelled in each block, by a table.
 
 # %%
-from fgnet_lib.block_segmentation import segment_blocks
-from fgnet_lib.fgnet import PRETRAINED, read_notes
+from fgnet_lib.scale.segmentation import segment_blocks
+from fgnet_lib.weights import PRETRAINED, read_notes
 
 threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
 start = time.perf_counter()
@@ -369,7 +369,7 @@ table = np.load(folder / "table" / "neurons.npy", mmap_mode="r")
 print(f"{len(table)} fragments became {table.max()} neurons")
 
 # %% alt="One section of the volume: EM on the left, predicted affinities in the middle, and on the right the neurons in colours. Thin lines show the borders of blocks; colours go on across them."
-from fgnet_lib import plots
+from fgnet_lib.views import plots
 
 middle, size = shape[0] // 2, crop.voxel_size
 found = {
@@ -486,7 +486,7 @@ checks.worker_hours(my_hours)
 # ```
 #
 # A job that ends at its walltime is a worker that dies: you have seen what happens then. With a lifetime it goes in order before,
-# and `adapt` asks for another job; `scale(64)` would not. [Scaling out](../docs/scaling.md) has the
+# and `adapt` asks for another job; `scale(64)` would not. [Scaling out](../docs/understand/scaling.md) has the
 # same for Kubernetes, says who may reach a scheduler, and how to size blocks.
 #
 # The workers go home, and these are your exercises:

@@ -1,0 +1,1 @@
+"""What makes a lesson a lesson: its session, its predictions, its exercises."""

@@ -1,0 +1,77 @@
+"""Exercises that check themselves: `checks.affinities(my_affinities)` judges an answer, `checks.report("01")` sums up.
+
+**To add an exercise** to lesson NN, three places:
+
+1. `notebooks/src/NN_*.py`: a markdown cell that sets it, then three cells, directly one after the other::
+
+       # %% tags=["task"]
+       def my_affinities(labels):
+           return ...  # the three dots mean: open
+
+       # %% tags=["solution"]
+       def my_affinities(labels):
+           ...the whole answer...
+
+       # %%
+       checks.affinities(my_affinities)
+
+   Both define the same names, which begin with `my_` (classes with `My`). An answer uses only what the lesson *imports*
+   and what its own cell defines, so that it can be graded alone, at once and under any profile; nothing else in the
+   lesson uses it. `from fgnet_lib import checks` goes with the lesson's imports. One cell before "What you learned"
+   ends the exercises: `checks.report("NN")`. A markdown cell tagged `solution` is in the solved version only. The text
+   that sets an exercise begins with `**Exercise N.1: its title.**`, as the check has it.
+2. `fgnet_lib/checks/lessonNN.py`: the check, a function of the answers, decorated with `@exercise("NN", "its title")`,
+   in the order of the lesson, and its name in the imports below. It calls a student's function by `ask` or
+   `ask_array`, and says by `require`, `compare` or `raise Hint(...)` what is wrong, not what is right. An answer that
+   uses a function or class of the library is refused before that.
+3. `tests/mutants/lessonNN.py`: at least three wrong answers, each by a replacement in the solution's text, and a part
+   of the hint that each must get; and a right answer that goes another way than the solution.
+   `tests/course/test_checks.py`   does the rest.
+"""
+
+from fgnet_lib.course.checks.exercise import EXERCISES, report
+from fgnet_lib.course.checks.lesson00 import error_kind, volume_size
+from fgnet_lib.course.checks.lesson01 import affinities, mask, widened
+from fgnet_lib.course.checks.lesson02 import fine_stride, map_shape, similarity
+from fgnet_lib.course.checks.lesson03 import attention, auc, dw_weights
+from fgnet_lib.course.checks.lesson04 import balanced_loss, learning_rate, resume
+from fgnet_lib.course.checks.lesson05 import face_mean, honest_threshold, merge, whole_from
+from fgnet_lib.course.checks.lesson06 import match, neuron_volume, viewer_position
+from fgnet_lib.course.checks.lesson07 import chance_of, fair_pairs, seed_summary
+from fgnet_lib.course.checks.lesson08 import cut_geometry, flat_sections, sections_in_memory
+from fgnet_lib.course.checks.lesson09 import block_ids, halo, worker_hours
+
+__all__ = [
+    "EXERCISES",
+    "affinities",
+    "attention",
+    "auc",
+    "balanced_loss",
+    "block_ids",
+    "chance_of",
+    "cut_geometry",
+    "dw_weights",
+    "error_kind",
+    "face_mean",
+    "fair_pairs",
+    "fine_stride",
+    "flat_sections",
+    "halo",
+    "honest_threshold",
+    "learning_rate",
+    "map_shape",
+    "mask",
+    "match",
+    "merge",
+    "neuron_volume",
+    "report",
+    "resume",
+    "sections_in_memory",
+    "seed_summary",
+    "similarity",
+    "viewer_position",
+    "volume_size",
+    "whole_from",
+    "widened",
+    "worker_hours",
+]

@@ -1,0 +1,88 @@
+"""Checks of lesson 01: targets, widened borders, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fgnet_lib.affinities import affinities_from_labels, widen_borders
+from fgnet_lib.course.checks.exercise import ask_array, compare, exercise, require
+from fgnet_lib.volumes import IGNORE
+
+BLOCKS = np.kron(  # four neurons and a membrane, in three sections, touching in every direction
+    np.array([[[7, 7, 0], [4, 9, 9]], [[7, 0, 9], [4, 4, 9]], [[4, 7, 0], [4, 9, 9]]], np.uint64),
+    np.ones((1, 3, 2), np.uint64),
+)
+
+
+@exercise("01", "the affinity target", points=2)
+def affinities(answer: Callable[[np.ndarray], np.ndarray]) -> None:
+    """From labels (z, y, x) to affinities (3, z, y, x) with the predecessor along each axis."""
+    result = ask_array(answer, BLOCKS, shape=(3, *BLOCKS.shape))
+    right = affinities_from_labels(BLOCKS)
+    alike = np.stack([np.roll(BLOCKS, 1, axis) == BLOCKS for axis in range(3)])
+    inside = BLOCKS > 0
+    low_face = np.stack(np.indices(BLOCKS.shape)) == 0
+    successor = np.stack([np.roll(channel, -1, axis) for axis, channel in enumerate(right)])
+    compare(
+        result,
+        right,
+        {
+            "Two things are forgotten: voxels of label 0, and the first voxels of an axis": alike,
+            "Voxels of label 0 are joined: 'no neuron' is not a neuron": alike & ~low_face,
+            "The first voxels of an axis have no predecessor, and are joined to the last ones": alike & inside,
+            "The channels have another order: they should be z, y, x": right[::-1],
+            "Each voxel is compared with the one after it instead of the one before": successor,
+            "0 and 1 are exchanged: joined is 1": 1 - right,
+        },
+        "{n} of the affinities are wrong, the first at (channel, z, y, x) = {at}",
+    )
+
+
+@exercise("01", "widened borders", points=2)
+def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
+    """From labels (z, y, x) to the same with 0 wherever one of the eight neighbours in the section differs."""
+    blocks = [[[4, 4, 9], [4, 7, 9]], [[4, 4, 9], [4, 4, 9]], [[4, 0, 9], [4, 7, 7]]]  # with corners that jut out
+    labels = np.kron(np.array(blocks, np.uint64), np.ones((1, 5, 5), np.uint64))
+    result = ask_array(answer, labels, shape=labels.shape)
+    right = widen_borders(labels)
+    require(np.isin(result, [0, *np.unique(labels)]).all(), "There are labels that were not there before")
+    require(np.all((result == 0) | (result == labels)), "A voxel may become 0 or keep its label, and some did neither")
+    steps = [(0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
+    four, two = (_zero_beside(labels, some) for some in (steps, steps[1::2]))
+    mistakes = {
+        "Neighbours in the sections above and below count as well, and should not": widen_borders(labels, in_3d=True),
+        "No border has become wider": labels,
+        "Neighbours across a corner do not count, and should": four,
+        "Only one side of each border becomes 0": two,
+    }
+    n = np.sum(result == 0) - np.sum(right == 0)
+    compare(result, right, mistakes, f"There are {abs(n)} zeros too {'many' if n > 0 else 'few'}, one at {{at}}")
+
+
+def _zero_beside(labels: np.ndarray, steps: list[tuple[int, int, int]]) -> np.ndarray:
+    """Labels with 0 wherever one of some neighbours has another label."""
+    padded = np.pad(labels, 1, mode="edge")
+    inside = (slice(1, -1),) * 3
+    differs = [np.roll(padded, step, (0, 1, 2))[inside] != labels for step in steps]
+    return np.where(np.any(differs, axis=0), 0, labels)
+
+
+@exercise("01", "where the loss may look")
+def mask(answer: Callable[[np.ndarray], np.ndarray]) -> None:
+    """From the labels of a row to where an affinity to the predecessor is known."""
+    row = np.array([5, 5, IGNORE, IGNORE, 0, 0, 8, IGNORE, 3], np.uint64)
+    result = ask_array(answer, row, shape=row.shape).astype(float)
+    known = row != IGNORE
+    before = np.append(False, known[:-1])
+    right = known & before
+    require(result[0] == 0, "The first voxel has no predecessor, so nothing is to be counted there")
+    mistakes = {
+        "One of the two voxels may be unknown, and it still counts": (known | before) & (np.arange(len(row)) > 0),
+        "A voxel that is known counts, whatever its predecessor is": known & (np.arange(len(row)) > 0),
+        "The predecessor alone decides: is the voxel itself known?": before,
+        "Counted and not counted are exchanged": ~right & (np.arange(len(row)) > 0),
+        "Voxels of label 0 are left out. They are known: no neuron is there": right & (row > 0) & np.roll(row > 0, 1),
+    }
+    compare(result, right, mistakes, "{n} voxels are wrong, the first at {at}")

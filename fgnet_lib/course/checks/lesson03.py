@@ -1,0 +1,92 @@
+"""Checks of lesson 03: the DW Block, attention, and how it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from fgnet_lib.course.checks.exercise import Hint, ask, ask_array, compare, exercise, require
+from fgnet_lib.fgnet import FeatureGuidedAttention
+from fgnet_lib.metrics import roc_auc
+
+
+@exercise("03", "the weights of a DW Block")
+def dw_weights(answer: Callable[[int, int], int]) -> None:
+    """From the channels and the factor of widening to the number of weights."""
+    for channels, expand in ((48, 4), (10, 3)):
+        depthwise, pointwise = np.array(27 * channels), np.array(expand * channels**2)
+        mistakes = {
+            "Every channel looks at its own neighbours only: that is what depthwise means": 27 * channels**2
+            + 2 * pointwise,
+            "There are two pointwise layers: one widens, one narrows": depthwise + pointwise,
+            "The depthwise convolution is missing": 2 * pointwise,
+            "Both pointwise layers have e times as many weights as without widening": depthwise + 2 * channels**2,
+            "In 3D a voxel has 27 places to look at": 9 * channels + 2 * pointwise,
+        }
+        result = ask_array(answer, channels, expand, shape=())
+        otherwise = f"{result} is not the number of weights for {channels} channels and e = {expand}"
+        compare(result, depthwise + 2 * pointwise, mistakes, otherwise)
+
+
+@exercise("03", "feature-guided attention", points=2)
+def attention(answer: type[nn.Module]) -> None:
+    """A module that gives F' and a from F and S, with the layers from_guide, from_fine and to_map."""
+    require(isinstance(answer, type), "The class is wanted, without (): MyAttention")
+    torch.manual_seed(0)
+    library = FeatureGuidedAttention(6, 4, "residual")
+    module = answer(6, 4)
+    names = {name for name, _ in module.named_parameters()}
+    require(names == set(library.state_dict()), f"The layers have other names or are others: {sorted(names)}")
+    module.load_state_dict(library.state_dict())
+    fine, guide = torch.randn(2, 4, 2, 5, 5), torch.randn(2, 6, 2, 5, 5)
+    with torch.no_grad():
+        result = ask(module, fine, guide)
+        guided, a = library(fine, guide)
+        added = library.from_guide(guide) + library.from_fine(fine)
+        linear = torch.sigmoid(library.to_map(added))
+        bare = library.to_map(added.relu())
+        product = torch.sigmoid(library.to_map((library.from_guide(guide) * library.from_fine(fine)).relu()))
+    two = isinstance(result, tuple | list) and len(result) == 2
+    require(two, "Two things should come back: the guided features, and the map a")
+    if [getattr(one, "shape", None) for one in result] == [a.shape, guided.shape]:
+        raise Hint("The two that come back are exchanged: first the features, then the map")
+    require(getattr(result[1], "shape", None) == a.shape, f"The map should have the shape {tuple(a.shape)}")
+    require(getattr(result[0], "shape", None) == guided.shape, f"F' should have the shape {tuple(guided.shape)}")
+    mistakes = {
+        "The sum goes on without a ReLU": linear,
+        "The map is not squashed to values from 0 to 1": bare,
+        "The two projections are multiplied, and should be added": product,
+    }
+    otherwise = "{n} values of the map a are not those of the equation, the first at {at}"
+    compare(result[1].numpy(), a.numpy(), {hint: one.numpy() for hint, one in mistakes.items()}, otherwise)
+    mistakes = {
+        "F itself is lost where a is small: what is added to F * a?": fine * a,
+        "F goes on without its guidance": fine,
+        "Attention is added to F, and should weigh it": fine + a,
+    }
+    otherwise = "The map a is right, and {n} values of F' are not"
+    compare(result[0].numpy(), guided.numpy(), {hint: one.numpy() for hint, one in mistakes.items()}, otherwise)
+
+
+@exercise("03", "the AUC")
+def auc(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
+    """From weights and a mask of borders to the AUC, equal weights counting half."""
+    weights = np.array([0.1, 0.4, 0.4, 0.9, 0.4, 0.3, 0.2, 0.4])
+    borders = np.array([0, 1, 0, 1, 0, 0, 1, 1], bool)
+    result = ask_array(answer, weights, borders, shape=())
+    p, q = weights[borders][:, None], weights[~borders]
+    mistakes = {
+        "Equal weights do not count, and should count half": np.mean(p > q),
+        "Equal weights count in full, and should count half": np.mean(p >= q),
+        "Inside and borders are exchanged": np.mean((p < q) + 0.5 * (p == q)),
+        "These are the pairs themselves: which share of them is it?": np.sum((p > q) + 0.5 * (p == q)),
+        "Not every pair is counted: each border voxel meets every interior one": np.mean(
+            (p[:, 0] > q) + 0.5 * (p[:, 0] == q)
+        ),
+        "This is a ratio of means, and not how often one is higher": np.mean(p) / np.mean(q),
+    }
+    otherwise = f"{float(result):.3f} is not how often a border voxel is higher than an interior one"
+    compare(result, np.array(roc_auc(weights, borders)), mistakes, otherwise)

@@ -1,0 +1,141 @@
+"""Checks of lesson 04: the loss, the learning rate, and a run that can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fgnet_lib.course.checks.exercise import ask, ask_array, compare, exercise, require
+
+ITERATIONS, LOST_IN = 9, 5
+
+
+@exercise("04", "a balanced loss")
+def balanced_loss(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
+    """From probabilities and targets to the mean of the cross-entropies of both classes."""
+    target = np.array([[1, 1, 1, 0], [1, 0, 1, 1]])
+    p = np.array([[0.9, 0.6, 0.7, 0.4], [0.8, 0.2, 0.5, 0.95]])
+    result = ask_array(answer, p, target, shape=())
+    cost = -np.log(np.where(target == 1, p, 1 - p))
+    ones, zeros = cost[target == 1], cost[target == 0]
+    right = (ones.mean() + zeros.mean()) / 2
+    mistakes = {
+        "This is the plain mean: the class with more affinities has more say": cost.mean(),
+        "The classes are added up, not averaged: the larger one has more say": (ones.sum() + zeros.sum()) / 2,
+        "All costs are added up": cost.sum(),
+        "Twice too much: each class has half of the say": 2 * right,
+        "Only the ones count": ones.mean(),
+        "Only the zeros count": zeros.mean(),
+        "The sign is wrong: a cost is never negative": -right,
+    }
+    compare(result, np.array(right), mistakes, f"{float(result):.3f} is not the mean of the means of both classes")
+
+
+@exercise("04", "the learning rate")
+def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
+    """From iteration, iterations, peak and warm-up to the rate."""
+    k, n, peak, warmup = np.arange(40), 40, 0.01, 8
+    result = np.array([ask_array(answer, int(one), n, peak, warmup, shape=()) for one in k])
+    warm, cosine = np.minimum(1, (k + 1) / warmup), (1 + np.cos(np.pi * k / n)) / 2
+    mistakes = {
+        "There is no warm-up": peak * cosine,
+        "The rate never falls after the warm-up": peak * warm,
+        "After the warm-up the rate goes on rising: it should never exceed the peak": peak * (k + 1) / warmup * cosine,
+        "The first iteration has a rate of 0, and learns nothing": peak * np.minimum(1, k / warmup) * cosine,
+        "The peak is missing": warm * cosine,
+        "The cosine goes twice as fast: it is 0 in the middle and rises again": peak
+        * warm
+        * (1 + np.cos(2 * np.pi * k / n))
+        / 2,
+        "The cosine alone goes below 0": peak * warm * np.cos(np.pi * k / n),
+    }
+    otherwise = "{n} of 40 rates are wrong, the first in iteration {at}"
+    compare(result * 1000, peak * warm * cosine * 1000, {h: 1000 * one for h, one in mistakes.items()}, otherwise)
+
+
+@exercise("04", "a run that can be resumed", points=3)
+def resume(answer: Callable) -> None:
+    """A loop of (model, optimizer, patch, iterations, path) that goes on from its checkpoint, and says from where."""
+    with TemporaryDirectory() as folder:
+        whole = _start(0)
+        require(ask(answer, *whole, _patch, ITERATIONS, Path(folder, "whole")) == 0, "A new run should give back 0")
+        wanted, _ = _run(_start(0), 0, ITERATIONS)
+        require(_same(whole[0], wanted), "Without any disturbance the run ends elsewhere than the loop of the stub")
+        path = Path(folder, "lost")
+        with suppress(ConnectionError):
+            ask(answer, *_start(0), _lost, ITERATIONS, path)
+        require(path.exists(), f"The session was lost in iteration {LOST_IN}, and no checkpoint was there")
+        asked, again = [], _start(1)
+        first = ask(answer, *again, lambda k: asked.append(k) or _patch(k), ITERATIONS, path)
+    _check_iterations(asked, first)
+    saved, optimizer = _run(_start(0), 0, LOST_IN)
+    fresh_model, fresh_optimizer = _start(1)
+    mistakes = {
+        "The optimizer starts anew: its averages are a part of the state, too": (saved, _adam(saved)),
+        "The weights start anew: the model's state is not loaded": (fresh_model, _with_state(fresh_model, optimizer)),
+        "Weights and optimizer start anew: only the iteration is loaded": (fresh_model, fresh_optimizer),
+    }
+    for hint, (model, used) in mistakes.items():
+        copy, start = _start(1)
+        copy.load_state_dict(model.state_dict())
+        start.load_state_dict(used.state_dict())
+        require(not _same(again[0], _run((copy, start), LOST_IN, ITERATIONS)[0]), hint)
+    require(_same(again[0], wanted), "The resumed run ends with other weights than the undisturbed one")
+
+
+def _check_iterations(asked: list[int], first: int) -> None:
+    """Hint unless a resumed run computed each missing iteration once and gave back the first."""
+    require(bool(asked) and asked[0] != 0, "The second call begins at iteration 0 again")
+    require(asked[0] >= LOST_IN, f"Iteration {asked[0]} was done before the session was lost, and is computed again")
+    require(asked[0] == LOST_IN, f"Iteration {LOST_IN} was lost, and is never computed")
+    require(asked == list(range(LOST_IN, ITERATIONS)), f"After the loss these iterations were computed: {asked}")
+    require(first == LOST_IN, f"{first} comes back, and the first iteration computed was {LOST_IN}")
+
+
+def _adam(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=0.1)
+
+
+def _with_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """An optimizer of a model with the state of another one."""
+    own = _adam(model)
+    own.load_state_dict(optimizer.state_dict())
+    return own
+
+
+def _start(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A new model and its optimizer."""
+    torch.manual_seed(seed)
+    model = nn.Linear(3, 1)
+    return model, _adam(model)
+
+
+def _patch(k: int) -> Tensor:
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(k))
+
+
+def _lost(k: int) -> Tensor:
+    """The patches of a session that is lost."""
+    if k == LOST_IN:
+        raise ConnectionError("the session was closed")
+    return _patch(k)
+
+
+def _run(started: tuple[nn.Module, torch.optim.Optimizer], first: int, end: int) -> tuple:
+    """The loop of the stub, from one iteration to another."""
+    model, optimizer = started
+    for k in range(first, end):
+        model(_patch(k)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one.parameters(), other.parameters(), strict=True))

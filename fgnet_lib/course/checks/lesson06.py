@@ -1,0 +1,78 @@
+"""Checks of lesson 06: nm, matches, and the viewer's axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fgnet_lib.course.checks.exercise import ask, ask_array, compare, exercise, require
+
+
+@exercise("06", "the volume of a neuron")
+def neuron_volume(answer: Callable[[np.ndarray, int, tuple[float, float, float]], float]) -> None:
+    """Volume in µm³ of one id among others."""
+    labels = np.zeros((4, 10, 10), np.uint64)
+    labels[1:3, 2:9, 2:9], labels[1:3, 3:8, 3:8] = 7, 9  # 9 has 50 voxels, and 7 lies around it
+    voxel_size = (40.0, 8.0, 4.0)
+    result = ask_array(answer, labels, 9, voxel_size, shape=())
+    right = 50 * 40 * 8 * 4 / 1e9
+    compare(
+        result,
+        np.array(right),
+        {
+            "That is a number of voxels: how large is one?": np.array(50.0),
+            "That is in nm³, and 1 µm is 1000 nm": np.array(right * 1e9),
+            "1 µm is 1000 nm, but 1 µm³ is not 1000 nm³": np.array(right * 1e6),
+            "The voxels are taken as cubes": np.array(50 * 4**3 / 1e9),
+            "All neurons are counted, and one was asked for": np.array(98 * 40 * 8 * 4 / 1e9),
+        },
+        "50 voxels of 40 x 8 x 4 nm have another volume in µm³",
+    )
+
+
+@exercise("06", "the match of a segment", points=2)
+def match(answer: Callable[[np.ndarray, np.ndarray, int], tuple[int, float]]) -> None:
+    """The neuron with most voxels in a segment, and the share of the segment that it fills."""
+    segmentation = np.array([[5] * 10 + [8] * 6 + [1] * 4], np.uint64)[None]
+    truth = np.array([[0] * 5 + [3] * 3 + [9] * 2 + [9] * 7 + [3] * 3], np.uint64)[None]
+    neuron, share = _match(answer, segmentation, truth, 5)
+    require(neuron != 0, "0 is no neuron, it may be most of a segment and still is no match")
+    require(neuron != 9, "Neuron 9 is the largest, but has fewer voxels in this segment than another one")
+    require(neuron == 3, f"{neuron} is not the neuron with most voxels in the segment")
+    require(not np.isclose(share, 3), "That is a number of voxels; a share lies between 0 and 1")
+    require(not np.isclose(share, 0.5), "That is the share of the neuron that is in the segment: turn it around")
+    require(not np.isclose(share, 0.6), "Voxels of the segment whose truth is 0 are a part of the segment, too")
+    require(bool(np.isclose(share, 0.3)), f"3 of the segment's 10 voxels are not a share of {share:.3f}")
+    neuron, share = _match(answer, segmentation, truth, 1)  # no voxel of it is 0 in truth
+    require(neuron == 3, "In a segment without a 0 in truth the smallest id is a neuron like any other")
+    require(bool(np.isclose(share, 0.75)), f"3 of another segment's 4 voxels are not a share of {share:.3f}")
+
+
+def _match(answer: Callable, segmentation: np.ndarray, truth: np.ndarray, segment: int) -> tuple[int, float]:
+    """A student's neuron and share for a segment."""
+    result = ask(answer, segmentation, truth, segment)
+    require(np.shape(result) == (2,), "Two numbers are wanted: the id of the neuron, and a share")
+    return int(result[0]), float(result[1])
+
+
+@exercise("06", "shift the viewer's axes right")
+def viewer_position(answer: Callable[[tuple, tuple, tuple], np.ndarray]) -> None:
+    """From a voxel (z, y, x) of a crop to neuroglancer's x, y, z in voxels of the data set."""
+    voxel, offset, voxel_size = (3, 20, 50), (400.0, 80.0, 32.0), (40.0, 8.0, 4.0)
+    result = ask_array(answer, voxel, offset, voxel_size, shape=(3,))
+    corner = np.divide(offset, voxel_size)
+    inside = np.array(voxel) + 0.5
+    compare(
+        result,
+        (corner + inside)[::-1],
+        {
+            "The order is still z, y, x": corner + inside,
+            "That is the corner of the voxel: its centre lies half a voxel further": (corner + voxel)[::-1],
+            "That is the place in this crop, and the crop does not begin at the origin": inside[::-1],
+            "Voxels and nm are added: the offset is in nm": (offset + inside)[::-1],
+            "That is in nm, and the viewer counts in voxels": ((corner + inside) * voxel_size)[::-1],
+            "The crop lies behind the origin, not before it": (inside - corner)[::-1],
+        },
+        "The position is wrong along axis {at} of x, y, z",
+    )

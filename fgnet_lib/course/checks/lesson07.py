@@ -1,0 +1,137 @@
+"""Checks of lesson 07: fair pairs, mean and spread over seeds, and how often a difference is chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from fgnet_lib.course.checks.exercise import Hint, ask, exercise, require
+
+Settings = dict[str, dict[str, Any]]
+
+PLAIN = {"encoder": "mini", "weights": "random", "iterations": 800}
+SETTINGS: Settings = {
+    "random": PLAIN,
+    "pretrained": PLAIN | {"weights": "pretrained"},
+    "longer": PLAIN | {"iterations": 1000},
+    "pretrained, longer": PLAIN | {"weights": "pretrained", "iterations": 1000},
+    "again": dict(PLAIN),
+    "with a seed": PLAIN | {"seed": 1},
+    "another seed": PLAIN | {"seed": None},
+}
+
+
+@exercise("07", "fair pairs", points=2)
+def fair_pairs(answer: Callable[[Settings], Iterable]) -> None:
+    """Pairs of rows whose settings differ in exactly one thing, each once."""
+    result = ask(answer, {name: dict(row) for name, row in SETTINGS.items()})
+    try:
+        pairs = [tuple(pair) for pair in result]
+        found = {frozenset(pair) for pair in pairs}
+    except TypeError:
+        raise Hint("A list of pairs of names is wanted: [(one, other), ...]") from None
+    known = all(name in SETTINGS for pair in pairs for name in pair)
+    require(
+        known and all(len(pair) == 2 for pair in pairs), "Each pair should hold two names of rows, and nothing else"
+    )
+    require(all(one != other for one, other in pairs), "A row is paired with itself")
+    require(len(found) == len(pairs), "A pair stands there twice, perhaps in both orders")
+    right = {frozenset(pair): changed for pair in combinations(SETTINGS, 2) if (changed := _changed(*pair))}
+    for pair, changed in right.items():
+        if len(changed) == 1 and pair not in found:
+            one, other = sorted(pair)
+            extra = changed[0] not in SETTINGS[one] or changed[0] not in SETTINGS[other]
+            reason = "in a setting that only one of them has" if extra else "in one setting, and are left out"
+            raise Hint(f"{one!r} and {other!r} differ {reason}")
+    for one, other in pairs:
+        count = len(right.get(frozenset((one, other)), ()))
+        require(count > 0, f"{one!r} and {other!r} do not differ in anything, so they compare nothing")
+        require(count == 1, f"{one!r} and {other!r} differ in {count} settings")
+
+
+def _changed(one: str, other: str) -> list[str]:
+    """Settings in which two rows differ; one that is missing is unlike any value, None too."""
+    a, b = SETTINGS[one], SETTINGS[other]
+    return [key for key in {**a, **b} if key not in a or key not in b or a[key] != b[key]]
+
+
+@exercise("07", "mean and spread")
+def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
+    """Mean and standard deviation of a sample over the runs of a row; no spread of a single one."""
+    scores = [1.0, 1.1, 1.5]
+    mean, spread = _two(ask(answer, list(scores)))
+    require(spread is not None, "Three runs have a spread")
+    mistakes = {
+        "The first number is the median, and the mean was asked for": np.isclose(mean, 1.1),
+        "The first number is the best run, which is not what a row does on average": np.isclose(mean, 1.0),
+        "The first number is not the mean of the runs": not np.isclose(mean, 1.2),
+        "The spread divides by the number of runs, and a sample of so few is wider": np.isclose(spread, np.std(scores)),
+        "That is the variance: the spread should be in the unit of the score": np.isclose(
+            spread, np.var(scores, ddof=1)
+        ),
+        "That is the range: it grows with the number of runs": np.isclose(spread, 0.5),
+        "That is the standard error of the mean, and not the spread of single runs": np.isclose(
+            spread, np.std(scores, ddof=1) / np.sqrt(3)
+        ),
+        "The second number is not the standard deviation of this sample": not np.isclose(
+            spread, np.std(scores, ddof=1)
+        ),
+    }
+    for hint, made in mistakes.items():
+        require(not made, hint)
+    mean, spread = _two(ask(answer, [1.3]))
+    require(bool(np.isclose(mean, 1.3)), "The mean of a single run is that run")
+    require(spread is None, f"A single run has no spread, and yours is {spread}: that would look like certainty")
+
+
+def _two(result: Any) -> tuple[float, Any]:
+    """Mean and spread, as a student gives them."""
+    require(
+        isinstance(result, Sequence | np.ndarray) and len(result) == 2, f"Mean and spread are wanted, not {result!r}"
+    )
+    return float(result[0]), None if result[1] is None else float(result[1])
+
+
+@exercise("07", "how often by chance", points=2)
+def chance_of(answer: Callable[[Sequence[float], Sequence[float]], float]) -> None:
+    """The share of all deals into two hands in which means differ at least as much as in the one that was dealt."""
+    ours, theirs = [1.1, 1.3, 1.5, 1.6], [1.4, 1.7]
+    for a, b in ((ours, theirs), (theirs, ours)):
+        result = _share(ask(answer, list(a), list(b)))
+        _judge(result, a, b)
+    result = _share(ask(answer, [1.0, 1.0], [1.0, 1.0, 1.0]))
+    require(result == 1, "If all runs are equal, every deal differs as much as the one that was seen: that is certain")
+
+
+def _judge(result: float, ours: Sequence[float], theirs: Sequence[float]) -> None:
+    runs, hands = np.array([*ours, *theirs]), list(combinations(range(len(ours) + len(theirs)), len(ours)))
+    deals = [np.isin(np.arange(len(runs)), hand) for hand in hands]
+    differences = np.array([runs[deal].mean() - runs[~deal].mean() for deal in deals])
+    seen = float(np.mean(ours) - np.mean(theirs))
+    as_large = np.abs(differences) >= abs(seen) - 1e-9
+    larger = np.abs(differences) > abs(seen) + 1e-9
+    one_way = differences * np.sign(seen) >= abs(seen) - 1e-9
+    sums = np.array([abs(runs[deal].sum() - runs[~deal].sum()) for deal in deals])
+    mistakes = {
+        "Only one direction is counted, and the other would have surprised as much": one_way.mean(),
+        "The deal that was made is one of all deals, and it is left out": (as_large.sum() - 1) / (len(deals) - 1),
+        "A deal that differs exactly as much counts, too (mind the rounding)": larger.mean(),
+        "That is the share of deals that differ less": 1 - as_large.mean(),
+        "That is a number of deals, and their share was asked for": as_large.sum(),
+        "The hands are compared by their sums: those with more runs always win": (
+            sums >= abs(sum(ours) - sum(theirs)) - 1e-9
+        ).mean(),
+    }
+    if np.isclose(result, as_large.mean()):
+        return
+    for hint, mistake in mistakes.items():
+        require(not np.isclose(result, mistake), hint)
+    raise Hint(f"Of {len(deals)} deals of these runs, another share than {result:.3f} differs as much")
+
+
+def _share(result: Any) -> float:
+    require(np.ndim(result) == 0 and np.isreal(result), f"A single number is wanted, and this is {result!r}")
+    return float(result)

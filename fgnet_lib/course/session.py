@@ -1,0 +1,139 @@
+"""What every lesson starts with: a profile, a data set, a device, a seed and a folder for results."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fgnet_lib import REPOSITORY
+from fgnet_lib.datasets import DATASETS, named_folder, open_dataset
+from fgnet_lib.machine import choose_device, platform, precision
+from fgnet_lib.views import plots
+from fgnet_lib.volumes import Volume
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much a lesson does.
+
+    Attributes:
+        name: what the `PROFILE` parameter says.
+        crop: shape (z, y, x) in voxels of the volume that a lesson works on; None for all of it.
+        iterations: most training steps of lesson 04.
+        minutes: most minutes of training of lesson 04.
+        encoder: size of the SAM2 encoder that lesson 04 trains with.
+    """
+
+    name: str
+    crop: tuple[int, int, int] | None
+    iterations: int
+    minutes: float
+    encoder: str
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("fast", (16, 192, 192), iterations=12, minutes=0.5, encoder="mini"),
+        Profile("cpu", (32, 256, 256), iterations=2_000, minutes=10, encoder="mini"),
+        Profile("gpu", (40, 256, 256), iterations=10_000, minutes=24, encoder="tiny"),
+        Profile("full", None, iterations=100_000, minutes=24 * 60, encoder="large"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Session:
+    """The settings of one run of a lesson, checked by `start_session`."""
+
+    profile: Profile
+    dataset: str
+    data_dir: Path | None
+    out_dir: Path
+    device: torch.device
+    seed: int
+
+    def volume(self, part: str = "val") -> Volume:
+        """The middle of the data set's `part`, as large as the profile's crop, in memory."""
+        volume = open_dataset(self.dataset, part)
+        if self.profile.crop is None:
+            return volume.load()
+        starts = [max(0, (size - want) // 2) for size, want in zip(volume.shape, self.profile.crop, strict=True)]
+        return volume[tuple(slice(a, a + want) for a, want in zip(starts, self.profile.crop, strict=True))]
+
+
+def start_session(profile: str, dataset: str, data_dir: str, out_dir: str, device: str, seed: int) -> Session:
+    """Check the parameters of a lesson, seed every random generator, set the figure style, say what there is.
+
+    Args:
+        profile: a name in `PROFILES`.
+        dataset: a name in `datasets.DATASETS`.
+        data_dir: folder with the data sets; empty for the environment variable FGNET_DATA_DIR, if set.
+        out_dir: folder for results, made when missing; empty for `out` in FGNET_HOME (a folder for all that should
+            outlive a session), if set, or else in the repository.
+        device: "auto", "cpu", "cuda" or "mps".
+        seed: for Python, NumPy and PyTorch.
+
+    Raises:
+        ValueError: an unknown profile, data set or device.
+        FileNotFoundError: `data_dir` is not a folder.
+        OSError: results cannot be written to `out_dir`.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"unknown PROFILE {profile!r}: choose one of {', '.join(PROFILES)}")
+    if dataset not in DATASETS:
+        raise ValueError(f"unknown DATASET {dataset!r}: choose one of {', '.join(DATASETS)}")
+    if data_dir:
+        if not Path(data_dir).is_dir():
+            raise FileNotFoundError(f"DATA_DIR {data_dir!r} is not a folder: name the folder that holds your data sets")
+        os.environ["FGNET_DATA_DIR"] = data_dir  # where datasets.fetch looks first
+    session = Session(
+        profile=PROFILES[profile],
+        dataset=dataset,
+        data_dir=named_folder("FGNET_DATA_DIR"),
+        out_dir=_writable(Path(out_dir) if out_dir else (named_folder("FGNET_HOME") or REPOSITORY) / "out"),
+        device=choose_device(device),
+        seed=seed,
+    )
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    plots.style()
+    print(describe(session))
+    return session
+
+
+def _writable(folder: Path) -> Path:
+    """Make a folder for results; on a course's server the one in the repository may be read-only."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "it is read-only"
+    except OSError as error:
+        reason = str(error)
+    if reason:
+        raise OSError(
+            f"no results can be written to {folder}: {reason}. Set OUT_DIR or FGNET_HOME to a folder of yours"
+        )
+    return folder
+
+
+def describe(session: Session) -> str:
+    """One line: the device, what the profile does, and which profiles the device allows."""
+    if session.device.type == "cuda":
+        properties = torch.cuda.get_device_properties(session.device)
+        hardware = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        allows = "every PROFILE"
+    else:
+        hardware = f"{session.device.type}, {torch.get_num_threads()} threads"
+        allows = "PROFILE fast and cpu; gpu and full want a CUDA GPU"
+    arithmetic = precision(session.device).replace("no", "fp32")
+    work = " x ".join(map(str, session.profile.crop)) + " voxels" if session.profile.crop else "the whole volume"
+    return (
+        f"{platform()}: {hardware}, {arithmetic}; this allows {allows}. "
+        f"PROFILE {session.profile.name} works on {work} of {session.dataset}."
+    )

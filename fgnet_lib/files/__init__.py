@@ -1,0 +1,1 @@
+"""Files: the formats of volumes, atomic writes, locks."""

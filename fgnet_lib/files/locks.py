@@ -1,0 +1,56 @@
+"""A folder that one run at a time writes to."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+_held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())  # folders that this thread has locked
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to oneself; the lock goes with the process, however that ends. Who has it gets it again.
+
+    Raises:
+        RuntimeError: another run has it; says which.
+        ValueError, OSError: the lock is a link.
+    """
+    folder = folder.resolve()
+    if folder in _held.get():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(inside(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"{folder} is being written by {file.read() or 'another run'}; wait for it, or use another folder"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        before = _held.set(_held.get() | {folder})
+        try:
+            yield
+        finally:
+            _held.reset(before)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of `name` in a folder.
+
+    Raises:
+        ValueError: it is a link that leads out of the folder.
+    """
+    path = Path(folder) / name
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"{path} leads out of {folder}, to {path.resolve()}; nothing is written there")
+    return path

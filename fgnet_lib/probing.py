@@ -1,0 +1,144 @@
+"""Change one thing inside a network and see what follows: attention maps set to a value while the rest computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fgnet_lib.fgnet import FGNet
+from fgnet_lib.sam2_encoder import STRIDES
+
+
+@contextmanager
+def attention_set_to(model: FGNet, level: int, value: float | Literal["mean"]) -> Iterator[None]:
+    """Within the context, the model computes with the attention map `level` replaced by a constant.
+
+    The guided features of that level follow from the model's own equation (`FGNetConfig.attention`), as does all that
+    comes after. Contexts for several levels may be nested.
+
+    Args:
+        model: FGNet with attention.
+        level: 1, 2 or 3 for a1, a2, a3.
+        value: in [0, 1]; "mean" for the mean of the map over z, y and x, which keeps how much and removes where. It is
+            that of the volume which the model is given: with `predict`, of each window.
+
+    Raises:
+        ValueError: the model has no such map, or the value is no weight.
+    """
+    guides = model.fine_encoder.guides if model.config.refined else ()
+    if level not in range(1, len(guides) + 1):
+        raise ValueError(f"there is no attention {level!r} in this model; it has {len(guides)} maps")
+    if value != "mean" and not (isinstance(value, int | float) and 0 <= value <= 1):
+        raise ValueError(f"attention lies in [0, 1]; got {value!r}; choose such a number, or 'mean'")
+
+    def replace(_layer: nn.Module, _inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        a = logits.sigmoid().mean((2, 3, 4), keepdim=True) if value == "mean" else torch.tensor(float(value)).to(logits)
+        return torch.logit(a).expand_as(logits)  # in front of the sigmoid, so that the model's own equation goes on
+
+    handle = guides[level - 1].to_map.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+CONTEXT = 2  # sections before and after the ones that are kept; a1 sees 3 to each side, with falling weight
+
+
+VOXELS = 1_000_000  # at once: about 0.5 GB with the mini model; at least five sections
+
+
+CACHE = 512 * 2**20  # bytes
+
+
+WhatIf = tuple[tuple[int, ...], float | Literal["mean"]]  # levels whose attention is set, and to what
+
+
+class Inspected(NamedTuple):
+    """One section (y, x); maps have ceil(y / s) x ceil(x / s) pixels at strides s = 4, 8, 16.
+
+    Attributes:
+        attention: a1, a2, a3, float32 in [0, 1]; none for a model without attention.
+        sam2: SAM2's features (C, ...), float16; none for a model without SAM2.
+        response: length of the Fine-Grained Encoder's feature vectors F', as they go on to the decoder, float32; none
+            for a model without that encoder.
+        affinities: A_r, or A_s of a model without A_r, float16 (3, y, x) in [0, 1].
+    """
+
+    attention: tuple[np.ndarray, ...]
+    sam2: tuple[np.ndarray, ...]
+    response: tuple[np.ndarray, ...]
+    affinities: np.ndarray
+
+
+class Inspector:
+    """A model and a volume, asked section by section.
+
+    Sections are computed whole, a few at a time with their neighbours, and kept (the last used, 512 MB). They differ a
+    little from `inference.predict`, which sees more sections at once and blends tiles.
+    """
+
+    def __init__(self, model: FGNet, raw: np.ndarray) -> None:
+        """
+        Args:
+            model: put into eval mode; computes where it is.
+            raw: uint8 (z, y, x), at most about 768 x 768 in y and x if memory is short.
+        """
+        self.model = model.eval()
+        self._raw = raw
+        self._together = max(1, VOXELS // (raw.shape[1] * raw.shape[2]) - 2 * CONTEXT)
+        self._kept: dict[tuple[int, WhatIf | None], list[Inspected]] = {}  # the last used at the end
+
+    def section(self, z: int, what_if: WhatIf | None = None) -> Inspected:
+        """What the model says of section `z`, with attention as it is or, if asked for, set to a value.
+
+        Levels that the model does not have are left out of `what_if`.
+        """
+        block, k = divmod(z, self._together)
+        computed = self._kept.pop((block, what_if), None) or self._compute(block * self._together, what_if)
+        self._kept[block, what_if] = computed
+        size = sum(array.nbytes for one in computed for part in one for array in part)
+        while len(self._kept) * size > CACHE and len(self._kept) > 1:
+            del self._kept[next(iter(self._kept))]
+        return computed[k]
+
+    @torch.inference_mode()
+    def _compute(self, first: int, what_if: WhatIf | None) -> list[Inspected]:
+        """Sections `first` and following, as many as are kept together."""
+        depth, height, width = self._raw.shape
+        last = min(first + self._together, depth)
+        low, high = max(first - CONTEXT, 0), min(last + CONTEXT, depth)
+        device = next(self.model.parameters()).device
+        raw = torch.from_numpy(np.asarray(self._raw[low:high])).to(device)[None, None].float() / 255
+        pyramid: list[Tensor] = []
+        with ExitStack() as stack:
+            if self.model.config.refined:
+                hook = self.model.fine_encoder.register_forward_hook(lambda _m, _in, out: pyramid.extend(out[0][2:]))
+                stack.callback(hook.remove)
+                for level in what_if[0] if what_if and self.model.fine_encoder.guides else ():
+                    stack.enter_context(attention_set_to(self.model, level, what_if[1]))
+            sam2 = self.model.encode(raw)
+            output = self.model(raw, sam2)
+        logits = output.coarse if output.refined is None else output.refined
+        maps = (
+            [a[0].mean(0).float() for a in output.attention],  # per-channel attention is shown as its mean
+            [features[0].half() for features in sam2],
+            [features[0].float().norm(dim=0) for features in pyramid],
+            [logits[0].sigmoid().half()],
+        )
+        shapes = [(-(-height // s), -(-width // s)) for s in STRIDES]  # without what the model had to pad
+        return [
+            Inspected(
+                *(
+                    tuple(one[..., k, :h, :w].cpu().numpy().copy() for one, (h, w) in zip(part, shapes, strict=False))
+                    for part in maps[:3]
+                ),
+                maps[3][0][:, k].cpu().numpy().copy(),
+            )
+            for k in range(first - low, last - low)
+        ]

@@ -1,0 +1,1 @@
+"""Volumes larger than memory: blocks, and the processes and machines that work on them."""

@@ -1,0 +1,289 @@
+"""Blocks on many processes and machines: Dask's scheduler and workers, on this computer unless told otherwise.
+
+Who reaches a Dask scheduler can run code with the rights of its workers. So on this computer it listens on loopback
+only, and speaks TLS with keys that live as long as it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import resource
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from dask.system import CPU_COUNT
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed.core import Status
+from distributed.security import Security
+from tqdm.auto import tqdm
+
+from fgnet_lib.files.locks import locked
+from fgnet_lib.machine import memory_returned, peak_bytes
+from fgnet_lib.scale.grid import Grid
+from fgnet_lib.scale.journal import Journal, Step, process_block
+
+RETRIES = 2  # of a block that raises
+AT_ONCE = 4000  # blocks that the scheduler is told of; it keeps something of each in memory
+PATIENCE = 120  # seconds without a worker on this computer; one takes some seconds to start
+THREADS = 2  # of a worker: while one block computes, another is read or written
+STACK = 2**19  # bytes of a thread whose process has little memory
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} MVox [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+LOOPBACK = "127.0.0.1"
+GONE = "the scheduler is gone; run again for what is left"
+
+
+class BlocksFailed(RuntimeError):
+    """Some blocks could not be done; `failed` maps their numbers to what happened. All others are complete."""
+
+    def __init__(self, step: Step, failed: dict[int, str]) -> None:
+        self.failed = failed
+        places = [
+            f"block {index} at {[f'{s.start}:{s.stop}' for s in step.grid.region(index)]}: {error}"
+            for index, error in sorted(failed.items())
+        ]
+        super().__init__(
+            f"{step.name}: {len(failed)} of {len(step.grid)} blocks failed, the others are done. Run it again to fill "
+            f"the holes.\n" + "\n".join(places[:10]) + ("\n..." if len(places) > 10 else "")
+        )
+
+
+@dataclass
+class Report:
+    """What a step took.
+
+    Attributes:
+        step: its name.
+        done: blocks that were computed.
+        kept: blocks that were complete before.
+        seconds: sums over all blocks that were computed, of "read", "compute" and "write".
+        peak_bytes: most memory that a process with blocks of this step has had.
+    """
+
+    step: str
+    done: int = 0
+    kept: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+    peak_bytes: int = 0
+
+
+@contextmanager
+def cluster(
+    workers: int | None = None,
+    memory: str = "auto",
+    address: str | None = None,
+    host: str = LOOPBACK,
+    dashboard: int = 8787,
+) -> Iterator[Client]:
+    """Workers on this computer, or a scheduler that runs already.
+
+    Args:
+        workers: Processes; by default one for each core, or for each GPU where there are some.
+        memory: Most memory of a worker, as in "4GiB"; beyond it the worker is replaced and its block tried again.
+            "auto" shares the computer's memory.
+        address: Of a scheduler that runs, as in "tcp://10.0.0.1:8786"; nothing is started here, and the rest is unused.
+        host: Address that scheduler, workers and dashboard listen on.
+        dashboard: Port of the dashboard; another one if it is taken.
+
+    Yields:
+        Dask's client; `client.dashboard_link` is the page to watch.
+    """
+    if address is not None:
+        _warn_unless_loopback(urlsplit(address if "://" in address else f"tcp://{address}").hostname or address)
+        with Client(address) as client:
+            yield client
+        return
+    _warn_unless_loopback(host)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # "port 8787 is already in use"
+        local = LocalCluster(
+            n_workers=workers or _processes(),
+            threads_per_worker=THREADS,
+            memory_limit=memory,
+            host=host,
+            dashboard_address=f"{host}:{dashboard}",
+            security=Security.temporary(),
+        )
+    with local, Client(local) as client:
+        yield client
+
+
+def run(client: Client, step: Step, progress: bool = True) -> Report:
+    """Do all blocks of a step that are not done yet; a block that keeps failing leaves a hole, and the rest finishes.
+
+    Raises:
+        BlocksFailed: some blocks failed; run again to fill the holes.
+        ConnectionError: the scheduler is gone; run again.
+        ValueError: the folder holds this step with other settings.
+        RuntimeError: another run writes to the folder.
+    """
+    if not client.scheduler_info()["workers"]:
+        warnings.warn(f"{client.scheduler.address} has no worker yet; waiting for one", stacklevel=2)
+    with locked(step.folder):
+        journal, settings = Journal(step.folder, step.name), _settings(client, step)
+        journal.check(settings)
+        step.prepare()
+        journal.begin(settings)
+        report, total = Report(step.name), np.prod(step.grid.shape) / 1e6
+        with tqdm(total=total, desc=step.name, unit=" MVox", bar_format=BAR, disable=not progress) as bar:
+            errors = _do(client, step, range(len(step.grid)), report, bar)
+            # Dask counts the death of a worker against all blocks that it held: those that are innocent pass alone
+            for index in [index for index, error in errors.items() if isinstance(error, KilledWorker)]:
+                del errors[index]
+                errors |= _do(client, step, [index], report, bar)
+    if errors:
+        raise BlocksFailed(step, {index: f"{type(error).__name__}: {error}" for index, error in errors.items()})
+    return report
+
+
+def limit_memory(extra: int | None) -> int:
+    """Give this process so many bytes beyond what it has now, and a MemoryError when it asks for more; None lifts it.
+
+    For workers: `client.run(limit_memory, 64_000_000)`. Only Linux has such a limit; elsewhere nothing is refused.
+
+    Returns:
+        Most bytes of memory that the process has had so far.
+    """
+    held, limit = Path("/proc/self/statm"), resource.RLIM_INFINITY
+    if held.exists():
+        if extra is not None:
+            threading.stack_size(STACK)  # of threads to come: it counts
+            memory_returned()  # so does what an earlier block freed and glibc keeps
+            limit = int(held.read_text().split()[5]) * resource.getpagesize() + extra
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+    return peak_bytes()
+
+
+def _settings(client: Client, step: Step) -> dict[str, Any]:
+    """Asked of a worker: this process may be one without a GPU, and then computes in another precision."""
+    ((_, settings, error),) = _answers(client, methodcaller("settings"), [step])
+    if error:
+        raise error
+    return settings
+
+
+def _do(client: Client, step: Step, indices: Iterable[int], report: Report, bar: tqdm) -> dict[int, BaseException]:
+    """Do blocks, and return what went wrong in which."""
+    errors = {}
+    with closing(_answers(client, partial(process_block, step), indices)) as answers:
+        for index, done, error in answers:
+            if error:
+                errors[index] = error
+            else:
+                _count(report, done, bar, step.grid)
+    return errors
+
+
+def _answers(client: Client, function: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[tuple]:
+    """Each argument with what the function gave for it, or None, and with its error, or None, in any order.
+
+    Raises:
+        ConnectionError: the scheduler is gone, or all workers of this computer are.
+    """
+    left, at, waiting = iter(arguments), {}, as_completed(loop=client.loop)
+    try:
+        while True:
+            if len(at) <= AT_ONCE // 2:
+                more = list(islice(left, AT_ONCE - len(at)))
+                futures = client.map(function, more, retries=RETRIES, pure=False)
+                at.update(zip(futures, more, strict=True))
+                waiting.update(futures)
+            if not at:
+                return
+            future = _next(client, waiting)
+            found, error = _outcome(client, future)
+            yield at.pop(future), found, error
+    finally:
+        if at and client.status == "running":  # whoever stops here wants no more blocks
+            client.cancel(list(at))
+
+
+def _next(client: Client, waiting: as_completed) -> Future:
+    """The next one that is done."""
+    _wait(client, waiting.has_ready)
+    return next(waiting)
+
+
+def _outcome(client: Client, future: Future) -> tuple[Any, BaseException | None]:
+    """Its result, or None, and its error, or None; a result that died with its worker is computed again."""
+    if future.cancelled():
+        raise ConnectionError(GONE)
+    # not `future.result(timeout)`, which cancels the computation when time is up
+    arriving = asyncio.run_coroutine_threadsafe(client.gather(future, asynchronous=True), client.loop.asyncio_loop)
+    _wait(client, arriving.done)
+    try:
+        return arriving.result(), None
+    except (Exception, asyncio.CancelledError) as error:
+        if future.status == "error":
+            return None, error
+        raise ConnectionError(GONE) from error
+
+
+def _wait(client: Client, done: Callable[[], bool]) -> None:
+    """On this computer, lost workers are replaced meanwhile; elsewhere, new ones may come any time."""
+    local, alive = client.cluster, time.monotonic()
+    while not done():
+        time.sleep(0.01)
+        if not isinstance(local, LocalCluster):
+            continue
+        if len(local.scheduler.workers) < len(local.worker_spec):
+            client.loop.add_callback(_replace_lost, local)
+            time.sleep(0.1)
+        if local.scheduler.workers:
+            alive = time.monotonic()
+        elif time.monotonic() > alive + PATIENCE:
+            raise ConnectionError("no worker is left; start the cluster anew, and run again for what is left")
+
+
+def _replace_lost(local: LocalCluster) -> None:
+    """Start workers anew that Dask gives up.
+
+    These are the ones that are not there 15 s after a death, and those that die as they start or find their name still
+    taken by the one before; the latter two stay in Dask's list.
+    """
+    for name, worker in list(local.workers.items()):
+        if worker.status in (Status.closed, Status.failed):
+            del local.workers[name]
+    local.scale(len(local.worker_spec))
+
+
+def _count(report: Report, done, bar: tqdm, grid: Grid) -> None:
+    report.peak_bytes = max(report.peak_bytes, done.peak_bytes)
+    if done.kept:
+        report.kept += 1
+        if not bar.disable:  # neither the rate nor the time left counts what was there
+            bar.initial += grid.voxels(done.index) / 1e6
+    else:
+        report.done += 1
+        report.seconds.update(read=done.read, compute=done.compute, write=done.write)
+    bar.update(grid.voxels(done.index) / 1e6)
+
+
+def _processes() -> int:
+    import torch
+
+    return torch.cuda.device_count() or CPU_COUNT
+
+
+def _warn_unless_loopback(host: str) -> None:
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        warnings.warn(
+            f"the scheduler at {host} can be reached from other computers: who reaches it can run code as you. Keep it "
+            "in a network of your own, or give it TLS (https://distributed.dask.org/en/latest/tls.html)",
+            stacklevel=4,
+        )

@@ -1,0 +1,31 @@
+"""How the rows are evaluated: on which volumes, and in which voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from fgnet_lib.fgnet import FGNet
+from fgnet_lib.inference import Prediction, predict
+from fgnet_lib.volumes import Volume
+
+TRAINED_NM = 10.0  # FIB-25's voxel
+# Evaluated on: data set -> whether its sections are rescaled to FIB-25's voxel before the network sees them.
+VOLUMES = {"fib25": False, "gala": False, "phantom": False, "ac4": True, "cremi_b_mini": True}
+
+
+def predict_rescaled(model: FGNet, volume: Volume, rescale: bool) -> Prediction:
+    """Affinities in the volume's own voxels, predicted in FIB-25's voxels in-plane where `rescale`."""
+    if not rescale:
+        return predict(model, volume.raw, progress=False)
+    zoom = (1, *(size / TRAINED_NM for size in volume.voxel_size[1:]))
+    small = ndimage.zoom(volume.raw, zoom, order=1, grid_mode=True, mode="nearest")
+    found = predict(model, small, progress=False)
+    back = (1, *(n / m for n, m in zip(volume.shape, small.shape, strict=True)))
+
+    def grown(affinities: np.ndarray | None) -> np.ndarray | None:
+        if affinities is None:
+            return None
+        return ndimage.zoom(affinities, back, order=1, grid_mode=True, mode="nearest").clip(0, 1)
+
+    return Prediction(grown(found.refined), grown(found.coarse), found.attention)

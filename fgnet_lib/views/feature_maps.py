@@ -1,0 +1,41 @@
+"""Ways to look at maps of a network: principal components, similarity to a pixel, how well a map finds a structure."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def principal_components(features: np.ndarray, count: int = 3) -> np.ndarray:
+    """Project features on the directions in which they vary most.
+
+    Args:
+        features: (C, ...) with any spatial axes, array or CPU tensor without gradient.
+        count: components to keep, at most C.
+
+    Returns:
+        float64 (..., count), mean 0, in falling order of variance. A component's sign is free; here its largest
+        loading is positive, so that colours do not flip from run to run.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    pixels = features.reshape(len(features), -1)
+    pixels = pixels - pixels.mean(axis=1, keepdims=True)
+    _, axes = np.linalg.eigh(pixels @ pixels.T)  # in rising order
+    axes = axes[:, : -count - 1 : -1]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(count)])
+    return (pixels.T @ axes).reshape(*features.shape[1:], count)
+
+
+def cosine_similarity(features: np.ndarray, y: int, x: int) -> np.ndarray:
+    """Cosine of the angle between the features of pixel (y, x) and those of every pixel.
+
+    Args:
+        features: (C, y, x), array or CPU tensor without gradient.
+        y, x: the pixel, in pixels of the feature map.
+
+    Returns:
+        (y, x) in [-1, 1]; 1 at the pixel itself, 0 where all channels are 0.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    length = np.linalg.norm(features, axis=0)
+    directions = features / np.where(length > 0, length, 1)
+    return np.einsum("c,cyx->yx", directions[:, y, x], directions)

@@ -1,0 +1,468 @@
+"""Figures of the lessons: one style, colours that stay with a neuron, scale bars in nm, physical aspect.
+
+Functions draw on the axes they are given and return them (those that need several axes return a new figure). They show
+what was computed elsewhere; arrays are (z, y, x), and a function that draws one section takes a (y, x) section or a
+volume with `z` (its middle section if `z` is not given).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LightSource, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from skimage.segmentation import find_boundaries
+
+from fgnet_lib.volumes import IGNORE
+
+TEXT = 12.5  # points; a figure 15 inches wide is shrunk to 11 points on a slide of 13.3 inches
+WARM = "afmhot"  # attention; the viewer's shader is the same ramp, so both show a weight in one colour
+# Okabe and Ito's colour-blind safe hues, each in five lightnesses: neighbours differ in hue or in lightness.
+_HUES = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+SPLIT, MERGE = _HUES[1], _HUES[5]
+_PALETTE = np.array(
+    [np.array(to_rgb(hue)) * (1 - abs(mix)) + max(mix, 0) for mix in (0, 0.3, -0.25, 0.55, -0.45) for hue in _HUES]
+)
+
+
+STYLE = {
+    "font.size": TEXT,
+    "axes.titlesize": 13,
+    "axes.labelsize": 13,
+    "legend.fontsize": TEXT,
+    "legend.title_fontsize": TEXT,
+    "xtick.labelsize": TEXT,
+    "ytick.labelsize": TEXT,
+    "figure.titlesize": 14,
+    "figure.dpi": 80,
+    "savefig.bbox": "tight",
+    "figure.constrained_layout.use": True,
+    "axes.prop_cycle": plt.cycler(color=[_HUES[i] for i in (4, 5, 2, 6, 0, 1)]),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "image.cmap": "gray",
+    "image.interpolation": "nearest",
+}
+
+
+def style() -> None:
+    """Make `STYLE` matplotlib's defaults, for every figure of a lesson; `start_session` calls it."""
+    plt.rcParams.update(STYLE)
+
+
+def label_colors(labels: np.ndarray) -> np.ndarray:
+    """Colour of each id: the same id has the same colour in every figure and in the 3D views.
+
+    Args:
+        labels: ids of any integer type and shape.
+
+    Returns:
+        float (..., 4), RGBA; 0 and IGNORE are transparent black.
+    """
+    ids = np.asarray(labels).astype(np.uint64)
+    with np.errstate(over="ignore"):  # multiplying by 2^64 / golden ratio spreads neighbouring ids over the palette
+        mixed = (ids ^ (ids >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
+    index = (mixed >> np.uint64(32)) * np.uint64(len(_PALETTE)) >> np.uint64(32)
+    index = np.where((ids == 0) | (ids == IGNORE), len(_PALETTE), index).astype(np.intp)
+    return np.vstack([np.insert(_PALETTE, 3, 1, axis=1), np.zeros(4)]).take(index, axis=0)
+
+
+def label_overlay(section: np.ndarray, fill: float) -> np.ndarray:
+    """Colours (y, x, 4) of a section's ids: outlines are opaque, the inside has the opacity `fill`."""
+    rgba = label_colors(section)
+    rgba[..., 3] *= np.where(find_boundaries(section, mode="inner"), 1, fill)
+    return rgba
+
+
+def _section(array, z: int | None, ndim: int = 3) -> np.ndarray:
+    """The section `z` (default: the middle one) of an array that has a z axis at -3, else the array itself."""
+    if len(array.shape) < ndim:
+        return np.asarray(array)
+    z = array.shape[-3] // 2 if z is None else z
+    return np.asarray(array[..., z, :, :])
+
+
+def scale_bar(ax: Axes, voxel_size: Sequence[float]) -> Axes:
+    """Draw a bar of 1, 2 or 5 times a power of ten nm, at most a third of the axes wide.
+
+    Args:
+        ax: axes whose x axis counts voxels.
+        voxel_size: nm, its last two entries along the vertical and the horizontal axis shown.
+    """
+    left, right = ax.get_xlim()
+    room = abs(right - left) * voxel_size[-1] / 3
+    power = 10.0 ** np.floor(np.log10(room))
+    nm = max(step * power for step in (1, 2, 5) if step * power <= room)
+    bar = AnchoredSizeBar(
+        ax.transData,
+        nm / voxel_size[-1],
+        f"{nm:g} nm",
+        "lower right",
+        pad=0.3,
+        sep=3,
+        color="white",
+        size_vertical=room / voxel_size[-2] / 30,
+        fontproperties={"size": TEXT},
+    )
+    bar.patch.set(facecolor="black", alpha=0.6, linewidth=0)
+    ax.add_artist(bar)
+    return ax
+
+
+def frame(ax: Axes, voxel_size: Sequence[float], title: str = "") -> Axes:
+    """Make axes that count voxels look like a section: physical aspect, and a scale bar instead of ticks.
+
+    Args:
+        ax: axes whose limits are set.
+        voxel_size: nm, its last two entries along the vertical and the horizontal axis shown.
+        title: of the axes.
+    """
+    ax.set(title=title, xticks=[], yticks=[], aspect=voxel_size[-2] / voxel_size[-1])
+    ax.spines[:].set_visible(False)
+    return scale_bar(ax, voxel_size)
+
+
+def color_legend(ax: Axes, colors: Mapping[str, str], title: str | None = None) -> Axes:
+    """Say under the axes what colours mean, by name."""
+    ax.legend(
+        handles=[Patch(color=color, label=name) for name, color in colors.items()],
+        title=title,
+        ncols=len(colors),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        frameon=False,
+        handlelength=1,
+    )
+    return ax
+
+
+def _image(ax: Axes, image: np.ndarray, voxel_size: Sequence[float], title: str, stride: int = 1, **imshow):
+    """Show a section at `stride` in the coordinates of the raw voxels, physical aspect, scale bar instead of ticks."""
+    height, width = (stride * n for n in image.shape[:2])
+    shown = ax.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **imshow)
+    frame(ax, voxel_size, title)
+    return shown
+
+
+def show_section(
+    ax: Axes,
+    raw,
+    labels=None,
+    voxel_size: Sequence[float] = (1, 1, 1),
+    z: int | None = None,
+    title: str = "",
+    fill: float = 0.35,
+) -> Axes:
+    """Show one EM section, with labels laid over it.
+
+    Args:
+        ax: axes to draw on.
+        raw: uint8 (y, x) or (z, y, x).
+        labels: ids of the same shape, or None.
+        voxel_size: nm (z, y, x).
+        z: section to show of a volume.
+        title: of the axes.
+        fill: opacity of the labels; 0 draws their outlines alone.
+    """
+    _image(ax, _section(raw, z), voxel_size, title, cmap="gray", vmin=0, vmax=255)
+    return ax if labels is None else show_labels(ax, _section(labels, z), fill=fill)
+
+
+def show_labels(ax: Axes, labels, z: int | None = None, fill: float = 0.35) -> Axes:
+    """Lay labels (y, x) or (z, y, x) over what `ax` shows: outlines, filled with opacity `fill`; 0 stays clear."""
+    ax.imshow(label_overlay(_section(labels, z), fill), aspect=ax.get_aspect())
+    return ax
+
+
+def show_affinities(
+    ax: Axes, affinities, voxel_size: Sequence[float] = (1, 1, 1), z: int | None = None, title: str = ""
+) -> Axes:
+    """Show affinities (3, y, x) or (3, z, y, x) in [0, 1] as red (z), green (y), blue (x): white joins, dark parts."""
+    rgb = np.moveaxis(_section(affinities, z, ndim=4), 0, -1)
+    _image(ax, np.clip(rgb, 0, 1).astype(np.float32), voxel_size, title)
+    return color_legend(ax, {"z": "red", "y": "lime", "x": "blue"}, "joined along")
+
+
+def show_attention(
+    ax: Axes,
+    attention,
+    stride: int = 1,
+    voxel_size: Sequence[float] = (1, 1, 1),
+    z: int | None = None,
+    title: str = "",
+    limits: tuple[float, float] = (0, 1),
+    colorbar: bool = True,
+) -> Axes:
+    """Show an attention map in warm colours: bright = high weight.
+
+    Args:
+        ax: axes to draw on; they count raw voxels, so maps of all strides lie right on a section.
+        attention: (y / stride, x / stride), or with z before.
+        stride: raw voxels per voxel of the map, in y and x.
+        voxel_size: nm (z, y, x) of the raw volume.
+        z: section to show of a volume.
+        title: of the axes.
+        limits: weights shown darkest and brightest.
+        colorbar: draw it beside the map.
+    """
+    shown = _image(ax, _section(attention, z), voxel_size, title, stride, cmap=WARM, vmin=limits[0], vmax=limits[1])
+    if colorbar:
+        ax.figure.colorbar(shown, ax=ax, label="attention", shrink=0.8)
+    return ax
+
+
+def attention_grid(
+    raw,
+    labels,
+    attention: Sequence[np.ndarray],
+    sections: Sequence[int],
+    voxel_size: Sequence[float],
+    strides: Sequence[int] = (4, 8, 16),
+) -> Figure:
+    """Attention maps in the layout of the paper's Figure 4: rows = sections; columns = EM, ground truth, a1, a2, a3.
+
+    Args:
+        raw: uint8 (z, y, x).
+        labels: ids (z, y, x).
+        attention: one map (z, y / stride, x / stride) for each stride.
+        sections: the z of each row.
+        voxel_size: nm (z, y, x).
+        strides: of the maps.
+
+    Returns:
+        The figure. Each map has the colour bar of its own range, from the 1st to the 99th percentile of what is shown.
+    """
+    columns = 2 + len(attention)
+    figure, axes = plt.subplots(
+        len(sections), columns, squeeze=False, figsize=(2.6 * columns, 2.6 * len(sections) + 0.6)
+    )
+    for row, z in zip(axes, sections, strict=True):
+        show_section(row[0], raw, None, voxel_size, z)
+        show_section(row[1], raw, labels, voxel_size, z, fill=0.6)
+        row[0].set_ylabel(f"section {z}")
+    axes[0, 0].set_title("EM")
+    axes[0, 1].set_title("ground truth")
+    for level, (weights, stride) in enumerate(zip(attention, strides, strict=True), start=1):
+        low, high = np.percentile(np.asarray(weights)[list(sections)], (1, 99))
+        for ax, z in zip(axes[:, 1 + level], sections, strict=True):
+            show_attention(ax, weights, stride, voxel_size, z, limits=(low, max(high, low + 0.01)), colorbar=False)
+            ax.set(xlim=axes[0, 0].get_xlim(), ylim=axes[0, 0].get_ylim())  # a padded map may reach further than raw
+        axes[0, 1 + level].set_title(f"$a_{level}$ (stride {stride})")
+        figure.colorbar(
+            axes[0, 1 + level].images[0], ax=axes[:, 1 + level], location="bottom", label="attention", shrink=0.9
+        )
+    return figure
+
+
+def orthogonal_views(raw, voxel_size: Sequence[float], labels=None, at: Sequence[int] | None = None) -> Figure:
+    """Show the xy, xz and yz planes through voxel `at` (z, y, x; default: the middle), lengths to scale.
+
+    Returns:
+        The figure; its axes are xy, yz (z runs right), xz (z runs down).
+    """
+    z, y, x = at if at is not None else [n // 2 for n in raw.shape]
+    depth, height, width = (n * size for n, size in zip(raw.shape, voxel_size, strict=True))
+    scale = 7 / (width + depth)
+    figure, axes = plt.subplots(
+        2,
+        2,
+        width_ratios=(width, depth),
+        height_ratios=(height, depth),
+        figsize=(scale * (width + depth) + 0.5, scale * (height + depth) + 1),
+    )
+    (vz, vy, vx), (xy, yz), (xz, corner) = voxel_size, *axes
+    corner.remove()
+    views = (
+        (xy, lambda a: a[z], (vy, vx), (x, y), f"xy, z = {z}"),
+        (yz, lambda a: a[:, :, x].T, (vy, vz), (z, y), f"yz, x = {x}"),
+        (xz, lambda a: a[:, y], (vz, vx), (x, z), f"xz, y = {y}"),
+    )
+    for ax, cut, size, cross, title in views:
+        show_section(ax, cut(raw), None if labels is None else cut(labels), size, title=title)
+        ax.axvline(cross[0], color="white", lw=0.8, ls=":")
+        ax.axhline(cross[1], color="white", lw=0.8, ls=":")
+    return figure
+
+
+def error_map(
+    ax: Axes, raw, splits, merges, voxel_size: Sequence[float] = (1, 1, 1), z: int | None = None, title: str = ""
+) -> Axes:
+    """Mark wrongly split and wrongly merged voxels (bool, of raw's shape) on a section."""
+    show_section(ax, raw, None, voxel_size, z, title)
+    for mask, color in ((splits, SPLIT), (merges, MERGE)):
+        ax.imshow(np.where(_section(mask, z)[..., None], (*to_rgb(color), 0.6), 0), aspect=ax.get_aspect())
+    return color_legend(ax, {"split": SPLIT, "merge": MERGE})
+
+
+def pca_rgb(
+    ax: Axes, components: np.ndarray, stride: int = 1, voxel_size: Sequence[float] = (1, 1, 1), title: str = ""
+) -> Axes:
+    """Show three principal components (y, x, 3) as colours, each stretched from its 1st to its 99th percentile."""
+    low, high = np.percentile(components, (1, 99), axis=(0, 1))
+    _image(ax, np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1), voxel_size, title, stride)
+    return ax
+
+
+def show_similarity(
+    ax: Axes,
+    similarity: np.ndarray,
+    stride: int = 1,
+    voxel_size: Sequence[float] = (1, 1, 1),
+    title: str = "",
+    colorbar: bool = True,
+) -> Axes:
+    """Show cosine similarities (y, x) in [-1, 1] at `stride`."""
+    shown = _image(ax, similarity, voxel_size, title, stride, cmap="viridis", vmin=-1, vmax=1)
+    if colorbar:
+        ax.figure.colorbar(shown, ax=ax, label="cosine similarity", shrink=0.8)
+    return ax
+
+
+def split_merge_curve(
+    ax: Axes,
+    thresholds: Sequence[float],
+    splits: Sequence[float],
+    merges: Sequence[float],
+    chosen: float | None = None,
+    title: str = "",
+) -> Axes:
+    """Plot VOI split, VOI merge and their sum (bits) over agglomeration thresholds; mark the `chosen` threshold."""
+    ax.plot(thresholds, splits, "o-", color=SPLIT, label="VOI split")
+    ax.plot(thresholds, merges, "s-", color=MERGE, label="VOI merge")
+    ax.plot(thresholds, np.add(splits, merges), "k^--", label="sum")
+    if chosen is not None:
+        ax.axvline(chosen, color="gray", ls=":", label=f"chosen: {chosen:g}")
+    ax.set(xlabel="threshold", ylabel="variation of information (bits)", ylim=(0, None), title=title)
+    ax.legend(loc="upper center")  # above the valley
+    return ax
+
+
+def _line(number: int) -> str:
+    """Of the line of that number from 0, so that lines differ also when the cycle of six colours begins anew."""
+    return ("-", "--", ":")[number // 6 % 3]
+
+
+def split_against_merge(
+    ax: Axes,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float], int]],
+    points: Mapping[str, tuple[float, float]] | None = None,
+) -> Axes:
+    """Plot VOI split against VOI merge over thresholds, a line for each method, nearer to the corner is better.
+
+    The picture ends half as far again as the chosen thresholds and the points; curves run on beyond it.
+
+    Args:
+        ax: axes to draw on.
+        curves: name -> VOI merge, VOI split (bits), and the index of the chosen threshold, which gets a dot.
+        points: name -> VOI merge and split of what has no threshold, drawn as crosses.
+    """
+    for number, (name, (merge, split, chosen)) in enumerate(curves.items()):
+        (line,) = ax.plot(merge, split, _line(number), label=name)
+        ax.plot(merge[chosen], split[chosen], "o", color=line.get_color(), markersize=9)
+    for number, (name, (merge, split)) in enumerate((points or {}).items()):
+        ax.plot(merge, split, "xP+"[number % 3], color="black", markersize=10, markeredgewidth=2, label=name)
+    shown = [(merge[chosen], split[chosen]) for merge, split, chosen in curves.values()] + list((points or {}).values())
+    ends = 1.5 * np.max(shown, axis=0) if shown else (1, 1)
+    ax.set(xlabel="VOI merge (bits)", ylabel="VOI split (bits)", xlim=(0, ends[0]), ylim=(0, ends[1]))
+    if curves:
+        ax.legend(title="dot: chosen threshold", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return ax
+
+
+def runs_of_rows(ax: Axes, rows: Mapping[str, Sequence[float]], xlabel: str) -> Axes:
+    """Show each run of each row as a dot, rows from top to bottom, and their mean as a line where there are several."""
+    for y, values in enumerate(rows.values()):
+        ax.plot(values, [y] * len(values), "o", color=_HUES[4], alpha=0.7)
+        if len(values) > 1:
+            ax.plot([np.mean(values)] * 2, [y - 0.3, y + 0.3], color="black")
+    ax.set(xlabel=xlabel, ylim=(max(len(rows), 1) - 0.5, -0.5))
+    ax.set_yticks(range(len(rows)), [f"{name} ({len(values)})" for name, values in rows.items()])
+    ax.grid(axis="x", alpha=0.4)
+    return ax
+
+
+def against_sections(ax: Axes, rows: Mapping[str, Mapping[int, Sequence[float]]]) -> Axes:
+    """Plot VOI (bits) against the number of labelled sections: mean and spread, and each run as a small dot."""
+    for number, (name, amounts) in enumerate(rows.items()):
+        sections = sorted(amounts)
+        shifted = np.array(sections) * 1.03**number  # so that bars do not lie on each other
+        means = [np.mean(amounts[n]) for n in sections]
+        around = [np.std(amounts[n], ddof=1) if len(amounts[n]) > 1 else np.nan for n in sections]
+        bars = ax.errorbar(shifted, means, around, marker="s", linestyle=_line(number), capsize=4, label=name)
+        for x, n in zip(shifted, sections, strict=True):
+            ax.plot([x] * len(amounts[n]), amounts[n], ".", color=bars[0].get_color(), alpha=0.6)
+    ticks = sorted({n for amounts in rows.values() for n in amounts})
+    ax.set(xscale="log", xlabel="labelled sections", ylabel="VOI (bits)")
+    ax.set_xticks(ticks, [str(n) for n in ticks])
+    ax.minorticks_off()
+    if rows:
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return ax
+
+
+def loss_curve(ax: Axes, steps: Sequence[int], losses: Sequence[float], label: str = "training") -> Axes:
+    """Add one loss over iterations to `ax`."""
+    ax.plot(steps, losses, label=label)
+    ax.set(xlabel="iteration", ylabel="loss")
+    ax.legend()
+    return ax
+
+
+def neurons_3d(ax, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], title: str = "") -> Axes:
+    """Draw closed meshes on 3D axes, lengths to scale, in the colours of their ids, for the axes' present view.
+
+    Args:
+        ax: axes of `projection="3d"`.
+        meshes: id -> (vertices in nm (n, 3) z, y, x; triangles (m, 3)), as `meshes.neuron_meshes` returns them.
+        title: of the axes.
+    """
+    azimuth, elevation = np.radians((ax.azim, ax.elev))
+    eye = np.cos(elevation) * np.cos(azimuth), -np.cos(elevation) * np.sin(azimuth), -np.sin(elevation)  # y, z reversed
+    for neuron, (vertices, triangles) in meshes.items():
+        corner = vertices[triangles][..., ::-1].astype(float)
+        facing = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]) @ eye > 0
+        # matplotlib sorts whole triangles by depth: large ones of the far side would shine through
+        ax.add_collection3d(
+            Poly3DCollection(
+                corner[facing],
+                facecolors=label_colors(np.array(neuron)),
+                shade=True,
+                lightsource=LightSource(300, -50),
+                antialiased=False,
+            )
+        )
+    corners = np.concatenate([vertices for vertices, _ in meshes.values()] or [np.array([[0, 0, 0], [1, 1, 1]])])
+    low, high = corners.min(0)[::-1], corners.max(0)[::-1]
+    ax.set(
+        xlim=(low[0], high[0]),
+        ylim=(high[1], low[1]),
+        zlim=(high[2], low[2]),  # as in the sections
+        xlabel="x (nm)",
+        ylabel="y (nm)",
+        zlabel="z (nm)",
+    )
+    sides = high - low
+    ax.set_title(title, y=1.04)
+    ax.set_proj_type("ortho")
+    ax.set_box_aspect(sides, zoom=0.9)
+    for axis, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), sides, strict=True):
+        # x and y end in one corner, where their last numbers would lie on each other
+        axis.set_major_locator(
+            MaxNLocator(1 + int(4 * length / sides.max()), prune="upper" if axis is ax.xaxis else None)
+        )
+        axis.labelpad = 14
+    ax.legend(
+        handles=[Patch(color=label_colors(np.array(neuron))[:3], label=str(neuron)) for neuron in meshes],
+        title="neuron",
+        loc="center left",
+        bbox_to_anchor=(1.2, 0.5),
+        frameon=False,
+    )
+    return ax

@@ -1,0 +1,146 @@
+"""Each exercise passes its solution, is open as it stands, and tells wrong answers apart by their hints."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import build_notebooks
+import numpy as np
+import pytest
+from exercises import exercises, imports
+
+from fgnet_lib import affinities
+from fgnet_lib.affinities import affinities_from_labels
+from fgnet_lib.course import checks
+from fgnet_lib.course.checks.exercise import Exercise, Outcome, ask, of_lesson
+from fgnet_lib.fgnet import FeatureGuidedAttention
+
+SOURCES = sorted(build_notebooks.SOURCES.glob("[0-9][0-9]_*.py"))
+CELLS = {source.stem[:2]: build_notebooks.read_cells(source) for source in SOURCES}
+EXERCISES = {one.name: (lesson, one) for lesson, cells in CELLS.items() for one in exercises(cells)}
+MUTANTS, RIGHT = {}, {}
+for file in sorted((Path(__file__).parent / "mutants").glob("lesson*.py")):
+    answers = importlib.import_module(f"mutants.{file.stem}")
+    MUTANTS |= answers.MUTANTS
+    RIGHT |= answers.RIGHT
+
+
+ASKED = Exercise(lambda answer: ask(answer, np.zeros(2)), "99", 1, "to ask", 1)
+
+
+def stops(array: np.ndarray) -> float:
+    return 1 / len(array[2:])
+
+
+def changes(array: np.ndarray) -> np.ndarray:
+    array += 1
+    return array
+
+
+def borrows(array: np.ndarray) -> np.ndarray:
+    return affinities_from_labels(array)
+
+
+def imports_it(array: np.ndarray) -> np.ndarray:
+    from fgnet_lib.affinities import affinities_from_labels as found
+
+    return found(array)
+
+
+def outcome(name: str, answer: str) -> Outcome:
+    """Run a cell of an answer with what its lesson imports and nothing else, then the lesson's check cell."""
+    lesson, one = EXERCISES[name]
+    names = {}
+    for code in (imports(CELLS[lesson]), answer, one.check):
+        exec(compile(code, f"<{name}>", "exec"), names)
+    return checks.EXERCISES[name].outcome
+
+
+def test_every_check_is_used_once_in_the_order_of_its_lesson():
+    for lesson, cells in CELLS.items():
+        in_lesson = [one.name for one in exercises(cells)]
+        assert in_lesson == [one.name for one in of_lesson(lesson)]
+        ends = [cell.source for cell in cells if cell.source.startswith("checks.report")]
+        assert ends == ([f'checks.report("{lesson}")'] if in_lesson else [])
+        titles = re.findall(r"\*\*Exercise (.+?)\.\*\*", "\n".join(cell.source for cell in cells))
+        assert titles == [f"{int(lesson)}.{one.number}: {one.title}" for one in of_lesson(lesson)]
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_stub_is_open(name, capsys):
+    assert outcome(name, EXERCISES[name][1].task) == Outcome("open")
+    assert "Replace the three dots" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_solution_passes(name, capsys):
+    assert outcome(name, EXERCISES[name][1].solution) == Outcome("passed"), capsys.readouterr().out
+    assert ": passed" in capsys.readouterr().out
+
+
+def test_every_exercise_has_another_right_answer():
+    assert RIGHT.keys() == EXERCISES.keys() and all(RIGHT.values())
+
+
+@pytest.mark.parametrize(("name", "answer"), [(name, one) for name, answers in RIGHT.items() for one in answers])
+def test_a_right_answer_unlike_the_solution_passes(name, answer):
+    assert outcome(name, answer) == Outcome("passed")
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_at_least_three_wrong_answers_get_hints_of_their_own(name):
+    hints = {hint for _, _, hint in MUTANTS[name]}
+    assert len(hints) >= 3 and not any(hint in other for hint in hints for other in hints - {hint})
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "hint"), [(name, *mutant) for name, mutants in MUTANTS.items() for mutant in mutants]
+)
+def test_a_wrong_answer_gets_its_hint(name, old, new, hint):
+    solution = EXERCISES[name][1].solution
+    assert old in solution
+    judged = outcome(name, solution.replace(old, new))
+    assert judged.state == "wrong" and hint in judged.hint, judged
+    right = [line.strip() for line in solution.splitlines() if line not in EXERCISES[name][1].task.splitlines()]
+    assert not any(line in judged.hint for line in right if len(line) > 8), "a hint, not the answer"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (np.sum, Outcome("passed")),
+        (..., Outcome("open")),
+        (lambda array: ..., Outcome("open")),
+        (7, "A function is wanted, not int"),
+        (lambda array: None, "gives nothing back"),
+        (changes, "changes the array"),
+        (stops, "stopped with ZeroDivisionError: division by zero (line "),
+        (lambda: 1, "stopped with TypeError"),
+        (affinities_from_labels, "done by affinities_from_labels of the library"),
+        (lambda array: affinities_from_labels(array), "done by affinities_from_labels of the library"),
+        (
+            lambda array: [affinities_from_labels(one) for one in [array]],
+            "done by affinities_from_labels of the library",
+        ),
+        (lambda array: affinities.affinities_from_labels(array), "done by affinities_from_labels of the library"),
+        (imports_it, "done by affinities_from_labels of the library"),
+        (lambda array: borrows(array), "done by affinities_from_labels of the library"),
+        (type("Mine", (FeatureGuidedAttention,), {}), "done by FeatureGuidedAttention of the library"),
+        (lambda array: exit(), "stopped with SystemExit"),
+    ],
+)
+def test_whatever_an_answer_does_becomes_an_outcome(answer, expected):
+    judged = ASKED.judge(answer)
+    assert judged == expected if isinstance(expected, Outcome) else expected in judged.hint
+
+
+def test_the_latest_outcome_is_in_the_report(monkeypatch, capsys):
+    for one in of_lesson("01"):
+        monkeypatch.setattr(one, "outcome", Outcome("open"))
+    checks.affinities(7)
+    checks.report("01")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "✘ 1.1 the affinity target: wrong" and "A function is wanted" in said[1]
+    assert said[2:4] == ["Exercises of lesson 01: 0 passed, 2 open, 1 wrong", "  ✘ 1.1 the affinity target: wrong"]

@@ -1,0 +1,166 @@
+"""A returned notebook gets the points of its answers, and of nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import build_notebooks
+import grade
+import nbformat
+import pytest
+from exercises import exercises
+
+LESSON = "01_em_volumes"
+STUB, SOLUTION = next(
+    (one.task, one.solution)
+    for one in exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{LESSON}.py"))
+    if one.name == "affinities"
+)
+ROW = "1.1 the affinity target"
+
+
+def returned(folder: Path, *, answer: str | None = None, check: str | None = None, below: str = "") -> Path:
+    """The student version of the lesson, as somebody returns it."""
+    notebook = nbformat.read(build_notebooks.ROOT / "notebooks" / f"{LESSON}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if answer is not None and cell.source == STUB:
+            cell.source = answer
+        elif check is not None and cell.source == "checks.affinities(my_affinities)":
+            cell.source = check
+    notebook.cells.append(nbformat.v4.new_code_cell(below))
+    nbformat.write(notebook, folder / "returned.ipynb")
+    return folder / "returned.ipynb"
+
+
+def affinities_alone(monkeypatch) -> None:
+    """Grade the first exercise only, which saves a process for each of the others."""
+    read_lesson = grade.read_lesson
+
+    def first(*arguments):
+        lesson = read_lesson(*arguments)
+        return grade.Lesson(lesson.imports, lesson.exercises[:1])
+
+    monkeypatch.setattr(grade, "read_lesson", first)
+
+
+def row(table: str) -> str:
+    (found,) = [line for line in table.splitlines() if line.startswith(ROW)]
+    return found.removeprefix(ROW).strip()
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (SOLUTION, "2/2  passed"),
+        (STUB, "0/2  open"),
+        (SOLUTION.replace(" & (ids[1:] > 0)", ""), "0/2  wrong    Voxels of label 0 are joined"),
+        ("print('✔ 1.1 the affinity target: passed')", "0/2  missing  No cell defines my_affinities"),
+        (STUB + "\n\nprint('passed')\nchecks.affinities = lambda answer: print('passed')", "0/2  open"),
+        ("1 / 0\n\n" + SOLUTION, "0/2  wrong    The cell stops with ZeroDivisionError"),
+        ("def my_affinities(labels:", "0/2  wrong    The cell stops with SyntaxError"),
+        ("my_affinities = volume.raw", "0/2  wrong    name 'volume' is not defined. An answer may use what"),
+        (SOLUTION.replace("return affinities", "raise SystemExit"), "0/2  wrong    Your code stopped with SystemExit"),
+        (SOLUTION.replace("np.zeros", "helper"), "0/2  wrong    Your code stopped with NameError: name 'helper'"),
+        (SOLUTION + "\n\nmy_affinities(volume.labels)", "2/2  passed"),
+        (SOLUTION + "\n\nmy_affinities(7)\nchecks.affinities(my_affinities)", "2/2  passed"),
+        ("crop = volume.labels[:8]\n\n" + SOLUTION, "2/2  passed"),
+        ("%%time\n" + SOLUTION + "\n!ls\nmy_affinities?", "2/2  passed"),
+        ("import gc\n\n" + SOLUTION, "0/2  wrong    The cell imports gc"),
+        (
+            "from fgnet_lib.course import checks\n\n" + SOLUTION,
+            "0/2  wrong    The cell imports fgnet_lib.course.checks,",
+        ),
+        (
+            "def my_affinities(labels):\n    import fgnet_lib.course.checks.exercise as E",
+            "0/2  wrong    The cell imports fgnet_lib.course.checks.exercise",
+        ),
+    ],
+)
+def test_points_are_for_right_answers_only(tmp_path, monkeypatch, answer, expected):
+    affinities_alone(monkeypatch)
+    table, complete = grade.grade(returned(tmp_path, answer=answer))
+    assert row(table).startswith(expected) and complete
+    assert table.startswith(f"returned.ipynb: {expected[0]} of 2 points")
+
+
+def test_an_edited_check_counts_for_nothing(tmp_path, monkeypatch):
+    affinities_alone(monkeypatch)
+    table, _ = grade.grade(returned(tmp_path, check="my_affinities = 7\nprint('1.1 the affinity target: passed')"))
+    assert row(table).startswith("0/2  wrong    A function is wanted, not int")
+
+
+@pytest.mark.parametrize(
+    ("answer", "below", "expected"),
+    [
+        (SOLUTION, "my_affinities = my_affinities(volume.labels)", "2/2  passed"),  # a trial
+        (SOLUTION, STUB, "2/2  passed"),
+        (STUB, SOLUTION, "2/2  passed"),
+        (STUB, "my_affinities = lambda labels: 7", "0/2  wrong    The result has the shape ()"),
+    ],
+)
+def test_of_several_cells_the_answer_is_graded(tmp_path, monkeypatch, answer, below, expected):
+    affinities_alone(monkeypatch)
+    table, _ = grade.grade(returned(tmp_path, answer=answer, below=below))
+    assert row(table).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "seconds", "expected"),
+    [
+        ("while True: pass", 2, "0/2  stopped  Not done within the time limit of 2 s"),
+        ("import os; os._exit(3)", 60, "0/2  stopped  The answer ended its own process (exit code 3)"),
+    ],
+)
+def test_an_answer_that_is_stopped_is_named(tmp_path, monkeypatch, line, seconds, expected):
+    affinities_alone(monkeypatch)
+    table, complete = grade.grade(returned(tmp_path, answer=f"{SOLUTION}\n{line}"), seconds=seconds)
+    assert row(table).startswith(expected) and not complete
+
+
+def test_a_cell_that_raises_does_not_cost_the_others(tmp_path):
+    solved = nbformat.read(build_notebooks.ROOT / "notebooks" / "solutions" / f"{LESSON}.ipynb", as_version=4)
+    for cell in solved.cells:
+        if cell.source == SOLUTION:
+            cell.source = "1 / 0\n\n" + cell.source
+    nbformat.write(solved, tmp_path / "x.ipynb")
+    table, _ = grade.grade(tmp_path / "x.ipynb")
+    rows = table.splitlines()[1:]
+    assert "ZeroDivisionError" in rows[0] and len(rows) > 1 and all("passed" in row for row in rows[1:])
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "is no file"),
+        ("my answers", "is no notebook"),
+        ("[1, 2]", "is no notebook"),
+        ('{"cells": [{"a": 1}], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "is no notebook"),
+        ('{"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "is empty"),
+        (nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])), "no lesson's title is in"),
+    ],
+)
+def test_what_is_no_lesson_is_refused(tmp_path, content, complaint):
+    path = tmp_path / "x.ipynb"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(grade.Unusable, match=complaint):
+        grade.grade(path)
+
+
+@pytest.mark.parametrize(
+    ("title", "complaint"), [("# 98 · New: moon", "98 has no exercises"), ("# 01 · EM: x", "asked")]
+)
+def test_another_lesson_is_refused(tmp_path, title, complaint):
+    cells = [nbformat.v4.new_markdown_cell(title)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "x.ipynb")
+    with pytest.raises(grade.Unusable, match=complaint):
+        grade.grade(tmp_path / "x.ipynb", wanted="98")
+
+
+def test_the_command_says_what_cannot_be_graded(tmp_path):
+    (tmp_path / "x.ipynb").write_text("my answers")
+    command = [sys.executable, grade.__file__, str(tmp_path / "x.ipynb")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.startswith("NOT GRADED: ") and result.stdout == ""

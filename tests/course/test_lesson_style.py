@@ -1,0 +1,267 @@
+"""Rules that every lesson keeps, read off its source; a message names the lesson, the cell and the remedy."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+from fgnet_lib import REPOSITORY
+
+SOURCES = sorted((REPOSITORY / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").rglob("[0-9][0-9]_*.ipynb"))
+CELL_LINES, FUNCTION_LINES, WIDTH = 25, 15, 120
+
+# Lesson 03 writes these out, loads the trained weights into them, and compares them with the library's.
+BUILT_ANEW = {"DWBlock", "DenseBlock"}
+ABSOLUTE = re.compile(r"(/[\w.-]+/|~/|[A-Za-z]:[\\/])")
+HOME = re.compile(r"(?<![\w./:-])/(?:home|Users|root|tmp|mnt|work)/")
+ASKING = {"is_available", "is_bf16_supported", "device_count"}  # of torch.cuda, harmless without a GPU
+
+
+def returns_figure(path: Path) -> set[str]:
+    """Names of the functions and methods of a module that return a figure, and so show one as a cell's last value."""
+    functions = (one for one in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(one, ast.FunctionDef))
+    return {one.name for one in functions if isinstance(one.returns, ast.Name) and one.returns.id == "Figure"}
+
+
+PICTURES = (
+    {"subplots", "figure"} | returns_figure(REPOSITORY / "fgnet_lib" / "views" / "plots.py") | {"draw"}
+)  # draw: of an Explorer
+
+
+def cells_of(source: Path) -> list[NotebookNode]:
+    return jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent").cells
+
+
+def has_tag(cell: NotebookNode, *names: str) -> bool:
+    return bool(set(names) & set(cell.metadata.get("tags", [])))
+
+
+def called(node: ast.AST) -> str:
+    """The last name of what a call calls: `subplots` of `plt.subplots(1, 2)`; empty for other nodes."""
+    if not isinstance(node, ast.Call):
+        return ""
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+def run_at_once(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes of a cell, bodies of functions left out: they run when they are called."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.Lambda):
+            yield child
+            yield from run_at_once(child)
+
+
+# Rules: from the cells of a lesson and the place of one code cell to messages.
+
+
+def short(cells: list[NotebookNode], k: int) -> Iterator[str]:
+    lines = cells[k].source.splitlines()
+    if len(lines) > CELL_LINES:
+        yield f"{len(lines)} lines, {CELL_LINES} at most: split it, or move plumbing into fgnet_lib"
+    if max(map(len, lines), default=0) > WIDTH:
+        yield f"a line of {max(map(len, lines))} characters, {WIDTH} at most: wrap it"
+
+
+def short_functions(cells: list[NotebookNode], k: int) -> Iterator[str]:
+    for node in ast.walk(ast.parse(cells[k].source)):
+        if isinstance(node, ast.FunctionDef) and not has_tag(cells[k], "task", "solution"):
+            lines = node.end_lineno - node.lineno + 1
+            if lines > FUNCTION_LINES:
+                yield f"{node.name} has {lines} lines, {FUNCTION_LINES} at most: what is no idea goes into fgnet_lib"
+
+
+def explained(cells: list[NotebookNode], k: int) -> Iterator[str]:
+    read = [cell for cell in cells[: k + 1] if not has_tag(cell, "solution")]  # it stands in the place of its task
+    if not any(cell.cell_type == "markdown" for cell in read[-3:]):  # a figure may follow the cell that computes it
+        yield "no prose in the two cells before it: say first, in Markdown, what it does and why"
+
+
+def portable_paths(cells: list[NotebookNode], k: int) -> Iterator[str]:
+    for node in ast.walk(ast.parse(cells[k].source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and ABSOLUTE.match(node.value):
+            yield f"the absolute path {node.value!r}: build it from session.out_dir, DATA_DIR or fgnet_lib.REPOSITORY"
+
+
+def any_device(cells: list[NotebookNode], k: int) -> Iterator[str]:
+    remedy = "use session.device, and ask `if session.device.type == 'cuda'` for what only a GPU has"
+    tree = ast.parse(cells[k].source)
+    branches = [node for node in ast.walk(tree) if isinstance(node, ast.If | ast.IfExp)]
+    guarded = {id(one) for branch in branches if "cuda" in ast.unparse(branch.test) for one in ast.walk(branch)}
+    for node in ast.walk(tree):
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.Constant) and re.fullmatch(r"cuda(:\d+)?", str(node.value)):
+            yield f"the device {node.value!r} by name: {remedy}"
+        code = ast.unparse(node) if isinstance(node, ast.Call) else ""
+        if re.match(r"[\w.()]+\.cuda\(", code) or (code.startswith("torch.cuda.") and called(node) not in ASKING):
+            yield f"{code} without a GPU stops the lesson: {remedy}"
+
+
+def described(cells: list[NotebookNode], k: int) -> Iterator[str]:
+    shows = [node for node in run_at_once(ast.parse(cells[k].source)) if called(node) in PICTURES | {"show"}]
+    figure = any(called(node) != "show" or ast.unparse(node.func) == "plt.show" for node in shows)
+    alt = str(cells[k].metadata.get("alt", ""))
+    if figure and not re.fullmatch(r".{30,400}[.!?]", alt):
+        yield 'a figure without alternative text: begin it with # %% alt="One or two sentences on what it shows."'
+    others = [cell for n, cell in enumerate(cells) if n != k and cell.metadata.get("alt") == alt]
+    if figure and alt and others and not has_tag(cells[k], "task", "solution"):
+        yield f"the alternative text {alt[:40]!r}... is that of another figure: say what this one shows"
+
+
+RULES = (short, short_functions, explained, portable_paths, any_device, described)
+
+
+def complaints(lesson: str, cells: list[NotebookNode]) -> list[str]:
+    """What the rules have to say about a lesson, one line for each fault."""
+    found = []
+    for k, cell in enumerate(cells):
+        where = f"{lesson}, cell {k} ({cell.source.splitlines()[0][:50] if cell.source else 'empty'})"
+        if cell.cell_type == "code":
+            found += [f"{where}: {message}" for rule in RULES for message in rule(cells, k)]
+        elif HOME.search(cell.source):
+            found.append(f"{where}: a path of one machine: write it as readers have it, as `OUT_DIR` or out/")
+    return found
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_a_lesson_keeps_the_rules(source):
+    found = complaints(source.stem, cells_of(source))
+    assert not found, "\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_generated_notebook_is_valid_clean_and_short(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}, "no widget state: run `make notebooks`"
+    for k, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None, f"cell {k} has outputs: run `make notebooks`"
+            assert list(short(notebook.cells, k)) == [], f"{path.stem}, cell {k}"
+
+
+# The same body in two places, whatever its names are.
+
+
+class Nameless(ast.NodeTransformer):
+    """Takes its own names, annotations and the docstring off a function, so that copies look alike."""
+
+    def __init__(self, function: ast.FunctionDef) -> None:
+        nodes = list(ast.walk(function))
+        self.own = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        self.own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return ast.Name("_" if node.id in self.own else node.id, node.ctx)
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        return ast.arg("_")
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        return self.generic_visit(ast.Assign([node.target], node.value) if node.value else ast.Pass())
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+        return self.generic_visit(ast.FunctionDef("_", node.args, body, decorator_list=[]))
+
+
+def functions(code: str) -> Iterator[ast.FunctionDef]:
+    """All functions and methods, those of the classes in `BUILT_ANEW` left out."""
+    tree = ast.parse(code)
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name in BUILT_ANEW]
+    anew = {id(method) for node in classes for method in node.body}
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and id(node) not in anew)
+
+
+def repeated(codes: dict[str, str]) -> list[str]:
+    """Functions with the same body, by where their code is; the library by itself is not looked at."""
+    places = defaultdict(set)
+    for where, code in codes.items():
+        for function in functions(code):
+            places[ast.dump(Nameless(function).visit(deepcopy(function)))].add(f"{where}: {function.name}")
+    copies = [sorted(same) for same in places.values() if len(same) > 1 and min(same)[:2].isdigit()]
+    return [f"{same} have one body: keep one, in fgnet_lib, and import it" for same in copies]
+
+
+def lesson_code(source: Path) -> str:
+    cells = [cell for cell in cells_of(source) if cell.cell_type == "code" and not has_tag(cell, "task", "solution")]
+    return "\n".join(cell.source for cell in cells)
+
+
+def test_no_function_is_repeated_across_lessons_or_copied_from_the_library():
+    codes = {source.stem: lesson_code(source) for source in SOURCES}
+    codes |= {
+        str(path.relative_to(REPOSITORY)): path.read_text("utf-8") for path in (REPOSITORY / "fgnet_lib").rglob("*.py")
+    }
+    found = repeated(codes)
+    assert not found, "\n" + "\n".join(found)
+
+
+# The rules themselves: each finds what it is there for, and nothing in what is right.
+
+
+def lesson(code: str, prose: bool = True) -> list[NotebookNode]:
+    text = "# %% [markdown]\n# Prose.\n\n" if prose else "# %%\na = 1\n\n# %%\nb = 2\n\n"
+    return jupytext.reads(text + code, fmt="py:percent").cells
+
+
+FIGURE = '# %% alt="Two curves that cross at the threshold which was chosen."\nplt.subplots()\nplt.show()'
+FAULTS = {
+    "26 lines": "# %%\n" + "x = 1\n" * 26,
+    "130 characters": "# %%\n" + f"x = {'1' * 126}",
+    "f has 16 lines": "# %%\ndef f():\n" + "    x = 1\n" * 15,
+    "absolute path '/data/x.h5'": '# %%\nopen("/data/x.h5")',
+    "absolute path '~/x.h5'": '# %%\nopen("~/x.h5")',
+    "device 'cuda' by name": '# %%\nmodel.to("cuda")',
+    "device 'cuda:1' by name": '# %%\ntorch.zeros(3, device="cuda:1")',
+    "model.cuda()": "# %%\nmodel.cuda()",
+    "torch.cuda.synchronize()": "# %%\ntorch.cuda.synchronize()",
+    "without alternative text": "# %%\nplots.orthogonal_views(raw, size)",
+    'begin it with # %% alt="': '# %% alt="A figure."\nplt.show()',
+    "is that of another figure": f"{FIGURE}\n\n{FIGURE}",
+    "a path of one machine": "# %% [markdown]\n# Look into /home/ada/results first.",
+}
+FINE = {
+    "25 lines": "# %%\n" + "x = 1\n" * 25,
+    "a long function in an exercise": '# %% tags=["solution"]\ndef my_f():\n' + "    x = 1\n" * 20,
+    "a path in the results": '# %%\nopen(session.out_dir / "neurons.html")',
+    "a link": "# %% [markdown]\n# See https://example.org/home/page.",
+    "a question about the device": '# %%\nif device.type == "cuda":\n    print(torch.cuda.max_memory_allocated())',
+    "a figure with its text": FIGURE,
+    "a function that makes figures": "# %%\ndef draw(z):\n    return plt.figure()",
+    "the viewer, which is no picture": "# %%\nview = viewer.show(volume)",
+}
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_a_fault_is_found_with_its_place(message):
+    found = complaints("99_test", lesson(FAULTS[message]))
+    assert found and all(re.match(r"99_test, cell [12] \(", line) for line in found)
+    assert any(message in line for line in found), found
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_what_is_right_is_left_alone(name):
+    assert complaints("99_test", lesson(FINE[name])) == []
+
+
+def test_code_without_prose_is_found():
+    assert "99_test, cell 2 (c = 3): no prose" in complaints("99_test", lesson("# %%\nc = 3", prose=False))[-1]
+
+
+def test_a_copy_is_found_under_other_names_and_an_unlike_function_is_not():
+    one = 'def grow(x: int) -> int:\n    """Once more."""\n    y: int = x + 1\n    return y'
+    copy = "class A:\n    def more(this):\n        z = this + 1\n        return z"
+    assert repeated({"05": one, "06": copy})[0].startswith("['05: grow', '06: more'] have one body")
+    assert repeated({"05": one, "06": copy.replace("1", "2")}) == []
+    assert repeated({"05": copy.replace("A", "DWBlock"), "06": copy}) == []  # written out on purpose

@@ -1,0 +1,111 @@
+"""Lesson 08 as a program: its cells, run with parameters as papermill would set them, but in this process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import jupytext
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from fgnet_lib import REPOSITORY, datasets
+from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.files.formats import read_volume, write_volume
+from fgnet_lib.phantom import make_phantom
+from fgnet_lib.volumes import Volume
+from fgnet_lib.weights import save_model
+
+SOURCE = REPOSITORY / "notebooks" / "src" / "08_your_own_volume.py"
+SHAPE = (5, 40, 44)  # smaller than one tile
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Volume:
+    return make_phantom(SHAPE, seed=3)
+
+
+@pytest.fixture
+def lesson(tmp_path, monkeypatch):
+    """Run the lesson from an own folder, with a small random model and a small phantom to compare with."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FGNET_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets, "PHANTOMS", {"train": ((3, 32, 32), 0)})
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    monkeypatch.setattr(plt.rcParams, "update", lambda *_: None)  # styling would outlive the test
+    torch.manual_seed(0)
+    save_model(FGNet(MINI), "mine.safetensors", {"threshold": 0.3})
+    defaults = {"PROFILE": "fast", "OUT_DIR": "results", "DEVICE": "cpu", "CHECKPOINT": "mine.safetensors"}
+
+    def run(**parameters):
+        names = {}
+        for cell in jupytext.read(SOURCE).cells:
+            if cell.cell_type == "code":
+                exec(compile(cell.source, str(SOURCE), "exec"), names)
+            if "parameters" in cell.metadata.get("tags", []):
+                assert parameters.keys() <= names.keys()
+                names.update(defaults | parameters)
+        return names
+
+    return run
+
+
+def test_a_file_is_processed_as_a_whole_and_scored(lesson, phantom):
+    write_volume(replace(phantom, offset=(80, 0, 8)), "brain.h5")
+    names = lesson(VOLUME="brain.h5")
+    result = read_volume("results/segmentation.h5").load()
+    assert result.voxel_size == (40.0, 8.0, 8.0) and result.offset == (80.0, 0.0, 8.0)
+    np.testing.assert_array_equal(result.raw, phantom.raw)
+    assert result.labels.shape == SHAPE and (result.labels > 0).all()
+    scores = json.loads(Path("results/metrics.json").read_text())
+    assert {"voi_split", "voi_merge", "arand"} <= scores.keys()
+    assert names["threshold"] == 0.3  # from the model's notes
+
+
+def test_without_labels_there_is_no_score_and_no_old_one(lesson, phantom):
+    tifffile.imwrite("stack.tif", phantom.raw)
+    Path("results").mkdir()
+    Path("results/metrics.json").write_text("of another volume")
+    lesson(VOLUME="stack.tif", VOXEL_SIZE="40,8,8")
+    assert read_volume("results/segmentation.h5").voxel_size == (40.0, 8.0, 8.0)
+    assert not Path("results/metrics.json").exists()
+
+
+def test_keys_labels_in_a_file_of_their_own_and_a_threshold(lesson, phantom):
+    with h5py.File("raw.h5", "w") as file:
+        file["em/image"] = phantom.raw
+    with h5py.File("truth.h5", "w") as file:
+        file["ids"] = phantom.labels
+    own = {"RAW_KEY": "em/image", "VOXEL_SIZE": "40,8,8", "LABELS": "truth.h5", "LABELS_KEY": "ids"}
+    names = lesson(VOLUME="raw.h5", THRESHOLD=0.0, **own)
+    np.testing.assert_array_equal(names["volume"].labels, phantom.labels)
+    assert names["threshold"] == 0.0
+    assert Path("results/metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"VOLUME": "nowhere.h5"}, FileNotFoundError, "nowhere.h5: no such file.*looked from"),
+        ({"VOLUME": "brain.h5", "CHECKPOINT": "nowhere.pt"}, FileNotFoundError, "nowhere.pt"),
+        ({"VOLUME": "brain.h5", "CHECKPOINT": "brain.h5"}, ValueError, "brain.h5.*safetensors"),
+        ({"VOLUME": "brain.h5", "THRESHOLD": 1.5}, ValueError, "THRESHOLD is 1.5"),
+        ({"VOLUME": "brain.h5", "RAW_KEY": "em"}, ValueError, "no dataset em.*volumes/raw"),
+        ({"VOLUME": "brain.h5", "LABELS": "half.h5"}, ValueError, r"half.h5: labels of shape"),
+        ({"VOLUME": "brain.h5", "VOXEL_SIZE": "40,-8,8"}, ValueError, "-8.0"),
+        ({"VOLUME": "float.tif", "VOXEL_SIZE": "40,8,8"}, ValueError, "float.tif.*float32.*uint8"),
+    ],
+)
+def test_bad_input_stops_early_and_keeps_the_last_result(lesson, phantom, parameters, error, message):
+    write_volume(phantom, "brain.h5")
+    write_volume(phantom[:2, :, :], "half.h5")
+    tifffile.imwrite("float.tif", phantom.raw.astype(np.float32))
+    last = write_volume(phantom, "results/segmentation.h5").read_bytes()
+    with pytest.raises(error, match=message):
+        lesson(**parameters)
+    assert Path("results/segmentation.h5").read_bytes() == last

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from fgnet_lib.course.session import os, start_session
+from fgnet_lib.datasets import DATASETS, open_dataset
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """start_session with defaults that can be overridden one by one."""
+    monkeypatch.setenv("FGNET_DATA_DIR", str(tmp_path))
+
+    def call(profile="fast", dataset="phantom", data_dir="", out_dir=str(tmp_path / "out"), device="cpu", seed=0):
+        return start_session(profile, dataset, data_dir, out_dir, device, seed)
+
+    return call
+
+
+def test_start_says_the_device_and_makes_the_folder(start, capsys, tmp_path):
+    session = start()
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    assert "cpu" in line and "fp32" in line and "PROFILE fast" in line and "phantom" in line
+    assert session.out_dir.is_dir() and session.data_dir == tmp_path
+
+
+def test_the_same_seed_gives_the_same_numbers(start):
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    start(seed=7)
+    first = draw()
+    start(seed=7)
+    assert draw() == first
+    start(seed=8)
+    assert draw() != first
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"profile": "turbo"}, "'turbo'.*fast, cpu, gpu, full"),
+        ({"dataset": "phantm"}, "'phantm'.*" + ".*".join(DATASETS)),
+        ({"device": "tpu"}, "'tpu'.*auto, cpu"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_list(start, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        start(**wrong)
+
+
+def test_a_data_folder_that_is_missing_is_refused(start):
+    with pytest.raises(FileNotFoundError, match="/no/such/folder"):
+        start(data_dir="/no/such/folder")
+
+
+def test_data_dir_is_where_datasets_look(start, tmp_path, monkeypatch):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    assert start(data_dir=str(folder)).data_dir == folder
+    assert os.environ["FGNET_DATA_DIR"] == str(folder)
+
+
+def test_volume_is_the_middle_of_the_data_set(start):
+    session = start()
+    crop = session.volume("val")
+    whole = open_dataset("phantom", "val")
+    assert crop.shape == session.profile.crop and isinstance(crop.raw, np.ndarray)
+    corner = [(size - want) // 2 for size, want in zip(whole.shape, crop.shape, strict=True)]
+    middle = tuple(slice(a, a + want) for a, want in zip(corner, crop.shape, strict=True))
+    np.testing.assert_array_equal(crop.raw, whole.raw[middle])
+    np.testing.assert_array_equal(crop.labels, whole.labels[middle])
+    assert crop.offset == tuple(a * v for a, v in zip(corner, whole.voxel_size, strict=True))
+
+
+def test_full_is_the_whole_volume(start):
+    assert start(profile="full").volume("val").shape == open_dataset("phantom", "val").shape
+
+
+def test_real_data_is_cropped_alike(em_data, start):
+    session = start(dataset="fib25", data_dir=str(em_data))
+    crop = session.volume("val")
+    assert crop.shape == session.profile.crop and crop.voxel_size == (10.0, 10.0, 10.0)

@@ -1,0 +1,239 @@
+"""A real browser for tests: where Chromium is, a page that remembers what went wrong in it, a server to open.
+
+Playwright drives the Chromium of the system; nothing is downloaded. Pictures are kept in out/screenshots.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import (
+    ConsoleMessage,
+    ElementHandle,
+    Frame,
+    Locator,
+    Page,
+    Request,
+    Response,
+    Route,
+    sync_playwright,
+)
+
+from fgnet_lib import REPOSITORY
+
+SCREENSHOTS = REPOSITORY / "out" / "screenshots"
+NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
+MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+FLAGS = [
+    "--no-sandbox",  # root has none, and in containers tests run as root
+    "--disable-dev-shm-usage",  # containers have 64 MB there
+    "--use-gl=angle",
+    "--use-angle=swiftshader",  # WebGL without a GPU
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+]
+NO_CHROMIUM = "NO TEST IN A BROWSER: install Chromium (Debian: apt-get install chromium) or Google Chrome"
+CODE_CELLS = """() => Array.from(jupyterapp.shell.currentWidget.content.model.cells)
+  .filter(cell => cell.type === "code")
+  .map(cell => ({done: cell.executionCount !== null && cell.executionState !== "running",
+                 error: cell.outputs.toJSON().find(output => output.output_type === "error")}))"""
+BLANK = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
+
+
+def find_chromium() -> str | None:
+    """The first Chromium that starts: on Ubuntu `chromium-browser` may be a script that only asks for a snap."""
+    for path in filter(None, map(shutil.which, (*NAMES, MAC))):
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
+        if answer.returncode == 0 and answer.stdout.startswith(("Chromium", "Google Chrome")):
+            return path
+    return None
+
+
+def cannot_test(reason: str) -> NoReturn:
+    """Skip, with a warning that pytest repeats at its end, since a skip alone is silent. With CI set: fail."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    warnings.warn(reason, stacklevel=2)
+    pytest.skip(reason)
+
+
+class Watch:
+    """What went wrong in a page, its frames included.
+
+    Attributes:
+        problems: error messages of the console, uncaught exceptions, failed requests and answers of 400 and above.
+        asked: every address that was requested.
+        outside: those of them that are not on this machine; they get an empty picture, as if there were no internet.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.problems: list[str] = []
+        self.asked: list[str] = []
+        self.outside: list[str] = []
+        page.on("console", self.said)
+        page.on("pageerror", lambda error: self.add("exception", str(error)))
+        page.on("requestfailed", self.failed)
+        page.on("response", self.answered)
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.route(lambda url: urlsplit(url).hostname not in (None, "", "127.0.0.1"), self.answer)
+
+    def add(self, kind: str, what: str) -> None:
+        self.problems.append(f"{kind}: {what}")
+
+    def said(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and not message.text.endswith("status of 412 (Precondition Failed)"):
+            self.add("console", message.text)
+
+    def answered(self, response: Response) -> None:
+        if response.status >= 400 and response.status != 412:  # neuroglancer's: Python changed the state meanwhile,
+            self.add(str(response.status), response.url)  # and the page takes that over instead of reporting its own
+
+    def failed(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the page let go of it: neuroglancer does when the view moves on
+            self.add(request.failure or "failed", request.url)
+
+    def answer(self, route: Route) -> None:
+        self.outside.append(route.request.url)
+        route.fulfill(content_type="image/svg+xml", body=BLANK)
+
+
+@contextmanager
+def open_browser(width: int = 1400, height: int = 1000) -> Iterator[tuple[Page, Watch]]:
+    """A fresh page of headless Chromium, and what is watched in it."""
+    path = find_chromium() or cannot_test(NO_CHROMIUM)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
+        page = browser.new_page(viewport={"width": width, "height": height})
+        yield page, Watch(page)
+        browser.close()
+
+
+def wait_until(page: Page, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    """Let the page go on until a condition holds; fails with `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        page.wait_for_timeout(200)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def jupyterlab(folder: Path, prefix: str = "/", **environment: str) -> Iterator[str]:
+    """JupyterLab on 127.0.0.1 for the notebooks in `folder`; gives its address with `{}` for the path, token included.
+
+    It asks nobody about news, updates or extensions, and neither reads nor writes this user's settings.
+
+    Args:
+        folder: what is served; configuration goes to `folder`/.jupyter.
+        prefix: base URL, as a hub sets it.
+        environment: more variables for the server and its kernels.
+    """
+    own, port, token = folder / ".jupyter", free_port(), "tests"
+    options = {
+        "ServerApp.port": port,
+        "ServerApp.port_retries": 0,
+        "ServerApp.base_url": prefix,
+        "ServerApp.root_dir": folder,
+        "IdentityProvider.token": token,
+        "LabApp.extension_manager": "readonly",
+        "LabApp.expose_app_in_browser": True,
+    }
+    folders = {f"JUPYTER_{name}_DIR": str(own / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    folders |= {f"JUPYTERLAB_{name}_DIR": str(own / name.lower()) for name in ("SETTINGS", "WORKSPACES")}
+    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", "--no-browser", "--allow-root"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    settings = own / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    with (own / "log.txt").open("w") as log:
+        server = subprocess.Popen(command, env=os.environ | folders | environment, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}{prefix}{{}}?token={token}"
+    try:
+        deadline = time.monotonic() + 120
+        while not answers(address.format("api/status")):
+            assert server.poll() is None and time.monotonic() < deadline, (own / "log.txt").read_text()[-3000:]
+            time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()  # ends its kernels, too
+        server.wait(60)
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers there."""
+    try:
+        return urllib.request.urlopen(url, timeout=10).status == 200
+    except urllib.error.URLError:
+        return False
+
+
+def open_notebook(page: Page, address: str, name: str) -> None:
+    """Open a notebook in JupyterLab (`address` as `jupyterlab` gives it) and wait until its kernel is ready."""
+    page.goto(address.format(f"lab/tree/{name}"))
+    page.wait_for_function(
+        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=120_000
+    )
+
+
+def wait_for_cells(page: Page, number: int | None = None) -> None:
+    """Wait until the first `number` code cells (all of them without a number) are done; the first error fails."""
+    part = f"({CODE_CELLS})().slice(0, {number or 'undefined'})"
+    page.wait_for_function(f"{part}.some(cell => cell.error) || {part}.every(cell => cell.done)", timeout=600_000)
+    error = page.evaluate(f"{part}.find(cell => cell.error)?.error")
+    assert error is None, "\n".join(error["traceback"])
+
+
+def bring_into_view(page: Page, thing: Locator | ElementHandle) -> None:
+    """Scroll until a thing stays in view: JupyterLab lays out cells when they appear, which moves those below."""
+    box = None
+    while box != (box := thing.bounding_box()):
+        thing.scroll_into_view_if_needed()
+        page.wait_for_timeout(500)
+
+
+def run_cell(page: Page, number: int) -> None:
+    """Run the code cell with this number, from 1, by Shift+Enter, and wait until it and those before it are done."""
+    page.locator(".jp-CodeCell .cm-content").nth(number - 1).click()
+    page.keyboard.press("Shift+Enter")
+    wait_for_cells(page, number)
+
+
+def show_frame(page: Page, part: str = "/v/") -> Frame:
+    """The frame whose address has `part`, scrolled into view, when neuroglancer has drawn all in it."""
+    wait_until(page, lambda: any(part in frame.url for frame in page.frames), f"no frame of {part}")
+    frame = next(frame for frame in page.frames if part in frame.url)
+    bring_into_view(page, frame.frame_element())
+    frame.wait_for_function("window.viewer?.isReady()", timeout=120_000)
+    return frame
+
+
+def run_all(page: Page) -> None:
+    """Run > Run All Cells, and wait until the last one is done."""
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    wait_for_cells(page)
+
+
+if __name__ == "__main__":  # for `make chromium`
+    sys.exit(find_chromium() is None)

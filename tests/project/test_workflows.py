@@ -1,0 +1,111 @@
+"""The workflows for GitHub are sound as far as can be told without GitHub: what they call is there, and is pinned."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+import yaml
+
+from fgnet_lib import REPOSITORY
+
+GITHUB = REPOSITORY / ".github"
+WORKFLOWS = {path.stem: path for path in sorted((GITHUB / "workflows").glob("*.yml"))}
+
+
+def load(name: str) -> dict:
+    content = yaml.safe_load(WORKFLOWS[name].read_text(encoding="utf-8"))
+    return {"on" if key is True else key: value for key, value in content.items()}  # YAML 1.1 reads `on` as true
+
+
+def jobs(name: str) -> list[dict]:
+    return list(load(name)["jobs"].values())
+
+
+def commands(name: str) -> str:
+    return "\n".join(step["run"] for job in jobs(name) for step in job["steps"] if "run" in step)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_is_limited_in_rights_and_time(name):
+    pages = {"pages": "write", "id-token": "write"} if name == "site" else {}  # what publishing there needs
+    assert load(name)["permissions"] == {"contents": "read"} | pages
+    for job in jobs(name):
+        assert job["runs-on"] and 0 < job["timeout-minutes"] <= 120
+        assert all(("run" in step) != ("uses" in step) for step in job["steps"])
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_actions_are_pinned_to_a_commit_that_names_its_release(name):
+    lines = [line for line in WORKFLOWS[name].read_text(encoding="utf-8").splitlines() if "uses:" in line]
+    assert (
+        lines
+        and [line for line in lines if not re.search(r"uses: [\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+", line)] == []
+    )
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_what_a_workflow_calls_is_there(name):
+    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    called = re.findall(r"\bmake ([a-z]+)", commands(name))
+    assert called and set(called) <= targets
+    files = re.findall(r"(?:^|[\s/])((?:\.github|binder|tests|tools)/[\w./-]+)", commands(name))
+    assert files and [file for file in files if not (REPOSITORY / file).is_file()] == []
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_value_of_the_matrix_is_defined(name):
+    for job in jobs(name):
+        known = set(job.get("strategy", {}).get("matrix", {}))
+        assert set(re.findall(r"\$\{\{ matrix\.(\w+) \}\}", yaml.dump(job))) <= known
+
+
+def test_a_pull_request_is_tested_on_both_systems_and_every_python():
+    (job,) = jobs("tests")
+    assert "pull_request" in load("tests")["on"]
+    assert job["strategy"]["matrix"] == {"os": ["ubuntu-latest", "macos-latest"], "python": ["3.11", "3.12", "3.13"]}
+    assert re.findall(r"make (\w+)", commands("tests")) == ["env", "test"]
+
+
+def test_every_week_the_lessons_run_in_colabs_image_and_outer_links_are_checked():
+    assert load("scheduled")["on"]["schedule"][0]["cron"].endswith("* * 1")
+    assert "colab-images/public/cpu-runtime" in commands("scheduled")
+    assert any("lychee" in step.get("uses", "") for job in jobs("scheduled") for step in job["steps"])
+
+
+def test_the_index_of_cpu_wheels_is_found_as_the_workflows_find_it():
+    (line,) = {line for name in WORKFLOWS for line in commands(name).splitlines() if "binder/requirements.txt" in line}
+    sed = re.search(r"\$\((sed .*)\)", line)[1]
+    found = subprocess.run(["bash", "-c", sed], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    assert re.fullmatch(r"https://\S+/cpu\n", found)
+
+
+def test_the_script_for_colabs_image_runs_every_lesson_and_notices_a_change(tmp_path):
+    """With a stand-in for Python: one package changes while the second lesson fails."""
+    script = (GITHUB / "lessons_in_colab.sh").read_text(encoding="utf-8")
+    for place in ("tmp", "course/notebooks", "executed"):
+        (tmp_path / place).mkdir(parents=True)
+        script = re.sub(rf"(?<![\w/])/{place}/", f"{tmp_path}/{place}/", script)
+    for name in ("00_a.ipynb", "01_b.ipynb", "README.md"):
+        (tmp_path / "course" / "notebooks" / name).touch()
+    (tmp_path / "list").write_text("numpy==2.1.3\ntorch==2.11.0\n")
+    (tmp_path / "python3").write_text(PYTHON.format(folder=tmp_path))
+    (tmp_path / "python3").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "COLAB_RELEASE_TAG": "release"}
+    result = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert (tmp_path / "ran").read_text() == "00_a.ipynb\n01_b.ipynb\n"
+    assert "::error::01_b failed" in result.stdout and "00_a failed" not in result.stdout
+    assert "numpy==2.1.3\n::error::the lines above" in result.stdout and "torch==" not in result.stdout
+
+
+PYTHON = """#!/bin/sh
+case "$1 $3" in
+  "-m freeze") cat {folder}/list ;;
+  "-c "*)
+    test -z "$COLAB_RELEASE_TAG" || exit 3
+    basename "$3" >> {folder}/ran
+    case "$3" in *01_b*) printf 'numpy==2.4\\ntorch==2.11.0\\n' > {folder}/list; exit 1 ;; esac
+esac
+"""

@@ -1,0 +1,237 @@
+"""Figures: lengths, colours and aspect are right; nothing crashes on the extremes."""
+
+from __future__ import annotations
+
+import re
+
+import matplotlib
+
+from fgnet_lib import REPOSITORY
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.text import Text
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+from skimage.color import rgb2lab
+
+from fgnet_lib.views import plots
+from fgnet_lib.views.meshes import neuron_mesh
+from fgnet_lib.volumes import IGNORE
+
+VOXEL = (40.0, 8.0, 8.0)
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def volume() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels = np.zeros((6, 48, 64), np.uint64)
+    labels[:, 4:20, 4:60] = 7
+    labels[:, 24:40, 4:60] = 2**40 + 3
+    return rng.integers(0, 256, labels.shape, dtype=np.uint8), labels
+
+
+def bar_of(ax) -> tuple[float, float]:
+    """Length of the bar on the canvas in data units, and the nm written under it."""
+    ax.figure.canvas.draw()
+    bar = next(artist for artist in ax.artists if isinstance(artist, AnchoredSizeBar))
+    box = bar.size_bar.get_window_extent().transformed(ax.transData.inverted())
+    return box.width, float(bar.txt_label.get_text().removesuffix(" nm"))
+
+
+@settings(deadline=None)
+@given(width=st.integers(2, 5000), size=st.floats(0.5, 200))
+def test_scale_bar_is_as_long_as_it_says(width, size):
+    figure, ax = plt.subplots()
+    ax.set_xlim(-0.5, width - 0.5)
+    bar = plots.scale_bar(ax, (1000.0, size)).artists[0]
+    nm = float(bar.txt_label.get_text().removesuffix(" nm"))
+    rectangle = bar.size_bar.get_children()[0]
+    assert rectangle.get_width() * size == pytest.approx(nm, rel=1e-5)
+    assert 1 / 9 < nm / (width * size) < 0.34
+    plt.close(figure)
+
+
+def test_scale_bar_on_the_canvas(volume):
+    _, ax = plt.subplots()
+    length, nm = bar_of(plots.show_section(ax, *volume, VOXEL, z=2))
+    assert (length, nm) == (pytest.approx(100 / 8, rel=0.02), 100)
+
+
+def test_a_coarse_map_lies_on_the_raw_voxels(volume):
+    _, ax = plt.subplots()
+    plots.show_attention(ax, np.zeros((6, 12, 16)), 4, VOXEL)
+    assert ax.images[0].get_extent() == [-0.5, 63.5, 47.5, -0.5]
+    assert bar_of(ax)[1] == 100  # nm of raw voxels, not of the map's
+
+
+def test_colors_stay_with_the_id(volume):
+    _, labels = volume
+    one = plots.label_colors(labels)
+    assert np.array_equal(one[0], plots.label_colors(labels[0]))
+    assert np.array_equal(plots.label_colors(labels.astype(np.int64)), one)
+    assert np.array_equal(one[0, 5, 5], plots.label_colors(np.array(7)))
+    assert not plots.label_colors(np.array([0, IGNORE], np.uint64)).any()
+    many = plots.label_colors(np.arange(1, 100_000))
+    _, counts = np.unique(many, axis=0, return_counts=True)
+    assert len(counts) >= 30
+    assert counts.max() < 2 * counts.min()
+    assert (many[1:] == many[:-1]).all(1).mean() < 0.1
+
+
+def test_hues_differ_for_colour_blind_eyes():
+    """Machado et al. (2009), full deuteranopia and protanopia, on the base colours."""
+    simulations = (
+        [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+        [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    )
+    base = plots._PALETTE[:7]
+    linear = np.where(base <= 0.04045, base / 12.92, ((base + 0.055) / 1.055) ** 2.4)
+    for matrix in simulations:
+        seen = np.clip(linear @ np.array(matrix).T, 0, 1)
+        lab = rgb2lab(np.where(seen <= 0.0031308, seen * 12.92, 1.055 * seen ** (1 / 2.4) - 0.055))
+        distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1)[~np.eye(7, dtype=bool)]
+        assert distance.min() > 10
+
+
+def test_labels_are_clear_where_there_is_none(volume):
+    raw, labels = volume
+    _, ax = plt.subplots()
+    plots.show_section(ax, raw, labels, VOXEL, z=0)
+    alpha = ax.images[1].get_array()[..., 3]
+    assert not alpha[labels[0] == 0].any()
+    assert alpha[4, 10] == 1  # outline
+    assert alpha[10, 10] == pytest.approx(0.35)
+    plots.show_labels(ax, labels, 0, fill=0)
+    assert ax.images[2].get_array()[10, 10, 3] == 0
+
+
+def test_views_are_to_scale(volume):
+    raw, labels = volume
+    figure = plots.orthogonal_views(raw, VOXEL, labels, at=(1, 10, 20))
+    figure.canvas.draw()
+    xy, yz, xz = figure.axes
+    assert [ax.get_title() for ax in (xy, yz, xz)] == ["xy, z = 1", "yz, x = 20", "xz, y = 10"]
+    boxes = [ax.get_window_extent() for ax in (xy, yz, xz)]
+    expected = [(64 * 8, 48 * 8), (6 * 40, 48 * 8), (64 * 8, 6 * 40)]
+    scales = [(box.width / w, box.height / h) for box, (w, h) in zip(boxes, expected, strict=True)]
+    assert np.ptp([wide / high for wide, high in scales]) < 0.03
+    assert np.array_equal(xz.images[0].get_array(), raw[:, 10])
+    assert np.array_equal(yz.images[0].get_array(), raw[:, :, 20].T)
+
+
+def test_affinities_show_z_y_x_as_red_green_blue():
+    affinities = np.zeros((3, 4, 8, 8), np.float32)
+    affinities[1, 3] = 1
+    _, ax = plt.subplots()
+    plots.show_affinities(ax, affinities, VOXEL, z=3)
+    assert np.array_equal(ax.images[0].get_array()[0, 0], [0, 1, 0])
+    legend = {
+        text.get_text(): patch.get_facecolor()[:3]
+        for text, patch in zip(ax.get_legend().get_texts(), ax.get_legend().get_patches(), strict=True)
+    }
+    assert legend == {"z": (1, 0, 0), "y": (0, 1, 0), "x": (0, 0, 1)}
+
+
+def test_attention_grid_has_the_layout_of_figure_4(volume):
+    raw, labels = volume
+    maps = [np.random.default_rng(0).random((6, 64 // s, 64 // s)) for s in (4, 8, 16)]  # padded in y beyond raw
+    figure = plots.attention_grid(raw, labels, maps, [1, 2], VOXEL)
+    panels, bars = figure.axes[:10], figure.axes[10:]
+    assert [ax.get_title() for ax in panels[:2]] == ["EM", "ground truth"]
+    assert ["a_1" in panels[2].get_title(), "a_3" in panels[4].get_title(), len(bars)] == [True, True, 3]
+    assert {ax.get_ylim() for ax in panels} == {(47.5, -0.5)}
+    assert np.array_equal(panels[7].images[0].get_array(), maps[0][2])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 300)])
+@pytest.mark.parametrize("label", [0, 5, IGNORE])
+def test_extremes(shape, label):
+    raw, labels = np.zeros(shape, np.uint8), np.full(shape, label, np.uint64)
+    figure, axes = plt.subplots(1, 6, figsize=(24, 4))
+    plots.show_section(axes[0], raw, labels, VOXEL)
+    plots.show_affinities(axes[1], np.full((3, *shape), 1.5, np.float32), VOXEL)
+    plots.show_attention(axes[2], np.full(shape, np.nan), 16, VOXEL)
+    plots.error_map(axes[3], raw, labels > 0, labels == 0, VOXEL)
+    plots.pca_rgb(axes[4], np.zeros((*shape[1:], 3)), 8, VOXEL)
+    plots.show_similarity(axes[5], np.ones(shape[1:]), 8, VOXEL)
+    figure.canvas.draw()
+    plots.orthogonal_views(raw, VOXEL, labels).canvas.draw()
+    plots.attention_grid(raw, labels, [np.full(shape, 0.5)] * 3, [0], VOXEL).canvas.draw()
+
+
+def test_curves():
+    _, (left, right) = plt.subplots(1, 2)
+    plots.split_merge_curve(left, [0.1, 0.5, 0.9], [2, 1, 0.2], [0.1, 0.3, 3], chosen=0.5)
+    total = next(line for line in left.lines if line.get_label() == "sum")
+    assert np.allclose(total.get_ydata(), [2.1, 1.3, 3.2])
+    plots.loss_curve(right, [], [])
+    plots.loss_curve(right, [1, 2], [np.nan, 0.5], "validation")
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["training", "validation"]
+
+
+@pytest.mark.parametrize(
+    "meshes",
+    [
+        {},
+        {
+            9: (
+                np.array([[0, 0, 0], [40, 0, 0], [0, 80, 0], [0, 0, 160.0]]),
+                np.array([[0, 1, 2], [0, 2, 3], [0, 1, 3]]),
+            )
+        },
+    ],
+)
+def test_neurons_in_3d_are_to_scale(meshes):
+    ax = plt.figure().add_subplot(projection="3d")
+    plots.neurons_3d(ax, meshes).figure.canvas.draw()
+    spans = np.abs([np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim()), np.ptp(ax.get_zlim())])
+    assert np.allclose(spans, (160, 80, 40) if meshes else 1)
+    assert np.allclose(ax._box_aspect / ax._box_aspect[0], spans / spans[0])
+
+
+def test_the_far_side_of_a_mesh_is_not_drawn(monkeypatch):
+    drawn = []
+
+    class Spy(plots.Poly3DCollection):
+        def __init__(self, corners, **options):
+            drawn.extend(corners)
+            super().__init__(corners, **options)
+
+    monkeypatch.setattr(plots, "Poly3DCollection", Spy)
+    cube = neuron_mesh(np.ones((3, 3, 3), np.uint32), 1, (10, 10, 10))
+    plots.neurons_3d(plt.figure().add_subplot(projection="3d"), {1: cube})
+    flat = [(axis, corner[0, axis]) for corner in drawn for axis in range(3) if np.ptp(corner[:, axis]) == 0]
+    assert set(flat) == {(0, 30), (1, 30), (2, 0)}  # x, y, z: y runs towards the viewer, z down
+
+
+WIDEST = 15
+
+
+def test_no_figure_of_a_lesson_is_wider_than_what_is_readable():
+    """Widths are written as a number, or as min(..., 15) where they follow from data."""
+    for source in sorted((REPOSITORY / "notebooks" / "src").glob("*.py")):
+        text = source.read_text(encoding="utf-8")
+        widths = re.findall(r"figsize=\((?:min\(.*?, )?([^,)]+)", text)
+        assert len(widths) == text.count("figsize="), source.name
+        assert all(float(width) <= WIDEST for width in widths), (source.name, widths)
+
+
+def test_text_is_readable_on_a_slide(volume):
+    """The widest figure of the lessons is shrunk to a slide of 13.3 inches."""
+    figure, axes = plt.subplots(1, 3, figsize=(WIDEST, 5))
+    plots.show_affinities(axes[0], np.ones((3, *volume[0].shape)), VOXEL, title="affinities")
+    plots.show_attention(axes[1], np.ones(volume[0].shape), 1, VOXEL)
+    plots.split_merge_curve(axes[2], [0, 1], [1, 0], [0, 1], title="curve")
+    assert min(text.get_fontsize() for text in figure.findobj(Text)) * 13.3 / WIDEST >= 11

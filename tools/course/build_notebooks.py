@@ -1,0 +1,205 @@
+"""Make notebooks/*.ipynb from notebooks/src/*.py, and the table of lessons in README.md (`make notebooks`).
+
+The repository's address stands in pyproject.toml; every other place that needs it is written here.
+
+A source is hand-edited, in jupytext's percent format. Building adds what is the same for every lesson: badges, measured
+times, and in the set-up cell what fetches the library on Colab and Kaggle. Each source gives two notebooks: the
+student's, where exercises are open, and the one in notebooks/solutions/, where they are solved.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+from exercises import exercises, tags
+from record_times import recorded
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "notebooks" / "src"
+TAGS = {"parameters", "setup", "task", "solution"}
+CLONE = re.compile(r"(?<=^git clone )\S+ && cd \S+$", re.MULTILINE)
+CITED = re.compile(r"(?<=^repository-code: )\S+$", re.MULTILINE)
+TABLE = re.compile(r"(?<=<!-- lessons -->\n).*?(?=<!-- /lessons -->)", re.DOTALL)
+
+with (ROOT / "pyproject.toml").open("rb") as file:
+    REPOSITORY = tomllib.load(file)["project"]["urls"]["Repository"]
+SLUG = REPOSITORY.removeprefix("https://github.com/")
+
+NAME = SLUG.split("/")[1]
+BINDER_MB = 1800  # resident memory; Binder gives 2 GB at most, and its notebook server needs a part of it
+
+BOOTSTRAP = f"""\
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("fgnet_lib") is None:  # on Colab and Kaggle: fetch the library and what it lacks
+    if not Path("{NAME}").is_dir():
+        address = "{REPOSITORY}"
+        subprocess.run(["git", "clone", "-q", "--depth=1", address], check=True)
+    subprocess.run([sys.executable, "{NAME}/tools/course/install_missing.py"], check=True)
+    sys.path.insert(0, str(Path("{NAME}").resolve()))
+
+"""
+
+
+def badges(lesson: str) -> str:
+    """Links that open the lesson in Colab, Kaggle, on Binder where it fits, and on GitHub, as Markdown images."""
+    page = f"github.com/{SLUG}/blob/main/notebooks/{lesson}.ipynb"
+    links = {
+        "Colab": (
+            "https://colab.research.google.com/assets/colab-badge.svg",
+            f"https://colab.research.google.com/{page.replace('github.com', 'github', 1)}",
+        ),
+        "Kaggle": (
+            "https://kaggle.com/static/images/open-in-kaggle.svg",
+            f"https://kaggle.com/kernels/welcome?src=https://{page}",
+        ),
+        "Binder": (
+            "https://mybinder.org/badge_logo.svg",
+            f"https://mybinder.org/v2/gh/{SLUG}/main?urlpath=lab/tree/notebooks/{lesson}.ipynb",
+        ),
+        "GitHub": ("https://img.shields.io/badge/view%20on-GitHub-black?logo=github", f"https://{page}"),
+    }
+    if not fits_binder(Path(lesson).name):
+        del links["Binder"]
+    return " ".join(f"[![{name}]({image})]({link})" for name, (image, link) in links.items())
+
+
+def fits_binder(lesson: str) -> bool:
+    """Whether every measured run of a lesson without a GPU stayed under `BINDER_MB`; not before one was measured."""
+    peaks = [run["peak_memory_mb"] for profile, run in measured(lesson).items() if profile in ("fast", "cpu")]
+    return bool(peaks) and max(peaks) < BINDER_MB
+
+
+def measured(lesson: str) -> dict[str, dict]:
+    """By profile, what docs/measured/times.json has of a lesson on the default data: cores, seconds and peak memory."""
+    runs = {name: run for name, run in recorded().items() if name.startswith("phantom-") and lesson in run["lessons"]}
+    return {name.split("-")[1]: {"cores": run["cores"], **run["lessons"][lesson]} for name, run in runs.items()}
+
+
+def times(lesson: str) -> str:
+    """The lesson's measured time and memory for each profile, as one line of Markdown."""
+    runs = [
+        f"`{profile}` {duration(run['seconds'])} and {run['peak_memory_mb'] / 1000:.1f} GB ({run['cores']} CPU cores)"
+        for profile, run in measured(lesson).items()
+    ]
+    here = ", ".join(runs) or "not measured yet"
+    return f"**Time and peak memory by `PROFILE`.** {here}. On a T4 not measured here: run `make tutorial PROFILE=gpu`."
+
+
+def duration(seconds: float) -> str:
+    """42 s, or 10 min: as precise as a reader needs."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def read_cells(source: Path) -> list[nbformat.NotebookNode]:
+    """All cells of a source, tasks and solutions included.
+
+    Raises:
+        ValueError: a cell has a tag that is not in `TAGS`, or a task and its solution do not stand together.
+    """
+    cells = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent").cells
+    for number, cell in enumerate(cells):
+        cell.id = f"{source.stem}-{number}"
+        if not tags(cell) <= TAGS:
+            unknown = sorted(tags(cell) - TAGS)
+            raise ValueError(f"{source}, cell {number}: unknown tags {unknown}, known are {sorted(TAGS)}")
+    try:
+        exercises(cells)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return cells
+
+
+def in_version(cell: nbformat.NotebookNode, solved: bool) -> bool:
+    """Whether a cell is in the solved or in the student version: stubs are in the latter, explained tasks in both."""
+    if "solution" in tags(cell):
+        return solved
+    return not (solved and "task" in tags(cell) and cell.cell_type == "code")
+
+
+def build(source: Path, solved: bool = False) -> str:
+    """The notebook of one source, as the text of its .ipynb file: the student version, or the solved one.
+
+    Raises:
+        ValueError: as `read_cells`, or a placeholder is not there exactly once.
+    """
+    lesson = source.stem
+    cells = [cell for cell in read_cells(source) if in_version(cell, solved)]
+    head, links = cells[0], badges(lesson)
+    if solved:
+        links = f"{badges(f'solutions/{lesson}')}\n\nThe **solved** version of [this lesson](../{lesson}.ipynb)."
+        for cell in cells:
+            if cell.cell_type == "markdown":
+                cell.source = cell.source.replace("](../", "](../../")  # one folder deeper
+    for placeholder, content in {"badges": links, "times": times(lesson)}.items():
+        if head.source.count(f"<!-- {placeholder} -->") != 1:
+            raise ValueError(f"{source}: the line '# <!-- {placeholder} -->' has to be there exactly once")
+        head.source = head.source.replace(f"<!-- {placeholder} -->", content)
+    for cell in cells:
+        if "setup" in tags(cell):
+            cell.source = BOOTSTRAP + cell.source
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook, version=4) + "\n"
+
+
+def lesson_table(sources: list[Path]) -> str:
+    """The README's table: number and name, goal, time and memory, badges of every lesson; names are in the sources."""
+    rows = ["| lesson | what you do | on a CPU | open it |", "| --- | --- | --- | --- |"]
+    for source in sources:
+        title = re.search(r"^# # (\d\d) · ([^:\n]+): (.+)$", source.read_text(encoding="utf-8"), re.MULTILINE)
+        if title is None:
+            raise ValueError(f"{source}: the title has to read '# # NN · Name: goal'")
+        number, name, goal = title.groups()
+        run = measured(source.stem).get("cpu")
+        cost = f"{duration(run['seconds'])}, {run['peak_memory_mb'] / 1000:.1f} GB" if run else ""
+        link = f"[{number} {name}](notebooks/{source.stem}.ipynb)"
+        rows.append(f"| {link} | {goal} | {cost} | {badges(source.stem)} |")
+    return "\n".join(rows) + "\n"
+
+
+def filled(path: Path, places: dict[re.Pattern, str]) -> str:
+    """The text of a hand-edited file with what is generated put in its places.
+
+    Raises:
+        ValueError: a place is not there exactly once.
+    """
+    text = path.read_text(encoding="utf-8")
+    for place, content in places.items():
+        if len(place.findall(text)) != 1:
+            raise ValueError(
+                f"{path}: {place.pattern!r} has to be there exactly once, for what `make notebooks` writes"
+            )
+        text = place.sub(lambda _, content=content: content, text)
+    return text
+
+
+def outputs() -> dict[Path, str]:
+    """Every file that building makes, with its text."""
+    sources = sorted(SOURCES.glob("[0-9][0-9]_*.py"))
+    folder = ROOT / "notebooks"
+    files = {folder / f"{source.stem}.ipynb": build(source) for source in sources}
+    files |= {folder / "solutions" / f"{source.stem}.ipynb": build(source, solved=True) for source in sources}
+    readme = {TABLE: lesson_table(sources), CLONE: f"{REPOSITORY} && cd {NAME}"}
+    for path, places in {"README.md": readme, "CITATION.cff": {CITED: REPOSITORY}}.items():
+        files[ROOT / path] = filled(ROOT / path, places)
+    return files
+
+
+if __name__ == "__main__":
+    for path, text in outputs().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(ROOT))

@@ -1,0 +1,293 @@
+"""Run every lesson in order; write executed notebooks, an HTML index of all figures and run.json (`make tutorial`).
+
+Each lesson runs by papermill in a process of its own. A lesson that was done with the same notebook, library, weights
+and parameters is not run again, so a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import html
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import nbformat
+import psutil
+from nbconvert import HTMLExporter
+from record_times import report
+
+from fgnet_lib.course.session import PROFILES
+from fgnet_lib.datasets import DATASETS, open_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class Lesson:
+    """One line of run.json."""
+
+    name: str
+    status: str  # "done" or "failed"
+    seconds: float
+    peak_memory_mb: float  # resident memory of the lesson's processes together
+    key: str  # hash of everything that the result depends on
+    figures: list[str] = field(default_factory=list)
+    cell: int | None = None  # of a failed lesson: the notebook's cell, and what it said
+    error: str | None = None
+
+
+def sources_key(notebook: Path, parameters: dict[str, str]) -> str:
+    """Hash of the notebook, the library, the shipped data and weights, and the parameters."""
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    shipped = [path for folder in ("fgnet_lib", "data") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    for path in [notebook, *sorted(path for path in shipped if path.suffix != ".pyc")]:
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def resident_memory(process: psutil.Process) -> int:
+    """Bytes of resident memory of a process and all its descendants."""
+    total = 0
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:  # ended since the list was made
+            continue
+    return total
+
+
+def execute(
+    notebook: Path, executed: Path, parameters: dict[str, str], folder: Path, show: str = "", limit: float = math.inf
+) -> tuple[int, float, float, str]:
+    """Run a notebook by papermill, in `folder`, for `limit` seconds at most.
+
+    Returns:
+        Its exit code, seconds, peak resident memory in MB (of papermill and the kernel together), and papermill's log.
+    """
+    command = [sys.executable, "-m", "papermill", str(notebook), str(executed), "--kernel", "python3"]
+    command += ["--no-progress-bar", "--cwd", str(folder)]
+    for name, value in parameters.items():
+        command += ["-r", name, value]
+    log = executed.with_suffix(".log")
+    start, peak = time.monotonic(), 0
+    with log.open("w", encoding="utf-8") as stream:
+        process = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+        try:
+            while process.poll() is None and time.monotonic() - start < limit:
+                try:
+                    peak = max(peak, resident_memory(process))
+                except psutil.NoSuchProcess:
+                    break
+                if sys.stdout.isatty():
+                    print(f"\r{show} {clock(time.monotonic() - start)}", end="", flush=True)
+                time.sleep(POLL_SECONDS)
+        finally:  # also when the run is interrupted or too long: leave no kernel behind
+            for member in [*process.children(recursive=True), process] if process.is_running() else []:
+                member.terminate()
+            process.wait()
+    return process.returncode, time.monotonic() - start, peak / 1e6, log.read_text(encoding="utf-8")
+
+
+def failure(executed: Path, log: str) -> tuple[int | None, str]:
+    """The number of the failed cell and its error; without one (the kernel died) the end of papermill's log."""
+    if executed.exists():
+        for number, cell in enumerate(nbformat.read(executed, as_version=4).cells):
+            for output in cell.get("outputs", []):
+                if output.output_type == "error":
+                    return number, f"{output.ename}: {output.evalue}"
+    return None, "\n".join(log.strip().splitlines()[-3:])
+
+
+def extract_figures(executed: Path, folder: Path) -> list[str]:
+    """Write every PNG output of an executed notebook to `folder`; returns the file names."""
+    names = []
+    for cell in nbformat.read(executed, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            png = output.get("data", {}).get("image/png")
+            if png:
+                names.append(f"{executed.stem}-{len(names) + 1}.png")
+                (folder / names[-1]).write_bytes(base64.b64decode(png))
+    return names
+
+
+def write_html(executed: Path) -> None:
+    """Convert an executed notebook to a page beside it; a widget that says the same as HTML is shown as HTML."""
+    notebook = nbformat.read(executed, as_version=4)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "text/html" in output.get("data", {}):
+            output.data.pop("application/vnd.jupyter.widget-view+json", None)  # without a kernel it would be dead
+    page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": executed.stem}})
+    executed.with_suffix(".html").write_text(page, encoding="utf-8")
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
+table {{ border-collapse: collapse }} td, th {{ padding: .25rem 1rem .25rem 0; text-align: left }}
+td.number, th.number {{ text-align: right }}
+h2 {{ margin: 2.5rem 0 .5rem; border-top: 1px solid #ddd; padding-top: 1rem }}
+.figures {{ display: flex; flex-wrap: wrap; gap: 1rem }}
+.figures img {{ height: 13rem; max-width: 100%; object-fit: contain; border: 1px solid #ddd; background: #fff }}
+</style>
+<h1>{title}</h1>
+<p>Profile {profile}, data set {dataset}, {cores} CPU cores: {minutes:.1f} minutes in all, peak memory {peak:.1f} GB.
+The same numbers for a program: <a href="run.json">run.json</a>. What the lessons saved: <a href="results/">results</a>.
+</p>
+<table><tr><th>lesson</th><th>status</th><th class="number">seconds</th><th class="number">memory, MB</th></tr>
+{rows}
+</table>
+{galleries}
+</html>
+"""
+
+
+def write_index(out: Path, run: dict) -> None:
+    """Write index.html: a table of the lessons and, under each, its figures, which open the executed lesson."""
+    rows, galleries = [], []
+    for lesson in run["lessons"]:
+        name = html.escape(lesson["name"])
+        numbers = "".join(f'<td class="number">{lesson[key]:.0f}</td>' for key in ("seconds", "peak_memory_mb"))
+        rows.append(f'<tr><td><a href="{name}.html">{name}</a></td><td>{lesson["status"]}</td>{numbers}</tr>')
+        images = "".join(
+            f'<a href="{name}.html"><img loading="lazy" src="figures/{figure}" alt="figure {k} of {name}"></a>\n'
+            for k, figure in enumerate(lesson["figures"], start=1)
+        )
+        links = f'<a href="{name}.html">read it</a> · <a href="{name}.ipynb">notebook</a>'
+        galleries.append(f'<h2>{name}</h2>\n<p>{links}</p>\n<div class="figures">\n{images}</div>')
+    page = PAGE.format(
+        title="FGNet Tutorials: executed lessons",
+        profile=html.escape(run["profile"]),
+        dataset=html.escape(run["dataset"]),
+        cores=run["cores"],
+        minutes=run["seconds"] / 60,
+        peak=run["peak_memory_mb"] / 1000,
+        rows="\n".join(rows),
+        galleries="\n".join(galleries),
+    )
+    (out / "index.html").write_text(page, encoding="utf-8")
+
+
+def write_run(out: Path, lessons: list[Lesson], parameters: dict[str, str]) -> dict:
+    """Write run.json (in one step: a killed run leaves the last whole one) and index.html; returns what was written."""
+    run = {
+        "profile": parameters["PROFILE"],
+        "dataset": parameters["DATASET"],
+        "cores": len(psutil.Process().cpu_affinity()) if psutil.LINUX else psutil.cpu_count(),
+        "python": sys.version.split()[0],
+        "seconds": sum(lesson.seconds for lesson in lessons),
+        "peak_memory_mb": max(lesson.peak_memory_mb for lesson in lessons),
+        "lessons": [asdict(lesson) for lesson in lessons],
+    }
+    unfinished = out / "run.json.tmp"
+    unfinished.write_text(json.dumps(run, indent=1), encoding="utf-8")
+    unfinished.replace(out / "run.json")
+    write_index(out, run)
+    return run
+
+
+def done_before(out: Path, keys: dict[str, str]) -> dict[str, Lesson]:
+    """The lessons that an earlier run finished with the same keys, by name."""
+    if not (out / "run.json").exists():
+        return {}
+    lessons = [Lesson(**entry) for entry in json.loads((out / "run.json").read_text(encoding="utf-8"))["lessons"]]
+    return {one.name: one for one in lessons if one.status == "done" and one.key == keys.get(one.name)}
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds as 3:07."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def run_lesson(notebook: Path, out: Path, parameters: dict[str, str], key: str, show: str) -> Lesson:
+    """Execute one notebook into `out` and describe how it went."""
+    executed, results = out / notebook.name, out / "results" / notebook.stem
+    shutil.rmtree(results, ignore_errors=True)  # a lesson that was stopped, or written anew since, starts cold too
+    parameters = {**parameters, "OUT_DIR": str(results)}
+    code, seconds, peak, log = execute(notebook, executed, parameters, notebook.parent, show)
+    lesson = Lesson(notebook.stem, "failed" if code else "done", round(seconds, 1), round(peak), key)
+    if code:
+        lesson.cell, lesson.error = failure(executed, log)
+    if executed.exists():
+        lesson.figures = extract_figures(executed, out / "figures")
+        write_html(executed)
+    return lesson
+
+
+def run_tutorial(notebooks: list[Path], out: Path, parameters: dict[str, str]) -> int:
+    """Run the notebooks that are not done yet; returns 0, or 1 when one failed, which stops the run."""
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    keys = {notebook.stem: sources_key(notebook, parameters) for notebook in notebooks}
+    lessons = done_before(out, keys)
+    spent = []
+    for number, notebook in enumerate(notebooks, start=1):
+        show = f"[{number}/{len(notebooks)}] {notebook.stem:32}"
+        if notebook.stem in lessons:
+            print(f"{show} done before")
+            continue
+        print(show, end="", flush=True)
+        lesson = lessons[notebook.stem] = run_lesson(notebook, out, parameters, keys[notebook.stem], show)
+        write_run(out, [lessons[one] for one in keys if one in lessons], parameters)
+        if lesson.status == "failed":
+            report_failure(lesson, out)
+            return 1
+        spent.append(lesson.seconds)
+        left = sum(spent) / len(spent) * sum(one not in lessons for one in keys)
+        again = f"\r{show}" if sys.stdout.isatty() else ""
+        print(f"{again} {clock(lesson.seconds)}  {lesson.peak_memory_mb:5.0f} MB  about {clock(left)} left")
+    run = write_run(out, list(lessons.values()), parameters)
+    print(f"{len(lessons)} lessons in {clock(run['seconds'])}, peak memory {run['peak_memory_mb'] / 1000:.1f} GB")
+    print(report(run["lessons"], run["dataset"], run["profile"]), end="")
+    print(f"Open {out / 'index.html'}")
+    return 0
+
+
+def lesson_parameters(dataset: str, profile: str) -> dict[str, str]:
+    """What every lesson is run with."""
+    folder = os.environ.get("FGNET_DATA_DIR")
+    return {"PROFILE": profile, "DATASET": dataset, "DATA_DIR": str(Path(folder).resolve()) if folder else ""}
+
+
+def report_failure(lesson: Lesson, out: Path) -> None:
+    """Say which cell of which lesson failed, with its error at the end."""
+    print(f"\n\nThe lessons that were done are kept in {out}; the same command goes on from there.")
+    where = "the kernel died" if lesson.cell is None else f"cell {lesson.cell}"
+    print(f"FAILED: lesson {lesson.name}, {where} (see {out / lesson.name}.ipynb)\n{lesson.error}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", default="phantom", choices=DATASETS)
+    parser.add_argument("--profile", default="fast", choices=PROFILES)
+    parser.add_argument("--fresh", action="store_true", help="forget what was done before")
+    options = parser.parse_args()
+    out = ROOT / "out" / f"tutorial-{options.dataset}-{options.profile}"
+    if options.fresh:
+        shutil.rmtree(out, ignore_errors=True)
+    try:
+        open_dataset(options.dataset, "val")
+    except (OSError, ValueError) as error:  # before an hour of lessons, not in the middle of it
+        return print(error) or 1
+    parameters = lesson_parameters(options.dataset, options.profile)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to stop: end the lesson's kernel as for Ctrl-C
+    try:
+        return run_tutorial(sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), out, parameters)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
