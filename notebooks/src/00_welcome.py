@@ -5,12 +5,12 @@
 #
 # **What you will learn**
 #
-# - what the course is about: from grey electron-microscopy sections to separate neurons;
-# - that the whole way fits in ten lines, with a small model that comes with the repository;
+# - what this course is about: getting from grey electron-microscopy sections to separate neurons;
+# - how the whole way fits into ten lines, with a small model that comes with the repository;
 # - how to read a segmentation score, and which lesson explains which line;
-# - what your machine is able to do here.
+# - what your machine can do in this course.
 #
-# **Before you start.** Nothing: this is the first lesson. Some Python helps; no other lesson is needed.
+# **Before you start.** This is the first lesson, so you need no other. Some Python helps.
 #
 # <!-- times -->
 
@@ -28,25 +28,25 @@ from fgnet_lib.course.session import start_session
 session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 
 # %% [markdown]
-# The line above says what machine this is and which profiles it allows. A profile says only *how much* is done; every
-# lesson runs under each of them:
+# The line above says what machine this is and which profiles it can run. A profile sets only *how much* is computed;
+# every lesson runs under each of them:
 #
 # | `PROFILE` | meant for | what changes |
 # | --- | --- | --- |
-# | `fast` | checking that all runs | small crops, a few training steps |
+# | `fast` | checking that everything runs | small crops, a few training steps |
 # | `cpu` | a laptop | larger crops, about ten minutes of training in lesson 04 |
-# | `gpu` | a free GPU on Colab | SAM2's own encoder, the tiny one, in lesson 04 |
+# | `gpu` | a free GPU on Colab | SAM2's own encoder, in its tiny size, in lesson 04 |
 # | `full` | a GPU of your own | whole volumes, SAM2's large encoder, hours of training |
 #
 # ## 1 · The problem
 #
 # Electron microscopy (EM) shows all membranes of brain tissue. A volume is a stack of sections. Each neuron passes
-# through many of them, here as a wide profile and there as a thin thread, and touches its neighbours all along.
-# **Neuron segmentation** gives each voxel the name of the neuron that it lies in. Afterwards one can see shapes, measure
-# them, and ask who is connected with whom. Doing it by hand takes years, even for a small cube of tissue.
+# through many of them, wide in some and thin as a thread in others, and touches its neighbours all along. **Neuron
+# segmentation** gives each voxel the id of the neuron that it lies in. With these ids you can see shapes, measure
+# them, and ask which neurons are connected. By hand, this takes years even for a small cube of tissue.
 #
-# Here are three sections of this lesson's volume. Pick one profile on the left, remember where it lies, and find it again in
-# the middle and on the right. The computer has to do that for all of them at once.
+# Here are three sections of this lesson's volume. Pick one profile on the left, remember its position, and find it
+# again in the middle and on the right. The computer has to do that for all of them at once.
 
 # %% alt="Three sections of an EM volume side by side: bright profiles with thin dark outlines, which move and change shape a little from one section to the next."
 import matplotlib.pyplot as plt
@@ -62,19 +62,21 @@ plt.show()
 print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm")
 
 # %% [markdown]
-# A dark line between two profiles is a membrane. Dark spots *inside* a profile are organelles, mostly mitochondria, and belong to
-# it. A method that only looks for dark lines would take both for borders. That is why we train a network.
+# A dark line between two profiles is a membrane. Dark spots *inside* a profile are organelles, mostly mitochondria,
+# and belong to it. A method that only looks for dark lines would take both for borders. That is why we train a
+# network.
 #
 # ### Exercises
 #
-# Each lesson has a few, and they all work alike. A cell holds a stub, with three dots where your answer goes. Replace the dots, run the cell,
-# then run the cell behind it: it says whether the answer is right, and if not, what is wrong. As long as the dots are
-# there, the exercise is *open*, and nothing else happens. You may skip any of them: **no other cell needs your answer**. For an answer use
-# what the lesson has imported and what you define in the same cell. The folder `solutions` has every lesson with its
-# exercises solved.
+# Each lesson has a few exercises, and they all work in the same way. One cell holds a stub, with three dots where your
+# answer goes. Replace the dots and run the cell. Then run the cell below it: it tells you whether your answer is
+# right, and if not, what is wrong. As long as the dots are there, the exercise is *open*, and nothing else happens.
+# You may skip any exercise: **no other cell needs your answer**. Your answer may use anything that the lesson has
+# imported, and whatever you define in the same cell. The folder `solutions` has every lesson with its exercises
+# solved.
 #
-# **Exercise 0.1: the size of a volume.** From its shape in voxels and the size of a voxel in nm, compute the size of a volume in µm, as
-# three numbers in the order z, y, x. (1 µm is 1000 nm.)
+# **Exercise 0.1: the size of a volume.** You know the shape of a volume in voxels, and the size of one voxel in nm.
+# Compute the size of the volume in µm, as three numbers in the order z, y, x. (1 µm is 1000 nm.)
 
 
 # %% tags=["task"]
@@ -94,8 +96,9 @@ checks.volume_size(my_size)
 # %% [markdown]
 # ## 2 · Ten lines
 #
-# This is the whole course in ten lines. The *threshold* says from which affinity on two objects are joined. It was chosen when
-# the model was trained, on training data: never choose it on the volume that you judge by.
+# This is the whole course in ten lines. The *threshold* is a score, 1 − mean affinity: two objects are joined if their
+# score is below it. A threshold of 0.7 therefore joins objects whose mean affinity is above 0.3. The value below was
+# chosen with the model, on training data: **never choose the threshold on the volume that you judge by**.
 
 # %%
 from fgnet_lib.inference import predict
@@ -107,7 +110,7 @@ from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
 threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
 
 # %% [markdown]
-# Read the comments; each line has its own lesson later.
+# Read the comments. Later lessons explain each line.
 
 # %% alt="Eight neurons in a box, in perspective, with axes in nm: thick pieces that stand side by side and run through the box from top to bottom, coloured by their ids."
 volume = session.volume("val")  # 1. raw EM, with the true neurons beside it
@@ -119,42 +122,42 @@ scores = evaluate(neurons, volume.labels)  # 6. compare with the truth
 largest = largest_ids(neurons, 8)  # 7. choose some neurons
 surfaces = neuron_meshes(neurons, volume.voxel_size, largest)  # 8. wrap them in surfaces
 ax = plt.figure(figsize=(9, 6)).add_subplot(projection="3d")
-plots.neurons_3d(ax, surfaces, "The eight largest neurons that were found")  # 9. and 10. look
+plots.neurons_3d(ax, surfaces, "The eight largest neurons of the segmentation")  # 9. and 10. look
 plt.show()
 
 # %% [markdown]
-# Each colour is one object that the program takes for one neuron. The box is a small crop, so you see pieces that enter on
-# one side and leave on another, not whole cells with their branches.
+# Each colour is one object that the program takes for one neuron. The box is a small crop. So you see pieces that
+# enter on one side and leave on another, not whole cells with their branches.
 #
 # ## 3 · What happened in between
 #
-# The network does not answer "which neuron is this?", because names of neurons mean nothing to it. It answers a question that
-# can be asked at each voxel: **does this voxel belong to the same neuron as the one before it?** Once along z, once along
-# y, once along x. These three numbers between 0 and 1 are the **affinities**. A second step then joins voxels through high
-# affinities, and what hangs together gets one colour.
+# The network does not answer "which neuron is this?", because the names of neurons mean nothing to it. It answers a
+# question that you can ask at each voxel: **does this voxel belong to the same neuron as the voxel before it?** It
+# answers once along z, once along y and once along x. These three numbers between 0 and 1 are the **affinities**. A
+# second step then joins voxels that have high affinities, and connected voxels get one colour.
 
 # %%
 quiz.ask("00", "dark")
 
 # %% [markdown]
-# In the second picture all three affinities are high where it is white.
+# In the second picture, white means that all three affinities are high.
 
-# %% alt="One section four times: EM; affinities, white inside of neurites and dark along their borders; the neurons that were found, in colours; the ground truth, whose outlines are nearly the same."
+# %% alt="One section four times: EM; affinities, white inside neurons and dark along their borders; the segmentation in colours; the ground truth, whose outlines are nearly the same."
 z = volume.shape[0] // 2
 figure, axes = plt.subplots(1, 4, figsize=(15, 4.4))
 plots.show_section(axes[0], volume.raw, voxel_size=volume.voxel_size, z=z, title="EM")
 plots.show_affinities(axes[1], prediction.refined, voxel_size=volume.voxel_size, z=z, title="affinities")
-plots.show_section(axes[2], volume.raw, neurons, voxel_size=volume.voxel_size, z=z, title="found")
+plots.show_section(axes[2], volume.raw, neurons, voxel_size=volume.voxel_size, z=z, title="segmentation")
 plots.show_section(axes[3], volume.raw, volume.labels, voxel_size=volume.voxel_size, z=z, title="ground truth")
 plt.show()
 
 # %% [markdown]
-# Compare the two pictures on the right by their *outlines*: colours are drawn from the ids, and the same neuron may have
-# different ids in both. An outline that is missing on one side is a **merge**: two neurons were taken for one. An outline too
-# many is a **split**.
+# **What to see.** The affinities are white inside the neurons and dark along their borders. Compare the two pictures
+# on the right by their *outlines*: colours are drawn from the ids, so the same neuron may have different colours in
+# the two. A missing outline is a **merge**: two neurons were taken for one. An extra outline is a **split**.
 #
-# **Exercise 0.2: merge or split.** Take any two voxels. You know the ids that each has in the truth, and the ids that were found.
-# Say which error the two voxels show: `"merge"`, `"split"`, or `"none"`.
+# **Exercise 0.2: merge or split.** Take any two voxels. You know which ids they have in the ground truth, and which
+# ids the segmentation gave them. Say which error the two voxels show: `"merge"`, `"split"`, or `"none"`.
 
 
 # %% tags=["task"]
@@ -177,14 +180,15 @@ checks.error_kind(my_error)
 # %% [markdown]
 # ## 4 · How good is it?
 #
-# The *variation of information* (VOI) counts both kinds of errors in bits; 0 is perfect. To know what the numbers mean, we
-# put them between two answers that need no network: one neuron everywhere, and each section cut into squares.
+# The *variation of information* (VOI) measures both kinds of errors in bits; 0 is perfect. To see what the numbers
+# mean, we compare the model with two answers that need no network: one neuron everywhere, and each section cut into
+# squares.
 
 # %%
 quiz.ask("00", "one-neuron")
 
 # %% [markdown]
-# The scores of all three:
+# Here are the scores of all three:
 
 # %%
 import numpy as np
@@ -201,18 +205,19 @@ for name, answer in answers.items():
     print(f"{name:22} split {result.voi_split:.2f} + merge {result.voi_merge:.2f} bits, ARAND {result.arand:.2f}")
 
 # %% [markdown]
-# "One neuron everywhere" never splits anything, and merges all; the squares do some of both. A useful model has to be
-# low in both columns at once. ARAND, between 0 and 1, is a second score that weighs large neurons more. Lesson 05 derives
-# both, and shows how the threshold trades splits for merges.
+# "One neuron everywhere" never splits anything, and merges everything; the squares do some of both. A useful model has
+# to be low in both columns at once. ARAND, between 0 and 1, is a second score, which gives more weight to large
+# neurons. Lesson 05 derives both scores, and shows how the threshold trades splits for merges.
 #
-# The model is small on purpose: it is the **mini** FGNet, which was trained on a CPU and is *not* SAM2's pretrained encoder.
-# [Its card](../data/pretrained/README.md) says what it was trained on and how well it does on data it has not seen.
+# The model is small on purpose: it is the **mini** FGNet, which was trained on a CPU. Its encoder is *not* SAM2's
+# pretrained encoder. [Its card](../data/pretrained/README.md) says what it was trained on, and how well it does on
+# data it has not seen.
 #
 # ## 5 · The map of the course
 #
 # **volume → targets → features → model → affinities → segmentation → metrics → views**
 #
-# | lesson | the lines above that it explains |
+# | lesson | which of the ten lines it explains |
 # | --- | --- |
 # | [01 EM volumes](01_em_volumes.ipynb) | 1: what EM shows, labels, why affinities |
 # | [02 SAM2 features](02_sam2_features.ipynb) | 2 and 3: what a network made for photographs sees in EM |
@@ -223,8 +228,8 @@ for name, answer in answers.items():
 # | [08 Your own volume](08_your_own_volume.ipynb) | all of them, on a file of yours |
 # | [09 Scaling out](09_scaling_out.ipynb) | 3 and 4, on volumes larger than memory and with many workers |
 #
-# FGNet's authors have published no code that we know of. What is built here is a **reconstruction** from the paper's abstract, captions and
-# summary: the lessons say what is the paper's and what is ours.
+# FGNet's authors have published no code that we know of. This course builds a **reconstruction** from the paper's
+# abstract, captions and summary. The lessons say which parts come from the paper and which are ours.
 #
 # ## Your exercises
 
@@ -234,20 +239,24 @@ checks.report("00")
 # %% [markdown]
 # ## What you learned
 #
-# - Segmenting neurons means naming each voxel; the network predicts affinities, a second step makes objects of them.
-# - The whole way is ten lines of code, and runs without a GPU.
+# - Segmenting neurons means giving each voxel the id of its neuron. The network predicts affinities; a second step
+#   turns them into objects.
+# - The whole way is ten lines of code, and it runs without a GPU.
 # - A segmentation is judged by its splits and its merges together.
 #
 # ## Try it
 #
-# - Set `threshold` to 0.1 and to 0.9 and run the ten lines again. Which error grows on which side?
+# - Set `threshold` to 0.1 and to 0.9 and run the ten lines again. Which error grows at each end?
 # - Use `prediction.coarse` instead of `prediction.refined` in line 4. What gets worse? Lesson 03 says why.
 # - If you have real EM (see [the data page](../data/README.md)), set `DATASET = "fib25"` at the top and run all cells.
 #
 # ## References
 #
-# - Li, Chen, Sun, Li, Hu: *Leveraging Feature-Guided Attention to Refine SAM2 for 3D EM Neuron Segmentation.* AAAI 2026,
-#   [doi:10.1609/aaai.v40i8.37606](https://doi.org/10.1609/aaai.v40i8.37606), [arXiv:2511.13063](https://arxiv.org/abs/2511.13063)
-# - Ravi et al.: *SAM 2: Segment Anything in Images and Videos.* 2024, [arXiv:2408.00714](https://arxiv.org/abs/2408.00714)
+# - Li, Chen, Sun, Li, Hu: *Leveraging Feature-Guided Attention to Refine SAM2 for 3D EM Neuron Segmentation.* AAAI
+#   2026,
+#   [doi:10.1609/aaai.v40i8.37606](https://doi.org/10.1609/aaai.v40i8.37606),
+#   [arXiv:2511.13063](https://arxiv.org/abs/2511.13063)
+# - Ravi et al.: *SAM 2: Segment Anything in Images and Videos.* 2024,
+#   [arXiv:2408.00714](https://arxiv.org/abs/2408.00714)
 # - Meilă: *Comparing clusterings: an information based distance.* Journal of Multivariate Analysis 98, 2007,
 #   [doi:10.1016/j.jmva.2006.11.013](https://doi.org/10.1016/j.jmva.2006.11.013)

@@ -4,16 +4,16 @@ MUTANTS = {
     "volume_size": [
         (" / 1000", "", "This is in nm"),
         ("in zip(shape, voxel_size, strict=True)]", "in zip(shape[::-1], voxel_size[::-1])]", "The order is x, y, z"),
-        ("voxels * nm / 1000", "voxels", "These are voxels"),
-        ("voxels * nm / 1000", "voxels / nm", "Dividing where to multiply"),
+        ("voxels * nm / 1000", "voxels", "These are numbers of voxels"),
+        ("voxels * nm / 1000", "voxels / nm", "You divide where you should multiply"),
         ("nm / 1000", "nm / 1e6", "Not all three sizes"),
         ("shape, voxel_size, strict=True", "shape[1:], voxel_size[1:]", "has the shape (2,)"),
     ],
     "error_kind": [
-        ("truth_1 != truth_2 and found_1 == found_2", "False", "it was not seen"),
-        ('return "split"', 'return "merge"', "are exchanged"),
+        ("truth_1 != truth_2 and found_1 == found_2", "False", "you missed it"),
+        ('return "split"', 'return "merge"', "swapped merge and split"),
         ("truth_1 == truth_2 and found_1", "truth_1 != found_1 and found_1", "There is no error"),
-        ('"none"', '"nothing"', "none of the three words"),
+        ('"none"', '"nothing"', "not one of the three words"),
     ],
 }
 
