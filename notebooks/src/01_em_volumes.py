@@ -5,14 +5,14 @@
 #
 # **What you will learn**
 #
-# - what an electron micrograph of brain tissue shows, and what it does not;
-# - why a volume has voxels that are longer in z than in-plane, and what that does to neurons;
-# - how a volume lies in an HDF5 file, by hand and with the library;
-# - why a network is taught affinities and not neuron ids, and how targets are made, masked and augmented;
-# - how to tell by three comparisons whether a synthetic volume is a fair stand-in for a real one.
+# - what an electron micrograph of brain tissue shows, and what it does not show;
+# - why the voxels of many volumes are longer in z than in-plane, and what that does to neurons;
+# - how a volume is stored in an HDF5 file, by hand and with the library;
+# - why a network learns affinities and not neuron ids, and how to make targets, mask them and augment them;
+# - three comparisons that tell you whether a synthetic volume is a fair substitute for a real one.
 #
-# **Before you start.** Some NumPy. No other lesson is needed, no GPU and no download; lesson 00 shows where all this
-# leads.
+# **Before you start.** You need some NumPy, but no other lesson, no GPU and no download. Lesson 00 shows where all
+# this leads.
 #
 # <!-- times -->
 
@@ -32,13 +32,14 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %% [markdown]
 # ## 1 · What EM shows
 #
-# The finest branches of neurons are thinner than 100 nm. Visible light blurs everything below some 200 nm, so nobody can
-# follow them with an ordinary light microscope. An electron microscope resolves a few nanometres. To be seen by electrons, the tissue
-# is fixed, soaked in heavy metals and embedded in plastic. The metals bind to membranes and to proteins; where they are, electrons are
-# scattered and the picture is **dark**. Watery cytoplasm stays **bright**.
+# The finest branches of neurons are thinner than 100 nm. Visible light blurs everything below about 200 nm, so an
+# ordinary light microscope cannot follow them. An electron microscope resolves a few nanometres. To make tissue
+# visible to electrons, it is fixed, soaked in heavy metals and embedded in plastic. The metals bind to membranes and
+# to proteins. There they scatter electrons, and the picture is **dark**. Watery cytoplasm stays **bright**.
 #
-# A *volume* is many such pictures, one behind the other. In **serial-section EM** a diamond knife cuts slices of 30 to 50 nm,
-# and each is imaged. In **FIB-SEM** an ion beam shaves off some 10 nm at a time from a block, and the fresh face is imaged.
+# A *volume* is many such pictures, one behind the other. In **serial-section EM** a diamond knife cuts slices of 30 to
+# 50 nm, and each slice is imaged. In **FIB-SEM** an ion beam removes about 10 nm at a time from a block, and the fresh
+# face is imaged.
 
 # %% alt="One EM section: bright profiles of many sizes, packed without gaps, with thin dark outlines; dark ovals and small rings inside some of them."
 import matplotlib.pyplot as plt
@@ -56,21 +57,22 @@ plt.show()
 # %% [markdown]
 # Try to find:
 #
-# - **membranes**: the thin dark lines. Each closed outline is the *profile* of a neurite, which is any branch of a neuron, cut
-#   by the section. Two neighbours each have a membrane; at this resolution they often look like one line.
-# - **mitochondria**: dark, oval, with a darker rim. They lie *inside* a neurite. Their rims are membranes, too, but
-#   not borders between neurites. This is the first thing that a naive edge detector gets wrong.
+# - **membranes**: the thin dark lines. Each closed outline is the *profile* of a neurite, cut by the section. A
+#   neurite is any branch of a neuron. Two neighbours each have a membrane; at this resolution the two often look like
+#   one line.
+# - **mitochondria**: dark, oval, with a darker rim. They lie *inside* a neurite. Their rims are membranes too, but not
+#   borders between neurites. This is the first thing that a naive edge detector gets wrong.
 # - **vesicles**: rings a few pixels across, in clouds. They hold the transmitter that one neuron releases to the next.
-# - **grey smears instead of lines**: here a membrane runs obliquely through the section, and its shadow is spread out. This is the
-#   second thing that goes wrong.
+# - **grey smears instead of lines**: here a membrane runs obliquely through the section, so its shadow is spread out.
+#   This is the second thing that an edge detector gets wrong.
 #
-# EM shows *all* neurites at once, packed with hardly any space between them. This completeness is why it is used to map circuits,
-# and it is also what makes segmentation hard: any gap in a line joins two neurons.
+# EM shows *all* neurites at once, packed with hardly any space between them. That is why it is used to map circuits.
+# It is also what makes segmentation hard: any gap in a line joins two neurons.
 #
 # ## 2 · Anisotropy: z is not like y and x
 #
-# The library keeps a volume as a small object: grey values `raw`, neuron ids `labels`, the size of a voxel in nm and
-# the offset of the first voxel in nm. Order is always **z, y, x**.
+# The library keeps a volume as a small object. It has grey values `raw`, neuron ids `labels`, the size of a voxel in
+# nm, and the offset of the first voxel in nm. The order is always **z, y, x**.
 
 # %%
 size = np.array(volume.shape) * volume.voxel_size / 1000
@@ -80,22 +82,24 @@ print("whole volume in µm", size.round(2))
 print(f"a voxel is {volume.voxel_size[0] / volume.voxel_size[2]:.2g} times as long in z as in x")
 
 # %% [markdown]
-# To scale, the three planes through one point look like this. In the two side views the sections are lines (xz) or columns (yz), one voxel thick
-# each. If a voxel is much longer in z, the side views look like a pile of boards. If it is a cube, all three look alike.
+# Here are the three planes through one point, drawn to scale. In the two side views each section is a line (xz) or a
+# column (yz), one voxel thick. If voxels are much longer in z, the side views look like a pile of boards. If voxels
+# are cubes, all three views look alike.
 
 # %% alt="Three planes through one point, to scale: the section in fine pixels, and two side views, which in the phantom are coarse along z."
 plots.orthogonal_views(volume.raw, volume.voxel_size)
 plt.show()
 
 # %% [markdown]
-# How far apart are two neighbouring voxels *for a neuron*? We can ask the labels: how often does the id change in one step
-# along each axis? If it changes more often along z, a method that treats all axes alike must fail more often along z.
+# How far apart are two neighbouring voxels *for a neuron*? We can ask the labels: how often does the id change in one
+# step along each axis? If it changes more often along z, a method that treats all axes alike must fail more often
+# along z.
 
 # %%
 quiz.ask("01", "most-changes")
 
 # %% [markdown]
-# Count:
+# We count:
 
 # %%
 labels = volume.labels
@@ -106,8 +110,8 @@ for axis, name in enumerate("zyx"):
     )
 
 # %% [markdown]
-# That is why FGNet, like other networks for such data, uses flat kernels and never pools along z, and why the watershed of lesson 05 works
-# section by section if the data are anisotropic.
+# That is why FGNet, like other networks for such data, uses flat kernels and never pools along z. It is also why the
+# watershed of lesson 05 works section by section if the data are anisotropic.
 #
 # Move the slider and follow one profile from section to section. Does it branch? Does it squeeze between two others?
 
@@ -128,7 +132,7 @@ def draw(z):
 explorers.explore(draw, z=widgets.IntSlider(middle, 0, volume.shape[0] - 1, description="section"))
 
 # %% [markdown]
-# Without a running kernel the slider is dead. These three sections stay:
+# Without a running kernel the slider does nothing. These three sections show the same:
 
 # %% alt="Three sections, each two apart, with tinted profiles: most colours come back in all three, a little moved or deformed."
 figure, axes = plt.subplots(1, 3, figsize=(14, 5))
@@ -139,9 +143,10 @@ plt.show()
 # %% [markdown]
 # ## 3 · A volume on disk
 #
-# Real volumes do not fit into memory. They lie in **chunked** files: the array is stored as little boxes, the chunks, each one
-# compressed, and only the chunks that a cut touches are read. HDF5 is such a format. We first write one *by hand*, in the
-# layout of the CREMI challenge, which much of the field shares.
+# Real volumes are too large for memory. They are stored in **chunked** files: the array is split into little boxes,
+# the chunks, and each chunk is compressed by itself. When you cut out a part, only the chunks that it touches are
+# read. HDF5 is such a format. We first write a file *by hand*, in the layout of the CREMI challenge, which is common
+# in the field.
 
 # %%
 import h5py
@@ -168,9 +173,9 @@ print("the cut:", type(cut).__name__, cut.shape, cut.dtype)
 print(f"on disk {path.stat().st_size / 1e6:.1f} MB, in memory {(volume.raw.nbytes + labels.nbytes) / 1e6:.1f} MB")
 
 # %% [markdown]
-# The labels shrink a lot: inside a neuron all values are equal. The library does the same in one line, and reads other
-# layouts, too: padded CREMI files, where labels cover less than raw and the offset says where they lie, FIB-25, TIFF and Zarr.
-# A cut of a `Volume` is a `Volume`, and its offset moves along.
+# The labels shrink a lot, because all values inside a neuron are equal. The library does the same in one line. It also
+# reads other layouts: FIB-25, TIFF, Zarr, and padded CREMI files, whose labels cover less than the raw data and whose
+# offset says where they lie. If you cut a `Volume`, you get a `Volume`, and its offset moves along.
 
 # %%
 from fgnet_lib.files.formats import read_volume, write_volume
@@ -185,13 +190,14 @@ print(again.name, read_volume(again).voxel_size)
 # %% [markdown]
 # ## 4 · Labels
 #
-# Somebody, or for a synthetic volume the generator, gave each voxel the id of the neuron it lies in. The ids are *names*, not
-# measurements: 7 is not nearer to 8 than to 800.
+# Each voxel has the id of the neuron that it lies in. A person gave it, or for a synthetic volume the generator. The
+# ids are *names*, not measurements: 7 is not nearer to 8 than to 800.
 #
-# Two values are special: **0** means "no neuron", such as a membrane or the space outside of cells, and
-# **2⁶⁴ − 1** means "nobody looked here". Some data sets use neither and give each half of a membrane to its own neuron; this is called *dense*.
+# Two values are special. **0** means "no neuron", such as a membrane or the space outside of cells, and **2⁶⁴ − 1**
+# means "nobody looked here". Some data sets use neither, and give each half of a membrane to its own neuron; such
+# labels are called *dense*.
 
-# %% alt="A section with coloured labels, and beside it the volumes of all neurites, largest first: a few large ones, and many that are a hundred times smaller."
+# %% alt="A section with coloured labels; beside it the volumes of all neurites, largest first: a few large ones, and many a hundred times smaller."
 from fgnet_lib.volumes import IGNORE
 
 ids, voxels = np.unique(labels[(labels > 0) & (labels != IGNORE)], return_counts=True)
@@ -206,26 +212,29 @@ right.set(yscale="log", xlabel="neurites, largest first", ylabel="volume in this
 plt.show()
 
 # %% [markdown]
-# A few thick branches fill much of the volume, and many thin ones share the rest. The thin ones are as important: an axon of
-# 100 nm carries the messages of a whole neuron. Keep the curve in mind when you read a score that counts voxels.
+# A few thick branches fill much of the volume, and many thin ones share the rest. The thin ones matter just as much:
+# an axon of 100 nm carries the messages of a whole neuron. Remember this curve when you read a score that counts
+# voxels.
 #
 # ## 5 · Why affinities
 #
 # What should a network predict, voxel by voxel? The obvious answers fail.
 #
-# **The ids?** Give the neurons new names, and nothing about the tissue has changed, but every target has. There is no function from
+# **The ids?** Give the neurons new names: the tissue is the same, but every target has changed. No function leads from
 # grey values to ids.
 #
-# **"Membrane or not"?** Then one class separates all neurons. But labels may be dense, so that no voxel is a border, and where an
-# oblique membrane is grey, or thinner than a voxel, no voxel between two neurons is clearly "membrane".
+# **"Membrane or not"?** Then one class separates all neurons. But labels may be dense, so that no voxel is a border.
+# And where a membrane is oblique and grey, or thinner than a voxel, no voxel between two neurons is clearly
+# "membrane".
 #
-# **Whether two neighbours belong together!** This is a yes or no, it does not depend on names, and the border may lie
-# *between* voxels. With $\ell(p)$ the label at voxel $p$ and $e_c$ one step along axis $c \in \{z, y, x\}$,
+# **Whether two neighbours belong together!** This question has a yes or no answer, which does not depend on names, and
+# the border may lie *between* voxels. With $\ell(p)$ the label at voxel $p$ and $e_c$ one step along axis $c \in \{z,
+# y, x\}$,
 #
 # $$a_c(p) = \begin{cases} 1 & \text{if } \ell(p) = \ell(p - e_c) \text{ and } \ell(p) > 0 \\ 0 & \text{otherwise.}\end{cases}$$
 #
-# Three numbers for each voxel: its **affinities** to its predecessors. The first voxel of a row has no predecessor and gets
-# 0. First on a row of nine voxels:
+# So each voxel has three numbers: its **affinities** to its predecessors. The first voxel of a row has no predecessor
+# and gets 0. We start with a row of nine voxels:
 
 # %%
 row = np.array([4, 4, 4, 9, 9, 0, 0, 2, 2])
@@ -235,14 +244,16 @@ print("labels    ", *row)
 print("affinities", *affinity)
 
 # %% [markdown]
-# Read it from the left. The second and the third 4 are each joined to the voxel before. Between 4 and 9 there is no voxel of membrane, and yet the 0
-# under the first 9 parts them. Two zeros are not joined, since "no neuron" is not a neuron.
+# Read it from the left. The second and the third 4 are each joined to the voxel before. No membrane voxel lies between
+# 4 and 9, and yet the 0 under the first 9 separates them. Two zeros are not joined, because "no neuron" is not a
+# neuron.
 #
-# In 3D the same is done along three axes.
+# In 3D we do the same along three axes.
 #
-# **Exercise 1.1: the affinity target.** Complete the function: from labels (z, y, x) to affinities (3, z, y, x), channel 0
-# along z, 1 along y, 2 along x. Then run the cell and the check behind it. (Replace the three dots. Use what the lesson has
-# imported, and nothing else of it. You may also read on: nothing that follows needs your answer.)
+# **Exercise 1.1: the affinity target.** Complete the function: from labels (z, y, x) to affinities (3, z, y, x), with
+# channel 0 along z, 1 along y and 2 along x. Replace the three dots, run the cell, and then run the check below it.
+# Your answer may use anything that the lesson has imported up to here. You may also skip it: nothing that follows
+# needs your answer.
 
 
 # %% tags=["task"]
@@ -265,7 +276,8 @@ def my_affinities(labels):
 checks.affinities(my_affinities)
 
 # %% [markdown]
-# The library's function, first on the row from before, which has an x axis alone, then on the volume:
+# Now the library's function. We apply it first to the row from before, which has an x axis only, and then to the
+# volume:
 
 # %%
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
@@ -286,7 +298,7 @@ print(f"{np.mean(renamed != labels):.0%} of the voxels have a new label,", end="
 print(f"{np.sum(affinities_from_labels(renamed) != affinities)} affinities have changed")
 
 # %% [markdown]
-# This is how the three channels look in one section. White is 1, joined; black is 0, parted:
+# Here are the three channels in one section. White is 1, joined; black is 0, separated:
 
 # %% alt="The three affinities of a section: a_y shows horizontal borders and a_x vertical ones, as thin black lines; a_z shows broad black patches. A fourth picture has all three as a colour."
 figure, axes = plt.subplots(1, 4, figsize=(15, 4.2))
@@ -297,22 +309,23 @@ plots.show_affinities(axes[3], affinities, volume.voxel_size, middle, "all three
 plt.show()
 
 # %% [markdown]
-# $a_y$ shows horizontal borders, $a_x$ vertical ones, and each is a single voxel wide. $a_z$ is different: it is dark
-# where a profile of *this* section lies over another neuron of the section before. In anisotropic data these are broad bands,
-# for a border may move sideways by many pixels within one section.
+# **What to see.** $a_y$ shows horizontal borders, $a_x$ shows vertical ones, and each border is a single voxel wide.
+# $a_z$ is different: it is dark where a profile of *this* section lies over another neuron in the section before. In
+# anisotropic data these dark areas are broad bands, because a border may move sideways by many pixels from one section
+# to the next.
 #
-# A segmentation follows from affinities by joining all voxels along ones. If a *single* affinity across a border is wrong, two
-# neurons become one. Lesson 05 deals with that.
+# To get a segmentation from affinities, you join all voxels whose affinity is 1. If a *single* affinity across a
+# border is wrong, two neurons become one. Lesson 05 deals with that.
 #
 # ## 6 · Targets, borders and what is unknown
 #
-# How often does a network have to say "parted"?
+# How often does a network have to say "separated"?
 
 # %%
 quiz.ask("01", "share-of-zeros")
 
 # %% [markdown]
-# Count zeros, and a practical problem shows:
+# We count the zeros, and find a practical problem:
 
 # %%
 from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
@@ -323,17 +336,18 @@ for name, target in {"labels as they are": affinities, "borders widened": affini
     print(f"{name:20} zeros along z, y, x:", *zeros)
 
 # %% [markdown]
-# Nearly everything is a one. A network that says "joined" everywhere is right nearly always, and useless. Two remedies are used together. The loss gives
-# zeros more weight (lesson 04), and the targets are made from labels whose borders are **widened**: every voxel that has another
-# label next to it in its section becomes 0. Then a border is two voxels wide, as the stained membranes are, and it does not matter
-# so much if an annotator drew it one voxel off. In isotropic data (FIB-SEM) membranes lie flat as often as upright, so there the
-# neighbours in the sections above and below count as well.
+# Nearly all affinities are 1. A network that says "joined" everywhere is nearly always right, and useless. Two
+# remedies are used together. The loss gives zeros more weight (lesson 04). And the targets are made from labels whose
+# borders are **widened**: a voxel becomes 0 if it has another label next to it in its section. Then a border is two
+# voxels wide, like a stained membrane, and it matters less if an annotator drew it one voxel off. In isotropic data
+# (FIB-SEM) membranes lie flat as often as upright. So there the neighbours in the sections above and below count as
+# well.
 #
 # Only the *targets* are widened. Scores are always computed on the labels as they are.
 #
-# **Exercise 1.2: widened borders.** Within each section, set every voxel to 0 that has another label among its eight neighbours in the
-# section. (A neat way is a filter that looks at 1 x 3 x 3 voxels: where are the largest and the smallest label there
-# different? Outside of the volume there are no other labels.)
+# **Exercise 1.2: widened borders.** Set a voxel to 0 if any of its eight neighbours in the same section has another
+# label. (A neat way is a filter that looks at 1 x 3 x 3 voxels: where do the largest and the smallest label in this
+# window differ? Nothing outside the volume counts as another label.)
 
 
 # %% tags=["task"]
@@ -352,9 +366,9 @@ def my_widened(labels):
 checks.widened(my_widened)
 
 # %% [markdown]
-# We look at the window of the section that has most borders:
+# We look at a window of the section, the one with the most borders:
 
-# %% alt="A small window four times: EM; labels that touch; the same labels with a gap between any two; the target, where the gaps are dark."
+# %% alt="A small window four times: EM; labels that touch; the same labels with a gap between any two neurites; the target, in which the gaps are dark."
 crowd = uniform_filter((widened[middle] == 0).astype(float), 64)[32:-32, 32:-32]  # share of border in a window
 y, x = np.unravel_index(crowd.argmax(), crowd.shape)
 near = (slice(middle, middle + 1), slice(y, y + 64), slice(x, x + 64))
@@ -367,11 +381,12 @@ plots.show_affinities(axes[3], target, volume.voxel_size, title="target: its aff
 plt.show()
 
 # %% [markdown]
-# The last question is what to do where the labels are **unknown** (2⁶⁴ − 1). Neither 0 nor 1 would be true there, so the loss must not look: an
-# affinity counts only if both of its voxels are known. The library calls this the mask.
+# The last question is what to do where the labels are **unknown** (2⁶⁴ − 1). Neither 0 nor 1 would be true there, so
+# the loss must not look: an affinity counts only if both of its voxels are known. The library calls this the mask.
 #
-# **Exercise 1.3: where the loss may look.** For the labels of a single row of voxels, say for each voxel whether the affinity to its
-# predecessor may count. Unknown is the label `IGNORE`; the first voxel has no predecessor, and so nothing to count.
+# **Exercise 1.3: where the loss may look.** You get the labels of a single row of voxels. Say for each voxel whether
+# the affinity to its predecessor counts. Unknown voxels have the label `IGNORE`. The first voxel has no predecessor,
+# so its affinity does not count.
 
 
 # %% tags=["task"]
@@ -390,7 +405,7 @@ def my_mask(row):
 checks.mask(my_mask)
 
 # %% [markdown]
-# The library on a row of six:
+# The library's functions, on a row of six voxels:
 
 # %%
 row = np.array([[[4, 4, IGNORE, IGNORE, 9, 9]]], np.uint64)
@@ -399,12 +414,12 @@ print("affinities along x       ", *affinities_from_labels(row)[2, 0, 0])
 print("the loss may look (mask) ", *affinity_mask(row)[2, 0, 0].astype(int))
 
 # %% [markdown]
-# ## 7 · Augmentation: the same tissue, seen otherwise
+# ## 7 · Augmentation: the same tissue, seen in other ways
 #
-# Labelled volumes are small, and drawing labels takes weeks. So each patch is shown to the network in ever new variants. A variant
-# is allowed if an expert would still draw the same borders: flipped, turned by 90°, slightly bent, brighter, noisier. Serial sections
-# add two faults of their own: a section is **lost**, or it **slips** sideways. The network has to bridge both, so it
-# should meet both in training.
+# Labelled volumes are small, because drawing labels takes weeks. So the network sees each patch in ever new variants.
+# A variant is allowed if an expert would still draw the same borders: flipped, turned by 90°, slightly bent, brighter,
+# noisier. Serial sections add two faults of their own: a section is **lost**, or it **slips** sideways. The network
+# has to bridge both, so it should meet both in training.
 
 # %% alt="A patch and three variants of it, EM above and labels below: mirrored, turned, bent, brighter or darker. Labels follow the EM."
 from fgnet_lib.augment import Augment
@@ -420,14 +435,14 @@ for seed, column in enumerate(axes.T):
 plt.show()
 
 # %% [markdown]
-# Raw and labels move together; grey values change in the raw alone. The targets are computed **after** all this, from the
-# moved labels, and not moved themselves. Why?
+# **What to see.** The labels move together with the raw data; grey values change in the raw data only. The targets are
+# computed **after** all this, from the moved labels. They are not moved themselves. Why?
 
 # %%
 quiz.ask("01", "flipped")
 
 # %% [markdown]
-# Flip along x, and a voxel's predecessor has become its successor:
+# Flip the volume along x, and a voxel's predecessor becomes its successor:
 
 # %%
 flipped_affinities = affinities[..., ::-1]
@@ -436,10 +451,11 @@ for name, one, other in zip("zyx", flipped_affinities, affinities_of_flipped, st
     print(f"along {name}: {np.sum(one != other)} of {one.size} affinities differ")
 
 # %% [markdown]
-# Along z and y it does not matter. Along x every border is off by one voxel. A network trained on such targets would draw its borders
-# beside the membrane half of the time, and no error message would tell.
+# Along z and y nothing changes. Along x every border is off by one voxel. A network trained on such targets would draw
+# its borders beside the membrane half of the time, and no error message would tell you.
 #
-# The two faults of serial sections, seen from the side. We let the generator of the synthetic volume make them, since we then know the truth:
+# Here are the two faults of serial sections, seen from the side. The generator of the synthetic volume makes them,
+# because then we know the truth:
 
 # %% alt="A stack from the side, EM and labels: section 6 is black in the EM, section 13 is shifted sideways in both, and has a strip without labels."
 from fgnet_lib.phantom import make_phantom
@@ -454,18 +470,18 @@ for z in (12, 13):
     print(f"unknown labels in section {z}: {np.mean(faulty.labels[z] == IGNORE):.0%}")
 
 # %% [markdown]
-# In the lost section the labels go on, for a person would bridge it as well. In the slipped one they slip along, and a strip at the rim of
-# that section, which came in from outside of the picture, is unknown.
+# In the lost section the labels go on, because a person would bridge it as well. In the slipped section they move
+# along. A strip at its rim came in from outside the picture, so its labels are unknown.
 #
 # ## 8 · How real is the phantom?
 #
-# The default data of this course are synthetic: a **phantom**. Its labels are exact by construction, it needs no download, and it can
-# be as large as we like. But is a method that works on it a method that works on EM? We cannot prove that. We can check that the phantom is
-# not *obviously* different, in three ways:
+# The default data of this course are synthetic: a **phantom**. Its labels are exact by construction, it needs no
+# download, and it can be as large as we like. But if a method works on the phantom, does it work on EM? We cannot
+# prove that. We can check that the phantom is not *obviously* different, in three ways:
 #
-# 1. **grey values**: how many voxels are dark, middling, bright (histogram);
-# 2. **structure sizes**: how much contrast there is in waves of 400 nm, of 100 nm, of 20 nm (power spectrum);
-# 3. **the look**: what these two cannot see.
+# 1. **grey values**: how many voxels are dark, medium or bright (histogram);
+# 2. **structure sizes**: how much contrast lies in waves of 400 nm, of 100 nm, of 20 nm (power spectrum);
+# 3. **the look**: what these two cannot measure.
 #
 # Numbers measured on real volumes come with the repository; pictures of them do not.
 
@@ -482,8 +498,9 @@ measured = {"phantom, 8 nm": {"histogram": grey_histogram(phantom.raw), "power":
 print("measured:", *measured, sep="\n  ")
 
 # %% [markdown]
-# First the idea of a power spectrum. The Fourier transform writes a section as a sum of waves. Each wave has a length and a direction, and its *power*
-# says how much of the contrast it carries. Below, long waves lie in the centre and short ones outside.
+# First the idea of a power spectrum. The Fourier transform writes a section as a sum of waves. Each wave has a length
+# and a direction, and its *power* says how much of the contrast it carries. In the picture on the right, long waves
+# lie in the centre and short ones outside.
 
 # %% alt="A section, and beside it the power of its waves: a round bright spot in the centre that fades outwards alike in all directions."
 section = phantom.raw[0] - phantom.raw[0].mean()
@@ -498,10 +515,11 @@ figure.colorbar(shown, ax=right, label="power (log10)")
 plt.show()
 
 # %% [markdown]
-# Bright in the centre, dark outside: coarse structures carry most of the contrast. And it is round: tissue prefers no direction. So we may average
-# over rings, and over sections. That gives one curve for a volume, which `power_spectrum` has computed above.
+# **What to see.** It is bright in the centre and dark outside: coarse structures carry most of the contrast. And it is
+# round: tissue prefers no direction. So we may average over rings, and over sections. That gives one curve per volume,
+# and `power_spectrum` computed it above.
 
-# %% alt="Two panels with four curves, the phantom and three real volumes. Grey values: humps that overlap in part. Power against wavelength: all rise towards long waves, the phantom among the others."
+# %% alt="Two panels with four curves, the phantom and three real volumes. Grey values: humps that overlap in part. Power against wavelength: all curves rise towards long waves, and the phantom's lies among the others."
 figure, (left, right) = plt.subplots(1, 2, figsize=(14, 4.8))
 for color, (name, numbers) in zip(("k", "C0", "C1", "C2"), measured.items(), strict=True):
     left.stairs(numbers["histogram"], GREY_BINS, lw=2, color=color, label=name)
@@ -514,11 +532,13 @@ figure.legend(loc="outside lower center", ncols=4)
 plt.show()
 
 # %% [markdown]
-# The black curve is the phantom's. From right to left on the right panel: whole profiles, then membranes and organelles of some 100 nm, then
-# fine detail and noise. The real volumes differ among themselves, in both panels: other animals, other stains, other microscopes.
+# **What to see.** The black curve is the phantom's. Read the right panel from right to left: whole profiles, then
+# membranes and organelles of about 100 nm, then fine detail and noise. The real volumes differ from each other in both
+# panels: other animals, other stains, other microscopes.
 #
-# Two numbers say it shortly. *Overlap* is the area that two histograms share (1: equal). *Apart* is the mean distance of two
-# spectra in powers of ten (0: equal). We compare all with AC4, since its sections were cut with a knife, as the phantom's pretend to be.
+# Two numbers sum this up. *Overlap* is the area that two histograms share (1: equal). *Apart* is the mean distance of
+# two spectra in powers of ten (0: equal). We compare all volumes with AC4, because its sections were cut with a knife,
+# as the phantom's pretend to be.
 
 # %%
 sections = real["AC4, mouse, 6 nm (serial sections)"]
@@ -528,12 +548,13 @@ for name, numbers in measured.items():
     print(f"{name:35} against AC4: overlap {shared:.2f}, apart {apart:.2f}")
 
 # %% [markdown]
-# The last line compares AC4 with itself and has to be perfect. The first is the phantom's. It need not be perfect, but it should not be worse than
-# the lines between, which say how far *real* volumes are from each other.
+# The last line compares AC4 with itself and has to be perfect. The first line is the phantom's. It need not be
+# perfect, but it should not be worse than the lines between, which say how far *real* volumes are from each other.
 #
-# Now the look. Real sections are shown if your data folder has some (`DATA_DIR` at the top, or `FGNET_DATA_DIR`), each 1 µm wide.
+# Now the look. If your data folder has real volumes (`DATA_DIR` at the top, or `FGNET_DATA_DIR`), you see their
+# sections too. Each picture is 1 µm wide.
 
-# %% alt="Two sections of the phantom, 1 µm wide: membranes, mitochondria, vesicles and grain. Sections of real volumes stand beside them where the data folder has some."
+# %% alt="Two sections of the phantom, 1 µm wide: membranes, mitochondria, vesicles and grain. Sections of real volumes follow if the data folder has some."
 panels = [("phantom", phantom, 8), ("phantom", phantom, 24)]
 for name in ("ac4", "cremi_b_mini", "gala"):
     try:
@@ -548,10 +569,11 @@ for ax, (name, shown, z) in zip(axes, panels, strict=True):
 plt.show()
 
 # %% [markdown]
-# Be strict. Membranes, mitochondria with their rims, vesicles, oblique cuts, grain: these are there. What is *not*: synapses with
-# all their parts, glia that fills every gap with thin sheets, cell bodies, myelin, dirt, folds, and anything that nobody thought of when writing the generator. That is the lasting
-# limit of synthetic data. A result on the phantom shows that the code works and how the method behaves. Whether it works on tissue is
-# shown on tissue: set `DATASET` to a real one.
+# Be strict. The phantom has membranes, mitochondria with their rims, vesicles, oblique cuts and grain. It does *not*
+# have synapses with all their parts, glia that fill every gap with thin sheets, cell bodies, myelin, dirt or folds,
+# nor anything else that nobody thought of when writing the generator. That is the lasting limit of synthetic data. **A
+# result on the phantom shows that the code works and how the method behaves. Only real tissue shows whether it works
+# on tissue**: set `DATASET` to a real data set.
 #
 # ## Your exercises
 
@@ -561,27 +583,35 @@ checks.report("01")
 # %% [markdown]
 # ## What you learned
 #
-# - EM shows every membrane as a dark line, but dark lines also lie inside of neurons, and oblique membranes are not lines.
-# - In anisotropic volumes more changes between two sections than between two pixels; the voxel size has to travel with the data.
+# - EM shows every membrane as a dark line, but dark lines also lie inside neurons, and oblique membranes are not
+#   lines.
+# - In anisotropic volumes more changes from one section to the next than from one pixel to the next. The voxel size
+#   has to travel with the data.
 # - Ids are names. Affinities ask whether neighbours belong together, and do not depend on names.
-# - Targets are made from augmented labels, with widened borders, and are masked where nobody looked. Scores are not.
-# - A synthetic volume is compared with real ones by measures, by eye, and by the list of what it lacks.
+# - Targets are made from augmented labels with widened borders, and are masked where nobody looked. Scores use the
+#   labels as they are.
+# - You compare a synthetic volume with real ones by measures, by eye, and by the list of what it lacks.
 #
 # ## Try it
 #
-# - Set `DATASET = "fib25"` and run section 2 again. Which axis changes neuron most often now, and why?
+# - Set `DATASET = "fib25"` and run section 2 again. Along which axis does the neuron change most often now, and why?
 # - Widen the borders twice, `widen_borders(widen_borders(labels))`. How many ids of the thinnest neurites are left?
-# - Make a volume with `make_phantom((16, 256, 256), seed=7, voxel_size=(40, 4, 4))`. Which wavelengths lose power against 8 nm, and
-#   which do not?
-# - Blur the phantom a little (`scipy.ndimage.gaussian_filter`, in-plane only) before measuring. Can you bring its spectrum nearer to FIB-25?
+# - Make a volume with `make_phantom((16, 256, 256), seed=7, voxel_size=(40, 4, 4))`. Compared with voxels of 8 nm,
+#   which wavelengths lose power, and which do not?
+# - Blur the phantom a little (`scipy.ndimage.gaussian_filter`, in-plane only) before you measure it. Can you bring its
+#   spectrum nearer to FIB-25?
 #
 # ## References
 #
-# - Turaga et al.: *Convolutional networks can learn to generate affinity graphs for image segmentation.* Neural Computation 22, 2010,
+# - Turaga et al.: *Convolutional networks can learn to generate affinity graphs for image segmentation.* Neural
+#   Computation 22, 2010,
 #   [doi:10.1162/neco.2009.10-08-881](https://doi.org/10.1162/neco.2009.10-08-881)
 # - Lee, Zung, Li, Jain, Seung: *Superhuman accuracy on the SNEMI3D connectomics challenge.* 2017,
-#   [arXiv:1706.00120](https://arxiv.org/abs/1706.00120): affinities as targets, and augmentation by missing and misaligned sections
+#   [arXiv:1706.00120](https://arxiv.org/abs/1706.00120): affinities as targets, and augmentation by missing and
+#   misaligned sections
 # - CREMI, the challenge whose file layout is used here: [cremi.org](https://cremi.org)
 # - FIB-25: Takemura et al., PNAS 2015, [doi:10.1073/pnas.1509820112](https://doi.org/10.1073/pnas.1509820112)
-# - gala: Nunez-Iglesias et al., PLoS ONE 2013, [doi:10.1371/journal.pone.0071715](https://doi.org/10.1371/journal.pone.0071715)
-# - AC4, a part of SNEMI3D: Kasthuri et al., Cell 2015, [doi:10.1016/j.cell.2015.06.054](https://doi.org/10.1016/j.cell.2015.06.054)
+# - gala: Nunez-Iglesias et al., PLoS ONE 2013,
+#   [doi:10.1371/journal.pone.0071715](https://doi.org/10.1371/journal.pone.0071715)
+# - AC4, a part of SNEMI3D: Kasthuri et al., Cell 2015,
+#   [doi:10.1016/j.cell.2015.06.054](https://doi.org/10.1016/j.cell.2015.06.054)

@@ -18,7 +18,7 @@ BLOCKS = np.kron(  # four neurons and a membrane, in three sections, touching in
 
 @exercise("01", "the affinity target", points=2)
 def affinities(answer: Callable[[np.ndarray], np.ndarray]) -> None:
-    """From labels (z, y, x) to affinities (3, z, y, x) with the predecessor along each axis."""
+    """From labels (z, y, x) to affinities (3, z, y, x) to the predecessor along each axis."""
     result = ask_array(answer, BLOCKS, shape=(3, *BLOCKS.shape))
     right = affinities_from_labels(BLOCKS)
     alike = np.stack([np.roll(BLOCKS, 1, axis) == BLOCKS for axis in range(3)])
@@ -29,12 +29,13 @@ def affinities(answer: Callable[[np.ndarray], np.ndarray]) -> None:
         result,
         right,
         {
-            "Two things are forgotten: voxels of label 0, and the first voxels of an axis": alike,
-            "Voxels of label 0 are joined: 'no neuron' is not a neuron": alike & ~low_face,
-            "The first voxels of an axis have no predecessor, and are joined to the last ones": alike & inside,
-            "The channels have another order: they should be z, y, x": right[::-1],
-            "Each voxel is compared with the one after it instead of the one before": successor,
-            "0 and 1 are exchanged: joined is 1": 1 - right,
+            "You forgot two things: voxels of label 0, and the first voxels of each axis": alike,
+            "You join voxels of label 0, but 'no neuron' is not a neuron": alike & ~low_face,
+            "You join the first voxels of an axis to the last ones, but the first ones have no predecessor": alike
+            & inside,
+            "The channels are in the wrong order: it should be z, y, x": right[::-1],
+            "You compare each voxel with the one after it instead of the one before it": successor,
+            "You have swapped 0 and 1: joined is 1": 1 - right,
         },
         "{n} of the affinities are wrong, the first at (channel, z, y, x) = {at}",
     )
@@ -47,18 +48,28 @@ def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     labels = np.kron(np.array(blocks, np.uint64), np.ones((1, 5, 5), np.uint64))
     result = ask_array(answer, labels, shape=labels.shape)
     right = widen_borders(labels)
-    require(np.isin(result, [0, *np.unique(labels)]).all(), "There are labels that were not there before")
-    require(np.all((result == 0) | (result == labels)), "A voxel may become 0 or keep its label, and some did neither")
+    require(np.isin(result, [0, *np.unique(labels)]).all(), "The result has labels that the input does not have")
+    require(
+        np.all((result == 0) | (result == labels)),
+        "A voxel may become 0 or keep its label, but some voxels did neither",
+    )
     steps = [(0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
     four, two = (_zero_beside(labels, some) for some in (steps, steps[1::2]))
     mistakes = {
-        "Neighbours in the sections above and below count as well, and should not": widen_borders(labels, in_3d=True),
+        "You also count neighbours in the sections above and below; only the same section should count": widen_borders(
+            labels, in_3d=True
+        ),
         "No border has become wider": labels,
-        "Neighbours across a corner do not count, and should": four,
-        "Only one side of each border becomes 0": two,
+        "You leave out the neighbours across a corner, and they should count": four,
+        "Only one side of each border becomes 0, and both sides should": two,
     }
     n = np.sum(result == 0) - np.sum(right == 0)
-    compare(result, right, mistakes, f"There are {abs(n)} zeros too {'many' if n > 0 else 'few'}, one at {{at}}")
+    compare(
+        result,
+        right,
+        mistakes,
+        f"Your result has {abs(n)} zeros too {'many' if n > 0 else 'few'}; the first difference is at {{at}}",
+    )
 
 
 def _zero_beside(labels: np.ndarray, steps: list[tuple[int, int, int]]) -> np.ndarray:
@@ -77,12 +88,15 @@ def mask(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     known = row != IGNORE
     before = np.append(False, known[:-1])
     right = known & before
-    require(result[0] == 0, "The first voxel has no predecessor, so nothing is to be counted there")
+    require(result[0] == 0, "The first voxel has no predecessor, so its affinity must not count")
     mistakes = {
-        "One of the two voxels may be unknown, and it still counts": (known | before) & (np.arange(len(row)) > 0),
-        "A voxel that is known counts, whatever its predecessor is": known & (np.arange(len(row)) > 0),
-        "The predecessor alone decides: is the voxel itself known?": before,
-        "Counted and not counted are exchanged": ~right & (np.arange(len(row)) > 0),
-        "Voxels of label 0 are left out. They are known: no neuron is there": right & (row > 0) & np.roll(row > 0, 1),
+        "In your answer an affinity counts if only one of its two voxels is known": (known | before)
+        & (np.arange(len(row)) > 0),
+        "In your answer every known voxel counts, whatever its predecessor is": known & (np.arange(len(row)) > 0),
+        "In your answer the predecessor alone decides. But is the voxel itself known?": before,
+        "You have swapped what counts and what does not": ~right & (np.arange(len(row)) > 0),
+        "You leave out voxels of label 0. They are known: they belong to no neuron": right
+        & (row > 0)
+        & np.roll(row > 0, 1),
     }
     compare(result, right, mistakes, "{n} voxels are wrong, the first at {at}")

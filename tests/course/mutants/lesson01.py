@@ -2,11 +2,11 @@
 
 MUTANTS = {
     "affinities": [
-        (" & (ids[1:] > 0)", "", "label 0 are joined"),
+        (" & (ids[1:] > 0)", "", "join voxels of label 0"),
         (
             "[1:] = (ids[1:] == ids[:-1]) & (ids[1:] > 0)",
             "[:] = ids == np.roll(ids, 1, 0)",
-            "Two things are forgotten",
+            "You forgot two things",
         ),
         (
             "[1:] = (ids[1:] == ids[:-1]) & (ids[1:] > 0)",
@@ -14,10 +14,10 @@ MUTANTS = {
             "to the last ones",
         ),
         ("ids[1:] == ids[:-1]", "ids[1:] != ids[:-1]", "affinities are wrong"),
-        ("enumerate(affinities)", "enumerate(affinities[::-1])", "another order"),
+        ("enumerate(affinities)", "enumerate(affinities[::-1])", "in the wrong order"),
         ("[1:] = (ids", "[:-1] = (ids", "the one after it"),
         ("return affinities", "return affinities[0]", "shape"),
-        ("return affinities", "return 1 - affinities", "exchanged"),
+        ("return affinities", "return 1 - affinities", "swapped 0 and 1"),
         ("    return affinities", "", "gives nothing back"),
         ("ids[1:] > 0", "id[1:] > 0", "stopped with TypeError"),
     ],
@@ -26,9 +26,9 @@ MUTANTS = {
         ("window = (1, 3, 3)", "window = (1, 5, 5)", "zeros too many"),
         ("window = (1, 3, 3)", "window = (1, 3, 1)", "zeros too few"),
         ("window = (1, 3, 3)", "window = (1, 1, 1)", "No border has become wider"),
-        ("np.where(border, 0, labels)", "border", "labels that were not there"),
+        ("np.where(border, 0, labels)", "border", "labels that the input does not have"),
         ("np.where(border, 0, labels)", "np.where(border, labels, 0)", "zeros too many"),
-        ("np.where(border, 0, labels)", "np.where(border, 4, labels)", "some did neither"),
+        ("np.where(border, 0, labels)", "np.where(border, 4, labels)", "some voxels did neither"),
         (
             'maximum_filter(labels, window, mode="nearest") != minimum_filter(labels, window, mode="nearest")',
             "maximum_filter(labels, footprint=[[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], mode='nearest') != "
@@ -42,12 +42,12 @@ MUTANTS = {
         ),
     ],
     "mask": [
-        ("known[1:] & known", "known[1:] | known", "One of the two voxels may be unknown"),
+        ("known[1:] & known", "known[1:] | known", "if only one of its two voxels is known"),
         ("known[1:] & known[:-1]", "known[1:]", "whatever its predecessor is"),
         ("known[1:] & known[:-1]", "known[:-1]", "is the voxel itself known"),
         ("np.append(False, known[1:] & known[:-1])", "known & np.roll(known, 1)", "has no predecessor"),
-        ("known[1:] & known[:-1])", "~(known[1:] & known[:-1]))", "are exchanged"),
-        ("row != IGNORE", "(row != IGNORE) & (row > 0)", "Voxels of label 0 are left out"),
+        ("known[1:] & known[:-1])", "~(known[1:] & known[:-1]))", "swapped what counts"),
+        ("row != IGNORE", "(row != IGNORE) & (row > 0)", "leave out voxels of label 0"),
     ],
 }
 
