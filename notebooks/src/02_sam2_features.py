@@ -6,12 +6,12 @@
 # **What you will learn**
 # - what SAM2's image encoder is, what it was trained on, and which part of it FGNet uses;
 # - what goes in (one section at a time) and what comes out: three maps, at strides 4, 8 and 16;
-# - two ways to look at a map of many channels: three colours by principal components, and similarity to one pixel;
+# - two ways to look at a map of many channels: principal components as three colours, and similarity to one pixel;
 # - what a stride of 4, 8 or 16 voxels loses on a thin neurite;
-# - how to tell trained from random features by a number instead of by eye.
+# - how a number, instead of your eye, tells trained features from random ones.
 #
-# **Before you start.** Lesson 01 explains EM volumes and labels; you can do without it. No GPU and no download is
-# needed.
+# **Before you start.** Lesson 01 explains EM volumes and labels, but you can do without it. You need no GPU and no
+# download.
 #
 # <!-- times -->
 
@@ -32,19 +32,19 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # ## 1 · What SAM2 is
 #
 # **Segment Anything 2** (SAM2) takes a photograph or a video and a click, and outlines the object under the click. It
-# was trained on a very large collection of natural images and videos; electron micrographs play no part in that
-# collection. The network has several parts: an *image encoder* that turns each image into features, a memory that
-# follows objects through a video, and a decoder that turns a click into a mask.
+# was trained on a very large collection of natural images and videos; that collection has no electron micrographs. The
+# network has several parts: an *image encoder* that turns each image into features, a memory that follows objects
+# through a video, and a decoder that turns a click into a mask.
 #
-# FGNet takes **the image encoder only**, and nobody has to click. It has two halves:
+# FGNet takes **the image encoder only**, and needs no click. The encoder has two halves:
 #
-# - the **trunk**, *Hiera*: a vision transformer in four stages. Every stage after the first halves the map and doubles the channels, so
-#   early stages see fine detail and late stages see a wide surround. Most of its attention stays inside small windows,
-#   which keeps it affordable;
-# - the **neck**, a *feature pyramid network* (FPN): it brings all stages to one number of channels.
+# - the **trunk**, *Hiera*: a vision transformer in four stages. Every stage after the first halves the map and doubles
+#   the channels. So early stages see fine detail, and late stages see a wide surround. Most of its attention stays
+#   inside small windows, which keeps it affordable;
+# - the **neck**, a *feature pyramid network* (FPN): it brings all stages to the same number of channels.
 #
-# There are four official sizes. A fifth, `mini`, is ours: the same classes, made small enough to train on a laptop. It
-# has **never seen SAM2's weights**. Here are all but the largest.
+# SAM2 comes in four official sizes. A fifth, `mini`, is ours: it uses the same classes, and is small enough to train
+# on a laptop. It has **never seen SAM2's weights**. Here are all sizes but the largest.
 
 # %%
 import matplotlib.pyplot as plt
@@ -71,8 +71,8 @@ for size in ("mini", "tiny", "small", "base_plus"):
 # %% [markdown]
 # ## 2 · A section through it
 #
-# We cut eight sections from the middle of the volume. Height and width must be **multiples of 32**: the trunk lays 8 ×
-# 8 windows over a map of stride 4. (FGNet pads and crops by itself; here we simply cut.)
+# We cut eight sections from the middle of the volume. Height and width must be **multiples of 32**: the trunk lays
+# windows of 8 × 8 pixels over a map of stride 4. (FGNet pads and crops by itself; here we simply cut.)
 
 # %%
 whole = session.volume("val")
@@ -84,8 +84,9 @@ z = volume.shape[0] // 2
 print(f"{volume.name}: {volume.shape} voxels of {volume.voxel_size} nm")
 
 # %% [markdown]
-# SAM2 expects a colour photograph, normalised with the mean and the spread of the *ImageNet* photographs. An EM section
-# has one grey channel, so we give it three times. This is our choice, and the plainest one: nothing is learned here.
+# SAM2 expects a colour photograph, normalised with the mean and the spread of the *ImageNet* photographs. An EM
+# section has one grey channel, so we pass it three times. This is our choice, and the plainest one: it has nothing to
+# learn.
 
 # %%
 grey = torch.from_numpy(volume.raw[z] / np.float32(255))
@@ -95,9 +96,9 @@ photograph = ((grey.expand(3, -1, -1) - mean) / spread)[None]
 print("into the encoder:", tuple(photograph.shape), "= images, channels, y, x")
 
 # %% [markdown]
-# We load the model that comes with this course. Its `mini` encoder was trained on EM, as a part of FGNet. The trunk
-# first: a 7 × 7 convolution with stride 4 turns the image into *tokens*, one vector for each 4 × 4 voxels. Then the
-# four stages follow.
+# We load the model that comes with this course. Its `mini` encoder was trained on EM, as a part of FGNet. First comes
+# the trunk: a 7 × 7 convolution with stride 4 turns the image into *tokens*, one vector for each 4 × 4 voxels. Then
+# the four stages follow.
 
 # %%
 model = load_pretrained()
@@ -112,26 +113,26 @@ for stage, features in enumerate(stages, start=1):
 
 # %% [markdown]
 # The neck gives every stage the same number of channels by a 1 × 1 convolution, and adds the coarsest map (stride 32)
-# to the one of stride 16. Then the coarsest map is dropped. Three remain, and it is **these three** that guide FGNet;
-# the paper's three attention maps have the same strides.
+# to the map of stride 16. Then it drops the coarsest map. **The three that remain** guide FGNet; the paper's three
+# attention maps have the same strides.
 
 # %%
 quiz.ask("02", "one-pixel")
 
 # %% [markdown]
-# The three maps:
+# Here are the three maps:
 
 # %%
 with torch.no_grad():
     pyramid, _ = sam2.neck(stages)
 for features, stride in zip(pyramid[:3], STRIDES, strict=True):
     nm = stride * volume.voxel_size[-1]
-    print(f"stride {stride:2}: {tuple(features.shape[1:])}; one pixel of the map stands for {nm:g} x {nm:g} nm")
+    print(f"stride {stride:2}: {tuple(features.shape[1:])}; one pixel of the map covers {nm:g} x {nm:g} nm")
 
 # %% [markdown]
-# The library's encoder does all of that for a whole stack, section by section: `(batch, 1, z, y, x)` in, three maps
-# out. A section knows **nothing of its neighbours in z**. That is the second thing that FGNet's own encoder will have
-# to add (the first is fine detail, below).
+# The library's encoder does all of this for a whole stack, section by section: `(batch, 1, z, y, x)` goes in, three
+# maps come out. A section knows **nothing of its neighbours in z**. That is the second thing that FGNet's own encoder
+# will have to add. (The first is fine detail, see below.)
 
 # %%
 raw = torch.from_numpy(volume.raw / np.float32(255))[None, None]
@@ -142,8 +143,8 @@ for level, by_hand in zip(features, pyramid, strict=False):
 print([tuple(level.shape) for level in features], "= channels, z, y, x")
 
 # %% [markdown]
-# **Exercise 2.1: the shape of a map.** A stack has the shape (z, y, x) in voxels, and every map has as many channels as the neck
-# gives. Which shape does the map of a stride have, in the order of the printed ones?
+# **Exercise 2.1: the shape of a map.** A stack has the shape (z, y, x) in voxels, and every map has as many channels
+# as the neck gives. Which shape does the map of a given stride have? Use the order of the shapes printed above.
 
 
 # %% tags=["task"]
@@ -164,10 +165,10 @@ checks.map_shape(my_map_shape)
 # ## 3 · Many channels as three colours
 #
 # A pixel of a feature map is a vector $f_p$ of $C$ numbers; a screen has three colours. *Principal component analysis*
-# finds the three directions along which the vectors differ most: centre them, $\tilde f_p = f_p - \bar f$, and take the
-# eigenvectors $u_1, u_2, u_3$ of $\sum_p \tilde f_p \tilde f_p^\top$ with the largest eigenvalues. The projections
-# $u_k^\top \tilde f_p$ become red, green and blue. **Equal colours mean similar vectors**; which colour it is means
-# nothing.
+# finds the three directions along which the vectors differ most. Centre the vectors, $\tilde f_p = f_p - \bar f$, and
+# take the eigenvectors $u_1, u_2, u_3$ of $\sum_p \tilde f_p \tilde f_p^\top$ with the largest eigenvalues. The
+# projections $u_k^\top \tilde f_p$ become red, green and blue. **Equal colours mean similar vectors**; which colour it
+# is means nothing.
 
 # %%
 vectors = features[0].flatten(1).double()
@@ -188,10 +189,10 @@ for ax, level, stride in zip(axes[1:], features, STRIDES, strict=True):
     plots.pca_rgb(ax, colors, stride, volume.voxel_size, f"stride {stride}, {len(level)} channels")
 
 # %% [markdown]
-# **What to see.** At stride 4, look for the outlines of the cells and of their organelles. At stride 16 each pixel
-# covers a large patch: you can tell regions apart, but hardly draw their border. Straight edges that belong to no cell
-# are the *windows* of the trunk's attention (8 × 8 pixels at stride 4): a pixel looks around inside its own window
-# only.
+# **What to see.** At stride 4 the cells and their organelles have sharp outlines, in other colours than the cytoplasm.
+# At stride 8 the outlines are blurred. At stride 16 each pixel covers a large patch: you can tell regions apart, but
+# you can hardly draw their borders. You may also find straight edges that belong to no cell. They are the *windows* of
+# the trunk's attention (8 × 8 pixels at stride 4): a pixel looks around only inside its own window.
 
 # %% [markdown]
 # ## 4 · Similarity to one pixel
@@ -201,7 +202,7 @@ for ax, level, stride in zip(axes[1:], features, STRIDES, strict=True):
 #
 # $$\cos(f_p, f_q) = \frac{f_p^\top f_q}{\lVert f_p\rVert\,\lVert f_q\rVert} \in [-1, 1].$$
 #
-# **Exercise 2.2: cosine similarity.** Features have the shape (channels, y, x), as an array. Compute the similarity of
+# **Exercise 2.2: cosine similarity.** The features are an array of shape (channels, y, x). Compute the similarity of
 # every pixel to the pixel (y, x). `np.linalg.norm(..., axis=0)` gives the lengths of all vectors.
 
 
@@ -220,8 +221,8 @@ def my_similarity(features, y, x):
 checks.similarity(my_similarity)
 
 # %% [markdown]
-# For the picture we take a pixel of plain cytoplasm: the brightest spot well inside the largest neurite of the section. "Well inside"
-# comes from the *distance transform*, which gives every voxel its distance to the border.
+# For the picture we take a pixel of plain cytoplasm: the brightest spot well inside the largest neurite of the
+# section. We find "well inside" by the *distance transform*, which gives every voxel its distance to the border.
 
 # %%
 labels = widen_borders(volume.labels)[z]  # 0 on borders
@@ -243,7 +244,7 @@ print(f"neurite {largest}: {areas.max()} voxels in this section; the cross is at
 quiz.ask("02", "similar")
 
 # %% [markdown]
-# The similarity of every pixel to the one under the cross:
+# Here is the similarity of every pixel to the pixel under the cross:
 
 # %% alt="A section with outlined neurites, and three maps of similarity to one pixel of cytoplasm: cytoplasm of most neurites is similar, outlines and mitochondria are not. At stride 16 only blocks are left."
 figure, axes = plt.subplots(1, 4, figsize=(14.5, 3.8))
@@ -268,19 +269,20 @@ for level, stride in zip(features, STRIDES, strict=True):
     print(f"stride {stride:2}: {means}")
 
 # %% [markdown]
-# **What to see.** The features say *what* a pixel looks like (cytoplasm, membrane, mitochondrion, a wide or a thin
-# process), not *whose* it is. Find a neurite that is about as wide and as bright as the one under the cross: it is as
-# similar as the neurite itself, and the mitochondria of the same neurite are not. So a segmentation cannot be read off
-# the similarity; FGNet predicts affinities instead, which ask only whether two neighbouring voxels belong together.
+# **What to see.** At stride 4, cytoplasm is similar to the cross in almost every neurite. Outlines and mitochondria
+# are not, even in the cross's own neurite. So the features say *what* a pixel looks like (cytoplasm, membrane,
+# mitochondrion, a wide or a thin process), not *whose* it is. At stride 16 almost everything looks alike, and borders
+# no longer stand out. You cannot read a segmentation off the similarity. That is why FGNet predicts affinities, which
+# ask only whether two neighbouring voxels belong together.
 
 # %% [markdown]
 # ## 5 · What a stride loses on a thin neurite
 #
 # Suppose the features were perfect. A map with stride $s$ still has one vector for $s \times s$ voxels. If it can only
 # say one thing about them, the best it can say is the label that most of them have. So we can measure the loss without
-# any network: replace every block by its most frequent label, and compare the neurite $A$ with what became of it, $B$,
-# by the **intersection over union**, IoU $= |A \cap B|\,/\,|A \cup B|$: 1 if nothing changed, 0 if the neurite
-# vanished.
+# any network. We replace every block by its most frequent label, and compare the neurite $A$ with what became of it,
+# $B$. The measure is the **intersection over union**, IoU $= |A \cap B|\,/\,|A \cup B|$: 1 if nothing changed, 0 if
+# the neurite vanished.
 
 
 # %%
@@ -313,8 +315,8 @@ for stride in STRIDES:
     print(f"stride {stride:2} ({nm:4g} nm): {gone:4.0%} of the neurites vanish, {poor:4.0%} have an IoU below 0.5")
 
 # %% [markdown]
-# Now look at one of them: of the neurites of at least 40 voxels that do not touch the edge, the one whose calibre is
-# closest to 6 voxels.
+# Now look at one neurite. Of the neurites that have at least 40 voxels and do not touch the edge, we take the one
+# whose calibre is closest to 6 voxels.
 
 # %%
 edge = set(np.concatenate([section[0], section[-1], section[:, 0], section[:, -1]]))
@@ -325,7 +327,7 @@ top, left = (int(np.clip(p // 16 * 16 - 32, 0, n - 80)) for p, n in zip((y, x), 
 window = slice(top, top + 80), slice(left, left + 80)
 print(f"neurite {thin}: {calibre[thin]:.0f} nm thick; the cross is at y = {y}, x = {x}")
 
-# %% alt="Above: the labels around a thin neurite at full resolution and as blocks of 4, 8 and 16 voxels, where the neurite loses its shape. Below: the neurite alone, and how similar its surroundings are at each stride; at stride 16 one pixel is as wide as the neurite."
+# %% alt="Above: the labels around a thin neurite at full resolution and as blocks of 4, 8 and 16 voxels, where the neurite loses its shape. Below: the neurite alone, and how similar its surroundings are at each stride; at stride 16 one pixel is wider than the neurite."
 figure, axes = plt.subplots(2, 4, figsize=(14, 7))
 for ax, stride in zip(axes[0], coarse, strict=True):
     title = "labels, every voxel" if stride == 1 else f"stride {stride}: IoU {iou(thin, stride):.2f}"
@@ -342,13 +344,14 @@ for ax in axes.flat:
     ax.plot(x - left, y - top, "+", color="red", markersize=14, markeredgewidth=2)
 
 # %% [markdown]
-# **What to see.** Above: what a perfect map of that stride could hold; the IoU is that of the neurite under the cross.
-# Below: what our features show, with the neurite outlined in white. Compare its width with one pixel of stride 16. Many
-# channels help (a vector can say "an edge runs through here"), but the place of that edge is gone. This is why FGNet
-# has a second encoder, the *Fine-Grained Encoder*, that works at full resolution: lesson 03.
+# **What to see.** The upper row shows what a perfect map of each stride could hold; the IoU is that of the neurite
+# under the cross. Its shape gets worse with each stride. The lower row shows what our features hold, with the neurite
+# outlined in white. At stride 16 a single pixel is wider than the neurite. Many channels help, since a vector can say
+# "an edge runs through here", but the position of that edge is lost. This is why FGNet has a second encoder, the
+# *Fine-Grained Encoder*, which works at full resolution: see lesson 03.
 #
-# **Exercise 2.3: a stride that is fine enough.** Give the coarsest stride of 1, 4, 8 and 16 at which a pixel is at most as wide as a
-# neurite is thick; 1 if there is none.
+# **Exercise 2.3: a stride that is fine enough.** You know how thick a neurite is. Of the strides 1, 4, 8 and 16,
+# return the coarsest one at which a pixel is no wider than the neurite. If even stride 1 is too coarse, return 1.
 
 
 # %% tags=["task"]
@@ -368,9 +371,9 @@ checks.fine_stride(my_stride)
 # ## 6 · Random, trained, pretrained
 #
 # Beautiful colours prove little: a network with **random** weights is already a bank of filters, and its maps show
-# edges, too. So we always look at a random twin. Where SAM2.1's official checkpoint is at hand (put
-# `sam2.1_hiera_tiny.pt` into your data folder, or let `fetch` download it), the pretrained one joins; nothing is
-# downloaded here.
+# edges too. So always compare with a random twin. If you have SAM2.1's official checkpoint, the pretrained encoder
+# joins the comparison. To get it, put `sam2.1_hiera_tiny.pt` into your data folder, or let `fetch` download it; this
+# lesson downloads nothing.
 
 # %%
 torch.manual_seed(SEED)
@@ -379,12 +382,12 @@ encoders["tiny, random"] = build_encoder("tiny")
 try:
     encoders["tiny, SAM2.1 pretrained"] = build_encoder("tiny", fetch("sam2.1_hiera_tiny.pt", download=False))
 except FileNotFoundError as missing:
-    print(f"SAM2.1's weights are not here, so they are not shown. {missing}")
+    print(f"SAM2.1's weights are missing, so its pretrained encoder is not shown. {missing}")
 
 with torch.no_grad():
     maps = {name: [f[0] for f in encoder.eval()(raw)] for name, encoder in encoders.items()}
 
-# %% alt="One row for each encoder, random and trained: the section and its features at three strides as colours. Random ones show outlines, too."
+# %% alt="One row for each encoder, random and trained: the section and its features at three strides as colours. Random encoders show outlines too."
 figure, axes = plt.subplots(len(maps), 4, figsize=(13, 3.4 * len(maps)))
 for row, (name, levels) in zip(axes, maps.items(), strict=True):
     plots.show_section(row[0], volume.raw, None, volume.voxel_size, z, name)
@@ -404,7 +407,7 @@ for row, (name, levels) in zip(axes, maps.items(), strict=True):
 quiz.ask("02", "random")
 
 # %% [markdown]
-# The probe, on every map of every encoder:
+# We run the probe on every map of every encoder:
 
 # %%
 borders = widen_borders(volume.labels) == 0
@@ -429,19 +432,19 @@ for name, levels in maps.items():
     print(f"{name:27}", ", ".join(aucs))
 
 # %% [markdown]
-# **What to see.** First, how well random filters already do: borders are dark, and a weighted sum finds dark pixels.
-# What training adds to this question is the difference to the random row of the same size, and no more, however the
-# colours look. It can be small: to find a border is easy, and what makes neuron segmentation hard is the *weak* border,
-# which a wider view and the neighbouring sections have to decide. Second, the loss from left to right: with stride 16
+# **What to see.** First, random filters already do well: borders are dark, and a weighted sum finds dark pixels.
+# Training has added only the difference to the random row of the same size, however the colours look. That difference
+# can be small, because most borders are easy to find. What makes neuron segmentation hard is the *weak* border, which
+# only a wider view and the neighbouring sections can decide. Second, the AUC falls from left to right: with stride 16
 # even the best features cannot place a border to the voxel. (A few sections are a small test; trust clear gaps only.)
 
 # %% [markdown]
 # ## 7 · Explore
 #
-# Move the cross (with the sliders, or by a click on the picture in JupyterLab), change the section and the stride, play
-# through the sections, look at a single channel instead of the main components. *save PNG* and *save GIF* write what you
-# see to your results folder. Below the explorer is one of its pictures, for whoever reads this lesson executed
-# (`make tutorial`) but not running.
+# Move the cross, with the sliders or by a click on the picture in JupyterLab. Change the section and the stride, play
+# through the sections, or look at a single channel instead of the principal components. *save PNG* and *save GIF*
+# write what you see to your results folder. If no kernel is running, for example in the pages that `make tutorial`
+# makes, you see one of its pictures below.
 
 # %%
 explorer = explorers.feature_explorer(volume, [level.numpy() for level in features], session.out_dir)
@@ -459,22 +462,23 @@ checks.report("02")
 # %% [markdown]
 # ## What you learned
 #
-# - FGNet uses SAM2's image encoder alone: a Hiera trunk and an FPN neck; three maps at strides 4, 8 and 16, section by
-#   section.
-# - Principal components and cosine similarity make a map of many channels visible. They show *what* a pixel looks like,
-#   not *whose* it is.
-# - A coarse stride blurs or swallows thin neurites, whatever the features are. That loss is measurable from the labels
-#   alone.
-# - Random features already look convincing. Compare with a random twin, and by a number.
+# - FGNet uses SAM2's image encoder alone, a Hiera trunk and an FPN neck. It gives three maps at strides 4, 8 and 16,
+#   section by section.
+# - Principal components and cosine similarity make a map of many channels visible. They show *what* a pixel looks
+#   like, not *whose* it is.
+# - A coarse stride blurs or swallows thin neurites, however good the features are. You can measure that loss from the
+#   labels alone.
+# - Random features already look convincing. Compare with a random twin, and with a number.
 #
 # ## Try it
 #
 # 1. Move the cross onto a mitochondrion. Which stride tells mitochondria from cytoplasm best?
-# 2. Replace `source="fpn"` by the raw trunk, `build_encoder("mini", source="trunk")`. Which channels come out, and does
-#    the probe change?
-# 3. Make the section brighter, `volume.raw * 0.5 + 100`, before encoding. Which encoder's similarity map changes least?
-# 4. With SAM2.1's checkpoint: is a pretrained photograph network better at borders than a random one? Than our small
-#    one, trained on EM?
+# 2. Replace `source="fpn"` by the raw trunk, `build_encoder("mini", source="trunk")`. How many channels come out, and
+#    does the probe change?
+# 3. Make the section brighter, `volume.raw * 0.5 + 100`, before encoding. Which encoder's similarity map changes
+#    least?
+# 4. With SAM2.1's checkpoint: does an encoder pretrained on photographs find borders better than a random one? And
+#    better than our small one, trained on EM?
 #
 # ## References
 #

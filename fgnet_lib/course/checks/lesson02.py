@@ -16,13 +16,13 @@ def map_shape(answer: Callable[[tuple[int, int, int], int, int], tuple[int, ...]
     """From the shape of a stack (z, y, x), a stride and a number of channels to the shape of the map."""
     for (sections, rows, columns), stride in (((24, 256, 384), 8), ((16, 128, 320), 16)):
         result = ask_array(answer, (sections, rows, columns), stride, 64, shape=(4,))
-        require(result.dtype.kind in "iu", f"A shape is made of integers, and here is a {result.dtype} among them")
+        require(result.dtype.kind in "iu", f"A shape is made of integers, but your answer has {result.dtype}")
         right = np.array([64, sections, rows // stride, columns // stride])
         mistakes = {
-            "z became smaller, and the encoder sees section by section": right // [1, stride, 1, 1],
-            "The order is another: channels, z, y, x": right[[1, 2, 3, 0]],
-            "y and x are still those of the voxels": right * [1, 1, stride, stride],
-            "y and x are exchanged": right[[0, 1, 3, 2]],
+            "z became smaller, but the encoder works section by section and keeps z": right // [1, stride, 1, 1],
+            "The order is wrong: it should be channels, z, y, x": right[[1, 2, 3, 0]],
+            "y and x are still the numbers of voxels": right * [1, 1, stride, stride],
+            "You have swapped y and x": right[[0, 1, 3, 2]],
         }
         words = f"A stack of {sections} x {rows} x {columns} at stride {stride}: {{n}} of the four numbers are wrong"
         compare(result, right, mistakes, words)
@@ -38,13 +38,13 @@ def similarity(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
     length = np.linalg.norm(features, axis=0)
     direction = features / length
     mistakes = {
-        "This is the product of the vectors without their lengths: divide by both": dot,
-        "Only the vector of the pixel (y, x) is divided by its length": dot / length[y, x],
-        "Only the vectors of the other pixels are divided by their lengths": dot / length,
-        "The products of the channels are averaged, and should be added": np.mean(
+        "This is the product of the vectors: divide it by both lengths": dot,
+        "You divide only the vector of the pixel (y, x) by its length": dot / length[y, x],
+        "You divide only the vectors of the other pixels by their lengths": dot / length,
+        "You average the products over the channels; they should be added": np.mean(
             direction[:, y, x, None, None] * direction, axis=0
         ),
-        "The pixel is another one: y comes before x": cosine_similarity(features, x, y),
+        "This is the similarity to another pixel: y comes before x": cosine_similarity(features, x, y),
     }
     otherwise = "{n} pixels are wrong, the first at (y, x) = {at}; at the pixel itself the similarity is 1"
     compare(result, cosine_similarity(features, y, x), mistakes, otherwise)
@@ -56,7 +56,7 @@ def fine_stride(answer: Callable[[float, float], int]) -> None:
     for thickness, voxel in ((100, 8), (64, 8), (20, 8), (500, 4), (4, 8)):
         words = f"for {thickness} nm and voxels of {voxel} nm"
         result = ask(answer, thickness, voxel)
-        require(result in (1, *STRIDES), f"{result!r} is none of the strides, {words}")
+        require(result in (1, *STRIDES), f"{result!r} is not one of the strides, {words}")
         if result * voxel > thickness and result > 1:
             raise Hint(f"A pixel of stride {result} is wider than the neurite, {words}")
         wider = [stride for stride in STRIDES if result < stride and stride * voxel <= thickness]
