@@ -4,11 +4,11 @@
 # <!-- badges -->
 #
 # **What you will learn**
-# - why FGNet needs a second encoder, and how its *DW Block* is built and what it saves;
+# - why FGNet needs a second encoder, how its *DW Block* is built, and what that saves;
 # - how the *Fine-Grained Encoder* (FGE) keeps full detail, and why it never pools along z;
 # - *Feature-Guided Attention* (FGA): one equation, four small layers, and what each of them does to a section;
-# - to write them as modules that equal the library's, number for number;
-# - to read the attention maps a1, a2, a3 of a trained model, and to measure whether they mark membranes.
+# - how to write these parts as modules that equal the library's, number for number;
+# - how to read the attention maps a1, a2, a3 of a trained model, and how to measure whether they mark membranes.
 #
 # **Before you start.** Lesson 02 shows what SAM2's features are. A little PyTorch (`nn.Module`) helps.
 #
@@ -33,7 +33,7 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # SAM2's encoder has seen a great deal, but its finest map has a stride of 4 voxels, and it sees each section alone. A
 # membrane is two or three voxels wide, and neurites run *through* sections. So FGNet adds a small encoder of its own,
 # trained from scratch on EM, at full resolution and in 3D: the **Fine-Grained Encoder**. At strides 4, 8 and 16, where
-# both have a map, SAM2's features tell the fine ones where to look: **Feature-Guided Attention**.
+# both encoders have a map, SAM2's features tell the fine ones where to look: **Feature-Guided Attention**.
 #
 # ```
 # raw ─┬─ SAM2 encoder ────── S1 (stride 4)   S2 (stride 8)   S3 (stride 16)
@@ -75,8 +75,8 @@ print(f"{volume.name}: {volume.shape} voxels of {volume.voxel_size} nm")
 print("the trained model:", model.config)
 
 # %% [markdown]
-# For building, a small piece is enough: four sections of at most 192 × 192 voxels. Grey values become numbers from 0 to
-# 1.
+# A small piece is enough to build with: four sections of at most 192 × 192 voxels. Grey values become numbers from 0
+# to 1.
 
 # %%
 depth, height, width = volume.shape
@@ -90,16 +90,16 @@ print("raw:", tuple(raw.shape), "= batch, channel, z, y, x")
 # ## 2 · The DW Block
 #
 # A dense 3 × 3 × 3 convolution from $C$ to $C$ channels has $27\,C^2$ weights: every channel looks at every neighbour
-# in every channel. A **depthwise** convolution splits the work. First each channel looks at its own neighbours only,
-# then a **pointwise** (1 × 1 × 1) pair of layers mixes the channels, widening them by a factor $e$ in between:
+# in every channel. A **depthwise** convolution splits the work. First each channel looks only at its own neighbours.
+# Then a **pointwise** (1 × 1 × 1) pair of layers mixes the channels, and widens them by a factor $e$ in between:
 #
 # $$\mathrm{DW}(x) = x + W_2\,\mathrm{GELU}\bigl(W_1\,\mathrm{norm}(\mathrm{depthwise}(x))\bigr), \qquad W_1: C \to eC,\quad W_2: eC \to C.$$
 #
-# The input is added at the end (a *residual*), so the block only has to learn a correction. `norm` is GroupNorm: it
-# works with a batch of one, which is what fits in memory in 3D.
+# The input is added at the end (a *residual*), so the block only has to learn a correction. `norm` is GroupNorm. It
+# works with a batch of one, which is often all that fits into memory in 3D.
 #
-# **Exercise 3.1: the weights of a DW Block.** How many weights have its three convolutions together (without biases and
-# norm), for $C$ channels and a factor $e$?
+# **Exercise 3.1: the weights of a DW Block.** How many weights do its three convolutions have together, for $C$
+# channels and a factor $e$? Leave out biases and norm.
 
 
 # %% tags=["task"]
@@ -116,13 +116,13 @@ def my_weights(channels, expand):
 checks.dw_weights(my_weights)
 
 # %% [markdown]
-# And how much less is that? The mini model has up to 96 channels, and $e = 2$.
+# And how many times fewer is that? The mini model has up to 96 channels, and $e = 2$.
 
 # %%
 quiz.ask("03", "fewer-weights")
 
 # %% [markdown]
-# Written as a module, with its parameters counted beside those of one dense convolution:
+# Here is the block as a module. We count its parameters, and those of one dense convolution:
 
 
 # %%
@@ -145,9 +145,9 @@ for channels in model.config.widths[::2]:
     print(f"{channels:3} channels: DW Block {count:7,} parameters, one dense convolution {count_dense:8,}")
 
 # %% [markdown]
-# **Is it the library's?** Take the weights of a block in the trained model, load them into the class above, and compare
-# the outputs. The names of the layers have to agree, or loading fails; the numbers have to agree, or the comparison
-# does.
+# **Does it equal the library's?** Take the weights of a block in the trained model, load them into the class above,
+# and compare the outputs. If the names of the layers differ, loading fails; if the numbers differ, the comparison
+# fails.
 
 # %%
 trained_block = model.fine_encoder.blocks[3]
@@ -159,11 +159,11 @@ with torch.no_grad():
 print("equal: our DW Block and the library's")
 
 # %% [markdown]
-# **Are fewer weights less time?** Not everywhere: a depthwise filter computes little for each number that it fetches,
-# and a CPU may mostly wait for memory. The shipped mini model was to be trained on a CPU; at its finest levels, where
-# channels are few and maps are large, a *dense block* stands in for the DW Block (our choice: `dense_levels`).
-# EfficientNetV2 fuses its first blocks for the same reason. Which is quicker on *this* machine, at full resolution with few
-# channels, and in a smaller map with twice as many?
+# **Do fewer weights take less time?** Not everywhere. A depthwise filter computes little for each number that it
+# fetches, so a CPU may spend most of its time waiting for memory. The shipped mini model had to be trained on a CPU.
+# At its finest levels, where channels are few and maps are large, a *dense block* replaces the DW Block (our choice:
+# `dense_levels`). EfficientNetV2 fuses its first blocks for the same reason. Which block is quicker on *this* machine,
+# at full resolution with few channels, and in a smaller map with twice as many?
 
 
 # %%
@@ -191,17 +191,18 @@ for channels, size in zip(model.config.widths[:2], ((16, 128, 128), (8, 64, 64))
         print(f"{channels} channels at {size}: {type(block).__name__:10} {weights:6,} weights, {milliseconds:4.0f} ms")
 
 # %% [markdown]
-# **What to see.** Compare the two lines of each shape. Weights do not tell which is quicker: the shape of the map and the
-# machine decide. So it has to be measured where the block is to be used.
+# **What to see.** Compare the two lines of each shape. The DW Block has about five times fewer weights, but that does
+# not tell you which block is quicker: the shape of the map and the machine decide. So measure it where you want to use
+# the block.
 #
 # ## 3 · The Fine-Grained Encoder, without guidance yet
 #
-# A stem (a 1 × 5 × 5 convolution: in-plane only, because the first thing to see is the section) gives the first
-# channels at full resolution; there are so many voxels that they get no block of their own before the decoder. Then
-# four times: halve y and x by a convolution with stride (1, 2, 2), and a block (DW, or dense at the finest levels).
-# **z is never pooled**: sections are often much thicker than voxels are wide (look at the voxel size above), and what
-# is halved along z can hardly be found again. The 3 × 3 × 3 filters do see the neighbouring sections: this is where
-# the network learns that neurites continue.
+# A stem gives the first channels at full resolution. It is a 1 × 5 × 5 convolution, in-plane only, because the first
+# thing to see is the section. Full resolution has so many voxels that it gets no block of its own before the decoder.
+# Then follow four levels. Each halves y and x by a convolution with stride (1, 2, 2), and adds a block (DW, or dense
+# at the finest levels). **z is never pooled**: sections are often much thicker than voxels are wide (look at the voxel
+# size above), and detail that is lost along z can hardly be recovered. The 3 × 3 × 3 filters do see the neighbouring
+# sections: here the network learns that neurites continue.
 
 # %%
 widths = model.config.widths
@@ -215,20 +216,21 @@ print("stride 1:", tuple(level0.shape), "  stride 2:", tuple(level1.shape), "  z
 # %% [markdown]
 # ## 4 · Feature-Guided Attention, from the equation
 #
-# At stride 4, 8 and 16 we have two maps of the same size: $S_i$ from SAM2 and $F_i$ from the FGE. We want one number
-# between 0 and 1 for every pixel, that says how much the fine features matter there. Three demands lead to the formula:
+# At strides 4, 8 and 16 we have two maps of the same size: $S_i$ from SAM2 and $F_i$ from the FGE. We want one number
+# between 0 and 1 for every pixel, which says how much the fine features matter there. Three demands lead to the
+# formula:
 #
 # 1. **Both must have a say**, but they have different channels. So project both to the same number of channels and
 #    *add*: $W_s S_i + W_f F_i$.
-# 2. **The two must be able to interact**: "an edge, but only if SAM2 does not see the inside of a mitochondrion". A sum
-#    alone cannot say "but only if"; a sum followed by $\mathrm{ReLU}$ can.
-# 3. **The result is a weight**: mix the channels into one ($W_a$), and squash to $[0, 1]$ by a sigmoid.
+# 2. **The two must be able to interact**: "an edge, but only if SAM2 does not see the inside of a mitochondrion". A
+#    sum alone cannot say "but only if"; a sum followed by $\mathrm{ReLU}$ can.
+# 3. **The result is a weight**: mix the channels into one ($W_a$), and squash it to $[0, 1]$ by a sigmoid.
 #
 # $$a_i = \sigma\bigl(W_a\,\mathrm{ReLU}(W_s S_i + W_f F_i)\bigr), \qquad F_i' = F_i + F_i \odot a_i.$$
 #
-# Nothing but additions and multiplications, as the paper says. The residual form means that a weight of 0 leaves $F_i$
-# as it is, and a weight of 1 doubles it: attention can stress, but it can never erase, and the gradient always has a
-# way through. Step by step, at stride 4 of the trained model:
+# The features meet only in additions and multiplications, as the paper says. In this residual form a weight of 0
+# leaves $F_i$ as it is, and a weight of 1 doubles it. So attention can stress but never erase, and the gradient always
+# has a way through. We go through it step by step, at stride 4 of the trained model:
 
 # %%
 fga = model.fine_encoder.guides[0]  # stride 4
@@ -244,7 +246,7 @@ for name, tensor in {"S1": S, "F1": fine, "Ws S1": says_sam2, "Wf F1": says_fine
     print(f"{name:6} {tuple(tensor.shape)}, from {tensor.min():6.2f} to {tensor.max():5.2f}")
 
 # %% [markdown]
-# Which of the two decides? Before the ReLU they are simply added, so their spreads can be compared. The pictures show
+# Which of the two decides? Before the ReLU they are simply added, so you can compare their spreads. The pictures show
 # the mean over the channels.
 
 # %% alt="A section, and the steps of attention at stride 4: SAM2's part, dark along outlines; the fine part; the ReLU of their sum; the attention a1."
@@ -263,9 +265,13 @@ for ax, label in zip(axes, ("grey value", *["mean over channels"] * 3, "attentio
     figure.colorbar(ax.images[0], ax=ax, location="bottom", label=label)
 
 # %% [markdown]
-# **Exercise 3.2: feature-guided attention.** Now as a module. The layers are there; write what it computes: both equations
-# above. It gives the guided features $F'$ and the attention map $a$. The check loads trained weights into it, and
-# compares it with the library's.
+# **What to see.** SAM2's part and the fine part are both dark along outlines, so both see membranes. The ReLU and
+# $W_a$ turn their sum into one weight per pixel, $a_1$. The percentage above the figure says how much of the sum
+# varies with SAM2.
+#
+# **Exercise 3.2: feature-guided attention.** Now write it as a module. The layers are given; write the two equations
+# above. Return the guided features $F'$ and the attention map $a$. The check loads trained weights into your module,
+# and compares it with the library's.
 
 
 # %% tags=["task"]
@@ -298,7 +304,7 @@ class MyAttention(nn.Module):
 checks.attention(MyAttention)
 
 # %% [markdown]
-# The library's module does the same, and so do the steps that we took by hand:
+# The library's module does the same as our steps by hand:
 
 # %%
 with torch.no_grad():
@@ -310,8 +316,8 @@ print(f"equal: attention by hand and by the library's {type(fga).__name__}")
 # %% [markdown]
 # ## 5 · The whole guided encoder
 #
-# Put together: from stride 4 on, every level is guided, and it is the **guided** map $F_i'$ that goes on to the next
-# level (and later to the decoder). So $a_1$ also has a say in what the coarser levels see.
+# Put together: from stride 4 on, every level is guided, and the **guided** map $F_i'$ goes on to the next level (and
+# later to the decoder). So $a_1$ also has a say in what the coarser levels see.
 
 
 # %%
@@ -352,15 +358,16 @@ for stride, tensor in zip((1, 2, *STRIDES), pyramid, strict=True):
 print("attention:", [tuple(a.shape) for a in attention])
 
 # %% [markdown]
-# You have written the heart of FGNet. What is left of `fgnet_lib/fgnet.py` are two decoders: one reads SAM2's maps
-# alone and gives the coarse affinities $A_s$, the other reads the guided pyramid through skip connections and gives
-# the refined affinities $A_r$.
+# You have written the heart of FGNet. The rest of `fgnet_lib/fgnet.py` is two decoders. One reads only SAM2's maps and
+# gives the coarse affinities $A_s$. The other reads the guided pyramid through skip connections and gives the refined
+# affinities $A_r$.
 #
 # ## 6 · What the trained model attends to
 #
 # `predict` takes the whole volume through the network in overlapping tiles. The figure has the layout of Figure 4 of
-# the paper: one row per section, successive from top to bottom; then EM, ground truth and a1, a2, a3 in warm colours
-# (**bright = high weight**). Each map has its own range of colours: read the colour bars.
+# the paper. Each row is a section, and the rows follow each other from top to bottom. The columns are EM, ground
+# truth, and a1, a2, a3 in warm colours (**bright = high weight**). Each map has its own range of colours: read the
+# colour bars.
 
 # %% alt="Three successive sections, one row each: EM, ground truth, and the attention maps a1, a2, a3 in warm colours; a1 is fine, bright inside of wide neurites and dark along outlines; a2 and a3 are coarse, and dark but for some places."
 prediction = predict(model, volume.raw, device=session.device)
@@ -369,8 +376,9 @@ sections = range(max(0, middle - 1), min(depth, middle + 2))
 figure = plots.attention_grid(volume.raw, volume.labels, prediction.attention, list(sections), volume.voxel_size)
 
 # %% [markdown]
-# **What to see.** Does a1 follow outlines? Are the outlines bright, or dark? Do the same places light up in successive
-# sections? And a3: is there structure left, or only a broad pattern?
+# **What to see.** On the phantom, a1 is bright inside some wide neurites and dark along many outlines, and the same
+# neurites are bright in successive sections. a2 is close to 0 almost everywhere, with a few bright pixels. a3 has only
+# a broad pattern: a single pixel covers whole neurites.
 #
 # ## 7 · Measured: how much attention falls on membranes
 #
@@ -378,12 +386,13 @@ figure = plots.attention_grid(volume.raw, volume.labels, prediction.attention, l
 # neurites than inside them?** Borders are the voxels where `widen_borders` of lesson 01 writes 0, one voxel to each
 # side of every contact. For each map we measure
 #
-# - the **AUC**: how often a random border voxel has a higher weight than a random interior one. 0.5 means that
+# - the **AUC**: how often a random border voxel has a higher weight than a random interior voxel. 0.5 means that
 #   attention says nothing about borders, 1 that borders are always brighter, and **0 that they are always darker**;
 # - the mean weight on borders, divided by the mean inside.
 #
-# **Exercise 3.3: the AUC.** Write it as it is defined above: take every pair of a border voxel and an interior one; how often has the
-# border voxel the higher weight? Equal weights count half. (All pairs of two small arrays: `p[:, None] > q`.)
+# **Exercise 3.3: the AUC.** Write it as it is defined above: take every pair of a border voxel and an interior voxel.
+# How often does the border voxel have the higher weight? Equal weights count half. (`p[:, None] > q` compares all
+# pairs of two small arrays.)
 
 
 # %% tags=["task"]
@@ -408,9 +417,9 @@ checks.auc(my_auc)
 quiz.ask("03", "sign")
 
 # %% [markdown]
-# The sign is free! Nothing in the loss says that attention must be *high* on membranes. A network that lowers the
-# weight on membranes and turns the following filters round computes the same thing. So both signs count as structure,
-# and we report what we find.
+# The sign is arbitrary! Nothing in the loss says that attention must be *high* on membranes. A network that lowers the
+# weight on membranes, and inverts the filters that follow, computes the same thing. So both signs count as structure,
+# and we report which one this model has.
 
 # %%
 widened = widen_borders(volume.labels)
@@ -433,7 +442,8 @@ for level, (a, stride) in enumerate(zip(prediction.attention, STRIDES, strict=Tr
     print(f"a{level}: AUC {aucs[-1]:.3f}, mean on borders / inside {ratio:.2f}: borders are {sign}")
 
 # %% [markdown]
-# The distributions behind these numbers. Most weights lie near 0 or near 1, so the vertical axis is logarithmic:
+# Here are the distributions behind these numbers. Most weights lie near 0 or near 1, so the vertical axis is
+# logarithmic:
 
 # %% alt="Histograms of a1, a2 and a3, on borders and inside of neurites: the two overlap widely at each level, and those of borders lie more to the left; the vertical axis is logarithmic."
 figure, axes = plt.subplots(1, 3, figsize=(14, 3.6), sharey=True)
@@ -448,21 +458,24 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
     ax.legend()
 
 # %% [markdown]
-# **What to see.** How far apart are the two histograms? The further apart, on either side, the more attention knows
-# about borders. Two limits keep the numbers from 0 and 1. A pixel of stride 16 spans many voxels and both kinds of
-# them, so a3 cannot separate well whatever it has learned (lesson 02, part 5). And attention has no duty to mark
-# membranes: it learned what helps the affinities.
+# **What to see.** In the shipped model borders are darker at all three levels: their histograms lie further to the
+# left. But borders and interiors overlap widely, so no map is a map of membranes. The further apart the two histograms
+# are, on either side, the more attention knows about borders. Two limits keep the AUC away from 0 and 1. A pixel of
+# stride 16 covers many voxels of both kinds, so a3 cannot separate them well whatever it has learned (lesson 02, part
+# 5). And attention need not mark membranes: it learned what helps the affinities.
 #
-# **A caution.** Attention shows where a factor is large. It does not prove that this is *why* the network decides as it
-# does. For that we have to change the attention, and see whether the affinities change with it. The next part does.
+# **A caution.** Attention shows where a factor is large. It does not prove that this is *why* the network decides as
+# it does. To test that, we have to change the attention and see whether the affinities change with it. Part 8 does
+# this.
 #
 # ## 8 · Explore
 #
-# Slide or play through the sections, switch between a1, a2 and a3, enlarge, and outline the ground truth or what was
-# found. The cross (move it with the sliders, or in JupyterLab by a click) asks three things at one place: the weights of
-# all levels (the table), what looks like it to SAM2 (the second picture), and how strongly the guided fine features
-# respond (the third: the length of $F'$). *save PNG* and *save GIF* write what you see to your results folder. Below the
-# explorer is one of its pictures, for whoever reads this lesson executed (`make tutorial`) but not running.
+# Slide or play through the sections, switch between a1, a2 and a3, enlarge, and outline the ground truth or the
+# segmentation. Move the cross with the sliders, or by a click in JupyterLab. It asks three questions at one point.
+# What are the weights of all levels? (The table.) What looks like it to SAM2? (The second picture.) How strongly do
+# the guided fine features respond? (The third picture: the length of $F'$.) *save PNG* and *save GIF* write what you
+# see to your results folder. If no kernel is running, for example in the pages that `make tutorial` makes, you see one
+# of its pictures below.
 
 # %%
 threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
@@ -474,23 +487,23 @@ explorer
 explorer.draw(z=middle, level="a1", opacity=0.7)
 
 # %% [markdown]
-# **What if?** Choose *what if a is 0*: the map of that level is replaced before it is multiplied, and the whole network
-# behind it computes again. The pictures to the right are the affinities that follow, and their change: purple
-# where voxels are now joined more, orange where less. The table says how many affinities cross 0.5.
+# **What if?** Choose *what if a is 0*: this replaces the map of that level before it is multiplied, and the rest of
+# the network computes again. The pictures to the right show the new affinities and their change: purple where voxels
+# are now joined more, orange where they are joined less. The table says how many affinities cross 0.5.
 
 # %%
 quiz.ask("03", "zero")
 
 # %% [markdown]
-# With 0 the fine features go on unstressed, with 1 they are doubled everywhere, and with *mean* only the *where* is
-# lost. Set to 0:
+# With 0 the fine features are not stressed anywhere. With 1 they are doubled everywhere. With *mean* only the *where*
+# is lost. Here a1 is set to 0:
 
 # %% alt="The explorer with a1 set to 0: the section under an even map, the affinities that follow, and their change in purple and orange, above all along borders."
 explorer.draw(z=middle, level="a1", what_if="0")
 
 # %% [markdown]
-# The same in numbers, for the small piece of part 1. `attention_set_to` is what the explorer uses: inside the `with`, the
-# model computes with another a.
+# The same in numbers, for the small piece of part 1. The explorer uses `attention_set_to`: inside the `with`, the
+# model computes with another map.
 
 # %%
 model.cpu()
@@ -504,18 +517,22 @@ with torch.no_grad():
         print(f"a{level} set to {value!s:4}: mean change {change:.3f}, {crossed:.2%} of the affinities cross 0.5")
 
 # %% [markdown]
-# **What to see.** A level whose map may be replaced by its mean with little change does not use *where* it attends, however
-# striking its picture is. A change of many affinities says that the decoder relies on the map; it does not say that it
-# would segment worse if it had been **trained** without. That is another experiment: an ablation.
+# **What to see.** If you can replace the map of a level by its mean and little changes, then the model does not use
+# *where* this level attends, however striking its picture is. If many affinities change, the decoder relies on the
+# map. But that does not say that the model would segment worse if it had been **trained** without the map. That is
+# another experiment: an ablation.
 #
 # ## 9 · Used, or decoration? Measured on many trainings
 #
-# So far we looked at one model, and at affinities. `make results` asks the same of every model that it trains, on all of FIB-25's
-# validation part, and down to the segmentation. It writes files, and this part shows what is in them today: for each map the
-# AUC for membranes, the correlation with the error of $A_r$, and the VOI when the map is replaced by 0, by its mean, or by 1.
-# The threshold is that of the untouched model, so only the map changes. Where a model was trained once, no spread is known.
-# The sign is free, and another one in the next training. So that signs do not cancel in a mean, an AUC of 0.2 counts as 0.8
-# here, and *darker* says in how many runs membranes had the lower weights. Correlations are given without their sign, too.
+# So far we looked at one model, and at affinities. `make results` asks the same of every model that it trains, on all
+# of FIB-25's validation part, and goes on to the segmentation. It writes files, and this part shows what is in them
+# today. For each map you see the AUC for membranes, the correlation with the error of $A_r$, and the VOI when the map
+# is replaced by 0, by its mean, or by 1. The threshold stays that of the untouched model, so only the map changes. If
+# a model was trained once, no spread is known.
+#
+# The sign is arbitrary: it may flip from one training to the next. So that signs do not cancel in a mean, an AUC of
+# 0.2 counts as 0.8 here, and *darker* says in how many runs membranes had the lower weights. Correlations are given
+# without their sign too.
 
 # %%
 from fgnet_lib.study import statistics, table
@@ -552,12 +569,14 @@ for ax, nothing in zip(axes, (0.5, 0, 0), strict=True):
 plt.show()
 
 # %% [markdown]
-# **What to see.** On the left, the dotted line is no relation, 1 would be a map of membranes. On the right a map at the line may be replaced
-# without harm; each run is a mark of its own. The *mean* is the fairest replacement: it keeps how strongly a level is stressed, and
-# takes away only *where* (within each window of the prediction, for there the mean is taken).
-# 0 and 1 also change the scale of what the next layers get, and do damage for that reason alone.
+# **What to see.** In the left panel a map at the dotted line says nothing about membranes; 1 would be a map of
+# membranes. Most maps lie nearer to the line than to 1. In the right panel you may replace a map at the line without
+# harm; each mark is one run. The *mean* is the fairest replacement: it keeps how strongly a level is stressed, and
+# takes away only *where* (within each window of the prediction, because the mean is taken there). 0 and 1 also change
+# the scale of what the next layers get, and do damage for that reason alone.
 #
-# What does fine-tuning do to the maps, and does it matter where they look? These sentences are computed from the files:
+# What does fine-tuning do to the maps, and does it matter where they look? These sentences are computed from the
+# files:
 
 # %%
 of = {(m.row, m.level): m for m in maps}
@@ -569,9 +588,9 @@ for m in maps:
     print(f"{TITLES[m.row]}: VOI when {m.level} is set to its mean: {statistics.paired(m.set_to['mean'], m.voi)}")
 
 # %% [markdown]
-# A difference within the spread says: *not shown*, neither used nor unused. A change in the only run is true of that model; whether the next
-# training would show it is open. [Lesson 07](07_ablations_and_results.ipynb) explains these sentences,
-# and compares with a U-Net that was trained without SAM2 and attention.
+# A difference within the spread says *not shown*: neither used nor unused. A change in the only run is true of that
+# model; whether the next training would show it is open. [Lesson 07](07_ablations_and_results.ipynb) explains these
+# sentences, and compares with a U-Net that was trained without SAM2 and attention.
 
 # %% [markdown]
 # ## Your exercises
@@ -582,23 +601,24 @@ checks.report("03")
 # %% [markdown]
 # ## What you learned
 #
-# - A DW Block splits a 3D convolution into a look at the neighbours (depthwise) and a mix of the channels (pointwise),
-#   for far fewer weights.
+# - A DW Block splits a 3D convolution into a look at the neighbours (depthwise) and a mix of the channels (pointwise).
+#   This takes far fewer weights.
 # - The Fine-Grained Encoder works at full resolution and never pools z.
-# - Feature-Guided Attention is $F' = F + F \odot \sigma(W_a\,\mathrm{ReLU}(W_s S + W_f F))$: SAM2's features decide,
-#   together with the fine ones, which fine features to stress.
-# - Attention maps are to be measured as well as looked at, and their sign is free.
-# - Whether a map is used shows when it is replaced, and whether it is worth having when a model is trained without it.
+# - Feature-Guided Attention is $F' = F + F \odot \sigma(W_a\,\mathrm{ReLU}(W_s S + W_f F))$: SAM2's features and the
+#   fine ones decide together which fine features to stress.
+# - Measure attention maps as well as looking at them. Their sign is arbitrary.
+# - Replace a map to see whether the model uses it. Train a model without it to see whether it is worth having.
 #
 # ## Try it
 #
 # 1. **Cut the guide.** Call `model.fine_encoder(raw, [torch.zeros_like(s) for s in guides])`. How much do the maps
 #    change? At which stride does SAM2 matter most?
-# 2. **Two models at once.** `explorers.attention_explorer(volume, {"trained": model, "untrained": fgnet.FGNet(model.config)})`
-#    shows both on the same sliders and the same colours. What of the pictures has training made?
+# 2. **Two models at once.** `explorers.attention_explorer(volume, {"trained": model, "untrained":
+#    fgnet.FGNet(model.config)})` shows both on the same sliders and in the same colours. What did training change in
+#    these pictures?
 # 3. Change our formula to $F' = F \odot a$ (the switch `attention="plain"` of `FGNetConfig`). What can the network do
-#    now that it could not before? And with `attention="additive"`, $F' = F + W_v S \odot a$?
-# 4. Run this notebook with `DATASET = "fib25"`. Do the AUCs change sign on other tissue?
+#    now that it could not do before? And with `attention="additive"`, $F' = F + W_v S \odot a$?
+# 4. Run this notebook with `DATASET = "fib25"`. Do the AUCs cross 0.5 on other tissue?
 #
 # ## References
 #

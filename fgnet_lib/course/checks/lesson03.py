@@ -19,12 +19,12 @@ def dw_weights(answer: Callable[[int, int], int]) -> None:
     for channels, expand in ((48, 4), (10, 3)):
         depthwise, pointwise = np.array(27 * channels), np.array(expand * channels**2)
         mistakes = {
-            "Every channel looks at its own neighbours only: that is what depthwise means": 27 * channels**2
+            "In a depthwise convolution every channel looks only at its own neighbours": 27 * channels**2
             + 2 * pointwise,
             "There are two pointwise layers: one widens, one narrows": depthwise + pointwise,
             "The depthwise convolution is missing": 2 * pointwise,
             "Both pointwise layers have e times as many weights as without widening": depthwise + 2 * channels**2,
-            "In 3D a voxel has 27 places to look at": 9 * channels + 2 * pointwise,
+            "In 3D a 3 x 3 x 3 filter covers more than 9 voxels": 9 * channels + 2 * pointwise,
         }
         result = ask_array(answer, channels, expand, shape=())
         otherwise = f"{result} is not the number of weights for {channels} channels and e = {expand}"
@@ -34,12 +34,14 @@ def dw_weights(answer: Callable[[int, int], int]) -> None:
 @exercise("03", "feature-guided attention", points=2)
 def attention(answer: type[nn.Module]) -> None:
     """A module that gives F' and a from F and S, with the layers from_guide, from_fine and to_map."""
-    require(isinstance(answer, type), "The class is wanted, without (): MyAttention")
+    require(isinstance(answer, type), "Give the class itself, without (): MyAttention")
     torch.manual_seed(0)
     library = FeatureGuidedAttention(6, 4, "residual")
     module = answer(6, 4)
     names = {name for name, _ in module.named_parameters()}
-    require(names == set(library.state_dict()), f"The layers have other names or are others: {sorted(names)}")
+    require(
+        names == set(library.state_dict()), f"Keep the layers of the stub and their names; yours are {sorted(names)}"
+    )
     module.load_state_dict(library.state_dict())
     fine, guide = torch.randn(2, 4, 2, 5, 5), torch.randn(2, 6, 2, 5, 5)
     with torch.no_grad():
@@ -50,24 +52,24 @@ def attention(answer: type[nn.Module]) -> None:
         bare = library.to_map(added.relu())
         product = torch.sigmoid(library.to_map((library.from_guide(guide) * library.from_fine(fine)).relu()))
     two = isinstance(result, tuple | list) and len(result) == 2
-    require(two, "Two things should come back: the guided features, and the map a")
+    require(two, "`forward` should return two things: the guided features, and the map a")
     if [getattr(one, "shape", None) for one in result] == [a.shape, guided.shape]:
-        raise Hint("The two that come back are exchanged: first the features, then the map")
+        raise Hint("You have swapped the two results: first the features, then the map")
     require(getattr(result[1], "shape", None) == a.shape, f"The map should have the shape {tuple(a.shape)}")
     require(getattr(result[0], "shape", None) == guided.shape, f"F' should have the shape {tuple(guided.shape)}")
     mistakes = {
-        "The sum goes on without a ReLU": linear,
+        "The ReLU after the sum is missing": linear,
         "The map is not squashed to values from 0 to 1": bare,
-        "The two projections are multiplied, and should be added": product,
+        "You multiply the two projections; they should be added": product,
     }
-    otherwise = "{n} values of the map a are not those of the equation, the first at {at}"
+    otherwise = "{n} values of the map a differ from the equation, the first at {at}"
     compare(result[1].numpy(), a.numpy(), {hint: one.numpy() for hint, one in mistakes.items()}, otherwise)
     mistakes = {
         "F itself is lost where a is small: what is added to F * a?": fine * a,
-        "F goes on without its guidance": fine,
-        "Attention is added to F, and should weigh it": fine + a,
+        "You return F without its guidance": fine,
+        "You add the attention to F; it should multiply F": fine + a,
     }
-    otherwise = "The map a is right, and {n} values of F' are not"
+    otherwise = "The map a is right, but {n} values of F' are wrong"
     compare(result[0].numpy(), guided.numpy(), {hint: one.numpy() for hint, one in mistakes.items()}, otherwise)
 
 
@@ -79,14 +81,14 @@ def auc(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     result = ask_array(answer, weights, borders, shape=())
     p, q = weights[borders][:, None], weights[~borders]
     mistakes = {
-        "Equal weights do not count, and should count half": np.mean(p > q),
-        "Equal weights count in full, and should count half": np.mean(p >= q),
-        "Inside and borders are exchanged": np.mean((p < q) + 0.5 * (p == q)),
-        "These are the pairs themselves: which share of them is it?": np.sum((p > q) + 0.5 * (p == q)),
-        "Not every pair is counted: each border voxel meets every interior one": np.mean(
+        "Equal weights do not count; they should count half": np.mean(p > q),
+        "Equal weights count in full; they should count half": np.mean(p >= q),
+        "You have swapped borders and interior": np.mean((p < q) + 0.5 * (p == q)),
+        "This is a number of pairs: what share of all pairs is it?": np.sum((p > q) + 0.5 * (p == q)),
+        "You do not count every pair: compare each border voxel with every interior voxel": np.mean(
             (p[:, 0] > q) + 0.5 * (p[:, 0] == q)
         ),
-        "This is a ratio of means, and not how often one is higher": np.mean(p) / np.mean(q),
+        "This is a ratio of means, not how often the border voxel is higher": np.mean(p) / np.mean(q),
     }
-    otherwise = f"{float(result):.3f} is not how often a border voxel is higher than an interior one"
+    otherwise = f"{float(result):.3f} is not how often a border voxel is higher than an interior voxel"
     compare(result, np.array(roc_auc(weights, borders)), mistakes, otherwise)
