@@ -7,11 +7,11 @@
 #
 # - what a training patch and its target are, and why the loss must be balanced between the two classes;
 # - what fp32, fp16 and bf16 are, and which one your device should use;
-# - where the memory goes, computed for every size of SAM2;
+# - how to compute where the memory goes, for every size of SAM2;
 # - the two regimes of FGNet: SAM2 frozen first, fine-tuned afterwards;
 # - how to lose a session in the middle of training, and go on as if nothing had happened.
 #
-# **Before you start.** Lesson 01 explains targets, lesson 03 the model; neither is required.
+# **Before you start.** Lesson 01 explains targets and lesson 03 the model; you can do without either.
 #
 # <!-- times -->
 
@@ -31,12 +31,12 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %% [markdown]
 # ## 1 · Patches
 #
-# A volume does not fit into a network at once. Training cuts a random **patch** from it, changes the patch at random
-# (lesson 01), and only then computes the target: affinities of labels whose borders were widened by one voxel. A
-# **mask** says where the target is known.
+# A whole volume is too large for one pass through the network. Training cuts a random **patch** from it, changes the
+# patch at random (lesson 01), and only then computes the target: affinities of labels whose borders were widened by
+# one voxel. A **mask** says where the target is known.
 #
-# Item number *k* of the library's `PatchDataset` depends on the seed and on *k*, and on nothing else. Keep that in mind:
-# it is what will save us in part 6.
+# Item number *k* of the library's `PatchDataset` depends on the seed and on *k*, and on nothing else. Keep that in
+# mind: it will save us in part 6.
 
 # %%
 import matplotlib.pyplot as plt
@@ -62,15 +62,15 @@ for k, (above, below) in enumerate(axes.T):
     plots.show_affinities(below, target, volume.voxel_size, title=f"patch {k}: target")
 
 # %% [markdown]
-# **What to see.** The same kind of tissue, turned, stretched, darker or brighter. Most of a target is white:
-# neighbouring voxels usually belong to the same neuron. Black are the widened borders. Cyan, without red, is where the
-# section before shows another neuron: joined in-plane, not along z. The lines along the top and the left are the
-# first voxels, which have no predecessor inside the patch; the mask excludes them.
+# **What to see.** All patches show the same kind of tissue, turned, stretched, darker or brighter. Most of a target is
+# white, because neighbouring voxels usually belong to the same neuron. The widened borders are black. In cyan areas
+# (no red) the section before shows another neuron: the voxels are joined in-plane, but not along z. The lines along
+# the top and the left are the first voxels, which have no predecessor inside the patch; the mask excludes them.
 #
 # ## 2 · A loss that does not ignore the borders
 #
-# "Usually" is a trap. Before a network has learned anything, the best it can do is to answer the same probability $p$
-# everywhere. Which one?
+# "Usually" is a trap. Before a network has learned anything, it can do no better than to answer the same probability
+# $p$ everywhere. Which one?
 
 # %%
 quiz.ask("04", "one-answer")
@@ -80,13 +80,13 @@ quiz.ask("04", "one-answer")
 #
 # $$-s \log p - (1 - s) \log (1 - p), \qquad \text{least at } p = s.$$
 #
-# Since $s$ is far above one half, the first thing the network learns is *everything is joined*: one neuron. The cure is to
-# average over the two classes separately, which is cross-entropy with $s = 1/2$:
+# Since $s$ is far above one half, the first thing the network learns is *everything is joined*: one neuron. The cure
+# is to average over the two classes separately, which is cross-entropy with $s = 1/2$:
 #
 # $$-\tfrac12 \log p - \tfrac12 \log (1 - p), \qquad \text{least at } p = \tfrac12.$$
 #
-# **Exercise 4.1: a balanced loss.** Write this for any answers: `p` are the probabilities that a network gives, and `target` the true
-# affinities, 0 or 1, of the same shape. Each class has half of the say, however rare it is.
+# **Exercise 4.1: a balanced loss.** Write this for any answers. `p` has the probabilities that a network gives, and
+# `target` the true affinities, 0 or 1, in the same shape. Each class makes up half of the loss, however rare it is.
 
 
 # %% tags=["task"]
@@ -105,7 +105,7 @@ def my_loss(p, target):
 checks.balanced_loss(my_loss)
 
 # %% [markdown]
-# Back to the network that gives one answer everywhere. Both costs over all answers:
+# Back to the network that gives one answer everywhere. Here are both costs for all answers:
 
 # %% alt="Cross-entropy over the answer p given everywhere: the plain one is least near the share of ones, the balanced one at one half. Dots mark both."
 examples = [patches[k] for k in range(4)]
@@ -121,7 +121,8 @@ ax.legend()
 print(f"{100 * share:.1f} % of the affinities are 1")
 
 # %% [markdown]
-# The same in gradients: who pulls on an undecided network, all of whose logits are 0: the borders or the inside?
+# The same in gradients. All logits of an undecided network are 0. What pulls on it more strongly, the borders or the
+# inside?
 
 # %%
 import torch
@@ -137,12 +138,14 @@ for name, loss in {"plain cross-entropy": plain, "affinity_loss": affinity_loss(
     print(f"{name}: borders pull with {100 * pull[target == 0].sum() / pull.sum():.0f} % of the whole gradient")
 
 # %% [markdown]
-# `affinity_loss` adds half a **Dice** term, which compares the predicted borders with the true ones as sets and ignores
-# the inside that both agree on. FGNet has two outputs, A_r and A_s, and its loss is the sum over both (`fgnet_loss`).
+# With plain cross-entropy the inside pulls more; with `affinity_loss` the borders have about half of the gradient.
+# `affinity_loss` also adds half a **Dice** term, which compares the predicted borders with the true borders as sets,
+# and ignores the inside that both agree on. FGNet has two outputs, A_r and A_s, and its loss is the sum over both
+# (`fgnet_loss`).
 #
 # ## 3 · Precision
 #
-# A GPU computes faster in 16 bits. There are two ways to spend them:
+# A GPU computes faster in 16 bits. There are two ways to use them:
 
 # %%
 from fgnet_lib.machine import precision
@@ -157,16 +160,16 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
 print(f"this session: {session.device}, mixed precision: {precision(session.device)}")
 
 # %% [markdown]
-# - **fp16** has a fine step and a small range: a gradient of 1e-8 becomes 0. The remedy is **loss scaling**: multiply the
-#   loss, and thereby all gradients, by a large number, and divide before the weights change. A T4 has fast fp16.
-# - **bf16** has the range of fp32 and a coarse step. It needs no scaling. GPUs from the Ampere generation on have it. On
-#   older ones PyTorch *emulates* it, slowly, and `torch.cuda.is_bf16_supported()` still says yes unless told
+# - **fp16** has a fine step and a small range: a gradient of 1e-8 becomes 0. The remedy is **loss scaling**: multiply
+#   the loss, and with it all gradients, by a large number, and divide before the weights change. A T4 has fast fp16.
+# - **bf16** has the range of fp32 and a coarse step. It needs no scaling. GPUs have it since the Ampere generation. On
+#   older GPUs PyTorch *emulates* it, slowly, and `torch.cuda.is_bf16_supported()` still says yes unless you pass
 #   `including_emulation=False`.
 # - A **CPU** stays with fp32.
 #
-# *Mixed* precision keeps the weights in fp32 and uses 16 bits for convolutions and matrix products. Sums over many voxels
-# are dangerous in either format, so our loss is always computed in fp32. Hugging Face's `accelerate` does all of this,
-# once it is told one word: the one printed above.
+# *Mixed* precision keeps the weights in fp32 and uses 16 bits for convolutions and matrix products. Sums over many
+# voxels are dangerous in either format, so our loss is always computed in fp32. Hugging Face's `accelerate` does all
+# of this. It only needs one word: the one printed above.
 #
 # ## 4 · Two regimes, and where the memory goes
 #
@@ -175,10 +178,10 @@ print(f"this session: {session.device}, mixed precision: {precision(session.devi
 # 1. **frozen**: SAM2 stays as it is. It runs in evaluation mode and without gradients, and all other parts learn;
 # 2. **fine-tuned**: SAM2 learns too, with a tenth of the learning rate, so that it adapts without forgetting.
 #
-# What does a regime cost? Every weight takes 4 bytes. Every *trainable* weight takes 12 more: its gradient, and the
-# two averages of AdamW. And every layer saves what it needs for the backward pass, the **activations**. PyTorch tells us
-# what is saved. On the device "meta" tensors have a shape and no content, so that even SAM2 large costs nothing to
-# ask:
+# What does a regime cost? Every weight takes 4 bytes. Every *trainable* weight takes 12 more, for its gradient and the
+# two averages of AdamW. And every layer saves what it needs for the backward pass, the **activations**. PyTorch can
+# tell us what is saved. On the device "meta" tensors have a shape and no content, so we can ask about SAM2 large
+# without using its memory:
 
 # %%
 from accelerate import init_empty_weights
@@ -202,17 +205,18 @@ def activation_bytes(model: FGNet, shape: tuple[int, ...]) -> int:
 
 
 # %% [markdown]
-# SAM2 large has about 150 times as many weights as our mini encoder.
+# SAM2 large has about 8 times as many weights as SAM2 tiny.
 
 # %%
 quiz.ask("04", "frozen")
 
 # %% [markdown]
-# All sizes, both regimes:
+# Here are all sizes in both regimes:
 
 # %%
 print("one patch of 16 x 128 x 128 voxels, fp32")
 print("SAM2      regime      weights  trainable  states (GB)  activations (GB)")
+frozen_activations = {}  # bytes, by the size of SAM2
 for size in ("mini", "tiny", "small", "base_plus", "large"):
     with init_empty_weights():
         model = FGNet(MINI if size == "mini" else FGNetConfig(encoder=size))
@@ -226,18 +230,23 @@ for size in ("mini", "tiny", "small", "base_plus", "large"):
             f"{size:9} {'frozen' if frozen else 'fine-tuned':11} {every / 1e6:5.1f} M    {trainable / 1e6:5.1f} M "
             f"{states / 1e9:12.2f} {activations / 1e9:17.2f}"
         )
+        if frozen:
+            frozen_activations[size] = activations
+mini, *official = frozen_activations.values()
+assert mini < min(official) == max(official), "frozen, SAM2's size does not matter, but mini's other parts are narrower"
 
 # %% [markdown]
-# **What to see.** With SAM2 frozen, the activations do not depend on its size at all: nothing inside it is saved. They
-# come from the Fine-Grained Encoder, which works at full resolution. Fine-tuning a large SAM2 adds gigabytes on both
-# sides. Activations grow with the batch and with every side of a patch; 16 bits take about half of what is printed.
-# These sums are a lower bound: a GPU also needs room for the computation itself. The first remedies when memory runs
-# out are a smaller patch, then a smaller batch with **gradient accumulation**: the gradients of several small batches
+# **What to see.** With SAM2 frozen, the activations are the same from tiny to large, because nothing inside SAM2 is
+# saved. They come from the other parts, above all from the Fine-Grained Encoder, which works at full resolution. Our
+# mini model saves less, because these other parts are narrower too. Fine-tuning a large SAM2 adds gigabytes in both
+# columns. Activations grow with the batch and with every side of a patch; in 16 bits they take about half of what is
+# printed. These sums are a lower bound: a GPU also needs memory for the computation itself. If memory runs out, first
+# try a smaller patch. Then try a smaller batch with **gradient accumulation**: the gradients of several small batches
 # are added up before the weights change.
 #
 # ## 5 · The loop
 #
-# Training is four lines, repeated. Here they are, for three iterations of a small patch on a fresh mini model:
+# Training repeats four lines. Here they are, for three iterations of a small patch on a fresh mini model:
 
 # %%
 model = FGNet(MINI)
@@ -255,11 +264,11 @@ for k in range(3):
 
 # %% [markdown]
 # `fgnet_lib.training.train` is this loop plus what hours of training need: mixed precision and accumulation (by
-# `accelerate`), a learning rate that warms up and then falls along a cosine, checkpoints, a time budget, a progress bar
-# with the time left, and a stop with a clear error when the loss is no longer a number.
+# `accelerate`), a learning rate that warms up and then falls along a cosine, checkpoints, a time budget, and a
+# progress bar with the time left. It also stops with a clear error when the loss is no longer a number.
 #
-# **Exercise 4.2: the learning rate.** In iteration $k$ of $n$ (counted from 0), with a peak rate $r$ and $w$ iterations of
-# warm-up, it is
+# **Exercise 4.2: the learning rate.** Write the learning rate in iteration $k$ of $n$, counted from 0. With a peak
+# rate $r$ and $w$ iterations of warm-up it is
 #
 # $$r \cdot \min\!\Big(1, \frac{k + 1}{w}\Big) \cdot \frac{1 + \cos(\pi k / n)}{2}.$$
 
@@ -281,10 +290,10 @@ checks.learning_rate(my_rate)
 # %% [markdown]
 # ## 6 · Losing the session
 #
-# Colab closes a session when it likes. A **checkpoint** must hold all that the next iteration depends on: weights,
-# both averages of AdamW, the iteration number, the state of the random generators. It is written to a temporary folder
-# and renamed when complete, so a kill in the middle of writing leaves the one before. Let us lose a session
-# after iteration 8, with a checkpoint every 5 iterations:
+# Colab may close a session at any time. A **checkpoint** must hold everything that the next iteration depends on:
+# weights, both averages of AdamW, the iteration number, and the state of the random generators. It is written to a
+# temporary folder and renamed when it is complete. So if the session dies in the middle of writing, the checkpoint
+# before is still there. Let us lose a session after iteration 8, with a checkpoint every 5 iterations:
 
 # %%
 import shutil
@@ -317,13 +326,13 @@ except ConnectionError as error:
     print(f"after iteration {len(seen)}: {error}; on disk: {[path.name for path in (folder / 'lost').iterdir()]}")
 
 # %% [markdown]
-# Iterations 6, 7 and 8 are gone. The same call again continues from iteration 5.
+# Iterations 6, 7 and 8 are lost. If you make the same call again, it continues from the checkpoint after iteration 5.
 
 # %%
 quiz.ask("04", "again")
 
 # %% [markdown]
-# Beside it we train once without any disturbance, to compare:
+# To compare, we also train once without any disturbance:
 
 # %%
 resumed = train(fresh_model(), [volume], config, folder / "lost")
@@ -346,11 +355,11 @@ rates.set(title="Warm-up, then a cosine", xlabel="iteration", ylabel="learning r
 plt.show()
 
 # %% [markdown]
-# **What to see.** The dashed curve lies on the other one, and the crosses on both: iterations 6 to 8 were computed
+# **What to see.** The dashed curve lies on the other one, and the crosses lie on both. Iterations 6 to 8 were computed
 # twice, with the same result, because patch *k* is a function of the seed and *k*. On a CPU the curves are equal to
-# the last digit; a GPU adds numbers in an order that may change, so a tiny difference can appear there.
+# the last digit. A GPU may add numbers in another order, so a tiny difference can appear there.
 #
-# A call with *another* configuration is refused, since half of the run would follow other rules:
+# A call with *another* configuration is refused, because half of the run would follow other rules:
 
 # %%
 from dataclasses import replace
@@ -361,9 +370,10 @@ except ValueError as error:
     print(str(error).replace(str(folder), "…"))
 
 # %% [markdown]
-# **Exercise 4.3: a run that can be resumed.** Here is a loop as small as can be. Complete it, so that the same call goes on after
-# a kill as if nothing had happened: what does the next iteration depend on? `torch.save(dictionary, path)` writes a checkpoint, and
-# `torch.load(path)` reads it; `path` is a `pathlib.Path`. Give back the number of the first iteration that was computed.
+# **Exercise 4.3: a run that can be resumed.** Here is the smallest possible loop. Complete it, so that the same call
+# goes on after a kill as if nothing had happened. What does the next iteration depend on? `torch.save(dictionary,
+# path)` writes a checkpoint, and `torch.load(path)` reads it; `path` is a `pathlib.Path`. Return the number of the
+# first iteration that this call computed.
 
 
 # %% tags=["task"]
@@ -402,16 +412,16 @@ checks.resume(my_train)
 # %% [markdown]
 # ## 7 · Training
 #
-# Now the real run, within the budget of your profile. What we start from:
+# Now the real run, within the budget of your profile. It starts from these weights:
 #
-# - `fast` and `cpu` use the mini encoder. Its weights are taken from the model that comes with the repository, in the
-#   role that SAM2's pretrained encoder has in FGNet. **Everything else starts at random**: the Fine-Grained Encoder, the
+# - `fast` and `cpu` use the mini encoder. Its weights come from the model in this repository, and play the role that
+#   SAM2's pretrained encoder has in FGNet. **Everything else starts at random**: the Fine-Grained Encoder, the
 #   attention and both decoders.
 # - `gpu` and `full` use SAM2's own pretrained weights, tiny and large, which are downloaded once.
 #
 # | profile | budget | patch | batch |
 # | --- | --- | --- | --- |
-# | `fast` | a few iterations: it shows that all runs, not a model | 8 x 64 x 64 | 1 |
+# | `fast` | a few iterations: enough to show that everything runs, not to train a model | 8 x 64 x 64 | 1 |
 # | `cpu` | about ten minutes | 8 x 96 x 96 | 1 |
 # | `gpu` | 24 minutes; by the sums of part 4 it fits into the 15 GB of a T4, even in fp32 | 16 x 160 x 160 | 4 |
 # | `full` | a day | 18 x 160 x 160 | 4, accumulated twice |
@@ -448,8 +458,9 @@ for stage, part in {"frozen": 0.6, "fine-tuned": 0.4}.items():
     print(f"{stage}: until {iterations} iterations or {minutes:g} minutes are over")
 
 # %% [markdown]
-# To see what training does, we look at a part that it never sees: affinities, and the segmentation that comes out of them.
-# The threshold of the segmentation is chosen on the training part (lesson 05 explains both).
+# To see what training does, we look at a part of the data that the model never sees in training: at its affinities,
+# and at the segmentation that they give. The threshold of the segmentation is chosen on the training part (lesson 05
+# explains both).
 
 # %%
 from fgnet_lib.inference import predict
@@ -470,9 +481,9 @@ def look(moment: str) -> None:
 look("before training")
 
 # %% [markdown]
-# The next cell is the one that you start again after a lost session. It draws the loss while it runs; the bar above the
-# curve shows the time left. With a budget in *minutes* the learning rate follows the clock, so two such runs are
-# never equal; with a budget in iterations they are.
+# After a lost session, start the next cell again. It draws the loss while it runs, and the bar above the curve shows
+# the time left. With a budget in *minutes* the learning rate follows the clock, so two such runs are never equal; with
+# a budget in iterations they are.
 
 # %% alt="The loss while training, over the minutes of each stage: noisy curves that fall."
 from IPython.display import display
@@ -496,28 +507,28 @@ for stage, config in stages.items():
     histories[stage] = train(model, [volume], config, session.out_dir / f"04_{DATASET}_{PROFILE}_{SEED}" / stage, draw)
     look(stage)
 
-# %% alt="The loss of both stages, smoothed: it falls, the more the longer the training is; the second stage starts its mean anew."
+# %% alt="The loss of both stages, smoothed: the longer the training, the lower it falls; the second stage starts its mean anew."
 smooth = max(1, sum(len(history.loss) for history in histories.values()) // 40)
 figure, ax = plt.subplots(figsize=(9, 4))
 first = 0
 for stage, history in histories.items():
-    means = [np.mean(history.loss[max(0, k - smooth) : k + 1]) for k in range(len(history.loss))]
+    means = [np.mean(history.loss[max(0, k + 1 - smooth) : k + 1]) for k in range(len(history.loss))]
     plots.loss_curve(ax, first + 1 + np.arange(len(means)), means, f"SAM2 {stage}")
     first += len(means)
     minutes = history.seconds[-1] / 60
     print(f"{stage}: {len(means)} iterations in {minutes:.1f} minutes, loss {means[0]:.2f} -> {means[-1]:.2f}")
-ax.set(title=f"Loss, mean of {smooth} iterations", ylim=(0, None))
+ax.set(title=f"Loss, running mean (window: {smooth})", ylim=(0, None))
 plt.show()
 if session.device.type == "cuda":
     print(f"most GPU memory in use: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
 
 # %% [markdown]
-# The loss is the sum over two outputs, and augmented patches differ much in difficulty: judge the smoothed curve, not
-# single values. The mean starts anew with the second stage, so the small step there means nothing.
+# The loss is the sum over two outputs, and some augmented patches are much harder than others: judge the smoothed
+# curve, not single values. The mean starts anew with the second stage, so the small step there means nothing.
 #
 # ## 8 · Before and after
 
-# %% alt="EM and ground truth of a section, and beside them affinities and neurons before training and after each stage. What is found becomes more like the ground truth, the longer the training is."
+# %% alt="EM and ground truth of a section, and beside them affinities and neurons before training and after each stage. The longer the training, the more the neurons resemble the ground truth."
 z = unseen.shape[0] // 2
 figure, axes = plt.subplots(2, 1 + len(results), figsize=(min(4 * (1 + len(results)), 15), 8.6))
 plots.show_section(axes[0, 0], unseen.raw, voxel_size=unseen.voxel_size, z=z, title="EM")
@@ -529,15 +540,15 @@ for (above, below), (moment, (affinities, neurons, scores)) in zip(axes.T[1:], r
 plt.show()
 
 # %% [markdown]
-# **What to see.** Before training the affinities are a fog through which the raw image shines, and the segmentation is
-# worthless: one object, or a few blobs. Seconds of training (`fast`) teach at most that what is dark is a border, dark
-# mitochondria included. Minutes (`cpu`) teach to tell membranes from mitochondria, and outlines close; look for the errors
-# that are left at thin neurites. Compare the scores with those of the shipped model (its card is
-# `data/pretrained/README.md`), which was trained longer. Do not take a small difference between two stages for a
-# result: it is one run with one seed, and the second stage simply trained for longer. The ablations that can tell come
-# with lesson 07.
+# **What to see.** Before training, the raw image shines through foggy affinities, and the segmentation is worthless:
+# one object, or a few blobs. Seconds of training (`fast`) teach at most that dark voxels are a border, dark
+# mitochondria included. Minutes (`cpu`) teach the model to tell membranes from mitochondria, and outlines close; look
+# for the remaining errors at thin neurites. Compare the scores with those of the shipped model (its card is
+# `data/pretrained/README.md`), which was trained longer. **Do not take a small difference between two stages for a
+# result**: it is one run with one seed, and the second stage simply trained for longer. The ablations of lesson 07 can
+# tell.
 #
-# The model is kept, with the configuration that is needed to build it again. Lesson 08 takes such a file as
+# We save the model with the configuration that is needed to build it again. Lesson 08 takes such a file as
 # `CHECKPOINT`:
 
 # %%
@@ -550,34 +561,36 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 # %% [markdown]
 # ## 9 · The same on a GPU
 #
-# On Colab: choose a T4, set `PROFILE = "gpu"` at the top, and run all cells. If the session is lost, run all cells again; keep
-# `OUT_DIR` on a mounted drive, for otherwise the checkpoints are lost with it. On a machine of your own:
+# On Colab, choose a T4, set `PROFILE = "gpu"` at the top, and run all cells. If the session is lost, run all cells
+# again. Keep `OUT_DIR` on a mounted drive; otherwise you lose the checkpoints with the session. On a machine of your
+# own:
 #
 # ```
 # papermill notebooks/04_training.ipynb out/04.ipynb -p PROFILE gpu -p DATASET cremi_a
 # papermill notebooks/04_training.ipynb out/04.ipynb -p PROFILE full -p DATASET cremi_a
 # ```
 #
-# The `gpu` and `full` profiles have not been measured by us on a T4: the memory is computed as in part 4, the budgets are
-# limits in minutes, and the scores that come out are yours to see.
+# We have not measured the `gpu` and `full` profiles on a T4. The memory is computed as in part 4, and the budgets are
+# limits in minutes. What scores come out is for you to see.
 #
 # ## 10 · The same on several GPUs
 #
-# `train` does not ask how many GPUs there are. Start it once for each of them, and the processes find each other: of *n*
-# processes, process *r* takes batches *r*, *r + n*, *r + 2n*, … of the same run, and their gradients are averaged before the
-# weights change. So *n* GPUs with batch *B* do what one GPU with batch *nB* does. (A test of this repository
-# compares the gradients of two processes with those of one.) What to know:
+# `train` does not ask how many GPUs there are. Start it once for each GPU, and the processes find each other. Of *n*
+# processes, process *r* takes batches *r*, *r + n*, *r + 2n*, … of the same run, and their gradients are averaged
+# before the weights change. So *n* GPUs with batch *B* do what one GPU with batch *nB* does. (A test of this
+# repository compares the gradients of two processes with those of one.) Keep three things in mind:
 #
-# - The **effective batch** is processes x batch x accumulated batches. `train` takes your **learning rate** as it is; for
-#   an effective batch *n* times as large, √n times the rate is a usual start with Adam, with a longer warm-up.
-# - Patch *k* is a function of the **seed** and *k*, so no two processes see the same patch. What is random inside the
-#   model has the seed plus the number of the process.
-# - The first process writes the **checkpoints**. A run goes on with as many processes as it began with; another number is
-#   refused, as any other change.
+# - The **effective batch** is processes x batch x accumulated batches. `train` takes your **learning rate** as it is.
+#   For an effective batch *n* times as large, √n times the rate is a usual start with Adam, with a longer warm-up.
+# - Patch *k* is a function of the **seed** and *k*, so no two processes see the same patch. Random numbers inside the
+#   model start from the seed plus the number of the process.
+# - The first process writes the **checkpoints**. A run goes on with as many processes as it began with. Another number
+#   is refused, like any other change.
 #
-# From a notebook, `notebook_launcher` starts the processes. They are copies of this one, which must not have touched a GPU:
-# restart the kernel, set `DEVICE = "cpu"` and `PROFILE = "fast"` at the top, and run all cells. Without a second GPU
-# the next cell trains in one process; with `processes = 2` it trains in two on a CPU, joined by gloo as GPUs are by NCCL.
+# From a notebook, `notebook_launcher` starts the processes. They are copies of this process, which must not have
+# touched a GPU: restart the kernel, set `DEVICE = "cpu"` and `PROFILE = "fast"` at the top, and run all cells. Without
+# a second GPU the next cell trains in one process. With `processes = 2` it trains in two processes on a CPU, joined by
+# gloo as GPUs are joined by NCCL.
 
 # %%
 from accelerate import notebook_launcher
@@ -596,18 +609,18 @@ processes = 1 if torch.cuda.is_initialized() else max(1, torch.cuda.device_count
 notebook_launcher(on_every_gpu, num_processes=processes)
 
 # %% [markdown]
-# For hours, the shell is the better place; `accelerate launch` does the same on one machine or several:
+# For hours of training, the shell is better; `accelerate launch` does the same on one machine or several:
 #
 # ```
 # accelerate launch --multi_gpu --num_processes 4 tools/results/train.py --dataset cremi_a --encoder tiny --batch 4 --out out/cremi_a
 # ```
 #
-# On a CPU, `--multi_gpu` starts processes as well (`--cpu` starts one only, whatever number is asked for: accelerate 1.15),
-# and `train` joins them there. So it is tested: two processes on a CPU, started by `accelerate launch`, by
-# `notebook_launcher` and by `torchrun`, have the gradients of one with twice the batch. When they are killed, within
-# a checkpoint's write too, they go on to the same weights, bit for bit. Speed on GPUs was not measured
-# here. It is yours to measure: run the command with `--num_processes 1`, then with more, each into a new folder, and
-# compare the last of `seconds` in `history.json` of the last checkpoint.
+# On a CPU, `--multi_gpu` starts several processes as well, and `train` joins them. (`--cpu` starts only one, whatever
+# number you ask for: accelerate 1.15.) Our tests run two processes on a CPU, started by `accelerate launch`, by
+# `notebook_launcher` and by `torchrun`. They have the gradients of one process with twice the batch. If they are
+# killed, even while they write a checkpoint, they go on to the same weights, bit for bit. We have not measured speed
+# on GPUs, but you can: run the command with `--num_processes 1`, then with more, each into a new folder, and compare
+# the last of `seconds` in `history.json` of the last checkpoint.
 #
 # ## Your exercises
 
@@ -617,21 +630,22 @@ checks.report("04")
 # %% [markdown]
 # ## What you learned
 #
-# - Targets are recomputed after augmentation, and what is unknown is masked.
+# - Targets are recomputed after augmentation, and unknown voxels are masked.
 # - Most affinities are 1, so each class gets half of the loss.
-# - fp16 needs loss scaling, bf16 needs a recent GPU, a CPU wants fp32.
-# - Frozen SAM2 costs its weights only; fine-tuning costs gradients, averages and activations as well.
-# - A run can be continued exactly if its data are a function of seed and iteration, and its checkpoints appear all at
-#   once.
+# - fp16 needs loss scaling, bf16 needs a recent GPU, and a CPU stays with fp32.
+# - A frozen SAM2 costs only its weights; fine-tuning also costs gradients, averages and activations.
+# - A run can be continued exactly if its data are a function of seed and iteration, and if its checkpoints appear all
+#   at once.
 #
 # ## Try it
 #
-# 1. **Leave out the balance.** Copy the loop of part 5, put `F.binary_cross_entropy_with_logits` in the place of
-#    `affinity_loss`, and train both for 50 iterations. Which one finds membranes first?
-# 2. **Find the largest patch** that an 8 GB GPU can take with SAM2 tiny fine-tuned, with `activation_bytes`. How much more
-#    would 16 bits allow?
-# 3. **Kill it for real.** Interrupt the kernel while part 7 trains, restart it, and run all cells. Where does the curve go on?
-# 4. Set `accumulate=4` in the configuration of part 6. What changes in the curve, what in the time?
+# 1. **Leave out the balance.** Copy the loop of part 5, replace `affinity_loss` with
+#    `F.binary_cross_entropy_with_logits`, and train both for 50 iterations. Which one finds membranes first?
+# 2. **Find the largest patch** that an 8 GB GPU can take with SAM2 tiny fine-tuned, with `activation_bytes`. How much
+#    larger may it be in 16 bits?
+# 3. **Kill it for real.** Interrupt the kernel while part 7 trains, restart it, and run all cells. Where does the
+#    curve go on?
+# 4. Set `accumulate=4` in the configuration of part 6. What changes in the curve, and what in the time?
 #
 # ## References
 #

@@ -26,10 +26,10 @@ def balanced_loss(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     ones, zeros = cost[target == 1], cost[target == 0]
     right = (ones.mean() + zeros.mean()) / 2
     mistakes = {
-        "This is the plain mean: the class with more affinities has more say": cost.mean(),
-        "The classes are added up, not averaged: the larger one has more say": (ones.sum() + zeros.sum()) / 2,
-        "All costs are added up": cost.sum(),
-        "Twice too much: each class has half of the say": 2 * right,
+        "This is the plain mean: the class with more affinities counts more": cost.mean(),
+        "You add up each class instead of averaging it: the larger class counts more": (ones.sum() + zeros.sum()) / 2,
+        "You add up all costs": cost.sum(),
+        "This is twice as much as it should be: each class is half of the loss": 2 * right,
         "Only the ones count": ones.mean(),
         "Only the zeros count": zeros.mean(),
         "The sign is wrong: a cost is never negative": -right,
@@ -46,14 +46,17 @@ def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
     mistakes = {
         "There is no warm-up": peak * cosine,
         "The rate never falls after the warm-up": peak * warm,
-        "After the warm-up the rate goes on rising: it should never exceed the peak": peak * (k + 1) / warmup * cosine,
-        "The first iteration has a rate of 0, and learns nothing": peak * np.minimum(1, k / warmup) * cosine,
+        "After the warm-up the rate goes on rising, but it should never exceed the peak": peak
+        * (k + 1)
+        / warmup
+        * cosine,
+        "The first iteration has a rate of 0, so it learns nothing": peak * np.minimum(1, k / warmup) * cosine,
         "The peak is missing": warm * cosine,
-        "The cosine goes twice as fast: it is 0 in the middle and rises again": peak
+        "The cosine is twice too fast: the rate is 0 in the middle and rises again": peak
         * warm
         * (1 + np.cos(2 * np.pi * k / n))
         / 2,
-        "The cosine alone goes below 0": peak * warm * np.cos(np.pi * k / n),
+        "The cosine alone goes below 0, and a rate must not": peak * warm * np.cos(np.pi * k / n),
     }
     otherwise = "{n} of 40 rates are wrong, the first in iteration {at}"
     compare(result * 1000, peak * warm * cosine * 1000, {h: 1000 * one for h, one in mistakes.items()}, otherwise)
@@ -64,22 +67,25 @@ def resume(answer: Callable) -> None:
     """A loop of (model, optimizer, patch, iterations, path) that goes on from its checkpoint, and says from where."""
     with TemporaryDirectory() as folder:
         whole = _start(0)
-        require(ask(answer, *whole, _patch, ITERATIONS, Path(folder, "whole")) == 0, "A new run should give back 0")
+        require(ask(answer, *whole, _patch, ITERATIONS, Path(folder, "whole")) == 0, "A new run should return 0")
         wanted, _ = _run(_start(0), 0, ITERATIONS)
-        require(_same(whole[0], wanted), "Without any disturbance the run ends elsewhere than the loop of the stub")
+        require(
+            _same(whole[0], wanted),
+            "Without any disturbance your run ends with other weights than the loop of the stub",
+        )
         path = Path(folder, "lost")
         with suppress(ConnectionError):
             ask(answer, *_start(0), _lost, ITERATIONS, path)
-        require(path.exists(), f"The session was lost in iteration {LOST_IN}, and no checkpoint was there")
+        require(path.exists(), f"The session was lost in iteration {LOST_IN}, and there was no checkpoint")
         asked, again = [], _start(1)
         first = ask(answer, *again, lambda k: asked.append(k) or _patch(k), ITERATIONS, path)
     _check_iterations(asked, first)
     saved, optimizer = _run(_start(0), 0, LOST_IN)
     fresh_model, fresh_optimizer = _start(1)
     mistakes = {
-        "The optimizer starts anew: its averages are a part of the state, too": (saved, _adam(saved)),
-        "The weights start anew: the model's state is not loaded": (fresh_model, _with_state(fresh_model, optimizer)),
-        "Weights and optimizer start anew: only the iteration is loaded": (fresh_model, fresh_optimizer),
+        "The optimizer starts anew: its averages are part of the state too": (saved, _adam(saved)),
+        "The weights start anew: you do not load the model's state": (fresh_model, _with_state(fresh_model, optimizer)),
+        "Weights and optimizer start anew: you load only the iteration": (fresh_model, fresh_optimizer),
     }
     for hint, (model, used) in mistakes.items():
         copy, start = _start(1)
@@ -92,10 +98,13 @@ def resume(answer: Callable) -> None:
 def _check_iterations(asked: list[int], first: int) -> None:
     """Hint unless a resumed run computed each missing iteration once and gave back the first."""
     require(bool(asked) and asked[0] != 0, "The second call begins at iteration 0 again")
-    require(asked[0] >= LOST_IN, f"Iteration {asked[0]} was done before the session was lost, and is computed again")
-    require(asked[0] == LOST_IN, f"Iteration {LOST_IN} was lost, and is never computed")
-    require(asked == list(range(LOST_IN, ITERATIONS)), f"After the loss these iterations were computed: {asked}")
-    require(first == LOST_IN, f"{first} comes back, and the first iteration computed was {LOST_IN}")
+    require(asked[0] >= LOST_IN, f"Iteration {asked[0]} was done before the session was lost, but you compute it again")
+    require(asked[0] == LOST_IN, f"Iteration {LOST_IN} was lost, and you never compute it")
+    require(
+        asked == list(range(LOST_IN, ITERATIONS)),
+        f"After the loss you compute these iterations: {asked}; some are missing or repeated",
+    )
+    require(first == LOST_IN, f"You return {first}, but the first iteration that you computed was {LOST_IN}")
 
 
 def _adam(model: nn.Module) -> torch.optim.Optimizer:
