@@ -179,7 +179,7 @@ print("share of the variance, first three of", len(variances), "directions:", sh
 
 projected = (directions[:, -1] @ vectors).view(features[0].shape[1:]).numpy()
 library = principal_components(features[0])[..., 0]
-assert np.allclose(np.abs(projected), np.abs(library), atol=1e-6)  # the sign is free
+assert np.allclose(np.abs(projected), np.abs(library), atol=1e-6)  # the sign is arbitrary
 
 # %% alt="A section and its features at strides 4, 8 and 16 as colours: at stride 4 outlines of cells and organelles, at stride 8 blurred ones, at stride 16 a mosaic of large squares."
 figure, axes = plt.subplots(1, 4, figsize=(14, 4))
