@@ -190,8 +190,8 @@ print(again.name, read_volume(again).voxel_size)
 # %% [markdown]
 # ## 4 · Labels
 #
-# Each voxel has the id of the neuron that it lies in. A person gave it, or for a synthetic volume the generator. The
-# ids are *names*, not measurements: 7 is not nearer to 8 than to 800.
+# Each voxel has the id of the neuron that it lies in. A person assigned it; in a synthetic volume the generator did.
+# The ids are *names*, not measurements: 7 is not nearer to 8 than to 800.
 #
 # Two values are special. **0** means "no neuron", such as a membrane or the space outside of cells, and **2⁶⁴ − 1**
 # means "nobody looked here". Some data sets use neither, and give each half of a membrane to its own neuron; such
@@ -228,8 +228,8 @@ plt.show()
 # "membrane".
 #
 # **Whether two neighbours belong together!** This question has a yes or no answer, which does not depend on names, and
-# the border may lie *between* voxels. With $\ell(p)$ the label at voxel $p$ and $e_c$ one step along axis $c \in \{z,
-# y, x\}$,
+# the border may lie *between* voxels. With $\ell(p)$ the label at voxel $p$ and $e_c$ one step along axis
+# $c \in \{z, y, x\}$,
 #
 # $$a_c(p) = \begin{cases} 1 & \text{if } \ell(p) = \ell(p - e_c) \text{ and } \ell(p) > 0 \\ 0 & \text{otherwise.}\end{cases}$$
 #
@@ -470,8 +470,9 @@ for z in (12, 13):
     print(f"unknown labels in section {z}: {np.mean(faulty.labels[z] == IGNORE):.0%}")
 
 # %% [markdown]
-# In the lost section the labels go on, because a person would bridge it as well. In the slipped section they move
-# along. A strip at its rim came in from outside the picture, so its labels are unknown.
+# **What to see.** In the lost section the labels go on, because a person would bridge it as well. In the slipped
+# section they move along. A strip at the rim of that section came in from outside the picture, so its labels are
+# unknown.
 #
 # ## 8 · How real is the phantom?
 #

@@ -85,8 +85,8 @@ print(f"{volume.name}: {volume.shape} voxels of {volume.voxel_size} nm")
 
 # %% [markdown]
 # SAM2 expects a colour photograph, normalised with the mean and the spread of the *ImageNet* photographs. An EM
-# section has one grey channel, so we pass it three times. This is our choice, and the plainest one: it has nothing to
-# learn.
+# section has one grey channel, so we pass it three times. This is our choice, and the plainest one: it adds no
+# weights.
 
 # %%
 grey = torch.from_numpy(volume.raw[z] / np.float32(255))

@@ -162,9 +162,9 @@ print(f"this session: {session.device}, mixed precision: {precision(session.devi
 # %% [markdown]
 # - **fp16** has a fine step and a small range: a gradient of 1e-8 becomes 0. The remedy is **loss scaling**: multiply
 #   the loss, and with it all gradients, by a large number, and divide before the weights change. A T4 has fast fp16.
-# - **bf16** has the range of fp32 and a coarse step. It needs no scaling. GPUs have it since the Ampere generation. On
-#   older GPUs PyTorch *emulates* it, slowly, and `torch.cuda.is_bf16_supported()` still says yes unless you pass
-#   `including_emulation=False`.
+# - **bf16** has the range of fp32 and a coarse step. It needs no scaling. GPUs of the Ampere generation and newer ones
+#   have it. On older GPUs PyTorch *emulates* it, slowly, and `torch.cuda.is_bf16_supported()` still says yes unless you
+#   pass `including_emulation=False`.
 # - A **CPU** stays with fp32.
 #
 # *Mixed* precision keeps the weights in fp32 and uses 16 bits for convolutions and matrix products. Sums over many
@@ -246,7 +246,7 @@ assert mini < min(official) == max(official), "frozen, SAM2's size does not matt
 #
 # ## 5 · The loop
 #
-# Training repeats four lines. Here they are, for three iterations of a small patch on a fresh mini model:
+# Training is a short loop. Here it is, for three iterations of a small patch on a fresh mini model:
 
 # %%
 model = FGNet(MINI)
@@ -371,9 +371,9 @@ except ValueError as error:
 
 # %% [markdown]
 # **Exercise 4.3: a run that can be resumed.** Here is the smallest possible loop. Complete it, so that the same call
-# goes on after a kill as if nothing had happened. What does the next iteration depend on? `torch.save(dictionary,
-# path)` writes a checkpoint, and `torch.load(path)` reads it; `path` is a `pathlib.Path`. Return the number of the
-# first iteration that this call computed.
+# goes on after a kill as if nothing had happened. What does the next iteration depend on?
+# `torch.save(dictionary, path)` writes a checkpoint, and `torch.load(path)` reads it; `path` is a `pathlib.Path`.
+# Return the number of the first iteration that this call computed.
 
 
 # %% tags=["task"]
@@ -507,7 +507,7 @@ for stage, config in stages.items():
     histories[stage] = train(model, [volume], config, session.out_dir / f"04_{DATASET}_{PROFILE}_{SEED}" / stage, draw)
     look(stage)
 
-# %% alt="The loss of both stages, smoothed: the longer the training, the lower it falls; the second stage starts its mean anew."
+# %% alt="The loss of both stages, smoothed: the longer the training, the lower it falls; the second stage starts a new mean."
 smooth = max(1, sum(len(history.loss) for history in histories.values()) // 40)
 figure, ax = plt.subplots(figsize=(9, 4))
 first = 0
@@ -524,7 +524,7 @@ if session.device.type == "cuda":
 
 # %% [markdown]
 # The loss is the sum over two outputs, and some augmented patches are much harder than others: judge the smoothed
-# curve, not single values. The mean starts anew with the second stage, so the small step there means nothing.
+# curve, not single values. The second stage starts a new mean, so the small step there means nothing.
 #
 # ## 8 · Before and after
 

@@ -83,9 +83,12 @@ def resume(answer: Callable) -> None:
     saved, optimizer = _run(_start(0), 0, LOST_IN)
     fresh_model, fresh_optimizer = _start(1)
     mistakes = {
-        "The optimizer starts anew: its averages are part of the state too": (saved, _adam(saved)),
-        "The weights start anew: you do not load the model's state": (fresh_model, _with_state(fresh_model, optimizer)),
-        "Weights and optimizer start anew: you load only the iteration": (fresh_model, fresh_optimizer),
+        "The optimizer starts from scratch: its averages are part of the state too": (saved, _adam(saved)),
+        "The weights start from scratch: you do not load the model's state": (
+            fresh_model,
+            _with_state(fresh_model, optimizer),
+        ),
+        "Weights and optimizer start from scratch: you load only the iteration": (fresh_model, fresh_optimizer),
     }
     for hint, (model, used) in mistakes.items():
         copy, start = _start(1)

@@ -28,8 +28,8 @@ MUTANTS = {
         ('first = saved["next"]', "pass", "begins at iteration 0 again"),
         ('{"next": k + 1', '{"next": k', "you compute it again"),
         ('{"next": k + 1', '{"next": k + 2', "you never compute it"),
-        ('        model.load_state_dict(saved["model"])\n', "", "The weights start anew"),
-        ('        optimizer.load_state_dict(saved["optimizer"])\n', "", "The optimizer starts anew"),
+        ('        model.load_state_dict(saved["model"])\n', "", "The weights start from scratch"),
+        ('        optimizer.load_state_dict(saved["optimizer"])\n', "", "The optimizer starts from scratch"),
         (
             '        model.load_state_dict(saved["model"])\n        optimizer.load_state_dict(saved["optimizer"])\n',
             "",
