@@ -165,12 +165,11 @@ checks.fair_pairs(my_fair_pairs)
 # %%
 print(f"{'row':56} {'trained':>10} {'minutes':>13} {'MVox/s':>12} {'MB':>6} {'VOI':>14} {'ARAND':>14}")
 for name, runs in rows.items():
-    training = [run["training"] for run in runs]
-    minutes = statistics.summary([one["minutes"] for one in training], 1)
+    minutes = statistics.summary([run["training"]["minutes"] for run in runs], 1)
     rate = statistics.summary(table.rates(runs), 2)
     memory = max(run["peak_memory_mb"] for run in runs)
     voi, arand = (statistics.summary(table.scores(runs, key)) for key in ("voi", "arand"))
-    trained = f"{training[0]['trainable']:10,} {minutes:>13} {rate:>12} {memory:6.0f}"
+    trained = f"{runs[0]['training']['trainable']:10,} {minutes:>13} {rate:>12} {memory:6.0f}"
     print(f"{TITLES[name]:56} {trained} {voi:>14} {arand:>14}")
 for name, title in REFERENCES.items():
     for voi in table.scores(found.get("references", []), "voi", output=name):
@@ -602,7 +601,7 @@ checks.report("07")
 #   adds four runs (half an hour). Run this lesson again: which sentences have changed?
 # - Put your own row into `ROWS` in `fgnet_lib/study/rows.py`: another patch size, another width. What is its fair
 #   partner?
-# - In part 4, give `chance` twenty pairs of random numbers. How many of them come out at or below 10 %?
+# - In part 4, run the permutation test on twenty pairs of random rows. How many of them come out at or below 10 %?
 # - Write down, *before* you run a row, which difference you would call a success.
 #
 # ## References
