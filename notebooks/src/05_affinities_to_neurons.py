@@ -63,7 +63,7 @@ plt.show()
 # %% [markdown]
 # **What to see.** White means that a voxel is joined to its neighbours along all three axes; dark lines are borders. If
 # every line were closed, we would be done. They are not: some lines have gaps, and some neurites have dark spots
-# inside. These faults are the problem of this lesson.
+# inside. This lesson is about these faults.
 #
 # ## 2 · The obvious way, and why it fails
 #
@@ -179,7 +179,7 @@ print(f"for voxels of {voxel_size} nm the library chooses the version with {star
 # %% [markdown]
 # The split column is high, as it should be at this point. The merge column is what no later step can undo. Part of it
 # is no merge of neurons at all: a watershed leaves no gaps, so it gives each membrane voxel to one side or the other,
-# and the wrong side counts as a merge.
+# and a voxel on the wrong side counts as an error.
 #
 # ## 4 · Agglomeration, by hand
 #
@@ -579,7 +579,7 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** For a split, the coloured area is *one* true neuron, and each colour is a segment. Follow the line
-# between two colours: what did the network mistake for a membrane (a mitochondrion? a fold? a thin neck?) For a merge,
+# between two colours: what did the network mistake for a membrane, a mitochondrion, a fold, a thin neck? For a merge,
 # the coloured area is one segment, and each colour is a true neuron. The line between two colours is a membrane that
 # the network missed. The cross marks the reported position; in a viewer you can fly to it (lesson 06).
 #
