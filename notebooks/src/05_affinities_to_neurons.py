@@ -427,7 +427,7 @@ for name, scores in on_validation.items():
 
 # %% [markdown]
 # **Why choose on the training volume?** If you choose the threshold that is best on the *validation* volume, and then
-# report the score there, you have used the answers. Your number is too good, and nobody can repeat it on a volume
+# report the score there, you have used the answers. Your number is too good, and you cannot repeat it on a volume
 # without ground truth.
 #
 # The first line of each pair is the honest result. The second line is what peeking would claim, and it can never be
@@ -479,7 +479,7 @@ ax.set(xlim=limits, ylim=limits)
 ax.legend(title="large marker: chosen threshold")
 plt.show()
 
-# %% alt="Upper row: affinities A_s and A_r of one section, and its EM. Lower row: the segmentation of each, and the ground truth. The dark lines of A_s are wider, above all around thin profiles."
+# %% alt="Upper row: affinities A_s and A_r of one section, and its EM. Lower row: the segmentation of each, and the ground truth. The dark lines of A_s are coarser, above all around thin profiles."
 from fgnet_lib.segmentation import segment
 
 coarse = segment(unseen.coarse, voxel_size, chosen["A_s"])
@@ -496,8 +496,8 @@ plt.show()
 # %% [markdown]
 # **What to see.** A curve that lies closer to the lower left corner all along is better at *every* trade of splits for
 # merges. If two curves cross, neither is better. On the phantom, $A_r$ beats $A_s$ at the chosen thresholds. The
-# pictures show why: the dark lines of $A_s$ are wider, and its thinnest profiles suffer, because a profile narrower
-# than a few pixels has no cell of its own in a map with stride 4.
+# pictures show where it gains: the lines of $A_s$ are coarser, above all around the thinnest profiles. A profile that is
+# only a few pixels wide has no cell of its own in a map with stride 4.
 #
 # ### Every threshold on one slider
 #

@@ -404,7 +404,7 @@ plt.show()
 # %% [markdown]
 # **What to see.** Neurons keep their colour across the lines. (The data repeat because we mirrored them; the network
 # has nothing to do with that.) Working block by block does no harm as long as the parts at the borders find each other,
-# and the halo makes sure that they do.
+# and that is what the halo is for.
 #
 # **Exercise 9.2: ids that no other block has.** Each block numbers its fragments from 1; 0 means no fragment. Turn
 # these numbers into ids of the volume, with the `number` of the block and the `voxels` of a full block. No two blocks
