@@ -5,14 +5,15 @@
 #
 # **What you will learn**
 #
-# - why joining voxels through every high affinity fails, and what is done instead: fragments, then agglomeration;
-# - how agglomeration by mean affinity works, by hand on five fragments, with the library on a volume;
-# - how splits and merges are measured, and how one threshold trades them against each other;
-# - how to choose that threshold without looking at the data that you judge by;
-# - what the refined affinities $A_r$ are better at than the coarse ones, $A_s$;
+# - why joining voxels wherever an affinity is high fails, and what works instead: fragments, then agglomeration;
+# - how agglomeration by mean affinity works: by hand on five fragments, with the library on a volume;
+# - how to measure splits and merges, and how one threshold trades them against each other;
+# - how to choose that threshold without looking at the data that judges you;
+# - where the refined affinities $A_r$ beat the coarse ones, $A_s$;
 # - how to find the worst errors of a segmentation and look at them.
 #
-# **Before you start.** Lesson 01 explains affinities, lesson 03 the two outputs of FGNet; neither is required.
+# **Before you start.** Lesson 01 explains affinities, and lesson 03 the two outputs of FGNet; you can start without
+# either.
 #
 # <!-- times -->
 
@@ -32,9 +33,9 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %% [markdown]
 # ## 1 · What the network hands over
 #
-# We need two volumes with ground truth: one to **choose** on, one to **judge** by. The first comes from the training part
-# of the data set, the second from the validation part, which the network has not seen. Both go through the trained mini
-# model that comes with the repository.
+# We need two volumes with ground truth: one to **choose** on and one to **judge** by. The first comes from the training
+# part of the data set. The second comes from the validation part, which the network has never seen. Both go through the
+# trained mini model that comes with the repository.
 
 # %%
 import matplotlib.pyplot as plt
@@ -60,13 +61,14 @@ plots.show_section(axes[2], validation.raw, validation.labels, voxel_size, middl
 plt.show()
 
 # %% [markdown]
-# **What to see.** White says: joined along all three axes. Dark lines are borders. If all lines were closed, we would be
-# done. Look for gaps in them, also for dark spots inside a neurite: these are the problem of this lesson.
+# **What to see.** White means that a voxel is joined to its neighbours along all three axes; dark lines are borders. If
+# every line were closed, we would be done. They are not: some lines have gaps, and some neurites have dark spots
+# inside. This lesson is about these faults.
 #
 # ## 2 · The obvious way, and why it fails
 #
-# Take each voxel as a node of a graph. Join it to its predecessor along z, y and x wherever the affinity exceeds some
-# value, and call what hangs together a neuron. That is a connected-components problem, and takes ten lines.
+# Take each voxel as a node of a graph. Join it to its predecessor along z, y and x wherever the affinity is above some
+# value, and call each connected component a neuron. This takes ten lines.
 
 # %%
 from scipy import sparse
@@ -84,15 +86,15 @@ def components(value: float) -> np.ndarray:
 
 
 # %% [markdown]
-# Voxels of membranes are joined to nothing and are left as crumbs. To be fair we give each crumb to the nearest large
-# component, so that every voxel has a neuron, and then compare with the ground truth. VOI, which part 5 derives, counts splits
-# and merges in bits; 0 is perfect.
+# Voxels on membranes join nothing and remain as crumbs. To be fair, we give each crumb to the nearest large component,
+# so that every voxel belongs to a neuron. Then we compare with the ground truth. VOI, which part 5 derives, counts
+# splits and merges in bits; 0 is perfect.
 
 # %%
 quiz.ask("05", "one-bridge")
 
 # %% [markdown]
-# Try it at six values:
+# Try six values:
 
 # %%
 from fgnet_lib.metrics import voi
@@ -100,29 +102,33 @@ from fgnet_lib.segmentation import remove_small
 
 largest = np.unique(validation.labels, return_counts=True)[1].max() / index.size
 print(f"the largest neuron fills {largest:.0%} of the volume")
+at_value = {}
 for value in (0.2, 0.5, 0.8, 0.9, 0.95, 0.99):
     raw = components(value)
     labels = remove_small(raw, 100)
     voxels = np.unique(labels, return_counts=True)[1]
-    split, merge = voi(labels, validation.labels)
+    at_value[value] = split, merge = voi(labels, validation.labels)
     sizes = f"{raw.max():7} components, {voxels.size:5} large, the largest fills {voxels.max() / index.size:4.0%}"
     print(f"affinity > {value:.2f}: {sizes}; VOI split {split:.2f} + merge {merge:.2f} = {split + merge:.2f} bits")
+assert at_value[0.2][0] <= at_value[0.99][0] and at_value[0.2][1] >= at_value[0.99][1]  # few splits, many merges
 
 # %% [markdown]
-# **What to see.** At a low value neurons are merged: a *single* wrong voxel in a whole membrane is a bridge, and joins two
-# neurons for good. To close all bridges takes a value so high that neurites fall apart, too. Keep the best sum in mind.
+# **What to see.** A low value merges neurons: a *single* wrong voxel in a whole membrane is a bridge, and one bridge is
+# enough to join two neurons. A value high enough to close every bridge also breaks neurites apart. Remember the best
+# sum; we come back to it.
 #
-# A decision about two neurons should not hang on one voxel. It takes two steps to do better:
+# **A decision about two neurons should not hang on one voxel.** Two steps do better:
 #
-# 1. **Fragments**, also called supervoxels: cut the volume into small pieces that hardly ever cross a membrane. Splits are allowed, even welcome.
-# 2. **Agglomeration**: join fragments, and look at the *whole face* between two of them before you do.
+# 1. **Fragments**, also called supervoxels: cut the volume into small pieces that hardly ever cross a membrane. Splits
+#    are welcome here.
+# 2. **Agglomeration**: join fragments, but look at the *whole face* between two of them first.
 #
 # ## 3 · Fragments: a watershed
 #
-# Turn affinities around and read them as a landscape: $b = 1 - \text{mean affinity}$ is low inside neurites and high
-# on membranes. Let water rise from some starting points, the **seeds**; where two waters meet, there is a border.
-# Everything depends on the seeds. We want one for each profile, deep inside: where the distance to the nearest boundary has
-# a maximum. Here for one section, step by step.
+# Turn the affinities around and read them as a landscape: $b = 1 - \text{mean affinity}$ is low inside neurites and
+# high on membranes. Let water rise from some starting points, the **seeds**. Where two waters meet, a border forms.
+# Everything depends on the seeds. We want one in each profile, deep inside, where the distance to the nearest boundary
+# has a maximum. Here is one section, step by step.
 
 # %%
 from scipy import ndimage
@@ -152,13 +158,13 @@ depth.plot(*np.argwhere(peaks).T[::-1], ".", color="red", markersize=6)
 plt.show()
 
 # %% [markdown]
-# **What to see.** Fat profiles have several seeds and fall into several fragments; this is repaired later. What cannot be
-# repaired is a fragment that covers two neurites, so look for profiles *without* a red dot. (The library gives such a profile
-# a seed, too, where no affinity joins it to one that has.)
+# **What to see.** Wide profiles have several seeds and fall into several fragments. Agglomeration repairs this later.
+# It cannot repair a fragment that covers two neurites, so look for profiles *without* a red dot. (The library gives
+# such a profile a seed of its own if no affinity joins it to a profile with a seed.)
 #
-# In **anisotropic** data (sections much thicker than a pixel is wide) neurites jump from section to section, and the
-# watershed runs in each section by itself, as above. In **isotropic** data it runs in 3D, with the mean of all three channels. The
-# library chooses by the voxel size; `per_section=` overrules it.
+# In **anisotropic** data (sections much thicker than a pixel is wide) neurites jump from section to section, so the
+# watershed runs in each section separately, as above. In **isotropic** data it runs in 3D and uses the mean of all
+# three channels. The library decides by the voxel size; you can overrule it with `per_section=`.
 
 # %%
 from fgnet_lib.segmentation import fragments
@@ -168,17 +174,18 @@ for per_section in (True, False):
     split, merge = voi(pieces, validation.labels)
     print(f"per section: {per_section!s:5}  {pieces.max():6} fragments, VOI split {split:.2f}, merge {merge:.2f} bits")
 start = fragments(unseen.refined, voxel_size)
-print(f"for voxels of {voxel_size} nm the library takes the one with {start.max()} fragments")
+print(f"for voxels of {voxel_size} nm the library chooses the version with {start.max()} fragments")
 
 # %% [markdown]
-# The split column is high, as it should be at this point. The merge column is what no later step can take back. Part of it is
-# not a merge of neurons at all: a watershed leaves no gaps, so each voxel of a membrane goes to one side or the other, and
-# counts if it is the wrong one.
+# The split column is high, as it should be at this point. The merge column is what no later step can undo. Part of it
+# is no merge of neurons at all: a watershed leaves no gaps, so it gives each membrane voxel to one side or the other,
+# and a voxel on the wrong side counts as an error.
 #
 # ## 4 · Agglomeration, by hand
 #
-# Five fragments in one small section. The upper three belong to one neuron, the lower two to another. The membrane between
-# both is clear (affinity 0.1), except for *one* voxel, where the network was wrong (0.95): a bridge.
+# Here are five fragments in one small section. The upper three belong to one neuron, the lower two to another. The
+# membrane between the neurons is clear (affinity 0.1), except at *one* voxel, where the network was wrong (0.95): a
+# bridge.
 
 # %%
 rows = [[1] * 6 + [2] * 6 + [3] * 6, [4] * 9 + [5] * 9]
@@ -193,8 +200,8 @@ weights[1, 0, 6, 7] = 0.95  # the bridge
 quiz.ask("05", "bridge-mean")
 
 # %% [markdown]
-# The **region graph** has a node for each fragment and an edge for each *face*: all pairs of neighbouring voxels whose
-# fragments differ. With each edge we keep the affinities of its pairs.
+# The **region graph** has a node for each fragment and an edge for each *face*: all pairs of neighbouring voxels that
+# lie in two different fragments. For each edge we keep the affinities of its pairs.
 
 # %%
 from collections import defaultdict
@@ -208,6 +215,8 @@ for voxels, predecessors, affinities in (along_y, along_x):
 for face, values in faces.items():
     mean, highest = np.mean(values), max(values)
     print(f"{min(face)} | {max(face)}: {len(values)} pairs, mean affinity {mean:.2f}, largest {highest:.2f}")
+by_mean = sorted(faces, key=lambda face: np.mean(faces[face]), reverse=True)
+assert max(faces, key=lambda face: max(faces[face])) == by_mean[3] == {2, 4}  # first by its largest, fourth by its mean
 
 # %% alt="Left, five coloured fragments joined by lines with the mean affinity of each face: 0.90 and 0.60 above, 0.80 below, 0.10 or 0.38 across the membrane. Right, the affinities: a dark membrane with a single bright voxel, the bridge."
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.4))
@@ -224,12 +233,13 @@ figure.colorbar(shown, ax=right, label="affinity")
 plt.show()
 
 # %% [markdown]
-# **What to see.** Judged by its *largest* affinity, the face 2 | 4 is the best of all, and the first merge would be a wrong
-# one. Judged by its *mean* it is among the worst: one voxel of many does not weigh much. That is the whole trick.
+# **What to see.** By its *largest* affinity, the face 2 | 4 is the best of all, and the first merge would be wrong. By
+# its *mean*, it ranks behind every face inside a neuron, because one voxel among three weighs little. **This is the
+# whole trick.**
 #
-# The **score** of a face is $1 - \text{mean affinity}$. Agglomeration repeats one step: merge across the face with the
-# lowest score, unless that reaches the threshold. After a merge, two faces to the same neighbour are one larger face, and
-# its mean is taken anew. This is why the order matters, and why it is not the same as cutting every edge once.
+# The **score** of a face is $1 - \text{mean affinity}$. Agglomeration repeats one step: it merges across the face with
+# the lowest score, and stops when that score reaches the threshold. After a merge, two faces to the same neighbour
+# become one larger face with a new mean. So the order matters, and the result differs from cutting every edge once.
 
 # %%
 threshold, merged = 0.5, toy.copy()
@@ -248,7 +258,7 @@ while faces:
         faces[frozenset((keep, neighbour))] += faces.pop(other)
 
 # %% [markdown]
-# Two neurons are left, and the bridge has joined nothing. Now the same with the library. It calls waterz, which does
+# Two neurons remain, and the bridge has joined nothing. Now do the same with the library. It calls waterz, which does
 # exactly this in C++ with a priority queue, for millions of faces.
 
 # %%
@@ -257,14 +267,15 @@ from fgnet_lib.segmentation import sweep
 by_library = sweep(weights, (1, 1, 1), [0.25, 0.5, 0.95], fragments=toy)
 for value, labels in by_library.items():
     print(f"threshold {value:.2f}: {len(np.unique(labels))} segments")
-print("the same as by hand:", voi(by_library[0.5], merged) == (0, 0))
+print("same result as by hand:", voi(by_library[0.5], merged) == (0, 0))
 
 # %% [markdown]
 # ### Exercises
 #
-# **Exercise 5.1: the mean affinity of a face.** Complete the function: from affinities (3, z, y, x), fragments (z, y, x) and two
-# ids to the mean over all pairs of neighbouring voxels of which one lies in `a` and the other in `b`. A pair may run along
-# any of the three axes, and either of the two fragments may come first. Remember at which voxel of a pair its affinity stands.
+# **Exercise 5.1: the mean affinity of a face.** Complete the function. It takes affinities (3, z, y, x), fragments (z,
+# y, x) and two ids, and returns the mean affinity over all pairs of neighbouring voxels with one voxel in `a` and the
+# other in `b`. A pair may run along any of the three axes, and either fragment may come first. Remember which voxel of
+# a pair holds its affinity.
 
 
 # %% tags=["task"]
@@ -287,10 +298,10 @@ def my_face_mean(affinities, fragments, a, b):
 checks.face_mean(my_face_mean)
 
 # %% [markdown]
-# **Exercise 5.2: merge two fragments.** The loop above kept every affinity. It is enough to keep, for each face, the number of
-# pairs and their mean: `{frozenset({1, 2}): (6, 0.9), ...}`. Write the step that merges fragment `drop` into `keep`: from such a
-# dictionary to a new one. Two faces to the same neighbour become one, and a large face has more to say than a small one.
-# The two need not have a face with each other.
+# **Exercise 5.2: merge two fragments.** The loop above keeps every affinity. It is enough to keep, for each face, the
+# number of pairs and their mean: `{frozenset({1, 2}): (6, 0.9), ...}`. Write the step that merges fragment `drop` into
+# `keep`. It takes such a dictionary and returns a new one. Two faces to the same neighbour become one, and a large face
+# counts for more than a small one. The two fragments may have no face between them.
 
 
 # %% tags=["task"]
@@ -316,14 +327,15 @@ checks.merge(my_merge)
 # %% [markdown]
 # ## 5 · Counting splits and merges
 #
-# Is a segmentation good? Names of segments mean nothing, so we cannot compare voxel by voxel. But we can ask: *if I know
-# the neuron of a voxel, how uncertain am I about its segment?* Not at all, if every neuron is one segment. The answer in
-# bits is the conditional entropy $H(S \mid T)$ of the segmentation $S$ given the truth $T$: the **split** part of the **variation
-# of information** (VOI). Turn the question around, and $H(T \mid S)$ is the **merge** part:
+# Is a segmentation good? The ids of segments mean nothing, so we cannot compare voxel by voxel. But we can ask: *if I
+# know the neuron of a voxel, how uncertain am I about its segment?* If every neuron is one segment, not at all. The
+# answer in bits is the conditional entropy $H(S \mid T)$ of the segmentation $S$ given the truth $T$. It is the
+# **split** part of the **variation of information** (VOI). Turn the question around, and you get the **merge** part,
+# $H(T \mid S)$:
 #
 # $$H(S \mid T) = \sum_{s, t} p(s, t) \log_2 \frac{p(t)}{p(s, t)}, \qquad H(T \mid S) = \sum_{s, t} p(s, t) \log_2 \frac{p(s)}{p(s, t)},$$
 #
-# with $p(s, t)$ the share of voxels that lie in segment $s$ and in neuron $t$. Here for the five fragments:
+# where $p(s, t)$ is the share of voxels that lie in segment $s$ and in neuron $t$. Here it is for the five fragments:
 
 # %%
 table = np.zeros((6, 3))  # segments 0 to 5, neurons 0 to 2
@@ -338,22 +350,24 @@ print(f"by hand    split {split:.4f}, merge {merge:.4f} bits")
 print("by library split {:.4f}, merge {:.4f} bits".format(*voi(toy, truth)))
 
 # %% [markdown]
-# One bit is the uncertainty of a fair coin: a neuron cut into two halves everywhere costs one bit. A second score is the
-# **adapted Rand error** (ARAND). It looks at pairs of voxels: of those that the segmentation puts together, the share that
-# belongs together is the precision; of those that belong together, the share that it puts together is the recall; ARAND is one minus
-# their harmonic mean. Pairs grow with the square of the size, so ARAND is all about the large neurons. The **CREMI score** is
-# $\sqrt{\text{ARAND} \cdot \text{VOI}}$. Voxels without ground truth are left out of all of them.
+# One bit is the uncertainty of a fair coin: if every neuron is cut into two halves, VOI split is one bit. A second
+# score is the **adapted Rand error** (ARAND), which looks at pairs of voxels. Of the pairs that the segmentation puts
+# together, precision is the share that belongs together. Of the pairs that belong together, recall is the share that
+# the segmentation puts together. ARAND is one minus their harmonic mean. Pairs grow with the square of the size, so
+# large neurons dominate ARAND. The **CREMI score** is $\sqrt{\text{ARAND} \cdot \text{VOI}}$. All these scores leave
+# out voxels without ground truth.
 #
 # ## 6 · The threshold
 #
-# A low threshold leaves splits, a high one makes merges. `sweep` runs the agglomeration once, from low to high, and
-# keeps the labels at each threshold that we ask for. We do it for the *training* volume, and for both outputs of the
-# network.
+# **The threshold is a score, 1 − mean affinity**: at 0.7, two segments merge if the mean affinity of their face is
+# above 0.3. A low threshold leaves splits, a high one makes merges. `sweep` runs the agglomeration once, from low to
+# high, and keeps the labels at each threshold that you ask for. We do this on the *training* volume, for both outputs
+# of the network.
 
 # %%
 from fgnet_lib.metrics import evaluate
 
-thresholds = np.arange(0.1, 0.96, 0.05).round(2)
+thresholds = np.append(np.arange(0.1, 0.96, 0.05), (0.98, 0.99)).round(2)  # merges rise only near 1
 
 
 def curve(affinities, volume) -> dict:
@@ -369,28 +383,32 @@ on_training = {"A_s": curve(trained.coarse, training), "A_r": curve(trained.refi
 chosen = {name: best(scores) for name, scores in on_training.items()}
 print("chosen on the training volume:", ", ".join(f"{value:g} for {name}" for name, value in chosen.items()))
 
-# %% alt="VOI split, VOI merge and their sum against the threshold, for A_s and A_r on the training volume. Splits fall and merges rise with the threshold; a dotted line marks the threshold with the smallest sum."
+# %% alt="VOI split, VOI merge and their sum against the threshold, for A_s and A_r on the training volume. Splits fall with the threshold; merges stay low and rise steeply near 1. A dotted line marks the threshold with the smallest sum."
 figure, axes = plt.subplots(1, 2, figsize=(14, 5), sharey=True)
 for ax, (name, scores) in zip(axes, on_training.items(), strict=True):
     splits, merges = zip(*((s.voi_split, s.voi_merge) for s in scores.values()), strict=True)
+    assert np.diff(splits).max() < 1e-6 and np.diff(merges).min() > -1e-6  # a merge never adds a split
+    assert session.dataset not in ("phantom", "fib25") or merges[-1] > 3 * merges[0]  # flat at first, steep near 1
     plots.split_merge_curve(ax, list(scores), splits, merges, chosen[name], f"${name}$, training volume")
 plt.show()
 
 # %% [markdown]
-# **What to see.** With the threshold splits go down and merges go up, and the sum has a valley between. A broad valley is
-# good news: the choice is not delicate. The threshold that is stored with the model, and which lessons 00 and 08 use, was
-# chosen in this way, on larger training volumes.
+# **What to see.** As the threshold rises, splits fall, merges rise, and their sum has a valley. Merges rise late: the
+# curve stays flat while the membranes hold, and turns up steeply near 1, where almost any face is good enough to merge.
+# A broad valley is good news, because the exact choice matters little. The threshold that is stored with the shipped
+# model, and that lessons 00 and 08 use, was chosen in this way on larger training volumes.
 #
-# The choice is made, on the *training* volume. Now comes the *validation* volume, at which we look once.
+# We have made our choice on the *training* volume. Now comes the *validation* volume, and we look at it only once.
 #
-# What is the best that we could hope for? A neuron that leaves this crop and comes back has one id, but no segmentation of the
-# crop could join its pieces. So we also score the ground truth itself, with each piece that hangs together as a segment.
+# What is the best that we can hope for? A neuron that leaves this crop and comes back has one id, but no segmentation
+# of the crop can join its pieces. So we first score the ground truth itself, with each connected piece as its own
+# segment.
 
 # %%
 from skimage.measure import label
 
 pieces = label(validation.labels.astype(np.int64), connectivity=1)
-print("the best possible: split {:.2f}, merge {:.2f} bits".format(*voi(pieces, validation.labels)))
+print("best possible: split {:.2f}, merge {:.2f} bits".format(*voi(pieces, validation.labels)))
 
 # %%
 quiz.ask("05", "peeking")
@@ -408,18 +426,19 @@ for name, scores in on_validation.items():
         print(f"{name}  {how:18}{value:11g}{row}")
 
 # %% [markdown]
-# **Why choose on the training volume?** If we took the best threshold of the *validation* volume, and then reported the score there,
-# we would have used the answers. The number would be too good, and nobody could repeat it on a volume without ground truth.
+# **Why choose on the training volume?** If you choose the threshold that is best on the *validation* volume, and then
+# report the score there, you have used the answers. Your number is too good, and you cannot repeat it on a volume
+# without ground truth.
 #
-# The first line of each pair is the honest result; the second is what peeking would have claimed. Their difference is the
-# price of honesty. A large one says that the two volumes differ (in contrast, in thickness, in how sure the network is),
-# and that the threshold should be chosen on data more like those it is meant for.
+# The first line of each pair is the honest result. The second line is what peeking would claim, and it can never be
+# worse. The difference is the price of honesty. If it is large, the two volumes differ (in contrast, in section
+# thickness, in how sure the network is), and you should choose the threshold on data more like your target.
 #
-# And part 2? Its best sum was found by peeking, so compare it with the second line. In a crop as small as this one the two may be
-# close. But a bridge anywhere joins two neurons everywhere: the larger the volume, the more membrane there is to leak.
+# And part 2? We found its best sum by peeking, so compare it with the second line. In a crop as small as this one, the
+# two may be close. But a single bridge joins two neurons completely, and a larger volume has more membrane to leak.
 #
-# **Exercise 5.3: choose a threshold honestly.** `training` and `validation` are dictionaries from thresholds to (VOI split, VOI merge).
-# Give back the threshold that you choose, and the VOI (the sum of both parts) that you report for it.
+# **Exercise 5.3: choose a threshold honestly.** `training` and `validation` are dictionaries from thresholds to (VOI
+# split, VOI merge). Return the threshold that you choose, and the VOI (the sum of both parts) that you report for it.
 
 
 # %% tags=["task"]
@@ -439,9 +458,9 @@ checks.honest_threshold(my_choice)
 # %% [markdown]
 # ## 7 · $A_s$ against $A_r$
 #
-# FGNet has two outputs. The coarse affinities $A_s$ are decoded from SAM2's features alone, whose finest map has a stride of 4. The
-# refined affinities $A_r$ come from the 3D encoder that is guided by these features. The paper segments $A_r$; here you see
-# what that gains. A fair comparison shows the whole trade-off and not one point of it.
+# FGNet has two outputs. The coarse affinities $A_s$ are decoded from SAM2's features alone, and the finest of these has
+# a stride of 4. The refined affinities $A_r$ come from the 3D encoder that these features guide. The paper segments
+# $A_r$; here you see what that gains. A fair comparison shows all thresholds, not just one.
 
 # %% alt="VOI split against VOI merge on the validation volume, one curve for A_s and one for A_r, each point a threshold and a large marker the chosen one. The curve nearer to the lower left corner is better."
 figure, ax = plt.subplots(figsize=(7, 5))
@@ -450,14 +469,17 @@ for (name, scores), marker in zip(on_validation.items(), "so", strict=True):
     line = ax.plot(merges, splits, marker + "-", label=f"${name}$")[0]
     here = scores[chosen[name]]
     ax.plot(here.voi_merge, here.voi_split, marker, color=line.get_color(), markersize=15, mfc="none", mew=2)
-marked = [scores[chosen[name]] for name, scores in on_validation.items()]
-limits = (0, 2 * max(score.voi_split + score.voi_merge for score in marked))
+sums = {
+    name: on_validation[name][value].voi_split + on_validation[name][value].voi_merge for name, value in chosen.items()
+}
+assert session.dataset != "phantom" or sums["A_r"] < 0.9 * sums["A_s"]  # as the text says
+limits = (0, 2 * max(sums.values()))
 ax.set(title="Splits against merges, validation volume", xlabel="VOI merge (bits)", ylabel="VOI split (bits)")
 ax.set(xlim=limits, ylim=limits)
 ax.legend(title="large marker: chosen threshold")
 plt.show()
 
-# %% alt="Upper row: affinities A_s and A_r of one section, and its EM. Lower row: the neurons found from each, and the ground truth. The dark lines of A_s are coarser, above all around thin profiles."
+# %% alt="Upper row: affinities A_s and A_r of one section, and its EM. Lower row: the segmentation of each, and the ground truth. The dark lines of A_s are coarser, above all around thin profiles."
 from fgnet_lib.segmentation import segment
 
 coarse = segment(unseen.coarse, voxel_size, chosen["A_s"])
@@ -466,40 +488,41 @@ figure, axes = plt.subplots(2, 3, figsize=(15, 10.6))
 outputs = ("A_s", unseen.coarse, coarse), ("A_r", unseen.refined, refined)
 for column, (name, output, labels) in zip(axes.T[:2], outputs, strict=True):
     plots.show_affinities(column[0], output, voxel_size, middle, f"${name}$")
-    plots.show_section(column[1], validation.raw, labels, voxel_size, middle, f"neurons from ${name}$")
+    plots.show_section(column[1], validation.raw, labels, voxel_size, middle, f"segmentation of ${name}$")
 plots.show_section(axes[0, 2], validation.raw, None, voxel_size, middle, f"EM, section {middle}")
 plots.show_section(axes[1, 2], validation.raw, validation.labels, voxel_size, middle, "ground truth")
 plt.show()
 
 # %% [markdown]
-# **What to see.** A curve that lies closer to the lower left corner all along is better at *every* trade of splits for merges; if
-# the curves cross, neither is. In the pictures look at the width of the dark lines, and at the thinnest profiles: what
-# is narrower than a few pixels of a stride-4 map has no voxel of its own in it.
+# **What to see.** A curve that lies closer to the lower left corner all along is better at *every* trade of splits for
+# merges. If two curves cross, neither is better. On the phantom, $A_r$ beats $A_s$ at the chosen thresholds. The
+# pictures show where it gains: the lines of $A_s$ are coarser, above all around the thinnest profiles. A profile that is
+# only a few pixels wide has no cell of its own in a map with stride 4.
 #
 # ### Every threshold on one slider
 #
-# The choice has been made and reported, so now we may play with the validation volume. Move *threshold*, and watch neurons
-# fall apart on the left and run together on the right. Blue voxels are **split**: their neuron has most of its voxels in
-# another segment. Orange ones are **merged**: their segment belongs for the most part to another neuron. White lines are
-# the ground truth. In JupyterLab a click moves the cross; the table names the segment and the neuron there.
+# You have made your choice and reported it, so now you may play with the validation volume. Move *threshold*: to the
+# left, neurons fall apart; to the right, they run together. Blue voxels are **split**: most of their neuron lies in
+# another segment. Orange voxels are **merged**: most of their segment belongs to another neuron. White lines are the
+# ground truth. In JupyterLab a click moves the cross, and the table names the segment and the neuron under it.
 
 # %%
 from fgnet_lib.views.explorers import segmentation_explorer
 
-tried = sweep(unseen.refined, voxel_size, thresholds[::2])
+tried = sweep(unseen.refined, voxel_size, thresholds[1::2])
 explorer = segmentation_explorer(validation, tried, session.out_dir)
 explorer
 
 # %% [markdown]
-# One of its pictures, for readers without a running notebook: too high a threshold.
+# If you read this without a running notebook, here is one of its pictures, at a threshold that is too high.
 
 # %% alt="The segmentation explorer at its highest threshold: segments in colour, split voxels in blue and merged ones in orange on the EM, and the curves of VOI with a dotted line at this threshold."
-explorer.draw(threshold=float(thresholds[::2][-1]))
+explorer.draw(threshold=float(thresholds[-1]))
 
 # %% [markdown]
-# **Exercise 5.4: find where a split heals.** A score sums up all neurons; now follow one. `tried` is a dictionary from thresholds to
-# segmentations, as `sweep` gives it. Give back the lowest threshold at which all voxels of `neuron` (an id in `truth`) lie in one
-# segment. You may rely on it that there is one.
+# **Exercise 5.4: find where a split heals.** A score sums up all neurons; now follow a single neuron. `tried` is a
+# dictionary from thresholds to segmentations, as `sweep` returns it. Return the lowest threshold at which all voxels of
+# `neuron` (an id in `truth`) lie in one segment. You may assume that there is such a threshold.
 
 
 # %% tags=["task"]
@@ -519,9 +542,9 @@ checks.whole_from(my_healed)
 # %% [markdown]
 # ## 8 · The worst errors
 #
-# A score says how much is wrong, not what. VOI is a sum over neurons (split part) and over segments (merge part), so
-# each error has its share of it. `neuron_report` lists the largest, with a place: the middle of the second largest piece.
-# First we give crumbs to their nearest neighbour, so that they do not crowd the list.
+# A score tells you how much is wrong, not what is wrong. VOI is a sum over neurons (split part) and over segments
+# (merge part), so each error has its share. `neuron_report` lists the largest shares, each with a position: the middle
+# of the second largest piece. First we give crumbs to their nearest neighbour, so that they do not crowd the list.
 
 # %%
 from fgnet_lib.metrics import neuron_report
@@ -532,10 +555,10 @@ report = neuron_report(neurons, validation.labels, voxel_size, top=5)
 for kind, errors in (("split", report.splits), ("merge", report.merges)):
     for error in errors:
         who = f"neuron {error.label} in" if kind == "split" else f"segment {error.label} holds"
-        print(f"{kind}: {error.bits:.3f} bits, {who} {len(error.parts)} parts; look at z, y, x = {error.voxel}")
+        print(f"{kind}: {error.bits:.3f} bits, {who} {len(error.parts)} parts; look at (z, y, x) = {error.voxel}")
 
 
-# %% alt="The worst splits and merges, one in each column: above the EM section with a red cross at the place of the report, below the same section with the parts of the neuron or segment in different colours."
+# %% alt="The worst splits and merges, one in each column: above the EM section with a red cross at the reported position, below the same section with the parts of the neuron or segment in different colours."
 def show_error(axes, kind: str, error) -> None:
     whole, parts = (validation.labels, neurons) if kind == "split" else (neurons, validation.labels)
     z, y, x = error.voxel
@@ -555,16 +578,16 @@ for column, (kind, error) in zip(axes.T, worst, strict=True):
 plt.show()
 
 # %% [markdown]
-# **What to see.** For a split, the coloured area is *one* true neuron, and each colour a segment: follow the line between two
-# colours and ask what the network took for a membrane there (a mitochondrion? a fold? a thin neck?). For a merge, the coloured
-# area is one segment, and each colour a true neuron: the line between two colours is a membrane that was missed. The cross marks
-# the place of the report; in a viewer you would fly there (lesson 06).
+# **What to see.** For a split, the coloured area is *one* true neuron, and each colour is a segment. Follow the line
+# between two colours: what did the network mistake for a membrane, a mitochondrion, a fold, a thin neck? For a merge,
+# the coloured area is one segment, and each colour is a true neuron. The line between two colours is a membrane that
+# the network missed. The cross marks the reported position; in a viewer you can fly to it (lesson 06).
 #
-# Not every error is the network's: some neurons leave this crop and come back (part 6), and a ground truth has crumbs of its own.
-# And where the second colour is only a rim and the cross sits on a membrane, nothing was split or merged: the two sides just
-# draw the border a voxel apart.
+# Not every error is the network's fault. Some neurons leave this crop and come back (part 6), and ground truth has
+# crumbs of its own. And if the second colour is only a rim and the cross sits on a membrane, nothing was split or
+# merged: the two sides just draw the border a voxel apart.
 #
-# Here you can browse all of them.
+# Browse all of them here:
 
 # %%
 from ipywidgets import IntSlider
@@ -592,27 +615,31 @@ checks.report("05")
 # %% [markdown]
 # ## What you learned
 #
-# - Joining voxels through single affinities lets one wrong voxel join two neurons. Fragments and the *mean* over a face do not.
-# - Fragments come from a watershed: per section in anisotropic data, in 3D in isotropic data. What they merge stays merged.
-# - VOI split is $H(S \mid T)$, VOI merge is $H(T \mid S)$, in bits; a threshold trades one for the other.
-# - The threshold is chosen on training data, and reported as it comes out elsewhere.
-# - Errors have addresses. Looking at the worst ten tells more than the third digit of a score.
+# - If voxels are joined wherever a single affinity is high, one wrong voxel can join two neurons. Fragments and the
+#   *mean* over a face prevent this.
+# - Fragments come from a watershed: per section in anisotropic data, in 3D in isotropic data. No later step can undo a
+#   merge inside a fragment.
+# - VOI split is $H(S \mid T)$, VOI merge is $H(T \mid S)$, both in bits. A threshold trades one for the other.
+# - Choose the threshold on training data, and report the score that it gives elsewhere.
+# - Errors have positions. Looking at the ten worst tells you more than the third digit of a score.
 #
 # ## Try it
 #
-# - In part 4, raise the wrong affinity's share: make the bridge four voxels wide. At which width do the neurons merge?
-# - In part 3, use `gaussian_filter(distance, 6)`. Fewer fragments: which profiles have lost their seed?
-# - Run `remove_small` with 1000 instead of 100 voxels and evaluate again. What becomes better, what worse?
+# - In part 4, make the bridge four voxels wide. At which width do the neurons merge?
+# - In part 3, use `gaussian_filter(distance, 6)`. There are fewer fragments: which profiles have lost their seed?
+# - Run `remove_small` with 1000 instead of 100 voxels and evaluate again. What becomes better, and what becomes worse?
 # - Set `DATASET` to a volume with other voxels (phantom: anisotropic, fib25: isotropic). What does `fragments` choose?
 #
 # ## References
 #
-# - Turaga et al.: *Convolutional networks can learn to generate affinity graphs for image segmentation.* Neural Computation 22,
-#   2010, [doi:10.1162/neco.2009.10-08-881](https://doi.org/10.1162/neco.2009.10-08-881)
-# - Funke et al.: *Large scale image segmentation with structured loss based deep learning for connectome reconstruction.* IEEE
-#   TPAMI 41, 2019, [doi:10.1109/TPAMI.2018.2835450](https://doi.org/10.1109/TPAMI.2018.2835450): mean-affinity agglomeration, `waterz`
+# - Turaga et al.: *Convolutional networks can learn to generate affinity graphs for image segmentation.* Neural
+#   Computation 22, 2010, [doi:10.1162/neco.2009.10-08-881](https://doi.org/10.1162/neco.2009.10-08-881)
+# - Funke et al.: *Large scale image segmentation with structured loss based deep learning for connectome
+#   reconstruction.* IEEE TPAMI 41, 2019, [doi:10.1109/TPAMI.2018.2835450](https://doi.org/10.1109/TPAMI.2018.2835450):
+#   mean-affinity agglomeration, `waterz`
 # - Meilă: *Comparing clusterings: an information based distance.* Journal of Multivariate Analysis 98, 2007,
 #   [doi:10.1016/j.jmva.2006.11.013](https://doi.org/10.1016/j.jmva.2006.11.013)
-# - Arganda-Carreras et al.: *Crowdsourcing the creation of image segmentation algorithms for connectomics.* Frontiers in
-#   Neuroanatomy 9, 2015, [doi:10.3389/fnana.2015.00142](https://doi.org/10.3389/fnana.2015.00142): the adapted Rand error
-# - The CREMI challenge, [cremi.org](https://cremi.org): the score that joins both
+# - Arganda-Carreras et al.: *Crowdsourcing the creation of image segmentation algorithms for connectomics.* Frontiers
+#   in Neuroanatomy 9, 2015, [doi:10.3389/fnana.2015.00142](https://doi.org/10.3389/fnana.2015.00142): the adapted Rand
+#   error
+# - The CREMI challenge, [cremi.org](https://cremi.org): the score that combines both

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 06 · Neurons in 3D: surfaces in nm, a viewer to fly through, a file to hand on
+# # 06 · Neurons in 3D: surfaces in nm, a viewer to fly through, a file to share
 #
 # <!-- badges -->
 #
@@ -7,10 +7,12 @@
 #
 # - how a set of voxels becomes a surface, and where its corners lie in nm;
 # - what a split and a merge look like in 3D, when sections hide them;
-# - to open raw data, labels, prediction, affinities and attention together in neuroglancer, in JupyterLab, Colab or Binder;
-# - to ask about a neuron by pointing at it, to fly to the worst errors, and to send neurons to somebody who has nothing installed.
+# - how to open raw data, labels, prediction, affinities and attention together in neuroglancer, in JupyterLab, Colab or
+#   Binder;
+# - how to ask about a neuron by pointing at it, fly to the worst errors, and send neurons to someone who has nothing
+#   installed.
 #
-# **Before you start.** Nothing is required. Lesson 05 explains the segmentation that is shown here.
+# **Before you start.** You need no other lesson. Lesson 05 explains the segmentation that you see here.
 #
 # <!-- times -->
 
@@ -30,11 +32,12 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %% [markdown]
 # ## 1 · What a section does not show
 #
-# A score says how many errors there are. What they *are* is seen: two profiles that look separate in each section may be
-# one neuron that bends back, and two that always lie side by side may be joined by a single wrong voxel somewhere. So
-# we want to see neurons from all sides, together with the data that speaks for them.
+# A score counts errors, but you have to *see* an error to understand it. Two profiles that look separate in each
+# section may be one neuron that bends back. Two neurons that always lie side by side may be joined by a single wrong
+# voxel somewhere. So we want to see neurons from all sides, together with the data behind them.
 #
-# First the shipped model segments the volume, exactly as in lessons 00 and 05.
+# First the shipped model segments the volume, exactly as in lessons 00 and 05. Its threshold is a score, 1 − mean
+# affinity.
 
 # %%
 from fgnet_lib.inference import predict
@@ -48,11 +51,11 @@ neurons = remove_small(segment(prediction.refined, volume.voxel_size, threshold)
 print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm")
 
 # %% [markdown]
-# The easiest step out of the section is to cut the volume the other way. The three planes below meet in one voxel, the
-# crossing of the dotted lines. Lengths are to scale: where voxels are longer in z than in x, the planes *xz* and *yz*
-# have steps as long as a section is thick.
+# The easiest way out of the section is to cut the volume in another direction. The three planes below meet in one
+# voxel, where the dotted lines cross. Lengths are to scale: if voxels are longer in z than in x, the planes *xz* and
+# *yz* have steps as long as a section is thick.
 
-# %% alt="Three planes through one voxel, xy, yz and xz, drawn to scale with the found neurons in colour. Round profiles in xy are long bands in the other two planes."
+# %% alt="Three planes through one voxel, xy, yz and xz, drawn to scale with the predicted neurons in colour. Round profiles in xy are long bands in the other two planes."
 import matplotlib.pyplot as plt
 
 from fgnet_lib.course import checks, quiz
@@ -62,22 +65,23 @@ plots.orthogonal_views(volume.raw, volume.voxel_size, neurons)
 plt.show()
 
 # %% [markdown]
-# Follow a colour from plane to plane. A neurite that crosses a section at a right angle is a round profile there, and a
-# long band in the other two planes. A colour that ends inside one of the bands without a membrane is an error.
+# **What to see.** Follow a colour from plane to plane. A neurite that crosses the sections at a right angle is a round
+# profile in *xy* and a long band in the other two planes. If a colour ends inside such a band without a membrane, that
+# is an error.
 #
 # ## 2 · From voxels to a surface
 #
-# One neuron is a mask: 1 inside, 0 outside. Its surface lies where the value passes 0.5. **Marching cubes** walks over
-# all cubes of eight neighbouring voxels; where some corners are inside and some outside, it places a few triangles
-# between them, always the same ones for the same pattern of corners.
+# One neuron is a mask: 1 inside, 0 outside. Its surface lies where the value passes 0.5. **Marching cubes** visits
+# every cube of eight neighbouring voxels. Where some corners are inside and some outside, it places a few triangles
+# between them, always the same triangles for the same pattern of corners.
 #
-# It counts in voxels, from the centre of the first one. For nm, two things are needed: each axis times *its own* voxel
-# size, and half a voxel more, because voxel 0 reaches from 0 to 1 and has its centre at 0.5:
+# It counts in voxels, from the centre of the first voxel. To get nm, multiply each axis by *its own* voxel size, and
+# add half a voxel, because voxel 0 reaches from 0 to 1 and has its centre at 0.5:
 #
 # $$\text{position}_\text{nm} = (\text{index} + 0.5) \cdot \text{voxel size}.$$
 #
-# A mask that touches the edge of the volume has no outside there, and its surface stays open. A rim of zeros around
-# the mask closes it; then the first index is the rim's, one voxel earlier.
+# A mask that touches the edge of the volume has no outside there, so its surface stays open. A rim of zeros around the
+# mask closes it. Index 0 is then the rim, one voxel earlier.
 
 # %%
 import numpy as np
@@ -94,30 +98,32 @@ for axis, low, high in zip("zyx", corners_nm.min(0), corners_nm.max(0), strict=T
     print(f"{axis}: from {round(low)} to {round(high)} nm")
 
 # %% [markdown]
-# The library's `neuron_mesh` does the same with one more step. Many of these triangles lie in one plane and say nothing
-# new, so edges are collapsed, those first that change the shape least, until a given number of triangles is left.
-# The shape stays and the extent is nearly the same:
+# The library's `neuron_mesh` does the same and then simplifies. Many of these triangles lie in one plane and add
+# nothing, so it collapses edges, starting with those that change the shape least, until only a given number of
+# triangles is left. The shape stays, and the extent hardly changes:
 
 # %%
 from fgnet_lib.views.meshes import neuron_mesh
 
 mesh = neuron_mesh(neurons, chosen, volume.voxel_size, max_triangles=3000)
 print(f"simplified: {len(mesh.vertices)} corners, {len(mesh.triangles)} triangles")
+low, high = mesh.vertices.min(0), mesh.vertices.max(0)
+assert np.all(np.abs([low - corners_nm.min(0), high - corners_nm.max(0)]) <= volume.voxel_size)  # by a voxel at most
 for axis, low, high in zip("zyx", mesh.vertices.min(0), mesh.vertices.max(0), strict=True):
     print(f"{axis}: from {round(low)} to {round(high)} nm")
 
 # %% [markdown]
-# What happens without the voxel size?
+# What happens if you forget the voxel size?
 
 # %%
 quiz.ask("06", "cubes")
 
 # %% [markdown]
-# Here is the same neuron, as if every voxel were a cube and in nm. On data with thick sections, the left one is squashed
-# along z, and each length or volume measured on it would be wrong. On isotropic data (`DATASET = "fib25"`) both have the
-# same shape.
+# Here is the same neuron twice: as if every voxel were a cube, and in nm. On data with thick sections, the left neuron
+# is squashed along z, and every length or volume that you measure on it is wrong. On isotropic data
+# (`DATASET = "fib25"`) both have the same shape.
 
-# %% alt="The same neuron twice in 3D: as if voxels were cubes, and with the true voxel size in nm. If sections are thick, the left one is squashed along z."
+# %% alt="The same neuron twice in 3D: as if voxels were cubes, and with the true voxel size in nm. If sections are thick, the left neuron is squashed along z."
 figure = plt.figure(figsize=(14, 5.5))
 left, right = (figure.add_subplot(1, 2, k, projection="3d") for k in (1, 2))
 cubes = neuron_mesh(neurons, chosen, (volume.voxel_size[2],) * 3, max_triangles=3000)
@@ -126,8 +132,8 @@ plots.neurons_3d(right, {chosen: mesh}, "in nm")
 plt.show()
 
 # %% [markdown]
-# **Exercise 6.1: the volume of a neuron.** Surfaces are for looking; sizes come from voxels. Give the volume of the neuron `label`
-# in µm³.
+# **Exercise 6.1: the volume of a neuron.** Surfaces are for looking; sizes come from voxels. Return the volume of the
+# neuron `label` in µm³.
 
 
 # %% tags=["task"]
@@ -146,11 +152,12 @@ checks.neuron_volume(my_volume)
 # %% [markdown]
 # ## 3 · A split and a merge from all sides
 #
-# Now the ground truth comes in. `neuron_report` (lesson 05) lists the neurons that were cut apart and the segments that
-# join several neurons, each with its parts and a place where to look. Two outlines never agree to the voxel, so most
-# parts are only a rim along a membrane. A real error has a large *second* part: that is how we choose.
+# Now we use the ground truth. `neuron_report` (lesson 05) lists the neurons that are cut apart and the segments that
+# join several neurons, with the parts and the position of each error. Two outlines never agree to the voxel, so most
+# parts are only a rim along a membrane. A real error has a large *second* part, so we choose by its size.
 #
-# A split: on the left a true neuron, on the right the segments that it was cut into, in the colours of their ids.
+# First a split. On the left is a true neuron; on the right are the segments that it was cut into, in the colours of
+# their ids.
 
 # %% alt="A split in 3D: on the left one neuron of the ground truth in one colour, on the right the segments that it was cut into, each in its own colour."
 from fgnet_lib.metrics import neuron_report
@@ -158,7 +165,7 @@ from fgnet_lib.views.meshes import neuron_meshes
 
 report = neuron_report(neurons, volume.labels, volume.voxel_size, top=50)
 split = max(report.splits, key=lambda error: error.parts[1][1])
-pieces = np.where(volume.labels == split.label, neurons, 0)  # of the segments, what lies in this neuron
+pieces = np.where(volume.labels == split.label, neurons, 0)  # the parts of segments inside this neuron
 figure = plt.figure(figsize=(14, 5.5))
 left, right = (figure.add_subplot(1, 2, k, projection="3d") for k in (1, 2))
 truth = {split.label: neuron_mesh(volume.labels, split.label, volume.voxel_size, 3000)}
@@ -168,20 +175,20 @@ plt.show()
 print(f"the two largest parts of neuron {split.label}: (segment, voxels) = {split.parts[:2]}")
 
 # %% [markdown]
-# Where the colour changes on the right, agglomeration stopped too early, or a fragment was given to a neighbour. A
-# straight cut across the neuron often means one bad section; pieces along its side mean doubtful membranes.
+# Where the colour changes on the right, agglomeration stopped too early, or a neighbour took a fragment. A straight cut
+# across the neuron often means a single bad section. Pieces along its side mean doubtful membranes.
 #
-# The other kind of error is a merge, one segment that runs through several neurons.
+# The other kind of error is a merge: one segment that runs through several neurons.
 
 # %%
 quiz.ask("06", "seam")
 
 # %% [markdown]
-# One that the model has made:
+# Here is a merge that the model has made:
 
 # %% alt="A merge in 3D: on the left one segment in one colour, without any seam; on the right the true neurons that it joins, in different colours."
 merge = max(report.merges, key=lambda error: error.parts[1][1])
-parts = np.where(neurons == merge.label, volume.labels, 0)  # of the neurons, what this segment joins
+parts = np.where(neurons == merge.label, volume.labels, 0)  # the parts of neurons inside this segment
 figure = plt.figure(figsize=(14, 5.5))
 left, right = (figure.add_subplot(1, 2, k, projection="3d") for k in (1, 2))
 joined = {merge.label: neuron_mesh(neurons, merge.label, volume.voxel_size, 3000)}
@@ -191,26 +198,27 @@ plt.show()
 print(f"the two largest parts of segment {merge.label}: (neuron, voxels) = {merge.parts[:2]}")
 
 # %% [markdown]
-# If the second number is small, the model joins little, and both pictures look almost alike. In any case, the segment on
-# the left has no seam where the neurons on the right meet: nothing in it says that it is wrong. Shape helps (real
-# neurites seldom touch along a broad plane and then part again), but to judge one needs the grey values at that very
-# place. That is what a viewer is for.
+# If the second number is small, the model joins little, and the two pictures look almost alike. In any case, the
+# segment on the left has no seam where the neurons on the right meet: **nothing in its surface tells you that it is
+# wrong**. Shape helps, because real neurites seldom touch along a broad plane and then part again. But to be sure you
+# need the grey values at that very position, and for that you need a viewer.
 #
 # ## 4 · neuroglancer
 #
-# [neuroglancer](https://github.com/google/neuroglancer) shows volumes in the browser: three planes and a 3D view, linked.
-# `viewer.show` starts a small server in this kernel, which hands the arrays out piece by piece as the browser asks for
-# them. Nothing is copied or uploaded. Every array becomes a **layer** in its own place in nm:
+# [neuroglancer](https://github.com/google/neuroglancer) shows volumes in the browser: three planes and a 3D view,
+# linked. `viewer.show` starts a small server in this kernel, which sends the arrays piece by piece as the browser asks
+# for them. Nothing is copied or uploaded. Every array becomes a **layer** at its own position in nm:
 #
-# | layer | how it is shown |
+# | layer | what you see |
 # | --- | --- |
 # | `raw` | grey values |
 # | `ground truth`, `prediction` | ids as colours, the same as in our figures; the largest neurons are selected, in the planes and in 3D |
 # | `A_r`, `A_s` | affinities: red along z, green along y, blue along x, as in lesson 01 |
-# | `attention a1`, `a2`, `a3` | warm colours; their voxels are 4, 8 and 16 times as long as raw's in y and x |
-# | `splits`, `merges` | blue: a neuron outside of the segment that covers most of it; orange: a segment outside of the neuron that fills most of it |
+# | `attention a1`, `a2`, `a3` | warm colours; in y and x, their voxels are 4, 8 and 16 times as long as those of `raw` |
+# | `splits`, `merges` | blue: parts of a neuron outside the segment that covers most of it; orange: parts of a segment outside the neuron that fills most of it |
 #
-# The last two compare voxel by voxel, so they also mark the thin rims where two outlines disagree. Real errors are broad:
+# The last two layers compare voxel by voxel, so they also mark the thin rims where two outlines disagree. Real errors
+# are broad:
 
 # %% alt="An EM section with split voxels in blue and merged voxels in orange. Thin rims follow the membranes; broad patches are real errors."
 from fgnet_lib.metrics import error_masks
@@ -219,7 +227,7 @@ errors = splits, merges = error_masks(neurons, volume.labels)
 ax = plt.figure(figsize=(7, 6.5)).add_subplot()
 plots.error_map(ax, volume.raw, splits, merges, volume.voxel_size, merge.voxel[0], "where the prediction is wrong")
 plt.show()
-print(f"of all voxels, {splits.mean():.1%} are split off and {merges.mean():.1%} are merged")
+print(f"{splits.mean():.1%} of all voxels are split off, {merges.mean():.1%} are merged")
 
 # %% [markdown]
 # Now all layers together:
@@ -232,19 +240,19 @@ view = viewer.show(volume, {"prediction": neurons}, affinities, prediction.atten
 view
 
 # %% [markdown]
-# The server lives as long as this kernel. In a notebook that somebody else has run the frame above stays empty, and
-# the figures of this lesson have to do.
+# The server lives as long as this kernel. If someone else ran this notebook, the frame above stays empty, and the
+# figures of this lesson have to do.
 #
 # | where you are | what you see above |
 # | --- | --- |
-# | JupyterLab on your machine | the viewer in a frame, and a link that opens it in a tab of its own |
-# | VS Code | the link; if VS Code runs on another machine, forward the port that is named beside it first (it stays the same from run to run, unless another kernel has it) |
-# | JupyterHub, Binder | the frame; its address goes through the hub's own (`jupyter-server-proxy`) |
+# | JupyterLab on your machine | the viewer in a frame, and a link that opens it in its own tab |
+# | VS Code | the link; if VS Code runs on another machine, first forward the port that is named beside it (it stays the same from run to run, unless another kernel uses it) |
+# | JupyterHub, Binder | the frame; its address goes through the hub's proxy (`jupyter-server-proxy`) |
 # | Colab | the frame, through Colab's proxy; if your browser blocks third-party cookies, use the link |
-# | Kaggle | nothing: Kaggle lets no port through. Use the file of section 7 |
-# | JupyterLab over `ssh` | forward the port, too: `ssh -L PORT:127.0.0.1:PORT host`, with the port printed below |
+# | Kaggle | nothing, because Kaggle lets no port through: use the file of section 7 |
+# | JupyterLab over `ssh` | the frame, once you forward the port: `ssh -L PORT:127.0.0.1:PORT host`, with the port printed below |
 #
-# The server answers on 127.0.0.1 only, and the long random part of the address is its password. Do not post the link.
+# The server answers only on 127.0.0.1, and the long random part of the address is its password. Do not post the link.
 
 # %%
 print(view)
@@ -252,25 +260,25 @@ print(view)
 # %% [markdown]
 # How to move:
 #
-# | do | with |
+# | what you want | what you do |
 # | --- | --- |
 # | move in a plane, turn the 3D view | drag with the left button |
 # | go through the sections; zoom | wheel; ctrl + wheel |
 # | jump to a point | right click |
-# | select a neuron, or let it go | double click on it |
+# | select or deselect a neuron | double click on it |
 # | show or hide a layer | click on its name at the top, or press its number |
 # | show one panel or all four | space |
 # | show the sections in the 3D panel | s |
-# | all keys | h |
+# | list all keys | h |
 #
-# Try this: hide `raw`, show `A_r`, and look for a place with the colours of the prediction on both sides of a dark line.
-# Then add `attention a1`: does the model look at membranes, or past them? Lesson 03 measures it.
+# Try this: hide `raw`, show `A_r`, and look for a dark line with the same prediction colour on both sides. Then add
+# `attention a1`: does the model look at membranes, or past them? Lesson 03 measures it.
 #
 # ## 5 · Point and ask
 #
-# Point at a neuron, in a plane or in 3D, and press **p**. Below the viewer, in the notebook, appears how large it is, which
-# neuron it matches, and what it is merged with or split into. It works on the layer that is visible: with `ground truth`,
-# it asks from the side of the neurons. From Python, the same question is:
+# Point at a neuron, in a plane or in 3D, and press **p**. Below the viewer, the notebook then prints how large it is,
+# which neuron it matches, and what it is merged with or split into. The answer is about the visible layer: with
+# `ground truth`, you ask about a true neuron. From Python, you ask the same question like this:
 
 # %%
 print(view.report("prediction", merge.label))
@@ -278,11 +286,12 @@ print()
 print(view.report("ground truth", split.label))
 
 # %% [markdown]
-# Read it like this. The *match* is the partner on the other side with the largest overlap; two high percentages mean that
-# both are nearly the same set of voxels. A few dozen voxels of something else are a rim along a membrane. Thousands are an error.
+# **How to read it.** The *match* is the partner on the other side with the largest overlap. Two high percentages mean
+# that both are nearly the same set of voxels. A few dozen voxels of something else are a rim along a membrane;
+# thousands are an error.
 #
-# **Exercise 6.2: the match of a segment.** Write the first line of such a report: the neuron of `truth` that has most voxels in
-# `segment`, and the share of the segment's voxels that lie in it. 0 in `truth` is no neuron.
+# **Exercise 6.2: the match of a segment.** Write the first line of such a report: return the neuron of `truth` that has
+# most voxels in `segment`, and the share of the segment's voxels that lie in it. The id 0 in `truth` is not a neuron.
 
 
 # %% tags=["task"]
@@ -304,9 +313,10 @@ checks.match(my_match)
 # %% [markdown]
 # ## 6 · Fly to the worst errors
 #
-# The viewer's state is an object in Python. What you change in it appears in the browser, and what you do in the browser
-# can be read here. So the list of errors becomes a tour: `view.jump` moves the viewer to an error, selects its two largest
-# parts, and shows the matching error layer. `report.merges[0]` is the worst merge by bits, `report.merges[1]` the next.
+# The viewer's state is a Python object. If you change it here, the browser follows; if you move in the browser, you can
+# read the new state here. So a list of errors becomes a tour. `view.jump` moves the viewer to an error, selects its two
+# largest parts, and shows the matching error layer. `report.merges[0]` is the worst merge by bits, `report.merges[1]`
+# the next.
 
 # %%
 for k, error in enumerate(report.merges[:3]):
@@ -315,17 +325,18 @@ view.jump(merge)  # the one of section 3; try report.merges[k] and report.splits
 view.panel
 
 # %% [markdown]
-# Where is the viewer now? It counts x, y, z in voxels from the origin of the data set, not of this crop:
+# Where is the viewer now? It counts x, y, z in voxels from the origin of the data set, not from the corner of this
+# crop:
 
 # %%
 print("position in the viewer (x, y, z):", view.viewer.state.position)
 print("the error's voxel (z, y, x)     :", merge.voxel)
-print("the crop begins at (z, y, x)    :", volume.offset, "nm; a voxel has", volume.voxel_size, "nm")
+print("the crop begins at (z, y, x)    :", volume.offset, "nm; a voxel is", volume.voxel_size, "nm")
 
 # %% [markdown]
-# **Exercise 6.3: shift the viewer's axes right.** Complete the function: from a voxel of the crop, the crop's offset in nm and the
-# voxel size, all in the order z, y, x, to the position of the voxel's *centre* as neuroglancer counts it. Part 2 says where a
-# centre lies. Try yours on the three lines above.
+# **Exercise 6.3: shift the viewer's axes right.** Complete the function. It takes a voxel of the crop, the offset of
+# the crop in nm and the voxel size, all in the order z, y, x. It returns the position of the voxel's *centre* as
+# neuroglancer counts it. Part 2 tells you where a centre lies. Try your function on the three lines above.
 
 
 # %% tags=["task"]
@@ -343,8 +354,8 @@ def my_position(voxel, offset, voxel_size):
 checks.viewer_position(my_position)
 
 # %% [markdown]
-# The same place as a figure: what the segment covers, and below it the true neurons. The dotted lines cross at the voxel
-# to which the viewer flew.
+# Here is the same position as two figures: first the prediction, then the ground truth. The dotted lines cross at the
+# voxel that the viewer flew to.
 
 # %% alt="Two figures of three planes, crossing at the voxel of the worst merge: first with the prediction in colour, then with the ground truth. Where the prediction has one colour, the ground truth may have two."
 for labels, what in ((neurons, "prediction"), (volume.labels, "ground truth")):
@@ -353,16 +364,16 @@ for labels, what in ((neurons, "prediction"), (volume.labels, "ground truth")):
     plt.show()
 
 # %% [markdown]
-# ## 7 · A file to hand on
+# ## 7 · A file to share
 #
-# You want to show this to a colleague who sits elsewhere.
+# You want to show this to a colleague in another place.
 
 # %%
 quiz.ask("06", "link")
 
 # %% [markdown]
-# `export_html` writes the neurons that you choose, with names if you
-# like, into one HTML file with everything it needs: it opens in any browser, without internet, and rotates.
+# `export_html` writes the neurons that you choose, with names if you like, into one HTML file. The file holds
+# everything it needs: it opens in any browser, without internet, and you can rotate the scene.
 
 # %%
 from fgnet_lib.views import exports
@@ -372,7 +383,8 @@ shared = exports.export_html(neurons, volume.voxel_size, session.out_dir / "neur
 print(f"{shared} ({shared.stat().st_size / 1e6:.1f} MB): open it in a browser, or send it by mail")
 
 # %% [markdown]
-# A click on a name in its legend hides that neuron, a double click shows it alone. This is the same scene without a browser:
+# In the file, click on a name in the legend to hide that neuron, or double click to show it alone. Here is the same
+# scene without a browser:
 
 # %% alt="The eight largest neurons of the prediction as coloured surfaces in a box with axes in nm. They end in flat faces where the crop ends."
 ax = plt.figure(figsize=(9, 6.5)).add_subplot(projection="3d")
@@ -381,15 +393,16 @@ plots.neurons_3d(ax, meshes, "The largest neurons of the prediction")
 plt.show()
 
 # %% [markdown]
-# The neurons end in flat faces where the crop ends. A whole neuron is thousands of times longer than this box: seeing one takes
-# volumes that do not fit into memory, but the steps stay the same.
+# The neurons end in flat faces where the crop ends. A whole neuron is thousands of times longer than this box. To see
+# one, you need volumes that do not fit into memory, but the steps stay the same.
 #
 # ## 8 · A folder for the web
 #
-# Surfaces alone convince nobody who wants to see the grey values. `export_precomputed` writes raw, segmentation and
-# meshes in neuroglancer's **precomputed** format: a folder of small files (blocks of 64 x 64 x 64 voxels, coarser copies for
-# the view from afar, one file per mesh) of which the browser fetches those that it needs. No program has to run where they
-# lie, so any web server or cloud bucket will do, if it allows other pages to read from it (the header is called CORS).
+# Surfaces alone do not convince anyone who wants to see the grey values. `export_precomputed` writes raw data,
+# segmentation and meshes in neuroglancer's **precomputed** format. This is a folder of small files: blocks of 64 x 64 x
+# 64 voxels, coarser copies for a distant view, and one file for each mesh. The browser fetches only what it needs, and
+# no program has to run where the files lie. So any web server or cloud bucket will do, if it lets other pages read from
+# it (a setting called CORS).
 
 # %%
 folder = exports.export_precomputed(volume, neurons, session.out_dir / "precomputed", names)
@@ -398,10 +411,10 @@ print(f"{len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1
 print(folder)
 
 # %% [markdown]
-# The folder brings its own little web server, for this machine only. Run the command in a terminal and open the link: it
-# leads to Google's public neuroglancer page, which runs in your browser and fetches the data from your machine. To publish,
-# put the folder on a web server, and its address in the place of `http://127.0.0.1:9180` in the link. If the data must not
-# leave your machine, stay with section 4.
+# The folder comes with its own small web server, for this machine only. Run the command in a terminal and open the
+# link. It leads to Google's public neuroglancer page, which runs in your browser and fetches the data from your
+# machine. To publish, put the folder on a web server, and replace `http://127.0.0.1:9180` in the link by its address.
+# If the data must not leave your machine, stay with section 4.
 #
 # Your exercises so far:
 
@@ -411,19 +424,24 @@ checks.report("06")
 # %% [markdown]
 # ## What you learned
 #
-# - A surface is where a mask passes 0.5. It needs the voxel size of each axis and half a voxel to lie where the neuron lies.
-# - In 3D, a split is a change of colour along one neuron, a merge is a shape without a seam. The grey values decide.
-# - neuroglancer shows arrays from this kernel, each layer in nm; how the browser reaches it depends on the platform.
-# - Its state can be set from Python, so that a list of errors becomes a tour; what you point at can be asked about.
-# - An HTML file carries surfaces elsewhere, a precomputed folder on a web server carries the data with them.
+# - A surface lies where a mask passes 0.5. To put it where the neuron is, you need the voxel size of each axis and half
+#   a voxel.
+# - In 3D, a split is a change of colour along one neuron, and a merge is a shape without a seam. The grey values
+#   decide.
+# - neuroglancer shows the arrays of this kernel, each layer in nm. How the browser reaches it depends on the platform.
+# - You can set its state from Python, so a list of errors becomes a tour. You can ask about anything that you point at.
+# - An HTML file carries surfaces elsewhere. A precomputed folder on a web server carries the data as well.
 #
 # ## Try it
 #
-# - Fly to the split with `view.jump(split)`. Is there a section, or a membrane, that is to blame?
-# - Set `max_triangles=100` in section 2. What survives, what does not? Compare the printed extents.
-# - Jump to `report.splits[k]` for k = 0, 1, 2. Which of them are errors, and which are a rim around a large neuron?
-# - Export the neurons that take part in the worst merge: `ids=[label for label, _ in merge.parts[:2]]` of `volume.labels`.
-# - In the viewer, open the panel of the layer `attention a1` (right click on its name) and move the range of its shader.
+# - Fly to the split with `view.jump(split)`. Is a section or a membrane to blame?
+# - Set `max_triangles=100` in section 2. What survives, and what does not? Compare the printed extents.
+# - Jump to `report.splits[k]` for k = 0, 1, 2. Which of them are errors, and which are only a rim around a large
+#   neuron?
+# - Export the neurons that take part in the worst merge: `ids=[label for label, _ in merge.parts[:2]]` of
+#   `volume.labels`.
+# - In the viewer, open the panel of the layer `attention a1` (right click on its name) and move the range of its
+#   shader.
 #
 # ## References
 #

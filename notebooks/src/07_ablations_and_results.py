@@ -1,18 +1,18 @@
 # %% [markdown]
-# # 07 · Ablations and results: what each part is worth, and what a number allows to say
+# # 07 · Ablations and results: what each part is worth, and what a number lets you claim
 #
 # <!-- badges -->
 #
 # **What you will learn**
 #
-# - what an ablation is, and when a comparison of two rows is a fair one;
+# - what an ablation is, and when a comparison of two rows is fair;
 # - how to read a table of results: seeds, spread, the threshold, time and memory;
-# - how often a difference is chance, by counting;
-# - how to look at rows beyond their scores: all thresholds, the errors in a section, one neuron in 3D, fewer labels;
-# - which claims of the paper the measurements here can support, and which they cannot;
+# - how to count how often a difference arises by chance;
+# - how to look beyond the score of a row: all thresholds, the errors in a section, one neuron in 3D, fewer labels;
+# - which claims of the paper our measurements can support, and which they cannot;
 # - how to run a small ablation of your own.
 #
-# **Before you start.** Lesson 03 explains the model, lesson 05 VOI and the threshold; neither is required.
+# **Before you start.** Lesson 03 explains the model, and lesson 05 VOI and the threshold; you can start without either.
 #
 # <!-- times -->
 
@@ -30,12 +30,12 @@ from fgnet_lib.course.session import start_session
 session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 
 # %% [markdown]
-# ## 1 · What was measured, and what was not
+# ## 1 · What we measured, and what we did not
 #
-# An **ablation** takes one part away, or exchanges it, and measures again. Each variant is a **row**. Rows are trained by
-# `make results`, which takes hours; it writes one file for each row and **seed** (another seed: other first weights, other
-# patches) into `docs/results/`. This lesson reads these files. It shows what they hold on the day you run it, so no number
-# stands in the text: where a file is missing, you see the command that makes it.
+# An **ablation** removes or replaces one part of a method and measures again. Each variant is a **row**. `make results`
+# trains the rows, which takes hours, and records each run in the table of results: a row trained with one **seed**
+# (another seed means other first weights and other patches). This lesson reads that table. Its text quotes no results,
+# because it shows what the table holds on the day you run it. If a run is missing, you see the command that makes it.
 
 # %%
 from itertools import combinations
@@ -59,21 +59,21 @@ for name, said in missing.items():
     print(f"{TITLES[name]:56} {said}")
 
 # %% [markdown]
-# All rows have the same task: trained on the first sections of FIB-25's training part, judged on its validation part, sections
-# 144 to 183, and on volumes of other tissue. What does such a file say? The first of them:
+# All rows have the same task. They train on the first sections of FIB-25's training part, and are judged on sections
+# 144 to 183, its validation part, and on volumes of other tissue. What does a run record? Here is the first:
 
 # %%
 first = next((run for runs in rows.values() for run in runs), None)
 if first:
     print(f"{first['row']}, seed {first['seed']}, made on: {first['machine']}")
-    print(f"what is in it: {', '.join(first)}")
+    print(f"it records: {', '.join(first)}")
     print(f"thresholds, chosen on training data: {first['thresholds']}")
     print(f"judged on: {', '.join(first['volumes'])}")
 
 # %% [markdown]
 # ## 2 · A fair comparison changes one thing
 #
-# If two rows differ in two things, nobody can tell which of them made the difference. Four rows of the list, side by side:
+# If two rows differ in two things, you cannot tell which of them made the difference. Here are four rows side by side:
 
 # %%
 from dataclasses import asdict
@@ -95,10 +95,11 @@ for key in sides[0]:
         print(f"{key:16}" + "".join(f"{value:>20}" for value in values))
 
 # %% [markdown]
-# Settings that all four share are left out: patch size, iterations, learning rate, augmentation, the decoder. So is everything
-# *behind* the network. **Post-processing is held fixed**: fragments and agglomeration are the same code with the same settings for
-# every row. Whoever changes network and watershed at once measures a sum of two things. Is it so in these files? Each notes the
-# version of the post-processing; there should be one line.
+# The list leaves out the settings that all four share: patch size, iterations, learning rate, augmentation, the
+# decoder. It also leaves out everything *behind* the network. **Post-processing is fixed**: fragments and agglomeration
+# use the same code and the same settings for every row. If you change the network and the watershed at once, you
+# measure the sum of both changes. Was post-processing really the same? Each run records its version, so you should see
+# a single line here.
 
 # %%
 for version, runs in table.postprocessings(found).items():
@@ -108,7 +109,7 @@ for version, runs in table.postprocessings(found).items():
 quiz.ask("07", "pretraining")
 
 # %% [markdown]
-# These are the questions that the rows were made for. Each is a pair:
+# The rows were made to answer these questions. Each question compares a pair:
 
 # %%
 for question, (one, other) in QUESTIONS.items():
@@ -117,17 +118,19 @@ for question, (one, other) in QUESTIONS.items():
     print(f"{question:48} {one} against {other}: {', '.join(changed)}")
 
 # %% [markdown]
-# **What to see.** Pairs in which more than one word stands at the end answer their question less clearly than the others. Say for each of
-# them what else could explain a difference.
+# **What to see.** Some lines end in a single setting; their pairs differ in one thing. If a line ends in several
+# settings, its pair answers the question less clearly: name, for each of them, what else could explain a difference.
 #
-# The last four questions are about the form of the attention. By default $F' = F + F \odot a$ with one map $a$: where $a$ is high, the fine
-# features $F$ are stressed (lesson 03). *F' = F a* leaves out the first $F$, so attention can also erase. *One map per channel* weighs each
-# channel of $F$ with a map of its own. In *F' = F + W_v S a* SAM2's features $S$, projected by $W_v$ to as many channels, are **added**: with
-# the default, all that SAM2 can say about a place is one number; here it also says what it sees there. We added the last form after the frozen,
-# pretrained guide had brought little with the default; so the same seeds and sections suggested it and judge it.
+# The last four questions are about the form of the attention. By default $F' = F + F \odot a$ with one map $a$: where
+# $a$ is high, the fine features $F$ are amplified (lesson 03). *F' = F a* leaves out the first $F$, so attention can
+# also erase. *One map per channel* gives each channel of $F$ its own map. In *F' = F + W_v S a* SAM2's features $S$ are
+# **added**, after $W_v$ projects them to the same number of channels. With the default, SAM2 can say only one number
+# about a voxel; here it can also say what it sees there. We added this last form after the frozen, pretrained guide had
+# brought little with the default. So the seeds and sections that suggested it are the same that judge it.
 #
-# **Exercise 7.1: fair pairs.** `rows` is a dictionary from names to settings, each a dictionary, too. Give back the pairs of names whose
-# settings differ in *exactly one* thing, each pair once. A setting that only one of the two has is a difference.
+# **Exercise 7.1: fair pairs.** `rows` is a dictionary from names to settings; each of these is a dictionary too. Return
+# the pairs of names whose settings differ in *exactly one* thing, each pair once. A setting that only one of the two
+# has is a difference.
 
 
 # %% tags=["task"]
@@ -153,20 +156,20 @@ checks.fair_pairs(my_fair_pairs)
 # %% [markdown]
 # ## 3 · The table
 #
-# Lower is better in VOI and ARAND. *trained*: parameters that training could change; *minutes*: of that training; *MVox/s*: million voxels
-# of prediction in a second; *MB*: the largest peak of memory among the runs. What came with the data stands last; it has no training that
-# we could count. Numbers are mean ± spread over seeds. **A number without ± is a single run**: how far another seed would be from it,
-# nobody knows.
+# Lower is better in VOI and ARAND. *trained* is the number of parameters that training can change, and *minutes* the
+# duration of training. *MVox/s* is the speed of prediction in million voxels a second, and *MB* the largest peak of
+# memory among the runs. The last lines are segmentations that came with the data; we cannot count their training.
+# Numbers are mean ± spread over seeds. **A number without ± is a single run**: you do not know how far another seed
+# would be from it.
 
 # %%
 print(f"{'row':56} {'trained':>10} {'minutes':>13} {'MVox/s':>12} {'MB':>6} {'VOI':>14} {'ARAND':>14}")
 for name, runs in rows.items():
-    training = [run["training"] for run in runs]
-    minutes = statistics.summary([one["minutes"] for one in training], 1)
+    minutes = statistics.summary([run["training"]["minutes"] for run in runs], 1)
     rate = statistics.summary(table.rates(runs), 2)
     memory = max(run["peak_memory_mb"] for run in runs)
     voi, arand = (statistics.summary(table.scores(runs, key)) for key in ("voi", "arand"))
-    trained = f"{training[0]['trainable']:10,} {minutes:>13} {rate:>12} {memory:6.0f}"
+    trained = f"{runs[0]['training']['trainable']:10,} {minutes:>13} {rate:>12} {memory:6.0f}"
     print(f"{TITLES[name]:56} {trained} {voi:>14} {arand:>14}")
 for name, title in REFERENCES.items():
     for voi in table.scores(found.get("references", []), "voi", output=name):
@@ -176,33 +179,36 @@ for name, title in REFERENCES.items():
 # %% [markdown]
 # Four things to know before you compare:
 #
-# - **Trained parameters are not all parameters.** A frozen encoder computes, but has nothing to learn.
-# - **Equal iterations are not equal time.** A row that computes more in an iteration had more of the machine. Rows can be
-#   made equal in one of the two, seldom in both, so the list has a U-Net and a frozen FGNet that train for longer.
-# - **The shipped model is no row of the ablation.** It is wider, and had other data, another recipe and far more minutes. It is
-#   there to show what the same code reaches; nothing follows from a comparison with it. The rows are small networks, so that
-#   three seeds of each can be trained in hours; what they show need not hold for large ones.
-# - **MVox/s depend on the machine and on what else it does.** The rows were measured on one core with another run beside it, the
-#   shipped model on two cores with nothing beside it.
+# - **Trained parameters are not all parameters.** A frozen encoder computes, but it does not learn.
+# - **Equal iterations are not equal time.** A row that computes more in each iteration gets more of the machine. You
+#   can make rows equal in one of the two, seldom in both. So the table also has a U-Net and a frozen FGNet that train
+#   for longer.
+# - **The shipped model is not a row of the ablation.** It is wider, and had other data, another recipe and far more
+#   minutes. It shows what the same code can reach, and a comparison with it proves nothing. The rows are small
+#   networks, so that three seeds of each can be trained in hours; large networks may behave differently.
+# - **MVox/s depend on the machine and on its other work.** The rows were measured on one core while another run used
+#   the second, the shipped model on two cores of an idle machine.
 
 # %%
 quiz.ask("07", "one-seed")
 
 # %% [markdown]
-# All runs, one dot each:
+# Here are all runs, one dot each:
 
-# %% alt="One line for each row of the table, from the shipped model down, and on it a dot for the VOI of each of its runs; where a row has several seeds, a bar marks their mean. The number of runs stands behind each name."
+# %% alt="One line for each row of the table, from the shipped model down, and on it a dot for the VOI of each of its runs; where a row has several seeds, a bar marks their mean. The number of runs follows each name."
 figure, ax = plt.subplots(figsize=(11, 1.5 + 0.4 * len(rows)))
 vois = {TITLES[name]: table.scores(runs, "voi") for name, runs in rows.items()}
 plots.runs_of_rows(ax, vois, "VOI on FIB-25, validation part (bits); in brackets: runs")
 plt.show()
 
 # %% [markdown]
-# **What to see.** How far apart are dots of one row, and how far apart are rows? Only where the second is clearly more than the first does
-# a row say something about its *method*. Rows with one dot cannot be asked.
+# **What to see.** Compare the distance between dots of one row with the distance between rows. A row says something
+# about its *method* only if the second distance is clearly larger than the first. Many rows overlap, and a row with one
+# dot cannot tell you.
 #
-# **Exercise 7.2: mean and spread.** From the scores of a row's runs to their mean and their spread: the standard deviation as one estimates
-# it from a sample, which divides by the number of runs minus one. A single run has no spread: give `None` for it, not 0.
+# **Exercise 7.2: mean and spread.** Take the scores of a row's runs, and return their mean and their spread. The spread
+# is the standard deviation of a sample, which divides by the number of runs minus one. A single run has no spread:
+# return `None` for it, not 0.
 
 
 # %% tags=["task"]
@@ -221,26 +227,27 @@ def my_summary(scores):
 checks.seed_summary(my_summary)
 
 # %% [markdown]
-# ## 4 · When is a difference one?
+# ## 4 · When is a difference real?
 #
-# Suppose that a method makes no difference at all. Then the runs of both rows are draws from one bag, and who got which was
-# chance. How often would a deal of the same numbers into two hands give a difference as large as the one we see? That can be
-# counted: it needs no theory, and it is called a **permutation test**.
+# Suppose that a method makes no difference at all. Then the runs of both rows come from one bag, and chance alone
+# decided which row got which run. If you dealt the same numbers at random into two hands, how often would the hands
+# differ as much as the two rows do? You can count it, without any theory. This is a **permutation test**.
 
 # %%
 quiz.ask("07", "three-seeds")
 
 # %%
-first, second = [1.00, 1.02, 1.04], [1.10, 1.11, 1.16]  # made up: any of the first is better than any of the second
-print(f"dealt at random, as large a difference in {statistics.chance(first, second):.0%} of all cases")
+first, second = [1.00, 1.02, 1.04], [1.10, 1.11, 1.16]  # invented: every first run beats every second run
+print(f"at random, the hands differ at least as much in {statistics.chance(first, second):.0%} of all deals")
 for seeds in (1, 2, 3, 4, 5):
     best = statistics.chance(np.arange(seeds), 100 + np.arange(seeds))
-    print(f"{seeds} of each, all of one row better than all of the other: {best:.1%}")
+    print(f"{seeds} runs of each row, every run of one better than every run of the other: {best:.1%} by chance")
 
 # %% [markdown]
-# **Exercise 7.3: how often by chance.** From the scores of two rows to the share of all deals, the real one included, in which
-# the two means differ *at least* as much as they do, in either direction. A hand keeps its number of runs.
-# (`combinations`, imported in part 1, deals; allow for rounding: two differences within 1e-9 are equal.)
+# **Exercise 7.3: how often by chance.** Take the scores of two rows. Return the share of all deals, the real one
+# included, in which the two means differ *at least* as much as the real ones, in either direction. Each hand keeps its
+# number of runs. (`combinations`, imported in part 1, makes the deals. Allow for rounding: two differences within 1e-9
+# are equal.)
 
 
 # %% tags=["task"]
@@ -264,7 +271,8 @@ def my_chance(ours, theirs):
 checks.chance_of(my_chance)
 
 # %% [markdown]
-# Now the questions of part 2, as far as the files go. The sentences are computed: they change when runs are added.
+# Now we return to the questions of part 2, as far as the table answers them. The sentences are computed, so they change
+# when you add runs.
 
 # %%
 for question, (one, other) in table.questions(found).items():
@@ -273,14 +281,15 @@ for question, (one, other) in table.questions(found).items():
     print(f"  VOI of {one}, compared with {other}: {statistics.compared(ours, theirs)}")
 
 # %% [markdown]
-# **How to read it.** "Not more than the spread" does not say that there is *no* difference: a smaller one could be there, and more seeds
-# would show it. And with several questions in one list, one of them may look good by chance alone. A row that was run because an earlier
-# result looked promising needs fresh seeds.
+# **How to read it.** "Not more than the spread" does not mean that there is *no* difference. A smaller difference may
+# exist, and more seeds would show it. And in a list of many questions, one may look good by chance alone. If you ran a
+# row because an earlier result looked promising, it needs fresh seeds.
 #
 # ## 5 · All thresholds at once
 #
-# A score belongs to one threshold. For every row it was chosen on sections 120 to 139 of the *training* part, which no row was
-# trained on, and then kept. What would each row have gained by peeking, that is, by taking the best threshold of the validation part?
+# A score belongs to one threshold. We chose it for every row on sections 120 to 139 of the *training* part, which no
+# row was trained on, and then kept it. What would each row gain by peeking, that is, with the best threshold of the
+# validation part?
 
 # %%
 print(f"{'row':56} {'chosen':>14} {'by peeking':>14} {'price of honesty':>17}")
@@ -294,10 +303,11 @@ for name, runs in rows.items():
     print(f"{TITLES[name]:56} {columns[0]:>14} {columns[1]:>14} {columns[2]:>17}")
 
 # %% [markdown]
-# If the price of honesty differs much from row to row, a table made by peeking could have another order. Here are the curves of the rows with 120
-# sections, near the thresholds that were chosen (they run on beyond the picture); those with fewer sections come in part 7.
+# If the price of honesty differs much from row to row, a table made by peeking may have another order. Here are the
+# curves of the rows with 120 sections, near the chosen thresholds (they continue beyond the picture). Rows with fewer
+# sections follow in part 7.
 
-# %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, with a dot at the threshold that was chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
+# %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, with a dot at the threshold chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
 full = table.fully_labelled(found)
 figure, ax = plt.subplots(figsize=(14, 5.5))
 curves = {TITLES[name]: table.curve(runs[0]) for name, runs in full.items()}
@@ -306,15 +316,16 @@ ax.set(title="FIB-25, validation part; first seed of each row")
 plt.show()
 
 # %% [markdown]
-# **What to see.** A curve that is nearer to the lower left corner all along is better at every trade of splits for merges. Where curves cross, the
-# order of two rows depends on the threshold, and a single number hides it. A cross is a segmentation without a threshold. The
-# published FFN segmentation leaves voxels out; to ignore them flatters it, to fill them does the opposite, so both stand there.
+# **What to see.** A curve that lies nearer to the lower left corner all along is better at every trade of splits for
+# merges. Where curves cross, the order of two rows depends on the threshold, and a single number hides that. A cross is
+# a segmentation without a threshold. The published FFN segmentation leaves voxels out. It looks better than it is if
+# you ignore them, and worse if you fill them, so the figure shows both.
 #
 # ## 6 · Look at it
 #
-# Two rows may have the same score and different errors. Each run keeps one section of its segmentation, section 20 of the
-# validation part, with the voxels that are wrong there. (Not the EM: these data have a licence of their own. With
-# `DATASET = "fib25"` the EM lies beneath.)
+# Two rows can have the same score and different errors. Each run keeps one section of its segmentation, section 20 of
+# the validation part, and marks the wrong voxels in it. (It does not keep the EM, because these data have a licence of
+# their own. With `DATASET = "fib25"` you see the EM beneath.)
 
 # %%
 from skimage.segmentation import find_boundaries
@@ -345,14 +356,16 @@ for ax, (name, arrays) in zip(axes.flat, kept.items(), strict=False):
 plt.show()
 
 # %% [markdown]
-# **What to see.** Blue and orange rims along borders are a voxel of disagreement about where a membrane lies, and cost little. Filled profiles
-# are what counts: a blue one is the smaller part of a neuron that was cut somewhere, in this section or far above it. Are the same profiles
-# wrong in every row? Then they are hard, and no row of this table solves them.
+# **What to see.** Blue and orange rims along borders are a disagreement of one voxel about a membrane, and cost little.
+# Filled profiles are what counts: a blue profile is the smaller part of a neuron that was cut somewhere, in this
+# section or far above it. If the same profiles are wrong in every row, they are hard, and no row of this table solves
+# them.
 #
-# Now one neuron, the same in each row: the longest of the large ones. Drawn are the segments that cover it, each in its own colour. One
-# colour is a neuron found whole; several are splits. What reaches out where the others have nothing is a merge. A segment that joins the
-# neuron with a much larger one would hide all else, so each is cut off 80 nm from where some row finds mostly this neuron; and
-# segments that hold less than a twentieth of it are left out.
+# Now look at one neuron, the longest of the large ones, in each row. You see the segments that cover it, each in its
+# own colour. A neuron in one colour was found whole; several colours are splits. A piece that reaches out where other
+# rows have nothing is a merge. A segment that joins the neuron to a much larger one would hide everything else. So each
+# segment is cut off 80 nm from where some row finds mostly this neuron, and segments that hold less than a twentieth of
+# it are left out.
 
 # %%
 from scipy import ndimage
@@ -378,28 +391,30 @@ for number, (name, parts) in enumerate(shown.items(), start=1):
     ax = figure.add_subplot(lines, columns, number, projection="3d")
     meshes = neuron_meshes(parts, VOXEL, largest_ids(parts, 8), max_triangles=1500)
     plots.neurons_3d(ax, meshes, TITLES[name].replace(", ", ",\n", 1))
-    ax.yaxis.labelpad = 36  # small axes: numbers are large beside them
+    ax.yaxis.labelpad = 36  # in small axes the numbers need room
     ax.get_legend().remove()
 plt.show()
 
 # %% [markdown]
-# In numbers: how much of this neuron lies in its largest segment? (Of eight segments at most; crumbs beyond them are not kept.)
+# In numbers: how much of this neuron lies in its largest segment? (Each run keeps at most eight segments, without the
+# crumbs.)
 
 # %%
 for name, arrays in kept.items():
     covered = arrays["covered"]
     sizes = np.bincount(arrays["parts"].ravel())[1:]
     share, outside = covered[0] / covered.sum(), 1 - covered[0] / sizes[0]
-    print(f"{TITLES[name]:56} {share:4.0%} in the largest segment, of which {outside:4.0%} is not this neuron")
+    print(f"{TITLES[name]:56} {share:4.0%} in the largest segment; {outside:4.0%} of that segment is not this neuron")
 
 # %% [markdown]
-# The picture is *one* neuron, and one seed. It shows what kind of error a row makes, not how often: for that there is the score.
+# The picture shows *one* neuron and one seed. It tells you what kind of error a row makes, but not how often; the score
+# tells you that.
 #
 # ## 7 · How many labels does it take?
 #
-# Labels are what is expensive: a section takes an expert hours. If a pretrained encoder knows something, it should show where
-# there is little to learn from. So nine rows were also declared with the first 20 and with the first 5 sections alone, and all
-# else equal, the number of iterations included.
+# Labels are expensive: a single section takes an expert hours. If a pretrained encoder knows something useful, it
+# should help most when there is little to learn from. So nine rows were also planned with only the first 20 and the
+# first 5 sections. Everything else is equal, even the number of iterations.
 
 # %%
 amounts = table.by_sections(found)
@@ -409,15 +424,16 @@ for title, measured in amounts.items():
 for name in (name for name in missing if name.endswith(("_5", "_20"))):
     print(f"{TITLES[name]:56} {missing[name]}")
 
-# %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of nine rows as far as they were measured, with bars for the spread over seeds and a small dot for each run."
+# %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of nine rows, as far as measured, with bars for the spread over seeds and a small dot for each run."
 figure, ax = plt.subplots(figsize=(13, 5))
 plots.against_sections(ax, amounts)
 ax.set(title=f"FIB-25, validation part; {sum(map(len, amounts.values()))} points measured here")
 plt.show()
 
 # %% [markdown]
-# **What to see.** Is the *distance* between two lines larger on the left than on the right? Compare it with the bars. A line with a single
-# point says nothing about labels. In sentences, for the same questions as in part 4:
+# **What to see.** If pretraining replaces labels, the *distance* between two lines is larger on the left than on the
+# right. Compare it with the bars before you believe it. A line with a single point tells you nothing about labels. Here
+# are the same questions as in part 4, in sentences:
 
 # %%
 for question, pair in table.questions(found).items():
@@ -428,14 +444,15 @@ for question, pair in table.questions(found).items():
             print(f"{question}, {sections} sections: {statistics.compared(ours, theirs)}")
 
 # %% [markdown]
-# Mind what is on the axis: neighbouring sections of 10 nm are nearly the same picture, so 20 sections
-# from one place are far less than 20 from different places.
+# **Mind the horizontal axis.** Neighbouring sections of 10 nm are nearly the same picture, so 20 sections from one
+# place teach far less than 20 sections from different places.
 #
 # ## 8 · Tissue that no row has seen
 #
-# FIB-25's validation part comes from the same block as its training part. Here is what happens elsewhere: another fly volume, the phantom,
-# and serial sections of mouse and fly (AC4 and CREMI B). Their pixels of 6 and 4 nm are rescaled to 10 nm for the network, and
-# affinities back. A segmentation stands beside the fragments that it began with: agglomeration should be worth something.
+# FIB-25's validation part comes from the same block as its training part. What happens elsewhere? Here are another fly
+# volume, the phantom, and serial sections of mouse and fly (AC4 and CREMI B). The serial sections have pixels of 6 and
+# 4 nm; we rescale them to 10 nm for the network, and scale the affinities back. Beside each segmentation you see the
+# fragments that it started from, so you can check that agglomeration gained something.
 
 # %%
 for volume in ("gala", "phantom", "ac4", "cremi_b_mini"):
@@ -445,17 +462,25 @@ for volume in ("gala", "phantom", "ac4", "cremi_b_mini"):
         start = table.scores(runs, "voi", volume, f"{table.output_of(runs[0])}_fragments")
         if own:
             print(f"  {TITLES[name]:56} VOI {statistics.summary(own)}, its fragments {statistics.summary(start)}")
+if {"sam2_only", "sam2_only_random"} <= full.keys():  # the order changes, as the text below says
+    gains = {
+        volume: np.mean(table.scores(full["sam2_only_random"], "voi", volume))
+        - np.mean(table.scores(full["sam2_only"], "voi", volume))
+        for volume in ("phantom", "gala", "ac4")
+    }
+    assert gains["phantom"] > 0 > max(gains["gala"], gains["ac4"])
 
 # %% [markdown]
-# **What to see.** Does the order of the rows stay the same from volume to volume? A method whose lead is gone on other tissue has learned the
-# tissue. Two things are not as new as they look: the shipped model also saw gala's training volume and a phantom, and the pretrained
-# encoder learned from six other phantoms, labels included. The phantom is new to the U-Net and to rows with a random encoder only.
+# **What to see.** The order of the rows changes from volume to volume. SAM2 alone, for example, gains from pretraining on
+# the phantom and loses on gala and AC4. If a method loses its lead on other tissue, it has learned the tissue. Two volumes
+# are less new than they look: the shipped model also saw gala's training volume and a phantom, and the pretrained encoder
+# learned from six other phantoms, labels included. Only for the U-Net and the rows with a random encoder is the phantom new.
 #
-# ## 9 · What may be claimed
+# ## 9 · What you may claim
 #
-# In short, the paper says of its method: guided by SAM2, which was trained on photographs, a light 3D network segments neurons well with SAM2
-# frozen, and better with SAM2 fine-tuned; and its attention refines what SAM2's features give alone. Let us hold each part against
-# what was measured *here*.
+# In short, the paper says this of its method. SAM2, trained on photographs, guides a light 3D network. That network
+# segments neurons well with SAM2 frozen, and better with SAM2 fine-tuned. Its attention refines what SAM2's features
+# give alone. We now compare each part with what was measured *here*.
 
 # %%
 for name, runs in rows.items():
@@ -468,30 +493,32 @@ for name in (name for name, row in ROWS.items() if row.encoder.startswith("sam2.
     print(f"{TITLES[name]:56} runs: {len(rows.get(name, []))} {missing.get(name, '')}")
 
 # %% [markdown]
-# | claim | what would show it | can the files here tell? |
+# | claim | what would show it | can our table tell? |
 # | --- | --- | --- |
 # | photographs teach features that help in EM | SAM2.1's checkpoints against the same encoder with random weights | only if the rows above have runs; the small encoder of the other rows has never seen a photograph |
-# | a frozen guide is enough | frozen against no guide, and against fine-tuned | they can, for *this* encoder and data: read part 4 |
-# | fine-tuning gains | fine-tuned against frozen | they can, with the same limits, at equal iterations and at equal time: read part 4 |
-# | $A_r$ is better than $A_s$ | both from the same runs | they can: read the sentences above |
-# | the network uses *where* it attends | replace the maps, and train without them | the first is measured: lesson 03; the second is not: the U-Net lacks all of SAM2, not only the attention |
-# | better than other methods | the same data, split and score for both | one published segmentation of one small cube: part 5 |
+# | a frozen guide is enough | frozen against no guide, and against fine-tuned | yes, for *this* encoder and these data: read part 4 |
+# | fine-tuning gains | fine-tuned against frozen | yes, with the same limits, at equal iterations and at equal time: read part 4 |
+# | $A_r$ is better than $A_s$ | both from the same runs | yes: read the sentences above |
+# | the network uses *where* it attends | replace the maps, and train without them | half: lesson 03 replaces the maps; no row trains without them, because the U-Net lacks all of SAM2, not only the attention |
+# | better than other methods | the same data, split and score for both | hardly: there is one published segmentation of one small cube, in part 5 |
 #
-# Some limits hold for every row: a small model, a short training, one data set to train on, one cube of two and a half million voxels to judge on. The
-# validation part was looked at when the recipe was made. And this is a reconstruction of FGNet: if a row does badly, it may be ours that is
-# bad, and not the idea.
+# Some limits hold for every row: a small model, a short training, one data set to train on, and one cube of two and a
+# half million voxels to judge on. We looked at the validation part while we made the recipe. And this is a
+# reconstruction of FGNet: if a row does badly, our version may be at fault and not the idea.
 #
-# One more for the pretrained rows. The small encoder has learned from synthetic volumes, whose neurons are known, before it guided anything;
-# the U-Net began at random. So what these rows gain over the U-Net is what the *pretraining* brings through the guide. Would a U-Net that had
-# seen the same synthetic volumes gain as much? No row here asks that. (Of SAM2's photographs no U-Net in 3D can learn, which is the paper's case.)
+# The pretrained rows have one more limit. Before the small encoder guided anything, it learned from synthetic volumes,
+# whose neurons are known; the U-Net began at random. So what these rows gain over the U-Net is what *pretraining*
+# brings through the guide. Would a U-Net that had seen the same synthetic volumes gain as much? No row here asks that.
+# (A 3D U-Net cannot learn from SAM2's photographs at all, and photographs are the paper's case.)
 #
 # ## 10 · Run an ablation yourself
 #
-# The same functions, smaller: two rows of the list, on the data set of this notebook. Change `PAIR` to ask something else (any two names of
-# `ROWS`). Three quarters of the training part teach, the last quarter chooses the threshold, the validation part judges.
+# Use the same functions on a smaller scale: two rows of the list, on the data set of this notebook. Change `PAIR` to
+# ask something else (any two names of `ROWS`). Three quarters of the training part teach, the last quarter chooses the
+# threshold, and the validation part judges.
 #
-# If SAM2.1's tiny checkpoint is on this machine, the question that the files may not answer is run as well: the same encoder with what it learned from
-# photographs, and with random weights.
+# If SAM2.1's tiny checkpoint is on this machine, the notebook also runs the question that the table may not answer: the
+# same encoder with what it learned from photographs, and with random weights.
 
 # %%
 from dataclasses import replace
@@ -505,7 +532,7 @@ try:
     tiny = ROWS["pretrained_frozen_tiny"]
     chosen_rows |= {row.title: row for row in (tiny, ROWS["random_frozen_tiny"])}
 except OSError:
-    print("SAM2.1 tiny is not on this machine, so photographs are not asked about. With internet, once:")
+    print("SAM2.1 tiny is not on this machine, so the question about photographs is left out. With internet, once:")
     print('  fgnet_lib.datasets.fetch("sam2.1_hiera_tiny.pt")  # then run this again, or `make results ENCODER=tiny`')
 seeds = range(SEED, SEED + (1 if session.profile.name == "fast" else 2))
 minutes = min(session.profile.minutes, 20) / 2 / len(seeds) / len(chosen_rows)
@@ -530,7 +557,7 @@ folder = session.out_dir / "ablations"
 def rerun(title: str, row: Row, seed: int) -> float:
     model = untrained(row, seed).to(session.device)
     recipe = replace(training(row, seed), patch=(8, 96, 96), iterations=iterations, minutes=minutes)
-    shutil.rmtree(folder, ignore_errors=True)  # or it would go on with what is there
+    shutil.rmtree(folder, ignore_errors=True)  # otherwise it would resume an earlier training
     history = train(model, [teaching], recipe, folder)
     print(f"{title}, seed {seed}: {len(history.loss)} iterations in {history.seconds[-1] / 60:.1f} minutes")
     tried = sweep(predict(model, choosing.raw, progress=False).refined, choosing.voxel_size, np.arange(0.2, 0.9, 0.1))
@@ -540,8 +567,9 @@ def rerun(title: str, row: Row, seed: int) -> float:
 
 
 # %% [markdown]
-# Every training begins anew here. `make results` keeps what is done, and goes on with a training that was broken off. If the minutes
-# end a training before its iterations do, the rows have equal time, not equal iterations: compare the numbers that are printed.
+# Every training begins anew here. `make results`, in contrast, keeps finished runs and resumes interrupted ones. If the
+# minutes end a training before its iterations do, the rows have equal time, not equal iterations: compare the printed
+# numbers.
 
 # %% alt="One line for each row of your own ablation and a dot for the VOI of each of its runs on the validation part of this notebook's data set."
 own = {title: [rerun(title, row, seed) for seed in seeds] for title, row in chosen_rows.items()}
@@ -555,9 +583,9 @@ for one, other in zip(titles[::2], titles[1::2], strict=True):
     print(f"{one} compared with {other}: {statistics.compared(own[one], own[other])}")
 
 # %% [markdown]
-# **What to see.** With `PROFILE = "fast"` a handful of iterations teaches nothing: this only shows that it runs, and whatever comes out is
-# noise. With `cpu` each training has a minute or so. What would you need before you believed the sentence above: more seeds? Longer
-# training? Another volume?
+# **What to see.** With `PROFILE = "fast"` you see only that it runs: a handful of iterations teaches nothing, and any
+# difference is noise. With `cpu` each training has a minute or so. What would you need before you believe the last
+# sentence above: more seeds? Longer training? Another volume?
 #
 # Your exercises:
 
@@ -567,28 +595,31 @@ checks.report("07")
 # %% [markdown]
 # ## What you learned
 #
-# - A fair comparison changes one thing, and holds post-processing, data and the way the threshold is chosen fixed.
-# - A single run has no spread, and a difference of single runs is no result. With three seeds each, the clearest outcome there is
-#   still comes up by chance in one of ten deals.
+# - A fair comparison changes one thing. It keeps the post-processing, the data and the way the threshold is chosen
+#   fixed.
+# - A single run has no spread, and a difference between single runs is no result. With three seeds each, even the
+#   clearest outcome arises by chance in one of ten deals.
 # - Equal iterations, equal time, equal parameters: say which. They are seldom equal together.
-# - Look at all thresholds, at errors, at other tissue, at few labels: a score is one place on one curve.
-# - What was not measured is said to be not measured, with the command that would do it.
+# - Look at all thresholds, at the errors, at other tissue, at few labels: a score is one point on one curve.
+# - If you have not measured something, say so, and give the command that would measure it.
 #
 # ## Try it
 #
-# - Set `SEEDS` in `fgnet_lib/study/rows.py` to `range(5)`; `make results ROWS="unet random_frozen"` in a terminal then adds four runs (half an
-#   hour). Run this lesson again: which sentences have changed?
-# - Put your own row into `ROWS` in `fgnet_lib/study/rows.py`: another patch size, another width. What would be its fair partner?
-# - In part 4, give `chance` twenty pairs of random numbers. How many of them come out at or below 10 %?
+# - Set `SEEDS` in `fgnet_lib/study/rows.py` to `range(5)`; `make results ROWS="unet random_frozen"` in a terminal then
+#   adds four runs (half an hour). Run this lesson again: which sentences have changed?
+# - Put your own row into `ROWS` in `fgnet_lib/study/rows.py`: another patch size, another width. What is its fair
+#   partner?
+# - In part 4, run the permutation test on twenty pairs of random rows. How many of them come out at or below 10 %?
 # - Write down, *before* you run a row, which difference you would call a success.
 #
 # ## References
 #
-# - Li, Chen, Sun, Li, Hu: *Leveraging Feature-Guided Attention to Refine SAM2 for 3D EM Neuron Segmentation.* AAAI 2026,
-#   [doi:10.1609/aaai.v40i8.37606](https://doi.org/10.1609/aaai.v40i8.37606)
+# - Li, Chen, Sun, Li, Hu: *Leveraging Feature-Guided Attention to Refine SAM2 for 3D EM Neuron Segmentation.* AAAI
+#   2026, [doi:10.1609/aaai.v40i8.37606](https://doi.org/10.1609/aaai.v40i8.37606)
 # - Bouthillier et al.: *Accounting for variance in machine learning benchmarks.* MLSys 2021,
 #   [arXiv:2103.03098](https://arxiv.org/abs/2103.03098): seeds, data order and splits as sources of spread
 # - Good: *Permutation, Parametric and Bootstrap Tests of Hypotheses.* Springer 2005,
 #   [doi:10.1007/b138696](https://doi.org/10.1007/b138696)
-# - Januszewski et al.: *High-precision automated reconstruction of neurons with flood-filling networks.* Nature Methods 15, 2018,
-#   [doi:10.1038/s41592-018-0049-4](https://doi.org/10.1038/s41592-018-0049-4): the published segmentation of part 5
+# - Januszewski et al.: *High-precision automated reconstruction of neurons with flood-filling networks.* Nature Methods
+#   15, 2018, [doi:10.1038/s41592-018-0049-4](https://doi.org/10.1038/s41592-018-0049-4): the published segmentation of
+#   part 5

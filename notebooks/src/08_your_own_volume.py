@@ -5,12 +5,13 @@
 #
 # **What you will learn**
 #
-# - to open an EM volume in any of the field's formats, and what to check before anything is computed;
-# - to predict and segment the whole of it with the shipped model or one of your own;
-# - to save the result with its voxel size, and to score it where you have labels;
-# - to see in three pictures what went wrong, and what to try first.
+# - how to open an EM volume in any of the field's formats, and what to check before you compute anything;
+# - how to predict and segment all of it, with the shipped model or your own;
+# - how to save the result with its voxel size, and score it if you have labels;
+# - how to see in three pictures what went wrong, and what to try first.
 #
-# **Before you start.** Nothing is required. Lesson 05 explains the threshold, lesson 04 trains a model on your data.
+# **Before you start.** You need no other lesson. Lesson 05 explains the threshold; lesson 04 trains a model on your
+# data.
 #
 # <!-- times -->
 
@@ -23,11 +24,11 @@ DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 VOLUME = ""  # your file or folder; empty: the validation part of DATASET, as much of it as PROFILE works on
 VOXEL_SIZE = ""  # nm along z, y, x, as "40,8,8"; empty: what the file says
-RAW_KEY = ""  # path of the grey values inside an HDF5 or Zarr; empty: found if the layout is a known one
-LABELS = ""  # file with the ground truth, if it is another one
-LABELS_KEY = ""  # its path inside that file; empty: found, or no labels
+RAW_KEY = ""  # path of the grey values inside an HDF5 or Zarr; empty: found by itself in a known layout
+LABELS = ""  # file with the ground truth, if it is a separate one
+LABELS_KEY = ""  # path of the labels inside that file; empty: found by itself, or no labels
 CHECKPOINT = ""  # a model written by lesson 04 (.safetensors); empty: the one that comes with the repository
-THRESHOLD = ""  # of agglomeration, 0 to 1; empty: the one chosen when the model was trained
+THRESHOLD = ""  # score for agglomeration, 0 to 1; empty: the value stored with the model
 
 # %% tags=["setup"]
 from fgnet_lib.course.session import start_session
@@ -37,30 +38,30 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %% [markdown]
 # ## From the command line
 #
-# This notebook is also the program. Papermill fills in the parameters and runs it; the executed copy is the report,
-# with every figure:
+# This notebook is also a program. Papermill fills in the parameters and runs it; the executed copy is your report, with
+# every figure:
 #
 # ```bash
 # papermill notebooks/08_your_own_volume.ipynb report.ipynb -k python3 \
 #     -p VOLUME brain.h5 -p CHECKPOINT mine.safetensors -p OUT_DIR results
 # ```
 #
-# Paths are taken from the folder in which **papermill is started**; in Jupyter, from the folder of the notebook. When
-# in doubt, give absolute paths. `segmentation.h5` appears in `OUT_DIR`, and `metrics.json` when there are labels. A
-# volume that is given is processed as a whole, whatever `PROFILE` says.
+# Papermill reads paths from the folder in which **you start it**; Jupyter reads them from the folder of the notebook.
+# When in doubt, give absolute paths. The results are `segmentation.h5` in `OUT_DIR` and, if there are labels,
+# `metrics.json`. A volume of your own is processed as a whole, whatever `PROFILE` says.
 #
 # ## 1 · Open it
 #
-# | you have | say |
+# | you have | set |
 # | --- | --- |
-# | HDF5 as CREMI writes it, also padded | `VOLUME = "sample.hdf"` |
+# | HDF5 as CREMI writes it, padded or not | `VOLUME = "sample.hdf"` |
 # | another HDF5 or Zarr | `VOLUME = "brain.zarr"`, `RAW_KEY = "em/raw"`, `VOXEL_SIZE = "40,8,8"` |
-# | OME-Zarr | `VOLUME = "brain.ome.zarr"`: its scale and units say the voxel size |
+# | OME-Zarr | `VOLUME = "brain.ome.zarr"`: its scale and units give the voxel size |
 # | a TIFF stack, or a folder of TIFF sections | `VOLUME = "stack.tif"` or `"sections/"`, `VOXEL_SIZE = "30,6,6"` |
-# | labels in a file of their own | `LABELS = "truth.tif"` as well |
+# | labels in a separate file | `LABELS = "truth.tif"` as well |
 #
-# The grey values have to be uint8, and labels unsigned integers. What is something else is refused with the remedy:
-# guessing how your 16 bits become 8 would be a decision about your data.
+# Grey values must be uint8, and labels unsigned integers. If they are not, the lesson stops and tells you what to do.
+# It does not guess how your 16 bits become 8, because that is a decision about your data.
 
 # %%
 from pathlib import Path
@@ -76,18 +77,19 @@ print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm
 print(f"in memory: {volume.raw.size / 1e6:.1f} million voxels; labels: {'no' if volume.labels is None else 'yes'}")
 
 # %% [markdown]
-# `read_volume` alone reads nothing but the header: a volume of 200 GB opens at once. `.load()` then fetches all of it,
-# because here the whole volume is segmented in one piece. If that does not fit into memory, cut first:
+# `read_volume` alone reads only the header, so a volume of 200 GB opens at once. `.load()` then reads all of it,
+# because here we segment the whole volume in one piece. If it does not fit into memory, cut first:
 # `read_volume(...)[0:64, 0:1024, 0:1024]` reads only this block.
 #
-# **Look before you compute.** Four things decide whether a model has a chance, and all of them show in this figure:
+# **Look before you compute.** Four things decide whether a model has a chance, and you can see all of them in this
+# figure:
 #
-# 1. *Axes.* The large plane should be the sharp one; the two narrow ones show z. If not, the axes are swapped.
-# 2. *Voxel size.* The planes are drawn to scale. Cells that look squashed mean that a number is wrong.
-# 3. *Contrast.* Membranes dark, cytoplasm bright, both away from 0 and 255.
-# 4. *Sections.* Black or shifted ones show as lines across the narrow planes.
+# 1. *Axes.* The large plane should be the sharp one; the two narrow planes show z. If not, the axes are swapped.
+# 2. *Voxel size.* The planes are drawn to scale. If cells look squashed, one of the three numbers is wrong.
+# 3. *Contrast.* Membranes should be dark and cytoplasm bright, both away from 0 and 255.
+# 4. *Sections.* Black or shifted sections show as lines across the narrow planes.
 
-# %% alt="Three planes through the middle of the volume, xy, yz and xz, drawn to scale in grey. The large plane is the sharp one; in the narrow ones sections show as lines if they are thick."
+# %% alt="Three planes through the middle of the volume, xy, yz and xz, drawn to scale in grey. The large plane is the sharp one; in the narrow planes thick sections show as lines."
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -99,10 +101,11 @@ figure.suptitle("three planes through the middle")
 plt.show()
 
 # %% [markdown]
-# The grey values in numbers, beside those of the phantom, which the shipped model was trained on among others. They need
-# not agree, but a volume that uses a tenth of the range, or is mirrored (membranes bright), will not work as it is.
+# Now compare the grey values with those of the phantom, which is part of what the shipped model was trained on. They
+# need not agree. But a volume that uses a tenth of the range, or is inverted (membranes bright), will not work as it
+# is.
 
-# %% alt="Histograms of the grey values of this volume and of the phantom, on one axis from 0 to 255. Similar curves mean that the contrast is one that the model knows."
+# %% alt="Histograms of the grey values of this volume and of the phantom, on one axis from 0 to 255. Similar curves mean that the model knows this contrast."
 from fgnet_lib.datasets import open_dataset
 
 grey = {"this volume": volume.raw, "the phantom": open_dataset("phantom", "train").raw}
@@ -118,10 +121,10 @@ plt.show()
 # %% [markdown]
 # ## 2 · Predict
 #
-# A checkpoint carries its own configuration and notes, so the file alone is enough. Among the notes is the **threshold**
-# of part 3, chosen on labelled *training* data; a model without this note gets 0.5. The whole volume is covered by
-# overlapping tiles that are blended, and one that is smaller than a tile is padded. Affinities take 12 bytes a voxel for
-# each of the two decoders.
+# A checkpoint carries its own configuration and notes, so you need only the file. One note is the **threshold** of part
+# 3, which was chosen on labelled *training* data; a model without this note gets 0.5. Overlapping tiles cover the whole
+# volume and are blended; a volume smaller than a tile is padded. The affinities of each of the two decoders take 12
+# bytes a voxel.
 
 # %%
 from fgnet_lib import weights
@@ -131,7 +134,7 @@ checkpoint = Path(CHECKPOINT).resolve() if CHECKPOINT else weights.PRETRAINED / 
 model = weights.load_model(checkpoint, session.device)
 threshold = float(weights.read_notes(checkpoint).get("threshold", 0.5) if THRESHOLD == "" else THRESHOLD)
 if not 0 <= threshold <= 1:
-    raise ValueError(f"THRESHOLD is {threshold:g}: it is 1 - mean affinity, so give a number from 0 to 1")
+    raise ValueError(f"THRESHOLD is {threshold:g}, but it is 1 - mean affinity: give a number from 0 to 1")
 prediction = predict(model, volume.raw, device=session.device)
 affinities = prediction.coarse if prediction.refined is None else prediction.refined
 print(f"{checkpoint.name}: {sum(p.numel() for p in model.parameters()):,} parameters, threshold {threshold:g}")
@@ -139,15 +142,16 @@ print(f"{checkpoint.name}: {sum(p.numel() for p in model.parameters()):,} parame
 # %% [markdown]
 # ## 3 · Segment
 #
-# First a question about what decides how fragments are made:
+# First a question: what decides how fragments are made?
 
 # %%
 quiz.ask("08", "wrong-size")
 
 # %% [markdown]
-# The threshold says how weak the connection between two fragments may be for them to merge: higher merges more. Two
-# more are computed beside the chosen one, for they come almost for free from the same agglomeration, and they tell which
-# way to turn.
+# The threshold is a score, 1 − mean affinity. It says how weak the connection between two segments may be if they are
+# to merge: 0.7 accepts every mean affinity above 0.3, so a higher threshold merges more. We compute two more
+# segmentations beside the chosen one. They cost almost nothing, because they come from the same agglomeration, and they
+# show you in which direction to go.
 
 # %%
 from fgnet_lib.segmentation import sweep
@@ -157,16 +161,19 @@ segmentations = sweep(affinities, volume.voxel_size, candidates)
 for candidate, labels in segmentations.items():
     voxels = np.sort(np.unique(labels, return_counts=True)[1])[::-1]
     chosen = "  <- chosen" if candidate == threshold else ""
-    print(f"threshold {candidate:5.3f}: {voxels.size:6} neurons, the largest has {voxels[0] / labels.size:.1%}{chosen}")
+    print(
+        f"threshold {candidate:5.3f}: {voxels.size:6} neurons, the largest fills {voxels[0] / labels.size:.1%}{chosen}"
+    )
 segmentation = segmentations[threshold]
+assert np.diff([len(np.unique(labels)) for labels in segmentations.values()]).max() <= 0  # higher merges more
 
 # %% [markdown]
 # ## 4 · Look
 #
-# First the way through one section. In the second picture white means *joined along all three axes*; dark lines should
-# close around every neurite. A gap in a line is where two neurons will merge.
+# First follow one section from left to right. In the second picture white means *joined along all three axes*, and dark
+# lines should close around every neurite. Two neurons will merge where a line has a gap.
 
-# %% alt="One section three times: EM, the predicted affinities with dark lines around the neurites, and the neurons found at the chosen threshold, each in its own colour."
+# %% alt="One section three times: EM, the predicted affinities with dark lines around the neurites, and the neurons at the chosen threshold, each in its own colour."
 z = volume.shape[0] // 2
 figure, axes = plt.subplots(1, 3, figsize=(15, 5.6))
 plots.show_section(axes[0], volume.raw, None, volume.voxel_size, z, f"EM, section {z}")
@@ -175,25 +182,26 @@ plots.show_section(axes[2], volume.raw, segmentation, volume.voxel_size, z, f"ne
 plt.show()
 
 # %% [markdown]
-# Then across the sections.
+# Now look across the sections.
 
 # %%
 quiz.ask("08", "colours")
 
 # %% [markdown]
-# A neurite should keep its colour along z, here the short side of the narrow planes. Colours
-# that change from section to section are splits: often a badly aligned volume, or a wrong voxel size.
+# A neurite should keep its colour along z, the short side of the narrow planes. If colours change from section to
+# section, neurites are split. Often the volume is badly aligned or the voxel size is wrong.
 
-# %% alt="Three planes through the middle with the found neurons in colour. A neurite that keeps its colour along z, the short side of the narrow planes, is in one piece."
+# %% alt="Three planes through the middle with the predicted neurons in colour. A neurite that keeps its colour along z, the short side of the narrow planes, is in one piece."
 figure = plots.orthogonal_views(volume.raw, volume.voxel_size, segmentation)
 figure.suptitle("do neurites keep their colour through z?")
 plt.show()
 
 # %% [markdown]
-# And the three thresholds. Left should show more pieces, right more merges; if the middle one is not the best of
-# the three, set `THRESHOLD` and run again. Choose it on one part of the volume, and judge it on another.
+# Finally, compare the three thresholds. The left picture should show more pieces, the right one more merges. If the
+# middle one is not the best of the three, set `THRESHOLD` and run again. Choose it on one part of the volume, and judge
+# it on another.
 
-# %% alt="The same section segmented at half the threshold, at the threshold and half-way to 1. There are more pieces on the left and fewer, larger ones on the right."
+# %% alt="The same section segmented at half the threshold, at the threshold, and half-way from there to 1. The left picture has more pieces, the right one fewer and larger pieces."
 figure, axes = plt.subplots(1, len(segmentations), figsize=(15, 5.4))
 for ax, (candidate, labels) in zip(axes, segmentations.items(), strict=True):
     plots.show_section(ax, volume.raw, labels, volume.voxel_size, z, f"threshold {candidate:g}", fill=0.6)
@@ -202,9 +210,9 @@ plt.show()
 # %% [markdown]
 # ## 5 · Save
 #
-# One HDF5 in CREMI's layout: `volumes/raw`, and the neurons as `volumes/labels/neuron_ids`, each with its `resolution`
-# and `offset` in nm. It is written beside its final place and moved when complete, so a full disk or a lost session
-# leaves no half file. `"segmentation.zarr"` as the name writes a Zarr instead.
+# The result is an HDF5 file in CREMI's layout: `volumes/raw`, and the neurons as `volumes/labels/neuron_ids`, each with
+# its `resolution` and `offset` in nm. It is written under another name and moved into place when complete, so a full
+# disk or a lost session leaves no half file. If you name it `"segmentation.zarr"`, you get a Zarr instead.
 
 # %%
 from dataclasses import replace
@@ -218,8 +226,9 @@ print(f"{result}: {result.stat().st_size / 1e6:.1f} MB, voxels of {saved.voxel_s
 # %% [markdown]
 # ## 6 · Score it, if you have labels
 #
-# Voxels whose label is 0 (boundary) or 2⁶⁴ − 1 (CREMI's *unknown*) are left out. VOI is in bits, ARAND between 0 and 1,
-# and less is better in all of them (lesson 05). The worst errors come with their place, for you to look there.
+# Voxels with the label 0 (boundary) or 2⁶⁴ − 1 (CREMI's *unknown*) are left out. VOI is in bits, ARAND lies between 0
+# and 1, and lower is better in all of them (lesson 05). The worst errors come with their positions, so you can look at
+# them.
 
 # %%
 import json
@@ -228,7 +237,7 @@ from dataclasses import asdict
 from fgnet_lib.metrics import evaluate, neuron_report
 
 report = session.out_dir / "metrics.json"
-report.unlink(missing_ok=True)  # no score of an earlier volume beside this segmentation
+report.unlink(missing_ok=True)  # so that no score of an earlier volume stays beside this segmentation
 if volume.labels is None:
     print("no labels, so no score")
 else:
@@ -243,33 +252,34 @@ else:
 # %% [markdown]
 # ## 7 · When it looks wrong
 #
-# The shipped model is small, and has seen two FIB-SEM volumes of the fly at 10 nm and a synthetic phantom. On other
-# tissue, another microscope or another voxel size it **may simply fail**, and no threshold will mend that. Go through the
-# list from the top: the first rows cost a minute, the last one is the only one that always helps.
+# The shipped model is small. It has seen two FIB-SEM volumes of the fly at 10 nm and a synthetic phantom. On other
+# tissue, another microscope or another voxel size it **may simply fail**, and no threshold can mend that. Go through
+# the list from the top: the first rows cost a minute, and the last row is the only one that always helps.
 #
 # | what you see | likely cause | what to try |
 # | --- | --- | --- |
-# | one colour almost everywhere, across membranes that you see (a large neurite *may* fill a small volume) | membranes were not found, or the threshold is too high | look at the affinities. White everywhere: next rows. Lines with gaps: a lower `THRESHOLD` |
-# | confetti: each neurite in many colours within a section | the threshold is too low, or noise is taken for membranes | a higher `THRESHOLD`; smooth the raw data (`scipy.ndimage.gaussian_filter`, sigma 1 in y and x) |
-# | affinities are a negative of what you expect | membranes are bright (some SEM detectors) | save `255 - raw` |
-# | affinities are flat and grey | contrast differs from what the model knows | compare the histograms of part 1; stretch: `np.interp(raw, np.percentile(raw, (0.5, 99.5)), (0, 255)).astype("uint8")`, for each section if sections differ |
-# | membranes are found, but thick, doubled, or only the large cells are right | voxels are far larger or smaller than in training | resample y and x towards 8 to 10 nm (`scipy.ndimage.zoom`), and give the new voxel size |
-# | right within each section, other colours in the next | sections are shifted, z is coarser than the model knows, or a wrong `VOXEL_SIZE` | align the stack; check `VOXEL_SIZE`: it decides whether fragments are made section by section (z at least twice x) or in 3D |
-# | everything wrong below or above one section | a missing, black or folded section | segment the parts before and after it by themselves; a model trained with lesson 01's augmentations bridges single sections better |
-# | mitochondria or vesicles become neurons of their own | the model takes inner membranes for outer ones | a slightly higher `THRESHOLD`; more training data with mitochondria in it |
+# | one colour almost everywhere, even across membranes that you can see (a large neurite *may* fill a small volume) | the model does not find the membranes, or the threshold is too high | look at the affinities. White everywhere: see the next rows. Lines with gaps: a lower `THRESHOLD` |
+# | confetti: each neurite in many colours within a section | the threshold is too low, or the model takes noise for membranes | a higher `THRESHOLD`; smooth the raw data (`scipy.ndimage.gaussian_filter`, sigma 1 in y and x) |
+# | affinities are the negative of what you expect | membranes are bright (some SEM detectors) | save `255 - raw` |
+# | affinities are flat and grey | the model does not know this contrast | compare the histograms of part 1; stretch: `np.interp(raw, np.percentile(raw, (0.5, 99.5)), (0, 255)).astype("uint8")`, section by section if sections differ |
+# | membranes are found, but thick or doubled, or only the large cells are right | voxels are far larger or smaller than in training | resample y and x towards 8 to 10 nm (`scipy.ndimage.zoom`), and give the new voxel size |
+# | each section is right, but colours change in the next | sections are shifted, z is coarser than the model knows, or `VOXEL_SIZE` is wrong | align the stack; check `VOXEL_SIZE`: it decides whether fragments are made section by section (z at least twice x) or in 3D |
+# | everything is wrong below or above one section | a missing, black or folded section | segment the parts before and after it separately; a model trained with lesson 01's augmentations bridges single sections better |
+# | mitochondria or vesicles become separate neurons | the model takes inner membranes for outer ones | a slightly higher `THRESHOLD`; more training data with mitochondria in it |
 # | figures are fine, metrics are bad | labels have another meaning: 0 is background with neurons in it, ids per section, or an offset | draw the labels over the raw data with `plots.show_section`; padded labels need their `offset` in nm |
-# | out of memory | the volume is too large for one piece | cut blocks as in part 1, fewer at a time |
-# | it takes for ever | a large volume on a CPU | try a crop first; `DEVICE = "cuda"` |
+# | out of memory | the volume is too large for one piece | cut blocks as in part 1, smaller ones |
+# | it never ends | a large volume on a CPU | try a crop first; `DEVICE = "cuda"` |
 # | still wrong | the model has never seen data like yours | **label a small block and train on it**: lesson 04. Start from the shipped weights or from SAM2's |
 #
-# Whatever you change, judge it on a labelled block that you did not choose it on, however small.
+# Whatever you change, judge it on a labelled block that you did not use to choose it, however small.
 #
 # ## 8 · Exercises
 #
-# Skip them if you came for your data. They are what most often goes wrong before a network sees anything.
+# Skip them if you came only for your data. They practise what most often goes wrong before a network sees anything.
 #
-# **Exercise 8.1: voxel size and offset of a cut.** You take `raw[z0::dz, y0::dy, x0::dx]` of a volume, with `first = (z0, y0, x0)` and
-# `step = (dz, dy, dx)`. Which voxel size and which offset, both in nm, has what you cut? The offset is the place of the first voxel.
+# **Exercise 8.1: voxel size and offset of a cut.** You take `raw[z0::dz, y0::dy, x0::dx]` of a volume, with
+# `first = (z0, y0, x0)` and `step = (dz, dy, dx)`. Return the voxel size and the offset of your cut, both in nm. The
+# offset is the position of its first voxel.
 
 
 # %% tags=["task"]
@@ -288,8 +298,9 @@ def my_geometry(voxel_size, offset, first, step):
 checks.cut_geometry(my_geometry)
 
 # %% [markdown]
-# **Exercise 8.2: find the sections without a picture.** A lost section may be black, white or evenly grey. List the numbers of the
-# sections (the first axis of `raw`) whose standard deviation is less than a tenth of the median of all sections.
+# **Exercise 8.2: find the sections without a picture.** A lost section may be black, white or evenly grey. Return the
+# numbers of the sections (the first axis of `raw`) whose standard deviation is less than a tenth of the median over all
+# sections.
 
 
 # %% tags=["task"]
@@ -307,8 +318,9 @@ def my_flat_sections(raw):
 checks.flat_sections(my_flat_sections)
 
 # %% [markdown]
-# **Exercise 8.3: how many sections fit into memory.** Raw takes 1 byte a voxel, labels 8, and part 2 says what affinities take. How
-# many whole sections of `height` x `width` voxels fit into so many gigabytes (1e9 bytes)? What the network itself needs is left out.
+# **Exercise 8.3: how many sections fit into memory.** Raw data take 1 byte a voxel, labels 8, and part 2 tells you what
+# affinities take. How many whole sections of `height` x `width` voxels fit into the given number of gigabytes (1e9
+# bytes)? Ignore the memory of the network itself.
 
 
 # %% tags=["task"]
@@ -326,7 +338,7 @@ def my_sections(height, width, gigabytes):
 checks.sections_in_memory(my_sections)
 
 # %% [markdown]
-# So far:
+# Your exercises so far:
 
 # %%
 checks.report("08")
@@ -334,22 +346,25 @@ checks.report("08")
 # %% [markdown]
 # ## What you learned
 #
-# - A volume is grey values *and* a voxel size; both are checked before anything is computed.
-# - Papermill turns this notebook into a command whose report is the notebook itself.
-# - Three pictures separate the causes: bad membranes (affinities), bad threshold (three thresholds), bad z (planes).
+# - A volume is grey values *and* a voxel size. You check both before you compute anything.
+# - Papermill turns this notebook into a command, and the executed notebook is its report.
+# - Three pictures separate the causes: bad membranes (affinities), a bad threshold (three thresholds), trouble along z
+#   (planes).
 #
 # ## Try it
 #
 # - Save `255 - volume.raw` with `write_volume`, open it as `VOLUME`, and see what the model makes of bright membranes.
 # - Open a volume with `VOXEL_SIZE = "40,10,10"` although it has 10 nm in z. What changes in part 3, and why?
-# - Fly through your neurons: `viewer.show(volume, {"neurons": segmentation})`, with `from fgnet_lib import viewer`
-#   (lesson 06).
+# - Fly through your neurons: `viewer.show(volume, {"neurons": segmentation})`, with
+#   `from fgnet_lib.views import viewer` (lesson 06).
 #
 # ## References
 #
-# - Funke et al.: *Large Scale Image Segmentation with Structured Loss Based Deep Learning for Connectome Reconstruction.*
-#   IEEE TPAMI 41, 2019, [doi:10.1109/TPAMI.2018.2835450](https://doi.org/10.1109/TPAMI.2018.2835450): affinities, waterz
+# - Funke et al.: *Large Scale Image Segmentation with Structured Loss Based Deep Learning for Connectome
+#   Reconstruction.* IEEE TPAMI 41, 2019, [doi:10.1109/TPAMI.2018.2835450](https://doi.org/10.1109/TPAMI.2018.2835450):
+#   affinities, waterz
 # - CREMI: [file format and scores](https://cremi.org)
-# - Moore et al.: *OME-Zarr: a cloud-optimized bioimaging file format with international community support.* Histochemistry
-#   and Cell Biology 160, 2023, [doi:10.1007/s00418-023-02209-1](https://doi.org/10.1007/s00418-023-02209-1)
+# - Moore et al.: *OME-Zarr: a cloud-optimized bioimaging file format with international community support.*
+#   Histochemistry and Cell Biology 160, 2023,
+#   [doi:10.1007/s00418-023-02209-1](https://doi.org/10.1007/s00418-023-02209-1)
 # - Papermill: [parameters and execution](https://papermill.readthedocs.io)

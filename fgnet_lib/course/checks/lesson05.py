@@ -15,7 +15,7 @@ Curve = dict[float, tuple[float, float]]
 
 def _number(result: Any, what: str) -> float:
     """A student's single number, as a float."""
-    require(np.ndim(result) == 0 and np.isreal(result), f"{what} should be one number, and this is {result!r}")
+    require(np.ndim(result) == 0 and np.isreal(result), f"{what} should be a single number, but yours is {result!r}")
     return float(result)
 
 
@@ -42,23 +42,23 @@ def face_mean(answer: Callable[[np.ndarray, np.ndarray, int, int], float]) -> No
     later, earlier = _pairs(affinities, fragments, 1, 2), _pairs(affinities, fragments, 2, 1)
     every = np.concatenate([*later, *earlier])
     by_axis = [np.concatenate(two).mean() for two in zip(later, earlier, strict=True)]
-    one_way = "Only half of the pairs count: those of which the {} voxel is in the first fragment"
+    one_way = "You count only half of the pairs: those whose {} voxel is in the first fragment"
     at_earlier = [*_pairs(affinities, fragments, 1, 2, 0), *_pairs(affinities, fragments, 2, 1, 0)]
     mistakes = {
-        "That is the largest affinity of the face: one wrong voxel decides": every.max(),
-        "That is the score of the face, which falls where the mean affinity rises": 1 - every.mean(),
-        "That is a sum, and large faces should not win by their size": every.sum(),
-        "Pairs along z are missing: fragments touch across sections, too": np.concatenate(
+        "That is the largest affinity of the face: a single wrong voxel would decide": every.max(),
+        "That is the score of the face, 1 - mean affinity: the mean affinity itself is asked for": 1 - every.mean(),
+        "That is a sum: a large face should not win by its size": every.sum(),
+        "Pairs along z are missing: fragments also touch across sections": np.concatenate(
             [*later[1:], *earlier[1:]]
         ).mean(),
         one_way.format("later"): np.concatenate(later).mean(),
         one_way.format("earlier"): np.concatenate(earlier).mean(),
-        "Each pair counts once: a mean over three means of axes gives small ones too much": np.mean(by_axis),
-        "The affinity of a pair stands at its later voxel, not at the earlier one": np.concatenate(at_earlier).mean(),
+        "Every pair counts once: a mean of three means, one per axis, weighs pairs unequally": np.mean(by_axis),
+        "The affinity of a pair is stored at its later voxel, not the earlier one": np.concatenate(at_earlier).mean(),
     }
     for hint, mistake in mistakes.items():
         require(not np.isclose(result, mistake), hint)
-    require(bool(np.isclose(result, every.mean())), f"The mean affinity of {every.size} pairs is not {result:.3f}")
+    require(bool(np.isclose(result, every.mean())), f"The mean affinity of the {every.size} pairs is not {result:.3f}")
 
 
 FACES: Faces = {
@@ -75,26 +75,30 @@ def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
     """From faces (pairs, mean affinity) to those after a merge: two faces to one neighbour become one."""
     given = dict(FACES)
     result = ask(answer, given, 1, 2)
-    require(isinstance(result, dict), f"A dictionary like `faces` is wanted, and this is a {type(result).__name__}")
+    require(isinstance(result, dict), f"Return a dictionary like `faces`, not a {type(result).__name__}")
     require(given == FACES, "Your function changes the dictionary that it was given: fill a new one")
-    require(frozenset({1, 2}) not in result, "The face across which you merged is still there: it lies inside now")
-    require(frozenset({1}) not in result, "A fragment has a face with itself: that is the one you merged across")
-    require(not any(2 in face for face in result), "Fragment 2 is gone, and a face still names it")
+    require(
+        frozenset({1, 2}) not in result,
+        "The face across which you merged is still there, but it now lies inside",
+    )
+    require(frozenset({1}) not in result, "A fragment has a face with itself: drop the face that you merged across")
+    require(not any(2 in face for face in result), "Fragment 2 is gone, but a face still names it")
     missing = [sorted(face) for face in ({1, 4}, {1, 3}, {4, 5}) if frozenset(face) not in result]
     require(not missing, f"These faces are lost: {missing}")
-    require(len(result) == 3, f"{len(result)} faces are left, and there should be 3")
+    require(len(result) == 3, f"{len(result)} faces are left, but there should be 3")
     found = {face: np.array(content, float) for face, content in result.items()}
-    require(all(content.shape == (2,) for content in found.values()), "Each face should have (pairs, mean affinity)")
+    require(all(content.shape == (2,) for content in found.values()), "Each face should hold (pairs, mean affinity)")
     unrelated = np.allclose(found[frozenset({4, 5})], (3, 0.7))
     require(unrelated, "A face that has nothing to do with the merge has changed")
     renamed = np.allclose(found[frozenset({1, 3})], (4, 0.6))
-    require(renamed, "A face that only changes its name has another content, too")
+    require(renamed, "A face that only changes its name should keep its pairs and its mean")
     pairs, mean = found[frozenset({1, 4})]
     replaced = any(np.allclose((pairs, mean), one) for one in ((10, 0.2), (2, 0.8)))
-    require(not replaced, "Of two faces to the same neighbour one has replaced the other")
-    require(pairs == 12, f"Two faces of 10 and 2 pairs do not make one of {pairs:g}")
+    require(not replaced, "Of two faces to the same neighbour, one has replaced the other: combine them")
+    require(pairs == 12, f"Faces of 10 and 2 pairs do not make a face of {pairs:g} pairs")
     require(
-        not np.isclose(mean, 0.5), "10 pairs and 2 pairs weigh the same in your mean: the larger face has more to say"
+        not np.isclose(mean, 0.5),
+        "10 pairs and 2 pairs weigh the same in your mean: the larger should count more",
     )
     require(bool(np.isclose(mean, 0.3)), f"The mean over all 12 pairs is not {mean:.3f}")
     _other_merges(answer)
@@ -104,7 +108,7 @@ def _other_merges(answer: Callable[[Faces, int, int], Faces]) -> None:
     """Hint if a merge goes wrong with `keep` above `drop`, or where the two have no face."""
     named = {frozenset(face) for face in ({2, 4}, {2, 3}, {4, 5})}
     result = ask(answer, dict(FACES), 2, 1)
-    require(set(result) == named, "Merging 1 into 2 goes wrong: the fragment that is kept may have the larger number")
+    require(set(result) == named, "Merging 1 into 2 goes wrong: the fragment that is kept may have the larger id")
     apart = dict(FACES)
     del apart[frozenset({1, 2})]
     try:
@@ -112,7 +116,7 @@ def _other_merges(answer: Callable[[Faces, int, int], Faces]) -> None:
     except (KeyError, ValueError) as error:
         kind = type(error).__name__
         raise Hint(
-            f"Two fragments without a face can be merged as well, and your function stops with {kind}"
+            f"Two fragments without a face between them can be merged too, but your function stops with {kind}"
         ) from error
     kept = {frozenset(face) for face in ({1, 4}, {1, 3}, {4, 5})}
     require(set(result) == kept, "Merging two fragments without a face between them gives the wrong faces")
@@ -126,24 +130,24 @@ VALIDATION: Curve = {0.2: (1.9, 0.2), 0.4: (0.7, 0.4), 0.6: (0.6, 0.9), 0.8: (0.
 def honest_threshold(answer: Callable[[Curve, Curve], tuple[float, float]]) -> None:
     """Threshold and VOI to report, from (split, merge) by threshold on training and on validation data."""
     threshold, reported = _choice(answer, TRAINING, VALIDATION)
-    require(threshold in TRAINING, f"{threshold:g} is none of the thresholds {sorted(TRAINING)}")
-    require(threshold != 0.4, "This threshold is the best on the data by which you judge: that is peeking")
-    require(threshold != 0.8, "Merges count as well: look at the sum of both parts")
-    require(threshold != 0.2, "Splits count as well: look at the sum of both parts")
-    require(not np.isclose(reported, 1.2), "The VOI that you report is that of the data which you chose on")
+    require(threshold in TRAINING, f"{threshold:g} is not among the thresholds {sorted(TRAINING)}")
+    require(threshold != 0.4, "This threshold is the best on the validation data: that is peeking")
+    require(threshold != 0.8, "Merges count too: look at the sum of both parts")
+    require(threshold != 0.2, "Splits count too: look at the sum of both parts")
+    require(not np.isclose(reported, 1.2), "You report the VOI of the data that you chose on")
     require(
         bool(np.isclose(reported, 1.5)), f"The VOI at the threshold {threshold:g} is not {reported:g}: add both parts"
     )
     others = ({at + 0.1: (split, merge - 0.1) for at, (split, merge) in one.items()} for one in (TRAINING, VALIDATION))
     again = _choice(answer, *others)
-    require(again != (threshold, reported), "Other curves give the same two numbers: does your answer look at them?")
-    require(bool(np.allclose(again, (0.7, 1.4))), f"On other curves these are wrong: {again[0]:g} and {again[1]:g}")
+    require(again != (threshold, reported), "Other curves give the same two numbers: does your answer use the curves?")
+    require(bool(np.allclose(again, (0.7, 1.4))), f"On other curves your numbers are wrong: {again[0]:g}, {again[1]:g}")
 
 
 def _choice(answer: Callable, training: Curve, validation: Curve) -> tuple[float, float]:
     """A student's threshold and VOI for two curves."""
     result = ask(answer, dict(training), dict(validation))
-    require(np.shape(result) == (2,), "Two numbers are wanted: the threshold, and the VOI that you report")
+    require(np.shape(result) == (2,), "Return two numbers: the threshold, and the VOI that you report")
     return float(result[0]), float(result[1])
 
 
@@ -165,9 +169,9 @@ def whole_from(answer: Callable[[dict[float, np.ndarray], np.ndarray, int], floa
     found = {neuron: _number(ask(answer, tried, truth, neuron), "The threshold") for neuron in right}
     if found == right:
         return
-    require(set(found.values()) != {0.9}, "That is where all has become one segment: look only at this neuron's voxels")
-    require(found[1] != 1.0, "The neuron is whole earlier: the lowest such threshold is wanted")
+    require(set(found.values()) != {0.9}, "There everything is one segment: look only at the voxels of this neuron")
+    require(found[1] != 1.0, "The neuron is whole earlier: return the lowest such threshold")
     require(found[1] != 0.4, "There the neuron is still split: that is the last threshold before it heals")
-    require(found[1] != 0.2, "At the lowest threshold it is in pieces: ids of segments are not ids of neurons")
+    require(found[1] != 0.2, "At the lowest threshold the neuron is in pieces: segment ids are not neuron ids")
     wrong = next(neuron for neuron in right if found[neuron] != right[neuron])
-    raise Hint(f"Neuron {wrong} has its voxels in one segment from another threshold on than {found[wrong]:g}")
+    raise Hint(f"Neuron {wrong} does not become whole at the threshold {found[wrong]:g}")

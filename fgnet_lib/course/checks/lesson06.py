@@ -22,12 +22,12 @@ def neuron_volume(answer: Callable[[np.ndarray, int, tuple[float, float, float]]
         np.array(right),
         {
             "That is a number of voxels: how large is one?": np.array(50.0),
-            "That is in nm³, and 1 µm is 1000 nm": np.array(right * 1e9),
+            "That is in nm³: 1 µm is 1000 nm": np.array(right * 1e9),
             "1 µm is 1000 nm, but 1 µm³ is not 1000 nm³": np.array(right * 1e6),
-            "The voxels are taken as cubes": np.array(50 * 4**3 / 1e9),
-            "All neurons are counted, and one was asked for": np.array(98 * 40 * 8 * 4 / 1e9),
+            "You treat the voxels as cubes": np.array(50 * 4**3 / 1e9),
+            "You count all neurons, but only one is asked for": np.array(98 * 40 * 8 * 4 / 1e9),
         },
-        "50 voxels of 40 x 8 x 4 nm have another volume in µm³",
+        "50 voxels of 40 x 8 x 4 nm have a different volume in µm³",
     )
 
 
@@ -37,22 +37,22 @@ def match(answer: Callable[[np.ndarray, np.ndarray, int], tuple[int, float]]) ->
     segmentation = np.array([[5] * 10 + [8] * 6 + [1] * 4], np.uint64)[None]
     truth = np.array([[0] * 5 + [3] * 3 + [9] * 2 + [9] * 7 + [3] * 3], np.uint64)[None]
     neuron, share = _match(answer, segmentation, truth, 5)
-    require(neuron != 0, "0 is no neuron, it may be most of a segment and still is no match")
+    require(neuron != 0, "0 is not a neuron: even if it fills most of a segment, it is no match")
     require(neuron != 9, "Neuron 9 is the largest, but has fewer voxels in this segment than another one")
     require(neuron == 3, f"{neuron} is not the neuron with most voxels in the segment")
     require(not np.isclose(share, 3), "That is a number of voxels; a share lies between 0 and 1")
-    require(not np.isclose(share, 0.5), "That is the share of the neuron that is in the segment: turn it around")
-    require(not np.isclose(share, 0.6), "Voxels of the segment whose truth is 0 are a part of the segment, too")
-    require(bool(np.isclose(share, 0.3)), f"3 of the segment's 10 voxels are not a share of {share:.3f}")
+    require(not np.isclose(share, 0.5), "That is the share of the neuron that lies in the segment: turn it around")
+    require(not np.isclose(share, 0.6), "Voxels of the segment whose truth is 0 belong to the segment too")
+    require(bool(np.isclose(share, 0.3)), f"3 of 10 voxels are not a share of {share:.3f}")
     neuron, share = _match(answer, segmentation, truth, 1)  # no voxel of it is 0 in truth
-    require(neuron == 3, "In a segment without a 0 in truth the smallest id is a neuron like any other")
-    require(bool(np.isclose(share, 0.75)), f"3 of another segment's 4 voxels are not a share of {share:.3f}")
+    require(neuron == 3, "In a segment without a 0 in truth, the smallest id is a neuron like any other")
+    require(bool(np.isclose(share, 0.75)), f"In another segment, 3 of 4 voxels are not a share of {share:.3f}")
 
 
 def _match(answer: Callable, segmentation: np.ndarray, truth: np.ndarray, segment: int) -> tuple[int, float]:
     """A student's neuron and share for a segment."""
     result = ask(answer, segmentation, truth, segment)
-    require(np.shape(result) == (2,), "Two numbers are wanted: the id of the neuron, and a share")
+    require(np.shape(result) == (2,), "Return two numbers: the id of the neuron, and a share")
     return int(result[0]), float(result[1])
 
 
@@ -69,10 +69,10 @@ def viewer_position(answer: Callable[[tuple, tuple, tuple], np.ndarray]) -> None
         {
             "The order is still z, y, x": corner + inside,
             "That is the corner of the voxel: its centre lies half a voxel further": (corner + voxel)[::-1],
-            "That is the place in this crop, and the crop does not begin at the origin": inside[::-1],
-            "Voxels and nm are added: the offset is in nm": (offset + inside)[::-1],
-            "That is in nm, and the viewer counts in voxels": ((corner + inside) * voxel_size)[::-1],
-            "The crop lies behind the origin, not before it": (inside - corner)[::-1],
+            "That is the position in this crop, but the crop does not begin at the origin": inside[::-1],
+            "You add voxels and nm: the offset is in nm": (offset + inside)[::-1],
+            "That is in nm, but the viewer counts in voxels": ((corner + inside) * voxel_size)[::-1],
+            "The crop lies after the origin, not before it: add its offset": (inside - corner)[::-1],
         },
         "The position is wrong along axis {at} of x, y, z",
     )

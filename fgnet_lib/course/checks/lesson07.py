@@ -32,23 +32,21 @@ def fair_pairs(answer: Callable[[Settings], Iterable]) -> None:
         pairs = [tuple(pair) for pair in result]
         found = {frozenset(pair) for pair in pairs}
     except TypeError:
-        raise Hint("A list of pairs of names is wanted: [(one, other), ...]") from None
+        raise Hint("Return a list of pairs of names: [(one, other), ...]") from None
     known = all(name in SETTINGS for pair in pairs for name in pair)
-    require(
-        known and all(len(pair) == 2 for pair in pairs), "Each pair should hold two names of rows, and nothing else"
-    )
-    require(all(one != other for one, other in pairs), "A row is paired with itself")
-    require(len(found) == len(pairs), "A pair stands there twice, perhaps in both orders")
+    require(known and all(len(pair) == 2 for pair in pairs), "Each pair should hold two names of rows and nothing else")
+    require(all(one != other for one, other in pairs), "You pair a row with itself")
+    require(len(found) == len(pairs), "You list a pair twice, perhaps in both orders")
     right = {frozenset(pair): changed for pair in combinations(SETTINGS, 2) if (changed := _changed(*pair))}
     for pair, changed in right.items():
         if len(changed) == 1 and pair not in found:
             one, other = sorted(pair)
             extra = changed[0] not in SETTINGS[one] or changed[0] not in SETTINGS[other]
-            reason = "in a setting that only one of them has" if extra else "in one setting, and are left out"
+            reason = "in a setting that only one of them has" if extra else "in one setting, but you leave them out"
             raise Hint(f"{one!r} and {other!r} differ {reason}")
     for one, other in pairs:
         count = len(right.get(frozenset((one, other)), ()))
-        require(count > 0, f"{one!r} and {other!r} do not differ in anything, so they compare nothing")
+        require(count > 0, f"{one!r} and {other!r} do not differ at all, so they compare nothing")
         require(count == 1, f"{one!r} and {other!r} differ in {count} settings")
 
 
@@ -65,15 +63,17 @@ def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
     mean, spread = _two(ask(answer, list(scores)))
     require(spread is not None, "Three runs have a spread")
     mistakes = {
-        "The first number is the median, and the mean was asked for": np.isclose(mean, 1.1),
-        "The first number is the best run, which is not what a row does on average": np.isclose(mean, 1.0),
+        "The first number is the median, but the mean is asked for": np.isclose(mean, 1.1),
+        "The first number is the best run, not what a row does on average": np.isclose(mean, 1.0),
         "The first number is not the mean of the runs": not np.isclose(mean, 1.2),
-        "The spread divides by the number of runs, and a sample of so few is wider": np.isclose(spread, np.std(scores)),
-        "That is the variance: the spread should be in the unit of the score": np.isclose(
+        "Your spread divides by the number of runs: for a sample, divide by one less": np.isclose(
+            spread, np.std(scores)
+        ),
+        "That is the variance: the spread should have the unit of the score": np.isclose(
             spread, np.var(scores, ddof=1)
         ),
         "That is the range: it grows with the number of runs": np.isclose(spread, 0.5),
-        "That is the standard error of the mean, and not the spread of single runs": np.isclose(
+        "That is the standard error of the mean, not the spread of single runs": np.isclose(
             spread, np.std(scores, ddof=1) / np.sqrt(3)
         ),
         "The second number is not the standard deviation of this sample": not np.isclose(
@@ -84,14 +84,12 @@ def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
         require(not made, hint)
     mean, spread = _two(ask(answer, [1.3]))
     require(bool(np.isclose(mean, 1.3)), "The mean of a single run is that run")
-    require(spread is None, f"A single run has no spread, and yours is {spread}: that would look like certainty")
+    require(spread is None, f"A single run has no spread, but yours is {spread}: that would look like certainty")
 
 
 def _two(result: Any) -> tuple[float, Any]:
     """Mean and spread, as a student gives them."""
-    require(
-        isinstance(result, Sequence | np.ndarray) and len(result) == 2, f"Mean and spread are wanted, not {result!r}"
-    )
+    require(isinstance(result, Sequence | np.ndarray) and len(result) == 2, f"Return mean and spread, not {result!r}")
     return float(result[0]), None if result[1] is None else float(result[1])
 
 
@@ -103,7 +101,7 @@ def chance_of(answer: Callable[[Sequence[float], Sequence[float]], float]) -> No
         result = _share(ask(answer, list(a), list(b)))
         _judge(result, a, b)
     result = _share(ask(answer, [1.0, 1.0], [1.0, 1.0, 1.0]))
-    require(result == 1, "If all runs are equal, every deal differs as much as the one that was seen: that is certain")
+    require(result == 1, "If all runs are equal, every deal differs as much as the real one: the share is 1")
 
 
 def _judge(result: float, ours: Sequence[float], theirs: Sequence[float]) -> None:
@@ -116,12 +114,12 @@ def _judge(result: float, ours: Sequence[float], theirs: Sequence[float]) -> Non
     one_way = differences * np.sign(seen) >= abs(seen) - 1e-9
     sums = np.array([abs(runs[deal].sum() - runs[~deal].sum()) for deal in deals])
     mistakes = {
-        "Only one direction is counted, and the other would have surprised as much": one_way.mean(),
-        "The deal that was made is one of all deals, and it is left out": (as_large.sum() - 1) / (len(deals) - 1),
-        "A deal that differs exactly as much counts, too (mind the rounding)": larger.mean(),
+        "You count only one direction, but the other would surprise you as much": one_way.mean(),
+        "The real deal is one of all deals, but you leave it out": (as_large.sum() - 1) / (len(deals) - 1),
+        "A deal that differs exactly as much counts too (mind the rounding)": larger.mean(),
         "That is the share of deals that differ less": 1 - as_large.mean(),
-        "That is a number of deals, and their share was asked for": as_large.sum(),
-        "The hands are compared by their sums: those with more runs always win": (
+        "That is a number of deals, but their share is asked for": as_large.sum(),
+        "You compare the hands by their sums: the hand with more runs always wins": (
             sums >= abs(sum(ours) - sum(theirs)) - 1e-9
         ).mean(),
     }
@@ -129,9 +127,9 @@ def _judge(result: float, ours: Sequence[float], theirs: Sequence[float]) -> Non
         return
     for hint, mistake in mistakes.items():
         require(not np.isclose(result, mistake), hint)
-    raise Hint(f"Of {len(deals)} deals of these runs, another share than {result:.3f} differs as much")
+    raise Hint(f"The share of the {len(deals)} deals that differ at least as much is not {result:.3f}")
 
 
 def _share(result: Any) -> float:
-    require(np.ndim(result) == 0 and np.isreal(result), f"A single number is wanted, and this is {result!r}")
+    require(np.ndim(result) == 0 and np.isreal(result), f"Return a single number, not {result!r}")
     return float(result)

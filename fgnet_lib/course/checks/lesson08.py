@@ -16,13 +16,15 @@ def cut_geometry(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
     voxel_size, offset, first, step = (40.0, 8.0, 8.0), (400.0, 0.0, 160.0), (5, 100, 50), (1, 2, 4)
     result = ask_array(answer, voxel_size, offset, first, step, shape=(2, 3))
     size, start = np.multiply(voxel_size, step), np.multiply(first, voxel_size)
-    require(not np.allclose(result, [offset + start, size]), "Voxel size and offset are exchanged")
+    require(
+        not np.allclose(result, [offset + start, size]), "You return the offset before the voxel size: exchange them"
+    )
     compare(
         result[0],
         size,
         {
-            "With every second voxel left out, the voxel size should not be what it was": np.array(voxel_size),
-            "Leaving out voxels makes the remaining ones stand for more, not for less": np.divide(voxel_size, step),
+            "If you leave out every second voxel, the voxel size cannot stay the same": np.array(voxel_size),
+            "If you leave out voxels, the remaining voxels cover more tissue, not less": np.divide(voxel_size, step),
         },
         "The voxel size is wrong along axis {at} of z, y, x",
     )
@@ -30,9 +32,9 @@ def cut_geometry(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
         result[1],
         offset + start,
         {
-            "The offset is in nm, and `first` counts voxels": np.add(offset, first),
+            "The offset is in nm, but `first` counts voxels": np.add(offset, first),
             "The volume that you cut from does not begin at the origin": start,
-            "A cut that begins later than the volume should not have its offset": np.array(offset),
+            "A cut that begins later than the volume cannot have the offset of the volume": np.array(offset),
             "`first` counts voxels of the volume, before any were left out": offset + np.multiply(first, size),
         },
         "The offset is wrong along axis {at} of z, y, x",
@@ -44,27 +46,31 @@ def flat_sections(answer: Callable[[np.ndarray], list[int]]) -> None:
     """Sections whose grey values spread less than a tenth of the median."""
     generator = np.random.default_rng(8)
     raw = generator.integers(60, 200, (11, 20, 30)).astype(np.uint8)
-    require(not _sections(answer, raw), "In a volume without any fault your function finds some")
+    require(not _sections(answer, raw), "In a volume without any lost section, your function finds some")
     lost = [2, 5, 8, 9]
     for z, grey, noise in zip(lost, (0, 128, 240, 100), (1, 3, 11, 11), strict=True):
         raw[z] = grey + generator.integers(0, noise, raw[z].shape)
     raw[7] //= 4  # dark, and yet a picture
     spread = raw.std(axis=(1, 2))
     found = _sections(answer, raw)
-    require(all(0 <= z < len(raw) for z in found), f"There are {len(raw)} sections, from 0 on, and you found {found}")
-    require(7 not in found, "Section 7 is dark, but it holds a picture: brightness does not tell")
-    require(2 in found, "Section 2 is black, and was not found")
-    require(5 in found, "Section 5 is evenly grey, but for a little noise: empty is not always black, or quite even")
+    require(
+        all(0 <= z < len(raw) for z in found), f"There are {len(raw)} sections, counted from 0, but you found {found}"
+    )
+    require(7 not in found, "Section 7 is dark, but it holds a picture: brightness does not decide")
+    require(2 in found, "Section 2 is black, but you did not find it")
+    require(
+        5 in found, "Section 5 is evenly grey with a little noise: an empty section need not be black or quite even"
+    )
     lowered = np.flatnonzero(spread < spread.mean() / 10).tolist()
-    require(found != lowered, "Lost sections lower your limit, so that some are not found: they change a mean")
-    require(found == lost, f"Sections {lost} have no picture, and you found {found}")
+    require(found != lowered, "Lost sections lower your limit, so you miss some: a mean is not robust")
+    require(found == lost, f"Sections {lost} have no picture, but you found {found}")
 
 
 def _sections(answer: Callable[[np.ndarray], Any], raw: np.ndarray) -> list[int]:
     """The numbers that a student's function gives, as a list, a set, an array or what `np.where` gives."""
     result = ask(answer, raw)
     numbers = np.ravel(list(result) if np.iterable(result) else result)
-    require(numbers.dtype != bool, "The numbers of the sections are wanted, and not a yes or no for each of them")
+    require(numbers.dtype != bool, "Return the numbers of the sections, not a yes or no for each section")
     return sorted(int(z) for z in numbers)
 
 
@@ -74,15 +80,15 @@ def sections_in_memory(answer: Callable[[int, int, float], int]) -> None:
     result = ask_array(answer, 2000, 1500, 8.0, shape=())
     voxels = 2000 * 1500
     fits = {each: int(8e9 // (each * voxels)) for each in (33, 21, 12, 24, 32, 25)}
-    require(result == int(result), "Whole sections are wanted: a part of one cannot be predicted")
+    require(result == int(result), "Return whole sections: a part of a section does not count")
     mistakes = {
         "The affinities of one decoder are missing: there are two": fits[21],
-        "Raw and labels want memory, too": fits[24],
-        "The labels want memory, too: 8 bytes a voxel": fits[25],
-        "The raw volume wants memory, too: 1 byte a voxel": fits[32],
-        "That is what one decoder's affinities need alone": fits[12],
+        "Raw data and labels need memory too": fits[24],
+        "The labels need memory too: 8 bytes a voxel": fits[25],
+        "The raw data need memory too: 1 byte a voxel": fits[32],
+        "You count only the affinities of one decoder": fits[12],
         "One section too many: the last one fits only in part": fits[33] + 1,
     }
     for hint, mistake in mistakes.items():
         require(result != mistake, hint)
-    require(result == fits[33], f"At 33 bytes a voxel, another number of sections fits than {result:g}")
+    require(result == fits[33], f"At 33 bytes a voxel, the number of sections is not {result:g}")

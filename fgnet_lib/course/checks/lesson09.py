@@ -22,14 +22,14 @@ def halo(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
         {
             "A block at the near side reads before the volume begins": np.minimum(grown, shape),
             "A block at the far side reads past the volume's end": np.maximum(grown, 0),
-            "The block reads past the volume on either side": grown,
-            "The block reads itself alone": np.array([start, stop]),
+            "The block reads past the volume on both sides": grown,
+            "The block reads only itself, without a halo": np.array([start, stop]),
             "The halo goes around the block: before it and behind it": np.array([right[0], stop]),
-            "The halo makes what is read larger, and here the block shrinks": np.clip(
+            "A halo enlarges what the block reads, but yours shrinks it": np.clip(
                 [np.add(start, width), np.subtract(stop, width)], 0, shape
             ),
         },
-        "At (0 for first or 1 for last + 1, axis) = {at} another voxel is wanted",
+        "Wrong voxel at (0 for begin or 1 for end, axis) = {at}",
     )
 
 
@@ -38,24 +38,22 @@ def block_ids(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
     """From ids within a block to ids over the volume, by the number of the block and the voxels of a full one."""
     local = np.array([[0, 1, 1], [2, 0, 6]], np.uint64)[None]
     ids = [ask_array(answer, local, number, 6, shape=local.shape).astype(float) for number in range(3)]
-    require(all((one[local == 0] == 0).all() for one in ids), "0 is no fragment, and has to stay 0")
+    require(all((one[local == 0] == 0).all() for one in ids), "0 means no fragment and has to stay 0")
     require(not np.allclose(ids[0], ids[1]), "Two blocks give the same ids to different fragments")
     sets = [set(one[local > 0]) for one in ids]
     shared = sets[0] & sets[1] or sets[1] & sets[2]
-    require(
-        not shared, f"The id {min(shared or [0]):g} is given by two blocks: a block of 6 voxels may have 6 fragments"
-    )
+    require(not shared, f"Two blocks give the id {min(shared or [0]):g}: a block of 6 voxels may have 6 fragments")
     require(all(len(one) == 3 for one in sets), "Two fragments of one block have become one")
     largest = max(max(one) for one in sets)
     require(
-        largest <= 18, f"Three blocks of 6 voxels have 18 fragments at most, and an id is {largest:g}: leave no gaps"
+        largest <= 18, f"Three blocks of 6 voxels have at most 18 fragments, but an id is {largest:g}: leave no gaps"
     )
     few = np.minimum(local, 3)  # a block with other fragments than those before it
     fourth = ask_array(answer, few, 3, 6, shape=few.shape).astype(float)
     again = set(fourth[few > 0]) & set.union(*sets)
     require(
         not again,
-        f"The id {min(again or [0]):g} is given twice: a block cannot know how many fragments others have",
+        f"Two blocks give the id {min(again or [0]):g}: a block cannot know how many fragments others have",
     )
 
 
@@ -67,11 +65,11 @@ def worker_hours(answer: Callable[[float, float, int], float]) -> None:
         result,
         np.array(1e12 / 0.5e6 / 50 / 3600),
         {
-            "That is what a single worker would take": np.array(1e12 / 0.5e6 / 3600),
+            "That is the time of a single worker": np.array(1e12 / 0.5e6 / 3600),
             "That is in seconds": np.array(1e12 / 0.5e6 / 50),
             "The rate is in million voxels a second": np.array(1e12 / 0.5 / 50 / 3600),
             "More workers should take less time, not more": np.array(1e12 / 0.5e6 * 50 / 3600),
             "Twice the rate should halve the time": np.array(1e12 * 0.5e6 / 50 / 3600),
         },
-        "1e12 voxels at 0.5 million a second with 50 workers take another number of hours",
+        "That is not the time of 1e12 voxels at 0.5 million a second with 50 workers, in hours",
     )

@@ -4,10 +4,10 @@ MUTANTS = {
     "face_mean": [
         (".mean()", ".max()", "largest affinity"),
         ("return np", "return 1 - np", "score of the face"),
-        ("values[1:][", "values[:-1][", "stands at its later voxel"),
-        (" | ((here == b) & (before == a))", "", "the later voxel is in the first fragment"),
+        ("values[1:][", "values[:-1][", "stored at its later voxel"),
+        (" | ((here == b) & (before == a))", "", "whose later voxel is in the first fragment"),
         ("range(3)", "range(1, 3)", "along z are missing"),
-        ("np.concatenate(pairs).mean()", "np.mean([np.mean(one) for one in pairs])", "mean over three means"),
+        ("np.concatenate(pairs).mean()", "np.mean([np.mean(one) for one in pairs])", "a mean of three means"),
         (".mean()", ".sum()", "a sum"),
     ],
     "merge": [
@@ -26,8 +26,12 @@ MUTANTS = {
         ),
         ("merged = {}", "merged = {}\n    faces.pop(frozenset({keep, drop}))", "changes"),
         ("keep if fragment == drop", "drop if fragment == keep", "still names it"),
-        ("    merged = {}", "    keep, drop = sorted([keep, drop])\n    merged = {}", "may have the larger number"),
-        ("    merged = {}", "    faces[frozenset({keep, drop})]\n    merged = {}", "without a face can be merged"),
+        ("    merged = {}", "    keep, drop = sorted([keep, drop])\n    merged = {}", "may have the larger id"),
+        (
+            "    merged = {}",
+            "    faces[frozenset({keep, drop})]\n    merged = {}",
+            "without a face between them",
+        ),
     ],
     "honest_threshold": [
         (
@@ -35,14 +39,14 @@ MUTANTS = {
             "min(validation, key=lambda value: sum(validation[value]))",
             "peeking",
         ),
-        ("sum(validation[threshold])", "sum(training[threshold])", "which you chose on"),
+        ("sum(validation[threshold])", "sum(training[threshold])", "that you chose on"),
         ("sum(training[value])", "training[value][0]", "Merges count"),
         ("sum(training[value])", "training[value][1]", "Splits count"),
         ("sum(validation[threshold])", "validation[threshold][0]", "add both parts"),
-        ("threshold, sum(validation[threshold])", "0.6, 1.5", "does your answer look at them"),
+        ("threshold, sum(validation[threshold])", "0.6, 1.5", "does your answer use the curves"),
     ],
     "whole_from": [
-        ("labels[truth == neuron]", "labels", "all has become one segment"),
+        ("labels[truth == neuron]", "labels", "everything is one segment"),
         ("min(whole)", "max(whole)", "whole earlier"),
         ("== 1]", "> 1]", "At the lowest threshold"),
         ("return min(whole)", "return max(set(tried) - set(whole))", "last threshold before"),

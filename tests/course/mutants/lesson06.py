@@ -5,12 +5,12 @@ MUTANTS = {
         (" * np.prod(voxel_size) / 1e9", "", "a number of voxels"),
         (" / 1e9", "", "is in nm³"),
         ("1e9", "1e3", "is not 1000 nm³"),
-        ("1e9", "1e12", "another volume"),
+        ("1e9", "1e12", "a different volume"),
         ("np.prod(voxel_size)", "voxel_size[2] ** 3", "as cubes"),
-        ("labels == label", "labels > 0", "All neurons"),
+        ("labels == label", "labels > 0", "all neurons"),
     ],
     "match": [
-        ("np.where(ids > 0, voxels, 0)", "voxels", "is no match"),
+        ("np.where(ids > 0, voxels, 0)", "voxels", "it is no match"),
         (
             "    neurons = np.where(ids > 0, voxels, 0)\n    best = neurons.argmax()",
             "    neurons = np.append(0, voxels[1:])\n    best = neurons.argmax()",
@@ -18,7 +18,7 @@ MUTANTS = {
         ),
         ("truth[segmentation == segment]", "truth", "is the largest"),
         ("/ voxels.sum()", "/ np.sum(truth == ids[best])", "turn it around"),
-        ("/ voxels.sum()", "/ neurons.sum()", "a part of the segment, too"),
+        ("/ voxels.sum()", "/ neurons.sum()", "belong to the segment too"),
         ("/ voxels.sum()", "", "lies between 0 and 1"),
     ],
     "viewer_position": [
@@ -26,8 +26,8 @@ MUTANTS = {
         ("[::-1]", "[::-1] + [1, 0, 0]", "wrong along axis 0 of"),
         (" + 0.5", "", "the corner of the voxel"),
         ("np.divide(offset, voxel_size)", "np.zeros(3)", "begin at the origin"),
-        ("np.divide(offset, voxel_size)", "np.array(offset)", "Voxels and nm"),
-        ("corner + voxel", "voxel - corner", "behind the origin"),
+        ("np.divide(offset, voxel_size)", "np.array(offset)", "add voxels and nm"),
+        ("corner + voxel", "voxel - corner", "after the origin"),
         ("return ", "return np.array(voxel_size)[::-1] * ", "counts in voxels"),
     ],
 }

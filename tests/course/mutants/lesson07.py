@@ -10,12 +10,12 @@ MUTANTS = {
             "for key in a if key in b and a[key]",
             "only one of them has",
         ),
-        ("a[key] != b[key]", 'key == "weights" and a[key] != b[key]', "are left out"),
+        ("a[key] != b[key]", 'key == "weights" and a[key] != b[key]', "leave them out"),
         ("pairs.append((one, other))", "pairs.append(one)", "two names of rows"),
         ("pairs.append((one, other))", "pairs.append((one, one))", "with itself"),
     ],
     "seed_summary": [
-        ("ddof=1", "ddof=0", "a sample of so few is wider"),
+        ("ddof=1", "ddof=0", "divide by one less"),
         ("else None", "else 0", "look like certainty"),
         ("np.mean", "np.median", "is the median"),
         ("np.mean", "min", "best run"),
@@ -28,8 +28,8 @@ MUTANTS = {
         (">= seen - 1e-9", "> seen + 1e-9", "exactly as much"),
         (">= seen - 1e-9", "< seen - 1e-9", "differ less"),
         ("np.mean(as_large)", "sum(as_large)", "a number of deals"),
-        ("len(ours)):", "len(runs) // 2):", "another share"),
-        ("return np.mean(as_large)", "return (sum(as_large) - 1) / (len(as_large) - 1)", "is left out"),
+        ("len(ours)):", "len(runs) // 2):", "deals that differ at least as much is not"),
+        ("return np.mean(as_large)", "return (sum(as_large) - 1) / (len(as_large) - 1)", "leave it out"),
     ],
 }
 

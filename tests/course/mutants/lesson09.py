@@ -5,7 +5,7 @@ MUTANTS = {
         ("np.maximum(np.subtract(start, halo), 0)", "np.subtract(start, halo)", "before the volume begins"),
         ("np.minimum(np.add(stop, halo), shape)", "np.add(stop, halo)", "past the volume's end"),
         ("np.minimum(np.add(stop, halo), shape)", "stop", "before it and behind it"),
-        ("subtract(start", "add(start", "another voxel"),
+        ("subtract(start", "add(start", "Wrong voxel"),
     ],
     "block_ids": [
         (
@@ -13,7 +13,7 @@ MUTANTS = {
             "local + np.uint64(number * voxels)",
             "has to stay 0",
         ),
-        ("number * voxels", "number", "given by two blocks"),
+        ("number * voxels", "number", "Two blocks give the id"),
         ("number * voxels", "0", "the same ids"),
         ("number * voxels", "number * 1000", "leave no gaps"),
         ("number * voxels", "number * int(local.max())", "cannot know how many fragments"),
