@@ -23,14 +23,16 @@ ROOT = build_notebooks.ROOT
 TRAIN = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from test_training import CONFIG, Tiny, cells, train
+from helpers.models import Tiny
+from helpers.training import CONFIG
+from helpers.volumes import rods
 from fgnet_lib.course.session import PROFILES, start_session
 out = start_session("fast", "phantom", "", "", "cpu", 0).out_dir / "04_training"
 def tell(history):
     print("iteration", len(history.loss), flush=True)
     if {lost} and len(history.loss) == 7:
         os.kill(os.getpid(), signal.SIGKILL)  # as when a notebook server is taken away
-train(Tiny(), [cells()], CONFIG, out, tell)
+train(Tiny(), [rods()], CONFIG, out, tell)
 """
 
 

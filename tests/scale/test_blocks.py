@@ -11,11 +11,11 @@ import pytest
 import torch
 import zarr
 from distributed import Client
+from helpers.models import Echo
 from helpers.stand_ins import BLOCK, Grey, files, truncate
+from helpers.volumes import affinities_of, cells, parts_of, thin_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_inference import Echo
-from test_segmentation import affinities_of, cells, parts_of, thin_cells
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.fgnet import FGNet, FGNetConfig
