@@ -15,7 +15,8 @@ import pytest
 from build_notebooks import NAME, REPOSITORY, ROOT, SLUG
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CITATION.cff")),
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "CITATION.cff",
     *(path for folder in ("docs", "data") for path in sorted((ROOT / folder).rglob("*.md"))),
     *sorted((ROOT / "notebooks").rglob("*.ipynb")),
 ]
