@@ -20,6 +20,8 @@ from fgnet_lib.fgnet import MINI
 from fgnet_lib.training import train
 from fgnet_lib.weights import load_model
 
+pytestmark = pytest.mark.slow  # starts and kills processes that train
+
 TWO = {"iterations": 4, "batch": 1, "accumulate": 2}
 SCRIPT = """
 import json, os, signal, sys

@@ -72,6 +72,7 @@ def test_one_variable_keeps_results_and_downloads(home, monkeypatch):
     assert datasets.cache_dir() == Path("elsewhere")
 
 
+@pytest.mark.slow
 def test_a_lesson_leaves_a_shared_folder_as_it_is(shared, home, tmp_path):
     before = contents(shared)
     lesson = ROOT / "notebooks" / "00_welcome.ipynb"
@@ -98,6 +99,7 @@ def test_a_place_for_results_that_is_read_only_is_said(tmp_path, monkeypatch):
         start_session("fast", "phantom", "", str(tmp_path / "out"), "cpu", 0)
 
 
+@pytest.mark.slow
 def test_training_goes_on_in_a_new_session_from_what_was_kept(home, tmp_path):
     def session(name: str, lost: bool) -> tuple[int, list[str]]:
         place = tmp_path / name  # another machine: nothing is left but FGNET_HOME
@@ -129,6 +131,7 @@ def origin(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_set_up_cell_fetches_once_and_may_be_run_again(origin, tmp_path):
     place = tmp_path / "content"
     place.mkdir()
