@@ -86,5 +86,5 @@ times: env  ## copy what the last runs of `make tutorial` took to docs/
 	$(BIN)/python tools/course/record_times.py
 
 clean:  ## remove results and caches (.venv stays)
-	rm -rf out .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf out .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print | xargs rm -rf
