@@ -143,6 +143,7 @@ train(Tiny(), [rods()], CONFIG, {out!r}, None if {in_a_write} else die)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_on_the_same_curve(volume: Volume, tmp_path: Path) -> None:
     folder, left = tmp_path / "killed", ["checkpoint-0000006"]
     for in_a_write in (False, True):  # the second goes on from iteration 6, and dies in the checkpoint of iteration 9

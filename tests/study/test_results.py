@@ -40,6 +40,7 @@ def tiny(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_row_is_trained_measured_and_written(tiny):
     results.do("random_frozen", 1, tiny / "work")
     assert table.pictures({"row": "random_frozen", "seed": 1}, tiny)["section"].shape == (96, 96)
