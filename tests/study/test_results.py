@@ -134,6 +134,7 @@ def test_one_parameter_runs_the_comparison_with_an_encoder_of_sam2(monkeypatch, 
     assert order.index("fine_tuned_tiny") > max(number for number, name in enumerate(order) if name == "additive_20")
 
 
+@pytest.mark.slow
 def test_a_row_with_sam2_s_own_encoder_runs_where_its_checkpoint_is(tiny, monkeypatch, tmp_path):
     """A file of the official layout with random weights stands for it."""
     encoder = build_encoder("tiny")
