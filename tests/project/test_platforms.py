@@ -27,6 +27,7 @@ from helpers.models import Tiny
 from helpers.training import CONFIG
 from helpers.volumes import rods
 from fgnet_lib.course.session import PROFILES, start_session
+from fgnet_lib.training import train
 out = start_session("fast", "phantom", "", "", "cpu", 0).out_dir / "04_training"
 def tell(history):
     print("iteration", len(history.loss), flush=True)
