@@ -16,10 +16,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 ASROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help env tutorial site notebooks lab grade test chromium encoder weights results bench picture times clean
+.PHONY: help env tutorial site notebooks lab grade lint check test chromium encoder weights results bench picture times clean
 
-help:  ## list these targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+help:  ## list these targets (below each: what you can set, and how long it takes)
+	@awk -F':.*## ' '/^[a-z]+:.*## / { at = index($$2, " ("); more = substr($$2, at + 2, length($$2) - at - 2); \
+	  printf "  make %-10s %s\n", $$1, at ? substr($$2, 1, at - 1) : $$2; if (at) printf "%19s%s\n", "", more }' $(MAKEFILE_LIST)
 
 env: $(INSTALLED)  ## build .venv with everything that is needed (several GB, a few minutes, once)
 
@@ -27,7 +28,7 @@ $(INSTALLED): requirements.txt requirements-lib.txt requirements-site.txt constr
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make env PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch torchvision setuptools wheel
+	$(PIP) torch torchvision "setuptools>=77" wheel
 	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation --requirement requirements.txt --editable .
 	@touch $@
 
@@ -52,9 +53,16 @@ chromium: env  ## install Chromium for the tests in a browser (Debian and Ubuntu
 	  $(ASROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qy chromium; } || \
 	  echo "No Chromium could be installed here: install it, or Google Chrome, by hand"
 
-test: chromium  ## linters and tests, those in a browser included
+lint: env  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Two tests at a time, a module's tests in one process: many wait for a browser, and modules share what is slow to make.
+check: lint  ## linters and the fast tests, before every commit (a minute and a half; names the slowest tests)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" --durations 5
+
+test: chromium lint  ## linters and all tests: lessons run, a browser opens, processes are killed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 encoder: env  ## pretrain the mini encoder without labels of people (an hour on one core)
@@ -63,11 +71,11 @@ encoder: env  ## pretrain the mini encoder without labels of people (an hour on 
 weights: env  ## train the mini model that ships in data/pretrained (five hours on one core)
 	$(BIN)/python tools/results/train_mini.py
 
-results: env  ## train and evaluate what is missing of docs/results.md (seven hours in two terminals; ROWS="unet fine_tuned" MINUTES=60 for a part; ENCODER=tiny with SAM2.1's)
+results: env  ## train and evaluate what is missing of docs/results.md (seven hours in two terminals; ROWS="unet fine_tuned" MINUTES=60 runs a part; ENCODER=tiny takes SAM2.1's encoder)
 	$(BIN)/python tools/results/results.py $(if $(ROWS),--rows $(ROWS)) $(if $(ENCODER),--encoder $(ENCODER)) $(if $(MINUTES),--minutes $(MINUTES))
 	$(BIN)/python tools/results/render_results.py
 
-bench: env  ## measure where the time goes, to docs/measured/bench.md (half an hour, with nothing else running; not what blocks do to VOI: tools/benchmarks/bench_blocks.py accuracy perfect)
+bench: env  ## measure where the time goes, to docs/measured/bench.md (half an hour, nothing else running; what blocks do to VOI: tools/benchmarks/bench_blocks.py accuracy perfect)
 	$(BIN)/python tools/benchmarks/bench.py
 	$(BIN)/python tools/benchmarks/bench_blocks.py
 
@@ -78,5 +86,5 @@ times: env  ## copy what the last runs of `make tutorial` took to docs/
 	$(BIN)/python tools/course/record_times.py
 
 clean:  ## remove results and caches (.venv stays)
-	rm -rf out .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf out .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print | xargs rm -rf

@@ -7,32 +7,12 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from helpers.models import Echo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
-from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig, FGNetOutput
+from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
 from fgnet_lib.inference import gaussian_window, predict, window_starts, windows
-
-
-class Echo(nn.Module):
-    """Answers with the grey value itself, as logits, so that a right blend gives the volume back."""
-
-    def __init__(self):
-        super().__init__()
-        self.anchor = nn.Parameter(torch.zeros(1))
-        self.sections_encoded = self.windows = 0
-
-    def encode(self, raw):
-        self.sections_encoded += raw.shape[2]
-        return [raw[..., ::s, ::s] for s in (4, 8, 16)]
-
-    def forward(self, raw, features):
-        self.windows += 1
-        assert torch.equal(features[0], raw[..., ::4, ::4])  # features and sections stay in step
-        logits = torch.logit(raw.expand(-1, 3, -1, -1, -1), eps=1e-6)
-        return FGNetOutput(None, logits, tuple(features))
-
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 80), st.integers(1, 80))
 

@@ -108,6 +108,7 @@ assert held() < before + large // 2
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is Linux'")
 def test_where_each_mb_counts_freed_memory_goes_back_also_after_a_prediction():
     """Counted as a worker's limit counts: memory asked for, used or not; in a process without holes in its heap."""

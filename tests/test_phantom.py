@@ -43,6 +43,7 @@ def test_any_shape_and_voxel_size(shape, voxel_size):
     assert np.array_equal(np.unique(phantom.labels), np.arange(1, phantom.labels.max() + 1))
 
 
+@pytest.mark.slow
 def test_seconds_on_one_core(default):
     assert default[1] < 15
 

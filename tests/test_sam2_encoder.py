@@ -35,6 +35,7 @@ def official_layout(encoder: Sam2Encoder) -> dict:
     return {"model": {**encoder.state_dict(), "sam_mask_decoder.iou_token.weight": torch.zeros(1, 256)}}
 
 
+@pytest.mark.slow
 def test_features_equal_the_official_predictor_s(official):
     sam2, path = official
     section = np.random.default_rng(0).integers(0, 256, (1024, 1024), dtype=np.uint8)
@@ -50,6 +51,7 @@ def test_features_equal_the_official_predictor_s(official):
         torch.testing.assert_close(mine, reference, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "millions"), [("tiny", 26.8), ("small", 33.9), ("base_plus", 68.7), ("large", 212.1)])
 def test_every_size_has_the_published_number_of_parameters(size, millions):
     trunk = build_encoder(size).image_encoder.trunk

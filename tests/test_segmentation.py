@@ -9,42 +9,15 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from helpers.volumes import affinities_of, cells, parts_of, thin_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import gaussian_filter
-from scipy.spatial import cKDTree
-from skimage import measure
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.metrics import evaluate, voi
 from fgnet_lib.segmentation import fragments, remove_small, segment, sweep
 
 ISOTROPIC, ANISOTROPIC = (8.0, 8.0, 8.0), (40.0, 8.0, 8.0)
-
-
-def cells(shape: tuple[int, int, int] = (12, 64, 64), number: int = 25, seed: int = 0) -> np.ndarray:
-    """A volume filled with polyhedra."""
-    points = np.random.default_rng(seed).random((number, 3)) * shape
-    return cKDTree(points).query(np.moveaxis(np.indices(shape), 0, -1))[1].astype(np.uint64) + np.uint64(1)
-
-
-def thin_cells(shape: tuple[int, int, int], number: int, seed: int, stretch: tuple[float, ...]) -> np.ndarray:
-    """Cells stretched along the axes, so that many are thinner than their membranes."""
-    points = np.random.default_rng(seed).random((number, 3)) * shape * stretch
-    return cKDTree(points).query(np.moveaxis(np.indices(shape), 0, -1) * stretch)[1].astype(np.uint64) + np.uint64(1)
-
-
-def parts_of(objects: np.ndarray) -> np.ndarray:
-    """What perfect affinities can tell of objects: their connected parts; 0 for membranes and for single voxels."""
-    parts = measure.label(objects, background=0, connectivity=1)
-    return np.where(np.bincount(parts.ravel())[parts] > 1, parts, 0)
-
-
-def affinities_of(labels: np.ndarray) -> np.ndarray:
-    """As a good network would predict them: membranes two voxels wide, blurred."""
-    affinities = affinities_from_labels(widen_borders(labels)).astype(np.float32)
-    affinities[0, 0], affinities[1, :, 0], affinities[2, :, :, 0] = 1, 1, 1  # a network knows nothing of the low faces
-    return gaussian_filter(affinities, (0, 0.5, 0.7, 0.7))
 
 
 @pytest.mark.parametrize("voxel_size", [ISOTROPIC, ANISOTROPIC])

@@ -16,54 +16,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from torch import nn
+from helpers.models import Tiny
+from helpers.training import CONFIG, state
+from helpers.volumes import rods
 
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
 from fgnet_lib.checkpoints import CHECKSUMS, History, _checksums
-from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig, FGNetOutput
+from fgnet_lib.fgnet import MINI, FGNet, FGNetOutput
 from fgnet_lib.files.formats import read_volume
 from fgnet_lib.files.locks import locked
 from fgnet_lib.patches import PatchDataset
 from fgnet_lib.phantom import make_phantom
-from fgnet_lib.training import TrainConfig, train
+from fgnet_lib.training import train
 from fgnet_lib.volumes import IGNORE, Volume
-
-CONFIG = TrainConfig(patch=(4, 32, 32), iterations=10, checkpoint_every=3, warmup=2, learning_rate=0.01)
-
-
-class Tiny(nn.Module):
-    """FGNet's interface in few weights, and chance in its forward pass, which resuming must get right too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.encoder = nn.Conv3d(1, 4, 1)
-        self.dropout = nn.Dropout(0.1)
-        self.head = nn.Conv3d(4, 3, (1, 3, 3), padding=(0, 1, 1))
-        self.calls, self.in_half, self.config = 0, set(), FGNetConfig()
-
-    def freeze_encoder(self, frozen: bool) -> None:
-        self.encoder.requires_grad_(not frozen)
-
-    def forward(self, raw: torch.Tensor) -> FGNetOutput:
-        self.calls += 1
-        self.in_half.add(torch.is_autocast_enabled("cpu"))
-        return FGNetOutput(None, self.head(self.dropout(torch.relu(self.encoder(raw)))), ())
-
-
-def cells() -> Volume:
-    """Rods along z whose borders are dark: the easiest EM there is."""
-    rng = np.random.default_rng(0)
-    labels = np.tile(rng.permutation(25).reshape(5, 5).repeat(13, 0).repeat(13, 1)[:64, :64] + 1, (8, 1, 1))
-    raw = np.where(widen_borders(labels) == 0, 60, 180) + rng.integers(-30, 30, labels.shape)
-    return Volume(raw.astype(np.uint8), (40, 8, 8), labels.astype(np.uint64), name="cells")
 
 
 @pytest.fixture(scope="module")
 def volume() -> Volume:
-    return cells()
+    return rods()
 
 
 @pytest.fixture(autouse=True)
@@ -154,43 +125,25 @@ def test_volumes_without_labels_and_no_volumes(volume: Volume) -> None:
         train(Tiny(), [], CONFIG, "nowhere")
 
 
-def die_in_a_write() -> None:
-    """Make this process die in the first checkpoint that it writes, when its files have half their bytes."""
-    save = Accelerator.save_state
-
-    def half(accelerator: Accelerator, folder: str) -> None:
-        save(accelerator, folder)
-        mine = "*" if accelerator.is_main_process else f"random_states_{accelerator.process_index}.pkl"
-        for path in Path(folder).glob(mine):
-            os.truncate(path, path.stat().st_size // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    Accelerator.save_state = half
-
-
 VICTIM = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from test_training import CONFIG, Tiny, cells, die_in_a_write, torch, train
+import torch
+from fgnet_lib.training import train
+from helpers.models import Tiny
+from helpers.training import CONFIG, die_in_a_write
+from helpers.volumes import rods
 torch.set_num_threads(1)
 def die(history):
     if len(history.loss) == 7:
         os.kill(os.getpid(), signal.SIGKILL)
 if {in_a_write}:
     die_in_a_write()
-train(Tiny(), [cells()], CONFIG, {out!r}, None if {in_a_write} else die)
+train(Tiny(), [rods()], CONFIG, {out!r}, None if {in_a_write} else die)
 """
 
 
-def state(folder: Path) -> dict[str, bytes]:
-    """All of the last checkpoint but the history, which has seconds: weights, average, optimiser, generators."""
-    return {
-        path.name: path.read_bytes()
-        for path in folder.glob("checkpoint-*/*")
-        if path.name not in ("history.json", CHECKSUMS)
-    }
-
-
+@pytest.mark.slow
 def test_a_killed_run_resumes_on_the_same_curve(volume: Volume, tmp_path: Path) -> None:
     folder, left = tmp_path / "killed", ["checkpoint-0000006"]
     for in_a_write in (False, True):  # the second goes on from iteration 6, and dies in the checkpoint of iteration 9

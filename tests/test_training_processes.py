@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from test_training import CONFIG, Tiny, cells, replace, state
+from helpers.models import Tiny
+from helpers.training import CONFIG, state
+from helpers.volumes import rods
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.checkpoints import CHECKSUMS, _checksums
@@ -17,14 +20,18 @@ from fgnet_lib.fgnet import MINI
 from fgnet_lib.training import train
 from fgnet_lib.weights import load_model
 
+pytestmark = pytest.mark.slow  # starts and kills processes that train
+
 TWO = {"iterations": 4, "batch": 1, "accumulate": 2}
 SCRIPT = """
 import json, os, signal, sys
+from dataclasses import replace
 sys.path.insert(0, {tests!r})
 import torch
 from accelerate import notebook_launcher
 from accelerate.utils.other import get_free_port
-from test_training import cells, die_in_a_write, replace
+from helpers.training import die_in_a_write
+from helpers.volumes import rods
 from fgnet_lib import training
 from fgnet_lib.fgnet import MINI, FGNet
 
@@ -50,7 +57,7 @@ def main():
     model = FGNet(replace(MINI, widths=(4, 4, 4, 4, 4), coarse_width=4))
     if how == "killed in a write" and rank == "1":
         die_in_a_write()
-    history = training.train(model, [cells()], config, out, tell)
+    history = training.train(model, [rods()], config, out, tell)
     torch.save((gradients, history.loss, model.state_dict()), out + "/found" + rank)
 
 if how == "from a notebook":
@@ -127,12 +134,12 @@ def test_a_notebook_starts_the_same_two_processes(together: tuple, tmp_path: Pat
 
 
 def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
-    train(Tiny(), [cells()], replace(CONFIG, iterations=1), tmp_path)
+    train(Tiny(), [rods()], replace(CONFIG, iterations=1), tmp_path)
     settings = next(tmp_path.glob("*/settings.json"))
     settings.write_text(settings.read_text().replace('"processes": 1', '"processes": 4'))
     (settings.parent / CHECKSUMS).write_text(json.dumps(_checksums(settings.parent)))
     with pytest.raises(ValueError, match="processes was 4, is now 1"):
-        train(Tiny(), [cells()], replace(CONFIG, iterations=2), tmp_path)
+        train(Tiny(), [rods()], replace(CONFIG, iterations=2), tmp_path)
 
 
 def test_torchrun_trains_in_two_processes_too_and_leaves_one_model(tmp_path: Path) -> None:

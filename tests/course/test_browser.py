@@ -34,6 +34,7 @@ def test_no_chromium_is_skipped_but_fails_in_ci(programs, monkeypatch, ci, outco
         pass
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_a_page_or_its_frames_is_noticed():
     nobody = f"http://127.0.0.1:{browser.free_port()}/x.js"
     inner = "<script>console.error('said'); throw Error('thrown')</script>"

@@ -26,6 +26,8 @@ from papermill.parameterize import parameterize_notebook
 from PIL import Image
 from playwright.sync_api import Locator, Page
 
+pytestmark = pytest.mark.slow  # opens a browser
+
 WITH_EXPLORERS = ("02_sam2_features", "03_feature_guided_attention", "05_affinities_to_neurons")
 PICTURE = """async image => {
   const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import nbformat
+import pytest
 from helpers.browser import SCREENSHOTS, jupyterlab, open_browser, open_notebook, run_all
 
 from fgnet_lib.course import quiz
+
+pytestmark = pytest.mark.slow  # opens a browser
 
 
 def test_a_reader_commits_and_sees_the_reason(tmp_path):

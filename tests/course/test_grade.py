@@ -12,6 +12,8 @@ import nbformat
 import pytest
 from exercises import exercises
 
+pytestmark = pytest.mark.slow  # starts a process for each answer
+
 LESSON = "01_em_volumes"
 STUB, SOLUTION = next(
     (one.task, one.solution)

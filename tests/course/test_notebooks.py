@@ -164,6 +164,7 @@ def number_of_exercises(name: str) -> int:
     return len(exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{name}.py")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lesson_runs_cold_on_the_phantom(name, tmp_path, record_property):
     (said, measured), count = execute(name, tmp_path, DATASET="phantom"), number_of_exercises(name)
@@ -173,6 +174,7 @@ def test_a_lesson_runs_cold_on_the_phantom(name, tmp_path, record_property):
         assert measured["peak_memory_mb"] < build_notebooks.BINDER_MB, "too much for its Binder badge: run `make times`"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_solved_lesson_runs_cold_on_the_phantom(name, tmp_path):
     place, count = f"solutions/{name}", number_of_exercises(name)
@@ -197,6 +199,7 @@ def exercises_alone(name: str) -> nbformat.NotebookNode:
     return notebook
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_REAL_EM)
 def test_a_lesson_runs_cold_on_real_em(name, tmp_path, em_data):
     execute(name, tmp_path, DATASET="fib25", DATA_DIR=os.fspath(em_data))

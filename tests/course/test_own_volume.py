@@ -21,6 +21,8 @@ from fgnet_lib.phantom import make_phantom
 from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import save_model
 
+pytestmark = pytest.mark.slow  # runs a lesson
+
 SOURCE = REPOSITORY / "notebooks" / "src" / "08_your_own_volume.py"
 SHAPE = (5, 40, 44)  # smaller than one tile
 

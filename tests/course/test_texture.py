@@ -60,6 +60,7 @@ def test_the_phantom_is_as_near_to_real_sections_as_other_real_ones_are():
     assert far < 0.2 and far < min(apart(other["power"], sections["power"]) for other in others)
 
 
+@pytest.mark.slow
 def test_the_committed_numbers_are_those_of_the_real_volumes(em_data):
     assert measure_texture.measure() == json.loads(measure_texture.TEXTURE.read_text(encoding="utf-8"))
 

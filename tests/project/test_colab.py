@@ -20,6 +20,8 @@ import pytest
 from helpers.browser import cannot_test
 from packaging.utils import canonicalize_name
 
+pytestmark = pytest.mark.slow  # runs lessons
+
 PINS = [
     *("ipython==7.34.0", "ipykernel==6.17.1", "ipywidgets==7.7.1", "widgetsnbextension==3.6.10"),
     *("jupyterlab_widgets==3.0.16", "jupyter_client==7.4.9", "traitlets==5.7.1", "tornado==6.5.7", "pyzmq==26.2.1"),

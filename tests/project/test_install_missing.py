@@ -108,6 +108,7 @@ def test_sam2_comes_alone():
     assert not any(part.startswith("sam2") for part in plain)
 
 
+@pytest.mark.slow
 def test_an_older_release_is_taken_rather_than_changing_what_is_there(tmp_path):
     present = {"torch": "2.11.0+cu128", "numpy": "2.1.3", "tornado": "6.5", "old": "0.9"}
     for name, version, *needs in (
@@ -137,6 +138,7 @@ def python() -> str:
         cannot_test(f"{NO_TEST}: there is no {PYTHON} here")
 
 
+@pytest.mark.slow
 def test_nothing_that_colab_has_changes(colab_list, python, tmp_path):
     own = [f"--target={tmp_path / 'own'}", f"pip=={colab_list['pip']}"]  # as old as Colab's
     result = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *own], capture_output=True, text=True)

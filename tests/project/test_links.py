@@ -15,7 +15,8 @@ import pytest
 from build_notebooks import NAME, REPOSITORY, ROOT, SLUG
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CITATION.cff")),
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "CITATION.cff",
     *(path for folder in ("docs", "data") for path in sorted((ROOT / folder).rglob("*.md"))),
     *sorted((ROOT / "notebooks").rglob("*.ipynb")),
 ]
@@ -82,6 +83,7 @@ def test_a_dead_link_is_noticed(tmp_path):
     assert [link for link in links(page) if dead(page, link)] == bad
 
 
+@pytest.mark.slow
 def test_another_address_needs_one_change_and_a_build(tmp_path):
     for name in ("tools", "notebooks/src", "docs", "fgnet_lib", "site"):
         shutil.copytree(ROOT / name, tmp_path / name)

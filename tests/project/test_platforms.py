@@ -23,14 +23,17 @@ ROOT = build_notebooks.ROOT
 TRAIN = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from test_training import CONFIG, Tiny, cells, train
+from helpers.models import Tiny
+from helpers.training import CONFIG
+from helpers.volumes import rods
 from fgnet_lib.course.session import PROFILES, start_session
+from fgnet_lib.training import train
 out = start_session("fast", "phantom", "", "", "cpu", 0).out_dir / "04_training"
 def tell(history):
     print("iteration", len(history.loss), flush=True)
     if {lost} and len(history.loss) == 7:
         os.kill(os.getpid(), signal.SIGKILL)  # as when a notebook server is taken away
-train(Tiny(), [cells()], CONFIG, out, tell)
+train(Tiny(), [rods()], CONFIG, out, tell)
 """
 
 
@@ -70,6 +73,7 @@ def test_one_variable_keeps_results_and_downloads(home, monkeypatch):
     assert datasets.cache_dir() == Path("elsewhere")
 
 
+@pytest.mark.slow
 def test_a_lesson_leaves_a_shared_folder_as_it_is(shared, home, tmp_path):
     before = contents(shared)
     lesson = ROOT / "notebooks" / "00_welcome.ipynb"
@@ -96,6 +100,7 @@ def test_a_place_for_results_that_is_read_only_is_said(tmp_path, monkeypatch):
         start_session("fast", "phantom", "", str(tmp_path / "out"), "cpu", 0)
 
 
+@pytest.mark.slow
 def test_training_goes_on_in_a_new_session_from_what_was_kept(home, tmp_path):
     def session(name: str, lost: bool) -> tuple[int, list[str]]:
         place = tmp_path / name  # another machine: nothing is left but FGNET_HOME
@@ -127,6 +132,7 @@ def origin(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_set_up_cell_fetches_once_and_may_be_run_again(origin, tmp_path):
     place = tmp_path / "content"
     place.mkdir()

@@ -10,6 +10,8 @@ import pytest
 import run_tutorial
 from nbformat import v4
 
+pytestmark = pytest.mark.slow  # runs notebooks
+
 PARAMETERS = {"PROFILE": "fast", "DATASET": "phantom"}
 FILL = "import time\nblock = b'x' * 200_000_000\ntime.sleep(1)"  # long enough to be sampled
 DRAW = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"

@@ -21,6 +21,8 @@ from run_tutorial import Lesson, lesson_parameters, sources_key
 
 from fgnet_lib.__init__ import REPOSITORY
 
+pytestmark = pytest.mark.slow  # builds the whole site
+
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 PAGES = (

@@ -1,9 +1,11 @@
-"""The workflows for GitHub are sound as far as can be told without GitHub: what they call is there, and is pinned."""
+"""What GitHub reads is sound as far as can be told without GitHub: workflows, forms, dev container, hooks."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +13,7 @@ import yaml
 from fgnet_lib import REPOSITORY
 
 GITHUB = REPOSITORY / ".github"
+FORMS = [path for path in sorted((GITHUB / "ISSUE_TEMPLATE").glob("*.yml")) if path.stem != "config"]
 WORKFLOWS = {path.stem: path for path in sorted((GITHUB / "workflows").glob("*.yml"))}
 
 
@@ -98,6 +101,42 @@ def test_the_script_for_colabs_image_runs_every_lesson_and_notices_a_change(tmp_
     assert (tmp_path / "ran").read_text() == "00_a.ipynb\n01_b.ipynb\n"
     assert "::error::01_b failed" in result.stdout and "00_a failed" not in result.stdout
     assert "numpy==2.1.3\n::error::the lines above" in result.stdout and "torch==" not in result.stdout
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.stem)
+def test_a_form_for_issues_has_what_github_requires(form: Path):
+    content = yaml.safe_load(form.read_text(encoding="utf-8"))
+    assert content.keys() == {"name", "description", "labels", "body"}
+    fields = [field for field in content["body"] if field["type"] != "markdown"]
+    assert {field["type"] for field in fields} <= {"input", "textarea", "dropdown"}
+    identifiers = [field["id"] for field in fields]
+    assert len(set(identifiers)) == len(identifiers) and all(re.fullmatch(r"[\w-]+", name) for name in identifiers)
+    assert all(field["attributes"]["label"] for field in fields)
+    assert all(field["attributes"]["options"] for field in fields if field["type"] == "dropdown")
+    assert any(field.get("validations", {}).get("required") for field in fields)
+
+
+def test_there_is_a_form_for_each_case():
+    names = {yaml.safe_load(form.read_text(encoding="utf-8"))["name"] for form in FORMS}
+    assert names == {"Lesson bug", "Misconception", "My volume does not read"}
+
+
+def test_the_dev_container_builds_the_environment_and_opens_the_ports_of_the_lessons():
+    text = (REPOSITORY / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8")
+    content = json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE))  # JSON with comments
+    assert "make env" in content["postCreateCommand"] and "binder/requirements.txt" in content["postCreateCommand"]
+    assert {str(port) for port in content["forwardPorts"]} == content["portsAttributes"].keys()
+    assert re.search(r"python:3\.1[123]\b", content["image"])
+    assert re.findall(r"https?://", text) == []
+
+
+def test_the_hooks_call_what_the_environment_has():
+    content = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    hooks = {hook["id"]: hook for repository in content["repos"] for hook in repository["hooks"]}
+    assert {"ruff-check", "ruff-format", "notebooks", "check-added-large-files"} <= hooks.keys()
+    entries = [hook["entry"].split() for hook in hooks.values() if "entry" in hook]
+    assert {program for program, *_ in entries} == {".venv/bin/ruff", ".venv/bin/python"}
+    assert all((REPOSITORY / script).is_file() for _, script, *_ in entries if script.endswith(".py"))
 
 
 PYTHON = """#!/bin/sh

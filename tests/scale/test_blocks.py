@@ -11,11 +11,11 @@ import pytest
 import torch
 import zarr
 from distributed import Client
+from helpers.models import Echo
 from helpers.stand_ins import BLOCK, Grey, files, truncate
+from helpers.volumes import affinities_of, cells, parts_of, thin_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_inference import Echo
-from test_segmentation import affinities_of, cells, parts_of, thin_cells
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.fgnet import FGNet, FGNetConfig
@@ -83,6 +83,7 @@ volumes = st.tuples(st.integers(1, 20), st.integers(1, 80), st.integers(1, 110))
 pieces = st.tuples(st.integers(1, 16), st.integers(9, 80), st.integers(9, 80))
 
 
+@pytest.mark.slow
 @given(volumes, pieces, st.sampled_from([0.0, 0.25, 0.6]), st.randoms(use_true_random=False))
 @settings(max_examples=10, deadline=None)
 def test_every_window_is_computed_and_every_section_of_a_tile_encoded_once(
@@ -129,6 +130,7 @@ def network(client, tmp_path, monkeypatch):
     return again, tmp_path / "run", whole, encoded
 
 
+@pytest.mark.slow
 def test_the_network_gives_the_same_in_blocks(network):
     predict_again, folder, whole, encoded = network
     report, array = predict_again(), zarr.open_array(folder / "affinities.zarr")
@@ -141,6 +143,7 @@ def test_the_network_gives_the_same_in_blocks(network):
     assert (report.kept, report.seconds.total(), encoded.total()) == (12, 0, 20 * 6)
 
 
+@pytest.mark.slow
 def test_a_lost_block_is_made_again_though_its_windows_were_removed(network):
     predict_again, folder, _, encoded = network
     predict_again()
@@ -153,6 +156,7 @@ def test_a_lost_block_is_made_again_though_its_windows_were_removed(network):
     assert 1 in encoded.values()  # sections of tiles that do not reach the block
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removed", [False, True])
 def test_encoding_goes_on_and_encodes_nothing_again(network, monkeypatch, removed):
     """Unless somebody has removed the features meanwhile."""
@@ -172,6 +176,7 @@ def test_encoding_goes_on_and_encodes_nothing_again(network, monkeypatch, remove
     np.testing.assert_allclose(zarr.open_array(folder / "affinities.zarr")[:], whole, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_windows_that_fail_leave_holes_where_they_reach(network, monkeypatch):
     predict_again, folder, whole, _ = network
     compute, grid = Decode.compute, Grid((20, 70, 100), (8, 40, 50))
@@ -309,6 +314,7 @@ def same_partition(a, b):
 blocks = st.tuples(st.integers(2, 8), st.integers(10, 28), st.integers(10, 28))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("voxel_size", [ISOTROPIC, ANISOTROPIC])
 @given(st.integers(2, 40), st.integers(0, 10**6), st.tuples(*[st.sampled_from([0.3, 1.0, 2.0])] * 3), blocks)
 @settings(max_examples=6, deadline=None)
@@ -458,6 +464,7 @@ def test_a_graph_without_faces_stays_as_it_is():
     assert agglomerate(np.zeros((0, 2), int), empty, empty, 3, 0.5).tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_borders_of_blocks_cost_little_on_real_em(client, em_data, tmp_path):
     """Twin: `test_borders_of_blocks_cost_little`. The whole part is measured by tools/benchmarks/bench_blocks.py."""
     with h5py.File(em_data / "val" / "fib25_t2_val_z144-183.h5") as file:

@@ -28,6 +28,8 @@ from fgnet_lib.scale.journal import Journal
 from fgnet_lib.scale.prediction import Network, Source, _loaded, predict_blocks
 from fgnet_lib.volumes import Volume
 
+pytestmark = pytest.mark.slow  # starts and kills workers
+
 SHAPE = (12, 64, 64)  # 12 blocks
 TESTS = Path(__file__).parents[1]
 STAND_INS = TESTS / "helpers" / "stand_ins.py"

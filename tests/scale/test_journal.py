@@ -153,6 +153,7 @@ def test_a_worker_that_outlived_its_run_writes_nothing(tmp_path):
     assert (step.data == 1).all()
 
 
+@pytest.mark.slow
 def test_a_process_does_not_count_the_memory_of_its_parent():
     held = np.ones(40_000_000)  # 320 MB
     code = "from fgnet_lib.machine import peak_bytes; print(peak_bytes())"

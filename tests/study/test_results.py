@@ -40,6 +40,7 @@ def tiny(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_row_is_trained_measured_and_written(tiny):
     results.do("random_frozen", 1, tiny / "work")
     assert table.pictures({"row": "random_frozen", "seed": 1}, tiny)["section"].shape == (96, 96)
@@ -133,6 +134,7 @@ def test_one_parameter_runs_the_comparison_with_an_encoder_of_sam2(monkeypatch, 
     assert order.index("fine_tuned_tiny") > max(number for number, name in enumerate(order) if name == "additive_20")
 
 
+@pytest.mark.slow
 def test_a_row_with_sam2_s_own_encoder_runs_where_its_checkpoint_is(tiny, monkeypatch, tmp_path):
     """A file of the official layout with random weights stands for it."""
     encoder = build_encoder("tiny")

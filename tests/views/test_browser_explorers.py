@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import nbformat
+import pytest
 from helpers.browser import SCREENSHOTS, jupyterlab, open_browser, open_notebook, run_all, wait_until
 from playwright.sync_api import Page
+
+pytestmark = pytest.mark.slow  # opens a browser
 
 CELL = """\
 import numpy as np

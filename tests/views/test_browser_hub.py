@@ -8,8 +8,11 @@ from urllib.parse import urlsplit
 
 import nbformat
 import numpy as np
+import pytest
 from helpers.browser import SCREENSHOTS, jupyterlab, open_browser, open_notebook, run_cell, show_frame
 from matplotlib.image import imread
+
+pytestmark = pytest.mark.slow  # opens a browser
 
 CELLS = [
     """

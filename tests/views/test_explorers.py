@@ -74,6 +74,7 @@ def settings(control: widgets.Widget) -> list:
     return [control.min, control.max]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attention", "two models", "features", "segmentation"])
 def test_every_control_changes_the_picture_from_one_end_to_the_other(kind, make):
     explorer = make[kind]()
@@ -89,6 +90,7 @@ def test_every_control_changes_the_picture_from_one_end_to_the_other(kind, make)
             assert all(a != b for a, b in itertools.pairwise(pictures)), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attention", "two models", "segmentation"])
 def test_all_extremes_together(kind, make):
     explorer = make[kind]()

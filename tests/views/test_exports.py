@@ -56,6 +56,7 @@ def test_what_is_not_there_is_refused(tmp_path, labels, ids, what):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_html_opens_from_disk_and_asks_for_nothing(tmp_path):
     names = {7: "the box", 2**40: "a corner"}
     path = exports.export_html(make_volume().labels, VOXEL, tmp_path / "neurons.html", names)
@@ -191,6 +192,7 @@ def test_a_taken_port_is_named(served, tmp_path):
     assert f"port {port} cannot be used" in again.stderr
 
 
+@pytest.mark.slow
 def test_neuroglancer_shows_the_folder(served):
     """The client that comes with neuroglancer's Python package, in the state of the link."""
     viewer = neuroglancer.Viewer(allow_credentials=False)

@@ -358,6 +358,7 @@ def test_each_platform_gets_its_link(volume, bare):
     assert "export_html" in view._repr_html_()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["viewer", "exports"])
 def test_colab(tmp_path, bare, first):
     """With a stand-in for google.colab, which neuroglancer looks for when it is imported."""
@@ -379,6 +380,7 @@ def test_colab(tmp_path, bare, first):
     assert f'<iframe src="{url}"' in html
 
 
+@pytest.mark.slow
 def test_jupyter_server_proxy_reaches_it(volume, bare, tmp_path):
     """As behind a hub: index, script, volume info and a state update through jupyter-server-proxy under a prefix."""
     port = free_port()
@@ -435,6 +437,7 @@ def page():
         assert watch.outside == []
 
 
+@pytest.mark.slow
 def test_browser_shows_each_thing_in_its_place(volume, page):
     raw, attention = np.zeros(SHAPE, np.uint8), np.zeros((10, 15, 20), np.float32)
     mark = np.zeros(SHAPE, bool)
@@ -465,6 +468,7 @@ def test_browser_shows_each_thing_in_its_place(volume, page):
     assert_box_in_3d(page, view.viewer, "ground truth", "viewer-3d")
 
 
+@pytest.mark.slow
 def test_browser_jumps_and_a_key_reports_what_is_under_the_mouse(wrong, page):
     volume, prediction = wrong
     view = viewer.show(volume, {"prediction": prediction}, errors=error_masks(prediction, volume.labels))
@@ -487,6 +491,7 @@ def test_browser_jumps_and_a_key_reports_what_is_under_the_mouse(wrong, page):
     assert page.get_by_text("neuron 1099511627776 (ground truth)").is_visible()
 
 
+@pytest.mark.slow
 def test_the_report_appears_in_the_notebook(page, tmp_path):
     """In JupyterLab: the viewer's frame and the panel below it, which the server's thread writes to."""
     code = (
