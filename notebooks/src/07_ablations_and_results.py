@@ -33,9 +33,9 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # ## 1 · What was measured, and what was not
 #
 # An **ablation** takes one part away, or exchanges it, and measures again. Each variant is a **row**. Rows are trained by
-# `make results`, which takes hours; it writes one file for each row and **seed** (another seed: other first weights, other
-# patches) into `docs/results/`. This lesson reads these files. It shows what they hold on the day you run it, so no number
-# stands in the text: where a file is missing, you see the command that makes it.
+# `make results`, which takes hours; it writes one run for each row and **seed** (another seed: other first weights, other
+# patches) into one table, `docs/measured/results`. This lesson reads that table. It shows what the table holds on the day you run
+# it, so no number is in the text: where runs are missing, you see the command that makes them.
 
 # %%
 from itertools import combinations
@@ -46,17 +46,15 @@ import numpy as np
 from fgnet_lib.course import checks, quiz
 from fgnet_lib.study import statistics, table
 from fgnet_lib.study.rows import QUESTIONS, REFERENCES, ROWS, TITLES, Row, training, untrained
+from fgnet_lib.study.runs import load_pictures
 from fgnet_lib.views import plots
 
-found = table.load()
-rows = table.trained(found)
+results = table.load_rows()
+rows = table.trained(results)
 for name, runs in rows.items():
     dates = ", ".join(sorted({run["date"] for run in runs}))
     print(f"{TITLES[name]:56} seeds {[run['seed'] for run in runs]}, {dates}")
-missing = table.lacking(found)
-print(f"\n{len(missing)} rows are not complete:")
-for name, said in missing.items():
-    print(f"{TITLES[name]:56} {said}")
+print(f"\n{table.unmeasured(results)}")
 
 # %% [markdown]
 # All rows have the same task: trained on the first sections of FIB-25's training part, judged on its validation part, sections
@@ -101,7 +99,7 @@ for key in sides[0]:
 # version of the post-processing; there should be one line.
 
 # %%
-for version, runs in table.postprocessings(found).items():
+for version, runs in table.postprocessings(results).items():
     print(f"version {version}, runs: {len(runs)}")
 
 # %%
@@ -169,8 +167,8 @@ for name, runs in rows.items():
     trained = f"{training[0]['trainable']:10,} {minutes:>13} {rate:>12} {memory:6.0f}"
     print(f"{TITLES[name]:56} {trained} {voi:>14} {arand:>14}")
 for name, title in REFERENCES.items():
-    for voi in table.scores(found.get("references", []), "voi", output=name):
-        (arand,) = table.scores(found["references"], "arand", output=name)
+    for voi in table.scores(results.get("references", []), "voi", output=name):
+        (arand,) = table.scores(results["references"], "arand", output=name)
         print(f"{title:101} {voi:14.3f} {arand:14.3f}")
 
 # %% [markdown]
@@ -232,9 +230,9 @@ quiz.ask("07", "three-seeds")
 
 # %%
 first, second = [1.00, 1.02, 1.04], [1.10, 1.11, 1.16]  # made up: any of the first is better than any of the second
-print(f"dealt at random, as large a difference in {statistics.chance(first, second):.0%} of all cases")
+print(f"dealt at random, as large a difference in {statistics.permutation_p(first, second):.0%} of all cases")
 for seeds in (1, 2, 3, 4, 5):
-    best = statistics.chance(np.arange(seeds), 100 + np.arange(seeds))
+    best = statistics.permutation_p(np.arange(seeds), 100 + np.arange(seeds))
     print(f"{seeds} of each, all of one row better than all of the other: {best:.1%}")
 
 # %% [markdown]
@@ -267,10 +265,10 @@ checks.chance_of(my_chance)
 # Now the questions of part 2, as far as the files go. The sentences are computed: they change when runs are added.
 
 # %%
-for question, (one, other) in table.questions(found).items():
+for question, (one, other) in table.questions(results).items():
     ours, theirs = (table.scores(rows.get(name, []), "voi") for name in (one, other))
     print(f"{question} (runs: {len(ours)} and {len(theirs)})")
-    print(f"  VOI of {one}, compared with {other}: {statistics.compared(ours, theirs)}")
+    print(f"  VOI of {one}, compared with {other}: {statistics.compare(ours, theirs)}")
 
 # %% [markdown]
 # **How to read it.** "Not more than the spread" does not say that there is *no* difference: a smaller one could be there, and more seeds
@@ -298,10 +296,10 @@ for name, runs in rows.items():
 # sections, near the thresholds that were chosen (they run on beyond the picture); those with fewer sections come in part 7.
 
 # %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, with a dot at the threshold that was chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
-full = table.fully_labelled(found)
+full = table.fully_labelled(results)
 figure, ax = plt.subplots(figsize=(14, 5.5))
 curves = {TITLES[name]: table.curve(runs[0]) for name, runs in full.items()}
-plots.split_against_merge(ax, curves, table.references(found))
+plots.split_against_merge(ax, curves, table.references(results))
 ax.set(title="FIB-25, validation part; first seed of each row")
 plt.show()
 
@@ -322,7 +320,7 @@ from skimage.segmentation import find_boundaries
 from fgnet_lib.datasets import open_dataset
 
 VOXEL = (10, 10, 10)
-kept = {name: table.pictures(runs[0]) for name, runs in full.items()}
+kept = {name: load_pictures(runs[0]) for name, runs in full.items()}
 kept = {name: arrays for name, arrays in kept.items() if arrays}
 print(f"shown: {', '.join(kept)}")
 
@@ -402,12 +400,10 @@ for name, arrays in kept.items():
 # else equal, the number of iterations included.
 
 # %%
-amounts = table.by_sections(found)
+amounts = table.by_sections(results)
 for title, measured in amounts.items():
     for sections, values in sorted(measured.items()):
         print(f"{title:44} {sections:4} sections: VOI {statistics.summary(values)} (runs: {len(values)})")
-for name in (name for name in missing if name.endswith(("_5", "_20"))):
-    print(f"{TITLES[name]:56} {missing[name]}")
 
 # %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of nine rows as far as they were measured, with bars for the spread over seeds and a small dot for each run."
 figure, ax = plt.subplots(figsize=(13, 5))
@@ -420,12 +416,12 @@ plt.show()
 # point says nothing about labels. In sentences, for the same questions as in part 4:
 
 # %%
-for question, pair in table.questions(found).items():
+for question, pair in table.questions(results).items():
     for sections in (5, 20):
         names = [table.with_sections(name, sections) for name in pair]
         if None not in names:
             ours, theirs = (table.scores(rows.get(name, []), "voi") for name in names)
-            print(f"{question}, {sections} sections: {statistics.compared(ours, theirs)}")
+            print(f"{question}, {sections} sections: {statistics.compare(ours, theirs)}")
 
 # %% [markdown]
 # Mind what is on the axis: neighbouring sections of 10 nm are nearly the same picture, so 20 sections
@@ -461,11 +457,12 @@ for volume in ("gala", "phantom", "ac4", "cremi_b_mini"):
 for name, runs in rows.items():
     if {"refined", "coarse"} <= runs[0]["thresholds"].keys():
         refined, coarse = (table.scores(runs, "voi", output=output) for output in ("refined", "coarse"))
-        print(f"VOI from A_s to A_r of the same runs, {TITLES[name]}: {statistics.paired(refined, coarse)}")
+        print(f"VOI from A_s to A_r of the same runs, {TITLES[name]}: {statistics.compare_paired(refined, coarse)}")
 
 # %%
-for name in (name for name, row in ROWS.items() if row.encoder.startswith("sam2.1") and name in {**rows, **missing}):
-    print(f"{TITLES[name]:56} runs: {len(rows.get(name, []))} {missing.get(name, '')}")
+for name in (name for name in rows if name in ROWS and ROWS[name].encoder.startswith("sam2.1")):
+    print(f"{TITLES[name]:56} runs: {len(rows[name])}")
+print(table.unmeasured(results))
 
 # %% [markdown]
 # | claim | what would show it | can the files here tell? |
@@ -552,7 +549,7 @@ for title, values in own.items():
     print(f"{title:45} VOI {statistics.summary(values)}")
 titles = list(own)
 for one, other in zip(titles[::2], titles[1::2], strict=True):
-    print(f"{one} compared with {other}: {statistics.compared(own[one], own[other])}")
+    print(f"{one} compared with {other}: {statistics.compare(own[one], own[other])}")
 
 # %% [markdown]
 # **What to see.** With `PROFILE = "fast"` a handful of iterations teaches nothing: this only shows that it runs, and whatever comes out is
@@ -579,7 +576,7 @@ checks.report("07")
 # - Set `SEEDS` in `fgnet_lib/study/rows.py` to `range(5)`; `make results ROWS="unet random_frozen"` in a terminal then adds four runs (half an
 #   hour). Run this lesson again: which sentences have changed?
 # - Put your own row into `ROWS` in `fgnet_lib/study/rows.py`: another patch size, another width. What would be its fair partner?
-# - In part 4, give `chance` twenty pairs of random numbers. How many of them come out at or below 10 %?
+# - In part 4, give `permutation_p` twenty pairs of random numbers. How many of them come out at or below 10 %?
 # - Write down, *before* you run a row, which difference you would call a success.
 #
 # ## References
