@@ -159,12 +159,12 @@ checks.fair_pairs(my_fair_pairs)
 # %%
 print(f"{'row':56} {'trained':>10} {'minutes':>13} {'MVox/s':>12} {'MB':>6} {'VOI':>14} {'ARAND':>14}")
 for name, runs in rows.items():
-    training = [run["training"] for run in runs]
-    minutes = statistics.summary([one["minutes"] for one in training], 1)
+    costs = [run["training"] for run in runs]
+    minutes = statistics.summary([cost["minutes"] for cost in costs], 1)
     rate = statistics.summary(table.rates(runs), 2)
     memory = max(run["peak_memory_mb"] for run in runs)
     voi, arand = (statistics.summary(table.scores(runs, key)) for key in ("voi", "arand"))
-    trained = f"{training[0]['trainable']:10,} {minutes:>13} {rate:>12} {memory:6.0f}"
+    trained = f"{costs[0]['trainable']:10,} {minutes:>13} {rate:>12} {memory:6.0f}"
     print(f"{TITLES[name]:56} {trained} {voi:>14} {arand:>14}")
 for name, title in REFERENCES.items():
     for voi in table.scores(results.get("references", []), "voi", output=name):

@@ -111,7 +111,7 @@ threshold, as it is and with a map replaced. *Its mean* is the mean over each wi
 160 x 160 voxels."""
 SHIPPED = f"""# The shipped model after each stage of its training
 
-Written by `make results`; [recipes](recipes.md) tells what else was tried.
+Written by `make results`; [trials.md](trials.md) tells what else was tried.
 
 The aim was VOI {AIM:.2f} and ARAND {AIM_ARAND} on FIB-25's sections 144-183, at the threshold that sections 120-139
 choose. *By peeking* is the least VOI at any threshold up to 0.9. It is far lower because one join of two large parts of
