@@ -43,7 +43,7 @@ def permutation_p(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(np.mean([abs(values[deal].mean() - values[~deal].mean()) >= difference - 1e-12 for deal in deals]))
 
 
-def compare(ours: Sequence[float], theirs: Sequence[float]) -> str:
+def compare_runs(ours: Sequence[float], theirs: Sequence[float]) -> str:
     """What may be said about the difference of two rows' scores, the first against the second.
 
     The spread in the sentence is that of single runs, pooled over both rows.
@@ -60,7 +60,7 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> str:
     return f"{size}, {verdict} than the spread of single runs ({deviation:.3f}); p = {p:.2f} by permutation"
 
 
-def compare_paired(after: Sequence[float], before: Sequence[float]) -> str:
+def compare_paired_runs(after: Sequence[float], before: Sequence[float]) -> str:
     """What may be said about a change made to each of the same runs: its mean and spread, and how many rose."""
     if not after:
         return "not measured here"

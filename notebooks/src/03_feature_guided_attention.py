@@ -561,10 +561,10 @@ plt.show()
 of = {(m.row, m.level): m for m in maps}
 for level in ("a1", "a2", "a3"):
     tuned, frozen = (of.get((name, level)) for name in ("fine_tuned", "pretrained_frozen"))
-    difference = statistics.compare(tuned.auc if tuned else [], frozen.auc if frozen else [])
+    difference = statistics.compare_runs(tuned.auc if tuned else [], frozen.auc if frozen else [])
     print(f"{level}, AUC (either sign) of the fine-tuned model, compared with the frozen one: {difference}")
 for m in maps:
-    change = statistics.compare_paired(m.set_to["mean"], m.voi)
+    change = statistics.compare_paired_runs(m.set_to["mean"], m.voi)
     print(f"{TITLES[m.row]}: VOI when {m.level} is set to its mean: {change}")
 
 # %% [markdown]

@@ -268,7 +268,7 @@ checks.chance_of(my_chance)
 for question, (one, other) in table.questions(results).items():
     ours, theirs = (table.scores(rows.get(name, []), "voi") for name in (one, other))
     print(f"{question} (runs: {len(ours)} and {len(theirs)})")
-    print(f"  VOI of {one}, compared with {other}: {statistics.compare(ours, theirs)}")
+    print(f"  VOI of {one}, compared with {other}: {statistics.compare_runs(ours, theirs)}")
 
 # %% [markdown]
 # **How to read it.** "Not more than the spread" does not say that there is *no* difference: a smaller one could be there, and more seeds
@@ -421,7 +421,7 @@ for question, pair in table.questions(results).items():
         names = [table.with_sections(name, sections) for name in pair]
         if None not in names:
             ours, theirs = (table.scores(rows.get(name, []), "voi") for name in names)
-            print(f"{question}, {sections} sections: {statistics.compare(ours, theirs)}")
+            print(f"{question}, {sections} sections: {statistics.compare_runs(ours, theirs)}")
 
 # %% [markdown]
 # Mind what is on the axis: neighbouring sections of 10 nm are nearly the same picture, so 20 sections
@@ -457,7 +457,9 @@ for volume in ("gala", "phantom", "ac4", "cremi_b_mini"):
 for name, runs in rows.items():
     if {"refined", "coarse"} <= runs[0]["thresholds"].keys():
         refined, coarse = (table.scores(runs, "voi", output=output) for output in ("refined", "coarse"))
-        print(f"VOI from A_s to A_r of the same runs, {TITLES[name]}: {statistics.compare_paired(refined, coarse)}")
+        print(
+            f"VOI from A_s to A_r of the same runs, {TITLES[name]}: {statistics.compare_paired_runs(refined, coarse)}"
+        )
 
 # %%
 for name in (name for name in rows if name in ROWS and ROWS[name].encoder.startswith("sam2.1")):
@@ -549,7 +551,7 @@ for title, values in own.items():
     print(f"{title:45} VOI {statistics.summary(values)}")
 titles = list(own)
 for one, other in zip(titles[::2], titles[1::2], strict=True):
-    print(f"{one} compared with {other}: {statistics.compare(own[one], own[other])}")
+    print(f"{one} compared with {other}: {statistics.compare_runs(own[one], own[other])}")
 
 # %% [markdown]
 # **What to see.** With `PROFILE = "fast"` a handful of iterations teaches nothing: this only shows that it runs, and whatever comes out is

@@ -297,7 +297,7 @@ def test_questions_are_answered_for_every_number_of_sections_that_has_both_rows(
     ],
 )
 def test_a_finding_is_in_words_and_has_its_p(ours, answer):
-    assert f"- **Why?** {answer}" in render_results.describe("Why?", ours, [1.8, 2.0, 2.2])
+    assert f"- **Why?** {answer}" in render_results.answer("Why?", ours, [1.8, 2.0, 2.2])
 
 
 def test_an_encoder_of_sam2_is_asked_about_as_soon_as_one_run_has_it(measured):
@@ -407,15 +407,15 @@ def test_what_a_difference_lets_you_claim():
     assert statistics.summary([1.0]) == "1.000" and statistics.summary([1.0, 1.2, 1.4], 1) == "1.2 ± 0.2"
     assert statistics.permutation_p([1, 2, 3], [4, 5, 6]) == pytest.approx(2 / 20)
     assert statistics.permutation_p([1, 1], [1, 1]) == 1 and statistics.permutation_p([1], [2]) == 1
-    assert statistics.compare([], [1.0]) == "not measured here"
-    assert "nothing follows" in statistics.compare([1.0], [1.1, 1.2])
-    assert statistics.compare([1.0, 1.1], [2.0, 2.1]).startswith(
+    assert statistics.compare_runs([], [1.0]) == "not measured here"
+    assert "nothing follows" in statistics.compare_runs([1.0], [1.1, 1.2])
+    assert statistics.compare_runs([1.0, 1.1], [2.0, 2.1]).startswith(
         "1.000 lower, more than the spread of single runs (0.071); p = 0.33 by permutation"
     )
-    assert statistics.compare_paired([1.2], [1.0]) == "+0.200 in the only run; another training may differ"
-    assert statistics.compare_paired([1.2, 1.0], [1.0, 1.0]) == "+0.100 ± 0.141, up in 1 of 2 runs"
-    assert statistics.compare_paired([], []) == "not measured here"
-    assert "not more than the spread" in statistics.compare([1.0, 2.0], [1.1, 2.1])
+    assert statistics.compare_paired_runs([1.2], [1.0]) == "+0.200 in the only run; another training may differ"
+    assert statistics.compare_paired_runs([1.2, 1.0], [1.0, 1.0]) == "+0.100 ± 0.141, up in 1 of 2 runs"
+    assert statistics.compare_paired_runs([], []) == "not measured here"
+    assert "not more than the spread" in statistics.compare_runs([1.0, 2.0], [1.1, 2.1])
 
 
 def test_scores_of_runs(measured):

@@ -16,7 +16,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from exercises import exercises, tags
-from record_times import recorded
+from record_times import read_times
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "notebooks" / "src"
@@ -79,7 +79,7 @@ def fits_binder(lesson: str) -> bool:
 
 def measured(lesson: str) -> dict[str, dict]:
     """By profile, what docs/measured/times.json has of a lesson on the default data: cores, seconds and peak memory."""
-    runs = {name: run for name, run in recorded().items() if name.startswith("phantom-") and lesson in run["lessons"]}
+    runs = {name: run for name, run in read_times().items() if name.startswith("phantom-") and lesson in run["lessons"]}
     return {name.split("-")[1]: {"cores": run["cores"], **run["lessons"][lesson]} for name, run in runs.items()}
 
 

@@ -11,7 +11,7 @@ from train_mini import chosen_scores
 from fgnet_lib import REPOSITORY
 from fgnet_lib.study.evaluation import VOLUMES
 from fgnet_lib.study.rows import REFERENCES, SECTIONS, SEEDS, TITLES
-from fgnet_lib.study.statistics import compare_paired, permutation_p, summary
+from fgnet_lib.study.statistics import compare_paired_runs, permutation_p, summary
 from fgnet_lib.study.table import (
     SET_TO,
     Rows,
@@ -135,16 +135,16 @@ def table(columns: str, lines: list[list[str]]) -> str:
     return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in [names, ["---"] * len(names), *lines])
 
 
-def describe(question: str, ours: list[float], theirs: list[float]) -> str:
+def answer(question: str, ours: list[float], theirs: list[float]) -> str:
     """The answer to a question of `FINDINGS` in words, with p: a lower VOI of the first row is a yes."""
     difference, p = np.mean(ours) - np.mean(theirs), permutation_p(ours, theirs)
     if max(ours) < min(theirs):
-        answer = "Yes, in every run"
+        verdict = "Yes, in every run"
     elif min(ours) > max(theirs):
-        answer = "No, in no run"
+        verdict = "No, in no run"
     else:
-        answer = f"On average {'yes' if difference < 0 else 'no'}, but single runs overlap"
-    return f"- **{question}** {answer}: VOI {summary(ours)} against {summary(theirs)}, p = {p:.2f}."
+        verdict = f"On average {'yes' if difference < 0 else 'no'}, but single runs overlap"
+    return f"- **{question}** {verdict}: VOI {summary(ours)} against {summary(theirs)}, p = {p:.2f}."
 
 
 def findings(rows: Rows) -> str:
@@ -153,13 +153,13 @@ def findings(rows: Rows) -> str:
     for question, *names in FINDINGS:
         ours, theirs = (scores(rows.get(name, []), "voi") for name in names)
         if ours and theirs:
-            lines.append(f"{describe(question, ours, theirs)} (`{names[0]}` against `{names[1]}`)")
+            lines.append(f"{answer(question, ours, theirs)} (`{names[0]}` against `{names[1]}`)")
     both = [run for runs in trained(rows).values() for run in runs if {"coarse", "refined"} <= run["thresholds"].keys()]
     if both:
         better = np.sum(np.less(scores(both, "voi", output="refined"), scores(both, "voi", output="coarse")))
         lines.append(f"- **Does A_r refine A_s?** Its VOI is the lower one in {better} of {len(both)} runs.")
     changes = [
-        f"{TITLES[m.row]}: {compare_paired(m.set_to['mean'], m.voi)}"
+        f"{TITLES[m.row]}: {compare_paired_runs(m.set_to['mean'], m.voi)}"
         for m in attention_statistics({name: rows[name] for name in ("fine_tuned", "shipped") if name in rows})
         if m.level == "a2"
     ]
@@ -252,7 +252,7 @@ def coarse_table(rows: Rows) -> str:
     for name, runs in trained(rows).items():
         if {"coarse", "refined"} <= runs[0]["thresholds"].keys():
             coarse, refined = (scores(runs, "voi", output=output) for output in ("coarse", "refined"))
-            change = compare_paired(refined, coarse)
+            change = compare_paired_runs(refined, coarse)
             lines.append([TITLES[name], summary(coarse), summary(refined), change, str(len(runs))])
     columns = "row|VOI of A_s|VOI of A_r|change from A_s to A_r|runs"
     return "\n## A_s against A_r of the same runs, FIB-25\n" + table(columns, lines)

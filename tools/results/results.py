@@ -71,7 +71,7 @@ def train_row(row: Row, seed: int, work: Path) -> tuple[FGNet, dict]:
     }
 
 
-def score(segmentation: np.ndarray, volume: Volume) -> dict:
+def score_segmentation(segmentation: np.ndarray, volume: Volume) -> dict:
     """VOI split, VOI merge and ARAND of a segmentation, and the neurons with the largest shares of them."""
     report = neuron_report(segmentation, volume.labels, volume.voxel_size, top=5)
     worst = [
@@ -115,7 +115,7 @@ def make_pictures(segmentation: np.ndarray, volume: Volume) -> dict[str, np.ndar
     }
 
 
-def measure(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+def measure_volumes(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
     """Score A_r and A_s, and the fragments of each, on every volume that is here; also returns the pictures.
 
     Thresholds come with A_r first.
@@ -134,8 +134,8 @@ def measure(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[str, dict]
             pieces = fragments(affinities, volume.voxel_size)
             tried = THRESHOLDS if name == "fib25" else [threshold]  # all for the pictures; nothing is chosen here
             steps = sweep(affinities, volume.voxel_size, tried, pieces)
-            results[name][output] = score(steps[threshold], volume)
-            results[name][f"{output}_fragments"] = score(pieces, volume)
+            results[name][output] = score_segmentation(steps[threshold], volume)
+            results[name][f"{output}_fragments"] = score_segmentation(pieces, volume)
             if name == "fib25":
                 pictures = pictures or make_pictures(steps[threshold], volume)  # of A_r, if the model has it
                 results[name][f"{output}_curve"] = [[t, *voi(step, volume.labels)] for t, step in steps.items()]
@@ -187,7 +187,7 @@ def run_row(name: str, seed: int, work: Path) -> tuple[dict, dict[str, np.ndarra
 def evaluate_model(model: FGNet, costs: dict) -> tuple[dict, dict[str, np.ndarray]]:
     """Thresholds, scores on all volumes, and what attention does, measured for every row alike; and the pictures."""
     thresholds = choose_thresholds(model)
-    volumes, pictures = measure(model, thresholds)
+    volumes, pictures = measure_volumes(model, thresholds)
     results = {"training": costs, "thresholds": thresholds, "volumes": volumes}
     if model.config.encoder and model.config.refined:
         results["attention"] = measure_attention(model, thresholds["refined"])
@@ -227,9 +227,11 @@ def run_references() -> tuple[dict, dict[str, np.ndarray]]:
             nearest = ndimage.distance_transform_edt(ffn == 0, return_distances=False, return_indices=True)
             segmentations["ffn_filled"] = ffn[tuple(nearest)]
             covered = replace(volume, labels=np.where(ffn == 0, 0, volume.labels))
-            results.setdefault(name, {})["ffn_ignored"] = score(ffn, covered) | {"coverage": float((ffn > 0).mean())}
+            results.setdefault(name, {})["ffn_ignored"] = score_segmentation(ffn, covered) | {
+                "coverage": float((ffn > 0).mean())
+            }
         for key, segmentation in segmentations.items():
-            results.setdefault(name, {})[key] = score(segmentation, volume)
+            results.setdefault(name, {})[key] = score_segmentation(segmentation, volume)
     return {"volumes": results}, {}
 
 
