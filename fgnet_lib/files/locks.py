@@ -15,11 +15,11 @@ _held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())  #
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keep a folder to oneself; the lock goes with the process, however that ends. Who has it gets it again.
 
     Raises:
-        RuntimeError: another run has it; says which.
+        RuntimeError: another run has it, and `wait` is not set; says which.
         ValueError, OSError: the lock is a link.
     """
     folder = folder.resolve()
@@ -29,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(inside(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise RuntimeError(
                 f"{folder} is being written by {file.read() or 'another run'}; wait for it, or use another folder"

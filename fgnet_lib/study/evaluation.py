@@ -19,13 +19,13 @@ def predict_rescaled(model: FGNet, volume: Volume, rescale: bool) -> Prediction:
     if not rescale:
         return predict(model, volume.raw, progress=False)
     zoom = (1, *(size / TRAINED_NM for size in volume.voxel_size[1:]))
-    small = ndimage.zoom(volume.raw, zoom, order=1, grid_mode=True, mode="nearest")
-    found = predict(model, small, progress=False)
-    back = (1, *(n / m for n, m in zip(volume.shape, small.shape, strict=True)))
+    raw = ndimage.zoom(volume.raw, zoom, order=1, grid_mode=True, mode="nearest")
+    prediction = predict(model, raw, progress=False)
+    back = (1, *(n / m for n, m in zip(volume.shape, raw.shape, strict=True)))
 
-    def grown(affinities: np.ndarray | None) -> np.ndarray | None:
+    def enlarge(affinities: np.ndarray | None) -> np.ndarray | None:
         if affinities is None:
             return None
         return ndimage.zoom(affinities, back, order=1, grid_mode=True, mode="nearest").clip(0, 1)
 
-    return Prediction(grown(found.refined), grown(found.coarse), found.attention)
+    return Prediction(enlarge(prediction.refined), enlarge(prediction.coarse), prediction.attention)

@@ -1,7 +1,7 @@
-"""The rows of the results table as they are declared, and what the files of `make results` say about them.
+"""The rows of the results table as they are declared, and the questions that they answer.
 
 A row is a model, a regime and an amount of labelled data, trained once per seed. `tools/results/results.py` trains and
-measures the rows; the page of results and lessons 03 and 07 read the files, with the same functions.
+measures the rows; `fgnet_lib.study.table` reads the runs for the page of results and for lessons 03 and 07.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from fgnet_lib.weights import PRETRAINED
 SEEDS = (0, 1, 2)
 OFFICIAL = SIZES[1:]  # encoders that have checkpoints of Meta's
 SECTIONS = 120  # of FIB-25's training part; the last 20 of its 140 choose the threshold
-# Small enough that a run comes near the end of its learning in some ten minutes of one core.
+# Small enough that a run has nearly learned what it can after ten minutes of one core.
 SMALL = replace(MINI, widths=(8, 16, 24, 32, 48), coarse_width=16)
 UNET = replace(SMALL, encoder=None)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table.
+    """A model, how it is trained, and on how much: one line of the table.
 
     Attributes:
-        title: what the reader sees.
+        title: the name that readers see.
         config: the model.
         encoder: "random", "pretrained" (by `make encoder`), or the registry's name of a checkpoint.
         frozen: the encoder's regime.
-        sections: labelled sections to train on, from the first on.
+        sections: how many labelled sections it is trained on, from the first on.
         iterations: of training.
     """
 
@@ -69,21 +69,21 @@ for _name in ("unet", "unet_longer", "sam2_only", "pretrained_frozen_longer", *G
             ROWS[_name], title=f"{ROWS[_name].title}, {_sections} sections", sections=_sections
         )
 
-QUESTIONS = {  # what the rows were made for: the first of each pair is compared with the second
-    "a guide at all, without knowledge": ("random_frozen", "unet"),
-    "the same, the U-Net with more time": ("random_frozen", "unet_longer"),
-    "a guide that knows, at equal iterations": ("pretrained_frozen", "unet"),
-    "a guide that knows, at equal time": ("pretrained_frozen_longer", "unet_longer"),
-    "what pretraining knows, by A_s alone": ("sam2_only", "sam2_only_random"),
+QUESTIONS = {  # the rows were made for these: the first of each pair is compared with the second
+    "a guide with random weights": ("random_frozen", "unet"),
+    "the same, and the U-Net trains longer": ("random_frozen", "unet_longer"),
+    "a pretrained guide, at equal iterations": ("pretrained_frozen", "unet"),
+    "a pretrained guide, at equal time": ("pretrained_frozen_longer", "unet_longer"),
+    "pretraining, seen in A_s alone": ("sam2_only", "sam2_only_random"),
     "pretraining, encoder frozen": ("pretrained_frozen", "random_frozen"),
     "fine-tuning, at equal iterations": ("fine_tuned", "pretrained_frozen"),
     "fine-tuning, at equal time": ("fine_tuned", "pretrained_frozen_longer"),
-    "all of it, at equal iterations": ("fine_tuned", "unet"),
-    "all of it, at equal time": ("fine_tuned", "unet_longer"),
+    "pretrained and fine-tuned, at equal iterations": ("fine_tuned", "unet"),
+    "pretrained and fine-tuned, at equal time": ("fine_tuned", "unet_longer"),
     "F' = F a instead of F + F a": ("plain_attention", "pretrained_frozen"),
-    "a map for each channel instead of one": ("per_channel", "pretrained_frozen"),
-    "F + W_v S a: what SAM2 sees is added": ("additive", "pretrained_frozen"),
-    "pretraining, in F + W_v S a": ("additive", "additive_random"),
+    "one map per channel instead of one for all": ("per_channel", "pretrained_frozen"),
+    "F' = F + W_v S a instead of F + F a": ("additive", "pretrained_frozen"),
+    "pretraining, with F' = F + W_v S a": ("additive", "additive_random"),
 }
 
 # The same comparison with each of SAM2.1's encoders instead of the mini one: "fine_tuned_tiny_5" and so on.
@@ -98,19 +98,19 @@ for _size, _name in product(OFFICIAL, GUIDED):
         )
 
 TITLES = {
-    "references": "what came with the data",
+    "references": "published with the data",
     "shipped": "the shipped model",
     **{name: row.title for name, row in ROWS.items()},
 }
 REFERENCES = {
-    "fragments": "fragments that came with the data",
-    "ffn_ignored": "published FFN, zeros ignored",
-    "ffn_filled": "published FFN, zeros filled by the nearest",
+    "fragments": "published fragments",
+    "ffn_ignored": "published FFN, its gaps ignored",
+    "ffn_filled": "published FFN, its gaps filled by the nearest label",
 }
 
 
 def training(row: Row, seed: int) -> TrainConfig:
-    """How a row is trained; the same for all but for what the row is about."""
+    """The recipe of a row: the same for all rows, except for iterations and the encoder's regime."""
     return TrainConfig(
         patch=(8, 128, 128),
         iterations=row.iterations,
@@ -124,10 +124,10 @@ def training(row: Row, seed: int) -> TrainConfig:
 
 
 def checkpoint(row: Row) -> Path | None:
-    """The encoder's first weights, None for random ones.
+    """The file of the weights that the encoder starts from, None for random ones.
 
     Raises:
-        OSError: they are neither here nor in the cache.
+        OSError: the file is neither in the repository nor in the cache.
     """
     if row.encoder == "random" or row.config.encoder is None:
         return None
@@ -138,7 +138,7 @@ def checkpoint(row: Row) -> Path | None:
 
 
 def untrained(row: Row, seed: int) -> FGNet:
-    """The model of a row before its training.
+    """The model of a row before its training, the same for the same seed.
 
     Raises:
         OSError: its encoder's checkpoint is not here.

@@ -1,8 +1,7 @@
-"""The files of `make results`, and what they say about the rows."""
+"""The table of results: what the runs of `make results` say about each row."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import product
@@ -11,91 +10,82 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fgnet_lib import REPOSITORY
 from fgnet_lib.study.rows import OFFICIAL, QUESTIONS, REFERENCES, ROWS, SECTIONS, SEEDS, TITLES
-from fgnet_lib.study.statistics import either_sign
+from fgnet_lib.study.runs import RESULTS, read_runs
+from fgnet_lib.study.statistics import ignore_sign
 
-RESULTS = REPOSITORY / "docs" / "results"
+Rows = dict[str, list[dict]]  # name of a row -> its runs, by seed
+
 SET_TO = ("0.0", "mean", "1.0")  # what `make results` replaces attention maps by
 
 
-def load(folder: Path = RESULTS) -> dict[str, list[dict]]:
-    """Row -> its runs, by seed. Rows are in the order of the table; those that nobody has run are left out."""
-    found = defaultdict(list)
-    for path in sorted(folder.glob("*-*.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
-        found[run["row"]].append(run)
-    return {name: found[name] for name in TITLES if name in found}
+def load_rows(folder: Path = RESULTS) -> Rows:
+    """The runs of each row, by seed. Rows are in the order of the table; a row without runs is left out."""
+    rows = defaultdict(list)
+    for run in read_runs(folder):
+        rows[run["row"]].append(run)
+    return {name: rows[name] for name in TITLES if name in rows}
 
 
-def pictures(run: dict, folder: Path = RESULTS) -> dict[str, np.ndarray]:
-    """What a run keeps for pictures of its main output: `z`, `section`, `errors`, `parts`, `covered`.
-
-    `tools/results/results.py` says what each is. Empty where the file is not there.
-    """
-    path = folder / f"{run['row']}-{run['seed']}.npz"
-    if not path.is_file():
-        return {}
-    with np.load(path) as file:
-        return dict(file)
+def trained(rows: Rows) -> Rows:
+    """The rows that were trained: all but the references."""
+    return {name: runs for name, runs in rows.items() if name != "references"}
 
 
-def trained(found: dict[str, list[dict]]) -> dict[str, list[dict]]:
-    """The rows that somebody trained: all but the references."""
-    return {name: runs for name, runs in found.items() if name != "references"}
+def fully_labelled(rows: Rows) -> Rows:
+    """The trained rows that had all labelled sections."""
+    return {name: runs for name, runs in trained(rows).items() if name not in ROWS or ROWS[name].sections == SECTIONS}
 
 
-def fully_labelled(found: dict[str, list[dict]]) -> dict[str, list[dict]]:
-    """Of `trained`, those with all labelled sections."""
-    return {name: runs for name, runs in trained(found).items() if name not in ROWS or ROWS[name].sections == SECTIONS}
+def official_guides(rows: Rows) -> list[str]:
+    """The sizes of SAM2.1's encoders that guide at least one run."""
+    return [size for size in OFFICIAL if any(name in ROWS and ROWS[name].config.encoder == size for name in rows)]
 
 
-def begun(found: dict[str, list[dict]]) -> list[str]:
-    """Those of SAM2.1's encoders that some run was guided by."""
-    return [size for size in OFFICIAL if any(name in ROWS and ROWS[name].config.encoder == size for name in found)]
+def unmeasured(rows: Rows) -> str:
+    """Which declared runs are missing, and the commands that make them, in one sentence."""
+    idle = [size for size in OFFICIAL if size not in official_guides(rows)]
+    declared = {name: len(SEEDS) if name in ROWS else 1 for name in TITLES}
+    declared = {name: seeds for name, seeds in declared.items() if name not in ROWS or _encoder(name) not in idle}
+    missing = {name: seeds - len(rows.get(name, [])) for name, seeds in declared.items()}
+    incomplete = [name for name, seeds in missing.items() if seeds > 0]
+    gaps = []
+    if idle:
+        gaps.append(f"SAM2.1's own encoders {', '.join(idle)} as guides (`make results ENCODER={idle[0]}` and so on)")
+    if incomplete:
+        seeds = sum(missing[name] for name in incomplete)
+        gaps.append(f'{seeds} runs of {len(incomplete)} other rows (`make results ROWS="{" ".join(incomplete)}"`)')
+    return f"Not measured yet: {'; '.join(gaps)}." if gaps else "Every declared run is measured."
 
 
-def lacking(found: dict[str, list[dict]]) -> dict[str, str]:
-    """What has not been measured, row -> what to say about it, with the command that measures it.
-
-    An encoder of SAM2.1 that no run was guided by is one line for all of its rows.
-    """
-    said, idle = {}, set(OFFICIAL) - set(begun(found))
-    for name in TITLES:
-        seeds = len(SEEDS) if name in ROWS else 1
-        runs = len(found.get(name, []))
-        if name in ROWS and (size := ROWS[name].config.encoder) in idle:
-            said.setdefault(f"pretrained_frozen_{size}", f"not measured here: `make results ENCODER={size}`")
-        elif runs < seeds:
-            count = f"{runs} of {seeds} seeds measured here; the others" if runs else "not measured here"
-            said[name] = f"{count}: `make results ROWS={name}`"
-    return said
-
-
-def questions(found: dict[str, list[dict]]) -> dict[str, tuple[str, str]]:
-    """`QUESTIONS`, and the same with each of SAM2.1's encoders that some run was guided by.
+def questions(rows: Rows) -> dict[str, tuple[str, str]]:
+    """`QUESTIONS`, and the same with each of SAM2.1's encoders that guides a run.
 
     None at equal time: how long an iteration takes with another encoder depends on the machine.
     """
-    asked = dict(QUESTIONS)
-    for size, (question, (one, other)) in product(begun(found), QUESTIONS.items()):
-        other = other if ROWS[other].config.encoder is None else f"{other}_{size}"
-        if f"{one}_{size}" in ROWS and other in ROWS and other != "unet_longer":
-            asked[f"SAM2.1 {size}: {question}"] = f"{one}_{size}", other
-    return asked
+    pairs = dict(QUESTIONS)
+    for size, (question, (ours, theirs)) in product(official_guides(rows), QUESTIONS.items()):
+        theirs = theirs if _encoder(theirs) is None else f"{theirs}_{size}"
+        if f"{ours}_{size}" in ROWS and theirs in ROWS and theirs != "unet_longer":
+            pairs[f"SAM2.1 {size}: {question}"] = f"{ours}_{size}", theirs
+    return pairs
 
 
-def postprocessings(found: dict[str, list[dict]]) -> dict[str, list[str]]:
-    """Version of the post-processing -> runs that were measured with it; rows of two versions must not be compared."""
+def _encoder(name: str) -> str | None:
+    return ROWS[name].config.encoder
+
+
+def postprocessings(rows: Rows) -> dict[str, list[str]]:
+    """Version of the post-processing -> the runs that it made; rows of two versions must not be compared."""
     versions = defaultdict(list)
-    for run in (run for runs in trained(found).values() for run in runs):
+    for run in (run for runs in trained(rows).values() for run in runs):
         version = run.get("postprocessing")
         versions[f"{version:08x}" if version else "not noted"].append(f"{TITLES[run['row']]}, seed {run['seed']}")
     return dict(versions)
 
 
 def output_of(run: dict) -> str:
-    """What a row is judged by: A_r, or A_s where there is no other."""
+    """The output that a run is judged by: "refined", or "coarse" where the model has no other."""
     return "refined" if "refined" in run["thresholds"] else "coarse"
 
 
@@ -108,9 +98,9 @@ def scores(runs: Sequence[dict], key: str, volume: str = "fib25", output: str = 
         volume: a data set.
         output: "refined", "coarse", these with "_fragments", or a name in `REFERENCES`; empty for `output_of` the run.
     """
-    measured = [run["volumes"].get(volume, {}).get(output or output_of(run)) for run in runs]
+    evaluations = [run["volumes"].get(volume, {}).get(output or output_of(run)) for run in runs]
     keys = ("voi_split", "voi_merge") if key == "voi" else (key,)
-    return [sum(one[k] for k in keys) for one in measured if one]
+    return [sum(evaluation[k] for k in keys) for evaluation in evaluations if evaluation]
 
 
 def rates(runs: Sequence[dict]) -> list[float]:
@@ -125,23 +115,23 @@ def curve(run: dict) -> tuple[np.ndarray, np.ndarray, int]:
     return merge, split, int(np.argmin(abs(thresholds - run["thresholds"][output])))
 
 
-def references(found: dict[str, list[dict]]) -> dict[str, tuple[float, float]]:
-    """VOI merge and VOI split on FIB-25 of what came with the data: title -> point."""
-    runs = found.get("references", [])
+def references(rows: Rows) -> dict[str, tuple[float, float]]:
+    """VOI merge and VOI split on FIB-25 of the segmentations that came with the data: title -> point."""
+    runs = rows.get("references", [])
     points = {title: [scores(runs, key, output=name) for key in ("voi_merge", "voi_split")]
               for name, title in REFERENCES.items()}  # fmt: skip
     return {title: (merge[0], split[0]) for title, (merge, split) in points.items() if merge}
 
 
-class Attention(NamedTuple):
+class AttentionStatistics(NamedTuple):
     """One attention map of one row on FIB-25's validation part, a value for each run.
 
     Attributes:
         row: name of the row.
         level: "a1", "a2" or "a3".
-        auc: of weights, for membrane against interior, counted with either sign (`either_sign`).
+        auc: of weights, for membrane against interior, counted with either sign (`ignore_sign`).
         darker: runs in which membranes have lower weights than interiors.
-        correlation: with the error of A_r, without its sign, which is as free.
+        correlation: with the error of A_r, without its sign, which is as arbitrary.
         std: standard deviation of the weights.
         voi: of the segmentation of A_r.
         set_to: the same VOI with the map replaced by each value of `SET_TO`.
@@ -157,36 +147,42 @@ class Attention(NamedTuple):
     set_to: dict[str, list[float]]
 
 
-def attention(found: dict[str, list[dict]]) -> list[Attention]:
+def attention_statistics(rows: Rows) -> list[AttentionStatistics]:
     """What was measured about attention, for each row that has any and each map."""
-    maps = []
-    for row, runs in found.items():
+    statistics = []
+    for row, runs in rows.items():
         for level in runs[0].get("attention", {}):
-            of_runs = [run["attention"][level] for run in runs]
+            maps = [run["attention"][level] for run in runs]
             auc, correlation, std = (
-                [one[key] for one in of_runs] for key in ("auc_membrane", "correlation_with_error", "std")
+                [values[key] for values in maps] for key in ("auc_membrane", "correlation_with_error", "std")
             )
-            set_to = {
-                value: [one[f"set_to_{value}"]["voi_split"] + one[f"set_to_{value}"]["voi_merge"] for one in of_runs]
-                for value in SET_TO
-            }
-            darker = sum(one < 0.5 for one in auc)
-            signless = either_sign(auc), darker, [abs(one) for one in correlation]
-            maps.append(Attention(row, level, *signless, std, scores(runs, "voi"), set_to))
-    return maps
+            replaced = {value: [values[f"set_to_{value}"] for values in maps] for value in SET_TO}
+            statistics.append(
+                AttentionStatistics(
+                    row,
+                    level,
+                    auc=ignore_sign(auc),
+                    darker=sum(value < 0.5 for value in auc),
+                    correlation=[abs(value) for value in correlation],
+                    std=std,
+                    voi=scores(runs, "voi"),
+                    set_to={value: [e["voi_split"] + e["voi_merge"] for e in own] for value, own in replaced.items()},
+                )
+            )
+    return statistics
 
 
-def by_sections(found: dict[str, list[dict]]) -> dict[str, dict[int, list[float]]]:
+def by_sections(rows: Rows) -> dict[str, dict[int, list[float]]]:
     """Rows that were trained on several amounts of data: title -> labelled sections -> VOI of each run on FIB-25."""
     amounts = defaultdict(dict)
     for name, row in ROWS.items():
         base = name.removesuffix(f"_{row.sections}")
-        if name in found and f"{base}_5" in ROWS:
-            amounts[ROWS[base].title][row.sections] = scores(found[name], "voi")
+        if name in rows and f"{base}_5" in ROWS:
+            amounts[ROWS[base].title][row.sections] = scores(rows[name], "voi")
     return dict(amounts)
 
 
 def with_sections(name: str, sections: int) -> str | None:
     """The row that is `name` trained on so many labelled sections, None if there is none."""
-    found = name if sections == SECTIONS else f"{name}_{sections}"
-    return found if found in ROWS else None
+    row = name if sections == SECTIONS else f"{name}_{sections}"
+    return row if row in ROWS else None

@@ -538,20 +538,18 @@ with torch.no_grad():
 
 # %%
 from fgnet_lib.study import statistics, table
-from fgnet_lib.study.rows import ROWS, SECTIONS, TITLES
+from fgnet_lib.study.rows import TITLES
 from fgnet_lib.study.statistics import summary
 
-found = table.load()
-maps = table.attention(table.fully_labelled(found))
+rows = table.load_rows()
+maps = table.attention_statistics(table.fully_labelled(rows))
 heads = "".join(f"{head:>15}" for head in ("with error", "VOI", "a = 0", "a = mean", "a = 1"))
 print(f"{'model, map':42} {'runs':>4} {'AUC':>12} {'darker':>6}{heads}")
 for m in maps:
     replaced = " ".join(f"{summary(m.set_to[value]):>14}" for value in table.SET_TO)
     related = f"{summary(m.auc, 2):>12} {m.darker:6} {summary(m.correlation, 2):>14}"
     print(f"{TITLES[m.row] + ', ' + m.level:42} {len(m.auc):4} {related} {summary(m.voi):>14} {replaced}")
-for name, said in table.lacking(found).items():
-    if name in ROWS and ROWS[name].config.encoder and ROWS[name].config.refined and ROWS[name].sections == SECTIONS:
-        print(f"{TITLES[name]}: {said}")
+print(table.unmeasured(rows))
 
 # %% alt="Three panels with one line for each model and attention map: the AUC for membranes, either sign, with a dotted line at 0.5, the correlation with the error of A_r, without its sign, and how VOI changes when the map is set to 0, to its mean or to 1."
 labels = [f"{TITLES[m.row]}, ${m.level[0]}_{m.level[1]}$" for m in maps]
@@ -584,10 +582,11 @@ plt.show()
 of = {(m.row, m.level): m for m in maps}
 for level in ("a1", "a2", "a3"):
     tuned, frozen = (of.get((name, level)) for name in ("fine_tuned", "pretrained_frozen"))
-    said = statistics.compared(tuned.auc if tuned else [], frozen.auc if frozen else [])
-    print(f"{level}, AUC (either sign) of the fine-tuned model, compared with the frozen one: {said}")
+    difference = statistics.compare_runs(tuned.auc if tuned else [], frozen.auc if frozen else [])
+    print(f"{level}, AUC (either sign) of the fine-tuned model, compared with the frozen one: {difference}")
 for m in maps:
-    print(f"{TITLES[m.row]}: VOI when {m.level} is set to its mean: {statistics.paired(m.set_to['mean'], m.voi)}")
+    change = statistics.compare_paired_runs(m.set_to["mean"], m.voi)
+    print(f"{TITLES[m.row]}: VOI when {m.level} is set to its mean: {change}")
 
 # %% [markdown]
 # A difference within the spread says *not shown*: neither used nor unused. A change in the only run is true of that

@@ -46,17 +46,15 @@ import numpy as np
 from fgnet_lib.course import checks, quiz
 from fgnet_lib.study import statistics, table
 from fgnet_lib.study.rows import QUESTIONS, REFERENCES, ROWS, TITLES, Row, training, untrained
+from fgnet_lib.study.runs import load_pictures
 from fgnet_lib.views import plots
 
-found = table.load()
-rows = table.trained(found)
+results = table.load_rows()
+rows = table.trained(results)
 for name, runs in rows.items():
     dates = ", ".join(sorted({run["date"] for run in runs}))
     print(f"{TITLES[name]:56} seeds {[run['seed'] for run in runs]}, {dates}")
-missing = table.lacking(found)
-print(f"\n{len(missing)} rows are not complete:")
-for name, said in missing.items():
-    print(f"{TITLES[name]:56} {said}")
+print(f"\n{table.unmeasured(results)}")
 
 # %% [markdown]
 # All rows have the same task. They train on the first sections of FIB-25's training part, and are judged on sections
@@ -102,7 +100,7 @@ for key in sides[0]:
 # a single line here.
 
 # %%
-for version, runs in table.postprocessings(found).items():
+for version, runs in table.postprocessings(results).items():
     print(f"version {version}, runs: {len(runs)}")
 
 # %%
@@ -172,8 +170,8 @@ for name, runs in rows.items():
     trained = f"{runs[0]['training']['trainable']:10,} {minutes:>13} {rate:>12} {memory:6.0f}"
     print(f"{TITLES[name]:56} {trained} {voi:>14} {arand:>14}")
 for name, title in REFERENCES.items():
-    for voi in table.scores(found.get("references", []), "voi", output=name):
-        (arand,) = table.scores(found["references"], "arand", output=name)
+    for voi in table.scores(results.get("references", []), "voi", output=name):
+        (arand,) = table.scores(results["references"], "arand", output=name)
         print(f"{title:101} {voi:14.3f} {arand:14.3f}")
 
 # %% [markdown]
@@ -238,9 +236,9 @@ quiz.ask("07", "three-seeds")
 
 # %%
 first, second = [1.00, 1.02, 1.04], [1.10, 1.11, 1.16]  # invented: every first run beats every second run
-print(f"at random, the hands differ at least as much in {statistics.chance(first, second):.0%} of all deals")
+print(f"at random, the hands differ at least as much in {statistics.permutation_p(first, second):.0%} of all deals")
 for seeds in (1, 2, 3, 4, 5):
-    best = statistics.chance(np.arange(seeds), 100 + np.arange(seeds))
+    best = statistics.permutation_p(np.arange(seeds), 100 + np.arange(seeds))
     print(f"{seeds} runs of each row, every run of one better than every run of the other: {best:.1%} by chance")
 
 # %% [markdown]
@@ -275,10 +273,10 @@ checks.chance_of(my_chance)
 # when you add runs.
 
 # %%
-for question, (one, other) in table.questions(found).items():
+for question, (one, other) in table.questions(results).items():
     ours, theirs = (table.scores(rows.get(name, []), "voi") for name in (one, other))
     print(f"{question} (runs: {len(ours)} and {len(theirs)})")
-    print(f"  VOI of {one}, compared with {other}: {statistics.compared(ours, theirs)}")
+    print(f"  VOI of {one}, compared with {other}: {statistics.compare_runs(ours, theirs)}")
 
 # %% [markdown]
 # **How to read it.** "Not more than the spread" does not mean that there is *no* difference. A smaller difference may
@@ -308,10 +306,10 @@ for name, runs in rows.items():
 # sections follow in part 7.
 
 # %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, with a dot at the threshold chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
-full = table.fully_labelled(found)
+full = table.fully_labelled(results)
 figure, ax = plt.subplots(figsize=(14, 5.5))
 curves = {TITLES[name]: table.curve(runs[0]) for name, runs in full.items()}
-plots.split_against_merge(ax, curves, table.references(found))
+plots.split_against_merge(ax, curves, table.references(results))
 ax.set(title="FIB-25, validation part; first seed of each row")
 plt.show()
 
@@ -333,7 +331,7 @@ from skimage.segmentation import find_boundaries
 from fgnet_lib.datasets import open_dataset
 
 VOXEL = (10, 10, 10)
-kept = {name: table.pictures(runs[0]) for name, runs in full.items()}
+kept = {name: load_pictures(runs[0]) for name, runs in full.items()}
 kept = {name: arrays for name, arrays in kept.items() if arrays}
 print(f"shown: {', '.join(kept)}")
 
@@ -417,12 +415,10 @@ for name, arrays in kept.items():
 # first 5 sections. Everything else is equal, even the number of iterations.
 
 # %%
-amounts = table.by_sections(found)
+amounts = table.by_sections(results)
 for title, measured in amounts.items():
     for sections, values in sorted(measured.items()):
         print(f"{title:44} {sections:4} sections: VOI {statistics.summary(values)} (runs: {len(values)})")
-for name in (name for name in missing if name.endswith(("_5", "_20"))):
-    print(f"{TITLES[name]:56} {missing[name]}")
 
 # %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of nine rows, as far as measured, with bars for the spread over seeds and a small dot for each run."
 figure, ax = plt.subplots(figsize=(13, 5))
@@ -436,12 +432,12 @@ plt.show()
 # are the same questions as in part 4, in sentences:
 
 # %%
-for question, pair in table.questions(found).items():
+for question, pair in table.questions(results).items():
     for sections in (5, 20):
         names = [table.with_sections(name, sections) for name in pair]
         if None not in names:
             ours, theirs = (table.scores(rows.get(name, []), "voi") for name in names)
-            print(f"{question}, {sections} sections: {statistics.compared(ours, theirs)}")
+            print(f"{question}, {sections} sections: {statistics.compare_runs(ours, theirs)}")
 
 # %% [markdown]
 # **Mind the horizontal axis.** Neighbouring sections of 10 nm are nearly the same picture, so 20 sections from one
@@ -486,11 +482,14 @@ if {"sam2_only", "sam2_only_random"} <= full.keys():  # the order changes, as th
 for name, runs in rows.items():
     if {"refined", "coarse"} <= runs[0]["thresholds"].keys():
         refined, coarse = (table.scores(runs, "voi", output=output) for output in ("refined", "coarse"))
-        print(f"VOI from A_s to A_r of the same runs, {TITLES[name]}: {statistics.paired(refined, coarse)}")
+        print(
+            f"VOI from A_s to A_r of the same runs, {TITLES[name]}: {statistics.compare_paired_runs(refined, coarse)}"
+        )
 
 # %%
-for name in (name for name, row in ROWS.items() if row.encoder.startswith("sam2.1") and name in {**rows, **missing}):
-    print(f"{TITLES[name]:56} runs: {len(rows.get(name, []))} {missing.get(name, '')}")
+for name in (name for name in rows if name in ROWS and ROWS[name].encoder.startswith("sam2.1")):
+    print(f"{TITLES[name]:56} runs: {len(rows[name])}")
+print(table.unmeasured(results))
 
 # %% [markdown]
 # | claim | what would show it | can our table tell? |
@@ -580,7 +579,7 @@ for title, values in own.items():
     print(f"{title:45} VOI {statistics.summary(values)}")
 titles = list(own)
 for one, other in zip(titles[::2], titles[1::2], strict=True):
-    print(f"{one} compared with {other}: {statistics.compared(own[one], own[other])}")
+    print(f"{one} compared with {other}: {statistics.compare_runs(own[one], own[other])}")
 
 # %% [markdown]
 # **What to see.** With `PROFILE = "fast"` you see only that it runs: a handful of iterations teaches nothing, and any

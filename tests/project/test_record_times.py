@@ -36,7 +36,7 @@ def test_runs_that_finished_are_recorded_and_shown(tmp_path, monkeypatch):
 
 def test_the_page_shows_what_is_recorded():
     shown = (record_times.ROOT / "docs" / "measured" / "times.md").read_text(encoding="utf-8")
-    assert shown == record_times.page(record_times.recorded()), "run `make times`"
+    assert shown == record_times.page(record_times.read_times()), "run `make times`"
 
 
 KNOWN = {name: {"seconds": 10} for name in "abcde"}
@@ -49,15 +49,15 @@ def lessons(**seconds: float) -> list[dict]:
 def test_a_lesson_out_of_line_is_flagged_on_a_fast_and_on_a_slow_machine():
     for machine in (0.5, 1, 4):
         run = lessons(a=10 * machine, b=11 * machine, c=9 * machine, d=21 * machine, new=1000)
-        found, flagged = record_times.slow(run, KNOWN)
-        assert found == pytest.approx(1.05 * machine)  # the median of four
+        machine_ratio, flagged = record_times.find_slow(run, KNOWN)
+        assert machine_ratio == pytest.approx(1.05 * machine)  # the median of four
         assert flagged == {}  # 2.1 times its figure, but not twice the median
         run = lessons(a=10 * machine, b=11 * machine, c=9 * machine, d=25 * machine)
-        assert record_times.slow(run, KNOWN)[1].keys() == {"d"}
+        assert record_times.find_slow(run, KNOWN)[1].keys() == {"d"}
 
 
 def test_two_lessons_tell_nothing_about_a_machine():
-    assert record_times.slow(lessons(a=10, b=100), KNOWN) == (None, {})
+    assert record_times.find_slow(lessons(a=10, b=100), KNOWN) == (None, {})
 
 
 def test_a_slow_lesson_is_a_line_and_on_github_a_warning(tmp_path, monkeypatch):
@@ -66,8 +66,8 @@ def test_a_slow_lesson_is_a_line_and_on_github_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(record_times, "TIMES", times)
     run = lessons(a=20, b=20, c=50, new=1)
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
-    said, flagged, unknown = record_times.report(run, "phantom", "fast").splitlines()
-    assert said.startswith("Lessons took 2.0 times") and flagged.startswith("WARNING: c took 5.0 times its 10 s")
+    head, flagged, unknown = record_times.report(run, "phantom", "fast").splitlines()
+    assert head.startswith("Lessons took 2.0 times") and flagged.startswith("WARNING: c took 5.0 times its 10 s")
     assert unknown.startswith("WARNING: new has no figure yet")
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert record_times.report(run, "phantom", "fast").splitlines()[1].startswith("::warning title=Times::c took")
@@ -96,5 +96,5 @@ def test_lesson(lesson, record_property):
         str(tmp_path),
     ]
     environment = {key: value for key, value in os.environ.items() if key != "GITHUB_ACTIONS"}
-    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
-    assert "Lessons took 5.0 times" in said and f"WARNING: {lessons[0]['name']} took 15.0 times" in said
+    output = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+    assert "Lessons took 5.0 times" in output and f"WARNING: {lessons[0]['name']} took 15.0 times" in output

@@ -1,8 +1,11 @@
-"""The results harness: a tiny row through all of it, resume, and a page that says what the files say."""
+"""The results harness: a tiny row through all of it, resume, and pages that say what the table of runs says."""
 
 from __future__ import annotations
 
+import doctest
+import fcntl
 import json
+import threading
 import zlib
 from dataclasses import asdict, replace
 
@@ -13,11 +16,12 @@ import results
 import torch
 
 from fgnet_lib.datasets import open_dataset
+from fgnet_lib.fgnet import FGNetConfig
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.sam2_encoder import build_encoder
-from fgnet_lib.study import rows, statistics, table
+from fgnet_lib.study import rows, runs, statistics, table
 from fgnet_lib.study.evaluation import predict_rescaled
-from fgnet_lib.study.rows import GUIDED, QUESTIONS, ROWS, training
+from fgnet_lib.study.rows import GUIDED, QUESTIONS, ROWS, Row, training
 from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
 
 
@@ -42,27 +46,27 @@ def tiny(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_row_is_trained_measured_and_written(tiny):
-    results.do("random_frozen", 1, tiny / "work")
-    assert table.pictures({"row": "random_frozen", "seed": 1}, tiny)["section"].shape == (96, 96)
-    found = json.loads((tiny / "random_frozen-1.json").read_text())
-    assert found["training"]["iterations"] == found["declared"]["iterations"] == 2
-    assert 0 < found["training"]["trainable"] < found["training"]["parameters"]
-    assert set(found["volumes"]) == {"fib25", "ac4"} and set(found["thresholds"]) == {"refined", "coarse"}
-    one = found["volumes"]["fib25"]["refined"]
-    assert one["voi_split"] + one["voi_merge"] > 0 and one["segments"] >= 1
-    assert one["worst"][0]["kind"] in ("split", "merge") and len(one["worst"][0]["voxel"]) == 3
-    assert len(found["volumes"]["fib25"]["refined_curve"]) == 2 and found["volumes"]["ac4"]["seconds"] > 0
-    assert set(found["attention"]) == {"a1", "a2", "a3"}
-    assert {"set_to_0.0", "set_to_mean", "set_to_1.0"} < set(found["attention"]["a1"])
+    results.run_once("random_frozen", 0, tiny / "work")
+    (run,) = runs.read_runs(tiny)
+    assert runs.load_pictures(run, tiny)["section"].shape == (96, 96)
+    assert run["training"]["iterations"] == run["declared"]["iterations"] == 2
+    assert 0 < run["training"]["trainable"] < run["training"]["parameters"]
+    assert set(run["volumes"]) == {"fib25", "ac4"} and set(run["thresholds"]) == {"refined", "coarse"}
+    refined = run["volumes"]["fib25"]["refined"]
+    assert refined["voi_split"] + refined["voi_merge"] > 0 and refined["segments"] >= 1
+    assert refined["worst"][0]["kind"] in ("split", "merge") and len(refined["worst"][0]["voxel"]) == 3
+    assert len(run["volumes"]["fib25"]["refined_curve"]) == 2 and run["volumes"]["ac4"]["seconds"] > 0
+    assert set(run["attention"]) == {"a1", "a2", "a3"}
+    assert {"set_to_0.0", "set_to_mean", "set_to_1.0"} < set(run["attention"]["a1"])
 
 
 def test_the_pictures_of_a_run_hold_its_segmentation_and_nothing_of_the_data():
     volume = make_phantom((8, 96, 96), seed=0)
-    neuron = results.long_neuron(volume.labels)
+    neuron = results.choose_neuron(volume.labels)
     segmentation = volume.labels.copy()
     half = (volume.labels == neuron) & (np.arange(96) > np.argwhere(volume.labels == neuron).mean(axis=0)[2])
     segmentation[half] = segmentation.max() + 1
-    kept = results.pictured(segmentation, volume)
+    kept = results.make_pictures(segmentation, volume)
     assert set(kept) == {"z", "section", "errors", "parts", "covered"} and kept["z"] == 4
     assert kept["covered"].sum() == (volume.labels == neuron).sum() and len(kept["covered"]) == 2
     assert (kept["parts"] == 0).sum() == (volume.labels != neuron).sum()  # here the parts cover it, and nothing else
@@ -70,10 +74,11 @@ def test_the_pictures_of_a_run_hold_its_segmentation_and_nothing_of_the_data():
 
 
 def test_a_plain_unet_has_neither_attention_nor_coarse_affinities(tiny):
-    results.do("unet", 0, tiny / "work")
-    found = json.loads((tiny / "unet-0.json").read_text())
-    assert "attention" not in found and set(found["thresholds"]) == {"refined"}
-    assert found["training"]["trainable"] == found["training"]["parameters"]
+    results.run_once("unet", 1, tiny / "work")
+    (run,) = runs.read_runs(tiny)
+    assert runs.load_pictures(run, tiny) == {}  # only first seeds keep theirs
+    assert "attention" not in run and set(run["thresholds"]) == {"refined"}
+    assert run["training"]["trainable"] == run["training"]["parameters"]
 
 
 def test_rescaled_predictions_come_back_in_the_volumes_own_voxels():
@@ -89,24 +94,24 @@ def test_what_is_not_here_is_named_with_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("FGNET_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("FGNET_DATA_DIR", str(tmp_path))
     for name in ("pretrained_frozen_tiny", "random_frozen_tiny_5"):  # random weights are there to compare with
-        assert "sam2.1_hiera_tiny.pt" in results.obstacle(name)
+        assert "sam2.1_hiera_tiny.pt" in results.find_obstacle(name)
     monkeypatch.setattr(rows, "PRETRAINED", tmp_path)
-    assert "make encoder" in results.obstacle("pretrained_frozen") and not results.obstacle("unet")
+    assert "make encoder" in results.find_obstacle("pretrained_frozen") and not results.find_obstacle("unet")
     monkeypatch.delenv("FGNET_DATA_DIR")
-    assert "FGNET_DATA_DIR" in results.obstacle("unet")
+    assert "FGNET_DATA_DIR" in results.find_obstacle("unet")
 
 
-def test_a_run_that_is_there_or_locked_is_not_done_again(monkeypatch, tmp_path):
+def test_a_run_that_is_measured_or_locked_is_not_done_again(monkeypatch, tmp_path):
     """Every other one is, each in a process of its own, and what fails is named at the end."""
     started = []
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    monkeypatch.setattr(results, "obstacle", lambda name: "no data" if name == "fine_tuned_large" else "")
+    monkeypatch.setattr(results, "find_obstacle", lambda name: "no data" if name == "fine_tuned_large" else "")
     monkeypatch.setattr(results.subprocess, "run", lambda command: started.append(command[-2:]) or Failed(command))
-    (tmp_path / "unet-0.json").write_text("{}")
+    runs.add_runs([made("unet", 0, 1.0)], tmp_path)
     folder = tmp_path / "work" / "unet-1"
     folder.mkdir(parents=True)
     lock = (folder / "lock").open("w")
-    results.fcntl.flock(lock, results.fcntl.LOCK_EX)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     arguments = ["--work", str(tmp_path / "work"), "--rows", "unet", "fine_tuned_large"]
     monkeypatch.setattr(results.sys, "argv", ["results.py", *arguments])
     with pytest.raises(SystemExit, match="unet, seed 2"):
@@ -117,7 +122,7 @@ def test_a_run_that_is_there_or_locked_is_not_done_again(monkeypatch, tmp_path):
 def test_one_parameter_runs_the_comparison_with_an_encoder_of_sam2(monkeypatch, tmp_path):
     started = []
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    monkeypatch.setattr(results, "obstacle", lambda name: "")
+    monkeypatch.setattr(results, "find_obstacle", lambda name: "")
     monkeypatch.setattr(results.subprocess, "run", lambda command: started.append(command[-2]) or Failed(command))
     monkeypatch.setattr(results.sys, "argv", ["results.py", "--work", str(tmp_path / "work"), "--encoder", "tiny"])
     with pytest.raises(SystemExit, match="failed"):
@@ -130,26 +135,26 @@ def test_one_parameter_runs_the_comparison_with_an_encoder_of_sam2(monkeypatch, 
             mini, title="", encoder=""
         )
         assert (row.encoder == "random") == (mini.encoder == "random")
-    order = [name for name, _ in results.runs()]
+    order = [name for name, _ in results.declared_runs()]
     assert order.index("fine_tuned_tiny") > max(number for number, name in enumerate(order) if name == "additive_20")
 
 
 @pytest.mark.slow
 def test_a_row_with_sam2_s_own_encoder_runs_where_its_checkpoint_is(tiny, monkeypatch, tmp_path):
-    """A file of the official layout with random weights stands for it."""
+    """Random weights in a file of the official layout serve as the checkpoint."""
     encoder = build_encoder("tiny")
     torch.save({"model": encoder.state_dict()}, tmp_path / "official.pt")
     monkeypatch.setattr(rows, "fetch", lambda name, download: tmp_path / "official.pt")
     monkeypatch.setenv("FGNET_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr(results, "attention_measured", lambda model, threshold: {})  # as with the mini encoder
+    monkeypatch.setattr(results, "measure_attention", lambda model, threshold: {})  # as with the mini encoder
     row = replace(ROWS["pretrained_frozen_tiny"], sections=4, iterations=1)
     results.ROWS["pretrained_frozen_tiny"] = row
-    assert not results.obstacle("pretrained_frozen_tiny")
-    results.do("pretrained_frozen_tiny", 0, tmp_path / "work")
-    found = json.loads((tmp_path / "pretrained_frozen_tiny-0.json").read_text())
-    assert found["checkpoint"] == zlib.crc32((tmp_path / "official.pt").read_bytes())
+    assert not results.find_obstacle("pretrained_frozen_tiny")
+    results.run_once("pretrained_frozen_tiny", 0, tmp_path / "work")
+    (run,) = runs.read_runs(tmp_path)
+    assert run["checkpoint"] == zlib.crc32((tmp_path / "official.pt").read_bytes())
     encoders = sum(weights.numel() for weights in encoder.parameters())
-    assert found["training"]["parameters"] - found["training"]["trainable"] == encoders
+    assert run["training"]["parameters"] - run["training"]["trainable"] == encoders
 
 
 class Failed:
@@ -193,51 +198,130 @@ def made(name: str, seed: int, voi: float) -> dict:
 def measured(tmp_path) -> dict[str, list[dict]]:
     """Three seeds of a plain U-Net, one of it with five sections, and one of a fine-tuned FGNet."""
     vois = {("unet", 0): 1.0, ("unet", 1): 1.2, ("unet", 2): 1.4, ("unet_5", 0): 2.0, ("fine_tuned", 0): 1.1}
-    for (name, seed), voi in vois.items():
-        (tmp_path / f"{name}-{seed}.json").write_text(json.dumps(made(name, seed, voi)))
-    return table.load(tmp_path)
+    runs.add_runs([made(name, seed, voi) for (name, seed), voi in vois.items()], tmp_path)
+    return table.load_rows(tmp_path)
 
 
-def test_the_page_says_what_the_files_say(measured):
-    text = render_results.page(measured)
+def test_the_table_is_the_same_bytes_in_any_order_and_holds_every_digit(tmp_path):
+    """Whole numbers, fractions and text come back as they went in."""
+    some = [made("unet", seed, 1 / (3 + seed)) for seed in (2, 0, 1)] + [made("fine_tuned", 0, 0.1)]
+    assert runs.add_runs(some, tmp_path / "a") == 4
+    assert [runs.add_runs([run], tmp_path / "b") for run in reversed(some)] == [1] * 4
+    assert runs.add_runs(some[:2], tmp_path / "b") == 0
+    assert (tmp_path / "a" / runs.TABLE).read_bytes() == (tmp_path / "b" / runs.TABLE).read_bytes()
+    assert runs.read_runs(tmp_path / "a") == [some[3], some[1], some[2], some[0]]
+    assert runs.read_runs(tmp_path / "nothing") == []
+
+
+def test_another_result_of_a_run_is_refused_until_its_row_is_removed(tmp_path):
+    runs.add_runs([made("unet", 0, 1.0), made("unet_5", 0, 1.0)], tmp_path)
+    before = (tmp_path / runs.TABLE).read_bytes()
+    with pytest.raises(ValueError, match=r"another run of unet, seed 0"):
+        runs.add_runs([made("unet", 1, 1.0), made("unet", 0, 2.0)], tmp_path)
+    assert (tmp_path / runs.TABLE).read_bytes() == before
+    runs.picture_path("unet", 0, tmp_path).write_bytes(b"")
+    assert runs.remove_rows(["unet"], tmp_path) == 1 and not runs.picture_path("unet", 0, tmp_path).exists()
+    assert runs.add_runs([made("unet", 0, 2.0)], tmp_path) == 1
+    assert [run["row"] for run in runs.read_runs(tmp_path)] == ["unet", "unet_5"]
+
+
+def test_terminals_that_add_at_once_wait_for_each_other(tmp_path):
+    terminals = [threading.Thread(target=runs.add_runs, args=([made("unet", k, 1.0)], tmp_path)) for k in range(8)]
+    for terminal in terminals:
+        terminal.start()
+    for terminal in terminals:
+        terminal.join()
+    assert [run["seed"] for run in runs.read_runs(tmp_path)] == list(range(8))
+
+
+def test_a_killed_write_leaves_the_table_as_it_was(tmp_path, monkeypatch):
+    runs.add_runs([made("unet", 0, 1.0)], tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(type(tmp_path), "replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+        runs.add_runs([made("unet", 1, 1.0)], tmp_path)
+    assert len(runs.read_runs(tmp_path)) == 1 and runs.add_runs([made("unet", 1, 1.0)], tmp_path) == 1
+
+
+def test_loose_files_are_merged_with_the_pictures_that_a_lesson_shows(tmp_path, monkeypatch, capsys):
+    loose, folder = tmp_path / "loose", tmp_path / "table"
+    loose.mkdir()
+    for name, seed in (("unet", 0), ("unet", 1), ("unet_5", 0)):
+        (loose / f"{name}-{seed}.json").write_text(json.dumps(made(name, seed, 1.0), indent=1))
+        np.savez(loose / f"{name}-{seed}.npz", z=np.array(4))
+    monkeypatch.setattr(results, "RESULTS", folder)
+    monkeypatch.setattr(results.sys, "argv", ["results.py", "--merge", str(loose)])
+    results.main()
+    results.main()
+    assert capsys.readouterr().out.splitlines() == ["3 runs added to the table", "0 runs added to the table"]
+    pictures = [runs.load_pictures(run, folder) for run in runs.read_runs(folder)]
+    assert pictures == [{"z": 4}, {}, {}]  # the first seed of a row with all sections
+
+
+def test_the_pages_say_what_the_table_says(measured):
+    text = render_results.rows_page(measured)
     line = next(line for line in text.splitlines() if line.startswith("| 3D U-Net (FGE alone) |"))
     assert "1,000 (500) | 7 | 1.5 ± 0.0 | 2.00 ± 0.00 | 900 |" in line
     assert "| 0.950 ± 0.200 | 0.250 ± 0.000 | 1.200 ± 0.200 | 0.120 ± 0.020 | 3 |" in line
-    assert "not measured here: `make results ENCODER=tiny`" in text and "ROWS=fine_tuned_tiny" not in text
-    assert "1 of 3 seeds measured here; the others: `make results ROWS=fine_tuned`" in text
     assert "may be too slow (seeds): 3D U-Net (FGE alone) (2)." in text
     assert "| 3D U-Net (FGE alone) | 40 |  | 0.100 bits, 4 parts, at (1, 2, 3) |" in text
+    attention = render_results.attention_page(measured)
+    assert "| FGNet, pretrained encoder, fine-tuned | a1 | 0.80 | 1 of 1 | 0.10 | 0.05 | 1.100 |" in attention
 
 
-def test_questions_are_asked_for_every_number_of_sections_that_has_both_rows(measured):
-    lines = [line for line in render_results.page(measured).splitlines() if line.startswith("| all of it, at equal it")]
-    assert [line.split(" | ")[1:3] for line in lines] == [["fine_tuned against unet", n] for n in ("120", "20", "5")]
-    assert "| 1.100 (1) | 1.200 ± 0.200 (3) | 0.100 lower; one seed only" in lines[0]
-    assert lines[2].endswith("|  | 2.000 (1) | not measured here |")
+def test_one_sentence_names_what_is_not_measured_and_the_commands(measured):
+    sentence = table.unmeasured(measured)
+    assert "encoders tiny, small, base_plus, large as guides (`make results ENCODER=tiny` and so on)" in sentence
+    assert "fine_tuned" in sentence and "fine_tuned_tiny" not in sentence and "`make results ROWS=" in sentence
+    assert sentence in render_results.results_page(measured)
+    everything = {name: [made(name, seed, 1.0) for seed in rows.SEEDS] for name in rows.TITLES}
+    assert table.unmeasured(everything) == "Every declared run is measured."
+    del everything["unet"][1:]
+    assert table.unmeasured(everything) == 'Not measured yet: 2 runs of 1 other rows (`make results ROWS="unet"`).'
+
+
+def test_questions_are_answered_for_every_number_of_sections_that_has_both_rows(measured):
+    head, page = "| pretrained and fine-tuned, at equal iterations |", render_results.results_page(measured)
+    assert [line for line in page.splitlines() if line.startswith(head)] == [
+        f"{head} fine_tuned against unet | 120 | 1.100 | 1.200 ± 0.200 | 1, 3 | -0.100 | 0.75 |"
+    ]
     assert table.with_sections("plain_attention", 5) is None
     assert all(name in ROWS for pair in QUESTIONS.values() for name in pair)
+    assert all(name in ROWS for _, *pair in render_results.FINDINGS for name in pair)
+
+
+@pytest.mark.parametrize(
+    ("ours", "answer"),
+    [
+        ([1.0, 1.1, 1.2], "Yes, in every run: VOI 1.100 ± 0.100 against 2.000 ± 0.200, p = 0.10."),
+        ([1.0, 1.1, 1.9], "On average yes, but single runs overlap"),
+        ([1.9, 2.1, 3.2], "On average no, but single runs overlap"),
+        ([3.0, 3.1, 3.2], "No, in no run"),
+    ],
+)
+def test_a_finding_is_in_words_and_has_its_p(ours, answer):
+    assert f"- **Why?** {answer}" in render_results.answer("Why?", ours, [1.8, 2.0, 2.2])
 
 
 def test_an_encoder_of_sam2_is_asked_about_as_soon_as_one_run_has_it(measured):
     assert table.questions(measured) == QUESTIONS
     measured["random_frozen_tiny_5"] = [made("random_frozen_tiny_5", 0, 1.5)]
-    said, asked = table.lacking(measured), table.questions(measured)
-    assert "1 of 3 seeds" in said["random_frozen_tiny_5"] and "ROWS=fine_tuned_tiny`" in said["fine_tuned_tiny"]
-    assert "ENCODER=small" in said["pretrained_frozen_small"] and "fine_tuned_small" not in said
-    assert asked["SAM2.1 tiny: a guide at all, without knowledge"] == ("random_frozen_tiny", "unet")
-    assert asked["SAM2.1 tiny: fine-tuning, at equal iterations"] == ("fine_tuned_tiny", "pretrained_frozen_tiny")
-    official = {question: pair for question, pair in asked.items() if "SAM2.1" in question}
+    sentence, pairs = table.unmeasured(measured), table.questions(measured)
+    assert "random_frozen_tiny_5" in sentence and "fine_tuned_tiny" in sentence and "fine_tuned_small" not in sentence
+    assert "encoders small, base_plus, large as guides" in sentence
+    assert pairs["SAM2.1 tiny: a guide with random weights"] == ("random_frozen_tiny", "unet")
+    assert pairs["SAM2.1 tiny: fine-tuning, at equal iterations"] == ("fine_tuned_tiny", "pretrained_frozen_tiny")
+    official = {question: pair for question, pair in pairs.items() if "SAM2.1" in question}
     assert not any("small" in question or "longer" in "".join(pair) for question, pair in official.items())
-    line = "tiny: a guide at all, without knowledge | random_frozen_tiny against unet | 5 | 1.500 (1) | 2.000 (1) |"
-    assert line in render_results.page(measured)
+    pair = "tiny: a guide with random weights | random_frozen_tiny against unet"
+    assert f"{pair} | 5 | 1.500 | 2.000 | 1, 1 | -0.500 | 1.00 |" in render_results.results_page(measured)
 
 
 def test_rows_of_two_postprocessings_are_told_apart(measured):
     assert list(table.postprocessings(measured)) == ["not noted"]
-    assert "same post-processing" not in render_results.page(measured)
+    assert render_results.MIXED not in render_results.rows_page(measured) + render_results.results_page(measured)
     measured["fine_tuned"][0]["postprocessing"] = 255
-    text = render_results.page(measured)
-    assert "**Not all rows had the same post-processing; compare within a line only.**" in text
+    text = render_results.rows_page(measured)
+    assert render_results.MIXED in text and render_results.MIXED in render_results.results_page(measured)
     assert "- version 000000ff: FGNet, pretrained encoder, fine-tuned, seed 0\n" in text
 
 
@@ -246,63 +330,94 @@ def test_stages_of_the_shipped_model_are_shown_at_the_threshold_that_training_se
     stage = {"iterations": 300, "minutes": 2.6, "threshold": 0.5, "training": part, "validation": part}
     measured["shipped"] = [made("shipped", 0, 1.0)]
     measured["shipped"][0]["training"]["tried"] = [stage]
-    assert "| 300 | 3 | 0.5 | 1.250 | 0.125 | 1.250 | 0.125 | 0.750 |" in render_results.page(measured)
-    chosen, at_all = render_results.draw_tried(measured).axes
+    assert "| 300 | 3 | 0.5 | 1.250 | 0.125 | 1.250 | 0.125 | 0.750 |" in render_results.shipped_page(measured)
+    chosen, at_all = render_results.draw_shipped(measured).axes
     assert [line.get_ydata()[0] for line in chosen.lines[:2]] == [1.25, 1.25]
     assert list(at_all.lines[0].get_ydata()) == [1.25, 0.75] and at_all.lines[1].get_xdata()[0] == 0.5
 
 
-def test_figures_show_the_rows_that_are_there(measured):
+def test_figures_show_the_rows_that_are_measured(measured):
     (curves,), (efficiency,) = (
-        draw(measured).axes for draw in (render_results.draw_curves, render_results.draw_efficiency)
+        draw(measured).axes for draw in (render_results.draw_thresholds, render_results.draw_sections)
     )
-    rows = ["3D U-Net (FGE alone)", "FGNet, pretrained encoder, fine-tuned"]  # that with five sections is in the other
-    assert [text.get_text() for text in curves.get_legend().get_texts()] == rows
-    assert [text.get_text() for text in efficiency.get_legend().get_texts()] == rows
+    titles = ["3D U-Net (FGE alone)", "FGNet, pretrained encoder, fine-tuned"]  # five sections are only in the other
+    assert [text.get_text() for text in curves.get_legend().get_texts()] == titles
+    assert [text.get_text() for text in efficiency.get_legend().get_texts()] == titles
     assert [label.get_text() for label in efficiency.get_xticklabels()] == ["5", "120"]
 
 
-def test_without_any_file_the_page_names_the_commands():
-    text = render_results.page({})
-    assert "not measured here: `make results ROWS=unet`" in text and "Nothing of this is measured here yet" in text
-    assert (
-        len(render_results.draw_curves({}).axes[0].lines) == len(render_results.draw_efficiency({}).axes[0].lines) == 0
-    )
+def test_without_any_run_the_page_names_the_commands():
+    text = render_results.results_page({})
+    assert "ROWS=" in text and "ENCODER=tiny" in text and "Nothing of this is measured yet" in text
+    assert [len(draw({}).axes[0].lines) for draw in (render_results.draw_thresholds, render_results.draw_sections)] == [
+        0,
+        0,
+    ]
 
 
-def test_the_committed_page_is_what_the_committed_files_give():
-    assert render_results.PAGE.read_text("utf-8") == render_results.page(table.load()), "run `make results`"
+@pytest.mark.parametrize("name", render_results.PAGES)
+def test_a_committed_page_is_what_the_committed_table_gives(name):
+    text = (render_results.DOCS / name).read_text("utf-8")
+    assert text == render_results.PAGES[name](table.load_rows()), "run `make results`"
+    assert name != "results.md" or len(text.splitlines()) <= 150
+
+
+def test_every_figure_of_the_pages_is_committed():
+    pages = "".join((render_results.DOCS / name).read_text("utf-8") for name in render_results.PAGES)
+    for name in render_results.FIGURES:
+        assert (render_results.DOCS / name).is_file() and f"{name.removeprefix('measured/')})" in pages
+
+
+def test_committed_pictures_are_those_that_a_lesson_shows():
+    shown = {(run["row"], run["seed"]) for run in runs.read_runs() if runs.keeps_pictures(run["row"], run["seed"])}
+    assert {runs.picture_path(*run) for run in shown} == set(runs.RESULTS.glob("*.npz"))
+    assert shown == {(own[0]["row"], own[0]["seed"]) for own in table.fully_labelled(table.load_rows()).values()}
+
+
+def settings(declared: dict, prefix: str = "") -> dict[str, object]:
+    """Nested settings as one dictionary, with lists for tuples."""
+    flat = {}
+    for name, value in json.loads(json.dumps(declared)).items():
+        flat |= settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def test_committed_rows_are_those_that_are_declared():
-    for name, runs in table.load().items():
-        for run in (run for run in runs if name in ROWS):
-            row, recipe = ROWS[name], training(ROWS[name], run["seed"])
-            assert run["declared"] == json.loads(json.dumps(asdict(row) | {"training": asdict(recipe)})), name
+    """A setting that came later has its default, one that is gone was off."""
+    defaults = settings(asdict(Row("", FGNetConfig())))
+    for name, own in table.load_rows().items():
+        for run in (run for run in own if name in ROWS):
+            row, then = ROWS[name], settings(run["declared"])
+            now = settings(asdict(row) | {"training": asdict(training(row, run["seed"]))})
+            assert {key: then[key] for key in then.keys() & now.keys()} == {
+                key: now[key] for key in then.keys() & now.keys()
+            }
+            assert not any(then[key] for key in then.keys() - now.keys()), name
+            assert all(now[key] == defaults[key] for key in now.keys() - then.keys()), name
             assert run["training"]["iterations"] == row.iterations, name
 
 
 def test_committed_rows_began_with_the_encoder_that_is_shipped():
     shipped = zlib.crc32((PRETRAINED / "encoder_mini.pt").read_bytes())
-    rows = {name for name, row in ROWS.items() if row.encoder == "pretrained" and row.config.encoder}
-    begun_with = {run["checkpoint"] for name, runs in table.load().items() if name in rows for run in runs}
-    assert begun_with <= {shipped}
+    pretrained = {name for name, row in ROWS.items() if row.encoder == "pretrained" and row.config.encoder}
+    assert {run["checkpoint"] for run in runs.read_runs() if run["row"] in pretrained} <= {shipped}
 
 
-def test_what_a_difference_allows_to_say():
+def test_what_a_difference_lets_you_claim():
+    assert doctest.testmod(statistics).attempted > 2 and doctest.testmod(statistics).failed == 0
     assert statistics.spread([1.0]) is None and statistics.spread([1.0, 1.2, 1.4]) == pytest.approx(0.2)
     assert statistics.summary([1.0]) == "1.000" and statistics.summary([1.0, 1.2, 1.4], 1) == "1.2 ± 0.2"
-    assert statistics.chance([1, 2, 3], [4, 5, 6]) == pytest.approx(2 / 20)
-    assert statistics.chance([1, 1], [1, 1]) == 1 and statistics.chance([1], [2]) == 1
-    assert statistics.compared([], [1.0]) == "not measured here"
-    assert "nothing follows" in statistics.compared([1.0], [1.1, 1.2])
-    assert statistics.compared([1.0, 1.1], [2.0, 2.1]).startswith(
-        "1.000 lower, which is more than the spread of single runs, 0.071"
+    assert statistics.permutation_p([1, 2, 3], [4, 5, 6]) == pytest.approx(2 / 20)
+    assert statistics.permutation_p([1, 1], [1, 1]) == 1 and statistics.permutation_p([1], [2]) == 1
+    assert statistics.compare_runs([], [1.0]) == "not measured here"
+    assert "nothing follows" in statistics.compare_runs([1.0], [1.1, 1.2])
+    assert statistics.compare_runs([1.0, 1.1], [2.0, 2.1]).startswith(
+        "1.000 lower, more than the spread of single runs (0.071); p = 0.33 by permutation"
     )
-    assert statistics.paired([1.2], [1.0]) == "+0.200 in the only run; another training may differ"
-    assert statistics.paired([1.2, 1.0], [1.0, 1.0]) == "+0.100 ± 0.141, up in 1 of 2 runs"
-    assert statistics.paired([], []) == "not measured here"
-    assert "is not more than the spread" in statistics.compared([1.0, 2.0], [1.1, 2.1])
+    assert statistics.compare_paired_runs([1.2], [1.0]) == "+0.200 in the only run; another training may differ"
+    assert statistics.compare_paired_runs([1.2, 1.0], [1.0, 1.0]) == "+0.100 ± 0.141, up in 1 of 2 runs"
+    assert statistics.compare_paired_runs([], []) == "not measured here"
+    assert "not more than the spread" in statistics.compare_runs([1.0, 2.0], [1.1, 2.1])
 
 
 def test_scores_of_runs(measured):
@@ -311,18 +426,11 @@ def test_scores_of_runs(measured):
     merge, split, chosen = table.curve(measured["unet"][0])
     assert (merge[chosen], split[chosen]) == (2.5, 0.5)
     assert table.by_sections(measured)["3D U-Net (FGE alone)"] == {120: pytest.approx([1.0, 1.2, 1.4]), 5: [2.0]}
-    (level,) = table.attention({"fine_tuned": measured["fine_tuned"]})
+    (level,) = table.attention_statistics({"fine_tuned": measured["fine_tuned"]})
     assert (level.row, level.auc, level.darker) == ("fine_tuned", [0.8], 1)
     assert level.set_to["mean"] == pytest.approx([1.1])
 
 
-def test_pictures_of_a_run_lie_beside_its_file(tmp_path):
-    run = made("unet", 0, 1.0)
-    assert table.pictures(run, tmp_path) == {}
-    np.savez(tmp_path / "unet-0.npz", z=np.array(4))
-    assert table.pictures(run, tmp_path) == {"z": 4}
-
-
 def test_the_shipped_row_is_of_the_weights_that_ship():
-    (run,) = table.load()["shipped"]
+    (run,) = table.load_rows()["shipped"]
     assert run["training"]["tried"] == read_notes(PRETRAINED / "fgnet_mini.safetensors")["tried"]

@@ -1,6 +1,6 @@
-"""Make notebooks/*.ipynb from notebooks/src/*.py, and the table of lessons in README.md (`make notebooks`).
+"""Make notebooks/*.ipynb from notebooks/src/*.py, and the links to lessons in README.md (`make notebooks`).
 
-The repository's address stands in pyproject.toml; every other place that needs it is written here.
+The repository's address is in pyproject.toml; every other place that needs it is written here.
 
 A source is hand-edited, in jupytext's percent format. Building adds what is the same for every lesson: badges, measured
 times, and in the set-up cell what fetches the library on Colab and Kaggle. Each source gives two notebooks: the
@@ -16,13 +16,14 @@ from pathlib import Path
 import jupytext
 import nbformat
 from exercises import exercises, tags
-from record_times import recorded
+from record_times import read_times
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "notebooks" / "src"
 TAGS = {"parameters", "setup", "task", "solution"}
 CLONE = re.compile(r"(?<=^git clone )\S+ && cd \S+$", re.MULTILINE)
 CITED = re.compile(r"(?<=^repository-code: )\S+$", re.MULTILINE)
+FIRST = re.compile(r"(?<=<!-- first -->\n).*?(?=<!-- /first -->)", re.DOTALL)
 TABLE = re.compile(r"(?<=<!-- lessons -->\n).*?(?=<!-- /lessons -->)", re.DOTALL)
 
 with (ROOT / "pyproject.toml").open("rb") as file:
@@ -31,6 +32,13 @@ SLUG = REPOSITORY.removeprefix("https://github.com/")
 
 NAME = SLUG.split("/")[1]
 BINDER_MB = 1800  # resident memory; Binder gives 2 GB at most, and its notebook server needs a part of it
+
+IMAGES = {
+    "Colab": "https://colab.research.google.com/assets/colab-badge.svg",
+    "Kaggle": "https://kaggle.com/static/images/open-in-kaggle.svg",
+    "Binder": "https://mybinder.org/badge_logo.svg",
+    "GitHub": "https://img.shields.io/badge/view%20on-GitHub-black?logo=github",
+}
 
 BOOTSTRAP = f"""\
 import importlib.util
@@ -48,27 +56,28 @@ if importlib.util.find_spec("fgnet_lib") is None:  # on Colab and Kaggle: fetch 
 """
 
 
-def badges(lesson: str) -> str:
-    """Links that open the lesson in Colab, Kaggle, on Binder where it fits, and on GitHub, as Markdown images."""
+def addresses(lesson: str) -> dict[str, str]:
+    """Where the lesson opens: Colab, Kaggle, Binder if it fits there, and GitHub to read it."""
     page = f"github.com/{SLUG}/blob/main/notebooks/{lesson}.ipynb"
     links = {
-        "Colab": (
-            "https://colab.research.google.com/assets/colab-badge.svg",
-            f"https://colab.research.google.com/{page.replace('github.com', 'github', 1)}",
-        ),
-        "Kaggle": (
-            "https://kaggle.com/static/images/open-in-kaggle.svg",
-            f"https://kaggle.com/kernels/welcome?src=https://{page}",
-        ),
-        "Binder": (
-            "https://mybinder.org/badge_logo.svg",
-            f"https://mybinder.org/v2/gh/{SLUG}/main?urlpath=lab/tree/notebooks/{lesson}.ipynb",
-        ),
-        "GitHub": ("https://img.shields.io/badge/view%20on-GitHub-black?logo=github", f"https://{page}"),
+        "Colab": f"https://colab.research.google.com/{page.replace('github.com', 'github', 1)}",
+        "Kaggle": f"https://kaggle.com/kernels/welcome?src=https://{page}",
+        "Binder": f"https://mybinder.org/v2/gh/{SLUG}/main?urlpath=lab/tree/notebooks/{lesson}.ipynb",
+        "GitHub": f"https://{page}",
     }
     if not fits_binder(Path(lesson).name):
         del links["Binder"]
-    return " ".join(f"[![{name}]({image})]({link})" for name, (image, link) in links.items())
+    return links
+
+
+def badge(name: str, address: str) -> str:
+    """A link to one of `addresses` as a Markdown image."""
+    return f"[![{name}]({IMAGES[name]})]({address})"
+
+
+def badges(lesson: str) -> str:
+    """All links that open the lesson, as Markdown images."""
+    return " ".join(badge(*link) for link in addresses(lesson).items())
 
 
 def fits_binder(lesson: str) -> bool:
@@ -79,7 +88,7 @@ def fits_binder(lesson: str) -> bool:
 
 def measured(lesson: str) -> dict[str, dict]:
     """By profile, what docs/measured/times.json has of a lesson on the default data: cores, seconds and peak memory."""
-    runs = {name: run for name, run in recorded().items() if name.startswith("phantom-") and lesson in run["lessons"]}
+    runs = {name: run for name, run in read_times().items() if name.startswith("phantom-") and lesson in run["lessons"]}
     return {name.split("-")[1]: {"cores": run["cores"], **run["lessons"][lesson]} for name, run in runs.items()}
 
 
@@ -157,7 +166,11 @@ def build(source: Path, solved: bool = False) -> str:
 
 
 def lesson_table(sources: list[Path]) -> str:
-    """The README's table: number and name, goal, time and memory, badges of every lesson; names are in the sources."""
+    """The README's table of lessons, a Colab badge a row, and below it the line of `elsewhere`.
+
+    Raises:
+        ValueError: a lesson's title is not in the form that the table needs.
+    """
     rows = ["| lesson | what you do | on a CPU | open it |", "| --- | --- | --- | --- |"]
     for source in sources:
         title = re.search(r"^# # (\d\d) · ([^:\n]+): (.+)$", source.read_text(encoding="utf-8"), re.MULTILINE)
@@ -167,8 +180,20 @@ def lesson_table(sources: list[Path]) -> str:
         run = measured(source.stem).get("cpu")
         cost = f"{duration(run['seconds'])}, {run['peak_memory_mb'] / 1000:.1f} GB" if run else ""
         link = f"[{number} {name}](notebooks/{source.stem}.ipynb)"
-        rows.append(f"| {link} | {goal} | {cost} | {badges(source.stem)} |")
-    return "\n".join(rows) + "\n"
+        rows.append(f"| {link} | {goal} | {cost} | {badge('Colab', addresses(source.stem)['Colab'])} |")
+    return "\n".join([*rows, "", elsewhere([source.stem for source in sources])]) + "\n"
+
+
+def elsewhere(lessons: list[str]) -> str:
+    """Links by number to lessons on Kaggle and on Binder, in one line of Markdown."""
+    numbers = {
+        host: " ".join(f"[{name[:2]}]({links[host]})" for name in lessons if host in (links := addresses(name)))
+        for host in ("Kaggle", "Binder")
+    }
+    return (
+        f"A lesson's name opens it for reading. On Kaggle: {numbers['Kaggle']}. "
+        f"On Binder, which has 2 GB, only the lessons that fit: {numbers['Binder']}."
+    )
 
 
 def filled(path: Path, places: dict[re.Pattern, str]) -> str:
@@ -193,7 +218,8 @@ def outputs() -> dict[Path, str]:
     folder = ROOT / "notebooks"
     files = {folder / f"{source.stem}.ipynb": build(source) for source in sources}
     files |= {folder / "solutions" / f"{source.stem}.ipynb": build(source, solved=True) for source in sources}
-    readme = {TABLE: lesson_table(sources), CLONE: f"{REPOSITORY} && cd {NAME}"}
+    first = badge("Colab", addresses(sources[0].stem)["Colab"]) + "\n"
+    readme = {FIRST: first, TABLE: lesson_table(sources), CLONE: f"{REPOSITORY} && cd {NAME}"}
     for path, places in {"README.md": readme, "CITATION.cff": {CITED: REPOSITORY}}.items():
         files[ROOT / path] = filled(ROOT / path, places)
     return files

@@ -28,7 +28,7 @@ SITE = ROOT / "site"
 TUTORIALS = ROOT / "out"
 OUT = ROOT / "out" / "site"
 PAGES = ("docs/**/*.md", "data/**/*.md")
-FILES = ("docs/*.png", "docs/results/*.png", "docs/learn/*.bib")
+FILES = ("docs/*.png", "docs/measured/*.png", "docs/learn/*.bib")
 FOREIGN = ("_static", "scenes")  # pages of the site that are not ours
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#])")
 BADGE = re.compile(r"\[!\[(\w+)\]\([^)]*\)\]")

@@ -1,14 +1,13 @@
-"""Train and evaluate the rows of the results table, one JSON file in docs/results/ per row and seed (`make results`).
+"""Train and evaluate the rows of the results table, and add their runs to docs/measured/results (`make results`).
 
-Everything is declared in `fgnet_lib/study/rows.py`. The command stops and resumes anywhere: a run whose file is there
-is not done again, a training goes on from its checkpoint, and several terminals share the work, for a run is locked
-while it is done. The page and its figures are drawn from the files alone, by tools/results/render_results.py.
+Everything is declared in `fgnet_lib/study/rows.py`. You may stop the command at any time and start it again: a run that
+is in the table is not done again, and a training goes on from its checkpoint. Several terminals share the work, because
+a run is locked while it is being done. tools/results/render_results.py draws the pages from the table alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import subprocess
@@ -33,6 +32,7 @@ from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.datasets import CROPS, open_dataset
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.locks import locked
 from fgnet_lib.inference import predict
 from fgnet_lib.machine import choose_device, hardware, peak_bytes
 from fgnet_lib.metrics import error_masks, evaluate, neuron_report, roc_auc, segment_report, voi
@@ -41,18 +41,18 @@ from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.segmentation import fragments, segment, sweep
 from fgnet_lib.study.evaluation import VOLUMES, predict_rescaled
 from fgnet_lib.study.rows import OFFICIAL, ROWS, SECTIONS, SEEDS, Row, checkpoint, training, untrained
-from fgnet_lib.study.table import RESULTS
+from fgnet_lib.study.runs import RESULTS, add_runs, keeps_pictures, merge, picture_path, read_runs, remove_rows
 from fgnet_lib.training import train
 from fgnet_lib.views.meshes import bounding_box, largest_ids
 from fgnet_lib.volumes import Volume, is_anisotropic
 from fgnet_lib.weights import PRETRAINED, load_model, read_notes
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = 8  # segments at most that are kept of the neuron in 3D
+PARTS = 8  # at most so many segments are kept of the neuron in 3D
 
 
 def train_row(row: Row, seed: int, work: Path) -> tuple[FGNet, dict]:
-    """The trained model, and what training took."""
+    """Train the model of a row; returns it with the costs of its training, which go into the run."""
     model = untrained(row, seed).to(choose_device())
     history = train(
         model, [open_dataset("fib25", "train").load()[: row.sections, :, :]], training(row, seed), work / "training"
@@ -71,8 +71,8 @@ def train_row(row: Row, seed: int, work: Path) -> tuple[FGNet, dict]:
     }
 
 
-def scored(segmentation: np.ndarray, volume: Volume) -> dict:
-    """VOI split, VOI merge, ARAND, and the neurons with the largest shares of them."""
+def score_segmentation(segmentation: np.ndarray, volume: Volume) -> dict:
+    """VOI split, VOI merge and ARAND of a segmentation, and the neurons with the largest shares of them."""
     report = neuron_report(segmentation, volume.labels, volume.voxel_size, top=5)
     worst = [
         {"kind": error.kind, "label": error.label, "bits": error.bits, "parts": len(error.parts), "voxel": error.voxel}
@@ -81,51 +81,46 @@ def scored(segmentation: np.ndarray, volume: Volume) -> dict:
     return {**asdict(evaluate(segmentation, volume.labels)), "segments": len(np.unique(segmentation)), "worst": worst}
 
 
-def long_neuron(labels: np.ndarray) -> int:
-    """The same neuron for each row, worth a look in 3D: of the ten largest that are in one piece, the least compact."""
+def choose_neuron(labels: np.ndarray) -> int:
+    """The neuron that every row shows in 3D: of the ten largest that are in one piece, the least compact."""
 
-    def filled(neuron: int) -> float:
+    def fill_ratio(neuron: int) -> float:
         mask = labels == neuron
         mask = mask[bounding_box(mask)]
         pieces = np.bincount(ndimage.label(mask)[0].ravel())[1:]
         return mask.mean() if pieces.max() > 0.99 * pieces.sum() else np.inf
 
-    return min(largest_ids(labels, 10), key=filled)
+    return min(largest_ids(labels, 10), key=fill_ratio)
 
 
-def pictured(segmentation: np.ndarray, volume: Volume) -> dict[str, np.ndarray]:
+def make_pictures(segmentation: np.ndarray, volume: Volume) -> dict[str, np.ndarray]:
     """What the pictures need of a segmentation: its middle section with the errors there, and one neuron in 3D.
 
-    Nothing of the data itself is kept: neither grey values nor ground truth.
-
-    Returns:
-        `z`; `section`, ids (y, x); `errors`, 0 right, 1 split, 2 merge, 3 both (y, x); `parts`, the segments that cover
-        the neuron, 1 the one that covers most of it (z, y, x); `covered`, the voxels of the neuron in each part.
+    Nothing of the data itself is kept: neither grey values nor ground truth. The arrays are those of
+    `fgnet_lib.study.runs.load_pictures`.
     """
     z = volume.shape[0] // 2
     splits, merges = (mask[z] for mask in error_masks(segmentation, volume.labels))
-    neuron = long_neuron(volume.labels)
+    neuron = choose_neuron(volume.labels)
     covering = segment_report(segmentation, volume.labels, neuron=neuron).segments[:PARTS]
     parts = np.zeros(volume.shape, np.uint8)
     for rank, (segment_id, _) in enumerate(covering, start=1):
         parts[segmentation == segment_id] = rank
-    section = fastremap.renumber(segmentation[z].astype(np.uint64), preserve_zero=True)[0].astype(np.uint16)
-    errors = splits.astype(np.uint8) + 2 * merges.astype(np.uint8)
     return {
         "z": np.array(z),
-        "section": section,
-        "errors": errors,
+        "section": fastremap.renumber(segmentation[z].astype(np.uint64), preserve_zero=True)[0].astype(np.uint16),
+        "errors": splits.astype(np.uint8) + 2 * merges.astype(np.uint8),
         "parts": parts,
         "covered": np.array([voxels for _, voxels in covering]),
     }
 
 
-def measured(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """Scores of A_r and A_s, and of the fragments of each, on every volume that is here; and what pictures need.
+def measure_volumes(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    """Score A_r and A_s, and the fragments of each, on every volume that is here; also returns the pictures.
 
     Thresholds come with A_r first.
     """
-    found, pictures = {}, {}
+    results, pictures = {}, {}
     for name, rescale in VOLUMES.items():
         try:
             volume = open_dataset(name, "val").load()
@@ -133,42 +128,43 @@ def measured(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[str, dict
             continue
         start = time.perf_counter()
         prediction = predict_rescaled(model, volume, rescale)
-        found[name] = {"seconds": time.perf_counter() - start, "voxels": int(np.prod(volume.shape))}
+        results[name] = {"seconds": time.perf_counter() - start, "voxels": int(np.prod(volume.shape))}
         for output, threshold in thresholds.items():
             affinities = getattr(prediction, output)
             pieces = fragments(affinities, volume.voxel_size)
             tried = THRESHOLDS if name == "fib25" else [threshold]  # all for the pictures; nothing is chosen here
             steps = sweep(affinities, volume.voxel_size, tried, pieces)
-            found[name][output] = scored(steps[threshold], volume)
-            found[name][f"{output}_fragments"] = scored(pieces, volume)
+            results[name][output] = score_segmentation(steps[threshold], volume)
+            results[name][f"{output}_fragments"] = score_segmentation(pieces, volume)
             if name == "fib25":
-                pictures = pictures or pictured(steps[threshold], volume)  # of A_r, where there is one
-                found[name][f"{output}_curve"] = [[t, *voi(step, volume.labels)] for t, step in steps.items()]
-    return found, pictures
+                pictures = pictures or make_pictures(steps[threshold], volume)  # of A_r, if the model has it
+                results[name][f"{output}_curve"] = [[t, *voi(step, volume.labels)] for t, step in steps.items()]
+    return results, pictures
 
 
-def chosen_thresholds(model: FGNet) -> dict[str, float]:
+def choose_thresholds(model: FGNet) -> dict[str, float]:
     """For A_r and A_s, the threshold with the least VOI on the last 20 sections of the training part."""
     volume = open_dataset("fib25", "train").load()[SECTIONS:, :, :]
     prediction = predict(model, volume.raw, progress=False)
-    found = {}
+    thresholds = {}
     for output in ("refined", "coarse"):
         if (affinities := getattr(prediction, output)) is not None:
             steps = sweep(affinities, volume.voxel_size, THRESHOLDS)
-            found[output] = best_threshold({t: asdict(evaluate(step, volume.labels)) for t, step in steps.items()})
-    return found
+            scores = {threshold: asdict(evaluate(step, volume.labels)) for threshold, step in steps.items()}
+            thresholds[output] = best_threshold(scores)
+    return thresholds
 
 
-def attention_measured(model: FGNet, threshold: float) -> dict:
+def measure_attention(model: FGNet, threshold: float) -> dict:
     """Is attention used? Its relation to membranes and errors, and VOI when it is set to 0, to its mean, or to 1."""
     volume = open_dataset("fib25", "val").load()
     widened = widen_borders(volume.labels, in_3d=not is_anisotropic(volume.voxel_size))
     prediction = predict(model, volume.raw, progress=False)
     error = np.abs(prediction.refined - affinities_from_labels(widened)).mean(axis=0)
-    found: dict = {}
+    maps: dict = {}
     for level, (a, stride) in enumerate(zip(prediction.attention, STRIDES, strict=True), start=1):
         weights = a.repeat(stride, 1).repeat(stride, 2)[:, : volume.shape[1], : volume.shape[2]]
-        found[f"a{level}"] = {
+        maps[f"a{level}"] = {
             "auc_membrane": roc_auc(weights, widened == 0),
             "correlation_with_error": float(np.corrcoef(weights.ravel(), error.ravel())[0, 1]),
             "mean": float(weights.mean()),
@@ -177,34 +173,33 @@ def attention_measured(model: FGNet, threshold: float) -> dict:
         for value in (0.0, "mean", 1.0):
             with attention_set_to(model, level, value):
                 affinities = predict(model, volume.raw, progress=False).refined
-            found[f"a{level}"][f"set_to_{value}"] = asdict(
+            maps[f"a{level}"][f"set_to_{value}"] = asdict(
                 evaluate(segment(affinities, volume.voxel_size, threshold), volume.labels)
             )
-    return found
+    return maps
 
 
 def run_row(name: str, seed: int, work: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """Train and evaluate one row with one seed."""
-    model, took = train_row(ROWS[name], seed, work)
-    return evaluated(model, took)
+    return evaluate_model(*train_row(ROWS[name], seed, work))
 
 
-def evaluated(model: FGNet, took: dict) -> tuple[dict, dict[str, np.ndarray]]:
-    """Thresholds, scores on all volumes, and what attention does: for every row the same."""
-    thresholds = chosen_thresholds(model)
-    volumes, pictures = measured(model, thresholds)
-    found = {"training": took, "thresholds": thresholds, "volumes": volumes}
+def evaluate_model(model: FGNet, costs: dict) -> tuple[dict, dict[str, np.ndarray]]:
+    """Thresholds, scores on all volumes, and what attention does, measured for every row alike; and the pictures."""
+    thresholds = choose_thresholds(model)
+    volumes, pictures = measure_volumes(model, thresholds)
+    results = {"training": costs, "thresholds": thresholds, "volumes": volumes}
     if model.config.encoder and model.config.refined:
-        found["attention"] = attention_measured(model, thresholds["refined"])
-    return found, pictures
+        results["attention"] = measure_attention(model, thresholds["refined"])
+    return results, pictures
 
 
 def run_shipped() -> tuple[dict, dict[str, np.ndarray]]:
-    """The shipped model, by the same yardstick; what its training took stands in its own file."""
+    """Evaluate the shipped model like a row; the costs of its training are in the notes of its own file."""
     weights = PRETRAINED / "fgnet_mini.safetensors"
     model, notes = load_model(weights, choose_device()), read_notes(weights)
     parameters = sum(p.numel() for p in model.parameters())
-    return evaluated(
+    return evaluate_model(
         model,
         {
             "trainable": parameters,
@@ -218,28 +213,30 @@ def run_shipped() -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def run_references() -> tuple[dict, dict[str, np.ndarray]]:
-    """What came with the crops: watershed fragments, and the published FFN segmentation of FIB-25's validation part."""
-    folder, found = Path(os.environ["FGNET_DATA_DIR"]), {}
+    """Score what came with the crops: watershed fragments, and the published FFN segmentation of FIB-25."""
+    folder, results = Path(os.environ["FGNET_DATA_DIR"]), {}
     for name in VOLUMES:
         if (name, "val") not in CROPS or not (folder / CROPS[name, "val"]).is_file():
             continue
         volume = open_dataset(name, "val").load()
         with h5py.File(folder / CROPS[name, "val"]) as file:
-            there = {key: file[f"volumes/labels/{key}"][:] for key in ("fragments", "ffn_baseline")
-                     if f"volumes/labels/{key}" in file}  # fmt: skip
-        if "ffn_baseline" in there:
-            ffn = there.pop("ffn_baseline")
+            segmentations = {key: file[f"volumes/labels/{key}"][:] for key in ("fragments", "ffn_baseline")
+                             if f"volumes/labels/{key}" in file}  # fmt: skip
+        if "ffn_baseline" in segmentations:
+            ffn = segmentations.pop("ffn_baseline")
             nearest = ndimage.distance_transform_edt(ffn == 0, return_distances=False, return_indices=True)
-            there["ffn_filled"] = ffn[tuple(nearest)]
-            known = replace(volume, labels=np.where(ffn == 0, 0, volume.labels))
-            found.setdefault(name, {})["ffn_ignored"] = scored(ffn, known) | {"coverage": float((ffn > 0).mean())}
-        for key, labels in there.items():
-            found.setdefault(name, {})[key] = scored(labels, volume)
-    return {"volumes": found}, {}
+            segmentations["ffn_filled"] = ffn[tuple(nearest)]
+            covered = replace(volume, labels=np.where(ffn == 0, 0, volume.labels))
+            results.setdefault(name, {})["ffn_ignored"] = score_segmentation(ffn, covered) | {
+                "coverage": float((ffn > 0).mean())
+            }
+        for key, segmentation in segmentations.items():
+            results.setdefault(name, {})[key] = score_segmentation(segmentation, volume)
+    return {"volumes": results}, {}
 
 
-def runs() -> list[tuple[str, int]]:
-    """Every run in order: one seed of all rows before the next, so that a table cut short compares what it has.
+def declared_runs() -> list[tuple[str, int]]:
+    """Every run in order: one seed of all rows before the next, so that a table cut short can be compared.
 
     The rows with SAM2.1's encoders, which take longest, come last.
     """
@@ -247,21 +244,21 @@ def runs() -> list[tuple[str, int]]:
     return [("references", 0), ("shipped", 0), *sorted(rows, key=lambda run: ROWS[run[0]].config.encoder in OFFICIAL)]
 
 
-def path_of(name: str, seed: int) -> Path:
-    """The file of a run; beside it, `.npz`, lies what the pictures need."""
-    return RESULTS / f"{name}-{seed}.json"
+def measured_runs() -> set[tuple[str, int]]:
+    """Row and seed of every run in the table."""
+    return {(run["row"], run["seed"]) for run in read_runs(RESULTS)}
 
 
-def do(name: str, seed: int, work: Path) -> None:
-    """One run, in a process of its own so that its peak of memory is its own; writes its files."""
+def run_once(name: str, seed: int, work: Path) -> None:
+    """Do one run and add it to the table; in a process of its own, so that its peak of memory is its own."""
     special = {"references": run_references, "shipped": run_shipped}
-    found, pictures = special[name]() if name in special else run_row(name, seed, work)
+    results, pictures = special[name]() if name in special else run_row(name, seed, work)
     weights = checkpoint(ROWS[name]) if name in ROWS else None
     declared = asdict(ROWS[name]) | {"training": asdict(training(ROWS[name], seed))} if name in ROWS else {}
-    found = {
+    run = {
         "row": name,
         "seed": seed,
-        "declared": json.loads(json.dumps(declared)),
+        "declared": declared,
         "checkpoint": zlib.crc32(weights.read_bytes()) if weights else None,  # the same encoder for all rows?
         "machine": hardware(),
         "load": round(os.getloadavg()[2], 1),  # of 15 minutes: did other work share the machine?
@@ -269,22 +266,21 @@ def do(name: str, seed: int, work: Path) -> None:
         "postprocessing": zlib.crc32(Path(fgnet_lib.segmentation.__file__).read_bytes()),  # equal for all rows?
         "date": date.today().isoformat(),
         "peak_memory_mb": peak_bytes() / 1e6,
-        **found,
+        **results,
     }
     if torch.cuda.is_available():
-        found["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
-    if pictures:
-        with atomic(path_of(name, seed).with_suffix(".npz")) as part, part.open("wb") as file:
+        run["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    if pictures and keeps_pictures(name, seed):
+        with atomic(picture_path(name, seed, RESULTS)) as part, part.open("wb") as file:
             np.savez_compressed(file, **pictures)
-    with atomic(path_of(name, seed)) as part:  # the last, for its being there says that the run is done
-        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    add_runs([json.loads(json.dumps(run))], RESULTS)  # last: a run in the table is done; tuples become lists
 
 
-def obstacle(name: str) -> str:
-    """What a row cannot run without and is not here; empty if nothing."""
+def find_obstacle(name: str) -> str:
+    """What a row needs and this machine lacks, with the remedy; empty if nothing."""
     if name in ROWS:
         row = ROWS[name]
-        if (size := row.config.encoder) in OFFICIAL:  # for random weights, too, which are there to compare with
+        if (size := row.config.encoder) in OFFICIAL:  # also for random weights, which serve to compare
             row = replace(row, encoder=f"sam2.1_hiera_{size}.pt")
         try:
             checkpoint(row)
@@ -293,42 +289,52 @@ def obstacle(name: str) -> str:
     return "" if os.environ.get("FGNET_DATA_DIR") else "FGNET_DATA_DIR is not set: the rows need FIB-25"
 
 
+def run_missing(rows: list[str], minutes: float, work: Path) -> list[str]:
+    """Do every run of these rows that is neither in the table nor being done by another terminal; returns failures."""
+    started, failed, done = time.monotonic(), [], measured_runs()
+    for name, seed in declared_runs():
+        if name not in rows or (name, seed) in done:
+            continue
+        if why := find_obstacle(name):
+            print(f"{name}, seed {seed}: not measured. {why}")
+            continue
+        elapsed = (time.monotonic() - started) / 60
+        if elapsed > minutes:
+            break
+        try:
+            with locked(work / f"{name}-{seed}"):
+                if (name, seed) in measured_runs():
+                    continue  # another terminal was quicker
+                print(f"{name}, seed {seed}, after {elapsed:.0f} minutes", flush=True)
+                command = [sys.executable, __file__, "--work", str(work), "--one", name, str(seed)]
+                if subprocess.run(command).returncode:
+                    failed.append(f"{name}, seed {seed}")
+        except RuntimeError:
+            continue  # another terminal does it
+    return failed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", nargs="*", help="only these")
+    parser.add_argument("--rows", nargs="*", help="only these rows")
     parser.add_argument("--encoder", choices=OFFICIAL, help="only the rows that this encoder of SAM2.1's guides")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further run after so long")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "results", help="checkpoints, to resume from")
+    parser.add_argument("--merge", type=Path, metavar="FOLDER", help="only add the runs of a folder of loose files")
+    parser.add_argument("--remove", nargs="+", metavar="ROW", help="only take rows out of the table, to measure anew")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # row and seed: what the subprocess does
     arguments = parser.parse_args()
     if arguments.one:
         name, seed = arguments.one[0], int(arguments.one[1])
-        return do(name, seed, arguments.work / f"{name}-{seed}")
-    started, failed = time.monotonic(), []
-    for name, seed in runs():
-        if (arguments.rows and name not in arguments.rows) or path_of(name, seed).exists():
-            continue
-        if arguments.encoder and (name not in ROWS or ROWS[name].config.encoder != arguments.encoder):
-            continue
-        if why := obstacle(name):
-            print(f"{name}, seed {seed}: not measured. {why}")
-            continue
-        if time.monotonic() - started > 60 * arguments.minutes:
-            break
-        folder = arguments.work / f"{name}-{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # another terminal does it
-            if path_of(name, seed).exists():
-                continue  # another terminal was quicker
-            print(f"{name}, seed {seed}, after {(time.monotonic() - started) / 60:.0f} minutes", flush=True)
-            command = [sys.executable, __file__, "--work", str(arguments.work), "--one", name, str(seed)]
-            if subprocess.run(command).returncode:
-                failed.append(f"{name}, seed {seed}")
-    if failed:
+        return run_once(name, seed, arguments.work / f"{name}-{seed}")
+    if arguments.merge:
+        return print(f"{merge(arguments.merge, RESULTS)} runs added to the table")
+    if arguments.remove:
+        return print(f"{remove_rows(arguments.remove, RESULTS)} runs removed from the table")
+    rows = arguments.rows or ["references", "shipped", *ROWS]
+    if arguments.encoder:
+        rows = [name for name in rows if name in ROWS and ROWS[name].config.encoder == arguments.encoder]
+    if failed := run_missing(rows, arguments.minutes, arguments.work):
         sys.exit(f"failed, and will be tried again by the next make results: {'; '.join(failed)}")
 
 

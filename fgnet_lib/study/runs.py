@@ -1,0 +1,113 @@
+"""The runs of `make results` on disk: one compressed table, one run a line, and the pictures that lessons show.
+
+A run is a dictionary: row, seed, what was declared, what training took, thresholds, scores on every volume, attention.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from fgnet_lib import REPOSITORY
+from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.locks import locked
+from fgnet_lib.study.rows import ROWS, SECTIONS, SEEDS
+
+RESULTS = REPOSITORY / "docs" / "measured" / "results"
+TABLE = "runs.jsonl.gz"
+
+
+def read_runs(folder: Path = RESULTS) -> list[dict]:
+    """All runs in the table of a folder, sorted by row and seed; an empty list where there is no table."""
+    if not (folder / TABLE).is_file():
+        return []
+    return [json.loads(line) for line in gzip.decompress((folder / TABLE).read_bytes()).splitlines()]
+
+
+def add_runs(runs: Iterable[dict], folder: Path = RESULTS) -> int:
+    """Write runs into the table, whole or not at all; several processes may do so at once.
+
+    The same runs give the same bytes, in whatever order they come.
+
+    Returns:
+        How many of the runs were not in the table before.
+
+    Raises:
+        ValueError: the table has another run of the same row and seed. Nothing is written then.
+    """
+    with locked(folder, wait=True):
+        before = read_runs(folder)
+        table = {(run["row"], run["seed"]): run for run in before}
+        for run in runs:
+            key = run["row"], run["seed"]
+            if table.setdefault(key, run) != run:
+                raise ValueError(f"{folder / TABLE} has another run of {key[0]}, seed {key[1]}: remove that row first")
+        _write(table.values(), folder)
+    return len(table) - len(before)
+
+
+def remove_rows(names: Iterable[str], folder: Path = RESULTS) -> int:
+    """Take all runs of some rows out of the table, with their pictures, and return how many runs that were."""
+    names = set(names)
+    with locked(folder, wait=True):
+        before = read_runs(folder)
+        kept = [run for run in before if run["row"] not in names]
+        _write(kept, folder)
+        for run in before:
+            if run["row"] in names:
+                picture_path(run["row"], run["seed"], folder).unlink(missing_ok=True)
+    return len(before) - len(kept)
+
+
+def merge(source: Path, folder: Path = RESULTS) -> int:
+    """Add the runs of a folder of loose files, `<row>-<seed>.json`, and the pictures that are kept of them.
+
+    Returns:
+        How many of the runs were not in the table before.
+
+    Raises:
+        ValueError: as `add_runs`.
+    """
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(source.glob("*-*.json"))]
+    added = add_runs(runs, folder)
+    for run in runs:
+        arrays = source / f"{run['row']}-{run['seed']}.npz"
+        if arrays.is_file() and keeps_pictures(run["row"], run["seed"]):
+            with atomic(picture_path(run["row"], run["seed"], folder)) as part:
+                shutil.copyfile(arrays, part)
+    return added
+
+
+def keeps_pictures(row: str, seed: int) -> bool:
+    """Whether pictures of a run are kept: lesson 07 shows the first seed of each row with all labelled sections."""
+    return seed == SEEDS[0] and row != "references" and (row not in ROWS or ROWS[row].sections == SECTIONS)
+
+
+def picture_path(row: str, seed: int, folder: Path = RESULTS) -> Path:
+    """The file with the pictures of a run, whether it is there or not."""
+    return folder / f"{row}-{seed}.npz"
+
+
+def load_pictures(run: dict, folder: Path = RESULTS) -> dict[str, np.ndarray]:
+    """What a run keeps for pictures of its main output, or an empty dictionary where it keeps none.
+
+    Returns:
+        `z`, a section; `section`, its ids (y, x); `errors`, 0 right, 1 split, 2 merge, 3 both (y, x); `parts`, the
+        segments that cover one neuron, 1 the one that covers most of it (z, y, x); `covered`, its voxels in each part.
+    """
+    path = picture_path(run["row"], run["seed"], folder)
+    if not path.is_file():
+        return {}
+    with np.load(path) as file:
+        return dict(file)
+
+
+def _write(runs: Iterable[dict], folder: Path) -> None:
+    lines = [json.dumps(run, separators=(",", ":")) for run in sorted(runs, key=lambda run: (run["row"], run["seed"]))]
+    with atomic(folder / TABLE) as part:
+        part.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
