@@ -267,7 +267,7 @@ else:
 # | everything is wrong below or above one section | a missing, black or folded section | segment the parts before and after it separately; a model trained with lesson 01's augmentations bridges single sections better |
 # | mitochondria or vesicles become separate neurons | the model takes inner membranes for outer ones | a slightly higher `THRESHOLD`; more training data with mitochondria in it |
 # | figures are fine, metrics are bad | labels have another meaning: 0 is background with neurons in it, ids per section, or an offset | draw the labels over the raw data with `plots.show_section`; padded labels need their `offset` in nm |
-# | out of memory | the volume is too large for one piece | cut blocks as in part 1, smaller ones |
+# | out of memory | the volume is too large for one piece | cut smaller blocks, as in part 1 |
 # | it never ends | a large volume on a CPU | try a crop first; `DEVICE = "cuda"` |
 # | still wrong | the model has never seen data like yours | **label a small block and train on it**: lesson 04. Start from the shipped weights or from SAM2's |
 #

@@ -468,12 +468,11 @@ for name in ("raw.zarr", "affinities.zarr", "fragments.zarr", "neurons.zarr"):
 assert session.profile.name == "fast" or VOXELS / (rate * 1e6) < 1000 * 3650 * 86400  # 1000 workers: not decades
 
 # %% [markdown]
-# **What to see.** The hours look hopeless, but a thousand workers share them. With windows of full size (every profile
-# but `fast`), a thousand CPU cores need weeks or months, not decades: an expensive plan, but a plan. The toy windows of
-# `fast` are far slower, because most of a small window is halo and not useful work. To make it cheaper, first give each
-# worker a GPU, then use larger blocks, then predict only where there is tissue. Two limits remain: storage is counted
-# in petabytes, and the graph of step 3 has to fit into the memory of one machine and grows with the number of
-# fragments.
+# **What to see.** The hours look hopeless, but a thousand workers share them. With larger windows (every profile but
+# `fast`), a thousand CPU cores need weeks or months, not decades: an expensive plan, but a plan. The small windows of
+# `fast` are slower, because less of their work is useful. To save time, first give each worker a GPU, then use larger
+# blocks, then predict only where there is tissue. Two limits remain: storage is counted in petabytes, and the graph of
+# step 3 must fit into the memory of one machine and grows with the number of fragments.
 #
 # **Exercise 9.3: worker-hours.** How many hours do `workers` workers need for `voxels` voxels, if each computes `rate`
 # million voxels a second?
