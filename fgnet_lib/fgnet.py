@@ -12,7 +12,7 @@ silent: the inside of the DW Block, the exact attention formula, all widths, and
 Shapes are written behind the steps, in these letters:
     B: batch size, the volumes that are computed together
     C: channels of the fine features, one of `FGNetConfig.widths` at each level
-    S: channels of SAM2's features
+    G: channels of SAM2's features, the guide
     D, H, W: sections, rows and columns of the volume (z, y, x), H and W padded to multiples of 32
     h, w: rows and columns at a level, H / stride and W / stride
 """
@@ -89,8 +89,9 @@ class DWBlock(nn.Module):
         self.narrow = nn.Conv3d(expand * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x_filtered = self.norm(self.depthwise(x))  # (B, C, D, h, w)
-        return x + self.narrow(F.gelu(self.widen(x_filtered)))  # (B, 2C, D, h, w) inside, (B, C, D, h, w) again
+        x_mixed = self.norm(self.depthwise(x))  # (B, C, D, h, w)
+        x_mixed = F.gelu(self.widen(x_mixed))  # (B, 2C, D, h, w)
+        return x + self.narrow(x_mixed)  # (B, C, D, h, w)
 
 
 class DenseBlock(nn.Module):
@@ -127,7 +128,7 @@ class FeatureGuidedAttention(nn.Module):
         self.form = form
 
     def forward(self, fine: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute F' and a from the fine features F (B, C, D, h, w) and SAM2's features S (B, S, D, h, w)."""
+        """Compute F' and a from the fine features F (B, C, D, h, w) and SAM2's features S (B, G, D, h, w)."""
         mixed = F.relu(self.from_guide(guide) + self.from_fine(fine))  # (B, C, D, h, w)
         a = torch.sigmoid(self.to_map(mixed))  # (B, 1, D, h, w), or one map per channel
         if self.form == "plain":
@@ -179,8 +180,8 @@ class AffinityDecoder(nn.Module):
         """Compute logits of affinities (B, 3, D, h, w) at the stride of the finest features of `pyramid`."""
         x = pyramid[-1]  # (B, C, D, h, w) of the coarsest level
         for level in reversed(range(len(self.blocks))):
-            x = self.ups[level](x)  # C of the level above, still few rows and columns
-            x = F.interpolate(x, scale_factor=(1.0, 2.0, 2.0), mode="nearest")  # (B, C, D, h, w) of the level above
+            x = self.ups[level](x)  # (B, C, D, h, w): C of the level above, h and w still of the level below
+            x = F.interpolate(x, scale_factor=(1.0, 2.0, 2.0), mode="nearest")  # h and w doubled
             x += pyramid[level]  # in place: a new tensor at full resolution would cost time
             x = self.blocks[level](x)
         return self.head(x)  # (B, 3, D, h, w)
@@ -232,7 +233,7 @@ class FGNet(nn.Module):
             raw: float (B, 1, D, H, W) in [0, 1], any size.
 
         Returns:
-            Features (B, S, D, h, w) at strides 4, 8, 16 of the padded input; none for a model without SAM2.
+            Features (B, G, D, h, w) at strides 4, 8, 16 of the padded input; none for a model without SAM2.
         """
         if not self.encoder:
             return []
@@ -251,9 +252,10 @@ class FGNet(nn.Module):
         """
         if raw.ndim != 5 or raw.shape[1] != 1:
             raise ValueError(f"raw must have shape (B, 1, D, H, W); got {tuple(raw.shape)}")
-        guides = self.encode(raw) if features is None else features  # S1, S2, S3: (B, S, D, h, w) each
+        guides = self.encode(raw) if features is None else features  # S1, S2, S3: (B, G, D, h, w) each
         height, width = raw.shape[-2:]
-        coarse, refined, maps = None, None, ()
+        coarse, refined = None, None
+        maps: tuple[Tensor, ...] = ()
         if self.encoder:
             pyramid = [project(guide) for project, guide in zip(self.project, guides, strict=True)]
             logits = self.coarse_decoder(pyramid)  # (B, 3, D, h, w) at stride 4

@@ -94,8 +94,9 @@ class PatchDataset(Samples):
         """Cut a patch out at random: its raw, its labels, and whether its voxels are isotropic."""
         volume = self.volumes[rng.choice(len(self.volumes), p=self.share)]
         for _ in range(DRAWS):
-            start = [rng.integers(max(n - p, 0) + 1) for n, p in zip(volume.shape, self.patch, strict=True)]
-            crop = volume[tuple(slice(s, s + p) for s, p in zip(start, self.patch, strict=True))]
+            start = [int(rng.integers(max(n - p, 0) + 1)) for n, p in zip(volume.shape, self.patch, strict=True)]
+            z, y, x = (slice(s, s + p) for s, p in zip(start, self.patch, strict=True))
+            crop = volume[z, y, x]
             if (crop.labels != IGNORE).mean() >= LABELLED:
                 break
         missing = [(0, p - n) for n, p in zip(crop.shape, self.patch, strict=True)]

@@ -161,6 +161,7 @@ def _loop(
     out_dir: Path,
     on_step: Callable[[History], None] | None,
 ) -> History:
+    """Repeat until the budget is used: a batch, its loss, backwards, one step of the optimizer."""
     set_seed(config.seed, device_specific=True)
     model.to(accelerator.device).train()
     history, average = History(), AveragedModel(model, avg_fn=_moving_average(config.ema)) if config.ema else None
@@ -256,7 +257,7 @@ def _loader(dataset: Samples, config: TrainConfig, done: int, accelerator: Accel
     numbers = range(first + accelerator.process_index, last, processes)
     return DataLoader(
         dataset,
-        batch_sampler=(range(k * config.batch, (k + 1) * config.batch) for k in numbers),
+        batch_sampler=(list(range(k * config.batch, (k + 1) * config.batch)) for k in numbers),
         num_workers=0 if on_cpu else min(8, (os.cpu_count() or 1) // processes),
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator(),  # its own, or a resumed run would draw one random number more than another
@@ -265,7 +266,8 @@ def _loader(dataset: Samples, config: TrainConfig, done: int, accelerator: Accel
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """AdamW over what is not frozen; `factor` multiplies the learning rate of a group."""
-    encoder, others = [], []
+    encoder: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (encoder if name.startswith("encoder.") else others).append(parameter)
@@ -283,7 +285,7 @@ def _seconds_since(started: float, accelerator: Accelerator) -> float:
     return broadcast(torch.tensor(time.monotonic() - started, device=accelerator.device)).item()
 
 
-def _moving_average(decay: float) -> Callable[[Tensor, Tensor, int], Tensor]:
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Any], Tensor]:
     """Exponential moving average that starts quickly, so that the first random weights are soon forgotten."""
     return lambda average, current, n: average + (1 - min(decay, (1 + n) / (10 + n))) * (current - average)
 
