@@ -163,7 +163,7 @@ def _open_download(name: str, part: str) -> Volume:
 
 
 def _unzip(archive: Path, file: str) -> Path:
-    """One file of a zip archive, whatever folder it lies in there, unpacked into the cache."""
+    """Unpack a file of a zip archive into the cache, whatever its folder in the archive, and give its path."""
     path = cache_dir() / archive.stem / file
     with zipfile.ZipFile(archive) as zipped:
         member = next(info for info in zipped.infolist() if Path(info.filename).name == file)
@@ -174,7 +174,7 @@ def _unzip(archive: Path, file: str) -> Path:
 
 
 def _open_phantom(part: str) -> Volume:
-    """The phantom from the cache, in memory; generated again when it is not there, damaged, or of an older recipe."""
+    """Read the phantom from the cache; generate it again if it is missing, damaged, or of an older recipe."""
     recipe = pooch.file_hash(phantom.__file__)[:8]
     path = cache_dir() / f"phantom_{part}_{recipe}.h5"
     try:

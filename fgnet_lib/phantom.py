@@ -76,7 +76,14 @@ def make_phantom(
 
 
 class Section(NamedTuple):
-    """The crowd at one z: strands' places (n, 2) and branches (n,); branches' centres (b, 2) and neurites (b,)."""
+    """The crowd at a single z: the n strands, and the b branches that they belong to.
+
+    Attributes:
+        strands: positions of the strands, (n, 2).
+        branch: the branch of each strand, (n,).
+        centre: centres of the branches, (b, 2).
+        neurite: the neurite of each branch, (b,).
+    """
 
     strands: np.ndarray
     branch: np.ndarray

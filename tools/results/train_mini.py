@@ -73,7 +73,7 @@ def decoders(model: FGNet) -> tuple[AffinityDecoder, AffinityDecoder]:
 
 
 def add_far_heads(model: FGNet) -> None:
-    """Widen the heads of a model, in place, so that it also predicts the affinities in `FAR`; the new ones are random.
+    """Widen the heads of a model, in place, so that it also predicts the affinities in `FAR`, at random at first.
 
     The channels of nearest neighbours stay the first three, with their weights.
     """
