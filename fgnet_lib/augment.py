@@ -71,11 +71,17 @@ class Augment:
 
     Flips along z, y, x and quarter turns in-plane; smooth deformation with up to 15 % magnification; misaligned and
     missing sections; brightness and contrast of each section, gamma, blur, noise. Strengths are ours.
+
+    Example:
+        >>> sample = {"raw": np.zeros((4, 32, 32), np.uint8), "labels": np.ones((4, 32, 32), np.uint64)}
+        >>> augmented = Augment(seed=1)(sample)
+        >>> augmented["raw"].shape, augmented["labels"].dtype
+        ((4, 32, 32), dtype('uint64'))
     """
 
     def __init__(self, seed: int = 0) -> None:
         both = ("raw", "labels")
-        self._move = Compose(
+        self._geometry = Compose(
             [
                 *(RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3)),
                 RandRotate90d(both, prob=0.75, max_k=3, spatial_axes=(1, 2)),
@@ -86,7 +92,7 @@ class Augment:
                 ),
             ]
         )  # fmt: skip
-        self._look = Compose(
+        self._appearance = Compose(
             [
                 Misalignment(prob=0.1),
                 MissingSection(prob=0.1),
@@ -100,10 +106,10 @@ class Augment:
         self.reseed(seed)
 
     def reseed(self, seed: int) -> Augment:
-        """Start the random numbers again from `seed`; returns itself."""
-        move, look = np.random.SeedSequence(seed).generate_state(2)
-        self._move.set_random_state(int(move))
-        self._look.set_random_state(int(look))
+        """Start the random numbers again from `seed`, and return this object."""
+        geometry, appearance = np.random.SeedSequence(seed).generate_state(2)
+        self._geometry.set_random_state(int(geometry))
+        self._appearance.set_random_state(int(appearance))
         return self
 
     def __call__(self, sample: Sample) -> dict[str, np.ndarray]:
@@ -122,7 +128,7 @@ class Augment:
         if raw.shape != labels.shape or raw.ndim != 3 or raw.shape[1] != raw.shape[2]:
             raise ValueError(f"raw and labels must both be (z, n, n); got {raw.shape} and {labels.shape}")
         ids, dense = fastremap.unique(labels, return_inverse=True)  # float32, inside MONAI, is exact up to 2^24 only
-        moved = self._move({"raw": raw[None].astype(np.float32) / 255, "labels": dense.reshape(1, *labels.shape)})
+        moved = self._geometry({"raw": raw[None].astype(np.float32) / 255, "labels": dense.reshape(1, *labels.shape)})
         restored = ids.astype(np.uint64)[np.asarray(moved["labels"]).astype(np.int64)]
-        sample = self._look({"raw": np.asarray(moved["raw"]), "labels": restored})
+        sample = self._appearance({"raw": np.asarray(moved["raw"]), "labels": restored})
         return {**sample, "raw": (np.asarray(sample["raw"]) * 255).round().clip(0, 255).astype(np.uint8)}

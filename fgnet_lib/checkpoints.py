@@ -8,17 +8,26 @@ import shutil
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
+
+from fgnet_lib.files.stamps import differences
 
 CHECKSUMS = "checksums.json"
 
 
 @dataclass
 class History:
-    """What happened, one entry per iteration; `seconds` counts training time over all sessions."""
+    """What happened, one entry per iteration.
+
+    Attributes:
+        loss: Mean over the batches of the iteration.
+        learning_rate: Of the parts that are not SAM2.
+        seconds: Training time until the end of the iteration, over all sessions.
+    """
 
     loss: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
@@ -29,27 +38,36 @@ class History:
         self.learning_rate.append(learning_rate)
         self.seconds.append(seconds)
 
-
-def _checksums(folder: Path) -> dict[str, int]:
-    """Of the files of a checkpoint but the one that holds them."""
-    return {path.name: zlib.crc32(path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS}
+    def __len__(self) -> int:
+        """The number of iterations so far, which is also the index of the next one."""
+        return len(self.loss)
 
 
 @dataclass
-class _Checkpoints:
-    """Folders `checkpoint-<iteration>`, each complete from the moment it has that name; only the newest is kept."""
+class Checkpoints:
+    """Folders `checkpoint-<iteration>` of one training; only the newest is kept.
+
+    Attributes:
+        accelerator: Writes and reads model, optimizer and random generators, each process its own.
+        folder: Of all checkpoints.
+        settings: What must be the same when the training is resumed, as JSON gives it back.
+        history: Of the training; filled by `resume`.
+        average: Moving average of the weights, if there is one.
+    """
 
     accelerator: Accelerator
     folder: Path
-    settings: dict
+    settings: dict[str, Any]
     history: History
     average: AveragedModel | None
     saved: int = 0  # the iteration of the newest
 
     def save(self) -> None:
-        iteration = len(self.history.loss)
+        """Write the present state, unless it is written already, and remove older checkpoints."""
+        iteration = len(self.history)
         if iteration == self.saved:
             return
+        # Not `files.atomic`: all processes write into one folder, and the next run clears it if this one is killed.
         partial, final = self.folder / "partial", self.folder / f"checkpoint-{iteration:07d}"
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
@@ -71,18 +89,18 @@ class _Checkpoints:
         self.saved = iteration
 
     def resume(self) -> None:
+        """Put everything back as the newest checkpoint has it; without a checkpoint, do nothing.
+
+        Raises:
+            OSError: If the checkpoint is damaged.
+            ValueError: If it was made with other settings.
+        """
         newest = max(self.folder.glob("checkpoint-*"), default=None)
         if newest is None:
             return
         if _checksums(newest) != json.loads((newest / CHECKSUMS).read_text()):  # accelerate overlooks some damage
             raise OSError(f"{newest} is damaged; remove it, and train again")
-        before = json.loads((newest / "settings.json").read_text())
-        changed = [
-            f"{key} was {before.get(key)}, is now {self.settings.get(key)}"
-            for key in before | self.settings
-            if before.get(key) != self.settings.get(key)
-        ]
-        if changed:
+        if changed := differences(json.loads((newest / "settings.json").read_text()), self.settings):
             raise ValueError(
                 f"{newest} was made with another configuration: {'; '.join(changed)}. "
                 "Go back to it, or train in a new folder"
@@ -91,4 +109,9 @@ class _Checkpoints:
         self.history.__dict__.update(json.loads((newest / "history.json").read_text()))
         if self.average:
             self.average.load_state_dict(load_file(newest / "average.safetensors"))
-        self.saved = len(self.history.loss)
+        self.saved = len(self.history)
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    """Compute a checksum of every file in a checkpoint but the file that holds them, by name."""
+    return {path.name: zlib.crc32(path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS}

@@ -48,22 +48,22 @@ SECTIONS = {  # first and last + 1 of the sections of a download; the rest of fi
 
 
 def cache_dir() -> Path:
-    """The folder for downloads and the phantom: FGNET_CACHE_DIR, or in FGNET_HOME, or the system's place for caches."""
+    """Name the folder for downloads and phantoms: FGNET_CACHE_DIR, or in FGNET_HOME, or the system's cache folder."""
     home = named_folder("FGNET_HOME")
     return named_folder("FGNET_CACHE_DIR") or (home / "cache" if home else Path(pooch.os_cache("fgnet-tutorials")))
 
 
 def named_folder(variable: str) -> Path | None:
-    """The folder that an environment variable names; None where it is not set, or empty."""
+    """Read the folder that an environment variable names; None if the variable is not set, or empty."""
     name = os.environ.get(variable)
     return Path(name) if name else None
 
 
 def fetch(name: str, download: bool = True) -> Path:
-    """Find a file of the registry, or download it.
+    """Find a file of the registry on this machine, or download it, and give its path.
 
-    Looks in FGNET_DATA_DIR, then in the cache, then downloads into the cache. Size and checksum are verified every
-    time; a download that is broken off or wrong leaves nothing behind.
+    FGNET_DATA_DIR comes first, then the cache; downloads go into the cache. Size and checksum are verified every time;
+    a download that is broken off or wrong leaves nothing behind.
 
     Args:
         name: as in `data/registry.tsv`.
@@ -80,10 +80,10 @@ def fetch(name: str, download: bool = True) -> Path:
     entry, cached, folder = entries[name], cache_dir() / name, named_folder("FGNET_DATA_DIR")
     own = folder / name if folder else None
     if own and own.is_file():
-        if wrong := _wrong(own, entry):
-            raise ValueError(f"{own}: {wrong}. Remove it, or replace it by {entry['url']}")
+        if difference := _difference(own, entry):
+            raise ValueError(f"{own}: {difference}. Remove it, or replace it by {entry['url']}")
         return own
-    if cached.is_file() and not _wrong(cached, entry):
+    if cached.is_file() and not _difference(cached, entry):
         return cached
     by_hand = f"To put it there by hand, save {entry['url']} as {cached}{f' or {own}' if own else ''}. {OFFLINE}"
     if not download:
@@ -96,10 +96,10 @@ def fetch(name: str, download: bool = True) -> Path:
 
 
 def open_dataset(name: str, part: str) -> Volume:
-    """Open a part of a data set, lazily.
+    """Open a part of a data set as a lazy `Volume`.
 
-    fib25, gala, ac4 and cremi_b_mini are small crops looked for in FGNET_DATA_DIR. fib25, cremi_a, cremi_b, cremi_c
-    and snemi3d can be downloaded. The phantom is generated once and cached.
+    fib25, gala, ac4 and cremi_b_mini are small crops that are looked for in FGNET_DATA_DIR. fib25, cremi_a, cremi_b,
+    cremi_c and snemi3d can be downloaded. The phantom is generated once and cached.
 
     Args:
         name: one of `DATASETS`.
@@ -116,12 +116,12 @@ def open_dataset(name: str, part: str) -> Volume:
     if part not in parts:
         raise ValueError(f"{name} has no part {part!r}: choose one of {', '.join(dict.fromkeys(parts))}")
     if name == "phantom":
-        return _phantom(part)
+        return _open_phantom(part)
     crop, folder = CROPS.get((name, part)), named_folder("FGNET_DATA_DIR")
     if crop and folder and (folder / crop).is_file():
         return read_volume(folder / crop)
     if (name, part) in SECTIONS:
-        return _downloaded(name, part).sections(*SECTIONS[name, part])
+        return _open_download(name, part).sections(*SECTIONS[name, part])
     raise FileNotFoundError(
         f"no {crop} in FGNET_DATA_DIR ({folder or 'which is not set'}), and {name} cannot be downloaded. {OFFLINE}"
     )
@@ -132,38 +132,38 @@ def _registry() -> dict[str, dict[str, str]]:
         return {row["name"]: row for row in csv.DictReader(file, delimiter="\t")}
 
 
-def _wrong(path: Path, entry: dict[str, str]) -> str:
-    """What about a file differs from its registry entry; empty if nothing does."""
+def _difference(path: Path, entry: dict[str, str]) -> str:
+    """Say how a file differs from its registry entry; empty if it does not."""
     size = path.stat().st_size
     if entry["bytes"] and size != int(entry["bytes"]):
         return f"{size} bytes, but it should have {entry['bytes']}"
     kind = "sha256" if entry["sha256"] else "md5"
-    found = pooch.file_hash(str(path), alg=kind)
-    return "" if found == entry[kind] else f"its {kind} is {found}, but should be {entry[kind]}"
+    checksum = pooch.file_hash(str(path), alg=kind)
+    return "" if checksum == entry[kind] else f"its {kind} is {checksum}, but should be {entry[kind]}"
 
 
 def _download(name: str, entry: dict[str, str], path: Path) -> None:
     size = int(entry["bytes"] or 1)  # until the server says better; a bar without a total breaks pooch
     with atomic(path) as part, tqdm(desc=name, total=size, unit="B", unit_scale=True) as bar:
         pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20, timeout=30)(entry["url"], str(part), None)
-        if wrong := _wrong(part, entry):
-            raise OSError(f"what came from {entry['url']} is not the file in the registry: {wrong}")
+        if difference := _difference(part, entry):
+            raise OSError(f"what came from {entry['url']} is not the file in the registry: {difference}")
 
 
-def _downloaded(name: str, part: str) -> Volume:
+def _open_download(name: str, part: str) -> Volume:
     if (name, part) == ("fib25", "unlabelled"):
         return read_volume(fetch("fib25/validation_sample/grayscale_maps.h5"), voxel_size=(10, 10, 10))
     if name == "fib25":
         raw, labels = (fetch(f"fib25/training_sample2/{file}.h5") for file in ("grayscale_maps", "groundtruth"))
         return read_volume(raw, labels_path=labels, voxel_size=(10, 10, 10))
     if name == "snemi3d":
-        raw, labels = (_unzipped(fetch("snemi.zip"), member) for member in ("train-input.tif", "train-labels.tif"))
+        raw, labels = (_unzip(fetch("snemi.zip"), member) for member in ("train-input.tif", "train-labels.tif"))
         return read_volume(raw, labels_path=labels, voxel_size=(30, 6, 6))
     return read_volume(fetch(f"sample_{name[-1].upper()}_20160501.hdf"))
 
 
-def _unzipped(archive: Path, file: str) -> Path:
-    """One file of a zip archive, whatever folder it lies in there, unpacked into the cache."""
+def _unzip(archive: Path, file: str) -> Path:
+    """Unpack a file of a zip archive into the cache, whatever its folder in the archive, and give its path."""
     path = cache_dir() / archive.stem / file
     with zipfile.ZipFile(archive) as zipped:
         member = next(info for info in zipped.infolist() if Path(info.filename).name == file)
@@ -173,8 +173,8 @@ def _unzipped(archive: Path, file: str) -> Path:
     return path
 
 
-def _phantom(part: str) -> Volume:
-    """The phantom from the cache, in memory; generated again when it is not there, damaged, or of an older recipe."""
+def _open_phantom(part: str) -> Volume:
+    """Read the phantom from the cache; generate it again if it is missing, damaged, or of an older recipe."""
     recipe = pooch.file_hash(phantom.__file__)[:8]
     path = cache_dir() / f"phantom_{part}_{recipe}.h5"
     try:

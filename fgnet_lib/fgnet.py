@@ -8,10 +8,18 @@
 No official code is public. From the paper: the two encoders, "DW Blocks", attention made of element-wise addition and
 multiplication at three scales, two decoders, watershed on A_r. Ours, where the paper's abstract and captions are
 silent: the inside of the DW Block, the exact attention formula, all widths, and the decoders' depth.
+
+Shapes are written behind the steps, in these letters:
+    B: batch size, the volumes that are computed together
+    C: channels of the fine features, one of `FGNetConfig.widths` at each level
+    G: channels of SAM2's features, the guide
+    D, H, W: sections, rows and columns of the volume (z, y, x), H and W padded to multiples of 32
+    h, w: rows and columns at a level, H / stride and W / stride
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -20,46 +28,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgnet_lib.sam2_encoder import STRIDES, build_encoder
+from fgnet_lib.machine import ThinConv3d
+from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES, build_encoder
 
-Attention = Literal["residual", "plain", "per_channel", "additive"]
+AttentionForm = Literal["residual", "plain", "per_channel", "additive"]
 
 
 @dataclass(frozen=True)
 class FGNetConfig:
-    """What a checkpoint must know to be rebuilt.
+    """Everything that is needed to build a model again; a file of weights holds it too.
 
     Attributes:
-        encoder: SAM2 size, see `sam2_encoder.SIZES`; None leaves SAM2 and its guidance out (a plain 3D U-Net).
-        source: What of SAM2 is read: its feature pyramid network ("fpn") or the pyramid of its trunk ("trunk").
+        encoder: Size of SAM2's encoder, one of `sam2_encoder.SIZES`; None leaves SAM2 out (a plain 3D U-Net).
+        source: Where SAM2's features come from: its feature pyramid network ("fpn") or its trunk ("trunk").
         widths: Channels of the Fine-Grained Encoder at in-plane strides 1, 2, 4, 8, 16.
         coarse_width: Channels of the coarse decoder D_s.
         attention: "residual": F' = F + F * a; "plain": F' = F * a; "per_channel": residual, one map per channel;
-            "additive": F' = F + W_v S * a, where not only where to look comes from SAM2, but also what is there.
+            "additive": F' = F + W_v S * a, where SAM2 decides not only where to look, but also what to add.
         refined: False leaves the Fine-Grained Encoder and A_r out (SAM2 only).
-        dense_levels: At so many of the finest levels dense blocks stand in for DW Blocks, see `DenseBlock`.
-        far: Distances in voxels of further affinities that are learned beside those of the nearest neighbours, and
-            only to learn from them (Lee et al. 2017, arXiv 1706.00120); none by default.
+        dense_levels: How many levels, from the finest on, have a `DenseBlock` instead of a `DWBlock`.
     """
 
     encoder: str | None = "tiny"
     source: Literal["fpn", "trunk"] = "fpn"
     widths: tuple[int, ...] = (32, 64, 96, 128, 160)
     coarse_width: int = 64
-    attention: Attention = "residual"
+    attention: AttentionForm = "residual"
     refined: bool = True
     dense_levels: int = 0
-    far: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # JSON knows lists only
-        object.__setattr__(self, "far", tuple(self.far))
         if len(self.widths) != 5:
-            raise ValueError(
-                f"widths needs five channel counts, for in-plane strides 1, 2, 4, 8, 16; got {self.widths}"
-            )
-        if self.attention not in get_args(Attention):
-            raise ValueError(f"attention is {self.attention!r}; choose one of {', '.join(get_args(Attention))}")
+            raise ValueError(f"widths needs five channel counts, for strides 1, 2, 4, 8, 16; got {self.widths}")
+        if self.attention not in get_args(AttentionForm):
+            raise ValueError(f"attention is {self.attention!r}; choose one of {', '.join(get_args(AttentionForm))}")
         if self.encoder is None and not self.refined:
             raise ValueError("encoder=None and refined=False leave nothing to compute; switch one of them on")
 
@@ -70,28 +73,9 @@ MINI = FGNetConfig(encoder="mini", widths=(16, 32, 48, 64, 96), coarse_width=32,
 class FGNetOutput(NamedTuple):
     """Logits of affinities (B, 3, D, H, W), channel order z, y, x, and the attention maps at strides 4, 8, 16."""
 
-    coarse: Tensor | None
-    refined: Tensor | None
-    attention: tuple[Tensor, ...]  # each (B, 1 or C, D, H / stride, W / stride), values in [0, 1]
-    coarse_far: Tensor | None = None  # (B, 3 * len(far), D, H, W), one distance after the other; None without `far`
-    refined_far: Tensor | None = None
-
-
-class ThinConv3d(nn.Conv3d):
-    """A dense convolution that is fast on a CPU for one volume that is thin in z, too.
-
-    PyTorch leaves a single sample to oneDNN only where channels times all axes but the last exceed a bound
-    (`use_mkldnn` in ATen/native/Convolution.cpp), and else takes a loop that is up to six times as slow. There x goes
-    first and z last, which gives the same sums, and a larger number.
-    """
-
-    ONEDNN_ABOVE = 20480
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.shape[0] > 1 or x.shape[1:4].numel() > self.ONEDNN_ABOVE:
-            return super().forward(x)
-        weight, stride, padding = self.weight.transpose(2, 4), self.stride[::-1], self.padding[::-1]
-        return F.conv3d(x.transpose(2, 4), weight, self.bias, stride, padding).transpose(2, 4)
+    coarse: Tensor | None  # A_s; None for a model without SAM2
+    refined: Tensor | None  # A_r; None for a model of SAM2 only
+    attention: tuple[Tensor, ...]  # each (B, 1 or C, D, h, w), values in [0, 1]
 
 
 class DWBlock(nn.Module):
@@ -105,7 +89,9 @@ class DWBlock(nn.Module):
         self.narrow = nn.Conv3d(expand * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.narrow(F.gelu(self.widen(self.norm(self.depthwise(x))))).add_(x)
+        x_mixed = self.norm(self.depthwise(x))  # (B, C, D, h, w)
+        x_mixed = F.gelu(self.widen(x_mixed))  # (B, 2C, D, h, w)
+        return x + self.narrow(x_mixed)  # (B, C, D, h, w)
 
 
 class DenseBlock(nn.Module):
@@ -122,33 +108,34 @@ class DenseBlock(nn.Module):
         self.mix = nn.Conv3d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mix(F.gelu(self.norm(self.dense(x)))).add_(x)
+        return x + self.mix(F.gelu(self.norm(self.dense(x))))  # (B, C, D, h, w) all along
 
 
-def _blocks(widths: tuple[int, ...], dense_levels: int) -> list[nn.Module]:
+def _blocks(widths: Sequence[int], dense_levels: int) -> list[nn.Module]:
     """One block per level, finest first."""
     return [DenseBlock(width) if i < dense_levels else DWBlock(width) for i, width in enumerate(widths)]
 
 
 class FeatureGuidedAttention(nn.Module):
-    """a = sigmoid(W_a ReLU(W_s S + W_f F)); F' = F + F * a. Ours, within the paper's addition and multiplication.
+    """a = sigmoid(W_a ReLU(W_s S + W_f F)); F' = F + F * a. Ours, within the paper's addition and multiplication."""
 
-    `kind` may choose another second equation, as `FGNetConfig.attention` tells.
-    """
-
-    def __init__(self, guide_channels: int, channels: int, kind: str) -> None:
+    def __init__(self, guide_channels: int, channels: int, form: AttentionForm) -> None:
         super().__init__()
-        self.from_guide = nn.Conv3d(guide_channels, channels, 1)
-        self.from_fine = nn.Conv3d(channels, channels, 1)
-        self.to_map = nn.Conv3d(channels, channels if kind == "per_channel" else 1, 1)
-        self.value = nn.Conv3d(guide_channels, channels, 1) if kind == "additive" else None
-        self.residual = kind != "plain"
+        self.from_guide = nn.Conv3d(guide_channels, channels, 1)  # W_s
+        self.from_fine = nn.Conv3d(channels, channels, 1)  # W_f
+        self.to_map = nn.Conv3d(channels, channels if form == "per_channel" else 1, 1)  # W_a
+        self.value = nn.Conv3d(guide_channels, channels, 1) if form == "additive" else None  # W_v
+        self.form = form
 
     def forward(self, fine: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the guided features F' and the attention map a."""
-        a = torch.sigmoid(self.to_map(F.relu(self.from_guide(guide) + self.from_fine(fine))))
-        weighted = (fine if self.value is None else self.value(guide)) * a
-        return (fine + weighted if self.residual else weighted), a
+        """Compute F' and a from the fine features F (B, C, D, h, w) and SAM2's features S (B, G, D, h, w)."""
+        mixed = F.relu(self.from_guide(guide) + self.from_fine(fine))  # (B, C, D, h, w)
+        a = torch.sigmoid(self.to_map(mixed))  # (B, 1, D, h, w), or one map per channel
+        if self.form == "plain":
+            return fine * a, a
+        if self.value is not None:
+            return fine + self.value(guide) * a, a
+        return fine + fine * a, a
 
 
 class FineGrainedEncoder(nn.Module):
@@ -157,55 +144,63 @@ class FineGrainedEncoder(nn.Module):
     The first level, of four times the voxels of the second, has the stem alone; its block is in the decoder.
     """
 
-    def __init__(
-        self, widths: tuple[int, ...], guide_channels: tuple[int, ...] | None, attention: str, dense_levels: int
-    ) -> None:
+    def __init__(self, config: FGNetConfig, guide_channels: Sequence[int]) -> None:
         super().__init__()
+        widths = config.widths
         self.stem = nn.Conv3d(1, widths[0], (1, 5, 5), padding=(0, 2, 2))
         steps = [ThinConv3d(a, b, (1, 2, 2), stride=(1, 2, 2)) for a, b in zip(widths, widths[1:], strict=False)]
-        self.downs = nn.ModuleList([nn.Identity(), *steps])
-        self.blocks = nn.ModuleList([nn.GELU(), *_blocks(widths, dense_levels)[1:]])
-        self.guides = nn.ModuleList(
-            FeatureGuidedAttention(guide, width, attention)
-            for guide, width in zip(guide_channels or (), widths[2:], strict=False)
-        )
+        self.downs = nn.ModuleList([nn.Identity(), *steps])  # nothing at level 0, so that an index is a level
+        self.blocks = nn.ModuleList([nn.Identity(), *_blocks(widths, config.dense_levels)[1:]])
+        pairs = zip(guide_channels, widths[2:], strict=False)
+        self.guides = nn.ModuleList(FeatureGuidedAttention(s, c, config.attention) for s, c in pairs)
 
     def forward(self, raw: Tensor, guides: list[Tensor]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """Returns the guided pyramid, fine to coarse, and the attention maps (none without guides)."""
-        x, pyramid, attention = self.stem(raw), [], []
-        for level, (down, block) in enumerate(zip(self.downs, self.blocks, strict=True)):
-            x = block(down(x))
-            if guides and level >= 2:
-                x, a = self.guides[level - 2](x, guides[level - 2])
+        """Compute the guided pyramid, fine to coarse, and the attention maps (none if `guides` is empty)."""
+        x = F.gelu(self.stem(raw))  # (B, C, D, H, W)
+        pyramid, attention = [x], []
+        for level in range(1, len(self.blocks)):
+            x = self.blocks[level](self.downs[level](x))  # (B, C, D, h, w): h and w are halved at every level
+            if guides and level >= 2:  # strides 4, 8, 16, where SAM2 has features
+                x, a = self.guides[level - 2](x, guides[level - 2])  # (B, C, D, h, w) and (B, 1, D, h, w)
                 attention.append(a)
             pyramid.append(x)
         return pyramid, tuple(attention)
 
 
 class AffinityDecoder(nn.Module):
-    """From the coarsest features up: project, double in-plane, add the skip, a block; pointwise heads at the end."""
+    """From the coarsest features up: project, double in-plane, add the skip, a block; a pointwise head at the end."""
 
-    def __init__(self, widths: tuple[int, ...], dense_levels: int = 0, far: int = 0) -> None:
+    def __init__(self, widths: tuple[int, ...], dense_levels: int = 0) -> None:
         super().__init__()
         self.ups = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.blocks = nn.ModuleList(_blocks(widths[:-1], dense_levels))
         self.head = nn.Conv3d(widths[0], 3, 1)
-        self.far_head = nn.Conv3d(widths[0], 3 * far, 1) if far else None
 
-    def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Returns the affinities of nearest neighbours, and those further away where there is a head for them."""
-        x = pyramid[-1]
+    def forward(self, pyramid: list[Tensor]) -> Tensor:
+        """Compute logits of affinities (B, 3, D, h, w) at the stride of the finest features of `pyramid`."""
+        x = pyramid[-1]  # (B, C, D, h, w) of the coarsest level
         for level in reversed(range(len(self.blocks))):
-            x = F.interpolate(self.ups[level](x), scale_factor=(1.0, 2.0, 2.0), mode="nearest")
-            x = self.blocks[level](x.add_(pyramid[level]))
-        return self.head(x), self.far_head(x) if self.far_head else None
+            x = self.ups[level](x)  # (B, C, D, h, w): C of the level above, h and w still of the level below
+            x = F.interpolate(x, scale_factor=(1.0, 2.0, 2.0), mode="nearest")  # h and w doubled
+            x += pyramid[level]  # in place: a new tensor at full resolution would cost time
+            x = self.blocks[level](x)
+        return self.head(x)  # (B, 3, D, h, w)
 
 
 class FGNet(nn.Module):
-    """SAM2 encoder, Fine-Grained Encoder, Feature-Guided Attention and the two affinity decoders."""
+    """SAM2 encoder, Fine-Grained Encoder, Feature-Guided Attention and the two affinity decoders.
+
+    Example:
+        >>> model = FGNet(MINI).eval()
+        >>> output = model(torch.rand(1, 1, 2, 40, 50))
+        >>> tuple(output.refined.shape)
+        (1, 3, 2, 40, 50)
+        >>> [tuple(a.shape) for a in output.attention]
+        [(1, 1, 2, 10, 13), (1, 1, 2, 5, 7), (1, 1, 2, 3, 4)]
+    """
 
     def __init__(self, config: FGNetConfig, sam2_checkpoint: Path | None = None) -> None:
-        """Build the network; SAM2 starts from a checkpoint of the official format, or at random when there is none."""
+        """Build the network; SAM2 starts from a checkpoint of the official format, or at random without one."""
         super().__init__()
         self.config = config
         self.encoder = build_encoder(config.encoder, sam2_checkpoint, config.source) if config.encoder else None
@@ -213,11 +208,10 @@ class FGNet(nn.Module):
         if self.encoder:
             width = config.coarse_width
             self.project = nn.ModuleList(nn.Conv3d(channels, width, 1) for channels in self.encoder.channels)
-            self.coarse_decoder = AffinityDecoder((width,) * len(STRIDES), far=len(config.far))
+            self.coarse_decoder = AffinityDecoder((width,) * len(STRIDES))
         if config.refined:
-            guide_channels = self.encoder.channels if self.encoder else None
-            self.fine_encoder = FineGrainedEncoder(config.widths, guide_channels, config.attention, config.dense_levels)
-            self.refined_decoder = AffinityDecoder(config.widths, config.dense_levels, len(config.far))
+            self.fine_encoder = FineGrainedEncoder(config, self.encoder.channels if self.encoder else ())
+            self.refined_decoder = AffinityDecoder(config.widths, config.dense_levels)
 
     def freeze_encoder(self, frozen: bool = True) -> None:
         """Choose the regime: SAM2 frozen (eval mode, no gradients) or fine-tuned together with the rest."""
@@ -233,13 +227,13 @@ class FGNet(nn.Module):
         return self
 
     def encode(self, raw: Tensor) -> list[Tensor]:
-        """SAM2's features of every section, for reuse in several calls of `forward`.
+        """Compute SAM2's features of every section, for reuse in several calls of `forward`.
 
         Args:
             raw: float (B, 1, D, H, W) in [0, 1], any size.
 
         Returns:
-            Features at strides 4, 8, 16 of the input padded to multiples of 32: (B, C, D, H' / stride, W' / stride).
+            Features (B, G, D, h, w) at strides 4, 8, 16 of the padded input; none for a model without SAM2.
         """
         if not self.encoder:
             return []
@@ -247,35 +241,34 @@ class FGNet(nn.Module):
             return self.encoder(_pad(raw))
 
     def forward(self, raw: Tensor, features: list[Tensor] | None = None) -> FGNetOutput:
-        """Affinities and attention of a batch of volumes.
+        """Compute affinities and attention of a batch of volumes.
 
         Args:
             raw: float (B, 1, D, H, W) in [0, 1]; any D, H, W, padded inside and cropped back.
-            features: What `encode` gave for the same volume; computed here when None.
+            features: What `encode` gave for the same volumes; computed here when None.
+
+        Raises:
+            ValueError: If raw has another shape.
         """
         if raw.ndim != 5 or raw.shape[1] != 1:
             raise ValueError(f"raw must have shape (B, 1, D, H, W); got {tuple(raw.shape)}")
-        guides = self.encode(raw) if features is None else features
+        guides = self.encode(raw) if features is None else features  # S1, S2, S3: (B, G, D, h, w) each
         height, width = raw.shape[-2:]
-        coarse: list[Tensor | None] = [None, None]
-        refined: list[Tensor | None] = [None, None]
-        attention: tuple[Tensor, ...] = ()
+        coarse, refined = None, None
+        maps: tuple[Tensor, ...] = ()
         if self.encoder:
-            logits = self.coarse_decoder([conv(guide) for conv, guide in zip(self.project, guides, strict=True)])
-            coarse = [x if x is None else _enlarge(x)[..., :height, :width] for x in logits]
+            pyramid = [project(guide) for project, guide in zip(self.project, guides, strict=True)]
+            logits = self.coarse_decoder(pyramid)  # (B, 3, D, h, w) at stride 4
+            logits = F.interpolate(logits, scale_factor=(1.0, STRIDES[0], STRIDES[0]), mode="trilinear")
+            coarse = logits[..., :height, :width]  # A_s: (B, 3, D, H, W) without the padding
         if self.config.refined:
             pyramid, maps = self.fine_encoder(_pad(raw), guides)
-            refined = [x if x is None else x[..., :height, :width] for x in self.refined_decoder(pyramid)]
-            attention = tuple(a[..., : -(-height // s), : -(-width // s)] for a, s in zip(maps, STRIDES, strict=False))
-        return FGNetOutput(coarse[0], refined[0], attention, coarse[1], refined[1])
+            refined = self.refined_decoder(pyramid)[..., :height, :width]  # A_r: (B, 3, D, H, W)
+        attention = tuple(a[..., : -(-height // s), : -(-width // s)] for a, s in zip(maps, STRIDES, strict=False))
+        return FGNetOutput(coarse, refined, attention)
 
 
-def _enlarge(logits: Tensor) -> Tensor:
-    """From SAM2's finest stride to all voxels, in-plane."""
-    return F.interpolate(logits, scale_factor=(1.0, STRIDES[0], STRIDES[0]), mode="trilinear")
-
-
-def _pad(raw: Tensor, multiple: int = 32) -> Tensor:
+def _pad(raw: Tensor) -> Tensor:
     """Repeat the far edge until H and W are multiples of 32, as SAM2's window position embedding needs."""
     height, width = raw.shape[-2:]
-    return F.pad(raw, (0, -width % multiple, 0, -height % multiple, 0, 0), mode="replicate")
+    return F.pad(raw, (0, -width % MULTIPLE, 0, -height % MULTIPLE, 0, 0), mode="replicate")

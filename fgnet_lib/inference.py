@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from fgnet_lib.fgnet import FGNet, FGNetOutput
-from fgnet_lib.machine import memory_kept, precision
+from fgnet_lib.machine import precision
 from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES
 from fgnet_lib.volumes import Region
 
@@ -124,7 +124,6 @@ class _Blend:
         return self.total.div_(self.weight).numpy()
 
 
-@memory_kept()
 @torch.inference_mode()
 def predict(
     model: FGNet,
@@ -165,7 +164,6 @@ def predict(
     )
 
 
-@memory_kept()
 @torch.inference_mode()
 def predict_windows(
     model: FGNet, raw: np.ndarray, those: Windows, stored: Mapping[Place, list[np.ndarray]]

@@ -1,4 +1,4 @@
-"""Where the code runs: the device, the precision that is good on it, and the platform around the notebook."""
+"""Where the code runs: the device, the precision and the memory that suit it, the platform around the notebook."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import platform as host
 import re
 import resource
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-_TRIM, _MAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
-_keeping, _lock = 0, threading.Lock()  # blocks of `memory_kept` that are not left yet, in all threads
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3): arrays from this size on go back to Linux when they are freed
 _PLATFORM_VARIABLES = (  # set by each host in every notebook; Binder is a JupyterHub too, so it is asked first
     ("COLAB_RELEASE_TAG", "colab"),
     ("KAGGLE_KERNEL_RUN_TYPE", "kaggle"),
@@ -28,9 +26,13 @@ _PLATFORM_VARIABLES = (  # set by each host in every notebook; Binder is a Jupyt
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU.
+    """Choose the device called `name`; "auto" takes CUDA, then Apple's MPS, then the CPU.
 
-    Of several processes that torch's launchers start on a machine, each gets a GPU of its own.
+    When torch's launchers start several processes on a machine, each gets a GPU of its own.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
 
     Raises:
         ValueError: `name` is not in `DEVICES`, or this machine has no such device.
@@ -39,7 +41,7 @@ def choose_device(name: str = "auto") -> torch.device:
         raise ValueError(f"unknown device {name!r}: choose one of {', '.join(DEVICES)}")
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(device for device, there in present.items() if there)
+        name = next(device for device, available in present.items() if available)
     if not present[name]:
         raise ValueError(f"device {name!r} is not available to PyTorch here: use 'auto' or 'cpu'")
     if name == "cuda" and "LOCAL_RANK" in os.environ:
@@ -48,9 +50,13 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def precision(device: torch.device) -> str:
-    """Mixed precision for `device`, in accelerate's words: "bf16", "fp16" or "no".
+    """Choose the mixed precision for `device`, in accelerate's words: "bf16", "fp16" or "no".
 
     bf16 only where the hardware has it: an emulated bf16 (a T4's, or a CPU's autocast) is many times slower than fp32.
+
+    Example:
+        >>> precision(torch.device("cpu"))
+        'no'
     """
     if device.type != "cuda":
         return "no"
@@ -58,40 +64,14 @@ def precision(device: torch.device) -> str:
 
 
 def platform() -> str:
-    """The host of this notebook: "colab", "kaggle", "binder", "jupyterhub" or "local"."""
+    """Name the host of this notebook: "colab", "kaggle", "binder", "jupyterhub" or "local"."""
     return next((name for variable, name in _PLATFORM_VARIABLES if variable in os.environ), "local")
 
 
-@contextmanager
-def memory_kept() -> Iterator[None]:
-    """Meanwhile, memory that is freed stays with this process, for its next arrays; it goes back at the end.
-
-    glibc hands the memory of a large array back to Linux when it is freed, and Linux clears each page of the next one:
-    on a CPU a third of the time of training (docs/decisions.md). Other C libraries, and a GPU's memory, are left alone.
-    """
-    global _keeping
-    if (c := _glibc()) is None:
-        yield
-        return
-    with _lock:
-        _keeping += 1
-        c.mallopt(_MAP, 1 << 30)
-        c.mallopt(_TRIM, 2**31 - 1)
-    try:
-        yield
-    finally:
-        with _lock:
-            _keeping -= 1
-            if not _keeping:
-                c.mallopt(_MAP, 32 << 20)  # where glibc's own adaptation ends
-                c.mallopt(_TRIM, 64 << 20)
-                c.malloc_trim(0)
-
-
-def memory_returned() -> None:
-    """From now on, memory of arrays of a MiB or more goes back to Linux as soon as it is freed (glibc)."""
+def return_freed_memory() -> None:
+    """Have memory of arrays of a MiB or more go back to Linux as soon as it is freed, from now on (glibc only)."""
     if c := _glibc():
-        c.mallopt(_MAP, 1 << 20)
+        c.mallopt(_MMAP_THRESHOLD, 1 << 20)
         c.malloc_trim(0)
 
 
@@ -105,16 +85,31 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def peak_bytes() -> int:
-    """Most memory that this process has had at once."""
+    """Read the most memory that this process has had at once, in bytes."""
     status = Path("/proc/self/status")  # Linux hands `ru_maxrss` on to children: a worker would begin with its parent's
-    if status.exists():
-        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
-        if found:
-            return 1024 * int(found[1])
+    if status.exists() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return 1024 * int(peak[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def hardware() -> str:
-    """What ran this, for whoever compares minutes."""
+    """Describe this machine in one line, to stand beside measured times."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{host.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}"
+
+
+class ThinConv3d(nn.Conv3d):
+    """A dense convolution that is also fast on a CPU for a single volume that is thin in z.
+
+    PyTorch leaves a single sample to oneDNN only where channels times all axes but the last exceed a bound
+    (`use_mkldnn` in ATen/native/Convolution.cpp). Below it, PyTorch takes a loop that is up to six times as slow. With
+    x first and z last the sums are the same, and the product is larger.
+    """
+
+    ONEDNN_ABOVE = 20480
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.shape[0] > 1 or x.shape[1:4].numel() > self.ONEDNN_ABOVE:
+            return super().forward(x)
+        weight, stride, padding = self.weight.transpose(2, 4), self.stride[::-1], self.padding[::-1]
+        return F.conv3d(x.transpose(2, 4), weight, self.bias, stride, padding).transpose(2, 4)

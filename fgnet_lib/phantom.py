@@ -18,6 +18,9 @@ from scipy.spatial import cKDTree
 
 from fgnet_lib.volumes import IGNORE, Volume
 
+Triple = tuple[float, float, float]  # nm along z, y, x
+Box = tuple[int, slice, slice]  # a section, rows, columns
+
 STRAND = 42.0  # radius of a strand: the thinnest neurite is one strand, the thickest about a hundred
 RIM = 250.0  # tissue grown around the field of view, so that neurites enter and leave it
 CYTOPLASM, MEMBRANE = 160.0, 58.0  # grey values
@@ -27,11 +30,11 @@ SLIP = 96.0  # how far a misaligned section is off
 def make_phantom(
     shape: tuple[int, int, int] = (64, 256, 256),
     seed: int = 0,
-    voxel_size: tuple[float, float, float] = (40.0, 8.0, 8.0),
+    voxel_size: Triple = (40.0, 8.0, 8.0),
     missing_section: int | None = None,
     misaligned_section: int | None = None,
 ) -> Volume:
-    """Generate a volume; the same arguments give the same voxels.
+    """Generate a synthetic EM volume; the same arguments give the same voxels.
 
     Args:
         shape: voxels (z, y, x).
@@ -47,6 +50,11 @@ def make_phantom(
 
     Raises:
         ValueError: a shape or voxel size that is not positive, or a section outside the volume.
+
+    Example:
+        >>> volume = make_phantom((4, 64, 64), seed=3)
+        >>> volume.raw.dtype, volume.labels.shape
+        (dtype('uint8'), (4, 64, 64))
     """
     if len(shape) != 3 or len(voxel_size) != 3 or min(shape) < 1 or min(voxel_size) <= 0:
         raise ValueError(f"shape and voxel_size take three numbers above 0; got {shape} and {voxel_size}")
@@ -68,7 +76,14 @@ def make_phantom(
 
 
 class Section(NamedTuple):
-    """The crowd at one z: strands' places (n, 2) and branches (n,); branches' centres (b, 2) and neurites (b,)."""
+    """The crowd at a single z: the n strands, and the b branches that they belong to.
+
+    Attributes:
+        strands: positions of the strands, (n, 2).
+        branch: the branch of each strand, (n,).
+        centre: centres of the branches, (b, 2).
+        neurite: the neurite of each branch, (b,).
+    """
 
     strands: np.ndarray
     branch: np.ndarray
@@ -76,7 +91,7 @@ class Section(NamedTuple):
     neurite: np.ndarray
 
 
-def _grow(rng: np.random.Generator, shape: tuple, voxel_size: tuple) -> list[Section]:
+def _grow(rng: np.random.Generator, shape: tuple[int, ...], voxel_size: Triple) -> list[Section]:
     """Let a crowd of bundles advance along z, in steps of at most 20 nm."""
     low, high = -RIM, np.array(shape[1:]) * voxel_size[1:] + RIM
     crowd = rng.uniform(low, high, (int(np.prod(high - low) / (3.6 * STRAND**2)), 2))
@@ -142,7 +157,14 @@ def _swap(rng: np.random.Generator, crowd: np.ndarray, branch: np.ndarray, step:
             branch[ends] = branch[divides]
 
 
-def _fork(rng, crowd, branch, neurite, tilt, step) -> tuple[np.ndarray, np.ndarray]:
+def _fork(
+    rng: np.random.Generator,
+    crowd: np.ndarray,
+    branch: np.ndarray,
+    neurite: np.ndarray,
+    tilt: np.ndarray,
+    step: float,
+) -> tuple[np.ndarray, np.ndarray]:
     """Let branches leave some bundles: strands on one side, from a thin spine to one half, lean outwards."""
     for _ in range(rng.poisson(len(neurite) * step / 4000)):
         mother = rng.choice(branch)
@@ -174,13 +196,13 @@ def _whole(owner: np.ndarray, least: int = 200) -> np.ndarray:
     piece, n = np.zeros(owner.shape, int), 0
     for value, box in enumerate(ndi.find_objects(owner + 1)):
         if box is not None:
-            parts, found = ndi.label(owner[box] == value)
+            parts, count = ndi.label(owner[box] == value)
             piece[box] += np.where(parts, parts + n, 0)
-            n += found
+            n += count
     size, pairs = np.bincount(piece.ravel()), []
     for axis in range(3):
-        one, other = (np.moveaxis(piece, axis, 0)[cut] for cut in (slice(1, None), slice(-1)))
-        touch = np.stack([one, other])[:, one != other]
+        after, before = (np.moveaxis(piece, axis, 0)[cut] for cut in (slice(1, None), slice(-1)))
+        touch = np.stack([after, before])[:, after != before]
         pairs += [touch, touch[::-1]]
     crumb, neighbour = np.concatenate(pairs, axis=1)
     order = np.argsort(size[neighbour], kind="stable")
@@ -192,10 +214,12 @@ def _whole(owner: np.ndarray, least: int = 200) -> np.ndarray:
     return (np.unique(joins[piece], return_inverse=True)[1].reshape(owner.shape) + 1).astype(np.uint64)
 
 
-def _stain(rng, labels: np.ndarray, points: np.ndarray, sections: list[Section], voxel_size: tuple) -> np.ndarray:
+def _stain(
+    rng: np.random.Generator, labels: np.ndarray, points: np.ndarray, sections: list[Section], voxel_size: Triple
+) -> np.ndarray:
     """Grey values of the stained tissue, float (z, y, x)."""
     edge = ndi.maximum_filter(labels, (1, 3, 3)) != ndi.minimum_filter(labels, (1, 3, 3))  # both sides of a membrane
-    depth = np.stack([_far_from(cut, voxel_size) for cut in edge]) + voxel_size[1] / 2
+    depth = np.stack([_distance_to(cut, voxel_size) for cut in edge]) + voxel_size[1] / 2
     grey = CYTOPLASM + rng.normal(0, 15, int(labels.max()) + 1)[labels.astype(int)]
     grey += 8 * _noise(rng, labels.shape, voxel_size, 17)
     rough = np.clip(1 + 0.7 * _noise(rng, labels.shape, voxel_size, 250), 0.2, None)  # granular here, clear there
@@ -203,23 +227,23 @@ def _stain(rng, labels: np.ndarray, points: np.ndarray, sections: list[Section],
     for cuts in _organelles(rng, VESICLES, labels, depth, points, sections, voxel_size):
         for box, out, _ in cuts:
             grey[box] -= (out < 0) * _vesicles(rng, out.shape, voxel_size)
-    taken = np.zeros(labels.shape, bool)
+    occupied = np.zeros(labels.shape, bool)
     for kind in (MITOCHONDRIA, RETICULUM):
         for cuts in _organelles(rng, kind, labels, depth, points, sections, voxel_size):
-            if any(taken[box][out < 0].any() for box, out, _ in cuts):
+            if any(occupied[box][out < 0].any() for box, out, _ in cuts):
                 continue
             for box, out, along in cuts:
                 cristae = np.sin(along[..., 0] / 7 + 4 * np.sin(along[..., 1] / 50 + along[..., 0] / 90))
                 fill = np.where(out < 0, kind.inside + kind.stripes * cristae, grey[box])
                 grey[box] = fill + (kind.rim - fill) * np.exp(-((out / 8) ** 2))
-                taken[box] |= out < 10
+                occupied[box] |= out < 10
     vary = np.clip(_noise(rng, labels.shape, voxel_size, 220), -2, 3)
     width = 11 + 2.5 * np.minimum(vary, 2) + 14 * np.clip(vary - 1.7, 0, 1)  # above 1.7: a synaptic density
     stain = np.exp(-((depth / width) ** 2)) * (0.9 + 0.1 * np.minimum(vary, 1))
     # a membrane that moves sideways from one section to the next is cut obliquely: it smears over half of the way
-    for here, there in ((slice(-1), slice(1, None)), (slice(1, None), slice(-1))):
-        smear = (labels[here] != labels[there]) & (depth[here] <= depth[there])
-        stain[here] = np.maximum(stain[here], smear * 22 / (22 + depth[here] + depth[there]))
+    for section, next_to in ((slice(-1), slice(1, None)), (slice(1, None), slice(-1))):
+        smear = (labels[section] != labels[next_to]) & (depth[section] <= depth[next_to])
+        stain[section] = np.maximum(stain[section], smear * 22 / (22 + depth[section] + depth[next_to]))
     return grey + (MEMBRANE - grey) * stain
 
 
@@ -239,7 +263,15 @@ RETICULUM = Organelle(28, (20, 55), (50, 250), inside=168, rim=75)
 VESICLES = Organelle(6, (90, 280), (120, 400))  # clouds of them
 
 
-def _organelles(rng, kind: Organelle, labels, depth, points, sections, voxel_size) -> Iterator[list[tuple]]:
+def _organelles(
+    rng: np.random.Generator,
+    kind: Organelle,
+    labels: np.ndarray,
+    depth: np.ndarray,
+    points: np.ndarray,
+    sections: list[Section],
+    voxel_size: Triple,
+) -> Iterator[list[tuple[Box, np.ndarray, np.ndarray]]]:
     """Place organelles of a kind along branches that have room for them, and cut each by the sections.
 
     Yields:
@@ -274,18 +306,18 @@ def _organelles(rng, kind: Organelle, labels, depth, points, sections, voxel_siz
         yield cuts
 
 
-def _vesicles(rng: np.random.Generator, shape: tuple, voxel_size: tuple) -> np.ndarray:
+def _vesicles(rng: np.random.Generator, shape: tuple[int, ...], voxel_size: Triple) -> np.ndarray:
     """Darkness of vesicles scattered over a piece of a section: rings 30 nm across, one in about 3300 square nm."""
     middle = rng.random(shape) < 0.0003 * np.prod(voxel_size[1:])
-    return 50 * np.exp(-(((_far_from(middle, voxel_size) - 15) / 7) ** 2))
+    return 50 * np.exp(-(((_distance_to(middle, voxel_size) - 15) / 7) ** 2))
 
 
-def _far_from(these: np.ndarray, voxel_size: tuple) -> np.ndarray:
-    """How far (nm) each pixel of a section lies from the nearest of `these`; 1000 where there is none."""
-    return ndi.distance_transform_edt(~these, voxel_size[1:]) if these.any() else np.full(these.shape, 1000.0)
+def _distance_to(mask: np.ndarray, voxel_size: Triple) -> np.ndarray:
+    """The distance (nm) of each pixel of a section from the nearest pixel in `mask`; 1000 if the mask is empty."""
+    return ndi.distance_transform_edt(~mask, voxel_size[1:]) if mask.any() else np.full(mask.shape, 1000.0)
 
 
-def _image(rng: np.random.Generator, tissue: np.ndarray, voxel_size: tuple) -> np.ndarray:
+def _image(rng: np.random.Generator, tissue: np.ndarray, voxel_size: Triple) -> np.ndarray:
     """Image tissue: the beam's blur, contrast and brightness of each section, uneven illumination, noise."""
     grey = ndi.gaussian_filter(tissue, (0, *(5.5 / np.array(voxel_size[1:]))))
     gain, shift = rng.normal(1, 0.05, (len(grey), 1, 1)), rng.normal(0, 4, (len(grey), 1, 1))
@@ -294,7 +326,7 @@ def _image(rng: np.random.Generator, tissue: np.ndarray, voxel_size: tuple) -> n
     return np.clip(np.round(grey), 0, 255).astype(np.uint8)
 
 
-def _slip(rng: np.random.Generator, raw: np.ndarray, labels: np.ndarray, voxel_size: tuple) -> None:
+def _slip(rng: np.random.Generator, raw: np.ndarray, labels: np.ndarray, voxel_size: Triple) -> None:
     """Move a section (y, x) and its labels sideways, in place."""
     angle = rng.uniform(0, 2 * np.pi)
     dy, dx = np.round(SLIP * np.array([np.sin(angle), np.cos(angle)]) / voxel_size[1:]).astype(int)
@@ -305,7 +337,7 @@ def _slip(rng: np.random.Generator, raw: np.ndarray, labels: np.ndarray, voxel_s
     labels[:] = np.where((rows == near[0]) & (columns == near[1]), labels[near], IGNORE)
 
 
-def _noise(rng: np.random.Generator, shape: tuple, voxel_size: tuple, length: float) -> np.ndarray:
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], voxel_size: Triple, length: float) -> np.ndarray:
     """Gaussian noise of about unit variance, float32, whose correlation falls to 1/e over `length` nm."""
     smooth = np.array(voxel_size) < length
     spacing = np.where(smooth, np.maximum(length / 2, voxel_size), voxel_size)

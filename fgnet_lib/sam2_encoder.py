@@ -37,7 +37,18 @@ class Sam2Encoder(nn.Module):
 
     Attributes:
         channels: channels of the three feature maps, finest first.
+
+    Raises:
+        ValueError: an unknown size or source.
+
+    Example:
+        >>> encoder = Sam2Encoder("mini")
+        >>> [tuple(features.shape) for features in encoder(torch.rand(1, 1, 2, 64, 64))]
+        [(1, 64, 2, 16, 16), (1, 64, 2, 8, 8), (1, 64, 2, 4, 4)]
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, size: str = "tiny", source: str = "fpn") -> None:
         super().__init__()
@@ -55,7 +66,7 @@ class Sam2Encoder(nn.Module):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
 
     def forward(self, raw: Tensor) -> list[Tensor]:
-        """Features of every section at strides 4, 8 and 16.
+        """Compute the features of every section at strides 4, 8 and 16.
 
         Args:
             raw: float (B, 1, D, H, W) in [0, 1]; H and W multiples of 32.
@@ -81,7 +92,13 @@ class Sam2Encoder(nn.Module):
 
 
 def build_encoder(size: str = "tiny", checkpoint: Path | None = None, source: str = "fpn") -> Sam2Encoder:
-    """An encoder with the weights of `checkpoint`, or random ones (repeatable by `torch.manual_seed`) if None."""
+    """Build an encoder with the weights of `checkpoint`, or with random weights if None.
+
+    Args:
+        size: As of `Sam2Encoder`.
+        checkpoint: A file that `load_checkpoint` reads; random weights follow `torch.manual_seed`.
+        source: As of `Sam2Encoder`.
+    """
     encoder = Sam2Encoder(size, source)
     if checkpoint is not None:
         load_checkpoint(encoder, checkpoint)
@@ -112,11 +129,11 @@ def load_checkpoint(encoder: Sam2Encoder, path: Path) -> None:
     state = {key: value for key, value in state.items() if key.startswith("image_encoder.")}
     # Compared before loading: load_state_dict would report a wrong shape only after copying the tensors that fit.
     expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    if found != expected:
-        differing = sorted(key for key in expected | found if expected.get(key) != found.get(key))
+    stored = {key: tuple(value.shape) for key, value in state.items()}
+    if stored != expected:
+        differing = sorted(key for key in expected | stored if expected.get(key) != stored.get(key))
         raise ValueError(
-            f"{path} holds {_size_of(found)}, expected size {encoder.size!r}; "
+            f"{path} holds {_describe(stored)}, expected size {encoder.size!r}; "
             f"{len(differing)} tensors differ or are missing, first {differing[0]}"
         )
     encoder.load_state_dict(state)
@@ -131,8 +148,8 @@ def _image_encoder_config(size: str) -> DictConfig:
     return OmegaConf.merge(config, MINI) if size == "mini" else config
 
 
-def _size_of(shapes: dict[str, tuple[int, ...]]) -> str:
-    """In words, which encoder these parameter shapes belong to, judged by width and number of blocks."""
+def _describe(shapes: dict[str, tuple[int, ...]]) -> str:
+    """Say in words which encoder some parameter shapes belong to, judged by width and number of blocks."""
     width = shapes.get("image_encoder.trunk.patch_embed.proj.bias", (0,))[0]
     blocks = len({key.split(".")[3] for key in shapes if key.startswith("image_encoder.trunk.blocks.")})
     known = {(32, 6): "mini", (96, 12): "tiny", (96, 16): "small", (112, 24): "base_plus", (144, 48): "large"}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,24 +13,32 @@ from safetensors.torch import save_file
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.fgnet import FGNet, FGNetConfig
+from fgnet_lib.files.atomic import atomic
 
 PRETRAINED = REPOSITORY / "data" / "pretrained"
 
 
-def save_model(model: FGNet, path: str | Path, notes: dict | None = None) -> Path:
-    """Write weights, configuration and notes (training data, threshold, ...) as safetensors, appearing atomically."""
+def save_model(model: FGNet, path: str | Path, notes: dict[str, Any] | None = None) -> Path:
+    """Write weights, configuration and notes as one safetensors file, which is there complete or not at all.
+
+    Args:
+        model: Weights on any device.
+        path: Of the file; its folder is made if there is none.
+        notes: What JSON can hold about the model: training data, threshold, scores.
+
+    Returns:
+        The path.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"config": json.dumps(asdict(model.config)), "notes": json.dumps(notes or {})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(path.name + ".tmp")
-    save_file(tensors, partial, metadata)
-    os.replace(partial, path)
+    with atomic(path) as part:
+        save_file(tensors, part, metadata)
     return path
 
 
-def read_notes(path: str | Path) -> dict:
-    """The notes that `save_model` wrote beside the weights.
+def read_notes(path: str | Path) -> dict[str, Any]:
+    """Read the notes that `save_model` wrote beside the weights.
 
     Raises:
         FileNotFoundError, ValueError: As `load_model`.
@@ -39,16 +47,22 @@ def read_notes(path: str | Path) -> dict:
 
 
 def read_config(path: str | Path) -> FGNetConfig:
-    """The configuration that `save_model` wrote beside the weights.
+    """Read the configuration that `save_model` wrote beside the weights.
 
     Raises:
         FileNotFoundError, ValueError: As `load_model`.
     """
-    return FGNetConfig(**json.loads(_open(Path(path)).metadata()["config"]))
+    settings = json.loads(_open(Path(path)).metadata()["config"])
+    if not settings.get("far"):  # distances of further affinities, which older versions wrote into every file
+        settings.pop("far", None)
+    try:
+        return FGNetConfig(**settings)
+    except TypeError as error:
+        raise ValueError(f"{path}: this version does not know its configuration {settings} ({error})") from error
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> FGNet:
-    """Rebuild a model that `save_model` wrote, in eval mode.
+    """Rebuild a model that `save_model` wrote, in eval mode, on `device`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -56,22 +70,38 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FGNet:
     """
     file, model = _open(Path(path)), FGNet(read_config(path))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+    stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    if wrong := sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name)):
         raise ValueError(
             f"{path}: {len(wrong)} weights do not fit its configuration {model.config}, first {wrong[0]}: "
-            f"file {found.get(wrong[0])}, model {expected.get(wrong[0])}; was it written by another version?"
+            f"file {stored.get(wrong[0])}, model {expected.get(wrong[0])}; was it written by another version?"
         )
-    model.load_state_dict({name: file.get_tensor(name) for name in found})
+    model.load_state_dict({name: file.get_tensor(name) for name in stored})
     return model.to(device).eval()
 
 
-def load_pretrained(name: str = "fgnet_mini", device: str | torch.device = "cpu") -> FGNet:
-    """A model that comes with this repository, see `data/pretrained/README.md` for how it was trained."""
-    return load_model(PRETRAINED / f"{name}.safetensors", device)
+def load_pretrained(device: str | torch.device = "cpu") -> FGNet:
+    """Load the mini model that comes with this repository, in eval mode; `data/pretrained/README.md` is its card.
+
+    Example:
+        >>> load_pretrained().config.encoder
+        'mini'
+    """
+    return load_model(PRETRAINED / "fgnet_mini.safetensors", device)
 
 
-def _open(path: Path) -> safe_open:
+def pretrained_threshold() -> float:
+    """Read the agglomeration threshold that was chosen for the model of `load_pretrained`, on its training sections.
+
+    Example:
+        >>> 0 < pretrained_threshold() < 1
+        True
+    """
+    return read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
+
+
+def _open(path: Path) -> Any:
+    """Open a file of ours to read single entries (safetensors' `safe_open` has no type of its own)."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; shipped ones are in {PRETRAINED}")
     try:
@@ -79,5 +109,5 @@ def _open(path: Path) -> safe_open:
     except SafetensorError as error:
         raise ValueError(f"{path}: not a complete safetensors file ({error}); copy or train it again") from error
     if "config" not in (file.metadata() or {}):
-        raise ValueError(f"{path}: safetensors without an FGNet configuration; write checkpoints with fgnet.save_model")
+        raise ValueError(f"{path}: safetensors without an FGNet configuration; write it with weights.save_model")
     return file

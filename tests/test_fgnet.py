@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from fgnet_lib.fgnet import MINI, FeatureGuidedAttention, FGNet, FGNetConfig, ThinConv3d
+from fgnet_lib.fgnet import MINI, FeatureGuidedAttention, FGNet, FGNetConfig
 from fgnet_lib.weights import load_model, read_notes, save_model
 
 SMALL = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)
@@ -47,40 +47,10 @@ def test_attention_is_the_documented_equation(kind):
         pointwise(fga.to_map, torch.relu(pointwise(fga.from_guide, guide) + pointwise(fga.from_fine, fine)))
     )
     assert a.shape[1] == (4 if kind == "per_channel" else 1)
-    guided, found = fga(fine, guide)
-    torch.testing.assert_close(found, a)
+    guided, weights = fga(fine, guide)
+    torch.testing.assert_close(weights, a)
     weighted = pointwise(fga.value, guide) if kind == "additive" else fine
     torch.testing.assert_close(guided, weighted * a + (0 if kind == "plain" else fine))
-
-
-@given(st.integers(1, 2), st.integers(1, 6), st.integers(4, 60), st.integers(4, 60), st.sampled_from(["dense", "down"]))
-@settings(max_examples=30, deadline=None)
-def test_thin_convolution_is_the_ordinary_one(batch, depth, height, width, kind):
-    torch.manual_seed(0)
-    shape = {"dense": {"kernel_size": 3, "padding": 1}, "down": {"kernel_size": (1, 2, 2), "stride": (1, 2, 2)}}[kind]
-    thin, plain = ThinConv3d(3, 5, **shape), torch.nn.Conv3d(3, 5, **shape)
-    plain.load_state_dict(thin.state_dict())
-    x = torch.randn(batch, 3, depth, height, width)
-    found, wanted = thin(x), plain(x)
-    torch.testing.assert_close(found, wanted)
-    weight = torch.randn_like(wanted)
-    (found * weight).sum().backward()
-    (wanted * weight).sum().backward()
-    for ours, theirs in zip(thin.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-3)
-
-
-def test_thin_convolution_of_a_patch_is_left_to_onednn():
-    """As long as PyTorch leaves it to its slow loop otherwise."""
-
-    def operators(conv):
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
-            conv(torch.rand(1, 8, 8, 128, 128))
-        return {event.name for event in profile.events()}
-
-    if "aten::slow_conv3d" not in operators(torch.nn.Conv3d(8, 8, 3, padding=1)):
-        pytest.skip("this PyTorch takes oneDNN for thin volumes, too: ThinConv3d is not needed any more")
-    assert "aten::mkldnn_convolution" in operators(ThinConv3d(8, 8, 3, padding=1))
 
 
 def test_coarse_affinities_read_sam2_only(model):
@@ -120,7 +90,6 @@ def test_frozen_encoder_gets_no_gradient_and_stays_in_eval_mode(model):
         {"attention": "per_channel"},
         {"attention": "additive"},
         {"dense_levels": 0},
-        {"far": (3, 9)},
     ],
 )
 def test_switches_survive_saving_and_loading(tmp_path, changes):
@@ -153,6 +122,18 @@ def test_bad_files_are_refused_with_their_name(tmp_path, model):
     save_file(load_file(path), tmp_path / "other.safetensors", {"config": wrong, "notes": "{}"})
     with pytest.raises(ValueError, match="other.safetensors.*do not fit its configuration"):
         load_model(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(("far", "loads"), [([], True), ([3, 9], False)])
+def test_files_of_older_versions_load_unless_they_have_heads_for_far_affinities(tmp_path, model, far, loads):
+    path = save_model(model, tmp_path / "model.safetensors")
+    older = json.dumps(asdict(model.config) | {"far": far})
+    save_file(load_file(path), tmp_path / "older.safetensors", {"config": older, "notes": "{}"})
+    if loads:
+        assert load_model(tmp_path / "older.safetensors").config == model.config
+    else:
+        with pytest.raises(ValueError, match=r"older.safetensors: this version does not know .*'far': \[3, 9\]"):
+            load_model(tmp_path / "older.safetensors")
 
 
 @pytest.mark.parametrize(

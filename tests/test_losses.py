@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgnet_lib.fgnet import FGNetOutput
-from fgnet_lib.losses import FAR_WEIGHT, affinity_loss, fgnet_loss
+from fgnet_lib.losses import affinity_loss, fgnet_loss
 
 
 def batch(seed: int = 0, share: float = 0.8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -89,9 +89,5 @@ def test_sums_both_decoders_and_leaves_out_what_is_not_there() -> None:
     assert fgnet_loss(FGNetOutput(coarse, refined, ()), target, mask, weight=0.3) == pytest.approx(one + 0.3 * other)
     assert fgnet_loss(FGNetOutput(None, refined, ()), target, mask) == one
     assert fgnet_loss(FGNetOutput(coarse, None, ()), target, mask) == other
-    far, far_target, far_mask = batch(2)
-    output = FGNetOutput(None, refined, (), refined_far=far)
-    both = fgnet_loss(output, torch.cat([target, far_target], 1), torch.cat([mask, far_mask], 1))
-    assert both == pytest.approx(one + FAR_WEIGHT * affinity_loss(far, far_target, far_mask))
     with pytest.raises(ValueError, match="nothing to train"):
         fgnet_loss(FGNetOutput(None, None, ()), target, mask)

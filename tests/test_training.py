@@ -64,23 +64,6 @@ def check_targets(volume: Volume, in_3d: bool) -> None:
     assert 0.3 < augmented[1][:, augmented[2].all(0)].mean() < 1 and augmented[0].shape == (1, 4, 32, 32)
 
 
-def test_affinities_further_away_come_after_the_nearest(volume: Volume) -> None:
-    _, near, known = PatchDataset([volume], volume.shape, augment=None)[0]
-    _, target, mask = PatchDataset([volume], volume.shape, augment=None, far=(3, 9))[0]
-    assert torch.equal(target[:3], near) and torch.equal(mask[:3], known)
-    widened = widen_borders(volume.labels)
-    for channels, distance in ((slice(3, 6), 3), (slice(6, 9), 9)):
-        np.testing.assert_array_equal(target[channels], affinities_from_labels(widened, distance))
-        np.testing.assert_array_equal(mask[channels], affinity_mask(volume.labels, distance))
-
-
-def test_far_affinities_train_their_own_heads(volume: Volume, tmp_path: Path) -> None:
-    model = FGNet(replace(MINI, far=(3,)))
-    before = {name: value.clone() for name, value in model.state_dict().items() if "far_head" in name}
-    train(model, [volume], replace(CONFIG, iterations=1), tmp_path)
-    assert len(before) == 4 and not any(torch.equal(model.state_dict()[name], old) for name, old in before.items())
-
-
 def test_anisotropic_volumes_have_borders_widened_in_plane() -> None:
     check_targets(make_phantom((8, 64, 64), seed=0), in_3d=False)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from train_mini import chosen_scores, model_card, scores
+from train_mini import chosen_scores, model_card, score
 
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.inference import predict
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import fragments, segment
-from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
+from fgnet_lib.weights import PRETRAINED, load_pretrained, pretrained_threshold, read_notes
 
 WEIGHTS = PRETRAINED / "fgnet_mini.safetensors"
 
@@ -36,20 +36,20 @@ def test_neurons_of_the_phantom_are_found():
     """On a volume training never saw, agglomeration at the shipped threshold beats the fragments it starts from."""
     volume = open_dataset("phantom", "val")[8:24, :192, :192]
     affinities = predict(load_pretrained(), volume.raw, progress=False).refined
-    found = segment(affinities, volume.voxel_size, read_notes(WEIGHTS)["threshold"])
-    before, after = (evaluate(s, volume.labels) for s in (fragments(affinities, volume.voxel_size), found))
+    neurons = segment(affinities, volume.voxel_size, pretrained_threshold())
+    before, after = (evaluate(s, volume.labels) for s in (fragments(affinities, volume.voxel_size), neurons))
     assert after.voi_split + after.voi_merge < 0.5 * (before.voi_split + before.voi_merge)
     assert after.arand < before.arand
-    assert found.shape == volume.shape and (found > 0).all()
+    assert neurons.shape == volume.shape and (neurons > 0).all()
 
 
 def test_neurons_of_real_tissue_are_found(em_data):
     """FIB-25 as the card reports it, at full coverage; the watershed fragments of the data set have VOI 1.77, the
     published FFN segmentation, its gaps filled, 1.11."""
-    notes = read_notes(WEIGHTS)
-    measured = scores(load_pretrained(), open_dataset("fib25", "val").load(), [notes["threshold"]])
-    found, reported = measured[notes["threshold"]], notes["measured"]["fib25"][1]
+    threshold = pretrained_threshold()
+    measured = score(load_pretrained(), open_dataset("fib25", "val").load(), [threshold])[threshold]
+    reported = read_notes(WEIGHTS)["measured"]["fib25"][1]
     for name in ("voi_split", "voi_merge", "arand"):
-        np.testing.assert_allclose(found[name], reported[name], atol=0.02)
-    assert found["voi_split"] + found["voi_merge"] <= 1.10
-    assert found["arand"] <= 0.13
+        np.testing.assert_allclose(measured[name], reported[name], atol=0.02)
+    assert measured["voi_split"] + measured["voi_merge"] <= 1.10
+    assert measured["arand"] <= 0.13

@@ -31,7 +31,7 @@ from distributed.security import Security
 from tqdm.auto import tqdm
 
 from fgnet_lib.files.locks import locked
-from fgnet_lib.machine import memory_returned, peak_bytes
+from fgnet_lib.machine import peak_bytes, return_freed_memory
 from fgnet_lib.scale.grid import Grid
 from fgnet_lib.scale.journal import Journal, Step, process_block
 
@@ -159,7 +159,7 @@ def limit_memory(extra: int | None) -> int:
     if held.exists():
         if extra is not None:
             threading.stack_size(STACK)  # of threads to come: it counts
-            memory_returned()  # so does what an earlier block freed and glibc keeps
+            return_freed_memory()  # so does what an earlier block freed and glibc keeps
             limit = int(held.read_text().split()[5]) * resource.getpagesize() + extra
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
     return peak_bytes()

@@ -9,32 +9,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from fgnet_lib.checkpoints import History
+from fgnet_lib.patches import Samples
 from fgnet_lib.sam2_encoder import STRIDES, Sam2Encoder
 from fgnet_lib.training import TrainConfig, fit
 from fgnet_lib.volumes import Volume
 
-BLOCK = 16  # voxels: what is hidden is hidden in squares of this side, ...
-HIDDEN = 0.6  # ... this share of them
+BLOCK = 16  # voxels: the side of the squares that are hidden
+HIDDEN = 0.6  # the share of squares that are hidden
 
 
-class MaskedSections(Dataset):
-    """An endless source of patches and of what to hide in them; item k is a function of the seed and k.
+class MaskedSections(Samples):
+    """An endless source of patches and of what to hide in them; item k depends on the seed and on k, and nothing else.
 
     An item is raw, float32 (1, z, y, x) in [0, 1], flipped and turned at random, and a bool mask of the same shape that
-    is True in hidden squares of `BLOCK` voxels, other ones in each section.
+    is True in hidden squares of `BLOCK` voxels, which differ from section to section.
     """
 
     def __init__(self, volumes: Sequence[Volume], patch: tuple[int, int, int], seed: int = 0) -> None:
-        """See the class; volumes need no labels and are drawn by their numbers of voxels.
+        """Draw from `volumes`.
+
+        Args:
+            volumes: With or without labels; each is drawn as often as its number of voxels says.
+            patch: Voxels (z, y, x), y = x, a multiple of `BLOCK`.
+            seed: Of everything that is random.
 
         Raises:
             ValueError: If there is no volume, one is smaller than a patch, or a patch is not square or made of blocks.
@@ -44,21 +50,22 @@ class MaskedSections(Dataset):
         if not volumes or any(n < p for volume in volumes for n, p in zip(volume.shape, patch, strict=True)):
             raise ValueError(f"patches of {patch} do not fit into volumes of {[volume.shape for volume in volumes]}")
         self.volumes, self.patch, self.seed = volumes, patch, seed
-        self.share = np.array([math.prod(volume.shape) for volume in volumes], float)
+        share = np.array([math.prod(volume.shape) for volume in volumes], float)
+        self.share = share / share.sum()
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, index))
-        volume = self.volumes[rng.choice(len(self.volumes), p=self.share / self.share.sum())]
+        volume = self.volumes[rng.choice(len(self.volumes), p=self.share)]
         start = [rng.integers(n - p + 1) for n, p in zip(volume.shape, self.patch, strict=True)]
         raw = volume.raw[tuple(slice(s, s + p) for s, p in zip(start, self.patch, strict=True))]
-        raw = np.rot90(raw, rng.integers(4), axes=(1, 2))[:, :: rng.choice((1, -1))]
+        raw = np.rot90(raw, int(rng.integers(4)), axes=(1, 2))[:, :: rng.choice((1, -1))]
         blocks = (self.patch[0], self.patch[1] // BLOCK, self.patch[2] // BLOCK)
         hidden = (rng.random(blocks) < HIDDEN).repeat(BLOCK, 1).repeat(BLOCK, 2)
         return torch.from_numpy(raw[None].astype(np.float32) / 255), torch.from_numpy(hidden[None])
 
 
 class Painter(nn.Module):
-    """An encoder with one linear layer per stride that turns features into grey values."""
+    """An encoder with one linear layer per stride, which turns features into grey values."""
 
     def __init__(self, encoder: Sam2Encoder) -> None:
         super().__init__()
@@ -66,17 +73,25 @@ class Painter(nn.Module):
         self.heads = nn.ModuleList(nn.Conv3d(c, s * s, 1) for c, s in zip(encoder.channels, STRIDES, strict=True))
 
     def forward(self, raw: Tensor, hidden: Tensor) -> Tensor:
-        """Grey values (B, 1, D, H, W), in standard deviations of the patch, of a patch whose `hidden` part is grey."""
-        seen = torch.where(hidden, raw.mean(dim=(2, 3, 4), keepdim=True), raw)
-        painted = 0
-        for head, features in zip(self.heads, self.encoder(seen), strict=True):
+        """Paint the grey values of a patch whose hidden part the encoder does not see.
+
+        Args:
+            raw: float (B, 1, D, H, W) in [0, 1].
+            hidden: bool, same shape.
+
+        Returns:
+            Grey values (B, 1, D, H, W) in standard deviations of the patch.
+        """
+        visible = torch.where(hidden, raw.mean(dim=(2, 3, 4), keepdim=True), raw)
+        painted = []
+        for head, features, stride in zip(self.heads, self.encoder(visible), STRIDES, strict=True):
             squares = head(features).transpose(1, 2)  # pixel_shuffle wants the channels before y and x
-            painted = painted + F.pixel_shuffle(squares, round(math.sqrt(squares.shape[2])))
-        return painted.transpose(1, 2)
+            painted.append(F.pixel_shuffle(squares, stride))
+        return reduce(torch.add, painted).transpose(1, 2)
 
 
 def painting_loss(painter: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean absolute error over hidden voxels, in standard deviations of the patch's grey values.
+    """Compute the mean absolute error over hidden voxels, in standard deviations of the patch's grey values.
 
     A painter that knows nothing and paints the mean scores 0.8 on Gaussian grey values.
     """
@@ -100,7 +115,10 @@ def pretrain(
         volumes: Labels are not looked at.
         config: `patch`, `iterations`, `learning_rate` and so on; what concerns labels and frozen encoders is not used.
         out_dir: Folder of the checkpoints.
-        on_step: As in `training.fit`.
+        on_step: Called with the history after every iteration.
+
+    Returns:
+        Loss, learning rate and seconds of every iteration.
     """
     return fit(
         Painter(encoder), MaskedSections(volumes, config.patch, config.seed), painting_loss, config, out_dir, on_step

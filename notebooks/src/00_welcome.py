@@ -107,9 +107,9 @@ from fgnet_lib.inference import predict
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import remove_small, segment
 from fgnet_lib.views.meshes import largest_ids, neuron_meshes
-from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
+from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
-threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
+threshold = pretrained_threshold()
 
 # %% [markdown]
 # Read the comments. Later lessons explain each line.

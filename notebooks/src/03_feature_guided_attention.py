@@ -65,7 +65,7 @@ from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.segmentation import segment
 from fgnet_lib.views import explorers, plots
 from fgnet_lib.volumes import IGNORE
-from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
+from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 torch.manual_seed(SEED)
 volume = session.volume("val")
@@ -237,9 +237,9 @@ print("stride 1:", tuple(level0.shape), "  stride 2:", tuple(level1.shape), "  z
 fga = model.fine_encoder.guides[0]  # stride 4
 with torch.no_grad():
     S = model.encode(raw)[0]
-    fine = model.fine_encoder.stem(raw)
-    for down, block in zip(model.fine_encoder.downs[:3], model.fine_encoder.blocks[:3], strict=True):
-        fine = block(down(fine))
+    fine = F.gelu(model.fine_encoder.stem(raw))
+    for level in (1, 2):
+        fine = model.fine_encoder.blocks[level](model.fine_encoder.downs[level](fine))
     says_sam2, says_fine = fga.from_guide(S), fga.from_fine(fine)
     together = F.relu(says_sam2 + says_fine)
     a1 = torch.sigmoid(fga.to_map(together))
@@ -330,13 +330,14 @@ class GuidedEncoder(nn.Module):
         halve = [nn.Conv3d(a, b, (1, 2, 2), stride=(1, 2, 2)) for a, b in pairs]
         self.downs = nn.ModuleList([nn.Identity(), *halve])
         blocks = [(DenseBlock if i < dense_levels else DWBlock)(width) for i, width in enumerate(widths)]
-        self.blocks = nn.ModuleList([nn.GELU(), *blocks[1:]])
+        self.blocks = nn.ModuleList([nn.Identity(), *blocks[1:]])
         guided = zip(guide_channels, widths[2:], strict=True)
         self.guides = nn.ModuleList(fgnet.FeatureGuidedAttention(s, f, "residual") for s, f in guided)
 
     def forward(self, raw, guides):
-        x, pyramid, attention = self.stem(raw), [], []
-        for level in range(5):
+        x = F.gelu(self.stem(raw))
+        pyramid, attention = [x], []
+        for level in range(1, 5):
             x = self.blocks[level](self.downs[level](x))
             if level >= 2:  # strides 4, 8, 16: SAM2 has a map
                 x, a = self.guides[level - 2](x, guides[level - 2])
@@ -479,7 +480,7 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
 # makes, you see one of its pictures below.
 
 # %%
-threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
+threshold = pretrained_threshold()
 neurons = segment(prediction.refined, volume.voxel_size, threshold)
 explorer = explorers.attention_explorer(volume, model, neurons, session.out_dir)
 explorer

@@ -128,7 +128,7 @@ print(f"{100 * share:.1f} % of the affinities are 1")
 import torch
 import torch.nn.functional as F
 
-from fgnet_lib.losses import affinity_loss
+from fgnet_lib.losses import affinity_loss, fgnet_loss
 
 _, target, mask = (torch.stack(items) for items in zip(*examples, strict=True))
 logits = torch.zeros_like(target, requires_grad=True)
@@ -254,8 +254,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 small = PatchDataset([volume], patch=(8, 64, 64), augment=Augment(), seed=SEED)
 for k in range(3):
     raw, target, mask = (item[None] for item in small[k])
-    output = model(raw)
-    loss = affinity_loss(output.refined, target, mask) + affinity_loss(output.coarse, target, mask)
+    loss = fgnet_loss(model(raw), target, mask)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()

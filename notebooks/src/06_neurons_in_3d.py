@@ -42,11 +42,11 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %%
 from fgnet_lib.inference import predict
 from fgnet_lib.segmentation import remove_small, segment
-from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
+from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 volume = session.volume("val")
 prediction = predict(load_pretrained(device=session.device), volume.raw)
-threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
+threshold = pretrained_threshold()
 neurons = remove_small(segment(prediction.refined, volume.voxel_size, threshold), 200)
 print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm")
 

@@ -372,9 +372,9 @@ print(f"largest difference: {difference:.5f}")
 
 # %%
 from fgnet_lib.scale.segmentation import segment_blocks
-from fgnet_lib.weights import PRETRAINED, read_notes
+from fgnet_lib.weights import pretrained_threshold
 
-threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
+threshold = pretrained_threshold()
 start = time.perf_counter()
 steps = segment_blocks(client, folder / "affinities.zarr", folder, threshold=threshold, block=block, progress=False)
 segmented = time.perf_counter() - start

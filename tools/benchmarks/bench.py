@@ -29,10 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fgnet_lib import inference
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig, ThinConv3d
+from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
 from fgnet_lib.inference import predict
 from fgnet_lib.losses import fgnet_loss
-from fgnet_lib.machine import choose_device, hardware, memory_kept, peak_bytes
+from fgnet_lib.machine import ThinConv3d, choose_device, hardware, peak_bytes
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.segmentation import fragments, sweep
 from fgnet_lib.study.rows import ROWS, SMALL, training
@@ -127,8 +127,7 @@ def one_model(config: FGNetConfig, raw: np.ndarray) -> dict:
     torch.manual_seed(0)
     model = FGNet(config).to(choose_device())
     inferred, with_inference = seconds(partial(predict, model, raw, progress=False)), peak()
-    with memory_kept():
-        trained = seconds(partial(training_step, model.train()))
+    trained = seconds(partial(training_step, model.train()))
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "mvox_per_s": raw.size / 1e6 / inferred,
@@ -141,19 +140,6 @@ def one_model(config: FGNetConfig, raw: np.ndarray) -> dict:
 def peak() -> int:
     """Bytes of this process, or of its GPU where there is one."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes()
-
-
-def kept(model: FGNet, raw: np.ndarray) -> dict[str, float]:
-    """Freed memory kept for the next tensors, against handed back: seconds without, over seconds with."""
-
-    def train() -> None:
-        training_step(model.train())
-
-    with memory_kept():
-        train_s = seconds(train)
-    predict_s = seconds(lambda: predict(model, raw, progress=False))
-    back_s = seconds(lambda: predict.__wrapped__(model, raw, progress=False))
-    return {"training": seconds(train) / train_s, "prediction": back_s / predict_s}
 
 
 def thin(raw: np.ndarray) -> dict[str, float]:
@@ -223,7 +209,6 @@ def training_step(model: nn.Module, patch: tuple[int, ...] = PATCH) -> None:
     model.zero_grad()
 
 
-@memory_kept()
 @torch.inference_mode()
 def parts(model: FGNet, volume: Volume) -> dict[str, float]:
     """Seconds of each step from grey values to neurons, for one volume."""
@@ -266,12 +251,9 @@ def page(found: dict) -> str:
     ]
     total = sum(found["parts"].values())
     lines += [f"| {name} | {value:.2f} | {value / total:.0%} |" for name, value in found["parts"].items()]
-    kept = found["kept"]
     lines += [
-        "\nKeeping freed memory for the next tensors (`devices.memory_kept`) instead of handing it back makes",
-        f"training {kept['training']:.2f} times and prediction {kept['prediction']:.2f} times as fast.",
-        "\nA single patch that is thin in z goes to PyTorch's slow loop; with its axes turned (`fgnet.ThinConv3d`) the",
-        f"small models of docs/results.md train {found['thin']['training']:.2f} times and predict",
+        "\nA single patch that is thin in z goes to PyTorch's slow loop; with its axes turned (`machine.ThinConv3d`)",
+        f"the small models of docs/results.md train {found['thin']['training']:.2f} times and predict",
         f"{found['thin']['prediction']:.2f} times as fast on one thread (patches of 8 x 128 x 128).",
         "\n## Models\n",
         "The rate depends on how well windows fit; they fit FIB-25's validation part better: see results.md.\n",
@@ -330,7 +312,6 @@ def main() -> None:
         "machine": hardware(),
         "shape": list(volume.shape),
         "parts": parts(model, volume),
-        "kept": kept(model, volume.raw),
         "thin": thin(volume.raw),
         "models": models(volume.raw),
         "reuse": reuse(model, make_phantom((64, *TILE[1:]), seed=1).raw),

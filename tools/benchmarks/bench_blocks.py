@@ -44,12 +44,12 @@ from fgnet_lib.scale.segmentation import Faces, Fragments, Merge, Relabel, run_h
 from fgnet_lib.segmentation import segment
 from fgnet_lib.study.evaluation import VOLUMES, predict_rescaled
 from fgnet_lib.volumes import Volume, is_anisotropic
-from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
+from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "measured"
 GVOX = (0.1, 0.5, 1.0, 2.0)
 BLOCK, SIDE = (128, 256, 256), 1024  # voxels; of the phantom along y and x
-THRESHOLD = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
+THRESHOLD = pretrained_threshold()
 CELL = 48  # voxels; of the phantom's cells, cubes with a membrane, which blocks cut
 
 

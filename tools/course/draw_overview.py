@@ -11,7 +11,7 @@ from fgnet_lib.inference import predict
 from fgnet_lib.segmentation import segment
 from fgnet_lib.views import plots
 from fgnet_lib.views.meshes import largest_ids, neuron_meshes
-from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
+from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "overview.png"
 
@@ -20,7 +20,7 @@ def main() -> None:
     plots.style()
     volume = open_dataset("phantom", "val").load()
     prediction = predict(load_pretrained(), volume.raw, progress=False)
-    threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
+    threshold = pretrained_threshold()
     neurons = segment(prediction.refined, volume.voxel_size, threshold)
     z = volume.shape[0] // 2
 

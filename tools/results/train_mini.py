@@ -7,6 +7,7 @@ on FIB-25's sections 120-139, which training never saw; the validation parts are
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -16,13 +17,20 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 # isort: split
 import numpy as np
 import torch
+from torch import Tensor, nn
 
+from fgnet_lib.affinities import affinities_from_labels, affinity_mask
+from fgnet_lib.augment import Augment
+from fgnet_lib.checkpoints import History
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.fgnet import MINI, AffinityDecoder, FGNet, FGNetOutput
 from fgnet_lib.inference import predict
+from fgnet_lib.losses import fgnet_loss
 from fgnet_lib.metrics import evaluate
+from fgnet_lib.patches import PatchDataset
+from fgnet_lib.sam2_encoder import load_checkpoint
 from fgnet_lib.segmentation import sweep
-from fgnet_lib.training import TrainConfig, train
+from fgnet_lib.training import TrainConfig, fit, train
 from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import PRETRAINED, read_notes, save_model
 
@@ -39,7 +47,8 @@ RECIPE = TrainConfig(
     weights=(7, 1, 2),
     seed=0,
 )
-FAR = (3, 9)  # the last two stages also learn affinities to voxels so far away; their heads are not shipped
+FAR = (3, 9)  # the last two stages also learn affinities to voxels so far away (Lee et al. 2017, arXiv 1706.00120)
+FAR_WEIGHT = 0.5  # of these in the loss
 STAGES = (
     RECIPE,
     replace(RECIPE, iterations=1000, learning_rate=1e-3, warmup=20, ema=0.99, weights=(7, 1.5, 1.5), seed=1),
@@ -49,66 +58,125 @@ STAGES = (
 )
 
 
-def begun(number: int, model: FGNet) -> FGNet:
-    """What stage `number` trains, from what the stages before it made of `model`.
+class FarPatches(PatchDataset):
+    """Training patches whose targets and masks have three channels more for each distance in `FAR`."""
 
-    The last two have heads for far affinities; in the last, the pretrained encoder takes the place of the one so far.
+    def target_and_mask(self, labels: np.ndarray, widened: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        distances = (1, *FAR)
+        target = np.concatenate([affinities_from_labels(widened, distance) for distance in distances])
+        return target, np.concatenate([affinity_mask(labels, distance) for distance in distances])
+
+
+def decoders(model: FGNet) -> tuple[AffinityDecoder, AffinityDecoder]:
+    """Both decoders of a model."""
+    return model.coarse_decoder, model.refined_decoder
+
+
+def add_far_heads(model: FGNet) -> None:
+    """Widen the heads of a model, in place, so that it also predicts the affinities in `FAR`, at random at first.
+
+    The channels of nearest neighbours stay the first three, with their weights.
     """
+    for decoder in decoders(model):
+        near = decoder.head
+        decoder.head = nn.Conv3d(near.in_channels, 3 * (1 + len(FAR)), 1)
+        with torch.no_grad():
+            for wide, narrow in zip(decoder.head.parameters(), near.parameters(), strict=True):
+                wide[:3] = narrow
+
+
+def remove_far_heads(model: FGNet) -> None:
+    """Undo `add_far_heads`, in place: a model is shipped with the affinities of nearest neighbours alone."""
+    for decoder in decoders(model):
+        wide = decoder.head
+        decoder.head = nn.Conv3d(wide.in_channels, 3, 1)
+        decoder.head.load_state_dict({name: value[:3] for name, value in wide.state_dict().items()})
+
+
+def far_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Compute the loss of nearest neighbours plus `FAR_WEIGHT` times that of the affinities in `FAR`."""
+    raw, target, mask = batch
+    output, near, far = model(raw), slice(0, 3), slice(3, None)
+
+    def loss(channels: slice) -> Tensor:
+        part = FGNetOutput(output.coarse[:, channels], output.refined[:, channels], ())
+        return fgnet_loss(part, target[:, channels], mask[:, channels])
+
+    return loss(near) + FAR_WEIGHT * loss(far)
+
+
+def train_stage(number: int, model: FGNet, volumes: Sequence[Volume], work: Path) -> History:
+    """Train `model` in place, by stage `number` (from 1 on).
+
+    The last two stages learn far affinities too; before the last, the encoder is replaced by the pretrained one.
+    """
+    stage, folder = STAGES[number - 1], work / f"stage{number}"
+    torch.manual_seed(stage.seed)  # of the heads for far affinities
     if number < len(STAGES) - 1:
-        return model
-    taught = FGNet(replace(MINI, far=FAR), PRETRAINED / "encoder_mini.pt")
-    keep_encoder = number < len(STAGES)
-    learned = model.state_dict().items()
-    taught.load_state_dict({k: v for k, v in learned if keep_encoder or not k.startswith("encoder.")}, strict=False)
-    return taught
+        return train(model, volumes, stage, folder)
+    if number == len(STAGES):
+        load_checkpoint(model.encoder, PRETRAINED / "encoder_mini.pt")
+    add_far_heads(model)
+    model.freeze_encoder(stage.freeze_encoder)
+    patches = FarPatches(volumes, stage.patch, Augment(), stage.seed, stage.weights)
+    history = fit(model, patches, far_loss, stage, folder)
+    remove_far_heads(model)
+    return history
 
 
-def scores(model: FGNet, volume: Volume, thresholds: list[float]) -> dict[float, dict[str, float]]:
-    """VOI split, VOI merge and ARAND of a labelled volume, per agglomeration threshold."""
+def score(model: FGNet, volume: Volume, thresholds: list[float]) -> dict[float, dict[str, float]]:
+    """Predict and segment a labelled volume; its VOI split, VOI merge and ARAND per agglomeration threshold."""
     affinities = predict(model, volume.raw).refined
     segmentations = sweep(affinities, volume.voxel_size, thresholds)
     return {t: asdict(evaluate(segmentation, volume.labels)) for t, segmentation in segmentations.items()}
 
 
-def best_threshold(found: dict[float, dict[str, float]]) -> float:
-    """The threshold with the least VOI split + VOI merge."""
-    return min(found, key=lambda t: found[t]["voi_split"] + found[t]["voi_merge"])
+def best_threshold(scores: dict[float, dict[str, float]]) -> float:
+    """Choose the threshold with the least VOI split + VOI merge."""
+    return min(scores, key=lambda t: scores[t]["voi_split"] + scores[t]["voi_merge"])
 
 
-def after_stage(model: FGNet, stages: list[TrainConfig], minutes: float) -> dict:
-    """How far the stages so far have come: scores at every threshold where it is chosen, and, to report, on validation.
+def score_stage(model: FGNet, stages: Sequence[TrainConfig], minutes: float) -> dict:
+    """Score a model after some stages, at every threshold, where the threshold is chosen and on validation.
 
     Returns:
         `iterations` and `minutes` of all stages so far; `threshold`, the best of sections 120-139; and for `training`
         (these sections) and `validation` a list of threshold, VOI split, VOI merge, ARAND.
     """
-    found = {}
-    for part, volume in (
-        ("training", open_dataset("fib25", "train").load()[120:, :, :]),
-        ("validation", open_dataset("fib25", "val").load()),
-    ):
-        found[part] = scores(model, volume, THRESHOLDS)
-    rows = {
-        part: [[t, one["voi_split"], one["voi_merge"], one["arand"]] for t, one in per_threshold.items()]
-        for part, per_threshold in found.items()
+    parts = {
+        "training": open_dataset("fib25", "train").load()[120:, :, :],
+        "validation": open_dataset("fib25", "val").load(),
     }
-    iterations = sum(stage.iterations for stage in stages)
-    return {"iterations": iterations, "minutes": minutes, "threshold": best_threshold(found["training"]), **rows}
+    scores = {part: score(model, volume, THRESHOLDS) for part, volume in parts.items()}
+    return {
+        "iterations": sum(stage.iterations for stage in stages),
+        "minutes": minutes,
+        "threshold": best_threshold(scores["training"]),
+        **{
+            part: [[t, each["voi_split"], each["voi_merge"], each["arand"]] for t, each in scores[part].items()]
+            for part in parts
+        },
+    }
 
 
 def chosen_scores(stage: dict, part: str) -> tuple[float, float]:
-    """VOI and ARAND of a stage at the threshold that training sections choose; `part` as in `after_stage`."""
+    """VOI and ARAND of a stage, as `score_stage` gives it, at the threshold that training sections choose.
+
+    Args:
+        stage: Of `score_stage`.
+        part: "training" or "validation".
+    """
     _, split, merge, arand = next(row for row in stage[part] if row[0] == stage["threshold"])
     return split + merge, arand
 
 
 def model_card(weights: Path) -> str:
-    """The card of a model, in Markdown, from the notes in its own file."""
+    """Write the card of a model, in Markdown, from the notes in its own file."""
     notes = read_notes(weights)
     rows = "\n".join(
-        f"| {name}, {part} | {m['voi_split']:.3f} | {m['voi_merge']:.3f} "
-        f"| {m['voi_split'] + m['voi_merge']:.3f} | {m['arand']:.3f} |"
-        for name, part, m in ((name, *pair) for name, pair in notes["measured"].items())
+        f"| {name}, {part} | {scores['voi_split']:.3f} | {scores['voi_merge']:.3f} "
+        f"| {scores['voi_split'] + scores['voi_merge']:.3f} | {scores['arand']:.3f} |"
+        for name, (part, scores) in notes["measured"].items()
     )
     recipe = "\n".join(
         "| {iterations} | {patch} | {learning_rate} | {ema} | {weights} | {seed} |".format(**stage)
@@ -178,18 +246,15 @@ def main() -> None:
     volumes = [fib25[:120, :, :], open_dataset("gala", "train").load(), open_dataset("phantom", "train").load()]
     torch.manual_seed(RECIPE.seed)
     model, minutes, tried = FGNet(MINI), 0.0, []
-    for number, stage in enumerate(STAGES, start=1):
-        torch.manual_seed(stage.seed)  # of the heads for far affinities
-        taught = begun(number, model)
-        minutes += train(taught, volumes, stage, arguments.work / f"stage{number}").seconds[-1] / 60
-        model.load_state_dict({name: taught.state_dict()[name] for name in model.state_dict()})
-        tried.append(after_stage(model.eval(), STAGES[:number], minutes))
+    for number in range(1, len(STAGES) + 1):
+        minutes += train_stage(number, model, volumes, arguments.work).seconds[-1] / 60
+        tried.append(score_stage(model, STAGES[:number], minutes))
 
-    chosen, measured = tried[-1]["threshold"], {}
+    threshold, measured = tried[-1]["threshold"], {}
     for name, part in (("fib25", "sections 144-183"), ("gala", "test volume"), ("phantom", "seed 1")):
-        measured[name] = (part, scores(model, open_dataset(name, "val").load(), [chosen])[chosen])
+        measured[name] = (part, score(model, open_dataset(name, "val").load(), [threshold])[threshold])
     notes = {
-        "threshold": chosen,
+        "threshold": threshold,
         "measured": measured,
         "stages": [asdict(stage) for stage in STAGES],
         "far": " and ".join(map(str, FAR)),
