@@ -7,14 +7,14 @@ from itertools import product
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import Hint, ask, ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import Hint, call, call_array, compare, exercise, require
 
 
 @exercise("00", "the size of a volume")
 def volume_size(answer: Callable[[tuple, tuple], Sequence[float]]) -> None:
     """From a shape (voxels) and a voxel size (nm), both z, y, x, to a size in µm."""
     shape, voxel_size = (50, 1250, 2000), (40.0, 4.0, 8.0)
-    result = ask_array(answer, shape, voxel_size, shape=(3,))
+    result = call_array(answer, shape, voxel_size, shape=(3,))
     right = np.multiply(shape, voxel_size) / 1000
     mistakes = {
         "This is in nm: 1000 of them are one µm": right * 1000,
@@ -31,7 +31,7 @@ def error_kind(answer: Callable[[int, int, int, int], str]) -> None:
     right = {(True, False): "split", (False, True): "merge"}
     for truth, found in product(((3, 3), (3, 5)), ((8, 8), (8, 9))):
         expected = right.get((truth[0] == truth[1], found[0] == found[1]), "none")
-        given = ask(answer, *truth, *found)
+        given = call(answer, *truth, *found)
         words = f"truth {truth[0]} and {truth[1]}, found {found[0]} and {found[1]}"
         require(given in ("merge", "split", "none"), f"{given!r} is none of the three words ({words})")
         if {given, expected} == {"merge", "split"}:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
-from fgnet_lib.course.checks.exercise import ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call_array, compare, exercise, require
 from fgnet_lib.volumes import IGNORE
 
 BLOCKS = np.kron(  # four neurons and a membrane, in three sections, touching in every direction
@@ -19,7 +19,7 @@ BLOCKS = np.kron(  # four neurons and a membrane, in three sections, touching in
 @exercise("01", "the affinity target", points=2)
 def affinities(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     """From labels (z, y, x) to affinities (3, z, y, x) with the predecessor along each axis."""
-    result = ask_array(answer, BLOCKS, shape=(3, *BLOCKS.shape))
+    result = call_array(answer, BLOCKS, shape=(3, *BLOCKS.shape))
     right = affinities_from_labels(BLOCKS)
     alike = np.stack([np.roll(BLOCKS, 1, axis) == BLOCKS for axis in range(3)])
     inside = BLOCKS > 0
@@ -45,7 +45,7 @@ def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     """From labels (z, y, x) to the same with 0 wherever one of the eight neighbours in the section differs."""
     blocks = [[[4, 4, 9], [4, 7, 9]], [[4, 4, 9], [4, 4, 9]], [[4, 0, 9], [4, 7, 7]]]  # with corners that jut out
     labels = np.kron(np.array(blocks, np.uint64), np.ones((1, 5, 5), np.uint64))
-    result = ask_array(answer, labels, shape=labels.shape)
+    result = call_array(answer, labels, shape=labels.shape)
     right = widen_borders(labels)
     require(np.isin(result, [0, *np.unique(labels)]).all(), "There are labels that were not there before")
     require(np.all((result == 0) | (result == labels)), "A voxel may become 0 or keep its label, and some did neither")
@@ -73,7 +73,7 @@ def _zero_beside(labels: np.ndarray, steps: list[tuple[int, int, int]]) -> np.nd
 def mask(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     """From the labels of a row to where an affinity to the predecessor is known."""
     row = np.array([5, 5, IGNORE, IGNORE, 0, 0, 8, IGNORE, 3], np.uint64)
-    result = ask_array(answer, row, shape=row.shape).astype(float)
+    result = call_array(answer, row, shape=row.shape).astype(float)
     known = row != IGNORE
     before = np.append(False, known[:-1])
     right = known & before

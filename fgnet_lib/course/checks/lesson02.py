@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import Hint, ask, ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import Hint, call, call_array, compare, exercise, require
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views.feature_maps import cosine_similarity
 
@@ -15,7 +15,7 @@ from fgnet_lib.views.feature_maps import cosine_similarity
 def map_shape(answer: Callable[[tuple[int, int, int], int, int], tuple[int, ...]]) -> None:
     """From the shape of a stack (z, y, x), a stride and a number of channels to the shape of the map."""
     for (sections, rows, columns), stride in (((24, 256, 384), 8), ((16, 128, 320), 16)):
-        result = ask_array(answer, (sections, rows, columns), stride, 64, shape=(4,))
+        result = call_array(answer, (sections, rows, columns), stride, 64, shape=(4,))
         require(result.dtype.kind in "iu", f"A shape is made of integers, and here is a {result.dtype} among them")
         right = np.array([64, sections, rows // stride, columns // stride])
         mistakes = {
@@ -33,7 +33,7 @@ def similarity(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
     """From features (C, y, x) and a pixel to the cosine similarity (y, x)."""
     features = np.random.default_rng(0).normal(1, 1, (5, 6, 7))
     y, x = 4, 2
-    result = ask_array(answer, features, y, x, shape=(6, 7))
+    result = call_array(answer, features, y, x, shape=(6, 7))
     dot = np.einsum("c,cyx->yx", features[:, y, x], features)
     length = np.linalg.norm(features, axis=0)
     direction = features / length
@@ -55,7 +55,7 @@ def fine_stride(answer: Callable[[float, float], int]) -> None:
     """From the thickness of a neurite and the size of a voxel (nm) to the coarsest stride whose pixel is no wider."""
     for thickness, voxel in ((100, 8), (64, 8), (20, 8), (500, 4), (4, 8)):
         words = f"for {thickness} nm and voxels of {voxel} nm"
-        result = ask(answer, thickness, voxel)
+        result = call(answer, thickness, voxel)
         require(result in (1, *STRIDES), f"{result!r} is none of the strides, {words}")
         if result * voxel > thickness and result > 1:
             raise Hint(f"A pixel of stride {result} is wider than the neurite, {words}")

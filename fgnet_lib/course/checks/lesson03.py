@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fgnet_lib.course.checks.exercise import Hint, ask, ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import Hint, call, call_array, compare, exercise, require
 from fgnet_lib.fgnet import FeatureGuidedAttention
 from fgnet_lib.metrics import roc_auc
 
@@ -26,7 +26,7 @@ def dw_weights(answer: Callable[[int, int], int]) -> None:
             "Both pointwise layers have e times as many weights as without widening": depthwise + 2 * channels**2,
             "In 3D a voxel has 27 places to look at": 9 * channels + 2 * pointwise,
         }
-        result = ask_array(answer, channels, expand, shape=())
+        result = call_array(answer, channels, expand, shape=())
         otherwise = f"{result} is not the number of weights for {channels} channels and e = {expand}"
         compare(result, depthwise + 2 * pointwise, mistakes, otherwise)
 
@@ -43,7 +43,7 @@ def attention(answer: type[nn.Module]) -> None:
     module.load_state_dict(library.state_dict())
     fine, guide = torch.randn(2, 4, 2, 5, 5), torch.randn(2, 6, 2, 5, 5)
     with torch.no_grad():
-        result = ask(module, fine, guide)
+        result = call(module, fine, guide)
         guided, a = library(fine, guide)
         added = library.from_guide(guide) + library.from_fine(fine)
         linear = torch.sigmoid(library.to_map(added))
@@ -76,7 +76,7 @@ def auc(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     """From weights and a mask of borders to the AUC, equal weights counting half."""
     weights = np.array([0.1, 0.4, 0.4, 0.9, 0.4, 0.3, 0.2, 0.4])
     borders = np.array([0, 1, 0, 1, 0, 0, 1, 1], bool)
-    result = ask_array(answer, weights, borders, shape=())
+    result = call_array(answer, weights, borders, shape=())
     p, q = weights[borders][:, None], weights[~borders]
     mistakes = {
         "Equal weights do not count, and should count half": np.mean(p > q),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fgnet_lib.course.checks.exercise import ask, ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call, call_array, compare, exercise, require
 
 ITERATIONS, LOST_IN = 9, 5
 
@@ -21,7 +21,7 @@ def balanced_loss(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     """From probabilities and targets to the mean of the cross-entropies of both classes."""
     target = np.array([[1, 1, 1, 0], [1, 0, 1, 1]])
     p = np.array([[0.9, 0.6, 0.7, 0.4], [0.8, 0.2, 0.5, 0.95]])
-    result = ask_array(answer, p, target, shape=())
+    result = call_array(answer, p, target, shape=())
     cost = -np.log(np.where(target == 1, p, 1 - p))
     ones, zeros = cost[target == 1], cost[target == 0]
     right = (ones.mean() + zeros.mean()) / 2
@@ -41,7 +41,7 @@ def balanced_loss(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
 def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
     """From iteration, iterations, peak and warm-up to the rate."""
     k, n, peak, warmup = np.arange(40), 40, 0.01, 8
-    result = np.array([ask_array(answer, int(one), n, peak, warmup, shape=()) for one in k])
+    result = np.array([call_array(answer, int(one), n, peak, warmup, shape=()) for one in k])
     warm, cosine = np.minimum(1, (k + 1) / warmup), (1 + np.cos(np.pi * k / n)) / 2
     mistakes = {
         "There is no warm-up": peak * cosine,
@@ -64,15 +64,15 @@ def resume(answer: Callable) -> None:
     """A loop of (model, optimizer, patch, iterations, path) that goes on from its checkpoint, and says from where."""
     with TemporaryDirectory() as folder:
         whole = _start(0)
-        require(ask(answer, *whole, _patch, ITERATIONS, Path(folder, "whole")) == 0, "A new run should give back 0")
+        require(call(answer, *whole, _patch, ITERATIONS, Path(folder, "whole")) == 0, "A new run should give back 0")
         wanted, _ = _run(_start(0), 0, ITERATIONS)
         require(_same(whole[0], wanted), "Without any disturbance the run ends elsewhere than the loop of the stub")
         path = Path(folder, "lost")
         with suppress(ConnectionError):
-            ask(answer, *_start(0), _lost, ITERATIONS, path)
+            call(answer, *_start(0), _lost, ITERATIONS, path)
         require(path.exists(), f"The session was lost in iteration {LOST_IN}, and no checkpoint was there")
         asked, again = [], _start(1)
-        first = ask(answer, *again, lambda k: asked.append(k) or _patch(k), ITERATIONS, path)
+        first = call(answer, *again, lambda k: asked.append(k) or _patch(k), ITERATIONS, path)
     _check_iterations(asked, first)
     saved, optimizer = _run(_start(0), 0, LOST_IN)
     fresh_model, fresh_optimizer = _start(1)

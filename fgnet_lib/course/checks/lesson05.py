@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import Hint, ask, exercise, require
+from fgnet_lib.course.checks.exercise import Hint, call, exercise, require
 
 Faces = dict[frozenset[int], tuple[int, float]]
 Curve = dict[float, tuple[float, float]]
@@ -38,7 +38,7 @@ def face_mean(answer: Callable[[np.ndarray, np.ndarray, int, int], float]) -> No
     generator = np.random.default_rng(5)
     fragments = generator.integers(1, 4, (3, 5, 6)).astype(np.uint64)
     affinities = generator.random((3, *fragments.shape), dtype=np.float32)
-    result = _number(ask(answer, affinities, fragments, 1, 2), "The mean affinity")
+    result = _number(call(answer, affinities, fragments, 1, 2), "The mean affinity")
     later, earlier = _pairs(affinities, fragments, 1, 2), _pairs(affinities, fragments, 2, 1)
     every = np.concatenate([*later, *earlier])
     by_axis = [np.concatenate(two).mean() for two in zip(later, earlier, strict=True)]
@@ -74,7 +74,7 @@ FACES: Faces = {
 def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
     """From faces (pairs, mean affinity) to those after a merge: two faces to one neighbour become one."""
     given = dict(FACES)
-    result = ask(answer, given, 1, 2)
+    result = call(answer, given, 1, 2)
     require(isinstance(result, dict), f"A dictionary like `faces` is wanted, and this is a {type(result).__name__}")
     require(given == FACES, "Your function changes the dictionary that it was given: fill a new one")
     require(frozenset({1, 2}) not in result, "The face across which you merged is still there: it lies inside now")
@@ -103,12 +103,12 @@ def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
 def _other_merges(answer: Callable[[Faces, int, int], Faces]) -> None:
     """Hint if a merge goes wrong with `keep` above `drop`, or where the two have no face."""
     named = {frozenset(face) for face in ({2, 4}, {2, 3}, {4, 5})}
-    result = ask(answer, dict(FACES), 2, 1)
+    result = call(answer, dict(FACES), 2, 1)
     require(set(result) == named, "Merging 1 into 2 goes wrong: the fragment that is kept may have the larger number")
     apart = dict(FACES)
     del apart[frozenset({1, 2})]
     try:
-        result = ask(answer, apart, 1, 2)
+        result = call(answer, apart, 1, 2)
     except (KeyError, ValueError) as error:
         kind = type(error).__name__
         raise Hint(
@@ -142,7 +142,7 @@ def honest_threshold(answer: Callable[[Curve, Curve], tuple[float, float]]) -> N
 
 def _choice(answer: Callable, training: Curve, validation: Curve) -> tuple[float, float]:
     """A student's threshold and VOI for two curves."""
-    result = ask(answer, dict(training), dict(validation))
+    result = call(answer, dict(training), dict(validation))
     require(np.shape(result) == (2,), "Two numbers are wanted: the threshold, and the VOI that you report")
     return float(result[0]), float(result[1])
 
@@ -162,7 +162,7 @@ def whole_from(answer: Callable[[dict[float, np.ndarray], np.ndarray, int], floa
     }
     tried = {value: np.repeat(np.array([row], np.uint64), 3, axis=0)[None] for value, row in rows.items()}
     right = {1: 0.6, 2: 0.8, 3: 0.7}
-    found = {neuron: _number(ask(answer, tried, truth, neuron), "The threshold") for neuron in right}
+    found = {neuron: _number(call(answer, tried, truth, neuron), "The threshold") for neuron in right}
     if found == right:
         return
     require(set(found.values()) != {0.9}, "That is where all has become one segment: look only at this neuron's voxels")

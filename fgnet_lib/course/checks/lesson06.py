@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import ask, ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call, call_array, compare, exercise, require
 
 
 @exercise("06", "the volume of a neuron")
@@ -15,7 +15,7 @@ def neuron_volume(answer: Callable[[np.ndarray, int, tuple[float, float, float]]
     labels = np.zeros((4, 10, 10), np.uint64)
     labels[1:3, 2:9, 2:9], labels[1:3, 3:8, 3:8] = 7, 9  # 9 has 50 voxels, and 7 lies around it
     voxel_size = (40.0, 8.0, 4.0)
-    result = ask_array(answer, labels, 9, voxel_size, shape=())
+    result = call_array(answer, labels, 9, voxel_size, shape=())
     right = 50 * 40 * 8 * 4 / 1e9
     compare(
         result,
@@ -51,7 +51,7 @@ def match(answer: Callable[[np.ndarray, np.ndarray, int], tuple[int, float]]) ->
 
 def _match(answer: Callable, segmentation: np.ndarray, truth: np.ndarray, segment: int) -> tuple[int, float]:
     """A student's neuron and share for a segment."""
-    result = ask(answer, segmentation, truth, segment)
+    result = call(answer, segmentation, truth, segment)
     require(np.shape(result) == (2,), "Two numbers are wanted: the id of the neuron, and a share")
     return int(result[0]), float(result[1])
 
@@ -60,7 +60,7 @@ def _match(answer: Callable, segmentation: np.ndarray, truth: np.ndarray, segmen
 def viewer_position(answer: Callable[[tuple, tuple, tuple], np.ndarray]) -> None:
     """From a voxel (z, y, x) of a crop to neuroglancer's x, y, z in voxels of the data set."""
     voxel, offset, voxel_size = (3, 20, 50), (400.0, 80.0, 32.0), (40.0, 8.0, 4.0)
-    result = ask_array(answer, voxel, offset, voxel_size, shape=(3,))
+    result = call_array(answer, voxel, offset, voxel_size, shape=(3,))
     corner = np.divide(offset, voxel_size)
     inside = np.array(voxel) + 0.5
     compare(

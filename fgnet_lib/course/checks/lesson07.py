@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import Hint, ask, exercise, require
+from fgnet_lib.course.checks.exercise import Hint, call, exercise, require
 
 Settings = dict[str, dict[str, Any]]
 
@@ -27,7 +27,7 @@ SETTINGS: Settings = {
 @exercise("07", "fair pairs", points=2)
 def fair_pairs(answer: Callable[[Settings], Iterable]) -> None:
     """Pairs of rows whose settings differ in exactly one thing, each once."""
-    result = ask(answer, {name: dict(row) for name, row in SETTINGS.items()})
+    result = call(answer, {name: dict(row) for name, row in SETTINGS.items()})
     try:
         pairs = [tuple(pair) for pair in result]
         found = {frozenset(pair) for pair in pairs}
@@ -62,7 +62,7 @@ def _changed(one: str, other: str) -> list[str]:
 def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
     """Mean and standard deviation of a sample over the runs of a row; no spread of a single one."""
     scores = [1.0, 1.1, 1.5]
-    mean, spread = _two(ask(answer, list(scores)))
+    mean, spread = _two(call(answer, list(scores)))
     require(spread is not None, "Three runs have a spread")
     mistakes = {
         "The first number is the median, and the mean was asked for": np.isclose(mean, 1.1),
@@ -82,7 +82,7 @@ def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
     }
     for hint, made in mistakes.items():
         require(not made, hint)
-    mean, spread = _two(ask(answer, [1.3]))
+    mean, spread = _two(call(answer, [1.3]))
     require(bool(np.isclose(mean, 1.3)), "The mean of a single run is that run")
     require(spread is None, f"A single run has no spread, and yours is {spread}: that would look like certainty")
 
@@ -100,9 +100,9 @@ def chance_of(answer: Callable[[Sequence[float], Sequence[float]], float]) -> No
     """The share of all deals into two hands in which means differ at least as much as in the one that was dealt."""
     ours, theirs = [1.1, 1.3, 1.5, 1.6], [1.4, 1.7]
     for a, b in ((ours, theirs), (theirs, ours)):
-        result = _share(ask(answer, list(a), list(b)))
+        result = _share(call(answer, list(a), list(b)))
         _judge(result, a, b)
-    result = _share(ask(answer, [1.0, 1.0], [1.0, 1.0, 1.0]))
+    result = _share(call(answer, [1.0, 1.0], [1.0, 1.0, 1.0]))
     require(result == 1, "If all runs are equal, every deal differs as much as the one that was seen: that is certain")
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import ask, ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call, call_array, compare, exercise, require
 
 
 @exercise("08", "voxel size and offset of a cut", points=2)
 def cut_geometry(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
     """Voxel size and offset in nm of raw[first:...:step] along three axes."""
     voxel_size, offset, first, step = (40.0, 8.0, 8.0), (400.0, 0.0, 160.0), (5, 100, 50), (1, 2, 4)
-    result = ask_array(answer, voxel_size, offset, first, step, shape=(2, 3))
+    result = call_array(answer, voxel_size, offset, first, step, shape=(2, 3))
     size, start = np.multiply(voxel_size, step), np.multiply(first, voxel_size)
     require(not np.allclose(result, [offset + start, size]), "Voxel size and offset are exchanged")
     compare(
@@ -62,7 +62,7 @@ def flat_sections(answer: Callable[[np.ndarray], list[int]]) -> None:
 
 def _sections(answer: Callable[[np.ndarray], Any], raw: np.ndarray) -> list[int]:
     """The numbers that a student's function gives, as a list, a set, an array or what `np.where` gives."""
-    result = ask(answer, raw)
+    result = call(answer, raw)
     numbers = np.ravel(list(result) if np.iterable(result) else result)
     require(numbers.dtype != bool, "The numbers of the sections are wanted, and not a yes or no for each of them")
     return sorted(int(z) for z in numbers)
@@ -71,7 +71,7 @@ def _sections(answer: Callable[[np.ndarray], Any], raw: np.ndarray) -> list[int]
 @exercise("08", "how many sections fit into memory")
 def sections_in_memory(answer: Callable[[int, int, float], int]) -> None:
     """Whole sections for which raw, labels and both affinities fit into a number of gigabytes."""
-    result = ask_array(answer, 2000, 1500, 8.0, shape=())
+    result = call_array(answer, 2000, 1500, 8.0, shape=())
     voxels = 2000 * 1500
     fits = {each: int(8e9 // (each * voxels)) for each in (33, 21, 12, 24, 32, 25)}
     require(result == int(result), "Whole sections are wanted: a part of one cannot be predicted")
