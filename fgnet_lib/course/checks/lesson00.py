@@ -29,10 +29,10 @@ def volume_size(answer: Callable[[tuple, tuple], Sequence[float]]) -> None:
 def error_kind(answer: Callable[[int, int, int, int], str]) -> None:
     """From the true and the found ids of two voxels to "merge", "split" or "none"."""
     right = {(True, False): "split", (False, True): "merge"}
-    for truth, found in product(((3, 3), (3, 5)), ((8, 8), (8, 9))):
-        expected = right.get((truth[0] == truth[1], found[0] == found[1]), "none")
-        given = call(answer, *truth, *found)
-        words = f"truth {truth[0]} and {truth[1]}, found {found[0]} and {found[1]}"
+    for truth, predicted in product(((3, 3), (3, 5)), ((8, 8), (8, 9))):
+        expected = right.get((truth[0] == truth[1], predicted[0] == predicted[1]), "none")
+        given = call(answer, *truth, *predicted)
+        words = f"truth {truth[0]} and {truth[1]}, found {predicted[0]} and {predicted[1]}"
         require(given in ("merge", "split", "none"), f"{given!r} is none of the three words ({words})")
         if {given, expected} == {"merge", "split"}:
             raise Hint(f"Merge and split are exchanged: {words}")

@@ -50,7 +50,7 @@ def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     require(np.isin(result, [0, *np.unique(labels)]).all(), "There are labels that were not there before")
     require(np.all((result == 0) | (result == labels)), "A voxel may become 0 or keep its label, and some did neither")
     steps = [(0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
-    four, two = (_zero_beside(labels, some) for some in (steps, steps[1::2]))
+    four, two = (_zero_beside(labels, neighbours) for neighbours in (steps, steps[1::2]))
     mistakes = {
         "Neighbours in the sections above and below count as well, and should not": widen_borders(labels, in_3d=True),
         "No border has become wider": labels,

@@ -49,9 +49,9 @@ def attention(answer: type[nn.Module]) -> None:
         linear = torch.sigmoid(library.to_map(added))
         bare = library.to_map(added.relu())
         product = torch.sigmoid(library.to_map((library.from_guide(guide) * library.from_fine(fine)).relu()))
-    two = isinstance(result, tuple | list) and len(result) == 2
-    require(two, "Two things should come back: the guided features, and the map a")
-    if [getattr(one, "shape", None) for one in result] == [a.shape, guided.shape]:
+    is_pair = isinstance(result, tuple | list) and len(result) == 2
+    require(is_pair, "Two things should come back: the guided features, and the map a")
+    if [getattr(tensor, "shape", None) for tensor in result] == [a.shape, guided.shape]:
         raise Hint("The two that come back are exchanged: first the features, then the map")
     require(getattr(result[1], "shape", None) == a.shape, f"The map should have the shape {tuple(a.shape)}")
     require(getattr(result[0], "shape", None) == guided.shape, f"F' should have the shape {tuple(guided.shape)}")
@@ -61,14 +61,14 @@ def attention(answer: type[nn.Module]) -> None:
         "The two projections are multiplied, and should be added": product,
     }
     otherwise = "{n} values of the map a are not those of the equation, the first at {at}"
-    compare(result[1].numpy(), a.numpy(), {hint: one.numpy() for hint, one in mistakes.items()}, otherwise)
+    compare(result[1].numpy(), a.numpy(), {hint: tensor.numpy() for hint, tensor in mistakes.items()}, otherwise)
     mistakes = {
         "F itself is lost where a is small: what is added to F * a?": fine * a,
         "F goes on without its guidance": fine,
         "Attention is added to F, and should weigh it": fine + a,
     }
     otherwise = "The map a is right, and {n} values of F' are not"
-    compare(result[0].numpy(), guided.numpy(), {hint: one.numpy() for hint, one in mistakes.items()}, otherwise)
+    compare(result[0].numpy(), guided.numpy(), {hint: tensor.numpy() for hint, tensor in mistakes.items()}, otherwise)
 
 
 @exercise("03", "the AUC")

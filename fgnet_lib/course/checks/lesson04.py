@@ -41,7 +41,7 @@ def balanced_loss(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
 def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
     """From iteration, iterations, peak and warm-up to the rate."""
     k, n, peak, warmup = np.arange(40), 40, 0.01, 8
-    result = np.array([call_array(answer, int(one), n, peak, warmup, shape=()) for one in k])
+    result = np.array([call_array(answer, int(value), n, peak, warmup, shape=()) for value in k])
     warm, cosine = np.minimum(1, (k + 1) / warmup), (1 + np.cos(np.pi * k / n)) / 2
     mistakes = {
         "There is no warm-up": peak * cosine,
@@ -56,7 +56,7 @@ def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
         "The cosine alone goes below 0": peak * warm * np.cos(np.pi * k / n),
     }
     otherwise = "{n} of 40 rates are wrong, the first in iteration {at}"
-    compare(result * 1000, peak * warm * cosine * 1000, {h: 1000 * one for h, one in mistakes.items()}, otherwise)
+    compare(result * 1000, peak * warm * cosine * 1000, {h: 1000 * value for h, value in mistakes.items()}, otherwise)
 
 
 @exercise("04", "a run that can be resumed", points=3)
@@ -66,14 +66,17 @@ def resume(answer: Callable) -> None:
         whole = _start(0)
         require(call(answer, *whole, _patch, ITERATIONS, Path(folder, "whole")) == 0, "A new run should give back 0")
         wanted, _ = _run(_start(0), 0, ITERATIONS)
-        require(_same(whole[0], wanted), "Without any disturbance the run ends elsewhere than the loop of the stub")
+        require(
+            _have_equal_weights(whole[0], wanted),
+            "Without any disturbance the run ends elsewhere than the loop of the stub",
+        )
         path = Path(folder, "lost")
         with suppress(ConnectionError):
-            call(answer, *_start(0), _lost, ITERATIONS, path)
+            call(answer, *_start(0), _patch_until_lost, ITERATIONS, path)
         require(path.exists(), f"The session was lost in iteration {LOST_IN}, and no checkpoint was there")
-        asked, again = [], _start(1)
-        first = call(answer, *again, lambda k: asked.append(k) or _patch(k), ITERATIONS, path)
-    _check_iterations(asked, first)
+        computed, resumed = [], _start(1)
+        first = call(answer, *resumed, lambda k: computed.append(k) or _patch(k), ITERATIONS, path)
+    _check_iterations(computed, first)
     saved, optimizer = _run(_start(0), 0, LOST_IN)
     fresh_model, fresh_optimizer = _start(1)
     mistakes = {
@@ -85,16 +88,18 @@ def resume(answer: Callable) -> None:
         copy, start = _start(1)
         copy.load_state_dict(model.state_dict())
         start.load_state_dict(used.state_dict())
-        require(not _same(again[0], _run((copy, start), LOST_IN, ITERATIONS)[0]), hint)
-    require(_same(again[0], wanted), "The resumed run ends with other weights than the undisturbed one")
+        require(not _have_equal_weights(resumed[0], _run((copy, start), LOST_IN, ITERATIONS)[0]), hint)
+    require(_have_equal_weights(resumed[0], wanted), "The resumed run ends with other weights than the undisturbed one")
 
 
-def _check_iterations(asked: list[int], first: int) -> None:
+def _check_iterations(computed: list[int], first: int) -> None:
     """Hint unless a resumed run computed each missing iteration once and gave back the first."""
-    require(bool(asked) and asked[0] != 0, "The second call begins at iteration 0 again")
-    require(asked[0] >= LOST_IN, f"Iteration {asked[0]} was done before the session was lost, and is computed again")
-    require(asked[0] == LOST_IN, f"Iteration {LOST_IN} was lost, and is never computed")
-    require(asked == list(range(LOST_IN, ITERATIONS)), f"After the loss these iterations were computed: {asked}")
+    require(bool(computed) and computed[0] != 0, "The second call begins at iteration 0 again")
+    require(
+        computed[0] >= LOST_IN, f"Iteration {computed[0]} was done before the session was lost, and is computed again"
+    )
+    require(computed[0] == LOST_IN, f"Iteration {LOST_IN} was lost, and is never computed")
+    require(computed == list(range(LOST_IN, ITERATIONS)), f"After the loss these iterations were computed: {computed}")
     require(first == LOST_IN, f"{first} comes back, and the first iteration computed was {LOST_IN}")
 
 
@@ -120,16 +125,16 @@ def _patch(k: int) -> Tensor:
     return torch.randn(4, 3, generator=torch.Generator().manual_seed(k))
 
 
-def _lost(k: int) -> Tensor:
+def _patch_until_lost(k: int) -> Tensor:
     """The patches of a session that is lost."""
     if k == LOST_IN:
         raise ConnectionError("the session was closed")
     return _patch(k)
 
 
-def _run(started: tuple[nn.Module, torch.optim.Optimizer], first: int, end: int) -> tuple:
+def _run(start: tuple[nn.Module, torch.optim.Optimizer], first: int, end: int) -> tuple:
     """The loop of the stub, from one iteration to another."""
-    model, optimizer = started
+    model, optimizer = start
     for k in range(first, end):
         model(_patch(k)).square().mean().backward()
         optimizer.step()
@@ -137,5 +142,5 @@ def _run(started: tuple[nn.Module, torch.optim.Optimizer], first: int, end: int)
     return model, optimizer
 
 
-def _same(one: nn.Module, other: nn.Module) -> bool:
-    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+def _have_equal_weights(model: nn.Module, other: nn.Module) -> bool:
+    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(model.parameters(), other.parameters(), strict=True))

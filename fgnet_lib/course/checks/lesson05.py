@@ -10,7 +10,7 @@ import numpy as np
 from fgnet_lib.course.checks.exercise import Hint, call, exercise, require
 
 Faces = dict[frozenset[int], tuple[int, float]]
-Curve = dict[float, tuple[float, float]]
+VoiCurve = dict[float, tuple[float, float]]
 
 
 def _number(result: Any, what: str) -> float:
@@ -24,12 +24,12 @@ def _pairs(affinities: np.ndarray, fragments: np.ndarray, a: int, b: int, shift:
 
     With a `shift` of 0 they are read at the earlier voxel, which is wrong.
     """
-    found = []
+    pairs = []
     for axis in range(3):
         ids, values = np.moveaxis(fragments, axis, 0), np.moveaxis(affinities[axis], axis, 0)
         where = (ids[1:] == a) & (ids[:-1] == b)
-        found.append((values[1:] if shift else values[:-1])[where])
-    return found
+        pairs.append((values[1:] if shift else values[:-1])[where])
+    return pairs
 
 
 @exercise("05", "the mean affinity of a face")
@@ -41,7 +41,7 @@ def face_mean(answer: Callable[[np.ndarray, np.ndarray, int, int], float]) -> No
     result = _number(call(answer, affinities, fragments, 1, 2), "The mean affinity")
     later, earlier = _pairs(affinities, fragments, 1, 2), _pairs(affinities, fragments, 2, 1)
     every = np.concatenate([*later, *earlier])
-    by_axis = [np.concatenate(two).mean() for two in zip(later, earlier, strict=True)]
+    by_axis = [np.concatenate(sides).mean() for sides in zip(later, earlier, strict=True)]
     one_way = "Only half of the pairs count: those of which the {} voxel is in the first fragment"
     at_earlier = [*_pairs(affinities, fragments, 1, 2, 0), *_pairs(affinities, fragments, 2, 1, 0)]
     mistakes = {
@@ -83,14 +83,14 @@ def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
     missing = [sorted(face) for face in ({1, 4}, {1, 3}, {4, 5}) if frozenset(face) not in result]
     require(not missing, f"These faces are lost: {missing}")
     require(len(result) == 3, f"{len(result)} faces are left, and there should be 3")
-    found = {face: np.array(content, float) for face, content in result.items()}
-    require(all(content.shape == (2,) for content in found.values()), "Each face should have (pairs, mean affinity)")
-    unrelated = np.allclose(found[frozenset({4, 5})], (3, 0.7))
+    faces = {face: np.array(content, float) for face, content in result.items()}
+    require(all(content.shape == (2,) for content in faces.values()), "Each face should have (pairs, mean affinity)")
+    unrelated = np.allclose(faces[frozenset({4, 5})], (3, 0.7))
     require(unrelated, "A face that has nothing to do with the merge has changed")
-    renamed = np.allclose(found[frozenset({1, 3})], (4, 0.6))
+    renamed = np.allclose(faces[frozenset({1, 3})], (4, 0.6))
     require(renamed, "A face that only changes its name has another content, too")
-    pairs, mean = found[frozenset({1, 4})]
-    replaced = any(np.allclose((pairs, mean), one) for one in ((10, 0.2), (2, 0.8)))
+    pairs, mean = faces[frozenset({1, 4})]
+    replaced = any(np.allclose((pairs, mean), face) for face in ((10, 0.2), (2, 0.8)))
     require(not replaced, "Of two faces to the same neighbour one has replaced the other")
     require(pairs == 12, f"Two faces of 10 and 2 pairs do not make one of {pairs:g}")
     require(
@@ -118,12 +118,12 @@ def _other_merges(answer: Callable[[Faces, int, int], Faces]) -> None:
     require(set(result) == kept, "Merging two fragments without a face between them gives the wrong faces")
 
 
-TRAINING: Curve = {0.2: (2.0, 0.1), 0.4: (1.1, 0.3), 0.6: (0.8, 0.4), 0.8: (0.5, 1.5)}
-VALIDATION: Curve = {0.2: (1.9, 0.2), 0.4: (0.7, 0.4), 0.6: (0.6, 0.9), 0.8: (0.3, 2.0)}
+TRAINING: VoiCurve = {0.2: (2.0, 0.1), 0.4: (1.1, 0.3), 0.6: (0.8, 0.4), 0.8: (0.5, 1.5)}
+VALIDATION: VoiCurve = {0.2: (1.9, 0.2), 0.4: (0.7, 0.4), 0.6: (0.6, 0.9), 0.8: (0.3, 2.0)}
 
 
 @exercise("05", "choose a threshold honestly")
-def honest_threshold(answer: Callable[[Curve, Curve], tuple[float, float]]) -> None:
+def honest_threshold(answer: Callable[[VoiCurve, VoiCurve], tuple[float, float]]) -> None:
     """Threshold and VOI to report, from (split, merge) by threshold on training and on validation data."""
     threshold, reported = _choice(answer, TRAINING, VALIDATION)
     require(threshold in TRAINING, f"{threshold:g} is none of the thresholds {sorted(TRAINING)}")
@@ -134,13 +134,20 @@ def honest_threshold(answer: Callable[[Curve, Curve], tuple[float, float]]) -> N
     require(
         bool(np.isclose(reported, 1.5)), f"The VOI at the threshold {threshold:g} is not {reported:g}: add both parts"
     )
-    others = ({at + 0.1: (split, merge - 0.1) for at, (split, merge) in one.items()} for one in (TRAINING, VALIDATION))
-    again = _choice(answer, *others)
-    require(again != (threshold, reported), "Other curves give the same two numbers: does your answer look at them?")
-    require(bool(np.allclose(again, (0.7, 1.4))), f"On other curves these are wrong: {again[0]:g} and {again[1]:g}")
+    others = (
+        {at + 0.1: (split, merge - 0.1) for at, (split, merge) in curve.items()} for curve in (TRAINING, VALIDATION)
+    )
+    elsewhere = _choice(answer, *others)
+    require(
+        elsewhere != (threshold, reported), "Other curves give the same two numbers: does your answer look at them?"
+    )
+    require(
+        bool(np.allclose(elsewhere, (0.7, 1.4))),
+        f"On other curves these are wrong: {elsewhere[0]:g} and {elsewhere[1]:g}",
+    )
 
 
-def _choice(answer: Callable, training: Curve, validation: Curve) -> tuple[float, float]:
+def _choice(answer: Callable, training: VoiCurve, validation: VoiCurve) -> tuple[float, float]:
     """A student's threshold and VOI for two curves."""
     result = call(answer, dict(training), dict(validation))
     require(np.shape(result) == (2,), "Two numbers are wanted: the threshold, and the VOI that you report")
@@ -160,14 +167,16 @@ def whole_from(answer: Callable[[dict[float, np.ndarray], np.ndarray, int], floa
         0.9: [5, 5, 5, 5, 5, 5, 5, 5],
         1.0: [5, 5, 5, 5, 5, 5, 5, 5],
     }
-    tried = {value: np.repeat(np.array([row], np.uint64), 3, axis=0)[None] for value, row in rows.items()}
+    segmentations = {value: np.repeat(np.array([row], np.uint64), 3, axis=0)[None] for value, row in rows.items()}
     right = {1: 0.6, 2: 0.8, 3: 0.7}
-    found = {neuron: _number(call(answer, tried, truth, neuron), "The threshold") for neuron in right}
-    if found == right:
+    thresholds = {neuron: _number(call(answer, segmentations, truth, neuron), "The threshold") for neuron in right}
+    if thresholds == right:
         return
-    require(set(found.values()) != {0.9}, "That is where all has become one segment: look only at this neuron's voxels")
-    require(found[1] != 1.0, "The neuron is whole earlier: the lowest such threshold is wanted")
-    require(found[1] != 0.4, "There the neuron is still split: that is the last threshold before it heals")
-    require(found[1] != 0.2, "At the lowest threshold it is in pieces: ids of segments are not ids of neurons")
-    wrong = next(neuron for neuron in right if found[neuron] != right[neuron])
-    raise Hint(f"Neuron {wrong} has its voxels in one segment from another threshold on than {found[wrong]:g}")
+    require(
+        set(thresholds.values()) != {0.9}, "That is where all has become one segment: look only at this neuron's voxels"
+    )
+    require(thresholds[1] != 1.0, "The neuron is whole earlier: the lowest such threshold is wanted")
+    require(thresholds[1] != 0.4, "There the neuron is still split: that is the last threshold before it heals")
+    require(thresholds[1] != 0.2, "At the lowest threshold it is in pieces: ids of segments are not ids of neurons")
+    wrong = next(neuron for neuron in right if thresholds[neuron] != right[neuron])
+    raise Hint(f"Neuron {wrong} has its voxels in one segment from another threshold on than {thresholds[wrong]:g}")

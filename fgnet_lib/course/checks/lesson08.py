@@ -50,14 +50,16 @@ def flat_sections(answer: Callable[[np.ndarray], list[int]]) -> None:
         raw[z] = grey + generator.integers(0, noise, raw[z].shape)
     raw[7] //= 4  # dark, and yet a picture
     spread = raw.std(axis=(1, 2))
-    found = _sections(answer, raw)
-    require(all(0 <= z < len(raw) for z in found), f"There are {len(raw)} sections, from 0 on, and you found {found}")
-    require(7 not in found, "Section 7 is dark, but it holds a picture: brightness does not tell")
-    require(2 in found, "Section 2 is black, and was not found")
-    require(5 in found, "Section 5 is evenly grey, but for a little noise: empty is not always black, or quite even")
+    numbers = _sections(answer, raw)
+    require(
+        all(0 <= z < len(raw) for z in numbers), f"There are {len(raw)} sections, from 0 on, and you found {numbers}"
+    )
+    require(7 not in numbers, "Section 7 is dark, but it holds a picture: brightness does not tell")
+    require(2 in numbers, "Section 2 is black, and was not found")
+    require(5 in numbers, "Section 5 is evenly grey, but for a little noise: empty is not always black, or quite even")
     lowered = np.flatnonzero(spread < spread.mean() / 10).tolist()
-    require(found != lowered, "Lost sections lower your limit, so that some are not found: they change a mean")
-    require(found == lost, f"Sections {lost} have no picture, and you found {found}")
+    require(numbers != lowered, "Lost sections lower your limit, so that some are not found: they change a mean")
+    require(numbers == lost, f"Sections {lost} have no picture, and you found {numbers}")
 
 
 def _sections(answer: Callable[[np.ndarray], Any], raw: np.ndarray) -> list[int]:

@@ -38,24 +38,24 @@ def block_ids(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
     """From ids within a block to ids over the volume, by the number of the block and the voxels of a full one."""
     local = np.array([[0, 1, 1], [2, 0, 6]], np.uint64)[None]
     ids = [call_array(answer, local, number, 6, shape=local.shape).astype(float) for number in range(3)]
-    require(all((one[local == 0] == 0).all() for one in ids), "0 is no fragment, and has to stay 0")
+    require(all((block[local == 0] == 0).all() for block in ids), "0 is no fragment, and has to stay 0")
     require(not np.allclose(ids[0], ids[1]), "Two blocks give the same ids to different fragments")
-    sets = [set(one[local > 0]) for one in ids]
+    sets = [set(block[local > 0]) for block in ids]
     shared = sets[0] & sets[1] or sets[1] & sets[2]
     require(
         not shared, f"The id {min(shared or [0]):g} is given by two blocks: a block of 6 voxels may have 6 fragments"
     )
-    require(all(len(one) == 3 for one in sets), "Two fragments of one block have become one")
-    largest = max(max(one) for one in sets)
+    require(all(len(block) == 3 for block in sets), "Two fragments of one block have become one")
+    largest = max(max(block) for block in sets)
     require(
         largest <= 18, f"Three blocks of 6 voxels have 18 fragments at most, and an id is {largest:g}: leave no gaps"
     )
     few = np.minimum(local, 3)  # a block with other fragments than those before it
     fourth = call_array(answer, few, 3, 6, shape=few.shape).astype(float)
-    again = set(fourth[few > 0]) & set.union(*sets)
+    repeated = set(fourth[few > 0]) & set.union(*sets)
     require(
-        not again,
-        f"The id {min(again or [0]):g} is given twice: a block cannot know how many fragments others have",
+        not repeated,
+        f"The id {min(repeated or [0]):g} is given twice: a block cannot know how many fragments others have",
     )
 
 
