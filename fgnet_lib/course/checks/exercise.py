@@ -173,7 +173,7 @@ def compare(result: np.ndarray, right: np.ndarray, mistakes: dict[str, np.ndarra
 def _library_name(answer: Any) -> str | None:
     """Name the library's function or class that an answer is, is bound to or inherits from; None if there is none."""
     answer = getattr(answer, "func", answer)  # of functools.partial
-    family = answer.__mro__ if isinstance(answer, type) else [answer, type(answer)]
+    family = [answer, *(answer if isinstance(answer, type) else type(answer)).__mro__]
     return next((part.__name__ for part in family if _is_from_library(part)), None)
 
 

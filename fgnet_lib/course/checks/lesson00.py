@@ -12,7 +12,7 @@ from fgnet_lib.course.checks.exercise import Hint, call, call_array, compare, ex
 
 @exercise("00", "the size of a volume")
 def volume_size(answer: Callable[[tuple, tuple], Sequence[float]]) -> None:
-    """From a shape (voxels) and a voxel size (nm), both z, y, x, to a size in µm."""
+    """Check the size in µm of a shape (voxels) and a voxel size (nm), both z, y, x."""
     shape, voxel_size = (50, 1250, 2000), (40.0, 4.0, 8.0)
     result = call_array(answer, shape, voxel_size, shape=(3,))
     right = np.multiply(shape, voxel_size) / 1000
@@ -27,7 +27,7 @@ def volume_size(answer: Callable[[tuple, tuple], Sequence[float]]) -> None:
 
 @exercise("00", "merge or split")
 def error_kind(answer: Callable[[int, int, int, int], str]) -> None:
-    """From the true and the found ids of two voxels to "merge", "split" or "none"."""
+    """Check the word "merge", "split" or "none" for the true and the predicted ids of two voxels."""
     right = {(True, False): "split", (False, True): "merge"}
     for truth, predicted in product(((3, 3), (3, 5)), ((8, 8), (8, 9))):
         expected = right.get((truth[0] == truth[1], predicted[0] == predicted[1]), "none")

@@ -18,7 +18,7 @@ BLOCKS = np.kron(  # four neurons and a membrane, in three sections, touching in
 
 @exercise("01", "the affinity target", points=2)
 def affinities(answer: Callable[[np.ndarray], np.ndarray]) -> None:
-    """From labels (z, y, x) to affinities (3, z, y, x) with the predecessor along each axis."""
+    """Check the affinities (3, z, y, x) of labels (z, y, x) with the predecessor along each axis."""
     result = call_array(answer, BLOCKS, shape=(3, *BLOCKS.shape))
     right = affinities_from_labels(BLOCKS)
     alike = np.stack([np.roll(BLOCKS, 1, axis) == BLOCKS for axis in range(3)])
@@ -42,7 +42,7 @@ def affinities(answer: Callable[[np.ndarray], np.ndarray]) -> None:
 
 @exercise("01", "widened borders", points=2)
 def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
-    """From labels (z, y, x) to the same with 0 wherever one of the eight neighbours in the section differs."""
+    """Check labels (z, y, x) that become 0 wherever any of the eight neighbours in the section differs."""
     blocks = [[[4, 4, 9], [4, 7, 9]], [[4, 4, 9], [4, 4, 9]], [[4, 0, 9], [4, 7, 7]]]  # with corners that jut out
     labels = np.kron(np.array(blocks, np.uint64), np.ones((1, 5, 5), np.uint64))
     result = call_array(answer, labels, shape=labels.shape)
@@ -62,7 +62,7 @@ def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
 
 
 def _zero_beside(labels: np.ndarray, steps: list[tuple[int, int, int]]) -> np.ndarray:
-    """Labels with 0 wherever one of some neighbours has another label."""
+    """Return labels with 0 wherever any of some neighbours has another label."""
     padded = np.pad(labels, 1, mode="edge")
     inside = (slice(1, -1),) * 3
     differs = [np.roll(padded, step, (0, 1, 2))[inside] != labels for step in steps]
@@ -71,7 +71,7 @@ def _zero_beside(labels: np.ndarray, steps: list[tuple[int, int, int]]) -> np.nd
 
 @exercise("01", "where the loss may look")
 def mask(answer: Callable[[np.ndarray], np.ndarray]) -> None:
-    """From the labels of a row to where an affinity to the predecessor is known."""
+    """Check the mask of a row of labels: True where the affinity to the predecessor is known."""
     row = np.array([5, 5, IGNORE, IGNORE, 0, 0, 8, IGNORE, 3], np.uint64)
     result = call_array(answer, row, shape=row.shape).astype(float)
     known = row != IGNORE

@@ -13,7 +13,7 @@ from fgnet_lib.views.feature_maps import cosine_similarity
 
 @exercise("02", "the shape of a map")
 def map_shape(answer: Callable[[tuple[int, int, int], int, int], tuple[int, ...]]) -> None:
-    """From the shape of a stack (z, y, x), a stride and a number of channels to the shape of the map."""
+    """Check the shape of a map, given that of a stack (z, y, x), a stride and a number of channels."""
     for (sections, rows, columns), stride in (((24, 256, 384), 8), ((16, 128, 320), 16)):
         result = call_array(answer, (sections, rows, columns), stride, 64, shape=(4,))
         require(result.dtype.kind in "iu", f"A shape is made of integers, and here is a {result.dtype} among them")
@@ -30,7 +30,7 @@ def map_shape(answer: Callable[[tuple[int, int, int], int, int], tuple[int, ...]
 
 @exercise("02", "cosine similarity", points=2)
 def similarity(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
-    """From features (C, y, x) and a pixel to the cosine similarity (y, x)."""
+    """Check the cosine similarity (y, x) of features (C, y, x) to a pixel."""
     features = np.random.default_rng(0).normal(1, 1, (5, 6, 7))
     y, x = 4, 2
     result = call_array(answer, features, y, x, shape=(6, 7))
@@ -52,7 +52,7 @@ def similarity(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
 
 @exercise("02", "a stride that is fine enough")
 def fine_stride(answer: Callable[[float, float], int]) -> None:
-    """From the thickness of a neurite and the size of a voxel (nm) to the coarsest stride whose pixel is no wider."""
+    """Check the coarsest stride whose pixel is no wider than a neurite, given both sizes in nm."""
     for thickness, voxel in ((100, 8), (64, 8), (20, 8), (500, 4), (4, 8)):
         words = f"for {thickness} nm and voxels of {voxel} nm"
         result = call(answer, thickness, voxel)

@@ -15,7 +15,7 @@ from fgnet_lib.metrics import roc_auc
 
 @exercise("03", "the weights of a DW Block")
 def dw_weights(answer: Callable[[int, int], int]) -> None:
-    """From the channels and the factor of widening to the number of weights."""
+    """Check the number of weights of a DW Block, given its channels and its factor of widening."""
     for channels, expand in ((48, 4), (10, 3)):
         depthwise, pointwise = np.array(27 * channels), np.array(expand * channels**2)
         mistakes = {
@@ -33,7 +33,7 @@ def dw_weights(answer: Callable[[int, int], int]) -> None:
 
 @exercise("03", "feature-guided attention", points=2)
 def attention(answer: type[nn.Module]) -> None:
-    """A module that gives F' and a from F and S, with the layers from_guide, from_fine and to_map."""
+    """Check a module that computes F' and a from F and S with the layers from_guide, from_fine and to_map."""
     require(isinstance(answer, type), "The class is wanted, without (): MyAttention")
     torch.manual_seed(0)
     library = FeatureGuidedAttention(6, 4, "residual")
@@ -73,7 +73,7 @@ def attention(answer: type[nn.Module]) -> None:
 
 @exercise("03", "the AUC")
 def auc(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
-    """From weights and a mask of borders to the AUC, equal weights counting half."""
+    """Check the AUC of weights and a mask of borders; equal weights count half."""
     weights = np.array([0.1, 0.4, 0.4, 0.9, 0.4, 0.3, 0.2, 0.4])
     borders = np.array([0, 1, 0, 1, 0, 0, 1, 1], bool)
     result = call_array(answer, weights, borders, shape=())

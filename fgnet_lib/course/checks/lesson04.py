@@ -15,10 +15,12 @@ from fgnet_lib.course.checks.exercise import call, call_array, compare, exercise
 
 ITERATIONS, LOST_IN = 9, 5
 
+Run = tuple[nn.Module, torch.optim.Optimizer]
+
 
 @exercise("04", "a balanced loss")
 def balanced_loss(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
-    """From probabilities and targets to the mean of the cross-entropies of both classes."""
+    """Check the mean of the cross-entropies of both classes, given probabilities and targets."""
     target = np.array([[1, 1, 1, 0], [1, 0, 1, 1]])
     p = np.array([[0.9, 0.6, 0.7, 0.4], [0.8, 0.2, 0.5, 0.95]])
     result = call_array(answer, p, target, shape=())
@@ -39,7 +41,7 @@ def balanced_loss(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
 
 @exercise("04", "the learning rate")
 def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
-    """From iteration, iterations, peak and warm-up to the rate."""
+    """Check the learning rate, given the iteration, their number, the peak and the warm-up."""
     k, n, peak, warmup = np.arange(40), 40, 0.01, 8
     result = np.array([call_array(answer, int(value), n, peak, warmup, shape=()) for value in k])
     warm, cosine = np.minimum(1, (k + 1) / warmup), (1 + np.cos(np.pi * k / n)) / 2
@@ -60,8 +62,8 @@ def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
 
 
 @exercise("04", "a run that can be resumed", points=3)
-def resume(answer: Callable) -> None:
-    """A loop of (model, optimizer, patch, iterations, path) that goes on from its checkpoint, and says from where."""
+def resume(answer: Callable[..., int]) -> None:
+    """Check a loop of (model, optimizer, patch, iterations, path) that resumes its checkpoint and returns its start."""
     with TemporaryDirectory() as folder:
         whole = _start(0)
         require(call(answer, *whole, _patch, ITERATIONS, Path(folder, "whole")) == 0, "A new run should give back 0")
@@ -93,7 +95,7 @@ def resume(answer: Callable) -> None:
 
 
 def _check_iterations(computed: list[int], first: int) -> None:
-    """Hint unless a resumed run computed each missing iteration once and gave back the first."""
+    """Raise a hint unless a resumed run computed each missing iteration once and returned the first."""
     require(bool(computed) and computed[0] != 0, "The second call begins at iteration 0 again")
     require(
         computed[0] >= LOST_IN, f"Iteration {computed[0]} was done before the session was lost, and is computed again"
@@ -108,14 +110,14 @@ def _adam(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _with_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """An optimizer of a model with the state of another one."""
+    """Return an optimizer of a model with the state of another optimizer."""
     own = _adam(model)
     own.load_state_dict(optimizer.state_dict())
     return own
 
 
-def _start(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A new model and its optimizer."""
+def _start(seed: int) -> Run:
+    """Return a new model and its optimizer."""
     torch.manual_seed(seed)
     model = nn.Linear(3, 1)
     return model, _adam(model)
@@ -126,14 +128,14 @@ def _patch(k: int) -> Tensor:
 
 
 def _patch_until_lost(k: int) -> Tensor:
-    """The patches of a session that is lost."""
+    """Return the patches of a session until it is lost."""
     if k == LOST_IN:
         raise ConnectionError("the session was closed")
     return _patch(k)
 
 
-def _run(start: tuple[nn.Module, torch.optim.Optimizer], first: int, end: int) -> tuple:
-    """The loop of the stub, from one iteration to another."""
+def _run(start: Run, first: int, end: int) -> Run:
+    """Run the loop of the stub from iteration `first` until before `end`."""
     model, optimizer = start
     for k in range(first, end):
         model(_patch(k)).square().mean().backward()

@@ -14,13 +14,13 @@ VoiCurve = dict[float, tuple[float, float]]
 
 
 def _number(result: Any, what: str) -> float:
-    """A student's single number, as a float."""
+    """Return a student's single number as a float."""
     require(np.ndim(result) == 0 and np.isreal(result), f"{what} should be one number, and this is {result!r}")
     return float(result)
 
 
 def _pairs(affinities: np.ndarray, fragments: np.ndarray, a: int, b: int, shift: int = 1) -> list[np.ndarray]:
-    """For each axis, affinities of the pairs of which the later voxel is in a and the earlier in b.
+    """Return, for each axis, the affinities of the pairs whose later voxel is in a and whose earlier voxel is in b.
 
     With a `shift` of 0 they are read at the earlier voxel, which is wrong.
     """
@@ -34,7 +34,7 @@ def _pairs(affinities: np.ndarray, fragments: np.ndarray, a: int, b: int, shift:
 
 @exercise("05", "the mean affinity of a face")
 def face_mean(answer: Callable[[np.ndarray, np.ndarray, int, int], float]) -> None:
-    """Mean over all pairs of neighbouring voxels, of which one is in each of two fragments, in either order."""
+    """Check the mean over all pairs of neighbouring voxels across the face of two fragments, in either order."""
     generator = np.random.default_rng(5)
     fragments = generator.integers(1, 4, (3, 5, 6)).astype(np.uint64)
     affinities = generator.random((3, *fragments.shape), dtype=np.float32)
@@ -72,7 +72,7 @@ FACES: Faces = {
 
 @exercise("05", "merge two fragments", points=2)
 def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
-    """From faces (pairs, mean affinity) to those after a merge: two faces to one neighbour become one."""
+    """Check the faces (pairs, mean affinity) after a merge: two faces to one neighbour become one."""
     given = dict(FACES)
     result = call(answer, given, 1, 2)
     require(isinstance(result, dict), f"A dictionary like `faces` is wanted, and this is a {type(result).__name__}")
@@ -101,7 +101,7 @@ def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
 
 
 def _other_merges(answer: Callable[[Faces, int, int], Faces]) -> None:
-    """Hint if a merge goes wrong with `keep` above `drop`, or where the two have no face."""
+    """Raise a hint if a merge goes wrong with `keep` above `drop`, or where the two have no face."""
     named = {frozenset(face) for face in ({2, 4}, {2, 3}, {4, 5})}
     result = call(answer, dict(FACES), 2, 1)
     require(set(result) == named, "Merging 1 into 2 goes wrong: the fragment that is kept may have the larger number")
@@ -124,7 +124,7 @@ VALIDATION: VoiCurve = {0.2: (1.9, 0.2), 0.4: (0.7, 0.4), 0.6: (0.6, 0.9), 0.8: 
 
 @exercise("05", "choose a threshold honestly")
 def honest_threshold(answer: Callable[[VoiCurve, VoiCurve], tuple[float, float]]) -> None:
-    """Threshold and VOI to report, from (split, merge) by threshold on training and on validation data."""
+    """Check the threshold and the VOI to report, given (split, merge) by threshold on training and validation data."""
     threshold, reported = _choice(answer, TRAINING, VALIDATION)
     require(threshold in TRAINING, f"{threshold:g} is none of the thresholds {sorted(TRAINING)}")
     require(threshold != 0.4, "This threshold is the best on the data by which you judge: that is peeking")
@@ -147,8 +147,8 @@ def honest_threshold(answer: Callable[[VoiCurve, VoiCurve], tuple[float, float]]
     )
 
 
-def _choice(answer: Callable, training: VoiCurve, validation: VoiCurve) -> tuple[float, float]:
-    """A student's threshold and VOI for two curves."""
+def _choice(answer: Callable[..., Any], training: VoiCurve, validation: VoiCurve) -> tuple[float, float]:
+    """Return a student's threshold and VOI for two curves."""
     result = call(answer, dict(training), dict(validation))
     require(np.shape(result) == (2,), "Two numbers are wanted: the threshold, and the VOI that you report")
     return float(result[0]), float(result[1])
@@ -156,7 +156,7 @@ def _choice(answer: Callable, training: VoiCurve, validation: VoiCurve) -> tuple
 
 @exercise("05", "find where a split heals")
 def whole_from(answer: Callable[[dict[float, np.ndarray], np.ndarray, int], float]) -> None:
-    """The lowest of several thresholds at which a neuron lies in one segment."""
+    """Check the lowest of several thresholds at which a neuron lies in one segment."""
     truth = np.repeat(np.array([[1, 1, 1, 1, 2, 2, 3, 3]], np.uint64), 3, axis=0)[None]
     rows = {
         0.2: [5, 6, 7, 8, 1, 9, 2, 4],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from fgnet_lib.course.checks.exercise import call, call_array, compare, exercise
 
 @exercise("06", "the volume of a neuron")
 def neuron_volume(answer: Callable[[np.ndarray, int, tuple[float, float, float]], float]) -> None:
-    """Volume in µm³ of one id among others."""
+    """Check the volume of a neuron in µm³."""
     labels = np.zeros((4, 10, 10), np.uint64)
     labels[1:3, 2:9, 2:9], labels[1:3, 3:8, 3:8] = 7, 9  # 9 has 50 voxels, and 7 lies around it
     voxel_size = (40.0, 8.0, 4.0)
@@ -33,7 +34,7 @@ def neuron_volume(answer: Callable[[np.ndarray, int, tuple[float, float, float]]
 
 @exercise("06", "the match of a segment", points=2)
 def match(answer: Callable[[np.ndarray, np.ndarray, int], tuple[int, float]]) -> None:
-    """The neuron with most voxels in a segment, and the share of the segment that it fills."""
+    """Check the neuron with most voxels in a segment, and the share of the segment that it fills."""
     segmentation = np.array([[5] * 10 + [8] * 6 + [1] * 4], np.uint64)[None]
     truth = np.array([[0] * 5 + [3] * 3 + [9] * 2 + [9] * 7 + [3] * 3], np.uint64)[None]
     neuron, share = _match(answer, segmentation, truth, 5)
@@ -49,8 +50,8 @@ def match(answer: Callable[[np.ndarray, np.ndarray, int], tuple[int, float]]) ->
     require(bool(np.isclose(share, 0.75)), f"3 of another segment's 4 voxels are not a share of {share:.3f}")
 
 
-def _match(answer: Callable, segmentation: np.ndarray, truth: np.ndarray, segment: int) -> tuple[int, float]:
-    """A student's neuron and share for a segment."""
+def _match(answer: Callable[..., Any], segmentation: np.ndarray, truth: np.ndarray, segment: int) -> tuple[int, float]:
+    """Return a student's neuron and share for a segment."""
     result = call(answer, segmentation, truth, segment)
     require(np.shape(result) == (2,), "Two numbers are wanted: the id of the neuron, and a share")
     return int(result[0]), float(result[1])
@@ -58,7 +59,7 @@ def _match(answer: Callable, segmentation: np.ndarray, truth: np.ndarray, segmen
 
 @exercise("06", "shift the viewer's axes right")
 def viewer_position(answer: Callable[[tuple, tuple, tuple], np.ndarray]) -> None:
-    """From a voxel (z, y, x) of a crop to neuroglancer's x, y, z in voxels of the data set."""
+    """Check neuroglancer's x, y, z in voxels of the data set, given a voxel (z, y, x) of a crop."""
     voxel, offset, voxel_size = (3, 20, 50), (400.0, 80.0, 32.0), (40.0, 8.0, 4.0)
     result = call_array(answer, voxel, offset, voxel_size, shape=(3,))
     corner = np.divide(offset, voxel_size)

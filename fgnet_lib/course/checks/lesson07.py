@@ -26,7 +26,7 @@ SETTINGS: Settings = {
 
 @exercise("07", "fair pairs", points=2)
 def fair_pairs(answer: Callable[[Settings], Iterable]) -> None:
-    """Pairs of rows whose settings differ in exactly one thing, each once."""
+    """Check the pairs of rows whose settings differ in exactly one thing, each once."""
     result = call(answer, {name: dict(row) for name, row in SETTINGS.items()})
     try:
         pairs = [tuple(pair) for pair in result]
@@ -53,14 +53,14 @@ def fair_pairs(answer: Callable[[Settings], Iterable]) -> None:
 
 
 def _changed(row: str, other: str) -> list[str]:
-    """Settings in which two rows differ; one that is missing is unlike any value, None too."""
+    """Return the settings in which two rows differ; a missing setting differs from every value, None included."""
     a, b = SETTINGS[row], SETTINGS[other]
     return [key for key in {**a, **b} if key not in a or key not in b or a[key] != b[key]]
 
 
 @exercise("07", "mean and spread")
 def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
-    """Mean and standard deviation of a sample over the runs of a row; no spread of a single one."""
+    """Check the mean and the standard deviation of a sample over the runs of a row; a single run has no spread."""
     scores = [1.0, 1.1, 1.5]
     mean, spread = _mean_and_spread(call(answer, list(scores)))
     require(spread is not None, "Three runs have a spread")
@@ -88,7 +88,7 @@ def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
 
 
 def _mean_and_spread(result: Any) -> tuple[float, Any]:
-    """Mean and spread, as a student gives them."""
+    """Return a student's mean and spread."""
     require(
         isinstance(result, Sequence | np.ndarray) and len(result) == 2, f"Mean and spread are wanted, not {result!r}"
     )
@@ -97,7 +97,7 @@ def _mean_and_spread(result: Any) -> tuple[float, Any]:
 
 @exercise("07", "how often by chance", points=2)
 def chance_of(answer: Callable[[Sequence[float], Sequence[float]], float]) -> None:
-    """The share of all deals into two hands in which means differ at least as much as in the one that was dealt."""
+    """Check the share of all deals into two hands whose means differ at least as much as those of the real deal."""
     ours, theirs = [1.1, 1.3, 1.5, 1.6], [1.4, 1.7]
     for a, b in ((ours, theirs), (theirs, ours)):
         result = _single_number(call(answer, list(a), list(b)))

@@ -12,7 +12,7 @@ from fgnet_lib.course.checks.exercise import call, call_array, compare, exercise
 
 @exercise("08", "voxel size and offset of a cut", points=2)
 def cut_geometry(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
-    """Voxel size and offset in nm of raw[first:...:step] along three axes."""
+    """Check the voxel size and offset in nm of raw[first:...:step] along three axes."""
     voxel_size, offset, first, step = (40.0, 8.0, 8.0), (400.0, 0.0, 160.0), (5, 100, 50), (1, 2, 4)
     result = call_array(answer, voxel_size, offset, first, step, shape=(2, 3))
     size, start = np.multiply(voxel_size, step), np.multiply(first, voxel_size)
@@ -41,7 +41,7 @@ def cut_geometry(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
 
 @exercise("08", "find the sections without a picture")
 def flat_sections(answer: Callable[[np.ndarray], list[int]]) -> None:
-    """Sections whose grey values spread less than a tenth of the median."""
+    """Check the numbers of the sections whose grey values spread less than a tenth of the median."""
     generator = np.random.default_rng(8)
     raw = generator.integers(60, 200, (11, 20, 30)).astype(np.uint8)
     require(not _sections(answer, raw), "In a volume without any fault your function finds some")
@@ -63,7 +63,7 @@ def flat_sections(answer: Callable[[np.ndarray], list[int]]) -> None:
 
 
 def _sections(answer: Callable[[np.ndarray], Any], raw: np.ndarray) -> list[int]:
-    """The numbers that a student's function gives, as a list, a set, an array or what `np.where` gives."""
+    """Return a student's numbers in order, given as a list, a set, an array or as `np.where` returns them."""
     result = call(answer, raw)
     numbers = np.ravel(list(result) if np.iterable(result) else result)
     require(numbers.dtype != bool, "The numbers of the sections are wanted, and not a yes or no for each of them")
@@ -72,7 +72,7 @@ def _sections(answer: Callable[[np.ndarray], Any], raw: np.ndarray) -> list[int]
 
 @exercise("08", "how many sections fit into memory")
 def sections_in_memory(answer: Callable[[int, int, float], int]) -> None:
-    """Whole sections for which raw, labels and both affinities fit into a number of gigabytes."""
+    """Check the number of whole sections whose raw, labels and both affinities fit into some gigabytes."""
     result = call_array(answer, 2000, 1500, 8.0, shape=())
     voxels = 2000 * 1500
     fits = {each: int(8e9 // (each * voxels)) for each in (33, 21, 12, 24, 32, 25)}

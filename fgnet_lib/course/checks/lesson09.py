@@ -11,7 +11,7 @@ from fgnet_lib.course.checks.exercise import call_array, compare, exercise, requ
 
 @exercise("09", "what a block reads")
 def halo(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
-    """First and last + 1 voxel that a block reads: grown by a halo, as far as the volume goes."""
+    """Check the first and last + 1 voxel that a block reads: grown by a halo, as far as the volume goes."""
     start, stop, width, shape = (0, 128, 384), (32, 256, 500), (4, 16, 16), (40, 512, 500)
     result = call_array(answer, start, stop, width, shape, shape=(2, 3))
     grown = np.array([np.subtract(start, width), np.add(stop, width)])
@@ -35,7 +35,7 @@ def halo(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
 
 @exercise("09", "ids that no other block has", points=2)
 def block_ids(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
-    """From ids within a block to ids over the volume, by the number of the block and the voxels of a full one."""
+    """Check ids over the volume, given ids within a block, the block's number and the voxels of a full block."""
     local = np.array([[0, 1, 1], [2, 0, 6]], np.uint64)[None]
     ids = [call_array(answer, local, number, 6, shape=local.shape).astype(float) for number in range(3)]
     require(all((block[local == 0] == 0).all() for block in ids), "0 is no fragment, and has to stay 0")
@@ -61,7 +61,7 @@ def block_ids(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
 
 @exercise("09", "worker-hours")
 def worker_hours(answer: Callable[[float, float, int], float]) -> None:
-    """Hours of a run, from voxels, million voxels a second of one worker, and the number of workers."""
+    """Check the hours of a run, given its voxels, a worker's million voxels a second and the number of workers."""
     result = call_array(answer, 1e12, 0.5, 50, shape=())
     compare(
         result,
