@@ -17,7 +17,7 @@ from fgnet_lib.probing import Inspector
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views import explorers, plots
 from fgnet_lib.views.feature_maps import cosine_similarity
-from fgnet_lib.views.panels import Explorer, Panel, Scale
+from fgnet_lib.views.panels import Explorer, Panel, ColorScale
 from fgnet_lib.volumes import Volume
 
 SHAPE = (3, 50, 70)  # no multiple of a stride: maps reach further than the section
@@ -114,7 +114,7 @@ def test_attention_lies_on_the_section_it_was_computed_from(level, volume, model
     np.testing.assert_array_equal(first.image[::stride, ::stride], first.scale.rgb(found.attention[level - 1]))
     assert first.image.shape == (*SHAPE[1:], 3)
     own = cosine_similarity(found.sam2[level - 1], 25 // stride, 35 // stride)
-    np.testing.assert_array_equal(similarity.image, Scale("", -1, 1, "viridis").rgb(own))
+    np.testing.assert_array_equal(similarity.image, ColorScale("", -1, 1, "viridis").rgb(own))
     assert similarity.cross == (25, 35) and similarity.stride == response.stride == stride
     assert response.image.shape[:2] == found.response[level - 1].shape
 
