@@ -133,7 +133,7 @@ def references(found: dict[str, list[dict]]) -> dict[str, tuple[float, float]]:
     return {title: (merge[0], split[0]) for title, (merge, split) in points.items() if merge}
 
 
-class Attention(NamedTuple):
+class AttentionStatistics(NamedTuple):
     """One attention map of one row on FIB-25's validation part, a value for each run.
 
     Attributes:
@@ -157,7 +157,7 @@ class Attention(NamedTuple):
     set_to: dict[str, list[float]]
 
 
-def attention(found: dict[str, list[dict]]) -> list[Attention]:
+def attention_statistics(found: dict[str, list[dict]]) -> list[AttentionStatistics]:
     """What was measured about attention, for each row that has any and each map."""
     maps = []
     for row, runs in found.items():
@@ -172,7 +172,7 @@ def attention(found: dict[str, list[dict]]) -> list[Attention]:
             }
             darker = sum(one < 0.5 for one in auc)
             signless = either_sign(auc), darker, [abs(one) for one in correlation]
-            maps.append(Attention(row, level, *signless, std, scores(runs, "voi"), set_to))
+            maps.append(AttentionStatistics(row, level, *signless, std, scores(runs, "voi"), set_to))
     return maps
 
 

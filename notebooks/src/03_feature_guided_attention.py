@@ -523,7 +523,7 @@ from fgnet_lib.study.rows import ROWS, SECTIONS, TITLES
 from fgnet_lib.study.statistics import summary
 
 found = table.load()
-maps = table.attention(table.fully_labelled(found))
+maps = table.attention_statistics(table.fully_labelled(found))
 heads = "".join(f"{head:>15}" for head in ("with error", "VOI", "a = 0", "a = mean", "a = 1"))
 print(f"{'model, map':42} {'runs':>4} {'AUC':>12} {'darker':>6}{heads}")
 for m in maps:

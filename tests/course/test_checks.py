@@ -10,7 +10,7 @@ from pathlib import Path
 import build_notebooks
 import numpy as np
 import pytest
-from exercises import exercises, imports
+from exercises import read_exercises, read_imports
 
 from fgnet_lib.affinities import affinities_from_labels
 from fgnet_lib.course import checks
@@ -19,7 +19,7 @@ from fgnet_lib.fgnet import FeatureGuidedAttention
 
 SOURCES = sorted(build_notebooks.SOURCES.glob("[0-9][0-9]_*.py"))
 CELLS = {source.stem[:2]: build_notebooks.read_cells(source) for source in SOURCES}
-EXERCISES = {entry.name: (lesson, entry) for lesson, cells in CELLS.items() for entry in exercises(cells)}
+EXERCISES = {entry.name: (lesson, entry) for lesson, cells in CELLS.items() for entry in read_exercises(cells)}
 MUTANTS, RIGHT = {}, {}
 for file in sorted((Path(__file__).parent / "mutants").glob("lesson*.py")):
     answers = importlib.import_module(f"mutants.{file.stem}")
@@ -47,14 +47,14 @@ def outcome(name: str, answer: str) -> Outcome:
     """Run a cell of an answer with what its lesson imports and nothing else, then the lesson's check cell."""
     lesson, cells = EXERCISES[name]
     names = {}
-    for code in (imports(CELLS[lesson]), answer, cells.check):
+    for code in (read_imports(CELLS[lesson]), answer, cells.check):
         exec(compile(code, f"<{name}>", "exec"), names)
     return checks.EXERCISES[name].outcome
 
 
 def test_every_check_is_used_once_in_the_order_of_its_lesson():
     for lesson, cells in CELLS.items():
-        in_lesson = [entry.name for entry in exercises(cells)]
+        in_lesson = [entry.name for entry in read_exercises(cells)]
         assert in_lesson == [entry.name for entry in of_lesson(lesson)]
         ends = [cell.source for cell in cells if cell.source.startswith("checks.report")]
         assert ends == ([f'checks.report("{lesson}")'] if in_lesson else [])

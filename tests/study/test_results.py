@@ -309,7 +309,7 @@ def test_scores_of_runs(measured):
     merge, split, chosen = table.curve(measured["unet"][0])
     assert (merge[chosen], split[chosen]) == (2.5, 0.5)
     assert table.by_sections(measured)["3D U-Net (FGE alone)"] == {120: pytest.approx([1.0, 1.2, 1.4]), 5: [2.0]}
-    (level,) = table.attention({"fine_tuned": measured["fine_tuned"]})
+    (level,) = table.attention_statistics({"fine_tuned": measured["fine_tuned"]})
     assert (level.row, level.auc, level.darker) == ("fine_tuned", [0.8], 1)
     assert level.set_to["mean"] == pytest.approx([1.1])
 

@@ -17,7 +17,7 @@ from fgnet_lib.probing import Inspector
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views import explorers, plots
 from fgnet_lib.views.feature_maps import cosine_similarity
-from fgnet_lib.views.panels import Explorer, Panel, ColorScale
+from fgnet_lib.views.panels import ColorScale, Explorer, Panel
 from fgnet_lib.volumes import Volume
 
 SHAPE = (3, 50, 70)  # no multiple of a stride: maps reach further than the section

@@ -16,9 +16,9 @@ from matplotlib.image import imread
 from fgnet_lib.views.panels import (
     Box,
     Canvas,
+    ColorScale,
     Curve,
     Panel,
-    ColorScale,
     blend,
     enlarge,
     explore,

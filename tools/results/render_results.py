@@ -11,7 +11,7 @@ from fgnet_lib.study.statistics import compared, paired, summary
 from fgnet_lib.study.table import (
     RESULTS,
     SET_TO,
-    attention,
+    attention_statistics,
     by_sections,
     curve,
     fully_labelled,
@@ -212,7 +212,7 @@ def attention_table(found: dict[str, list[dict]]) -> str:
         [TITLES[one.row], one.level, summary(one.auc, 2), f"{one.darker} of {len(one.auc)}"]
         + [summary(one.correlation, 2), summary(one.std, 2)]
         + [summary(one.voi), *(summary(one.set_to[value]) for value in SET_TO)]
-        for one in attention(found)
+        for one in attention_statistics(found)
     ]
     values = [f"set to {'its mean' if value == 'mean' else value}" for value in SET_TO]
     columns = "row|map|AUC|membranes darker|correlation with A_r's error, either sign|s.d. of the map|VOI"
