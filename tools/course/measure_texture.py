@@ -22,7 +22,7 @@ MEASURED = {  # data set, part -> the name in a legend
 TEXTURE = Path(__file__).resolve().parents[2] / "data" / "texture.json"
 
 
-def measure() -> dict[str, dict[str, list[float]]]:
+def measure_textures() -> dict[str, dict[str, list[float]]]:
     """Return the grey histogram and power spectrum of each volume by its title; None where a band is unknown."""
     textures = {}
     for (dataset, part), title in MEASURED.items():
@@ -36,6 +36,6 @@ def measure() -> dict[str, dict[str, list[float]]]:
 
 
 if __name__ == "__main__":
-    lines = [f"{json.dumps(title)}: {json.dumps(numbers)}" for title, numbers in measure().items()]
+    lines = [f"{json.dumps(title)}: {json.dumps(numbers)}" for title, numbers in measure_textures().items()]
     TEXTURE.write_text("{" + ",\n ".join(lines) + "}\n", encoding="utf-8")
     print(TEXTURE)

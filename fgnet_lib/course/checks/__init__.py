@@ -22,9 +22,9 @@
    text that sets an exercise begins with `**Exercise N.1: its title.**`; the title is the check's.
 2. `fgnet_lib/course/checks/lessonNN.py`: the check, a function of the answers, decorated with
    `@exercise("NN", "its title")`, in the order of the lesson, and its name in the imports below. It calls a student's
-   function by `call` or `call_array`, and says by `require`, `compare` or `raise Hint(...)` what is wrong, but not what
-   is right. Before that, an answer is refused if it is a function or class of the library, is bound to one or inherits
-   from one. A student who calls the library inside an answer is not stopped: read the answers that you grade.
+   function by `call` or `call_array`, and says by `require`, `require_equal` or `raise Hint(...)` what is wrong, but
+   not what is right. Before that, an answer is refused if it is a function or class of the library, is bound to one or
+   inherits from one. A student who calls the library inside an answer is not stopped: read the answers that you grade.
 3. `tests/course/mutants/lessonNN.py`: at least three wrong answers, each made by a replacement in the solution's text,
    with a part of the hint that each must get; and a right answer that goes another way than the solution.
    `tests/course/test_checks.py` does the rest.

@@ -151,7 +151,7 @@ def call_array(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ..
     return result
 
 
-def compare(result: np.ndarray, right: np.ndarray, mistakes: dict[str, np.ndarray], otherwise: str) -> None:
+def require_equal(result: np.ndarray, right: np.ndarray, mistakes: dict[str, np.ndarray], otherwise: str) -> None:
     """Raise a `Hint` that fits the mistake when an array differs from the right one.
 
     Args:

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import Hint, call, call_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import Hint, call, call_array, exercise, require, require_equal
 
 
 @exercise("00", "the size of a volume")
@@ -22,7 +22,7 @@ def volume_size(answer: Callable[[tuple, tuple], Sequence[float]]) -> None:
         "These are voxels: how long is one?": np.array(shape),
         "Dividing where to multiply: more voxels are a longer way": np.divide(shape, voxel_size),
     }
-    compare(result, right, mistakes, "Not all three sizes are right: {n} differ")
+    require_equal(result, right, mistakes, "Not all three sizes are right: {n} differ")
 
 
 @exercise("00", "merge or split")

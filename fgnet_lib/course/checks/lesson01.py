@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
-from fgnet_lib.course.checks.exercise import call_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call_array, exercise, require, require_equal
 from fgnet_lib.volumes import IGNORE
 
 BLOCKS = np.kron(  # four neurons and a membrane, in three sections, touching in every direction
@@ -25,7 +25,7 @@ def affinities(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     inside = BLOCKS > 0
     low_face = np.stack(np.indices(BLOCKS.shape)) == 0
     successor = np.stack([np.roll(channel, -1, axis) for axis, channel in enumerate(right)])
-    compare(
+    require_equal(
         result,
         right,
         {
@@ -58,7 +58,7 @@ def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
         "Only one side of each border becomes 0": two,
     }
     n = np.sum(result == 0) - np.sum(right == 0)
-    compare(result, right, mistakes, f"There are {abs(n)} zeros too {'many' if n > 0 else 'few'}, one at {{at}}")
+    require_equal(result, right, mistakes, f"There are {abs(n)} zeros too {'many' if n > 0 else 'few'}, one at {{at}}")
 
 
 def _zero_beside(labels: np.ndarray, steps: list[tuple[int, int, int]]) -> np.ndarray:
@@ -85,4 +85,4 @@ def mask(answer: Callable[[np.ndarray], np.ndarray]) -> None:
         "Counted and not counted are exchanged": ~right & (np.arange(len(row)) > 0),
         "Voxels of label 0 are left out. They are known: no neuron is there": right & (row > 0) & np.roll(row > 0, 1),
     }
-    compare(result, right, mistakes, "{n} voxels are wrong, the first at {at}")
+    require_equal(result, right, mistakes, "{n} voxels are wrong, the first at {at}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import Hint, call, call_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import Hint, call, call_array, exercise, require, require_equal
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views.feature_maps import cosine_similarity
 
@@ -25,7 +25,7 @@ def map_shape(answer: Callable[[tuple[int, int, int], int, int], tuple[int, ...]
             "y and x are exchanged": right[[0, 1, 3, 2]],
         }
         words = f"A stack of {sections} x {rows} x {columns} at stride {stride}: {{n}} of the four numbers are wrong"
-        compare(result, right, mistakes, words)
+        require_equal(result, right, mistakes, words)
 
 
 @exercise("02", "cosine similarity", points=2)
@@ -47,7 +47,7 @@ def similarity(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
         "The pixel is another one: y comes before x": cosine_similarity(features, x, y),
     }
     otherwise = "{n} pixels are wrong, the first at (y, x) = {at}; at the pixel itself the similarity is 1"
-    compare(result, cosine_similarity(features, y, x), mistakes, otherwise)
+    require_equal(result, cosine_similarity(features, y, x), mistakes, otherwise)
 
 
 @exercise("02", "a stride that is fine enough")

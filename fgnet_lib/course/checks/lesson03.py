@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fgnet_lib.course.checks.exercise import Hint, call, call_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import Hint, call, call_array, exercise, require, require_equal
 from fgnet_lib.fgnet import FeatureGuidedAttention
 from fgnet_lib.metrics import roc_auc
 
@@ -28,7 +28,7 @@ def dw_weights(answer: Callable[[int, int], int]) -> None:
         }
         result = call_array(answer, channels, expand, shape=())
         otherwise = f"{result} is not the number of weights for {channels} channels and e = {expand}"
-        compare(result, depthwise + 2 * pointwise, mistakes, otherwise)
+        require_equal(result, depthwise + 2 * pointwise, mistakes, otherwise)
 
 
 @exercise("03", "feature-guided attention", points=2)
@@ -61,14 +61,16 @@ def attention(answer: type[nn.Module]) -> None:
         "The two projections are multiplied, and should be added": product,
     }
     otherwise = "{n} values of the map a are not those of the equation, the first at {at}"
-    compare(result[1].numpy(), a.numpy(), {hint: tensor.numpy() for hint, tensor in mistakes.items()}, otherwise)
+    require_equal(result[1].numpy(), a.numpy(), {hint: tensor.numpy() for hint, tensor in mistakes.items()}, otherwise)
     mistakes = {
         "F itself is lost where a is small: what is added to F * a?": fine * a,
         "F goes on without its guidance": fine,
         "Attention is added to F, and should weigh it": fine + a,
     }
     otherwise = "The map a is right, and {n} values of F' are not"
-    compare(result[0].numpy(), guided.numpy(), {hint: tensor.numpy() for hint, tensor in mistakes.items()}, otherwise)
+    require_equal(
+        result[0].numpy(), guided.numpy(), {hint: tensor.numpy() for hint, tensor in mistakes.items()}, otherwise
+    )
 
 
 @exercise("03", "the AUC")
@@ -89,4 +91,4 @@ def auc(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
         "This is a ratio of means, and not how often one is higher": np.mean(p) / np.mean(q),
     }
     otherwise = f"{float(result):.3f} is not how often a border voxel is higher than an interior one"
-    compare(result, np.array(roc_auc(weights, borders)), mistakes, otherwise)
+    require_equal(result, np.array(roc_auc(weights, borders)), mistakes, otherwise)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fgnet_lib.course.checks.exercise import call, call_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call, call_array, exercise, require, require_equal
 
 ITERATIONS, LOST_IN = 9, 5
 
@@ -36,7 +36,9 @@ def balanced_loss(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
         "Only the zeros count": zeros.mean(),
         "The sign is wrong: a cost is never negative": -right,
     }
-    compare(result, np.array(right), mistakes, f"{float(result):.3f} is not the mean of the means of both classes")
+    require_equal(
+        result, np.array(right), mistakes, f"{float(result):.3f} is not the mean of the means of both classes"
+    )
 
 
 @exercise("04", "the learning rate")
@@ -58,7 +60,9 @@ def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
         "The cosine alone goes below 0": peak * warm * np.cos(np.pi * k / n),
     }
     otherwise = "{n} of 40 rates are wrong, the first in iteration {at}"
-    compare(result * 1000, peak * warm * cosine * 1000, {h: 1000 * value for h, value in mistakes.items()}, otherwise)
+    require_equal(
+        result * 1000, peak * warm * cosine * 1000, {h: 1000 * value for h, value in mistakes.items()}, otherwise
+    )
 
 
 @exercise("04", "a run that can be resumed", points=3)

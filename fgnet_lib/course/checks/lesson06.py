@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import call, call_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call, call_array, exercise, require, require_equal
 
 
 @exercise("06", "the volume of a neuron")
@@ -18,7 +18,7 @@ def neuron_volume(answer: Callable[[np.ndarray, int, tuple[float, float, float]]
     voxel_size = (40.0, 8.0, 4.0)
     result = call_array(answer, labels, 9, voxel_size, shape=())
     right = 50 * 40 * 8 * 4 / 1e9
-    compare(
+    require_equal(
         result,
         np.array(right),
         {
@@ -64,7 +64,7 @@ def viewer_position(answer: Callable[[tuple, tuple, tuple], np.ndarray]) -> None
     result = call_array(answer, voxel, offset, voxel_size, shape=(3,))
     corner = np.divide(offset, voxel_size)
     inside = np.array(voxel) + 0.5
-    compare(
+    require_equal(
         result,
         (corner + inside)[::-1],
         {

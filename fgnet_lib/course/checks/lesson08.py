@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import call, call_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call, call_array, exercise, require, require_equal
 
 
 @exercise("08", "voxel size and offset of a cut", points=2)
@@ -17,7 +17,7 @@ def cut_geometry(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
     result = call_array(answer, voxel_size, offset, first, step, shape=(2, 3))
     size, start = np.multiply(voxel_size, step), np.multiply(first, voxel_size)
     require(not np.allclose(result, [offset + start, size]), "Voxel size and offset are exchanged")
-    compare(
+    require_equal(
         result[0],
         size,
         {
@@ -26,7 +26,7 @@ def cut_geometry(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
         },
         "The voxel size is wrong along axis {at} of z, y, x",
     )
-    compare(
+    require_equal(
         result[1],
         offset + start,
         {

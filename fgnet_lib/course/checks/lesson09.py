@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import call_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call_array, exercise, require, require_equal
 
 
 @exercise("09", "what a block reads")
@@ -16,7 +16,7 @@ def halo(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
     result = call_array(answer, start, stop, width, shape, shape=(2, 3))
     grown = np.array([np.subtract(start, width), np.add(stop, width)])
     right = np.clip(grown, 0, shape)
-    compare(
+    require_equal(
         result,
         right,
         {
@@ -63,7 +63,7 @@ def block_ids(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
 def worker_hours(answer: Callable[[float, float, int], float]) -> None:
     """Check the hours of a run, given its voxels, a worker's million voxels a second and the number of workers."""
     result = call_array(answer, 1e12, 0.5, 50, shape=())
-    compare(
+    require_equal(
         result,
         np.array(1e12 / 0.5e6 / 50 / 3600),
         {
