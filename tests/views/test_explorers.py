@@ -156,7 +156,7 @@ def test_what_if_shows_what_follows(level, value, volume, model, make, monkeypat
 def test_the_numbers_at_the_point(volume, model):
     inspectors = {"ours": Inspector(model, volume.raw), "plain": Inspector(make_model(encoder=None), volume.raw)}
     found = inspectors["ours"].section(1)
-    table = explorers.attention_table(inspectors, z=1, level="a1", what_if="as it is", y=49, x=69)
+    table = explorers.attention_readout(inspectors, z=1, level="a1", what_if="as it is", y=49, x=69)
     for maps in (found.attention, found.response):
         for one, (y, x) in zip(maps, ((12, 17), (6, 8), (3, 4)), strict=True):
             assert f">{one[y, x]:.3f}<" in table
@@ -164,7 +164,7 @@ def test_the_numbers_at_the_point(volume, model):
 
 
 def test_names_are_shown_as_they_are(volume, model):
-    table = explorers.attention_table({"<b>": Inspector(model, volume.raw)}, z=0, level="a1", what_if="0", y=0, x=0)
+    table = explorers.attention_readout({"<b>": Inspector(model, volume.raw)}, z=0, level="a1", what_if="0", y=0, x=0)
     assert "&lt;b&gt;" in table and "cross 0.5" in table
 
 
