@@ -447,7 +447,8 @@ def neurons_3d(ax: Axes3D, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], 
     """
     azimuth, elevation = np.radians((ax.azim, ax.elev))
     eye = np.cos(elevation) * np.cos(azimuth), -np.cos(elevation) * np.sin(azimuth), -np.sin(elevation)  # y, z reversed
-    for neuron, (vertices, triangles) in meshes.items():
+    back_to_front = sorted(meshes.items(), key=lambda item: float(item[1][0].mean(0)[::-1] @ eye))
+    for neuron, (vertices, triangles) in back_to_front:
         corner = vertices[triangles][..., ::-1].astype(float)
         facing = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]) @ eye > 0
         # matplotlib sorts whole triangles by depth: large ones of the far side would shine through
@@ -474,12 +475,13 @@ def neurons_3d(ax: Axes3D, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], 
     ax.set_title(title, y=1.04)
     ax.set_proj_type("ortho")
     ax.set_box_aspect(sides, zoom=0.9)
-    for axis, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), sides, strict=True):
-        # x and y end in the same corner, where their last numbers would collide
-        axis.set_major_locator(
-            MaxNLocator(1 + int(4 * length / sides.max()), prune="upper" if axis is ax.xaxis else None)
-        )
+    for axis, start, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), low, sides, strict=True):
+        ticks = MaxNLocator(1 + int(4 * length / sides.max())).tick_values(start, start + length)
+        # x and y end in the same corner: no tick near it, where their numbers would collide
+        last = start + (1 if axis is ax.zaxis else 0.85) * length
+        axis.set_ticks([tick for tick in ticks if start <= tick <= last])
         axis.labelpad = 14
+    ax.zaxis.set_tick_params(pad=8)
     ax.legend(
         handles=[Patch(color=label_colors(np.array(neuron))[:3], label=str(neuron)) for neuron in meshes],
         title="neuron",

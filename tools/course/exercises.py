@@ -38,11 +38,7 @@ def tags(cell: NotebookNode) -> set[str]:
 
 
 def read_names(code: str) -> frozenset[str]:
-    """Return the names that code defines at its top level: functions, classes, variables.
-
-    >>> sorted(read_names("def my_mean(a):\\n    total = sum(a)\\n\\nmy_size = 3"))
-    ['my_mean', 'my_size']
-    """
+    """Return the names that code defines at its top level: functions, classes, variables."""
     names = set()
     for statement in ast.parse(code).body:
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):
