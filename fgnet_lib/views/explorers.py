@@ -22,7 +22,7 @@ from fgnet_lib.probing import Inspected, Inspector, WhatIf
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views import plots
 from fgnet_lib.views.feature_maps import cosine_similarity, principal_components, stretch
-from fgnet_lib.views.panels import Canvas, ColorScale, Curve, Explorer, Panel, blend, enlarge, grey, zoom_box
+from fgnet_lib.views.panels import Box, Canvas, ColorScale, Curve, Explorer, Panel, blend, enlarge, grey, zoom_box
 from fgnet_lib.volumes import Volume
 
 LEVELS = {"a1": (1,), "a2": (2,), "a3": (3,), "all": (1, 2, 3)}
@@ -133,17 +133,12 @@ def attention_panels(
         changed = inspector.section(z, _question(level, what_if))
         row = []
         for i in LEVELS[level]:
-            scale, image, title = (
-                ColorScale(f"attention $a_{i}$", *ranges["attention", i], colors),
-                grey(raw),
-                "no attention",
-            )
-            if changed.attention:
-                over = scale.rgb(box.cut(changed.attention[i - 1], STRIDES[i - 1]))
-                image = blend(image, enlarge(over, box, STRIDES[i - 1]), opacity)
-                title = f"a{i}, section {z}" if what_if == "as it is" else f"a{i} = {what_if}, section {z}"
+            scale = ColorScale(f"attention $a_{i}$", *ranges["attention", i], colors)
+            image = _lay_attention(grey(raw), changed, i, scale, box, opacity)
             if edges is not None:
                 image = blend(image, edges[..., :3] * 255, edges[..., 3:])
+            title = f"a{i}, section {z}" if what_if == "as it is" else f"a{i} = {what_if}, section {z}"
+            title = title if changed.attention else "no attention"
             row.append(Panel(_title(name, title), image, scale=scale, **shared))
         if what_if != "as it is":
             row += _consequence_panels(plain, changed, shared)
@@ -151,6 +146,17 @@ def attention_panels(
             row += _point_panels(plain, LEVELS[level][0], ranges[name, LEVELS[level][0]], shared)
         rows.append(row)
     return rows
+
+
+def _lay_attention(
+    raw: np.ndarray, section: Inspected, level: int, scale: ColorScale, box: Box, opacity: float
+) -> np.ndarray:
+    """Return raw colours (y, x, 3) of a box with the attention of a level laid over them, if the model has any."""
+    if not section.attention:
+        return raw
+    stride = STRIDES[level - 1]
+    over = scale.rgb(box.cut(section.attention[level - 1], stride))
+    return blend(raw, enlarge(over, box, stride), opacity)
 
 
 def _question(level: str, what_if: str) -> WhatIf | None:
