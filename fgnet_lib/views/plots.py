@@ -476,12 +476,12 @@ def neurons_3d(ax: Axes3D, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], 
     ax.set_proj_type("ortho")
     ax.set_box_aspect(sides, zoom=0.9)
     for axis, start, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), low, sides, strict=True):
-        ticks = MaxNLocator(1 + int(4 * length / sides.max())).tick_values(start, start + length)
+        ticks = MaxNLocator(max(3, 1 + int(4 * length / sides.max()))).tick_values(start, start + length)
         # x and y end in the same corner: no tick near it, where their numbers would collide
         last = start + (1 if axis is ax.zaxis else 0.85) * length
         axis.set_ticks([tick for tick in ticks if start <= tick <= last])
-        axis.labelpad = 14
-    ax.zaxis.set_tick_params(pad=8)
+        axis.labelpad = 28 if axis is ax.zaxis else 14
+    ax.zaxis.set_tick_params(pad=14)
     ax.legend(
         handles=[Patch(color=label_colors(np.array(neuron))[:3], label=str(neuron)) for neuron in meshes],
         title="neuron",

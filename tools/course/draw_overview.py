@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d import Axes3D
 
-from fgnet_lib.inference import Prediction, predict
+from fgnet_lib.inference import predict
+from fgnet_lib.metrics import error_masks
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.segmentation import segment
 from fgnet_lib.views import plots
@@ -18,8 +19,8 @@ from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "overview.png"
-SHAPE = (112, 256, 256)  # deep enough for neurites to bend and branch
-CANDIDATES = slice(14, 80)  # of the neurons by size: larger ones would hide the others
+SHAPE = (128, 256, 256)  # deep enough for neurites to bend and branch
+CANDIDATES = slice(20, 70)  # of the neurons by size: larger ones would hide the others
 
 
 def choose_neurons(neurons: np.ndarray) -> list[int]:
@@ -34,34 +35,35 @@ def choose_neurons(neurons: np.ndarray) -> list[int]:
 
 
 def draw_floor(ax: Axes3D, volume: Volume) -> None:
-    """Draw the last section at its place below the neurons."""
+    """Draw the last section below the neurons, to scale."""
     depth, height, width = np.multiply(volume.shape, volume.voxel_size)
     y, x = (np.linspace(0, side, 129) for side in (height, width))
     grey = np.repeat(volume.raw[-1, ::2, ::2, None] / 255, 3, axis=2)
     x, y = np.meshgrid(x, y)
     ax.plot_surface(x, y, np.full(x.shape, depth), facecolors=grey, rcount=128, ccount=128, shade=False, zorder=0)
     ax.set(xlim=(0, width), ylim=(height, 0), zlim=(depth, 0))
-    ax.set_box_aspect((width, height, depth), zoom=0.98)
+    ax.set_box_aspect((width, height, depth), zoom=1.25)
 
 
-def draw(volume: Volume, prediction: Prediction, neurons: np.ndarray) -> Figure:
-    """Return the figure: the last section four times, from EM to neurons, and neurons in 3D standing on it."""
+def draw(volume: Volume, affinities: np.ndarray, neurons: np.ndarray) -> Figure:
+    """Return the figure: the last section four times, from EM to errors, and neurons in 3D standing on it."""
     figure = plt.figure(figsize=(14.6, 9.2), layout="none")
-    corners = [(0.005 + 0.285 * column, 0.53 - 0.465 * row) for row in (0, 1) for column in (0, 1)]
-    em, attention, affinities, segmentation = (figure.add_axes((*corner, 0.275, 0.435)) for corner in corners)
+    corners = [(0.005 + 0.29 * column, 0.545 - 0.475 * row) for column in (0, 1) for row in (0, 1)]
+    em, joined, segments, errors = (figure.add_axes((*corner, 0.27, 0.428)) for corner in corners)
     z, voxel_size = volume.shape[0] - 1, volume.voxel_size
-    plots.show_section(em, volume.raw, None, voxel_size, z, "EM section (a synthetic phantom)")
-    plots.show_attention(
-        attention, prediction.attention[0], 4, voxel_size, z, "attention: where to look closely", colorbar=False
-    )
-    plots.show_affinities(affinities, prediction.refined, voxel_size, z, "affinities: dark parts neighbours")
-    plots.show_section(segmentation, volume.raw, neurons, voxel_size, z, "neurons, a colour for each")
-    solid = figure.add_axes((0.57, 0.01, 0.40, 0.95), projection="3d", computed_zorder=False)
+    plots.show_section(em, volume.raw, None, voxel_size, z, "1. an EM section of a synthetic phantom")
+    plots.show_affinities(joined, affinities, voxel_size, z, "2. affinities between neighbours")
+    plots.show_section(segments, volume.raw, neurons, voxel_size, z, "3. neurons, a colour for each")
+    plots.error_map(errors, volume.raw, *error_masks(neurons, volume.labels), voxel_size, z, "4. their errors")
+    solid = figure.add_axes((0.56, -0.08, 0.45, 1.12), projection="3d", computed_zorder=False)
     solid.view_init(25, -60)
     plots.neurons_3d(solid, neuron_meshes(neurons, voxel_size, choose_neurons(neurons), 8000))
     solid.get_legend().remove()
     draw_floor(solid, volume)
-    figure.text(0.78, 0.975, "some of them in 3D, above this section", ha="center", fontsize=13)
+    solid.patch.set_visible(False)
+    for surface in solid.collections:  # they reach beyond the square of the axes
+        surface.set_clip_on(False)
+    figure.text(0.79, 0.985, "5. some of the neurons in 3D, above this section", ha="center", fontsize=13)
     return figure
 
 
@@ -69,10 +71,10 @@ def main() -> None:
     """Compute and save the picture."""
     plots.style()
     volume = make_phantom(SHAPE)
-    prediction = predict(load_pretrained(), volume.raw, progress=False)
+    affinities = predict(load_pretrained(), volume.raw, progress=False).refined
     threshold = read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
-    neurons = segment(prediction.refined, volume.voxel_size, threshold)
-    draw(volume, prediction, neurons).savefig(PICTURE, dpi=85)
+    neurons = segment(affinities, volume.voxel_size, threshold)
+    draw(volume, affinities, neurons).savefig(PICTURE, dpi=85)
 
 
 if __name__ == "__main__":
