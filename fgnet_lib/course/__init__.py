@@ -1,1 +1,1 @@
-"""What makes a lesson a lesson: its session, its predictions, its exercises."""
+"""What makes a lesson a lesson: its session, its quizzes and its exercises."""

@@ -1,13 +1,14 @@
 """Predictions: before a key figure the reader commits to an answer, and then sees the right one and the reason.
 
-Core widgets only. Where no kernel runs (a page of an executed lesson, GitHub) the same question stands as HTML, with
-the answer folded away. The questions of lesson NN are in `data/quizzes/NN.toml`, so that no cell gives it away::
+It needs core widgets only. Where no kernel runs (a page of an executed lesson, GitHub) the same question appears as
+HTML, with the answer folded away. The questions of lesson NN are in `data/quizzes/NN.toml`, so that no cell gives the
+answer away::
 
     [name]
     question = "One sentence that ends with a question mark?"
     options = ["short", "one line each", "two to four"]
     right = "B"
-    reason = "Why, for those who were right by chance, too."
+    reason = "Why, also for readers who were right by chance."
 """
 
 from __future__ import annotations
@@ -46,28 +47,28 @@ class Quiz:
             raise ValueError(f"right is {self.right!r}, and there are {len(self.options)} options: {self.question}")
 
     def answer(self, choice: str | None = None) -> str:
-        """HTML of the right option and the reason, as an answer to the reader's choice (a letter) if there is one."""
+        """Return HTML of the right option and the reason, as an answer to the reader's choice (a letter, or None)."""
         right = f"{self.right}: {escape(self.options[LETTERS.index(self.right)])}"
         verdicts = {None: f"<b>{right}.</b>", self.right: f"<b>✔ Yes, {right}.</b>"}
         verdict = verdicts.get(choice, f"<b>✘ You said {choice}; it is {right}.</b>")
         return f"{verdict} {escape(self.reason)}"
 
     def lettered(self) -> list[str]:
-        """The options as readers see them, "A: along z"."""
+        """Return the options as readers see them, "A: along z"."""
         return [f"{letter}: {option}" for letter, option in zip(LETTERS, self.options, strict=False)]
 
     def page(self) -> str:
-        """HTML for readers without a kernel."""
+        """Return the question and its folded answer as HTML for readers without a kernel."""
         options = "<br/>".join(map(escape, self.lettered()))  # no list: some pages number it themselves
         return f"<p><b>Predict.</b> {escape(self.question)}</p><p>{options}</p>{self.folded('The answer')}"
 
     def folded(self, summary: str) -> str:
-        """HTML of the answer behind a line that opens it."""
+        """Return HTML of the answer, folded behind a line that opens it."""
         return f"<details><summary>{summary}</summary>{self.answer()}</details>"
 
 
-def load(lesson: str, name: str) -> Quiz:
-    """The question `name` of a lesson (two digits).
+def load_quiz(lesson: str, name: str) -> Quiz:
+    """Return the question `name` of a lesson (two digits).
 
     Raises:
         KeyError: the lesson has no such question.
@@ -79,31 +80,30 @@ def load(lesson: str, name: str) -> Quiz:
     return Quiz(**quizzes[name])
 
 
-def build(quiz: Quiz) -> widgets.VBox:
-    """Question, options, a button to commit, and below them what follows."""
+def build_form(quiz: Quiz) -> widgets.VBox:
+    """Return a form of the question, its options, a button to commit, and below them the answer once committed."""
     wide = widgets.Layout(width="auto")
     labels = list(zip(quiz.lettered(), LETTERS, strict=False))
     choice = widgets.RadioButtons(options=labels, value=None, layout=wide)
     commit = widgets.Button(description="commit", disabled=True, tooltip="Choose first; you cannot change it later")
     below = widgets.HTML(quiz.folded("No kernel? The answer"), layout=wide)
 
-    def chosen(_change: dict) -> None:
+    def allow_commit(_change: dict[str, object]) -> None:
         commit.disabled = False
 
-    def committed(_button: widgets.Button) -> None:
+    def show_answer(_button: widgets.Button) -> None:
         choice.disabled = commit.disabled = True
         below.value = quiz.answer(choice.value)
 
-    choice.observe(chosen, "value")
-    commit.on_click(committed)
+    choice.observe(allow_commit, "value")
+    commit.on_click(show_answer)
     return widgets.VBox([widgets.HTML(f"<b>Predict.</b> {escape(quiz.question)}", layout=wide), choice, commit, below])
 
 
 def ask(lesson: str, name: str) -> None:
-    """Show a question of a lesson (two digits), to be answered before reading on."""
-    quiz = load(lesson, name)
-    box = build(quiz)
-    view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
+    """Show a question of a lesson (two digits), to be answered before reading on: `ask("01", "most-changes")`."""
+    quiz = load_quiz(lesson, name)
+    view = {"version_major": 2, "version_minor": 0, "model_id": build_form(quiz).model_id}
     display(
         {
             "text/plain": quiz.question,

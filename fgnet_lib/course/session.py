@@ -1,4 +1,4 @@
-"""What every lesson starts with: a profile, a data set, a device, a seed and a folder for results."""
+"""The start of every lesson: a profile, a data set, a device, a seed and a folder for results."""
 
 from __future__ import annotations
 
@@ -59,23 +59,25 @@ class Session:
     seed: int
 
     def volume(self, part: str = "val") -> Volume:
-        """The middle of the data set's `part`, as large as the profile's crop, in memory."""
+        """Return the middle of the data set's `part` ("train" or "val") in memory, as large as the profile's crop."""
         volume = open_dataset(self.dataset, part)
         if self.profile.crop is None:
             return volume.load()
-        starts = [max(0, (size - want) // 2) for size, want in zip(volume.shape, self.profile.crop, strict=True)]
-        return volume[tuple(slice(a, a + want) for a, want in zip(starts, self.profile.crop, strict=True))]
+        starts = [max(0, (size - side) // 2) for size, side in zip(volume.shape, self.profile.crop, strict=True)]
+        return volume[tuple(slice(a, a + side) for a, side in zip(starts, self.profile.crop, strict=True))]
 
 
 def start_session(profile: str, dataset: str, data_dir: str, out_dir: str, device: str, seed: int) -> Session:
-    """Check the parameters of a lesson, seed every random generator, set the figure style, say what there is.
+    """Return the session of a lesson's parameters, and print the line of `describe_session`.
+
+    It also seeds every random generator and sets the figure style.
 
     Args:
         profile: a name in `PROFILES`.
         dataset: a name in `datasets.DATASETS`.
         data_dir: folder with the data sets; empty for the environment variable FGNET_DATA_DIR, if set.
         out_dir: folder for results, made when missing; empty for `out` in FGNET_HOME (a folder for all that should
-            outlive a session), if set, or else in the repository.
+            outlive a session), if set, or else `out` in the repository.
         device: "auto", "cpu", "cuda" or "mps".
         seed: for Python, NumPy and PyTorch.
 
@@ -104,12 +106,12 @@ def start_session(profile: str, dataset: str, data_dir: str, out_dir: str, devic
     np.random.seed(seed)
     torch.manual_seed(seed)
     plots.style()
-    print(describe(session))
+    print(describe_session(session))
     return session
 
 
 def _writable(folder: Path) -> Path:
-    """Make a folder for results; on a course's server the one in the repository may be read-only."""
+    """Return a folder for results, made when missing; on a course's server the repository may be read-only."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         reason = "" if os.access(folder, os.W_OK) else "it is read-only"
@@ -122,8 +124,8 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def describe(session: Session) -> str:
-    """One line: the device, what the profile does, and which profiles the device allows."""
+def describe_session(session: Session) -> str:
+    """Return a line that names the device, the work of the profile, and the profiles that the device allows."""
     if session.device.type == "cuda":
         properties = torch.cuda.get_device_properties(session.device)
         hardware = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"

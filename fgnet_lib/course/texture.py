@@ -1,4 +1,4 @@
-"""What two EM volumes can be compared by without having the same tissue: grey values and power spectrum."""
+"""Grey values and power spectra, by which two EM volumes compare without showing the same tissue."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ WAVELENGTHS = np.geomspace(400, 20, 14)  # nm, edges of the bands of a spectrum
 
 
 def grey_histogram(raw: np.ndarray) -> np.ndarray:
-    """Share of the voxels (uint8, any shape) in each of the bins between `GREY_BINS`; they sum to 1."""
+    """Return the share of voxels (uint8, any shape) in each bin between `GREY_BINS`; the shares sum to 1."""
     return np.histogram(raw, GREY_BINS)[0] / raw.size
 
 
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Area that two histograms share: 1 if they are equal, 0 if they are apart (histogram intersection)."""
-    return float(np.minimum(one, other).sum())
+def overlap(histogram: np.ndarray, other: np.ndarray) -> float:
+    """Return the area that two histograms share: 1 if they are equal, 0 if they are apart (histogram intersection)."""
+    return float(np.minimum(histogram, other).sum())
 
 
 def power_spectrum(raw: np.ndarray, nm: float) -> np.ndarray:
-    """How much structures of each size contribute to the in-plane contrast, whatever the contrast itself.
+    """Return how much structures of each size contribute to the in-plane contrast, whatever the contrast itself.
 
     Each section is brought to mean 0 and variance 1, faded out at its rim (Hann window), and Fourier transformed; the
     power is averaged over sections and over all directions (periodogram).
 
     Args:
-        raw: sections (z, y, x); their largest square at the low corner counts.
+        raw: sections (z, y, x); the largest square at their low corner counts.
         nm: pixel size, at most 10, since a wave needs two pixels.
 
     Returns:

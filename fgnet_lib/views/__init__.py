@@ -1,1 +1,1 @@
-"""What is looked at: figures, panels, explorers, surfaces, neuroglancer, exports."""
+"""Figures, panels, explorers, surfaces, the viewer and exports: all that shows a volume and what became of it."""

@@ -1,6 +1,7 @@
 """The explorers of the lessons: attention, SAM2's features, a segmentation over thresholds.
 
-Each is made of a plain function that gives the panels for the controls' values; `interactive` draws and controls them.
+Each is made of a plain function that returns the panels for the controls' values. An `Explorer` draws and controls
+them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
@@ -19,15 +21,16 @@ from fgnet_lib.metrics import Scores, error_masks, evaluate
 from fgnet_lib.probing import Inspected, Inspector, WhatIf
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views import plots
-from fgnet_lib.views.feature_maps import cosine_similarity, principal_components
-from fgnet_lib.views.panels import Canvas, Curve, Explorer, Panel, Scale, blend, grey, spread, zoom_box
-from fgnet_lib.views.panels import explore as explore  # for lessons: with a picture of their own
+from fgnet_lib.views.feature_maps import cosine_similarity, principal_components, stretch
+from fgnet_lib.views.panels import Box, Canvas, ColorScale, Curve, Explorer, Panel, blend, enlarge, grey, zoom_box
 from fgnet_lib.volumes import Volume
 
 LEVELS = {"a1": (1,), "a2": (2,), "a3": (3,), "all": (1, 2, 3)}
 WHAT_IF = {"as it is": None, "0": 0.0, "1": 1.0, "mean": "mean"}
 COLORS = (plots.WARM, "viridis", "cividis", "magma", "gray")
 ZOOMS = (1, 2, 4, 8)
+
+Shared = dict[str, Any]  # what all panels of a section share: box, voxel size, cross
 
 
 def attention_explorer(
@@ -36,21 +39,21 @@ def attention_explorer(
     prediction: np.ndarray | None = None,
     folder: str | Path = ".",
 ) -> Explorer:
-    """What a model attends to, section by section, at one point, and what follows when attention is set to a value.
+    """Return an explorer of what a model attends to, by section and point, and of what follows from setting attention.
 
     Args:
         volume: in memory; its labels, if any, can be outlined.
-        model: or several by name, which are shown one above the other (before and after training, with and without
-            attention).
+        model: a model, or several by name, which appear one above the other (before and after training, with and
+            without attention).
         prediction: ids (z, y, x) that can be outlined, too.
         folder: where saved pictures go.
     """
     models = {"": model} if isinstance(model, FGNet) else model
-    inspectors = {name: Inspector(one, volume.raw) for name, one in models.items()}
+    inspectors = {name: Inspector(network, volume.raw) for name, network in models.items()}
     middle = {name: inspector.section(volume.shape[0] // 2) for name, inspector in inspectors.items()}
-    known = {"ground truth": volume.labels, "prediction": prediction}
-    known = {name: labels for name, labels in known.items() if labels is not None}
-    outlines = {"nothing": None} | known
+    labels = {"ground truth": volume.labels, "prediction": prediction}
+    labels = {name: ids for name, ids in labels.items() if ids is not None}
+    outlines = {"nothing": None} | labels
     panels = partial(attention_panels, volume, inspectors, attention_ranges(middle), outlines)
     controls = {
         "z": _section_slider(volume),
@@ -59,17 +62,16 @@ def attention_explorer(
         "opacity": widgets.FloatSlider(0.6, min=0, max=1, step=0.1, description="opacity"),
         "colors": widgets.Dropdown(options=COLORS, description="colours"),
         "outlines": widgets.Dropdown(
-            options=tuple(outlines), value=next(iter(known), "nothing"), description="outlines"
+            options=tuple(outlines), value=next(iter(labels), "nothing"), description="outlines"
         ),
         **_point_controls(volume),
     }
-    canvas = Canvas()
-    table = partial(attention_table, inspectors)
-    return Explorer(lambda **values: canvas.show(panels(**values)), controls, table, folder, "attention")
+    canvas, readout = Canvas(), partial(attention_readout, inspectors)
+    return Explorer(lambda **values: canvas.show(panels(**values)), controls, readout, folder, "attention")
 
 
 def attention_ranges(sections: Mapping[str, Inspected]) -> dict[tuple[str, int], tuple[float, float]]:
-    """The values shown darkest and brightest: 1st and 99th percentile of one section, so that colours compare along z.
+    """Return the range of values that colours cover, from a single section, so that colours compare along z.
 
     Args:
         sections: the same section of each model.
@@ -79,16 +81,11 @@ def attention_ranges(sections: Mapping[str, Inspected]) -> dict[tuple[str, int],
     """
     ranges = {}
     for i in range(len(STRIDES)):
-        maps = [one.attention[i].ravel() for one in sections.values() if one.attention]
-        ranges["attention", i + 1] = _range(np.concatenate(maps)) if maps else (0.0, 1.0)
-        for name, one in sections.items():
-            ranges[name, i + 1] = _range(one.response[i]) if one.response else (0.0, 1.0)
+        maps = [section.attention[i].ravel() for section in sections.values() if section.attention]
+        ranges["attention", i + 1] = plots.display_range(np.concatenate(maps)) if maps else (0.0, 1.0)
+        for name, section in sections.items():
+            ranges[name, i + 1] = plots.display_range(section.response[i]) if section.response else (0.0, 1.0)
     return ranges
-
-
-def _range(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(values, (1, 99))
-    return float(low), float(max(high, low + 0.01))
 
 
 def attention_panels(
@@ -107,53 +104,59 @@ def attention_panels(
     y: int,
     x: int,
 ) -> list[list[Panel]]:
-    """One row for each model: attention over the section, then what belongs to the question asked.
+    """Return a row of panels for each model: attention over the section, then what the controls ask for.
 
-    That is SAM2's similarity to the point and the Fine-Grained Encoder's response for one level; for "all", all levels;
-    and whenever attention is set to a value, the affinities that follow and how they differ.
+    For a single level these are SAM2's similarity to the point and the Fine-Grained Encoder's response; for "all" they
+    are all levels. Whenever attention is set to a value, they are the affinities that follow and how they differ.
 
     Args:
         volume: raw in memory.
         inspectors: of each model.
-        ranges: as `attention_ranges` gives them.
-        outlined: labels (z, y, x) or None by the name that `outlines` may take.
+        ranges: as `attention_ranges` returns them.
+        outlined: a name that `outlines` may take -> labels (z, y, x), or None.
         z: section.
         level: a key of `LEVELS`.
         what_if: a key of `WHAT_IF`: what the attention of this level is set to.
         opacity: of attention over the section.
         colors: matplotlib's name of the colour map for attention.
         outlines: a key of `outlined`.
-        zoom: how many times smaller than the section the part shown is.
+        zoom: how many times the section is enlarged.
         y, x: the point, in raw voxels.
     """
     box = zoom_box(volume.shape[1:], y, x, zoom)
-    place = {"box": box, "voxel_size": volume.voxel_size, "cross": (y, x)}
+    shared = {"box": box, "voxel_size": volume.voxel_size, "cross": (y, x)}
     raw = box.cut(volume.raw[z])
     edges = None if outlined[outlines] is None else plots.label_overlay(box.cut(outlined[outlines][z]), fill=0)
     rows = []
     for name, inspector in inspectors.items():
-        found = inspector.section(z)
-        shown = inspector.section(z, _question(level, what_if))
+        plain = inspector.section(z)
+        changed = inspector.section(z, _question(level, what_if))
         row = []
         for i in LEVELS[level]:
-            scale, image, title = (
-                Scale(f"attention $a_{i}$", *ranges["attention", i], colors),
-                grey(raw),
-                "no attention",
-            )
-            if shown.attention:
-                over = scale.rgb(box.cut(shown.attention[i - 1], STRIDES[i - 1]))
-                image = blend(image, spread(over, box, STRIDES[i - 1]), opacity)
-                title = f"a{i}, section {z}" if what_if == "as it is" else f"a{i} = {what_if}, section {z}"
+            scale = ColorScale(f"attention $a_{i}$", *ranges["attention", i], colors)
+            image = _lay_attention(grey(raw), changed, i, scale, box, opacity)
             if edges is not None:
                 image = blend(image, edges[..., :3] * 255, edges[..., 3:])
-            row.append(Panel(_title(name, title), image, scale=scale, **place))
+            title = f"a{i}, section {z}" if what_if == "as it is" else f"a{i} = {what_if}, section {z}"
+            title = title if changed.attention else "no attention"
+            row.append(Panel(_title(name, title), image, scale=scale, **shared))
         if what_if != "as it is":
-            row += _consequence_panels(found, shown, place)
+            row += _consequence_panels(plain, changed, shared)
         elif level != "all":
-            row += _point_panels(found, LEVELS[level][0], ranges[name, LEVELS[level][0]], place)
+            row += _point_panels(plain, LEVELS[level][0], ranges[name, LEVELS[level][0]], shared)
         rows.append(row)
     return rows
+
+
+def _lay_attention(
+    raw: np.ndarray, section: Inspected, level: int, scale: ColorScale, box: Box, opacity: float
+) -> np.ndarray:
+    """Return raw colours (y, x, 3) of a box with the attention of a level laid over them, if the model has any."""
+    if not section.attention:
+        return raw
+    stride = STRIDES[level - 1]
+    over = scale.rgb(box.cut(section.attention[level - 1], stride))
+    return blend(raw, enlarge(over, box, stride), opacity)
 
 
 def _question(level: str, what_if: str) -> WhatIf | None:
@@ -164,42 +167,45 @@ def _title(name: str, title: str) -> str:
     return f"{name}: {title}" if name else title
 
 
-def _point_panels(found: Inspected, level: int, response: tuple[float, float], place: dict) -> list[Panel]:
-    """SAM2's similarity to the point, and how strongly the Fine-Grained Encoder responds."""
+def _point_panels(section: Inspected, level: int, response: tuple[float, float], shared: Shared) -> list[Panel]:
+    """Return the panels of SAM2's similarity to the point and of how strongly the Fine-Grained Encoder responds."""
     stride, blank = STRIDES[level - 1], np.full((1, 1), np.nan)
-    similarity, strength = Scale("cosine similarity", -1, 1, "viridis"), Scale("length of $F'$", *response, "magma")
-    (y, x), box = place["cross"], place["box"]
-    similar = cosine_similarity(found.sam2[level - 1], y // stride, x // stride) if found.sam2 else None
+    similarity, strength = (
+        ColorScale("cosine similarity", -1, 1, "viridis"),
+        ColorScale("length of $F'$", *response, "magma"),
+    )
+    (y, x), box = shared["cross"], shared["box"]
+    similar = cosine_similarity(section.sam2[level - 1], y // stride, x // stride) if section.sam2 else None
     maps = (
         (similar, similarity, f"SAM2, stride {stride}"),
-        (found.response[level - 1] if found.response else None, strength, f"FGE, stride {stride}"),
+        (section.response[level - 1] if section.response else None, strength, f"FGE, stride {stride}"),
     )
     return [
-        Panel(title, scale.rgb(box.cut(values, stride)), stride=stride, scale=scale, **place)
+        Panel(title, scale.rgb(box.cut(values, stride)), stride=stride, scale=scale, **shared)
         if values is not None
-        else Panel(f"no {title}", scale.rgb(blank), stride=max(box.height, box.width), scale=scale, **place)
+        else Panel(f"no {title}", scale.rgb(blank), stride=max(box.height, box.width), scale=scale, **shared)
         for values, scale, title in maps
     ]
 
 
-def _consequence_panels(found: Inspected, shown: Inspected, place: dict) -> list[Panel]:
-    """The affinities that follow from attention as it was set, and how they differ from those of attention as it is."""
-    box = place["box"]
-    affinities = np.moveaxis(shown.affinities[:, box.top :, box.left :][:, : box.height, : box.width], 0, -1)
-    change = (shown.affinities.astype(np.float32) - found.affinities).mean(axis=0)
-    seen = np.percentile(np.abs(change), 99.5)
-    most = next((step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5) if step >= seen), 1.0)
-    scale = Scale("mean of z, y, x", -most, most, "PuOr")
+def _consequence_panels(plain: Inspected, changed: Inspected, shared: Shared) -> list[Panel]:
+    """Return the panels of the affinities that follow from a changed attention, and of how they differ from before."""
+    box = shared["box"]
+    affinities = np.moveaxis(changed.affinities[:, box.top :, box.left :][:, : box.height, : box.width], 0, -1)
+    change = (changed.affinities.astype(np.float32) - plain.affinities).mean(axis=0)
+    largest = np.percentile(np.abs(change), 99.5)
+    most = next((step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5) if step >= largest), 1.0)
+    scale = ColorScale("mean of z, y, x", -most, most, "PuOr")
     return [
-        Panel("$A_r$ that follows", (affinities * 255).astype(np.uint8), **place),
-        Panel("its change", scale.rgb(box.cut(change)), scale=scale, **place),
+        Panel("$A_r$ that follows", (affinities * 255).astype(np.uint8), **shared),
+        Panel("its change", scale.rgb(box.cut(change)), scale=scale, **shared),
     ]
 
 
-def attention_table(
-    inspectors: Mapping[str, Inspector], *, z: int, level: str, what_if: str, y: int, x: int, **_shown: object
+def attention_readout(
+    inspectors: Mapping[str, Inspector], *, z: int, level: str, what_if: str, y: int, x: int, **_others: object
 ) -> str:
-    """HTML: attention and the Fine-Grained Encoder's response at the point, all levels; how far A_r changes.
+    """Return HTML of attention and the Fine-Grained Encoder's response at the point, and of how far A_r changes.
 
     Args:
         inspectors: of each model.
@@ -209,16 +215,18 @@ def attention_table(
     """
     lines = []
     for name, inspector in inspectors.items():
-        found = inspector.section(z)
+        plain = inspector.section(z)
         cells = [name]
-        for maps in (found.attention, found.response):
-            cells += [f"{one[y // s, x // s]:.3f}" for one, s in zip(maps, STRIDES, strict=False)] or ["-"] * 3
+        for maps in (plain.attention, plain.response):
+            cells += [f"{level_map[y // s, x // s]:.3f}" for level_map, s in zip(maps, STRIDES, strict=False)] or [
+                "-"
+            ] * 3
         if what_if == "as it is":
             cells.append("-")
         else:
             after = inspector.section(z, _question(level, what_if)).affinities.astype(np.float32)
-            flipped = np.mean((after > 0.5) != (found.affinities > 0.5))
-            cells.append(f"{np.abs(after - found.affinities).mean():.3f} on average; {flipped:.1%} cross 0.5")
+            flipped = np.mean((after > 0.5) != (plain.affinities > 0.5))
+            cells.append(f"{np.abs(after - plain.affinities).mean():.3f} on average; {flipped:.1%} cross 0.5")
         lines.append(cells)
     heads = ["", *(f"a{i}" for i in (1, 2, 3)), *(f"|F'{i}|" for i in (1, 2, 3)), "change of A_r in the section"]
     return f"At z = {z}, y = {y}, x = {x}:" + _table([heads, *lines])
@@ -230,19 +238,15 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def feature_explorer(volume: Volume, features: Sequence[np.ndarray], folder: str | Path = ".") -> Explorer:
-    """SAM2's features of a section: as colours, one channel, and their similarity to a point.
+    """Return an explorer of SAM2's features by section: as colours, a single channel, their similarity to a point.
 
     Args:
         volume: in memory.
         features: maps at strides 4, 8, 16, each (C, z, y / stride, x / stride).
         folder: where saved pictures go.
     """
-    colors = []
-    for level in features:  # of all sections at once: colours keep their meaning along z
-        components = principal_components(level)
-        low, high = np.percentile(components, (1, 99), axis=(0, 1, 2))
-        share = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
-        colors.append((255 * share).astype(np.uint8))
+    # of all sections at once: colours keep their meaning along z
+    colors = [(255 * stretch(principal_components(level))).astype(np.uint8) for level in features]
     channels = min(len(level) for level in features)
     controls = {
         "z": _section_slider(volume),
@@ -268,49 +272,51 @@ def feature_panels(
     y: int,
     x: int,
 ) -> list[list[Panel]]:
-    """A section with a point, its features as colours or one channel of them, and their similarity to the point.
+    """Return the panels of a section: raw, its features as colours or a single channel, their similarity to the point.
 
     Args:
         volume: raw in memory.
         features: maps at strides 4, 8, 16, each (C, z, y / stride, x / stride).
         components: three main components of each as uint8 colours (z, y / stride, x / stride, 3).
         z: section.
-        stride: which map to show.
+        stride: of the map to show.
         show: "main components" or "one channel".
-        channel: which one.
-        zoom: how many times smaller than the section the part shown is.
+        channel: index of the channel to show.
+        zoom: how many times the section is enlarged.
         y, x: the point, in raw voxels.
     """
     level = STRIDES.index(stride)
     box = zoom_box(volume.shape[1:], y, x, zoom)
-    place = {"box": box, "voxel_size": volume.voxel_size, "cross": (y, x)}
+    shared = {"box": box, "voxel_size": volume.voxel_size, "cross": (y, x)}
     if show == "one channel":
         values = np.asarray(features[level][channel])
-        scale = Scale(f"channel {channel}", *_range(values), "cividis")
-        map_ = Panel(f"stride {stride}", scale.rgb(box.cut(values[z], stride)), stride=stride, scale=scale, **place)
+        scale = ColorScale(f"channel {channel}", *plots.display_range(values), "cividis")
+        map_ = Panel(f"stride {stride}", scale.rgb(box.cut(values[z], stride)), stride=stride, scale=scale, **shared)
     else:
         colors = box.cut(components[level][z], stride)
-        map_ = Panel(f"main components, stride {stride}", colors, stride=stride, **place)
+        map_ = Panel(f"main components, stride {stride}", colors, stride=stride, **shared)
     similarity, scale = (
         cosine_similarity(features[level][:, z], y // stride, x // stride),
-        Scale("cosine similarity", -1, 1, "viridis"),
+        ColorScale("cosine similarity", -1, 1, "viridis"),
     )
     similar = scale.rgb(box.cut(similarity, stride))
     return [
         [
-            Panel(f"EM, section {z}", grey(box.cut(volume.raw[z])), **place),
+            Panel(f"EM, section {z}", grey(box.cut(volume.raw[z])), **shared),
             map_,
-            Panel("similarity to the cross", similar, stride=stride, scale=scale, **place),
+            Panel("similarity to the cross", similar, stride=stride, scale=scale, **shared),
         ]
     ]
 
 
-def segmentation_explorer(volume: Volume, tried: Mapping[float, np.ndarray], folder: str | Path = ".") -> Explorer:
-    """A segmentation over its thresholds: segments, split and merge errors, VOI.
+def segmentation_explorer(
+    volume: Volume, segmentations: Mapping[float, np.ndarray], folder: str | Path = "."
+) -> Explorer:
+    """Return an explorer of segmentations over thresholds: segments, split and merge errors, VOI.
 
     Args:
         volume: with labels, in memory.
-        tried: threshold -> ids (z, y, x), as `segmentation.sweep` gives them.
+        segmentations: threshold -> ids (z, y, x), as `segmentation.sweep` returns them.
         folder: where saved pictures go.
 
     Raises:
@@ -320,23 +326,23 @@ def segmentation_explorer(volume: Volume, tried: Mapping[float, np.ndarray], fol
         raise ValueError(
             f"{volume.name or 'the volume'} has no labels: without ground truth there are no errors to show"
         )
-    scores = {threshold: evaluate(labels, volume.labels) for threshold, labels in tried.items()}
-    wrong = {threshold: error_masks(labels, volume.labels) for threshold, labels in tried.items()}
+    scores = {threshold: evaluate(labels, volume.labels) for threshold, labels in segmentations.items()}
+    wrong = {threshold: error_masks(labels, volume.labels) for threshold, labels in segmentations.items()}
     best = min(scores, key=lambda threshold: scores[threshold].voi_split + scores[threshold].voi_merge)
     controls = {
         "z": _section_slider(volume),
-        "threshold": widgets.SelectionSlider(options=tuple(tried), value=best, description="threshold"),
+        "threshold": widgets.SelectionSlider(options=tuple(segmentations), value=best, description="threshold"),
         **_point_controls(volume),
     }
     canvas = Canvas()
-    panels = partial(segmentation_panels, volume, tried, wrong, scores)
-    table = partial(segmentation_table, volume, tried, scores)
-    return Explorer(lambda **values: canvas.show(panels(**values)), controls, table, folder, "segmentation")
+    panels = partial(segmentation_panels, volume, segmentations, wrong, scores)
+    readout = partial(segmentation_readout, volume, segmentations, scores)
+    return Explorer(lambda **values: canvas.show(panels(**values)), controls, readout, folder, "segmentation")
 
 
 def segmentation_panels(
     volume: Volume,
-    tried: Mapping[float, np.ndarray],
+    segmentations: Mapping[float, np.ndarray],
     wrong: Mapping[float, tuple[np.ndarray, np.ndarray]],
     scores: Mapping[float, Scores],
     *,
@@ -346,22 +352,22 @@ def segmentation_panels(
     y: int,
     x: int,
 ) -> list[list[Panel | Curve]]:
-    """Segments, what is wrong with them, and VOI over all thresholds.
+    """Return the panels of a section's segments and errors, and of VOI over all thresholds.
 
     Args:
         volume: raw and labels in memory.
-        tried: threshold -> ids (z, y, x).
-        wrong: threshold -> voxels that are split and that are merged, as `metrics.error_masks` gives them.
-        scores: threshold -> what `metrics.evaluate` gives.
+        segmentations: threshold -> ids (z, y, x).
+        wrong: threshold -> voxels that are split and that are merged, as `metrics.error_masks` marks them.
+        scores: threshold -> `metrics.evaluate` of the segmentation.
         z: section.
-        threshold: one of those tried.
-        zoom: how many times smaller than the section the part shown is.
+        threshold: a key of `segmentations`.
+        zoom: how many times the section is enlarged.
         y, x: the point, in raw voxels.
     """
     box = zoom_box(volume.shape[1:], y, x, zoom)
-    place = {"box": box, "voxel_size": volume.voxel_size, "cross": (y, x)}
+    shared = {"box": box, "voxel_size": volume.voxel_size, "cross": (y, x)}
     raw = grey(box.cut(volume.raw[z]))
-    fill = plots.label_overlay(box.cut(tried[threshold][z]), fill=0.45)
+    fill = plots.label_overlay(box.cut(segmentations[threshold][z]), fill=0.45)
     errors = raw
     for mask, color in zip(wrong[threshold], (plots.SPLIT, plots.MERGE), strict=True):
         errors = blend(errors, 255 * np.array(to_rgb(color)), 0.6 * box.cut(mask[z])[..., None])
@@ -376,38 +382,38 @@ def segmentation_panels(
     segments = blend(raw, 255 * fill[..., :3], fill[..., 3:])
     return [
         [
-            Panel(f"segments, section {z}", segments, **place),
-            Panel("errors", errors, legend={"split": plots.SPLIT, "merge": plots.MERGE}, **place),
+            Panel(f"segments, section {z}", segments, **shared),
+            Panel("errors", errors, legend={"split": plots.SPLIT, "merge": plots.MERGE}, **shared),
             curve,
         ]
     ]
 
 
-def segmentation_table(
+def segmentation_readout(
     volume: Volume,
-    tried: Mapping[float, np.ndarray],
+    segmentations: Mapping[float, np.ndarray],
     scores: Mapping[float, Scores],
     *,
     z: int,
     threshold: float,
     y: int,
     x: int,
-    **_shown: object,
+    **_others: object,
 ) -> str:
-    """HTML: the scores at a threshold, and which segment and neuron the point belongs to.
+    """Return HTML of the scores at a threshold, and of the segment and the neuron that the point belongs to.
 
     Args:
         volume: with labels, in memory.
-        tried: threshold -> ids (z, y, x).
-        scores: threshold -> what `metrics.evaluate` gives.
+        segmentations: threshold -> ids (z, y, x).
+        scores: threshold -> `metrics.evaluate` of the segmentation.
         z, y, x: the point, in raw voxels.
-        threshold: one of those tried.
+        threshold: a key of `segmentations`.
     """
-    score, here = scores[threshold], (z, y, x)
+    score, voxel = scores[threshold], (z, y, x)
     heads = ["threshold", "VOI split", "VOI merge", "sum (bits)", "ARAND"]
     bits = score.voi_split, score.voi_merge, score.voi_split + score.voi_merge
     cells = [f"{threshold:g}", *(f"{value:.3f}" for value in (*bits, score.arand))]
-    where = f"At z = {z}, y = {y}, x = {x}: segment {tried[threshold][here]}, neuron {volume.labels[here]}."
+    where = f"At z = {z}, y = {y}, x = {x}: segment {segmentations[threshold][voxel]}, neuron {volume.labels[voxel]}."
     return where + _table([heads, cells])
 
 
@@ -416,14 +422,14 @@ def _section_slider(volume: Volume) -> widgets.IntSlider:
 
 
 def _buttons(options: Sequence, description: str) -> widgets.ToggleButtons:
-    """Narrow ones, in one row with what they are about."""
+    """Return narrow buttons in a row behind their description."""
     return widgets.ToggleButtons(
         options=options, description=description, style={"button_width": "3em"}, layout={"width": "max-content"}
     )
 
 
 def _point_controls(volume: Volume) -> dict[str, widgets.Widget]:
-    """Where the cross is, and how far the picture is enlarged around it."""
+    """Return the controls of the cross's position and of how far the picture is enlarged around it."""
     _, height, width = volume.shape
     return {
         "zoom": _buttons([(f"{zoom}x", zoom) for zoom in ZOOMS], "zoom"),

@@ -1,4 +1,4 @@
-"""What to hand on: neurons in one HTML file, or raw, segmentation and meshes as a folder that neuroglancer reads."""
+"""Exports to share: neurons in an HTML file, or raw, segmentation and meshes as a folder that neuroglancer reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fgnet_lib.files.atomic import atomic
 from fgnet_lib.metrics import checked_ids
 from fgnet_lib.views import serve
 from fgnet_lib.views.meshes import Mesh, largest_ids, mesh_bytes, neuron_mesh, neuron_meshes
-from fgnet_lib.views.viewer import camera, neuroglancer, segment_colors
+from fgnet_lib.views.viewer import neuroglancer, segment_colors, set_camera
 from fgnet_lib.volumes import Volume
 
 TRIANGLES = 120_000  # in an exported file: 5 MB
@@ -32,7 +32,9 @@ def export_html(
     path: str | Path,
     ids: Iterable[int] | Mapping[int, str] | None = None,
 ) -> Path:
-    """Write neurons as one HTML file that rotates in any browser, offline.
+    """Write neurons as an HTML file that rotates in any browser, offline, and return its path.
+
+    `export_html(neurons, (40, 8, 8), "neurons.html", {7: "axon", 9: "dendrite"})` writes two named neurons.
 
     Args:
         segmentation: ids (z, y, x).
@@ -41,7 +43,7 @@ def export_html(
         ids: of the neurons to write, or id -> name; by default the 10 largest.
 
     Returns:
-        The path; the file has 5 MB for the drawing library and at most 5 MB for all neurons together.
+        The path. The file has 5 MB for the drawing library and at most 5 MB for all neurons together.
 
     Raises:
         ValueError: an id that is not in the segmentation, or no id at all.
@@ -65,7 +67,7 @@ def export_html(
             color=colors[neuron],
             hoverinfo="name",
         )
-    down = {"autorange": "reversed"}  # as in the sections: y and z count away from the top left of the first one
+    down = {"autorange": "reversed"}  # as in the sections: y and z count from the top left of the first section
     figure.update_layout(
         title=f"{len(names)} neurons",
         font_size=14,
@@ -84,12 +86,12 @@ def export_html(
 
 
 def _names(segmentation: np.ndarray, ids: Iterable[int] | Mapping[int, str] | None, largest: int) -> dict[int, str]:
-    """Id -> name of the neurons to write."""
+    """Return id -> name of the neurons to write."""
     chosen = largest_ids(segmentation, largest) if ids is None else ids
-    named = chosen if isinstance(chosen, Mapping) else {int(i): f"neuron {i}" for i in chosen}
-    if not named:
+    names = chosen if isinstance(chosen, Mapping) else {int(i): f"neuron {i}" for i in chosen}
+    if not names:
         raise ValueError("no neuron to write: the segmentation holds nothing but 0, or `ids` is empty")
-    return dict(named)
+    return dict(names)
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ class Export:
 
     Attributes:
         path: of the folder.
-        command: serves the folder on this machine.
-        link: opens neuroglancer on it while it is served so.
+        command: the command that serves the folder on this machine.
+        link: the link that opens neuroglancer on the folder while it is served.
     """
 
     path: Path
@@ -116,23 +118,23 @@ def export_precomputed(
     path: str | Path,
     ids: Iterable[int] | Mapping[int, str] | None = None,
 ) -> Export:
-    """Write raw, a segmentation and meshes as neuroglancer's precomputed format, which needs no more than a web server.
+    """Write raw, a segmentation and meshes as a folder in neuroglancer's precomputed format, for any web server.
 
-    The folder also holds `serve.py`, a server for one's own machine, and the state that the link opens. Both volumes
+    The folder also holds `serve.py`, a server for your own machine, and the state that the link opens. Both volumes
     come at full resolution and in coarser copies. File names of meshes hold a colon, which Windows does not allow.
 
     Args:
         volume: raw, voxel size and offset, which is rounded to whole voxels as the format wants it. Raw may be lazy.
         segmentation: ids (z, y, x), any integer type.
-        path: of the folder; an earlier export there is replaced.
+        path: of the folder; an earlier export at this path is replaced.
         ids: of the neurons that get a mesh and are selected, or id -> name; by default the 50 largest.
 
     Raises:
-        ValueError: shapes differ, ids that are negative or not there, or a folder that holds something else.
+        ValueError: shapes differ, an id is negative or missing, or the folder holds something else than an export.
     """
     path = Path(path)
     if path.exists() and not (path / serve.STATE).is_file():
-        raise ValueError(f"{path} is there already and no earlier export: name a new folder")
+        raise ValueError(f"{path} already exists and is no earlier export: name a new folder")
     segmentation = checked_ids(segmentation, "segmentation")
     if segmentation.shape != volume.shape:
         raise ValueError(f"the segmentation has shape {segmentation.shape} and raw {volume.shape}: they must be equal")
@@ -148,7 +150,7 @@ def export_precomputed(
 
 
 def _corner(volume: Volume) -> np.ndarray:
-    """Index (z, y, x) of the first voxel, counted from the origin of nm."""
+    """Return the index (z, y, x) of the first voxel, counted from the origin of nm."""
     return np.round(np.divide(volume.offset, volume.voxel_size)).astype(int)
 
 
@@ -169,7 +171,7 @@ def _write_pyramid(folder: Path, array: Any, volume: Volume, kind: str, method: 
 
 
 def _create(folder: Path, kind: str, size: Any, corner: Any, voxel_size: Any) -> tensorstore.TensorStore:
-    """One resolution of a precomputed volume, still empty; everything is x, y, z."""
+    """Create a resolution of a precomputed volume, still empty; all arguments are x, y, z."""
     blocks = {"encoding": "compressed_segmentation", "compressed_segmentation_block_size": [8, 8, 8]}
     spec = {
         "driver": "neuroglancer_precomputed",
@@ -218,9 +220,9 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _state(volume: Volume, names: Mapping[int, str]) -> neuroglancer.ViewerState:
-    """Both layers and the camera, as in the viewer."""
+    """Return the state of a viewer with both layers and the camera of `viewer.show`."""
     state = neuroglancer.ViewerState()
-    camera(state, volume)
+    set_camera(state, volume)
     state.layers["raw"] = neuroglancer.ImageLayer(source=f"precomputed://{serve.HERE}/raw")
     state.layers["neurons"] = neuroglancer.SegmentationLayer(
         source=f"precomputed://{serve.HERE}/segmentation",

@@ -1,4 +1,4 @@
-"""Ways to look at maps of a network: principal components, similarity to a pixel, how well a map finds a structure."""
+"""Ways to look at the features of a network: principal components, their colours, similarity to a pixel."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 
 
 def principal_components(features: np.ndarray, count: int = 3) -> np.ndarray:
-    """Project features on the directions in which they vary most.
+    """Return features projected on the directions in which they vary most.
 
     Args:
         features: (C, ...) with any spatial axes, array or CPU tensor without gradient.
         count: components to keep, at most C.
 
     Returns:
-        float64 (..., count), mean 0, in falling order of variance. A component's sign is free; here its largest
-        loading is positive, so that colours do not flip from run to run.
+        float64 (..., count), mean 0, in falling order of variance. A component's sign is arbitrary; here its
+        largest loading is positive, so that colours do not flip from run to run.
     """
     features = np.asarray(features, dtype=np.float64)
     pixels = features.reshape(len(features), -1)
@@ -25,8 +25,14 @@ def principal_components(features: np.ndarray, count: int = 3) -> np.ndarray:
     return (pixels.T @ axes).reshape(*features.shape[1:], count)
 
 
+def stretch(components: np.ndarray) -> np.ndarray:
+    """Return components (..., n) as shares in [0, 1], each from its 1st to its 99th percentile over all other axes."""
+    low, high = np.percentile(components, (1, 99), axis=tuple(range(components.ndim - 1)))
+    return np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
+
+
 def cosine_similarity(features: np.ndarray, y: int, x: int) -> np.ndarray:
-    """Cosine of the angle between the features of pixel (y, x) and those of every pixel.
+    """Return the cosine of the angle between the features of pixel (y, x) and the features of every pixel.
 
     Args:
         features: (C, y, x), array or CPU tensor without gradient.

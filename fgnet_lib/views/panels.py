@@ -1,8 +1,8 @@
 """Pictures with controls, of core ipywidgets only, so that they work wherever notebooks run.
 
-`Canvas` builds a figure once and then only gives it new data, which is what makes a slider quick. `Explorer` puts
-controls above whatever a plain function draws; a lesson calls the same function once more for a figure that stays where
-widgets do not.
+`Canvas` builds a figure once and then only gives it new data, which makes a slider quick. `Explorer` puts controls
+above whatever a plain function draws; a lesson calls the same function once more for a figure that stays where widgets
+do not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 import matplotlib
@@ -32,8 +32,8 @@ from fgnet_lib.views import plots
 SLIDE = 13.3  # inches: the width of a 16:9 slide
 FRAMES = 5  # sections a second
 FIGURES = 8  # kept for arrangements of panels that may come back
-# Core widgets have no click on a picture. This listener writes where it was clicked (as fractions of its width and
-# height) into a hidden text field beside it, as if somebody had typed it there.
+# Core widgets do not report clicks on a picture. This listener writes the position of a click (as fractions of width
+# and height) into a hidden text field beside the picture, as if somebody had typed it.
 CLICKS = """
 if (!window.fgnetClicks) {
   window.fgnetClicks = true;
@@ -49,6 +49,9 @@ if (!window.fgnetClicks) {
 """
 
 
+Update = Callable[[Any], None]  # shows a panel of the same kind on axes that are already drawn
+
+
 class Box(NamedTuple):
     """A part of a section, in raw voxels."""
 
@@ -58,13 +61,17 @@ class Box(NamedTuple):
     width: int
 
     def cut(self, section: np.ndarray, stride: int = 1) -> np.ndarray:
-        """What of a map (y, x, ...) with this stride covers the box."""
+        """Return the pixels of a map (y, x, ...) at `stride` that cover the box."""
         bottom, right = -(-(self.top + self.height) // stride), -(-(self.left + self.width) // stride)
         return section[self.top // stride : bottom, self.left // stride : right]
 
 
 def zoom_box(shape: Sequence[int], y: int, x: int, zoom: int) -> Box:
-    """The box of a section (y, x) that is `zoom` times smaller, around a point as far as the edges allow."""
+    """Return a box `zoom` times smaller than a section (y, x), around a point as far as the edges allow.
+
+    >>> zoom_box((100, 200), y=50, x=0, zoom=4)
+    Box(top=38, left=0, height=25, width=50)
+    """
     height, width = (max(1, round(size / zoom)) for size in shape)
     top, left = (
         int(np.clip(at - side // 2, 0, size - side))
@@ -74,8 +81,8 @@ def zoom_box(shape: Sequence[int], y: int, x: int, zoom: int) -> Box:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How numbers become colours; drawn as a colour bar."""
+class ColorScale:
+    """The map from numbers to colours that a colour bar shows."""
 
     label: str
     low: float
@@ -83,7 +90,7 @@ class Scale:
     colors: str
 
     def rgb(self, values: np.ndarray) -> np.ndarray:
-        """uint8 (..., 3) of any numbers; those beyond the ends have the colours of the ends."""
+        """Return the colours of numbers as uint8 (..., 3); numbers beyond the ends get the colours of the ends."""
         share = (np.asarray(values, np.float32) - self.low) / max(self.high - self.low, 1e-12)
         return _ramp(self.colors)[(np.clip(np.nan_to_num(share), 0, 1) * 255).astype(np.uint8)]
 
@@ -94,18 +101,24 @@ def _ramp(colors: str) -> np.ndarray:
 
 
 def grey(section: np.ndarray) -> np.ndarray:
-    """A uint8 section (y, x) as colours (y, x, 3)."""
+    """Return a uint8 section (y, x) as grey colours (y, x, 3)."""
     return np.repeat(section[..., None], 3, axis=2)
 
 
 def blend(under: np.ndarray, over: np.ndarray | float, opacity: np.ndarray | float) -> np.ndarray:
-    """Lay colours over others; all from 0 to 255, of shapes that broadcast to `under` (uint8), opacities in [0, 1]."""
+    """Return colours laid over others, uint8.
+
+    Args:
+        under: uint8 (y, x, 3), colours from 0 to 255.
+        over: colours from 0 to 255, of a shape that broadcasts to `under`.
+        opacity: of `over`, in [0, 1], of a shape that broadcasts to `under`.
+    """
     opacity = np.asarray(opacity, np.float32)
     return (under * (1 - opacity) + np.asarray(over, np.float32) * opacity).astype(np.uint8)
 
 
-def spread(image: np.ndarray, box: Box, stride: int) -> np.ndarray:
-    """What `box.cut(..., stride)` gave, every pixel spread over its raw voxels: exactly the box."""
+def enlarge(image: np.ndarray, box: Box, stride: int) -> np.ndarray:
+    """Return what `box.cut(..., stride)` returned, enlarged to raw voxels: every pixel repeated, exactly the box."""
     rows = np.arange(box.top, box.top + box.height) // stride - box.top // stride
     columns = np.arange(box.left, box.left + box.width) // stride - box.left // stride
     return image[rows[:, None], columns]
@@ -117,7 +130,7 @@ class Panel:
 
     Attributes:
         title: above it.
-        image: uint8 (y, x, 3), what `box.cut(..., stride)` gives of a map.
+        image: uint8 (y, x, 3), as `box.cut(..., stride)` returns it.
         box: the part shown.
         voxel_size: nm (z, y, x) of raw voxels.
         stride: raw voxels per pixel of the image.
@@ -131,23 +144,23 @@ class Panel:
     box: Box
     voxel_size: tuple[float, float, float]
     stride: int = 1
-    scale: Scale | None = None
+    scale: ColorScale | None = None
     cross: tuple[int, int] | None = None
     legend: dict[str, str] | None = None
 
     @property
-    def kind(self) -> tuple:
-        """Panels of one kind can show each other's data."""
+    def kind(self) -> tuple[object, ...]:
+        """The properties that two panels must share to show each other's data."""
         return self.box.height, self.box.width, self.scale and self.scale.label, self.legend is None
 
     @property
     def ratio(self) -> float:
-        """Height over width, in nm."""
+        """The panel's height divided by its width, both in nm."""
         return self.box.height * self.voxel_size[1] / (self.box.width * self.voxel_size[2])
 
-    def build(self, ax: Axes) -> tuple[Callable[[Panel], None], list[Artist]]:
-        """Draw on new axes; returns how to show another panel there, and what changes then, from back to front."""
-        shown = ax.imshow(self.image, interpolation="antialiased", aspect="auto")
+    def build(self, ax: Axes) -> tuple[Update, list[Artist]]:
+        """Draw on new axes; return a function that shows another panel on them, and the artists that move, in order."""
+        image = ax.imshow(self.image, interpolation="antialiased", aspect="auto")
         ax.set(xlim=(-0.5, self.box.width - 0.5), ylim=(self.box.height - 0.5, -0.5))
         plots.frame(ax, self.voxel_size)
         (cross,) = ax.plot([], [], "+", color="white", markersize=16, markeredgewidth=2)
@@ -162,8 +175,8 @@ class Panel:
             (top, left, height, width), stride = panel.box, panel.stride
             above, before = top // stride * stride, left // stride * stride  # where the first pixel begins
             rows, columns = panel.image.shape[:2]
-            shown.set_data(panel.image)
-            shown.set_extent((before - 0.5, before + columns * stride - 0.5, above + rows * stride - 0.5, above - 0.5))
+            image.set_data(panel.image)
+            image.set_extent((before - 0.5, before + columns * stride - 0.5, above + rows * stride - 0.5, above - 0.5))
             ax.set(xlim=(left - 0.5, left + width - 0.5), ylim=(top + height - 0.5, top - 0.5), title=panel.title)
             cross.set_data(([panel.cross[1]], [panel.cross[0]]) if panel.cross else ([], []))
             if panel.scale:
@@ -174,12 +187,12 @@ class Panel:
                     ax.figure.canvas.background = None
 
         update(self)
-        return update, [shown, *ax.artists, cross, ax.title]
+        return update, [image, *ax.artists, cross, ax.title]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """VOI over thresholds, with a line at one of them."""
+    """VOI over thresholds (bits), with a line at the threshold `at`."""
 
     thresholds: tuple[float, ...]
     splits: tuple[float, ...]
@@ -188,17 +201,17 @@ class Curve:
     kind = ("curve",)
     ratio = 1.0
 
-    def build(self, ax: Axes) -> tuple[Callable[[Curve], None], list[Artist]]:
-        """Draw on new axes; returns how to move the line, and the line."""
+    def build(self, ax: Axes) -> tuple[Update, list[Artist]]:
+        """Draw on new axes; return a function that moves the line, and the line."""
         plots.split_merge_curve(ax, self.thresholds, self.splits, self.merges)
         line = ax.axvline(self.at, color="gray", ls=":")
         return lambda curve: line.set_xdata([curve.at, curve.at]), [line]
 
 
 class _QuickCanvas(FigureCanvasAgg):
-    """Draws once what stays (colour bars, legends), and each time what moves; a figure that is saved is drawn whole."""
+    """Draws fixed parts (colour bars, legends) once and moving parts each time; a saved figure is drawn whole."""
 
-    background = None
+    background: object = None  # the fixed parts, as Agg keeps them
     moving: tuple[Artist, ...] = ()
 
     def draw(self) -> None:
@@ -211,19 +224,19 @@ class _QuickCanvas(FigureCanvasAgg):
 
 
 class Canvas:
-    """Figures that are built once for each arrangement of panels, and from then on only given new data."""
+    """Figures, each built once for an arrangement of panels and given new data from then on."""
 
     def __init__(self) -> None:
-        self._built: dict[tuple, tuple[Figure, list[Callable]]] = {}
+        self._built: dict[tuple[object, ...], tuple[Figure, list[Update]]] = {}
 
     def show(self, rows: Sequence[Sequence[Panel | Curve]]) -> Figure:
-        """The figure of these panels; it is the same object until the arrangement changes."""
+        """Return the figure of rows of panels; it is the same object until the arrangement changes."""
         panels = [panel for row in rows for panel in row]
         key = (len(rows), *(panel.kind for panel in panels))
         if key not in self._built:
             with matplotlib.rc_context(plots.STYLE):
                 self._built[key] = _build(rows)
-        figure, updates = self._built[key] = self._built.pop(key)  # the last used stands at the end
+        figure, updates = self._built[key] = self._built.pop(key)  # the figure used last goes to the end
         if len(self._built) > FIGURES:
             del self._built[next(iter(self._built))]
         for update, panel in zip(updates, panels, strict=True):
@@ -231,7 +244,7 @@ class Canvas:
         return figure
 
 
-def _build(rows: Sequence[Sequence[Panel | Curve]]) -> tuple[Figure, list[Callable]]:
+def _build(rows: Sequence[Sequence[Panel | Curve]]) -> tuple[Figure, list[Update]]:
     columns = len(rows[0])
     width = min(4.4, SLIDE / columns)
     height = sum(max(panel.ratio for panel in row) * (width - 1) + 0.6 for row in rows)
@@ -240,7 +253,7 @@ def _build(rows: Sequence[Sequence[Panel | Curve]]) -> tuple[Figure, list[Callab
     canvas = _QuickCanvas(figure)
     built = [panel.build(ax) for ax, panel in zip(axes, (panel for row in rows for panel in row), strict=True)]
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the layout is found once; to find it takes longer than to draw
+    figure.set_layout_engine("none")  # computed once: the layout takes longer than drawing
     canvas.moving = tuple(artist for _, moving in built for artist in moving)
     for artist in canvas.moving:
         artist.set_animated(True)
@@ -248,11 +261,17 @@ def _build(rows: Sequence[Sequence[Panel | Curve]]) -> tuple[Figure, list[Callab
 
 
 def point_at(figure: Figure, right: float, down: float) -> tuple[int, int] | None:
-    """The raw voxel (y, x) under a place of the picture, given as fractions of its width and height; None beside it."""
-    place = right * figure.bbox.width, (1 - down) * figure.bbox.height
+    """Return the raw voxel (y, x) under a point of the picture, or None beside the panels.
+
+    Args:
+        figure: made by `Canvas.show`.
+        right: fraction of the picture's width, from its left edge.
+        down: fraction of the picture's height, from its upper edge.
+    """
+    point = right * figure.bbox.width, (1 - down) * figure.bbox.height
     for ax in figure.axes:
-        if ax.images and ax.get_window_extent().contains(*place):
-            x, y = ax.transData.inverted().transform(place)
+        if ax.images and ax.get_window_extent().contains(*point):
+            x, y = ax.transData.inverted().transform(point)
             return round(y), round(x)
     return None
 
@@ -261,7 +280,7 @@ def save_run(draw: Callable[[int], Figure], sections: Sequence[int], path: Path,
     """Write an animated GIF with one frame for each section.
 
     Args:
-        draw: the figure of a section; all must have one size.
+        draw: returns the figure of a section; all figures must have the same size.
         sections: in the order of the frames.
         path: of the file.
         tell: called with the number of frames done after each of them.
@@ -276,7 +295,7 @@ def save_run(draw: Callable[[int], Figure], sections: Sequence[int], path: Path,
 
 
 class Explorer(widgets.VBox):
-    """Controls above a picture that follows them.
+    """Controls above a picture that follows them; as the last line of a cell it appears below the cell.
 
     An integer slider named `z` gets a button that plays through the sections, and one that saves them as a GIF. Sliders
     named `y` and `x` follow clicks on the picture in JupyterLab; where a page runs no script of an output (maybe Colab
@@ -295,11 +314,12 @@ class Explorer(widgets.VBox):
         folder: str | Path = ".",
         name: str = "view",
     ) -> None:
-        """
+        """Build the picture and its controls.
+
         Args:
             draw: called with the value of each control under its name.
             controls: the widgets, in the order they are shown.
-            tell: called likewise; gives HTML to show under the picture.
+            tell: called with the same values; returns HTML to show under the picture.
             folder: where saved pictures go; made when missing.
             name: their file names begin with it.
         """
@@ -334,21 +354,24 @@ class Explorer(widgets.VBox):
         self.save_gif.on_click(self._save_gif)
         self._redraw()
 
-    def values(self) -> dict:
-        """What the controls say now."""
+    def values(self) -> dict[str, Any]:
+        """Return the present value of each control by its name."""
         return {name: control.value for name, control in self.controls.items()}
 
-    def draw(self, **changes) -> Figure:
-        """The picture as a figure, for the controls' values with some `changes`; the controls stay as they are."""
+    def draw(self, **changes: Any) -> Figure:
+        """Return the figure of the controls' values, with some `changes`; the controls stay as they are.
+
+        `explorer.draw(z=3)` is a figure of section 3 that stays in a notebook without a kernel.
+        """
         return self._draw(**self.values() | changes)
 
     def _redraw(self, _change: object = None) -> None:
         if self._quiet:
             return
-        self.status.value = "drawing"  # a section that was never shown may have to go through the network first
+        self.status.value = "drawing"  # a new section may have to go through the network first
         try:
             self._figure = self.draw()
-            self.picture.value = encode(self._figure)
+            self.picture.value = to_jpeg(self._figure)
             if self._tell:
                 self.readout.value = self._tell(**self.values())
         except Exception as error:  # Jupyter only logs what a callback raises
@@ -356,8 +379,8 @@ class Explorer(widgets.VBox):
             raise
         self.status.value = ""
 
-    def _picked(self, change: dict) -> None:
-        """Move the point to where the picture was clicked; `change["new"]` is what CLICKS wrote."""
+    def _picked(self, change: dict[str, str]) -> None:
+        """Move the point to the position that CLICKS wrote, `change["new"]`."""
         right, down = map(float, change["new"].split())
         point = point_at(self._figure, right, down)
         if point is None or not {"y", "x"} <= self.controls.keys():
@@ -392,8 +415,8 @@ class Explorer(widgets.VBox):
         self.status.value = f"saved {path}"
 
 
-def encode(figure: Figure) -> bytes:
-    """A figure as a JPEG of its own size, at a quality that keeps thin lines and their colours."""
+def to_jpeg(figure: Figure) -> bytes:
+    """Return a figure as a JPEG of the figure's own size, at a quality that keeps thin lines and their colours."""
     canvas = figure.canvas if isinstance(figure.canvas, _QuickCanvas) else FigureCanvasAgg(figure)
     canvas.draw()
     picture = io.BytesIO()
@@ -402,7 +425,9 @@ def encode(figure: Figure) -> bytes:
 
 
 def explore(draw: Callable[..., Figure], **controls: widgets.Widget) -> Explorer:
-    """Controls above the picture that `draw` makes of their values, redrawn whenever one changes.
+    """Return controls above the picture that `draw` makes of their values, redrawn whenever a value changes.
+
+    `explore(lambda z: plot(volume, z), z=IntSlider(0, 0, 9))` draws section 0 and follows the slider.
 
     Args:
         draw: called with the value of each control under its name.

@@ -1,29 +1,36 @@
 """Figures of the lessons: one style, colours that stay with a neuron, scale bars in nm, physical aspect.
 
-Functions draw on the axes they are given and return them (those that need several axes return a new figure). They show
-what was computed elsewhere; arrays are (z, y, x), and a function that draws one section takes a (y, x) section or a
-volume with `z` (its middle section if `z` is not given).
+Functions draw on the axes they are given and return them; functions that need several axes return a new figure. They
+show what was computed elsewhere. Arrays are (z, y, x), and a function that draws a section takes a section (y, x) or a
+volume with `z` (its middle section if `z` is not given)::
+
+    figure, ax = plt.subplots()
+    plots.show_section(ax, volume.raw, volume.labels, volume.voxel_size, z=10, title="section 10")
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LightSource, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from skimage.segmentation import find_boundaries
 
-from fgnet_lib.volumes import IGNORE
+from fgnet_lib.views.feature_maps import stretch
+from fgnet_lib.volumes import IGNORE, Lazy
 
 TEXT = 12.5  # points; a figure 15 inches wide is shrunk to 11 points on a slide of 13.3 inches
-WARM = "afmhot"  # attention; the viewer's shader is the same ramp, so both show a weight in one colour
+WARM = "afmhot"  # attention; the viewer's shader is the same ramp, so both show a weight in the same colour
 # Okabe and Ito's colour-blind safe hues, each in five lightnesses: neighbours differ in hue or in lightness.
 _HUES = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 SPLIT, MERGE = _HUES[1], _HUES[5]
@@ -53,12 +60,12 @@ STYLE = {
 
 
 def style() -> None:
-    """Make `STYLE` matplotlib's defaults, for every figure of a lesson; `start_session` calls it."""
+    """Make `STYLE` matplotlib's default for every figure of a lesson; `start_session` calls it."""
     plt.rcParams.update(STYLE)
 
 
 def label_colors(labels: np.ndarray) -> np.ndarray:
-    """Colour of each id: the same id has the same colour in every figure and in the 3D views.
+    """Return the colour of each id: an id has the same colour in every figure and in the 3D views.
 
     Args:
         labels: ids of any integer type and shape.
@@ -75,14 +82,14 @@ def label_colors(labels: np.ndarray) -> np.ndarray:
 
 
 def label_overlay(section: np.ndarray, fill: float) -> np.ndarray:
-    """Colours (y, x, 4) of a section's ids: outlines are opaque, the inside has the opacity `fill`."""
+    """Return the colours (y, x, 4) of a section's ids (y, x): opaque outlines around an inside of opacity `fill`."""
     rgba = label_colors(section)
     rgba[..., 3] *= np.where(find_boundaries(section, mode="inner"), 1, fill)
     return rgba
 
 
-def _section(array, z: int | None, ndim: int = 3) -> np.ndarray:
-    """The section `z` (default: the middle one) of an array that has a z axis at -3, else the array itself."""
+def _section(array: np.ndarray | Lazy, z: int | None, ndim: int = 3) -> np.ndarray:
+    """Return section `z` (default: the middle) of an array that has a z axis at -3, else the array itself."""
     if len(array.shape) < ndim:
         return np.asarray(array)
     z = array.shape[-3] // 2 if z is None else z
@@ -130,7 +137,7 @@ def frame(ax: Axes, voxel_size: Sequence[float], title: str = "") -> Axes:
 
 
 def color_legend(ax: Axes, colors: Mapping[str, str], title: str | None = None) -> Axes:
-    """Say under the axes what colours mean, by name."""
+    """Add a legend under the axes: name -> colour."""
     ax.legend(
         handles=[Patch(color=color, label=name) for name, color in colors.items()],
         title=title,
@@ -143,18 +150,20 @@ def color_legend(ax: Axes, colors: Mapping[str, str], title: str | None = None) 
     return ax
 
 
-def _image(ax: Axes, image: np.ndarray, voxel_size: Sequence[float], title: str, stride: int = 1, **imshow):
+def _image(
+    ax: Axes, image: np.ndarray, voxel_size: Sequence[float], title: str, stride: int = 1, **imshow: Any
+) -> AxesImage:
     """Show a section at `stride` in the coordinates of the raw voxels, physical aspect, scale bar instead of ticks."""
     height, width = (stride * n for n in image.shape[:2])
-    shown = ax.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **imshow)
+    picture = ax.imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **imshow)
     frame(ax, voxel_size, title)
-    return shown
+    return picture
 
 
 def show_section(
     ax: Axes,
-    raw,
-    labels=None,
+    raw: np.ndarray | Lazy,
+    labels: np.ndarray | Lazy | None = None,
     voxel_size: Sequence[float] = (1, 1, 1),
     z: int | None = None,
     title: str = "",
@@ -175,14 +184,14 @@ def show_section(
     return ax if labels is None else show_labels(ax, _section(labels, z), fill=fill)
 
 
-def show_labels(ax: Axes, labels, z: int | None = None, fill: float = 0.35) -> Axes:
-    """Lay labels (y, x) or (z, y, x) over what `ax` shows: outlines, filled with opacity `fill`; 0 stays clear."""
+def show_labels(ax: Axes, labels: np.ndarray, z: int | None = None, fill: float = 0.35) -> Axes:
+    """Lay labels (y, x) or (z, y, x) over the section that `ax` shows: outlines, filled with opacity `fill`."""
     ax.imshow(label_overlay(_section(labels, z), fill), aspect=ax.get_aspect())
     return ax
 
 
 def show_affinities(
-    ax: Axes, affinities, voxel_size: Sequence[float] = (1, 1, 1), z: int | None = None, title: str = ""
+    ax: Axes, affinities: np.ndarray, voxel_size: Sequence[float] = (1, 1, 1), z: int | None = None, title: str = ""
 ) -> Axes:
     """Show affinities (3, y, x) or (3, z, y, x) in [0, 1] as red (z), green (y), blue (x): white joins, dark parts."""
     rgb = np.moveaxis(_section(affinities, z, ndim=4), 0, -1)
@@ -192,7 +201,7 @@ def show_affinities(
 
 def show_attention(
     ax: Axes,
-    attention,
+    attention: np.ndarray,
     stride: int = 1,
     voxel_size: Sequence[float] = (1, 1, 1),
     z: int | None = None,
@@ -203,24 +212,30 @@ def show_attention(
     """Show an attention map in warm colours: bright = high weight.
 
     Args:
-        ax: axes to draw on; they count raw voxels, so maps of all strides lie right on a section.
+        ax: axes to draw on; they count raw voxels, so maps of all strides line up with a section.
         attention: (y / stride, x / stride), or with z before.
         stride: raw voxels per voxel of the map, in y and x.
         voxel_size: nm (z, y, x) of the raw volume.
         z: section to show of a volume.
         title: of the axes.
-        limits: weights shown darkest and brightest.
-        colorbar: draw it beside the map.
+        limits: the weights to show darkest and brightest.
+        colorbar: whether to draw a colour bar beside the map.
     """
-    shown = _image(ax, _section(attention, z), voxel_size, title, stride, cmap=WARM, vmin=limits[0], vmax=limits[1])
+    picture = _image(ax, _section(attention, z), voxel_size, title, stride, cmap=WARM, vmin=limits[0], vmax=limits[1])
     if colorbar:
-        ax.figure.colorbar(shown, ax=ax, label="attention", shrink=0.8)
+        ax.figure.colorbar(picture, ax=ax, label="attention", shrink=0.8)
     return ax
 
 
+def display_range(values: np.ndarray) -> tuple[float, float]:
+    """Return the values to show darkest and brightest: the 1st and 99th percentile, at least 0.01 apart."""
+    low, high = np.percentile(values, (1, 99))
+    return float(low), float(max(high, low + 0.01))
+
+
 def attention_grid(
-    raw,
-    labels,
+    raw: np.ndarray,
+    labels: np.ndarray,
     attention: Sequence[np.ndarray],
     sections: Sequence[int],
     voxel_size: Sequence[float],
@@ -237,7 +252,7 @@ def attention_grid(
         strides: of the maps.
 
     Returns:
-        The figure. Each map has the colour bar of its own range, from the 1st to the 99th percentile of what is shown.
+        The figure. Each map has the colour bar of its own range, from the 1st to the 99th percentile of these sections.
     """
     columns = 2 + len(attention)
     figure, axes = plt.subplots(
@@ -250,9 +265,9 @@ def attention_grid(
     axes[0, 0].set_title("EM")
     axes[0, 1].set_title("ground truth")
     for level, (weights, stride) in enumerate(zip(attention, strides, strict=True), start=1):
-        low, high = np.percentile(np.asarray(weights)[list(sections)], (1, 99))
+        limits = display_range(np.asarray(weights)[list(sections)])
         for ax, z in zip(axes[:, 1 + level], sections, strict=True):
-            show_attention(ax, weights, stride, voxel_size, z, limits=(low, max(high, low + 0.01)), colorbar=False)
+            show_attention(ax, weights, stride, voxel_size, z, limits=limits, colorbar=False)
             ax.set(xlim=axes[0, 0].get_xlim(), ylim=axes[0, 0].get_ylim())  # a padded map may reach further than raw
         axes[0, 1 + level].set_title(f"$a_{level}$ (stride {stride})")
         figure.colorbar(
@@ -261,7 +276,9 @@ def attention_grid(
     return figure
 
 
-def orthogonal_views(raw, voxel_size: Sequence[float], labels=None, at: Sequence[int] | None = None) -> Figure:
+def orthogonal_views(
+    raw: np.ndarray, voxel_size: Sequence[float], labels: np.ndarray | None = None, at: Sequence[int] | None = None
+) -> Figure:
     """Show the xy, xz and yz planes through voxel `at` (z, y, x; default: the middle), lengths to scale.
 
     Returns:
@@ -292,7 +309,13 @@ def orthogonal_views(raw, voxel_size: Sequence[float], labels=None, at: Sequence
 
 
 def error_map(
-    ax: Axes, raw, splits, merges, voxel_size: Sequence[float] = (1, 1, 1), z: int | None = None, title: str = ""
+    ax: Axes,
+    raw: np.ndarray,
+    splits: np.ndarray,
+    merges: np.ndarray,
+    voxel_size: Sequence[float] = (1, 1, 1),
+    z: int | None = None,
+    title: str = "",
 ) -> Axes:
     """Mark wrongly split and wrongly merged voxels (bool, of raw's shape) on a section."""
     show_section(ax, raw, None, voxel_size, z, title)
@@ -304,9 +327,8 @@ def error_map(
 def pca_rgb(
     ax: Axes, components: np.ndarray, stride: int = 1, voxel_size: Sequence[float] = (1, 1, 1), title: str = ""
 ) -> Axes:
-    """Show three principal components (y, x, 3) as colours, each stretched from its 1st to its 99th percentile."""
-    low, high = np.percentile(components, (1, 99), axis=(0, 1))
-    _image(ax, np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1), voxel_size, title, stride)
+    """Show three principal components (y, x, 3) at `stride` as colours, stretched by `feature_maps.stretch`."""
+    _image(ax, stretch(components), voxel_size, title, stride)
     return ax
 
 
@@ -319,9 +341,9 @@ def show_similarity(
     colorbar: bool = True,
 ) -> Axes:
     """Show cosine similarities (y, x) in [-1, 1] at `stride`."""
-    shown = _image(ax, similarity, voxel_size, title, stride, cmap="viridis", vmin=-1, vmax=1)
+    picture = _image(ax, similarity, voxel_size, title, stride, cmap="viridis", vmin=-1, vmax=1)
     if colorbar:
-        ax.figure.colorbar(shown, ax=ax, label="cosine similarity", shrink=0.8)
+        ax.figure.colorbar(picture, ax=ax, label="cosine similarity", shrink=0.8)
     return ax
 
 
@@ -344,8 +366,8 @@ def split_merge_curve(
     return ax
 
 
-def _line(number: int) -> str:
-    """Of the line of that number from 0, so that lines differ also when the cycle of six colours begins anew."""
+def _line_style(number: int) -> str:
+    """Return the style of a line, so that lines differ when the cycle of six colours begins again."""
     return ("-", "--", ":")[number // 6 % 3]
 
 
@@ -354,22 +376,22 @@ def split_against_merge(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float], int]],
     points: Mapping[str, tuple[float, float]] | None = None,
 ) -> Axes:
-    """Plot VOI split against VOI merge over thresholds, a line for each method, nearer to the corner is better.
+    """Plot VOI split against VOI merge over thresholds, a line for each method; nearer to the corner is better.
 
-    The picture ends half as far again as the chosen thresholds and the points; curves run on beyond it.
+    The axes end half as far again as the chosen thresholds and the points; curves may run on beyond them.
 
     Args:
         ax: axes to draw on.
         curves: name -> VOI merge, VOI split (bits), and the index of the chosen threshold, which gets a dot.
-        points: name -> VOI merge and split of what has no threshold, drawn as crosses.
+        points: name -> VOI merge and split of segmentations without a threshold, drawn as crosses.
     """
     for number, (name, (merge, split, chosen)) in enumerate(curves.items()):
-        (line,) = ax.plot(merge, split, _line(number), label=name)
+        (line,) = ax.plot(merge, split, _line_style(number), label=name)
         ax.plot(merge[chosen], split[chosen], "o", color=line.get_color(), markersize=9)
     for number, (name, (merge, split)) in enumerate((points or {}).items()):
         ax.plot(merge, split, "xP+"[number % 3], color="black", markersize=10, markeredgewidth=2, label=name)
-    shown = [(merge[chosen], split[chosen]) for merge, split, chosen in curves.values()] + list((points or {}).values())
-    ends = 1.5 * np.max(shown, axis=0) if shown else (1, 1)
+    dots = [(merge[chosen], split[chosen]) for merge, split, chosen in curves.values()] + list((points or {}).values())
+    ends = 1.5 * np.max(dots, axis=0) if dots else (1, 1)
     ax.set(xlabel="VOI merge (bits)", ylabel="VOI split (bits)", xlim=(0, ends[0]), ylim=(0, ends[1]))
     if curves:
         ax.legend(title="dot: chosen threshold", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
@@ -377,7 +399,7 @@ def split_against_merge(
 
 
 def runs_of_rows(ax: Axes, rows: Mapping[str, Sequence[float]], xlabel: str) -> Axes:
-    """Show each run of each row as a dot, rows from top to bottom, and their mean as a line where there are several."""
+    """Plot each run of each row as a dot, rows from top to bottom, and the mean of several runs as a line."""
     for y, values in enumerate(rows.values()):
         ax.plot(values, [y] * len(values), "o", color=_HUES[4], alpha=0.7)
         if len(values) > 1:
@@ -389,13 +411,13 @@ def runs_of_rows(ax: Axes, rows: Mapping[str, Sequence[float]], xlabel: str) -> 
 
 
 def against_sections(ax: Axes, rows: Mapping[str, Mapping[int, Sequence[float]]]) -> Axes:
-    """Plot VOI (bits) against the number of labelled sections: mean and spread, and each run as a small dot."""
+    """Plot VOI (bits) against the number of labelled sections: mean, standard deviation, each run as a small dot."""
     for number, (name, amounts) in enumerate(rows.items()):
         sections = sorted(amounts)
         shifted = np.array(sections) * 1.03**number  # so that bars do not lie on each other
         means = [np.mean(amounts[n]) for n in sections]
         around = [np.std(amounts[n], ddof=1) if len(amounts[n]) > 1 else np.nan for n in sections]
-        bars = ax.errorbar(shifted, means, around, marker="s", linestyle=_line(number), capsize=4, label=name)
+        bars = ax.errorbar(shifted, means, around, marker="s", linestyle=_line_style(number), capsize=4, label=name)
         for x, n in zip(shifted, sections, strict=True):
             ax.plot([x] * len(amounts[n]), amounts[n], ".", color=bars[0].get_color(), alpha=0.6)
     ticks = sorted({n for amounts in rows.values() for n in amounts})
@@ -408,14 +430,14 @@ def against_sections(ax: Axes, rows: Mapping[str, Mapping[int, Sequence[float]]]
 
 
 def loss_curve(ax: Axes, steps: Sequence[int], losses: Sequence[float], label: str = "training") -> Axes:
-    """Add one loss over iterations to `ax`."""
+    """Add a curve of the loss over iterations to `ax`."""
     ax.plot(steps, losses, label=label)
     ax.set(xlabel="iteration", ylabel="loss")
     ax.legend()
     return ax
 
 
-def neurons_3d(ax, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], title: str = "") -> Axes:
+def neurons_3d(ax: Axes3D, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], title: str = "") -> Axes3D:
     """Draw closed meshes on 3D axes, lengths to scale, in the colours of their ids, for the axes' present view.
 
     Args:
@@ -425,7 +447,8 @@ def neurons_3d(ax, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], title: s
     """
     azimuth, elevation = np.radians((ax.azim, ax.elev))
     eye = np.cos(elevation) * np.cos(azimuth), -np.cos(elevation) * np.sin(azimuth), -np.sin(elevation)  # y, z reversed
-    for neuron, (vertices, triangles) in meshes.items():
+    back_to_front = sorted(meshes.items(), key=lambda item: float(item[1][0].mean(0)[::-1] @ eye))
+    for neuron, (vertices, triangles) in back_to_front:
         corner = vertices[triangles][..., ::-1].astype(float)
         facing = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]) @ eye > 0
         # matplotlib sorts whole triangles by depth: large ones of the far side would shine through
@@ -452,12 +475,13 @@ def neurons_3d(ax, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], title: s
     ax.set_title(title, y=1.04)
     ax.set_proj_type("ortho")
     ax.set_box_aspect(sides, zoom=0.9)
-    for axis, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), sides, strict=True):
-        # x and y end in one corner, where their last numbers would lie on each other
-        axis.set_major_locator(
-            MaxNLocator(1 + int(4 * length / sides.max()), prune="upper" if axis is ax.xaxis else None)
-        )
-        axis.labelpad = 14
+    for axis, start, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), low, sides, strict=True):
+        ticks = MaxNLocator(max(3, 1 + int(4 * length / sides.max()))).tick_values(start, start + length)
+        # x and y end in the same corner: no tick near it, where their numbers would collide
+        last = start + (1 if axis is ax.zaxis else 0.85) * length
+        axis.set_ticks([tick for tick in ticks if start <= tick <= last])
+        axis.labelpad = 28 if axis is ax.zaxis else 14
+    ax.zaxis.set_tick_params(pad=14)
     ax.legend(
         handles=[Patch(color=label_colors(np.array(neuron))[:3], label=str(neuron)) for neuron in meshes],
         title="neuron",

@@ -1,4 +1,4 @@
-"""neuroglancer on the volume in memory, wherever the notebook runs, and what it says about a neuron under the mouse.
+"""neuroglancer on the volume in memory, wherever the notebook runs, with a report on the neuron under the mouse.
 
 The server listens on 127.0.0.1 alone; on a remote host the page reaches it through the notebook server's proxy. The
 random token in the address is the only guard, so treat the address like a password.
@@ -39,26 +39,26 @@ void main() {
   float weight = normalized();
   emitRGB(clamp(vec3(2.0 * weight, 2.0 * weight - 0.5, 2.0 * weight - 1.0), 0.0, 1.0));
 }"""
-# the share of marked voxels is how opaque a place is, also when neuroglancer shows blocks of voxels as one
+# opacity is the share of marked voxels, also where neuroglancer shows a block of voxels as a single pixel
 ERROR_SHADER = """void main() {
   emitRGBA(vec4(%f, %f, %f, toNormalized(getDataValue())));
 }"""
 TRUTH = "ground truth"  # the layer of the volume's own labels
 ERRORS = {"splits": SPLIT, "merges": MERGE}
-PORTS = range(9170, 9180)  # the first free one: a port can be forwarded once and for all
-COLORED = 1000  # this many of the largest neurons have in the viewer the colour that they have in figures
+PORTS = range(9170, 9180)  # the first free port is used, so that it can be forwarded once and for all
+COLORED = 1000  # so many of the largest neurons have the colours that they have in figures
 
 _NO_NEURON = (0, int(IGNORE))
 
-_shown: list[View] = []  # the last viewer: its arrays are let go when the next one comes
+_latest: list[View] = []  # the latest viewer, whose arrays are released when the next viewer opens
 
 
 class View:
-    """A neuroglancer viewer in this process; point at a neuron and press p, and the panel reports on it.
+    """A neuroglancer viewer in this process. Point at a neuron and press p, and the panel reports on it.
 
     Attributes:
         viewer: neuroglancer's own object, for all that it can do.
-        panel: the report, a widget that appears below the viewer; as the last line of a cell it appears there, too.
+        panel: the report, a widget below the viewer; as the last line of another cell it appears below that cell, too.
     """
 
     def __init__(self, volume: Volume, labels: Mapping[str, np.ndarray]) -> None:
@@ -123,18 +123,18 @@ class View:
             _zoom(state, 2 * max(np.multiply(reach, self._voxel_size)), self._voxel_size)
             state.layers[whole].segments = [error.label]
             state.layers[pieces].segments = [label for label, _ in error.parts[:2] if label]
-            for name in {*self._labels, *ERRORS} & {shown.name for shown in state.layers}:
+            for name in {*self._labels, *ERRORS} & {present.name for present in state.layers}:
                 state.layers[name].visible = name in (pieces, f"{error.kind}s")
-        one, many = ("neuron", "segments") if error.kind == "split" else ("segment", "neurons")
+        whole_kind, part_kind = ("neuron", "segments") if error.kind == "split" else ("segment", "neurons")
         sizes = ", ".join(f"{label} ({voxels:,} voxels)" for label, voxels in error.parts[:2])
-        self._tell(f"{error.kind} of {error.bits:.3f} bits: {one} {error.label}, {many} {sizes}")
+        self._tell(f"{error.kind} of {error.bits:.3f} bits: {whole_kind} {error.label}, {part_kind} {sizes}")
 
     def report(self, layer: str, label: int) -> str:
-        """What the panel says about one id: its size, its match on the other side, its merges and splits.
+        """Return the panel's text about an id: its size, its match on the other side, its merges and splits.
 
         Args:
             layer: name of a segmentation, or "ground truth".
-            label: its id there.
+            label: an id of that layer.
 
         Raises:
             ValueError: no such layer or id, or the viewer has been closed.
@@ -145,7 +145,7 @@ class View:
         own, what = self._labels[layer], "neuron" if layer == TRUTH else "segment"
         size = np.count_nonzero(own == label)
         if not size or label in _NO_NEURON:
-            raise ValueError(f"there is no {what} {label} in the layer {layer!r}")
+            raise ValueError(f"no {what} {label} in the layer {layer!r}: choose an id that it contains")
         lines = [f"{what} {label} ({layer}): {size:,} voxels, {size * np.prod(self._voxel_size) / 1e9:.3g} µm³"]
         if other in self._labels:
             lines += _comparison(
@@ -154,19 +154,19 @@ class View:
         return "\n".join(lines)
 
     def close(self) -> None:
-        """Let go of the arrays; a page that still shows this viewer goes empty."""
+        """Release the arrays; a page that still shows this viewer becomes empty."""
         self.viewer.set_state(neuroglancer.ViewerState())
         self._labels.clear()
 
     def _front(self) -> str | None:
-        """The name of the last segmentation that is not the ground truth."""
+        """Return the name of the last segmentation that is not the ground truth."""
         return next((name for name in reversed(self._labels) if name != TRUTH), None)
 
     def _contents(self) -> str:
         return f"the viewer has {', '.join(self._labels) or 'been closed by a later show'}"
 
     def _point(self, state: neuroglancer.ActionState) -> None:
-        """Report on what is under the mouse; in the server's thread."""
+        """Report on the neuron under the mouse; called in the server's thread."""
         for name in reversed(self._labels):  # the layer in front first
             value = getattr(state.selected_values.get(name), "value", None)
             label = int(getattr(value, "key", value) or 0)
@@ -175,7 +175,7 @@ class View:
         self._tell("There is no neuron under the mouse.")
 
     def _tell(self, text: str) -> None:
-        """In the notebook, and in short in the viewer, which may be in a tab of its own."""
+        """Show a text in the notebook, and its first line in the viewer, which may be in a tab of its own."""
         self.panel.value = f"<pre>{escape(text)}</pre>"
         with self.viewer.config_state.txn() as config:
             config.status_messages["report"] = text.partition("\n")[0]
@@ -189,20 +189,21 @@ def show(
     errors: Sequence[np.ndarray] = (),
     neurons: int = 10,
 ) -> View:
-    """Open a volume in neuroglancer; as the last line of a cell it appears below the cell.
+    """Open a volume in neuroglancer; as the last line of a cell the viewer appears below the cell.
 
-    The layers share the arrays' memory. What an earlier call showed is let go.
+    `viewer.show(volume, {"prediction": neurons})` shows raw, the volume's own labels and a segmentation. The layers
+    share the arrays' memory; the arrays of an earlier call are released.
 
     Args:
-        volume: raw, and labels as the layer "ground truth" when there are any. Raw may be lazy.
+        volume: raw, and labels, if any, as the layer "ground truth". Raw may be lazy.
         segmentations: layer name -> ids (z, y, x), any integer type.
         affinities: layer name -> (3, z, y, x) in [0, 1], shown as red (z), green (y), blue (x).
         attention: a1, a2, a3 at strides 4, 8, 16: (z, ceil(y / stride), ceil(x / stride)) in [0, 1].
-        errors: splits and merges, bool (z, y, x), as `metrics.error_masks` marks them.
-        neurons: so many of the largest neurons of each segmentation are selected, that is, coloured and in 3D.
+        errors: masks of splits and merges, bool (z, y, x), as `metrics.error_masks` returns them.
+        neurons: number of the largest neurons of each segmentation to select, that is, to colour and show in 3D.
 
     Raises:
-        ValueError: an array that does not fit the volume, or ids that are no integers >= 0.
+        ValueError: an array does not fit the volume, or ids are no integers >= 0.
     """
     labels = ({} if volume.labels is None else {TRUTH: volume.labels}) | dict(segmentations or {})
     labels = {name: _ids(volume, name, array) for name, array in labels.items()}
@@ -217,29 +218,29 @@ def show(
     for (name, color), mask in zip(ERRORS.items(), errors, strict=False):
         _check(mask, volume.shape, name)
         layers.append((name, _image_layer(volume, _bytes(mask), ERROR_SHADER % to_rgb(color))))
-    for view in _shown:
+    for view in _latest:
         view.close()
     _listen()
-    _shown[:] = [View(volume, labels)]
-    with _shown[0].viewer.txn() as state:
-        camera(state, volume)
+    _latest[:] = [View(volume, labels)]
+    with _latest[0].viewer.txn() as state:
+        set_camera(state, volume)
         for name, layer in layers:
             state.layers.append(name=name, layer=layer, visible=name in ("raw", *list(labels)[-1:]))
-    return _shown[0]
+    return _latest[0]
 
 
 def _listen() -> None:
-    """Start the server, if it is not running yet: on a port of `PORTS`, or any other when all of them are taken."""
+    """Start the server, unless it is running: on a port of `PORTS`, or on any other when all of them are taken."""
     for port in (*PORTS, 0):
         neuroglancer.set_server_bind_address("127.0.0.1", port)
         try:
             return server.start()
-        except OSError:  # another kernel listens there
+        except OSError:  # another kernel listens on this port
             continue
 
 
 def _proxy(port: int) -> str:
-    """Address of the server as the notebook's browser reaches it, without a slash at the end."""
+    """Return the server's address as the notebook's browser reaches it, without a slash at its end."""
     if platform() == "colab":
         from google.colab.output import eval_js
 
@@ -255,10 +256,10 @@ def _check(array: np.ndarray, shape: tuple[int, ...], name: str) -> None:
 
 
 class _LocalVolume(neuroglancer.LocalVolume):
-    """neuroglancer's, with our meshes: its own lie half a voxel off the sections and are made for all ids at once."""
+    """A volume of neuroglancer with our meshes: its own lie half a voxel off and are made for all ids at once."""
 
     def get_object_mesh(self, object_id: int) -> bytes:
-        """The surface in metres, in the order of the array's axes."""
+        """Return the surface in metres, in the order of the array's axes."""
         try:
             mesh = neuron_mesh(self.data[:], object_id, self.dimensions.scales * 1e9)
         except ValueError as error:
@@ -267,7 +268,7 @@ class _LocalVolume(neuroglancer.LocalVolume):
 
 
 def _source(volume: Volume, array: np.ndarray, stride: int = 1) -> neuroglancer.LayerDataSource:
-    """The array where it belongs: voxels of `stride` raw voxels in y and x, the volume's offset, in nm."""
+    """Return the array at its position in nm: the volume's offset, voxels of `stride` raw voxels in y and x."""
     size = np.multiply(volume.voxel_size, (1, stride, stride))
     names, scales, units, shift = ["z", "y", "x"], list(size), ["nm"] * 3, list(np.divide(volume.offset, size))
     if array.ndim == 4:  # "^" marks a channel
@@ -280,18 +281,18 @@ def _source(volume: Volume, array: np.ndarray, stride: int = 1) -> neuroglancer.
 
 
 def _image_layer(volume: Volume, array: np.ndarray, shader: str, stride: int = 1) -> neuroglancer.ImageLayer:
-    if array.dtype == np.float16:  # the browser knows no halves: made float32 piece by piece
+    if array.dtype == np.float16:  # browsers cannot read it: converted piece by piece
         array = Lazy(array.shape, np.float32, lambda *cut, half=array: half[cut].astype(np.float32))
     return neuroglancer.ImageLayer(source=_source(volume, array, stride), shader=shader, opacity=0.7)
 
 
 def _bytes(mask: np.ndarray) -> Lazy:
-    """0 and 255, made of a bool array piece by piece."""
+    """Return a bool array as 0 and 255, converted piece by piece."""
     return Lazy(mask.shape, np.uint8, lambda *cut: mask[cut] * np.uint8(255))
 
 
 def _ids(volume: Volume, name: str, labels: np.ndarray) -> np.ndarray:
-    """As uint32 or uint64: neuroglancer makes meshes of no other types. Types of that size are not copied."""
+    """Return labels as uint32 or uint64, since neuroglancer makes meshes of no other types; copied only if smaller."""
     _check(labels, volume.shape, name)
     labels = checked_ids(labels, f"layer {name!r}")
     if labels.dtype.kind == "i":
@@ -310,13 +311,13 @@ def _segmentation_layer(volume: Volume, labels: np.ndarray, neurons: int) -> neu
 
 
 def segment_colors(ids: Iterable[int]) -> dict[int, str]:
-    """Id -> the colour that it has in figures, as #rrggbb."""
+    """Return id -> the colour that it has in figures, as #rrggbb."""
     ids = list(ids)
     return dict(zip(ids, map(to_hex, label_colors(np.array(ids, np.uint64))), strict=True))
 
 
 def _comparison(segmentation: np.ndarray, truth: np.ndarray, what: str, label: int) -> list[str]:
-    """The match, the merges and the splits of one segment or neuron (`what`), a line each."""
+    """Return lines on the match, the merges and the splits of a "segment" or a "neuron" (`what`)."""
     report = segment_report(segmentation, truth, **{what: label})
     if report.neuron is None:
         return ["the ground truth does not say which neuron it belongs to"]
@@ -335,8 +336,8 @@ def _others(what: str, parts: Sequence[tuple[int, int]], match: int) -> str:
     return f"also {', '.join(others[:3])}{more}" if others else f"no other {what}"
 
 
-def camera(state: neuroglancer.ViewerState, volume: Volume) -> None:
-    """Four panels on the middle of the volume, all of it in view; the 3D panel shows meshes alone, from aside."""
+def set_camera(state: neuroglancer.ViewerState, volume: Volume) -> None:
+    """Show four panels on the middle of the volume, all of it in view; the 3D panel shows meshes alone, from aside."""
     state.dimensions = neuroglancer.CoordinateSpace(names=["x", "y", "z"], units="nm", scales=volume.voxel_size[::-1])
     middle = np.divide(volume.offset, volume.voxel_size) + np.divide(volume.shape, 2)
     state.position = middle[::-1]
@@ -347,7 +348,7 @@ def camera(state: neuroglancer.ViewerState, volume: Volume) -> None:
 
 
 def _zoom(state: neuroglancer.ViewerState, nm: float, voxel_size: Sequence[float]) -> None:
-    """Make this length fit into a panel."""
+    """Make a length in nm fit into a panel."""
     voxels = nm / min(voxel_size)  # of the finest axis
     state.cross_section_scale = voxels / 260  # screen pixels: the height of a panel
     state.projection_scale = 1.3 * voxels

@@ -119,7 +119,7 @@ for axis, name in enumerate("zyx"):
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from fgnet_lib.views import explorers
+from fgnet_lib.views.panels import explore
 
 
 def draw(z):
@@ -129,7 +129,7 @@ def draw(z):
     return figure
 
 
-explorers.explore(draw, z=widgets.IntSlider(middle, 0, volume.shape[0] - 1, description="section"))
+explore(draw, z=widgets.IntSlider(middle, 0, volume.shape[0] - 1, description="section"))
 
 # %% [markdown]
 # Without a running kernel the slider does nothing. These three sections show the same:

@@ -16,7 +16,7 @@ def test_a_reader_commits_and_sees_the_reason(tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ask)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "quiz.ipynb")
-    asked = quiz.load("01", "most-changes")
+    asked = quiz.load_quiz("01", "most-changes")
     with jupyterlab(tmp_path) as address, open_browser(width=800, height=700) as (page, watch):
         open_notebook(page, address, "quiz.ipynb")
         run_all(page)

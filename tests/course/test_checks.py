@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import importlib
 import re
+from functools import partial
 from pathlib import Path
 
 import build_notebooks
 import numpy as np
 import pytest
-from exercises import exercises, imports
+from exercises import read_exercises, read_imports
 
-from fgnet_lib import affinities
 from fgnet_lib.affinities import affinities_from_labels
 from fgnet_lib.course import checks
-from fgnet_lib.course.checks.exercise import Exercise, Outcome, ask, of_lesson
+from fgnet_lib.course.checks.exercise import Exercise, Outcome, call, of_lesson
 from fgnet_lib.fgnet import FeatureGuidedAttention
 
 SOURCES = sorted(build_notebooks.SOURCES.glob("[0-9][0-9]_*.py"))
 CELLS = {source.stem[:2]: build_notebooks.read_cells(source) for source in SOURCES}
-EXERCISES = {one.name: (lesson, one) for lesson, cells in CELLS.items() for one in exercises(cells)}
+EXERCISES = {entry.name: (lesson, entry) for lesson, cells in CELLS.items() for entry in read_exercises(cells)}
 MUTANTS, RIGHT = {}, {}
 for file in sorted((Path(__file__).parent / "mutants").glob("lesson*.py")):
     answers = importlib.import_module(f"mutants.{file.stem}")
@@ -27,7 +27,7 @@ for file in sorted((Path(__file__).parent / "mutants").glob("lesson*.py")):
     RIGHT |= answers.RIGHT
 
 
-ASKED = Exercise(lambda answer: ask(answer, np.zeros(2)), "99", 1, "to ask", 1)
+CALLED = Exercise(lambda answer: call(answer, np.zeros(2)), "99", 1, "to call", 1)
 
 
 def stops(array: np.ndarray) -> float:
@@ -39,33 +39,27 @@ def changes(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def borrows(array: np.ndarray) -> np.ndarray:
-    return affinities_from_labels(array)
-
-
-def imports_it(array: np.ndarray) -> np.ndarray:
-    from fgnet_lib.affinities import affinities_from_labels as found
-
-    return found(array)
+class Borrowed(FeatureGuidedAttention):
+    pass
 
 
 def outcome(name: str, answer: str) -> Outcome:
     """Run a cell of an answer with what its lesson imports and nothing else, then the lesson's check cell."""
-    lesson, one = EXERCISES[name]
+    lesson, cells = EXERCISES[name]
     names = {}
-    for code in (imports(CELLS[lesson]), answer, one.check):
+    for code in (read_imports(CELLS[lesson]), answer, cells.check):
         exec(compile(code, f"<{name}>", "exec"), names)
     return checks.EXERCISES[name].outcome
 
 
 def test_every_check_is_used_once_in_the_order_of_its_lesson():
     for lesson, cells in CELLS.items():
-        in_lesson = [one.name for one in exercises(cells)]
-        assert in_lesson == [one.name for one in of_lesson(lesson)]
+        in_lesson = [entry.name for entry in read_exercises(cells)]
+        assert in_lesson == [entry.name for entry in of_lesson(lesson)]
         ends = [cell.source for cell in cells if cell.source.startswith("checks.report")]
         assert ends == ([f'checks.report("{lesson}")'] if in_lesson else [])
         titles = re.findall(r"\*\*Exercise (.+?)\.\*\*", "\n".join(cell.source for cell in cells))
-        assert titles == [f"{int(lesson)}.{one.number}: {one.title}" for one in of_lesson(lesson)]
+        assert titles == [f"{int(lesson)}.{entry.number}: {entry.title}" for entry in of_lesson(lesson)]
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -84,7 +78,7 @@ def test_every_exercise_has_another_right_answer():
     assert RIGHT.keys() == EXERCISES.keys() and all(RIGHT.values())
 
 
-@pytest.mark.parametrize(("name", "answer"), [(name, one) for name, answers in RIGHT.items() for one in answers])
+@pytest.mark.parametrize(("name", "answer"), [(name, answer) for name, answers in RIGHT.items() for answer in answers])
 def test_a_right_answer_unlike_the_solution_passes(name, answer):
     assert outcome(name, answer) == Outcome("passed")
 
@@ -118,29 +112,25 @@ def test_a_wrong_answer_gets_its_hint(name, old, new, hint):
         (changes, "changes the array"),
         (stops, "stopped with ZeroDivisionError: division by zero (line "),
         (lambda: 1, "stopped with TypeError"),
-        (affinities_from_labels, "done by affinities_from_labels of the library"),
-        (lambda array: affinities_from_labels(array), "done by affinities_from_labels of the library"),
-        (
-            lambda array: [affinities_from_labels(one) for one in [array]],
-            "done by affinities_from_labels of the library",
-        ),
-        (lambda array: affinities.affinities_from_labels(array), "done by affinities_from_labels of the library"),
-        (imports_it, "done by affinities_from_labels of the library"),
-        (lambda array: borrows(array), "done by affinities_from_labels of the library"),
-        (type("Mine", (FeatureGuidedAttention,), {}), "done by FeatureGuidedAttention of the library"),
+        (affinities_from_labels, "This is affinities_from_labels of the library"),
+        (partial(affinities_from_labels), "This is affinities_from_labels of the library"),
+        (FeatureGuidedAttention, "This is FeatureGuidedAttention of the library"),
+        (Borrowed, "This is FeatureGuidedAttention of the library"),
+        (Borrowed(6, 4, "residual"), "This is FeatureGuidedAttention of the library"),
+        (Borrowed(6, 4, "residual").forward, "This is forward of the library"),
         (lambda array: exit(), "stopped with SystemExit"),
     ],
 )
 def test_whatever_an_answer_does_becomes_an_outcome(answer, expected):
-    judged = ASKED.judge(answer)
+    judged = CALLED.judge(answer)
     assert judged == expected if isinstance(expected, Outcome) else expected in judged.hint
 
 
 def test_the_latest_outcome_is_in_the_report(monkeypatch, capsys):
-    for one in of_lesson("01"):
-        monkeypatch.setattr(one, "outcome", Outcome("open"))
+    for entry in of_lesson("01"):
+        monkeypatch.setattr(entry, "outcome", Outcome("open"))
     checks.affinities(7)
     checks.report("01")
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "✘ 1.1 the affinity target: wrong" and "A function is wanted" in said[1]
-    assert said[2:4] == ["Exercises of lesson 01: 0 passed, 2 open, 1 wrong", "  ✘ 1.1 the affinity target: wrong"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "✘ 1.1 the affinity target: wrong" and "A function is wanted" in lines[1]
+    assert lines[2:4] == ["Exercises of lesson 01: 0 passed, 2 open, 1 wrong", "  ✘ 1.1 the affinity target: wrong"]

@@ -10,15 +10,15 @@ import build_notebooks
 import grade
 import nbformat
 import pytest
-from exercises import exercises
+from exercises import read_exercises
 
 pytestmark = pytest.mark.slow  # starts a process for each answer
 
 LESSON = "01_em_volumes"
 STUB, SOLUTION = next(
-    (one.task, one.solution)
-    for one in exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{LESSON}.py"))
-    if one.name == "affinities"
+    (cells.task, cells.solution)
+    for cells in read_exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{LESSON}.py"))
+    if cells.name == "affinities"
 )
 ROW = "1.1 the affinity target"
 
@@ -38,18 +38,18 @@ def returned(folder: Path, *, answer: str | None = None, check: str | None = Non
 
 def affinities_alone(monkeypatch) -> None:
     """Grade the first exercise only, which saves a process for each of the others."""
-    read_lesson = grade.read_lesson
+    read_assignment = grade.read_assignment
 
     def first(*arguments):
-        lesson = read_lesson(*arguments)
-        return grade.Lesson(lesson.imports, lesson.exercises[:1])
+        whole = read_assignment(*arguments)
+        return grade.Assignment(whole.imports, whole.exercises[:1])
 
-    monkeypatch.setattr(grade, "read_lesson", first)
+    monkeypatch.setattr(grade, "read_assignment", first)
 
 
 def row(table: str) -> str:
-    (found,) = [line for line in table.splitlines() if line.startswith(ROW)]
-    return found.removeprefix(ROW).strip()
+    (match,) = [line for line in table.splitlines() if line.startswith(ROW)]
+    return match.removeprefix(ROW).strip()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import build_notebooks
 import nbformat
 import pytest
 import run_tutorial
-from exercises import exercises, imports
+from exercises import read_exercises, read_imports
 
 SOURCES = sorted(build_notebooks.SOURCES.glob("[0-9][0-9]_*.py"))
 NAMES = [source.stem for source in SOURCES]
@@ -115,7 +115,7 @@ def test_an_exercise_that_does_not_fit_together_is_refused(tmp_path, old, new, c
 @pytest.mark.parametrize("name", NAMES)
 def test_no_solution_leaks_into_the_student_version(name):
     student = {line.strip() for cell in read(name).cells for line in cell.source.splitlines()}
-    for one in exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{name}.py")):
+    for one in read_exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{name}.py")):
         own = [line.strip() for line in one.solution.splitlines() if line not in one.task.splitlines()]
         assert own and [line for line in own if len(line) > 8 and line in student] == [], one.name
 
@@ -161,7 +161,7 @@ def execute(name: str, out: Path, **parameters: str) -> tuple[str, dict[str, flo
 
 
 def number_of_exercises(name: str) -> int:
-    return len(exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{name}.py")))
+    return len(read_exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{name}.py")))
 
 
 @pytest.mark.slow
@@ -190,11 +190,11 @@ def exercises_alone(name: str) -> nbformat.NotebookNode:
     notebook = read(f"solutions/{name}")
     parts = [
         one
-        for exercise in exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{name}.py"))
+        for exercise in read_exercises(build_notebooks.read_cells(build_notebooks.SOURCES / f"{name}.py"))
         for one in (exercise.solution, exercise.check)
     ]
     kept = [cell for cell in notebook.cells[3:] if cell.source in parts or cell.source.startswith("checks.report")]
-    imported = nbformat.v4.new_code_cell(imports(notebook.cells))
+    imported = nbformat.v4.new_code_cell(read_imports(notebook.cells))
     notebook.cells = [*notebook.cells[1:3], imported, *kept]
     return notebook
 

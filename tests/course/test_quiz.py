@@ -43,7 +43,7 @@ def test_an_answer_that_is_no_option_is_refused(options, right):
 
 
 def test_a_reader_chooses_commits_and_cannot_change_it():
-    choice, commit, below = parts(quiz.build(TWO))
+    choice, commit, below = parts(quiz.build_form(TWO))
     assert choice.value is None and commit.disabled and "<details>" in below.value
     choice.value = "B"
     assert not commit.disabled and "You said" not in below.value
@@ -54,7 +54,7 @@ def test_a_reader_chooses_commits_and_cannot_change_it():
 
 def test_an_unknown_question_is_refused():
     with pytest.raises(KeyError, match="lesson 01 has no question 'moon'"):
-        quiz.load("01", "moon")
+        quiz.load_quiz("01", "moon")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -75,4 +75,4 @@ def test_a_page_of_an_executed_notebook_shows_question_and_answer(tmp_path):
     nbformat.write(notebook, tmp_path / "x.ipynb")
     run_tutorial.write_html(tmp_path / "x.ipynb")
     page = (tmp_path / "x.html").read_text(encoding="utf-8")
-    assert quiz.load("01", "most-changes").page() in page
+    assert quiz.load_quiz("01", "most-changes").page() in page

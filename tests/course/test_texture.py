@@ -62,7 +62,7 @@ def test_the_phantom_is_as_near_to_real_sections_as_other_real_ones_are():
 
 @pytest.mark.slow
 def test_the_committed_numbers_are_those_of_the_real_volumes(em_data):
-    assert measure_texture.measure() == json.loads(measure_texture.TEXTURE.read_text(encoding="utf-8"))
+    assert measure_texture.measure_textures() == json.loads(measure_texture.TEXTURE.read_text(encoding="utf-8"))
 
 
 def apart(one, other) -> float:

@@ -17,7 +17,7 @@ from fgnet_lib.probing import Inspector
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views import explorers, plots
 from fgnet_lib.views.feature_maps import cosine_similarity
-from fgnet_lib.views.panels import Explorer, Panel, Scale
+from fgnet_lib.views.panels import ColorScale, Explorer, Panel
 from fgnet_lib.volumes import Volume
 
 SHAPE = (3, 50, 70)  # no multiple of a stride: maps reach further than the section
@@ -112,13 +112,13 @@ def panels_of(explorer: Explorer, monkeypatch, **changes) -> list[list[Panel]]:
 def test_attention_lies_on_the_section_it_was_computed_from(level, volume, model, make, monkeypatch):
     options = {"level": f"a{level}", "z": 2, "opacity": 1.0, "outlines": "nothing", "colors": "gray"}
     first, similarity, response = panels_of(make["attention"](), monkeypatch, **options)[0]
-    stride, found = STRIDES[level - 1], Inspector(model, volume.raw).section(2)
-    np.testing.assert_array_equal(first.image[::stride, ::stride], first.scale.rgb(found.attention[level - 1]))
+    stride, section = STRIDES[level - 1], Inspector(model, volume.raw).section(2)
+    np.testing.assert_array_equal(first.image[::stride, ::stride], first.scale.rgb(section.attention[level - 1]))
     assert first.image.shape == (*SHAPE[1:], 3)
-    own = cosine_similarity(found.sam2[level - 1], 25 // stride, 35 // stride)
-    np.testing.assert_array_equal(similarity.image, Scale("", -1, 1, "viridis").rgb(own))
+    own = cosine_similarity(section.sam2[level - 1], 25 // stride, 35 // stride)
+    np.testing.assert_array_equal(similarity.image, ColorScale("", -1, 1, "viridis").rgb(own))
     assert similarity.cross == (25, 35) and similarity.stride == response.stride == stride
-    assert response.image.shape[:2] == found.response[level - 1].shape
+    assert response.image.shape[:2] == section.response[level - 1].shape
 
 
 def test_no_opacity_leaves_the_section(volume, make, monkeypatch):
@@ -157,16 +157,16 @@ def test_what_if_shows_what_follows(level, value, volume, model, make, monkeypat
 
 def test_the_numbers_at_the_point(volume, model):
     inspectors = {"ours": Inspector(model, volume.raw), "plain": Inspector(make_model(encoder=None), volume.raw)}
-    found = inspectors["ours"].section(1)
-    table = explorers.attention_table(inspectors, z=1, level="a1", what_if="as it is", y=49, x=69)
-    for maps in (found.attention, found.response):
+    section = inspectors["ours"].section(1)
+    table = explorers.attention_readout(inspectors, z=1, level="a1", what_if="as it is", y=49, x=69)
+    for maps in (section.attention, section.response):
         for one, (y, x) in zip(maps, ((12, 17), (6, 8), (3, 4)), strict=True):
             assert f">{one[y, x]:.3f}<" in table
     assert "ours" in table and table.count(">-<") == 1 + 3 + 1  # no change was asked for; "plain" has no attention
 
 
 def test_names_are_shown_as_they_are(volume, model):
-    table = explorers.attention_table({"<b>": Inspector(model, volume.raw)}, z=0, level="a1", what_if="0", y=0, x=0)
+    table = explorers.attention_readout({"<b>": Inspector(model, volume.raw)}, z=0, level="a1", what_if="0", y=0, x=0)
     assert "&lt;b&gt;" in table and "cross 0.5" in table
 
 

@@ -203,9 +203,9 @@ def test_neuroglancer_shows_the_folder(served):
         page.wait_for_timeout(3000)
         page.screenshot(path=SCREENSHOTS / "precomputed-link.png")
         gray = screenshot(page, viewer, {"raw"}, "xy", "precomputed-raw")
-        place, size = center(gray.min(-1) > 0.9)
+        middle, size = center(gray.min(-1) > 0.9)
         assert np.allclose(size, (8, 4), atol=1)
-        assert np.allclose(place - np.array(gray.shape[:2]) / 2, ((10 - 30) * 2, 34 - 40), atol=1)
+        assert np.allclose(middle - np.array(gray.shape[:2]) / 2, ((10 - 30) * 2, 34 - 40), atol=1)
         assert_box_in_3d(page, viewer, "neurons", "precomputed-3d")
         assert watch.problems == []
         assert watch.outside == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fgnet_lib.metrics import roc_auc
-from fgnet_lib.views.feature_maps import cosine_similarity, principal_components
+from fgnet_lib.views.feature_maps import cosine_similarity, principal_components, stretch
 
 MAPS = hnp.arrays(
     np.float32, hnp.array_shapes(min_dims=3, max_dims=3, min_side=3, max_side=7), elements=st.floats(-10, 10, width=16)
@@ -20,12 +20,12 @@ MAPS = hnp.arrays(
 @pytest.mark.parametrize("shape", [(8, 6, 5), (8, 3, 6, 5)])
 def test_components_span_what_an_svd_finds(shape):
     features = np.random.default_rng(0).normal(size=shape) * np.arange(1, 9).reshape(-1, *[1] * (len(shape) - 1))
-    found = principal_components(features)
-    assert found.shape == (*shape[1:], 3)
+    components = principal_components(features)
+    assert components.shape == (*shape[1:], 3)
     centred = features.reshape(8, -1) - features.reshape(8, -1).mean(1, keepdims=True)
     left, singular, right = np.linalg.svd(centred, full_matrices=False)
     expected = (singular[:, None] * right)[:3]
-    overlap = np.sum(found.reshape(-1, 3).T * expected, axis=1)
+    overlap = np.sum(components.reshape(-1, 3).T * expected, axis=1)
     np.testing.assert_allclose(np.abs(overlap), singular[:3] ** 2, rtol=1e-9)
 
 
@@ -59,6 +59,14 @@ def test_a_pixel_without_signal_is_similar_to_nothing():
     features[:, 0, 1] = 0
     np.testing.assert_array_equal(cosine_similarity(features, 0, 1), 0)
     np.testing.assert_allclose(cosine_similarity(features, 0, 0), [[1, 0], [1, 1]])
+
+
+def test_components_are_stretched_one_by_one_without_their_extremes():
+    ramp = np.linspace(0, 1, 101)
+    shares = stretch(np.stack([ramp, 5 - 40 * ramp, np.full(101, 7.0)], axis=-1))
+    np.testing.assert_allclose(shares[..., 0], np.clip((ramp - 0.01) / 0.98, 0, 1), atol=1e-9)
+    np.testing.assert_allclose(shares[..., 1], shares[::-1, 0], atol=1e-9)
+    assert not shares[..., 2].any()  # constant
 
 
 def test_tensors_are_taken_as_they_are():

@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from fgnet_lib.views.panels import Box, Canvas, Curve, Panel, Scale, blend, encode, explore, point_at, spread, zoom_box
+from fgnet_lib.views.panels import (
+    Box,
+    Canvas,
+    ColorScale,
+    Curve,
+    Panel,
+    blend,
+    enlarge,
+    explore,
+    point_at,
+    to_jpeg,
+    zoom_box,
+)
 
 VOXEL = (40.0, 8.0, 8.0)
 
@@ -47,13 +59,13 @@ def test_a_zoom_box_lies_in_the_section_and_holds_the_point(height, width, zoom,
 def test_a_cut_map_spread_over_its_voxels_is_the_box(top, left, height, width, stride):
     box = Box(top, left, height, width)
     full = np.arange(50 * 50).reshape(50, 50) // 50 // stride * 100 + np.arange(50) // stride
-    np.testing.assert_array_equal(spread(box.cut(full[::stride, ::stride], stride), box, stride), box.cut(full))
+    np.testing.assert_array_equal(enlarge(box.cut(full[::stride, ::stride], stride), box, stride), box.cut(full))
 
 
 def test_colours_run_from_end_to_end():
-    scale = Scale("a", 2, 4, "gray")
+    scale = ColorScale("a", 2, 4, "gray")
     np.testing.assert_array_equal(scale.rgb([-9, 2, 3, 4, 9, np.nan])[:, 0], [0, 0, 127, 255, 255, 0])
-    np.testing.assert_array_equal(Scale("a", 1, 1, "gray").rgb([0, 2])[:, 0], [0, 255])
+    np.testing.assert_array_equal(ColorScale("a", 1, 1, "gray").rgb([0, 2])[:, 0], [0, 255])
 
 
 def test_blending():
@@ -64,7 +76,7 @@ def test_blending():
 
 
 def test_a_figure_drawn_in_place_is_the_one_drawn_anew():
-    before, after = Scale("attention", 0, 0.5, "afmhot"), Scale("attention", 0, 0.4, "viridis")
+    before, after = ColorScale("attention", 0, 0.5, "afmhot"), ColorScale("attention", 0, 0.4, "viridis")
     canvas = Canvas()
     first = canvas.show([[panel(0, scale=before, cross=(3, 4)), panel(1)]])
     second = [[panel(2, scale=after, cross=(30, 50)), panel(3)]]
@@ -74,13 +86,13 @@ def test_a_figure_drawn_in_place_is_the_one_drawn_anew():
 
 
 def test_what_is_kept_and_what_moves_make_the_whole_picture():
-    canvas, scale = Canvas(), Scale("attention", 0, 0.5, "afmhot")
+    canvas, scale = Canvas(), ColorScale("attention", 0, 0.5, "afmhot")
     rows = [[panel(0, scale=scale, cross=(3, 4)), panel(1, legend={"split": "red"}), Curve((0, 1), (2, 1), (0, 1), 0)]]
-    encode(canvas.show(rows))
+    to_jpeg(canvas.show(rows))
     rows = [
         [panel(2, scale=scale, cross=(30, 50)), panel(3, legend={"split": "red"}), Curve((0, 1), (2, 1), (0, 1), 1)]
     ]
-    for changed in (scale, Scale("attention", 0, 0.4, "viridis")):
+    for changed in (scale, ColorScale("attention", 0, 0.4, "viridis")):
         rows[0][0] = panel(2, scale=changed, cross=(30, 50))
         figure = canvas.show(rows)
         figure.canvas.draw()
@@ -115,7 +127,7 @@ def test_the_line_of_a_curve_moves():
 def test_a_click_finds_the_voxel_in_every_panel(stride):
     box = Box(8, 13, 20, 30)
     image = np.zeros((-(-28 // stride) - 8 // stride, -(-43 // stride) - 13 // stride, 3), np.uint8)
-    scale = Scale("a", 0, 1, "gray")
+    scale = ColorScale("a", 0, 1, "gray")
     figure = Canvas().show([[Panel("", image, box, VOXEL, stride, scale)] * 2, [Curve((0,), (0,), (0,), 0), panel()]])
     for ax in (ax for ax in figure.axes if ax.images and ax.get_xlim()[0] == 12.5):
         for y, x in ((8, 13), (27, 42), (20, 20)):
@@ -183,7 +195,7 @@ def test_a_static_figure_leaves_the_controls():
 
 def test_the_picture_has_the_pixels_of_the_figure():
     figure = Canvas().show([[panel()]])
-    shown = imread(io.BytesIO(encode(figure)), format="jpeg")
+    shown = imread(io.BytesIO(to_jpeg(figure)), format="jpeg")
     assert shown.shape == (*figure.canvas.get_width_height()[::-1], 3)
     assert np.abs(shown.astype(int) - pixels(figure)).mean() < 8  # noise, the worst there is
 

@@ -201,6 +201,15 @@ def test_neurons_in_3d_are_to_scale(meshes):
     assert np.allclose(ax._box_aspect / ax._box_aspect[0], spans / spans[0])
 
 
+def test_numbers_of_two_axes_do_not_meet_in_their_corner():
+    mesh = neuron_mesh(np.ones((56, 256, 256), np.uint8), 1, (80, 8, 8), 500)
+    ax = plots.neurons_3d(plt.figure().add_subplot(projection="3d"), {1: mesh})
+    for axis, side in ((ax.xaxis, 2048), (ax.yaxis, 2048), (ax.zaxis, 4480)):
+        ticks = axis.get_ticklocs()
+        assert len(ticks) >= 2 and min(ticks) >= 0 and max(ticks) <= side
+    assert max(ax.get_xticks()) < 0.9 * 2048 and max(ax.get_yticks()) < 0.9 * 2048
+
+
 def test_the_far_side_of_a_mesh_is_not_drawn(monkeypatch):
     drawn = []
 

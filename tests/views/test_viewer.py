@@ -454,9 +454,9 @@ def test_browser_shows_each_thing_in_its_place(volume, page):
     }
     # one screen pixel is one voxel of the finest axis, x: y has two; the view is centred on (30, 40)
     gray = pictures["raw"]
-    place, size = center(gray.min(-1) > 0.9)
+    middle, size = center(gray.min(-1) > 0.9)
     assert np.allclose(size, (8, 4), atol=1)
-    assert np.allclose(place - np.array(gray.shape[:2]) / 2, ((10 - 30) * 2, 34 - 40), atol=1)
+    assert np.allclose(middle - np.array(gray.shape[:2]) / 2, ((10 - 30) * 2, 34 - 40), atol=1)
     red, warm, blue, orange = (pictures[layer] for layer in ("A_r", "attention a1", "splits", "merges"))
     for shown in (
         red[..., 0] - red[..., 1] > 0.3,
@@ -464,7 +464,7 @@ def test_browser_shows_each_thing_in_its_place(volume, page):
         blue[..., 2] - blue[..., 0] > 0.2,
         orange[..., 0] - orange[..., 2] > 0.2,
     ):
-        assert np.allclose(center(shown), (place, size), atol=1)
+        assert np.allclose(center(shown), (middle, size), atol=1)
     assert_box_in_3d(page, view.viewer, "ground truth", "viewer-3d")
 
 

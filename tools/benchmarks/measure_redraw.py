@@ -1,7 +1,7 @@
-"""Measure how long an explorer takes for one step of its section slider, at 512 x 512, all sections seen before.
+"""Measure how long an explorer takes for a step of its section slider, at 512 x 512, all sections seen before.
 
 Prints a table with the machine and the date. A step is the whole callback: panels, drawing, encoding, the table below.
-Time on the clock is what a student waits; time of the processor is what is left of it where nothing else runs.
+Clock time is the time that a student waits; processor time is what remains of it where nothing else runs.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from fgnet_lib.phantom import make_phantom
 from fgnet_lib.probing import Inspector
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views import explorers, plots
-from fgnet_lib.views.panels import Canvas, Explorer, encode
+from fgnet_lib.views.panels import Canvas, Explorer, to_jpeg
 from fgnet_lib.weights import load_pretrained
 
 SHAPE = (4, 512, 512)
 ROUNDS = 5
 
 
-def milliseconds(step: Callable[[int], object]) -> tuple[float, float]:
-    """Median times (clock, processor) of a step to another section; the first round fills the caches, not counted."""
+def time_steps(step: Callable[[int], object]) -> tuple[float, float]:
+    """Return median clock and processor times (ms) of a step to another section, after a round to fill the caches."""
     clock, processor = [], []
     for number in range((1 + ROUNDS) * SHAPE[0]):
         start = time.perf_counter(), time.process_time()
@@ -42,41 +42,43 @@ def milliseconds(step: Callable[[int], object]) -> tuple[float, float]:
 
 
 def slide(explorer: Explorer, **settings: object) -> tuple[float, float]:
-    """Times of a step of the slider, with other controls set first."""
+    """Return the times of a step of the slider, after setting other controls."""
     for name, value in settings.items():
         explorer.controls[name].value = value
-    return milliseconds(lambda z: setattr(explorer.controls["z"], "value", z))
+    return time_steps(lambda z: setattr(explorer.controls["z"], "value", z))
 
 
-def png(figure: Figure) -> bytes:
-    """As a notebook shows a figure: PNG, the layout found again."""
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as a PNG with its layout computed again, as notebooks show it."""
     picture = io.BytesIO()
     figure.savefig(picture)
     return picture.getvalue()
 
 
 def main() -> None:
+    """Measure all explorers and print the table."""
     plots.style()
     rng = np.random.default_rng(0)
     volume, model = make_phantom(SHAPE), load_pretrained()
-    tried = {value: np.where(volume.labels % 2 == 0, volume.labels, value * 10).astype(np.uint64) for value in (1, 2)}
+    even = volume.labels % 2 == 0
+    segmentations = {value: np.where(even, volume.labels, value * 10).astype(np.uint64) for value in (1, 2)}
     features = [rng.normal(size=(64, SHAPE[0], SHAPE[1] // s, SHAPE[2] // s)).astype(np.float32) for s in STRIDES]
-    one = explorers.attention_explorer(volume, model)
-    times = {"attention, similarity, response": slide(one), "a1, a2, a3": slide(one, level="all")}
-    times["what if a1 = 0"] = slide(one, level="a1", what_if="0")
+    explorer = explorers.attention_explorer(volume, model)
+    times = {"attention, similarity, response": slide(explorer), "a1, a2, a3": slide(explorer, level="all")}
+    times["what if a1 = 0"] = slide(explorer, level="a1", what_if="0")
     times["two models"] = slide(explorers.attention_explorer(volume, {"one": model, "two": model}))
     times["features"] = slide(explorers.feature_explorer(volume, features))
-    times["segmentation"] = slide(explorers.segmentation_explorer(volume, tried))
+    times["segmentation"] = slide(explorers.segmentation_explorer(volume, segmentations))
     inspectors = {"": Inspector(model, volume.raw)}
     ranges = explorers.attention_ranges({"": inspectors[""].section(0)})
-    settings = one.values() | {"what_if": "as it is"}
+    settings = explorer.values() | {"what_if": "as it is"}
     del settings["z"]
     panels = partial(
         explorers.attention_panels, volume, inspectors, ranges, {"ground truth": volume.labels}, **settings
     )
-    anew = milliseconds(lambda z: png(Canvas().show(panels(z=z))))
+    anew = time_steps(lambda z: to_png(Canvas().show(panels(z=z))))
     canvas = Canvas()
-    again = milliseconds(lambda z: encode(canvas.show(panels(z=z))))
+    again = time_steps(lambda z: to_jpeg(canvas.show(panels(z=z))))
     cores, busy = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     print(f"{date.today()}, {platform.machine()}, {cores} cores, {torch.get_num_threads()} threads, load {busy:.1f}")
     print(f"{SHAPE[1]} x {SHAPE[2]}, median of {ROUNDS * SHAPE[0]} steps, ms on the clock and of the processor:")

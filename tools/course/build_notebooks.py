@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from exercises import exercises, tags
+from exercises import read_exercises, tags
 from record_times import read_times
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,7 +120,7 @@ def read_cells(source: Path) -> list[nbformat.NotebookNode]:
             unknown = sorted(tags(cell) - TAGS)
             raise ValueError(f"{source}, cell {number}: unknown tags {unknown}, known are {sorted(TAGS)}")
     try:
-        exercises(cells)
+        read_exercises(cells)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     return cells

@@ -1,39 +1,80 @@
-"""Draw the README's picture, docs/overview.png, with the shipped model on the phantom (`make picture`)."""
+"""Draw the README's picture, docs/overview.png, with the shipped model on a deep phantom (`make picture`, minutes)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from mpl_toolkits.mplot3d import Axes3D
 
-from fgnet_lib.datasets import open_dataset
 from fgnet_lib.inference import predict
+from fgnet_lib.metrics import error_masks
+from fgnet_lib.phantom import make_phantom
 from fgnet_lib.segmentation import segment
 from fgnet_lib.views import plots
 from fgnet_lib.views.meshes import largest_ids, neuron_meshes
+from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "overview.png"
+SHAPE = (128, 256, 256)  # deep enough for neurites to bend and branch
+CANDIDATES = slice(20, 70)  # of the neurons by size: larger ones would hide the others
+
+
+def choose_neurons(neurons: np.ndarray) -> list[int]:
+    """Return the ids of long neurites that hardly touch the sides of the volume, where a cut would show a flat face."""
+    sides = np.concatenate([neurons[:, [0, -1]].ravel(), neurons[:, :, [0, -1]].ravel()])
+    return [
+        neuron
+        for neuron in largest_ids(neurons, CANDIDATES.stop)[CANDIDATES]
+        if np.count_nonzero((neurons == neuron).any(axis=(1, 2))) > SHAPE[0] // 2
+        and np.count_nonzero(sides == neuron) < 0.02 * np.count_nonzero(neurons == neuron)
+    ]
+
+
+def draw_floor(ax: Axes3D, volume: Volume) -> None:
+    """Draw the last section below the neurons, to scale."""
+    depth, height, width = np.multiply(volume.shape, volume.voxel_size)
+    y, x = (np.linspace(0, side, 129) for side in (height, width))
+    grey = np.repeat(volume.raw[-1, ::2, ::2, None] / 255, 3, axis=2)
+    x, y = np.meshgrid(x, y)
+    ax.plot_surface(x, y, np.full(x.shape, depth), facecolors=grey, rcount=128, ccount=128, shade=False, zorder=0)
+    ax.set(xlim=(0, width), ylim=(height, 0), zlim=(depth, 0))
+    ax.set_box_aspect((width, height, depth), zoom=1.25)
+
+
+def draw(volume: Volume, affinities: np.ndarray, neurons: np.ndarray) -> Figure:
+    """Return the figure: the last section four times, from EM to errors, and neurons in 3D standing on it."""
+    figure = plt.figure(figsize=(14.6, 9.2), layout="none")
+    corners = [(0.005 + 0.29 * column, 0.545 - 0.475 * row) for column in (0, 1) for row in (0, 1)]
+    em, joined, segments, errors = (figure.add_axes((*corner, 0.27, 0.428)) for corner in corners)
+    z, voxel_size = volume.shape[0] - 1, volume.voxel_size
+    plots.show_section(em, volume.raw, None, voxel_size, z, "1. an EM section of a synthetic phantom")
+    plots.show_affinities(joined, affinities, voxel_size, z, "2. affinities between neighbours")
+    plots.show_section(segments, volume.raw, neurons, voxel_size, z, "3. neurons, a colour for each")
+    plots.error_map(errors, volume.raw, *error_masks(neurons, volume.labels), voxel_size, z, "4. their errors")
+    solid = figure.add_axes((0.56, -0.08, 0.45, 1.12), projection="3d", computed_zorder=False)
+    solid.view_init(25, -60)
+    plots.neurons_3d(solid, neuron_meshes(neurons, voxel_size, choose_neurons(neurons), 8000))
+    solid.get_legend().remove()
+    draw_floor(solid, volume)
+    solid.patch.set_visible(False)
+    for surface in solid.collections:  # they reach beyond the square of the axes
+        surface.set_clip_on(False)
+    figure.text(0.79, 0.985, "5. some of the neurons in 3D, above this section", ha="center", fontsize=13)
+    return figure
 
 
 def main() -> None:
+    """Compute and save the picture."""
     plots.style()
-    volume = open_dataset("phantom", "val").load()
-    prediction = predict(load_pretrained(), volume.raw, progress=False)
+    volume = make_phantom(SHAPE)
+    affinities = predict(load_pretrained(), volume.raw, progress=False).refined
     threshold = pretrained_threshold()
-    neurons = segment(prediction.refined, volume.voxel_size, threshold)
-    z = volume.shape[0] // 2
-
-    figure = plt.figure(figsize=(16, 4.4), layout="none")
-    em, joined, found = (figure.add_axes((0.005 + 0.24 * k, 0.07, 0.23, 0.83)) for k in range(3))
-    plots.show_section(em, volume.raw, voxel_size=volume.voxel_size, z=z, title="EM (a synthetic phantom)")
-    plots.show_affinities(joined, prediction.refined, volume.voxel_size, z, title="affinities")
-    plots.show_section(found, volume.raw, neurons, volume.voxel_size, z, title="neurons found")
-    solid = figure.add_axes((0.71, 0.02, 0.28, 0.9), projection="3d")
-    chosen = largest_ids(neurons, 24)[6:]  # the very largest would hide the others
-    plots.neurons_3d(solid, neuron_meshes(neurons, volume.voxel_size, chosen), "some of them in 3D")
-    solid.get_legend().remove()
-    figure.savefig(PICTURE, dpi=80)
+    neurons = segment(affinities, volume.voxel_size, threshold)
+    draw(volume, affinities, neurons).savefig(PICTURE, dpi=85)
 
 
 if __name__ == "__main__":

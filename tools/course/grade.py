@@ -1,9 +1,10 @@
 """Run the self-checks of a returned notebook and print a score table (`make grade SUBMISSION=x.ipynb`).
 
 Only the answers come from the notebook: the last cells that define the names an exercise asks for. Imports and checks
-are those of the lesson's source here, so a check that was edited, or output that says "passed", counts for nothing.
-Each answer runs in a process of its own, for a limited time. It is no sandbox: strangers' work belongs in a container,
-and as answer and check share a process, a determined cheat can still change the check. Only plain ways are refused.
+come from the lesson's source in this repository, so an edited check, or output that says "passed", counts for nothing.
+Each answer runs in a process of its own, for a limited time. It is no sandbox: strangers' work belongs in a container.
+Because answer and check share a process, a determined cheat can still change the check; only plain ways are refused. An
+answer that calls a function of the library passes: read the answers that you grade.
 
 Exit codes: 0 graded, 1 an answer was stopped (by the time limit, or because it ended its process), 2 nothing to grade.
 """
@@ -22,10 +23,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import build_notebooks
 import nbformat
-from exercises import Exercise, exercises, imports
+from exercises import ExerciseCells, read_exercises, read_imports
 
 from fgnet_lib.course.checks import EXERCISES
 from fgnet_lib.course.checks.exercise import Outcome
@@ -38,19 +40,19 @@ TITLE = re.compile(r"^# (\d\d) · ", re.MULTILINE)
 
 
 class Unusable(Exception):
-    """There is nothing to grade, and why."""
+    """Raised when there is nothing to grade; the message says why."""
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a submission is held against: the imports that answers may use, and the exercises."""
+class Assignment:
+    """The part of a lesson that grading needs: the imports that answers may use, and the exercises."""
 
     imports: str
-    exercises: list[Exercise]
+    exercises: list[ExerciseCells]
 
 
 def read_submission(path: Path) -> nbformat.NotebookNode:
-    """The returned notebook.
+    """Return the notebook at `path`.
 
     Raises:
         Unusable: the file is missing or no notebook.
@@ -68,11 +70,15 @@ def read_submission(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def read_lesson(submission: nbformat.NotebookNode, wanted: str | None) -> Lesson:
-    """The lesson that a submission belongs to, by its title; `wanted` (two digits) if that is to be a certain one.
+def read_assignment(submission: nbformat.NotebookNode, wanted: str | None) -> Assignment:
+    """Return the assignment of a submission, by the title in it.
+
+    Args:
+        submission: the returned notebook.
+        wanted: two digits, to refuse a notebook of any other lesson; None to take any.
 
     Raises:
-        Unusable: no lesson's title, another lesson's than `wanted`, or a lesson without exercises.
+        Unusable: no lesson's title, the title of another lesson than `wanted`, or a lesson without exercises.
     """
     text = "\n".join(cell.source for cell in submission.cells if cell.cell_type == "markdown")
     title = TITLE.search(text)
@@ -82,36 +88,36 @@ def read_lesson(submission: nbformat.NotebookNode, wanted: str | None) -> Lesson
         )
     number = title[1]
     if wanted and number != wanted:
-        raise Unusable(f"this is lesson {number}, and {wanted} was asked for")
+        raise Unusable(f"this is lesson {number}, but {wanted} was asked for")
     sources = sorted(build_notebooks.SOURCES.glob(f"{number}_*.py"))
     cells = build_notebooks.read_cells(sources[0]) if sources else []
-    if not exercises(cells):
+    if not read_exercises(cells):
         raise Unusable(f"lesson {number} has no exercises")
-    return Lesson(imports(cells), exercises(cells))
+    return Assignment(read_imports(cells), read_exercises(cells))
 
 
-def find_answer(submission: nbformat.NotebookNode, exercise: Exercise) -> str | None:
-    """The code of the last cells that define what an exercise asks for; None when a name is nowhere defined.
+def find_answer(submission: nbformat.NotebookNode, exercise: ExerciseCells) -> str | None:
+    """Return the code of the last cells that define what an exercise asks for; None when a name is nowhere defined.
 
-    A function or class goes before a name given to something (often a trial's result), and both before the stub.
+    A function or class goes before a name that is assigned (often the result of a trial), and both before the stub.
     """
     codes = [cell.source for cell in submission.cells if cell.cell_type == "code"]
-    found = []
+    chosen = []
     for name in exercise.answers:
         ways = (rf"^{name}\s*(?::[^=]+)?=[^=]", rf"^(?:def|class)\s+{name}\b")
         ranks = [[re.search(way, code, re.MULTILINE) is not None for way in ways] for code in codes]
-        places = [place for place, rank in enumerate(ranks) if any(rank)]
-        if not places:
+        defining = [number for number, rank in enumerate(ranks) if any(rank)]
+        if not defining:
             return None
-        found.append(max(places, key=lambda at: (codes[at].strip() != exercise.task.strip(), ranks[at][1], at)))
-    return "\n\n".join(codes[place] for place in sorted(set(found)))
+        chosen.append(max(defining, key=lambda at: (codes[at].strip() != exercise.task.strip(), ranks[at][1], at)))
+    return "\n\n".join(codes[number] for number in sorted(set(chosen)))
 
 
 def read_answer(answer: str) -> list[ast.stmt]:
-    """The statements of an answer, without IPython's commands.
+    """Return the statements of an answer, without IPython's commands.
 
     Raises:
-        SyntaxError: it is no Python.
+        SyntaxError: the answer is no Python.
     """
     try:
         return ast.parse(answer).body
@@ -119,13 +125,13 @@ def read_answer(answer: str) -> list[ast.stmt]:
         return ast.parse(MAGIC.sub(r"\1pass", answer)).body
 
 
-def run_answer(statements: list[ast.stmt], wanted: frozenset[str], names: dict) -> None:
-    """Run an answer's statements, so that `wanted` is among `names`.
+def run_answer(statements: list[ast.stmt], wanted: frozenset[str], names: dict[str, Any]) -> None:
+    """Run an answer's statements, so that `names` contains `wanted`.
 
     A trial call below the answer may fail, as may a line that uses what other cells of the notebook define.
 
     Raises:
-        Exception: what the answer raises before all of `wanted` is there.
+        Exception: an error of the answer before all of `wanted` is defined.
     """
     missing = None
     for statement in statements:
@@ -140,35 +146,38 @@ def run_answer(statements: list[ast.stmt], wanted: frozenset[str], names: dict) 
         raise missing
 
 
-def refused(statements: list[ast.stmt]) -> str | None:
-    """A module by which an answer could change its own check, if it imports one."""
+def find_refused_import(statements: list[ast.stmt]) -> str | None:
+    """Return the name of an imported module by which an answer could change its own check; None if there is none."""
     for node in ast.walk(ast.Module(statements, [])):
         if isinstance(node, ast.ImportFrom):
-            modules = [f"{node.module}.{one.name}" for one in node.names]
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
-            modules = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         for module in modules:
-            if any(f"{module}.".startswith(f"{one}.") or one.startswith(f"{module}.") for one in REFUSED):
+            if any(f"{module}.".startswith(f"{refused}.") or refused.startswith(f"{module}.") for refused in REFUSED):
                 return module
     return None
 
 
-def start_method(lesson: Lesson) -> BaseContext:
-    """How processes are started: forked from one that has imported what answers need, where the system can."""
+def process_context(assignment: Assignment) -> BaseContext:
+    """Return the way to start processes: forked, where the system can, from a process with the imports of answers."""
     if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    modules = re.findall(r"^(?:import|from) ([\w.]+)", lesson.imports, re.MULTILINE)
+    modules = re.findall(r"^(?:import|from) ([\w.]+)", assignment.imports, re.MULTILINE)
     context.set_forkserver_preload([__name__, *modules])
     return context
 
 
-def judge(lesson: Lesson, exercise: Exercise, answer: str, seconds: float) -> Outcome:
-    """Run an answer and the lesson's own check of it in a process of its own; stopped after `seconds`."""
-    context = start_method(lesson)
+def judge(assignment: Assignment, exercise: ExerciseCells, answer: str, seconds: float) -> Outcome:
+    """Run an answer and the lesson's check of it in a process of its own, and return the outcome.
+
+    The outcome is "stopped" when that takes longer than `seconds` after the imports, or when the process ends itself.
+    """
+    context = process_context(assignment)
     ours, theirs = context.Pipe()
     with tempfile.TemporaryDirectory() as folder:
-        job = (lesson.imports, answer, exercise, folder, theirs)
+        job = (assignment.imports, answer, exercise, folder, theirs)
         process = context.Process(target=work, args=job)
         process.start()
         theirs.close()
@@ -185,29 +194,33 @@ def judge(lesson: Lesson, exercise: Exercise, answer: str, seconds: float) -> Ou
             process.join()
 
 
-def work(imports: str, answer: str, exercise: Exercise, folder: str, pipe: Connection) -> None:
-    """In the process of an answer: run imports, answer and check; sends None when it starts, the outcome at the end."""
+def work(imports: str, answer: str, exercise: ExerciseCells, folder: str, pipe: Connection) -> None:
+    """Run imports, answer and check in an answer's process; send None after the imports and the outcome at the end."""
     os.chdir(folder)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
-    names: dict = {}
+    names: dict[str, Any] = {}
     exec(imports, names)
     pipe.send(None)
     names.pop("checks", None)
     try:
-        pipe.send(judged(answer, exercise, names))
+        pipe.send(run_check(answer, exercise, names))
     except NameError as error:
         pipe.send(Outcome("wrong", f"{error}. {ALONE}"))
     except (Exception, SystemExit) as error:
         pipe.send(Outcome("wrong", f"The cell stops with {type(error).__name__}: {error}"))
 
 
-def judged(answer: str, exercise: Exercise, names: dict) -> Outcome:
-    """Run an answer, then its check, among the names of the lesson's imports; raises what the answer raises."""
+def run_check(answer: str, exercise: ExerciseCells, names: dict[str, Any]) -> Outcome:
+    """Run an answer, then its check, with the names of the lesson's imports, and return the outcome.
+
+    Raises:
+        Exception: an error of the answer.
+    """
     check = EXERCISES[exercise.name]  # taken before the answer runs
     statements = read_answer(answer)
-    if module := refused(statements):
+    if module := find_refused_import(statements):
         return Outcome("wrong", f"The cell imports {module}, by which a check could be changed: leave that out")
     run_answer(statements, exercise.answers, names)
     names["checks"] = SimpleNamespace(**{exercise.name: check})
@@ -218,34 +231,35 @@ def judged(answer: str, exercise: Exercise, names: dict) -> Outcome:
 
 
 def grade(path: Path, wanted: str | None = None, seconds: float = SECONDS) -> tuple[str, bool]:
-    """The score table of a returned notebook, and whether every answer could be run to its end.
+    """Return the score table of a returned notebook, and whether every answer ran to its end.
 
     Args:
         path: the notebook.
-        wanted: two digits, when it has to be a certain lesson.
+        wanted: two digits, to refuse a notebook of any other lesson.
         seconds: time limit of one answer.
 
     Raises:
         Unusable: there is nothing to grade.
     """
     submission = read_submission(path)
-    lesson = read_lesson(submission, wanted)
-    rows, states, scored, total = [], [], 0, 0
-    for one in lesson.exercises:
-        known, answer = EXERCISES[one.name], find_answer(submission, one)
+    assignment = read_assignment(submission, wanted)
+    rows, states, sum_of_points, total = [], [], 0, 0
+    for cells in assignment.exercises:
+        exercise, answer = EXERCISES[cells.name], find_answer(submission, cells)
         if answer is None:
-            outcome = Outcome("missing", f"No cell defines {', '.join(sorted(one.answers))}")
+            outcome = Outcome("missing", f"No cell defines {', '.join(sorted(cells.answers))}")
         else:
-            outcome = judge(lesson, one, answer, seconds)
-        points = known.points if outcome.state == "passed" else 0
-        scored, total, states = scored + points, total + known.points, [*states, outcome.state]
-        title = f"{int(known.lesson)}.{known.number} {known.title}"
-        rows.append(f"{title:40} {points}/{known.points}  {outcome.state:8} {outcome.hint}".rstrip())
-    heading = f"{path.name}: {scored} of {total} points"
+            outcome = judge(assignment, cells, answer, seconds)
+        points = exercise.points if outcome.state == "passed" else 0
+        sum_of_points, total, states = sum_of_points + points, total + exercise.points, [*states, outcome.state]
+        title = f"{int(exercise.lesson)}.{exercise.number} {exercise.title}"
+        rows.append(f"{title:40} {points}/{exercise.points}  {outcome.state:8} {outcome.hint}".rstrip())
+    heading = f"{path.name}: {sum_of_points} of {total} points"
     return "\n".join([heading, *rows]), "stopped" not in states
 
 
 def main() -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("submission", type=Path, help="the returned .ipynb file")
     parser.add_argument("--lesson", help="two digits: refuse a notebook of any other lesson")

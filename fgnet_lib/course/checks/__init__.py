@@ -1,6 +1,6 @@
 """Exercises that check themselves: `checks.affinities(my_affinities)` judges an answer, `checks.report("01")` sums up.
 
-**To add an exercise** to lesson NN, three places:
+**To add an exercise** to lesson NN, edit three files:
 
 1. `notebooks/src/NN_*.py`: a markdown cell that sets it, then three cells, directly one after the other::
 
@@ -17,16 +17,17 @@
 
    Both define the same names, which begin with `my_` (classes with `My`). An answer uses only what the lesson *imports*
    and what its own cell defines, so that it can be graded alone, at once and under any profile; nothing else in the
-   lesson uses it. `from fgnet_lib import checks` goes with the lesson's imports. One cell before "What you learned"
-   ends the exercises: `checks.report("NN")`. A markdown cell tagged `solution` is in the solved version only. The text
-   that sets an exercise begins with `**Exercise N.1: its title.**`, as the check has it.
-2. `fgnet_lib/checks/lessonNN.py`: the check, a function of the answers, decorated with `@exercise("NN", "its title")`,
-   in the order of the lesson, and its name in the imports below. It calls a student's function by `ask` or
-   `ask_array`, and says by `require`, `compare` or `raise Hint(...)` what is wrong, not what is right. An answer that
-   uses a function or class of the library is refused before that.
-3. `tests/mutants/lessonNN.py`: at least three wrong answers, each by a replacement in the solution's text, and a part
-   of the hint that each must get; and a right answer that goes another way than the solution.
-   `tests/course/test_checks.py`   does the rest.
+   lesson uses it. Import `checks` from `fgnet_lib.course` with the lesson's other imports. A cell `checks.report("NN")`
+   before "What you learned" ends the exercises. A markdown cell tagged `solution` is in the solved version only. The
+   text that sets an exercise begins with `**Exercise N.1: its title.**`; the title is the check's.
+2. `fgnet_lib/course/checks/lessonNN.py`: the check, a function of the answers, decorated with
+   `@exercise("NN", "its title")`, in the order of the lesson, and its name in the imports below. It calls a student's
+   function by `call` or `call_array`, and says by `require`, `require_equal` or `raise Hint(...)` what is wrong, but
+   not what is right. Before that, an answer is refused if it is a function or class of the library, is bound to one or
+   inherits from one. A student who calls the library inside an answer is not stopped: read the answers that you grade.
+3. `tests/course/mutants/lessonNN.py`: at least three wrong answers, each made by a replacement in the solution's text,
+   with a part of the hint that each must get; and a right answer that goes another way than the solution.
+   `tests/course/test_checks.py` does the rest.
 """
 
 from fgnet_lib.course.checks.exercise import EXERCISES, report

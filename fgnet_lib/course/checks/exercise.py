@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dis
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -61,11 +58,11 @@ class Exercise:
         return f"{MARKS[self.outcome.state]} {int(self.lesson)}.{self.number} {self.title}: {self.outcome.state}"
 
     def judge(self, *answers: Any) -> Outcome:
-        """The outcome of the answers; whatever they raise becomes a hint."""
+        """Return the outcome of the answers; whatever they raise becomes a hint."""
         if any(answer is ... for answer in answers):
             return Outcome("open")
-        for name in (name for answer in answers for name in _from_library(answer)):
-            return Outcome("wrong", f"This is done by {name} of the library: write it yourself")
+        for name in filter(None, map(_library_name, answers)):
+            return Outcome("wrong", f"This is {name} of the library: write your own")
         try:
             self.check(*answers)
         except _Open:
@@ -81,7 +78,13 @@ EXERCISES: dict[str, Exercise] = {}  # by name, in the order of the lessons
 
 
 def exercise(lesson: str, title: str, points: int = 1) -> Callable[[Callable[..., None]], Exercise]:
-    """Make an `Exercise` of a check: a function of the answers that raises `Hint` when one is wrong.
+    """Return a decorator that turns a check into an `Exercise` and registers it in `EXERCISES`.
+
+    A check is a function of the answers that raises `Hint` when an answer is wrong::
+
+        @exercise("01", "the size of a section")
+        def section_size(answer):
+            require(call(answer, (5, 20, 30)) == 600, "Multiply the rows by the columns")
 
     Args:
         lesson: two digits.
@@ -90,26 +93,26 @@ def exercise(lesson: str, title: str, points: int = 1) -> Callable[[Callable[...
     """
 
     def register(check: Callable[..., None]) -> Exercise:
-        made = Exercise(check, lesson, 1 + len(of_lesson(lesson)), title, points)
-        assert made.name not in EXERCISES, f"two exercises are called {made.name}"
-        EXERCISES[made.name] = made
-        return made
+        new = Exercise(check, lesson, 1 + len(of_lesson(lesson)), title, points)
+        assert new.name not in EXERCISES, f"two exercises are called {new.name}"
+        EXERCISES[new.name] = new
+        return new
 
     return register
 
 
 def of_lesson(lesson: str) -> list[Exercise]:
-    """The exercises of a lesson, in order."""
-    return [one for one in EXERCISES.values() if one.lesson == lesson]
+    """Return the exercises of a lesson (two digits), in order."""
+    return [entry for entry in EXERCISES.values() if entry.lesson == lesson]
 
 
 def report(lesson: str) -> None:
     """Print which exercises of a lesson ("01") are passed, open or wrong."""
-    states = [one.outcome.state for one in of_lesson(lesson)]
+    states = [entry.outcome.state for entry in of_lesson(lesson)]
     counts = ", ".join(f"{states.count(state)} {state}" for state in MARKS)
     print(f"Exercises of lesson {lesson}: {counts}")
-    for one in of_lesson(lesson):
-        print(f"  {one}")
+    for entry in of_lesson(lesson):
+        print(f"  {entry}")
 
 
 def require(condition: bool, hint: str) -> None:
@@ -118,37 +121,45 @@ def require(condition: bool, hint: str) -> None:
         raise Hint(hint)
 
 
-def ask(answer: Callable, *arguments: Any) -> Any:
-    """Call what a student wrote; hints when that is no function, gives nothing back or changes its arguments."""
+def call(answer: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a student's function and return its result.
+
+    Raises:
+        Hint: the answer is no function, returns nothing or changes an array that it was given.
+    """
     require(callable(answer), f"A function is wanted, not {type(answer).__name__}: give its name, without ()")
-    copies = [one.copy() if isinstance(one, np.ndarray) else None for one in arguments]
+    copies = [argument.copy() if isinstance(argument, np.ndarray) else None for argument in arguments]
     result = answer(*arguments)
     if result is ...:
         raise _Open
     require(result is not None, "Your function gives nothing back: does it end with `return`?")
-    for copy, one in zip(copies, arguments, strict=True):
-        unchanged = copy is None or np.array_equal(copy, one, equal_nan=copy.dtype.kind == "f")
+    for copy, argument in zip(copies, arguments, strict=True):
+        unchanged = copy is None or np.array_equal(copy, argument, equal_nan=copy.dtype.kind == "f")
         require(unchanged, "Your function changes the array that it was given: work on a copy")
     return result
 
 
-def ask_array(answer: Callable, *arguments: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """As `ask`, for a function that gives an array of a known shape."""
-    result = np.asarray(ask(answer, *arguments))
+def call_array(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Call a student's function and return its result as an array of numbers of a known shape; () is a single number.
+
+    Raises:
+        Hint: as `call`, or the result is no array of numbers or has another shape.
+    """
+    result = np.asarray(call(answer, *arguments))
     require(result.dtype.kind in "biuf", f"Your function should give an array of numbers, not of {result.dtype}")
     require(result.shape == shape, f"The result has the shape {result.shape}, and {shape} was expected")
     return result
 
 
-def compare(result: np.ndarray, right: np.ndarray, mistakes: dict[str, np.ndarray], otherwise: str) -> None:
-    """Hint if an array differs from the right one.
+def require_equal(result: np.ndarray, right: np.ndarray, mistakes: dict[str, np.ndarray], otherwise: str) -> None:
+    """Raise a `Hint` that fits the mistake when an array differs from the right one.
 
     Args:
-        result: what the student's function gave.
-        right: what is right, of the same shape.
-        mistakes: by hint, what typical mistakes give.
+        result: what the student's function returned.
+        right: the right array, of the same shape.
+        mistakes: hint -> the array that a typical mistake leads to.
         otherwise: the hint for any other difference; "{n}" in it becomes the number of wrong values, "{at}" the index
-            of the first one, a tuple if there are several axes.
+            of the first wrong value, a tuple if the array has several axes.
     """
     wrong = ~np.isclose(result, right)
     if not wrong.any():
@@ -159,44 +170,19 @@ def compare(result: np.ndarray, right: np.ndarray, mistakes: dict[str, np.ndarra
     raise Hint(otherwise.format(n=np.sum(wrong), at=at[0] if len(at) == 1 else at))
 
 
-def _from_library(answer: Any) -> list[str]:
-    """Functions and classes of the library that an answer is, inherits from or uses, also by helpers of its own."""
-    parts = [answer, *vars(answer).values()] if isinstance(answer, type) else [answer]
-    names = next((one.__globals__ for one in parts if isinstance(one, FunctionType)), {})
-    found, seen, left = [], [], [answer]
-    while left:
-        one = left.pop()
-        if any(one is other for other in seen):
-            continue
-        seen.append(one)
-        family = one.__mro__ if isinstance(one, type) else [one] if isinstance(one, FunctionType) else []
-        found += [each.__name__ for each in family if str(each.__module__).startswith("fgnet_lib.")]
-        if isinstance(one, type):
-            left += vars(one).values()
-        elif family and one.__globals__ is names:
-            left += _used(one.__code__, names)
-    return found
+def _library_name(answer: Any) -> str | None:
+    """Name the library's function or class that an answer is, is bound to or inherits from; None if there is none."""
+    answer = getattr(answer, "func", answer)  # of functools.partial
+    family = [answer, *(answer if isinstance(answer, type) else type(answer)).__mro__]
+    return next((part.__name__ for part in family if _is_from_library(part)), None)
 
 
-def _used(code: CodeType, names: dict[str, Any]) -> list[Any]:
-    """What code, and the code within it, means by global names and imports; of modules of the library what it takes."""
-    used, value = [], None
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            value = names.get(instruction.argval)
-        elif instruction.opname == "IMPORT_NAME":
-            value = sys.modules.get(instruction.argval)
-        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM") and isinstance(value, ModuleType):
-            value = getattr(value, instruction.argval, None) if value.__name__.startswith("fgnet_lib") else None
-        else:
-            value = None
-        used.append(value)
-    within = [one for one in code.co_consts if isinstance(one, CodeType)]
-    return used + [one for inner in within for one in _used(inner, names)]
+def _is_from_library(part: Any) -> bool:
+    return hasattr(part, "__name__") and str(getattr(part, "__module__", "")).startswith("fgnet_lib.")
 
 
 def _line(error: BaseException) -> str:
-    """Where in the student's cell an error arose: the frame that `ask` called; empty when there is none."""
+    """Say on which line of the student's cell an error arose; empty when no line of it ran."""
     frames = traceback.extract_tb(error.__traceback__)
-    called = [after for frame, after in zip(frames, frames[1:], strict=False) if frame.name == "ask"]
-    return f" (line {called[0].lineno} of your cell)" if called else ""
+    students = [after for frame, after in zip(frames, frames[1:], strict=False) if frame.name == call.__name__]
+    return f" (line {students[0].lineno} of your cell)" if students else ""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
-from fgnet_lib.course.checks.exercise import ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call_array, exercise, require, require_equal
 from fgnet_lib.volumes import IGNORE
 
 BLOCKS = np.kron(  # four neurons and a membrane, in three sections, touching in every direction
@@ -18,14 +18,14 @@ BLOCKS = np.kron(  # four neurons and a membrane, in three sections, touching in
 
 @exercise("01", "the affinity target", points=2)
 def affinities(answer: Callable[[np.ndarray], np.ndarray]) -> None:
-    """From labels (z, y, x) to affinities (3, z, y, x) to the predecessor along each axis."""
-    result = ask_array(answer, BLOCKS, shape=(3, *BLOCKS.shape))
+    """Check the affinities (3, z, y, x) of labels (z, y, x) with the predecessor along each axis."""
+    result = call_array(answer, BLOCKS, shape=(3, *BLOCKS.shape))
     right = affinities_from_labels(BLOCKS)
     alike = np.stack([np.roll(BLOCKS, 1, axis) == BLOCKS for axis in range(3)])
     inside = BLOCKS > 0
     low_face = np.stack(np.indices(BLOCKS.shape)) == 0
     successor = np.stack([np.roll(channel, -1, axis) for axis, channel in enumerate(right)])
-    compare(
+    require_equal(
         result,
         right,
         {
@@ -43,10 +43,10 @@ def affinities(answer: Callable[[np.ndarray], np.ndarray]) -> None:
 
 @exercise("01", "widened borders", points=2)
 def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
-    """From labels (z, y, x) to the same with 0 wherever one of the eight neighbours in the section differs."""
+    """Check labels (z, y, x) that become 0 wherever any of the eight neighbours in the section differs."""
     blocks = [[[4, 4, 9], [4, 7, 9]], [[4, 4, 9], [4, 4, 9]], [[4, 0, 9], [4, 7, 7]]]  # with corners that jut out
     labels = np.kron(np.array(blocks, np.uint64), np.ones((1, 5, 5), np.uint64))
-    result = ask_array(answer, labels, shape=labels.shape)
+    result = call_array(answer, labels, shape=labels.shape)
     right = widen_borders(labels)
     require(np.isin(result, [0, *np.unique(labels)]).all(), "The result has labels that the input does not have")
     require(
@@ -54,7 +54,7 @@ def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
         "A voxel may become 0 or keep its label, but some voxels did neither",
     )
     steps = [(0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
-    four, two = (_zero_beside(labels, some) for some in (steps, steps[1::2]))
+    four, two = (_zero_beside(labels, neighbours) for neighbours in (steps, steps[1::2]))
     mistakes = {
         "You also count neighbours in the sections above and below; only the same section should count": widen_borders(
             labels, in_3d=True
@@ -64,7 +64,7 @@ def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
         "Only one side of each border becomes 0, and both sides should": two,
     }
     n = np.sum(result == 0) - np.sum(right == 0)
-    compare(
+    require_equal(
         result,
         right,
         mistakes,
@@ -73,7 +73,7 @@ def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
 
 
 def _zero_beside(labels: np.ndarray, steps: list[tuple[int, int, int]]) -> np.ndarray:
-    """Labels with 0 wherever one of some neighbours has another label."""
+    """Return labels with 0 wherever any of some neighbours has another label."""
     padded = np.pad(labels, 1, mode="edge")
     inside = (slice(1, -1),) * 3
     differs = [np.roll(padded, step, (0, 1, 2))[inside] != labels for step in steps]
@@ -82,9 +82,9 @@ def _zero_beside(labels: np.ndarray, steps: list[tuple[int, int, int]]) -> np.nd
 
 @exercise("01", "where the loss may look")
 def mask(answer: Callable[[np.ndarray], np.ndarray]) -> None:
-    """From the labels of a row to where an affinity to the predecessor is known."""
+    """Check the mask of a row of labels: True where the affinity to the predecessor is known."""
     row = np.array([5, 5, IGNORE, IGNORE, 0, 0, 8, IGNORE, 3], np.uint64)
-    result = ask_array(answer, row, shape=row.shape).astype(float)
+    result = call_array(answer, row, shape=row.shape).astype(float)
     known = row != IGNORE
     before = np.append(False, known[:-1])
     right = known & before
@@ -99,4 +99,4 @@ def mask(answer: Callable[[np.ndarray], np.ndarray]) -> None:
         & (row > 0)
         & np.roll(row > 0, 1),
     }
-    compare(result, right, mistakes, "{n} voxels are wrong, the first at {at}")
+    require_equal(result, right, mistakes, "{n} voxels are wrong, the first at {at}")

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from fgnet_lib.course.checks.exercise import Hint, ask, ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import Hint, call, call_array, exercise, require, require_equal
 from fgnet_lib.fgnet import FeatureGuidedAttention
 from fgnet_lib.metrics import roc_auc
 
 
 @exercise("03", "the weights of a DW Block")
 def dw_weights(answer: Callable[[int, int], int]) -> None:
-    """From the channels and the factor of widening to the number of weights."""
+    """Check the number of weights of a DW Block, given its channels and its factor of widening."""
     for channels, expand in ((48, 4), (10, 3)):
         depthwise, pointwise = np.array(27 * channels), np.array(expand * channels**2)
         mistakes = {
@@ -26,14 +26,14 @@ def dw_weights(answer: Callable[[int, int], int]) -> None:
             "Both pointwise layers have e times as many weights as without widening": depthwise + 2 * channels**2,
             "In 3D a 3 x 3 x 3 filter covers more than 9 voxels": 9 * channels + 2 * pointwise,
         }
-        result = ask_array(answer, channels, expand, shape=())
+        result = call_array(answer, channels, expand, shape=())
         otherwise = f"{result} is not the number of weights for {channels} channels and e = {expand}"
-        compare(result, depthwise + 2 * pointwise, mistakes, otherwise)
+        require_equal(result, depthwise + 2 * pointwise, mistakes, otherwise)
 
 
 @exercise("03", "feature-guided attention", points=2)
 def attention(answer: type[nn.Module]) -> None:
-    """A module that gives F' and a from F and S, with the layers from_guide, from_fine and to_map."""
+    """Check a module that computes F' and a from F and S with the layers from_guide, from_fine and to_map."""
     require(isinstance(answer, type), "Give the class itself, without (): MyAttention")
     torch.manual_seed(0)
     library = FeatureGuidedAttention(6, 4, "residual")
@@ -45,7 +45,7 @@ def attention(answer: type[nn.Module]) -> None:
     module.load_state_dict(library.state_dict())
     fine, guide = torch.randn(2, 4, 2, 5, 5), torch.randn(2, 6, 2, 5, 5)
     with torch.no_grad():
-        result = ask(module, fine, guide)
+        result = call(module, fine, guide)
         guided, a = library(fine, guide)
         added = library.from_guide(guide) + library.from_fine(fine)
         linear = torch.sigmoid(library.to_map(added))
@@ -63,22 +63,22 @@ def attention(answer: type[nn.Module]) -> None:
         "You multiply the two projections; they should be added": product,
     }
     otherwise = "{n} values of the map a differ from the equation, the first at {at}"
-    compare(result[1].numpy(), a.numpy(), {hint: one.numpy() for hint, one in mistakes.items()}, otherwise)
+    require_equal(result[1].numpy(), a.numpy(), {hint: one.numpy() for hint, one in mistakes.items()}, otherwise)
     mistakes = {
         "F itself is lost where a is small: what is added to F * a?": fine * a,
         "You return F without its guidance": fine,
         "You add the attention to F; it should multiply F": fine + a,
     }
     otherwise = "The map a is right, but {n} values of F' are wrong"
-    compare(result[0].numpy(), guided.numpy(), {hint: one.numpy() for hint, one in mistakes.items()}, otherwise)
+    require_equal(result[0].numpy(), guided.numpy(), {hint: one.numpy() for hint, one in mistakes.items()}, otherwise)
 
 
 @exercise("03", "the AUC")
 def auc(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
-    """From weights and a mask of borders to the AUC, equal weights counting half."""
+    """Check the AUC of weights and a mask of borders; equal weights count half."""
     weights = np.array([0.1, 0.4, 0.4, 0.9, 0.4, 0.3, 0.2, 0.4])
     borders = np.array([0, 1, 0, 1, 0, 0, 1, 1], bool)
-    result = ask_array(answer, weights, borders, shape=())
+    result = call_array(answer, weights, borders, shape=())
     p, q = weights[borders][:, None], weights[~borders]
     mistakes = {
         "Equal weights do not count; they should count half": np.mean(p > q),
@@ -91,4 +91,4 @@ def auc(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
         "This is a ratio of means, not how often the border voxel is higher": np.mean(p) / np.mean(q),
     }
     otherwise = f"{float(result):.3f} is not how often a border voxel is higher than an interior voxel"
-    compare(result, np.array(roc_auc(weights, borders)), mistakes, otherwise)
+    require_equal(result, np.array(roc_auc(weights, borders)), mistakes, otherwise)

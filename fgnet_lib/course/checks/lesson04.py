@@ -11,17 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fgnet_lib.course.checks.exercise import ask, ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call, call_array, exercise, require, require_equal
 
 ITERATIONS, LOST_IN = 9, 5
+
+Run = tuple[nn.Module, torch.optim.Optimizer]
 
 
 @exercise("04", "a balanced loss")
 def balanced_loss(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
-    """From probabilities and targets to the mean of the cross-entropies of both classes."""
+    """Check the mean of the cross-entropies of both classes, given probabilities and targets."""
     target = np.array([[1, 1, 1, 0], [1, 0, 1, 1]])
     p = np.array([[0.9, 0.6, 0.7, 0.4], [0.8, 0.2, 0.5, 0.95]])
-    result = ask_array(answer, p, target, shape=())
+    result = call_array(answer, p, target, shape=())
     cost = -np.log(np.where(target == 1, p, 1 - p))
     ones, zeros = cost[target == 1], cost[target == 0]
     right = (ones.mean() + zeros.mean()) / 2
@@ -34,14 +36,16 @@ def balanced_loss(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
         "Only the zeros count": zeros.mean(),
         "The sign is wrong: a cost is never negative": -right,
     }
-    compare(result, np.array(right), mistakes, f"{float(result):.3f} is not the mean of the means of both classes")
+    require_equal(
+        result, np.array(right), mistakes, f"{float(result):.3f} is not the mean of the means of both classes"
+    )
 
 
 @exercise("04", "the learning rate")
 def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
-    """From iteration, iterations, peak and warm-up to the rate."""
+    """Check the learning rate, given the iteration, their number, the peak and the warm-up."""
     k, n, peak, warmup = np.arange(40), 40, 0.01, 8
-    result = np.array([ask_array(answer, int(one), n, peak, warmup, shape=()) for one in k])
+    result = np.array([call_array(answer, int(value), n, peak, warmup, shape=()) for value in k])
     warm, cosine = np.minimum(1, (k + 1) / warmup), (1 + np.cos(np.pi * k / n)) / 2
     mistakes = {
         "There is no warm-up": peak * cosine,
@@ -59,27 +63,29 @@ def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
         "The cosine alone goes below 0, and a rate must not": peak * warm * np.cos(np.pi * k / n),
     }
     otherwise = "{n} of 40 rates are wrong, the first in iteration {at}"
-    compare(result * 1000, peak * warm * cosine * 1000, {h: 1000 * one for h, one in mistakes.items()}, otherwise)
+    require_equal(
+        result * 1000, peak * warm * cosine * 1000, {h: 1000 * value for h, value in mistakes.items()}, otherwise
+    )
 
 
 @exercise("04", "a run that can be resumed", points=3)
-def resume(answer: Callable) -> None:
-    """A loop of (model, optimizer, patch, iterations, path) that goes on from its checkpoint, and says from where."""
+def resume(answer: Callable[..., int]) -> None:
+    """Check a loop of (model, optimizer, patch, iterations, path) that resumes its checkpoint and returns its start."""
     with TemporaryDirectory() as folder:
         whole = _start(0)
-        require(ask(answer, *whole, _patch, ITERATIONS, Path(folder, "whole")) == 0, "A new run should return 0")
+        require(call(answer, *whole, _patch, ITERATIONS, Path(folder, "whole")) == 0, "A new run should return 0")
         wanted, _ = _run(_start(0), 0, ITERATIONS)
         require(
-            _same(whole[0], wanted),
+            _have_equal_weights(whole[0], wanted),
             "Without any disturbance your run ends with other weights than the loop of the stub",
         )
         path = Path(folder, "lost")
         with suppress(ConnectionError):
-            ask(answer, *_start(0), _lost, ITERATIONS, path)
+            call(answer, *_start(0), _patch_until_lost, ITERATIONS, path)
         require(path.exists(), f"The session was lost in iteration {LOST_IN}, and there was no checkpoint")
-        asked, again = [], _start(1)
-        first = ask(answer, *again, lambda k: asked.append(k) or _patch(k), ITERATIONS, path)
-    _check_iterations(asked, first)
+        computed, resumed = [], _start(1)
+        first = call(answer, *resumed, lambda k: computed.append(k) or _patch(k), ITERATIONS, path)
+    _check_iterations(computed, first)
     saved, optimizer = _run(_start(0), 0, LOST_IN)
     fresh_model, fresh_optimizer = _start(1)
     mistakes = {
@@ -94,18 +100,21 @@ def resume(answer: Callable) -> None:
         copy, start = _start(1)
         copy.load_state_dict(model.state_dict())
         start.load_state_dict(used.state_dict())
-        require(not _same(again[0], _run((copy, start), LOST_IN, ITERATIONS)[0]), hint)
-    require(_same(again[0], wanted), "The resumed run ends with other weights than the undisturbed one")
+        require(not _have_equal_weights(resumed[0], _run((copy, start), LOST_IN, ITERATIONS)[0]), hint)
+    require(_have_equal_weights(resumed[0], wanted), "The resumed run ends with other weights than the undisturbed one")
 
 
-def _check_iterations(asked: list[int], first: int) -> None:
-    """Hint unless a resumed run computed each missing iteration once and gave back the first."""
-    require(bool(asked) and asked[0] != 0, "The second call begins at iteration 0 again")
-    require(asked[0] >= LOST_IN, f"Iteration {asked[0]} was done before the session was lost, but you compute it again")
-    require(asked[0] == LOST_IN, f"Iteration {LOST_IN} was lost, and you never compute it")
+def _check_iterations(computed: list[int], first: int) -> None:
+    """Raise a hint unless a resumed run computed each missing iteration once and returned the first."""
+    require(bool(computed) and computed[0] != 0, "The second call begins at iteration 0 again")
     require(
-        asked == list(range(LOST_IN, ITERATIONS)),
-        f"After the loss you compute these iterations: {asked}; some are missing or repeated",
+        computed[0] >= LOST_IN,
+        f"Iteration {computed[0]} was done before the session was lost, but you compute it again",
+    )
+    require(computed[0] == LOST_IN, f"Iteration {LOST_IN} was lost, and you never compute it")
+    require(
+        computed == list(range(LOST_IN, ITERATIONS)),
+        f"After the loss you compute these iterations: {computed}; some are missing or repeated",
     )
     require(first == LOST_IN, f"You return {first}, but the first iteration that you computed was {LOST_IN}")
 
@@ -115,14 +124,14 @@ def _adam(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _with_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """An optimizer of a model with the state of another one."""
+    """Return an optimizer of a model with the state of another optimizer."""
     own = _adam(model)
     own.load_state_dict(optimizer.state_dict())
     return own
 
 
-def _start(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A new model and its optimizer."""
+def _start(seed: int) -> Run:
+    """Return a new model and its optimizer."""
     torch.manual_seed(seed)
     model = nn.Linear(3, 1)
     return model, _adam(model)
@@ -132,16 +141,16 @@ def _patch(k: int) -> Tensor:
     return torch.randn(4, 3, generator=torch.Generator().manual_seed(k))
 
 
-def _lost(k: int) -> Tensor:
-    """The patches of a session that is lost."""
+def _patch_until_lost(k: int) -> Tensor:
+    """Return the patches of a session until it is lost."""
     if k == LOST_IN:
         raise ConnectionError("the session was closed")
     return _patch(k)
 
 
-def _run(started: tuple[nn.Module, torch.optim.Optimizer], first: int, end: int) -> tuple:
-    """The loop of the stub, from one iteration to another."""
-    model, optimizer = started
+def _run(start: Run, first: int, end: int) -> Run:
+    """Run the loop of the stub from iteration `first` until before `end`."""
+    model, optimizer = start
     for k in range(first, end):
         model(_patch(k)).square().mean().backward()
         optimizer.step()
@@ -149,5 +158,5 @@ def _run(started: tuple[nn.Module, torch.optim.Optimizer], first: int, end: int)
     return model, optimizer
 
 
-def _same(one: nn.Module, other: nn.Module) -> bool:
-    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+def _have_equal_weights(model: nn.Module, other: nn.Module) -> bool:
+    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(model.parameters(), other.parameters(), strict=True))

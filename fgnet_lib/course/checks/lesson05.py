@@ -7,38 +7,38 @@ from typing import Any
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import Hint, ask, exercise, require
+from fgnet_lib.course.checks.exercise import Hint, call, exercise, require
 
 Faces = dict[frozenset[int], tuple[int, float]]
-Curve = dict[float, tuple[float, float]]
+VoiCurve = dict[float, tuple[float, float]]
 
 
 def _number(result: Any, what: str) -> float:
-    """A student's single number, as a float."""
+    """Return a student's single number as a float."""
     require(np.ndim(result) == 0 and np.isreal(result), f"{what} should be a single number, but yours is {result!r}")
     return float(result)
 
 
 def _pairs(affinities: np.ndarray, fragments: np.ndarray, a: int, b: int, shift: int = 1) -> list[np.ndarray]:
-    """For each axis, affinities of the pairs of which the later voxel is in a and the earlier in b.
+    """Return, for each axis, the affinities of the pairs whose later voxel is in a and whose earlier voxel is in b.
 
     With a `shift` of 0 they are read at the earlier voxel, which is wrong.
     """
-    found = []
+    pairs = []
     for axis in range(3):
         ids, values = np.moveaxis(fragments, axis, 0), np.moveaxis(affinities[axis], axis, 0)
         where = (ids[1:] == a) & (ids[:-1] == b)
-        found.append((values[1:] if shift else values[:-1])[where])
-    return found
+        pairs.append((values[1:] if shift else values[:-1])[where])
+    return pairs
 
 
 @exercise("05", "the mean affinity of a face")
 def face_mean(answer: Callable[[np.ndarray, np.ndarray, int, int], float]) -> None:
-    """Mean over all pairs of neighbouring voxels, of which one is in each of two fragments, in either order."""
+    """Check the mean over all pairs of neighbouring voxels across the face of two fragments, in either order."""
     generator = np.random.default_rng(5)
     fragments = generator.integers(1, 4, (3, 5, 6)).astype(np.uint64)
     affinities = generator.random((3, *fragments.shape), dtype=np.float32)
-    result = _number(ask(answer, affinities, fragments, 1, 2), "The mean affinity")
+    result = _number(call(answer, affinities, fragments, 1, 2), "The mean affinity")
     later, earlier = _pairs(affinities, fragments, 1, 2), _pairs(affinities, fragments, 2, 1)
     every = np.concatenate([*later, *earlier])
     by_axis = [np.concatenate(two).mean() for two in zip(later, earlier, strict=True)]
@@ -72,9 +72,9 @@ FACES: Faces = {
 
 @exercise("05", "merge two fragments", points=2)
 def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
-    """From faces (pairs, mean affinity) to those after a merge: two faces to one neighbour become one."""
+    """Check the faces (pairs, mean affinity) after a merge: two faces to one neighbour become one."""
     given = dict(FACES)
-    result = ask(answer, given, 1, 2)
+    result = call(answer, given, 1, 2)
     require(isinstance(result, dict), f"Return a dictionary like `faces`, not a {type(result).__name__}")
     require(given == FACES, "Your function changes the dictionary that it was given: fill a new one")
     require(
@@ -86,14 +86,14 @@ def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
     missing = [sorted(face) for face in ({1, 4}, {1, 3}, {4, 5}) if frozenset(face) not in result]
     require(not missing, f"These faces are lost: {missing}")
     require(len(result) == 3, f"{len(result)} faces are left, but there should be 3")
-    found = {face: np.array(content, float) for face, content in result.items()}
-    require(all(content.shape == (2,) for content in found.values()), "Each face should hold (pairs, mean affinity)")
-    unrelated = np.allclose(found[frozenset({4, 5})], (3, 0.7))
+    faces = {face: np.array(content, float) for face, content in result.items()}
+    require(all(content.shape == (2,) for content in faces.values()), "Each face should hold (pairs, mean affinity)")
+    unrelated = np.allclose(faces[frozenset({4, 5})], (3, 0.7))
     require(unrelated, "A face that has nothing to do with the merge has changed")
-    renamed = np.allclose(found[frozenset({1, 3})], (4, 0.6))
+    renamed = np.allclose(faces[frozenset({1, 3})], (4, 0.6))
     require(renamed, "A face that only changes its name should keep its pairs and its mean")
-    pairs, mean = found[frozenset({1, 4})]
-    replaced = any(np.allclose((pairs, mean), one) for one in ((10, 0.2), (2, 0.8)))
+    pairs, mean = faces[frozenset({1, 4})]
+    replaced = any(np.allclose((pairs, mean), face) for face in ((10, 0.2), (2, 0.8)))
     require(not replaced, "Of two faces to the same neighbour, one has replaced the other: combine them")
     require(pairs == 12, f"Faces of 10 and 2 pairs do not make a face of {pairs:g} pairs")
     require(
@@ -105,14 +105,14 @@ def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
 
 
 def _other_merges(answer: Callable[[Faces, int, int], Faces]) -> None:
-    """Hint if a merge goes wrong with `keep` above `drop`, or where the two have no face."""
+    """Raise a hint if a merge goes wrong with `keep` above `drop`, or where the two have no face."""
     named = {frozenset(face) for face in ({2, 4}, {2, 3}, {4, 5})}
-    result = ask(answer, dict(FACES), 2, 1)
+    result = call(answer, dict(FACES), 2, 1)
     require(set(result) == named, "Merging 1 into 2 goes wrong: the fragment that is kept may have the larger id")
     apart = dict(FACES)
     del apart[frozenset({1, 2})]
     try:
-        result = ask(answer, apart, 1, 2)
+        result = call(answer, apart, 1, 2)
     except (KeyError, ValueError) as error:
         kind = type(error).__name__
         raise Hint(
@@ -122,13 +122,13 @@ def _other_merges(answer: Callable[[Faces, int, int], Faces]) -> None:
     require(set(result) == kept, "Merging two fragments without a face between them gives the wrong faces")
 
 
-TRAINING: Curve = {0.2: (2.0, 0.1), 0.4: (1.1, 0.3), 0.6: (0.8, 0.4), 0.8: (0.5, 1.5)}
-VALIDATION: Curve = {0.2: (1.9, 0.2), 0.4: (0.7, 0.4), 0.6: (0.6, 0.9), 0.8: (0.3, 2.0)}
+TRAINING: VoiCurve = {0.2: (2.0, 0.1), 0.4: (1.1, 0.3), 0.6: (0.8, 0.4), 0.8: (0.5, 1.5)}
+VALIDATION: VoiCurve = {0.2: (1.9, 0.2), 0.4: (0.7, 0.4), 0.6: (0.6, 0.9), 0.8: (0.3, 2.0)}
 
 
 @exercise("05", "choose a threshold honestly")
-def honest_threshold(answer: Callable[[Curve, Curve], tuple[float, float]]) -> None:
-    """Threshold and VOI to report, from (split, merge) by threshold on training and on validation data."""
+def honest_threshold(answer: Callable[[VoiCurve, VoiCurve], tuple[float, float]]) -> None:
+    """Check the threshold and the VOI to report, given (split, merge) by threshold on training and validation data."""
     threshold, reported = _choice(answer, TRAINING, VALIDATION)
     require(threshold in TRAINING, f"{threshold:g} is not among the thresholds {sorted(TRAINING)}")
     require(threshold != 0.4, "This threshold is the best on the validation data: that is peeking")
@@ -138,22 +138,29 @@ def honest_threshold(answer: Callable[[Curve, Curve], tuple[float, float]]) -> N
     require(
         bool(np.isclose(reported, 1.5)), f"The VOI at the threshold {threshold:g} is not {reported:g}: add both parts"
     )
-    others = ({at + 0.1: (split, merge - 0.1) for at, (split, merge) in one.items()} for one in (TRAINING, VALIDATION))
-    again = _choice(answer, *others)
-    require(again != (threshold, reported), "Other curves give the same two numbers: does your answer use the curves?")
-    require(bool(np.allclose(again, (0.7, 1.4))), f"On other curves your numbers are wrong: {again[0]:g}, {again[1]:g}")
+    others = (
+        {at + 0.1: (split, merge - 0.1) for at, (split, merge) in curve.items()} for curve in (TRAINING, VALIDATION)
+    )
+    elsewhere = _choice(answer, *others)
+    require(
+        elsewhere != (threshold, reported), "Other curves give the same two numbers: does your answer use the curves?"
+    )
+    require(
+        bool(np.allclose(elsewhere, (0.7, 1.4))),
+        f"On other curves your numbers are wrong: {elsewhere[0]:g}, {elsewhere[1]:g}",
+    )
 
 
-def _choice(answer: Callable, training: Curve, validation: Curve) -> tuple[float, float]:
-    """A student's threshold and VOI for two curves."""
-    result = ask(answer, dict(training), dict(validation))
+def _choice(answer: Callable[..., Any], training: VoiCurve, validation: VoiCurve) -> tuple[float, float]:
+    """Return a student's threshold and VOI for two curves."""
+    result = call(answer, dict(training), dict(validation))
     require(np.shape(result) == (2,), "Return two numbers: the threshold, and the VOI that you report")
     return float(result[0]), float(result[1])
 
 
 @exercise("05", "find where a split heals")
 def whole_from(answer: Callable[[dict[float, np.ndarray], np.ndarray, int], float]) -> None:
-    """The lowest of several thresholds at which a neuron lies in one segment."""
+    """Check the lowest of several thresholds at which a neuron lies in one segment."""
     truth = np.repeat(np.array([[1, 1, 1, 1, 2, 2, 3, 3]], np.uint64), 3, axis=0)[None]
     rows = {
         0.2: [5, 6, 7, 8, 1, 9, 2, 4],
@@ -164,14 +171,16 @@ def whole_from(answer: Callable[[dict[float, np.ndarray], np.ndarray, int], floa
         0.9: [5, 5, 5, 5, 5, 5, 5, 5],
         1.0: [5, 5, 5, 5, 5, 5, 5, 5],
     }
-    tried = {value: np.repeat(np.array([row], np.uint64), 3, axis=0)[None] for value, row in rows.items()}
+    segmentations = {value: np.repeat(np.array([row], np.uint64), 3, axis=0)[None] for value, row in rows.items()}
     right = {1: 0.6, 2: 0.8, 3: 0.7}
-    found = {neuron: _number(ask(answer, tried, truth, neuron), "The threshold") for neuron in right}
-    if found == right:
+    thresholds = {neuron: _number(call(answer, segmentations, truth, neuron), "The threshold") for neuron in right}
+    if thresholds == right:
         return
-    require(set(found.values()) != {0.9}, "There everything is one segment: look only at the voxels of this neuron")
-    require(found[1] != 1.0, "The neuron is whole earlier: return the lowest such threshold")
-    require(found[1] != 0.4, "There the neuron is still split: that is the last threshold before it heals")
-    require(found[1] != 0.2, "At the lowest threshold the neuron is in pieces: segment ids are not neuron ids")
-    wrong = next(neuron for neuron in right if found[neuron] != right[neuron])
-    raise Hint(f"Neuron {wrong} does not become whole at the threshold {found[wrong]:g}")
+    require(
+        set(thresholds.values()) != {0.9}, "There everything is one segment: look only at the voxels of this neuron"
+    )
+    require(thresholds[1] != 1.0, "The neuron is whole earlier: return the lowest such threshold")
+    require(thresholds[1] != 0.4, "There the neuron is still split: that is the last threshold before it heals")
+    require(thresholds[1] != 0.2, "At the lowest threshold the neuron is in pieces: segment ids are not neuron ids")
+    wrong = next(neuron for neuron in right if thresholds[neuron] != right[neuron])
+    raise Hint(f"Neuron {wrong} does not become whole at the threshold {thresholds[wrong]:g}")

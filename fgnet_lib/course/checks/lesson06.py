@@ -6,18 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import ask, ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call, call_array, exercise, require, require_equal
 
 
 @exercise("06", "the volume of a neuron")
 def neuron_volume(answer: Callable[[np.ndarray, int, tuple[float, float, float]], float]) -> None:
-    """Volume in µm³ of one id among others."""
+    """Check the volume of a neuron in µm³."""
     labels = np.zeros((4, 10, 10), np.uint64)
     labels[1:3, 2:9, 2:9], labels[1:3, 3:8, 3:8] = 7, 9  # 9 has 50 voxels, and 7 lies around it
     voxel_size = (40.0, 8.0, 4.0)
-    result = ask_array(answer, labels, 9, voxel_size, shape=())
+    result = call_array(answer, labels, 9, voxel_size, shape=())
     right = 50 * 40 * 8 * 4 / 1e9
-    compare(
+    require_equal(
         result,
         np.array(right),
         {
@@ -33,7 +33,7 @@ def neuron_volume(answer: Callable[[np.ndarray, int, tuple[float, float, float]]
 
 @exercise("06", "the match of a segment", points=2)
 def match(answer: Callable[[np.ndarray, np.ndarray, int], tuple[int, float]]) -> None:
-    """The neuron with most voxels in a segment, and the share of the segment that it fills."""
+    """Check the neuron with most voxels in a segment, and the share of the segment that it fills."""
     segmentation = np.array([[5] * 10 + [8] * 6 + [1] * 4], np.uint64)[None]
     truth = np.array([[0] * 5 + [3] * 3 + [9] * 2 + [9] * 7 + [3] * 3], np.uint64)[None]
     neuron, share = _match(answer, segmentation, truth, 5)
@@ -50,20 +50,20 @@ def match(answer: Callable[[np.ndarray, np.ndarray, int], tuple[int, float]]) ->
 
 
 def _match(answer: Callable, segmentation: np.ndarray, truth: np.ndarray, segment: int) -> tuple[int, float]:
-    """A student's neuron and share for a segment."""
-    result = ask(answer, segmentation, truth, segment)
+    """Return a student's neuron and share for a segment."""
+    result = call(answer, segmentation, truth, segment)
     require(np.shape(result) == (2,), "Return two numbers: the id of the neuron, and a share")
     return int(result[0]), float(result[1])
 
 
 @exercise("06", "shift the viewer's axes right")
 def viewer_position(answer: Callable[[tuple, tuple, tuple], np.ndarray]) -> None:
-    """From a voxel (z, y, x) of a crop to neuroglancer's x, y, z in voxels of the data set."""
+    """Check neuroglancer's x, y, z in voxels of the data set, given a voxel (z, y, x) of a crop."""
     voxel, offset, voxel_size = (3, 20, 50), (400.0, 80.0, 32.0), (40.0, 8.0, 4.0)
-    result = ask_array(answer, voxel, offset, voxel_size, shape=(3,))
+    result = call_array(answer, voxel, offset, voxel_size, shape=(3,))
     corner = np.divide(offset, voxel_size)
     inside = np.array(voxel) + 0.5
-    compare(
+    require_equal(
         result,
         (corner + inside)[::-1],
         {

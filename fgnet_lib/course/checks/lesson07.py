@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import Hint, ask, exercise, require
+from fgnet_lib.course.checks.exercise import Hint, call, exercise, require
 
 Settings = dict[str, dict[str, Any]]
 
@@ -26,41 +26,41 @@ SETTINGS: Settings = {
 
 @exercise("07", "fair pairs", points=2)
 def fair_pairs(answer: Callable[[Settings], Iterable]) -> None:
-    """Pairs of rows whose settings differ in exactly one thing, each once."""
-    result = ask(answer, {name: dict(row) for name, row in SETTINGS.items()})
+    """Check the pairs of rows whose settings differ in exactly one thing, each once."""
+    result = call(answer, {name: dict(row) for name, row in SETTINGS.items()})
     try:
         pairs = [tuple(pair) for pair in result]
-        found = {frozenset(pair) for pair in pairs}
+        unique = {frozenset(pair) for pair in pairs}
     except TypeError:
         raise Hint("Return a list of pairs of names: [(one, other), ...]") from None
     known = all(name in SETTINGS for pair in pairs for name in pair)
     require(known and all(len(pair) == 2 for pair in pairs), "Each pair should hold two names of rows and nothing else")
-    require(all(one != other for one, other in pairs), "You pair a row with itself")
-    require(len(found) == len(pairs), "You list a pair twice, perhaps in both orders")
+    require(all(row != other for row, other in pairs), "You pair a row with itself")
+    require(len(unique) == len(pairs), "You list a pair twice, perhaps in both orders")
     right = {frozenset(pair): changed for pair in combinations(SETTINGS, 2) if (changed := _changed(*pair))}
     for pair, changed in right.items():
-        if len(changed) == 1 and pair not in found:
-            one, other = sorted(pair)
-            extra = changed[0] not in SETTINGS[one] or changed[0] not in SETTINGS[other]
+        if len(changed) == 1 and pair not in unique:
+            row, other = sorted(pair)
+            extra = changed[0] not in SETTINGS[row] or changed[0] not in SETTINGS[other]
             reason = "in a setting that only one of them has" if extra else "in one setting, but you leave them out"
-            raise Hint(f"{one!r} and {other!r} differ {reason}")
-    for one, other in pairs:
-        count = len(right.get(frozenset((one, other)), ()))
-        require(count > 0, f"{one!r} and {other!r} do not differ at all, so they compare nothing")
-        require(count == 1, f"{one!r} and {other!r} differ in {count} settings")
+            raise Hint(f"{row!r} and {other!r} differ {reason}")
+    for row, other in pairs:
+        count = len(right.get(frozenset((row, other)), ()))
+        require(count > 0, f"{row!r} and {other!r} do not differ at all, so they compare nothing")
+        require(count == 1, f"{row!r} and {other!r} differ in {count} settings")
 
 
-def _changed(one: str, other: str) -> list[str]:
-    """Settings in which two rows differ; one that is missing is unlike any value, None too."""
-    a, b = SETTINGS[one], SETTINGS[other]
+def _changed(row: str, other: str) -> list[str]:
+    """Return the settings in which two rows differ; a missing setting differs from every value, None included."""
+    a, b = SETTINGS[row], SETTINGS[other]
     return [key for key in {**a, **b} if key not in a or key not in b or a[key] != b[key]]
 
 
 @exercise("07", "mean and spread")
 def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
-    """Mean and standard deviation of a sample over the runs of a row; no spread of a single one."""
+    """Check the mean and the standard deviation of a sample over the runs of a row; a single run has no spread."""
     scores = [1.0, 1.1, 1.5]
-    mean, spread = _two(ask(answer, list(scores)))
+    mean, spread = _mean_and_spread(call(answer, list(scores)))
     require(spread is not None, "Three runs have a spread")
     mistakes = {
         "The first number is the median, but the mean is asked for": np.isclose(mean, 1.1),
@@ -82,25 +82,25 @@ def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
     }
     for hint, made in mistakes.items():
         require(not made, hint)
-    mean, spread = _two(ask(answer, [1.3]))
+    mean, spread = _mean_and_spread(call(answer, [1.3]))
     require(bool(np.isclose(mean, 1.3)), "The mean of a single run is that run")
     require(spread is None, f"A single run has no spread, but yours is {spread}: that would look like certainty")
 
 
-def _two(result: Any) -> tuple[float, Any]:
-    """Mean and spread, as a student gives them."""
+def _mean_and_spread(result: Any) -> tuple[float, Any]:
+    """Return a student's mean and spread."""
     require(isinstance(result, Sequence | np.ndarray) and len(result) == 2, f"Return mean and spread, not {result!r}")
     return float(result[0]), None if result[1] is None else float(result[1])
 
 
 @exercise("07", "how often by chance", points=2)
 def chance_of(answer: Callable[[Sequence[float], Sequence[float]], float]) -> None:
-    """The share of all deals into two hands in which means differ at least as much as in the one that was dealt."""
+    """Check the share of all deals into two hands whose means differ at least as much as those of the real deal."""
     ours, theirs = [1.1, 1.3, 1.5, 1.6], [1.4, 1.7]
     for a, b in ((ours, theirs), (theirs, ours)):
-        result = _share(ask(answer, list(a), list(b)))
+        result = _single_number(call(answer, list(a), list(b)))
         _judge(result, a, b)
-    result = _share(ask(answer, [1.0, 1.0], [1.0, 1.0, 1.0]))
+    result = _single_number(call(answer, [1.0, 1.0], [1.0, 1.0, 1.0]))
     require(result == 1, "If all runs are equal, every deal differs as much as the real one: the share is 1")
 
 
@@ -130,6 +130,6 @@ def _judge(result: float, ours: Sequence[float], theirs: Sequence[float]) -> Non
     raise Hint(f"The share of the {len(deals)} deals that differ at least as much is not {result:.3f}")
 
 
-def _share(result: Any) -> float:
+def _single_number(result: Any) -> float:
     require(np.ndim(result) == 0 and np.isreal(result), f"Return a single number, not {result!r}")
     return float(result)

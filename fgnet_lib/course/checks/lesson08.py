@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import ask, ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call, call_array, exercise, require, require_equal
 
 
 @exercise("08", "voxel size and offset of a cut", points=2)
 def cut_geometry(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
-    """Voxel size and offset in nm of raw[first:...:step] along three axes."""
+    """Check the voxel size and offset in nm of raw[first:...:step] along three axes."""
     voxel_size, offset, first, step = (40.0, 8.0, 8.0), (400.0, 0.0, 160.0), (5, 100, 50), (1, 2, 4)
-    result = ask_array(answer, voxel_size, offset, first, step, shape=(2, 3))
+    result = call_array(answer, voxel_size, offset, first, step, shape=(2, 3))
     size, start = np.multiply(voxel_size, step), np.multiply(first, voxel_size)
     require(
         not np.allclose(result, [offset + start, size]), "You return the offset before the voxel size: exchange them"
     )
-    compare(
+    require_equal(
         result[0],
         size,
         {
@@ -28,7 +28,7 @@ def cut_geometry(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
         },
         "The voxel size is wrong along axis {at} of z, y, x",
     )
-    compare(
+    require_equal(
         result[1],
         offset + start,
         {
@@ -43,7 +43,7 @@ def cut_geometry(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
 
 @exercise("08", "find the sections without a picture")
 def flat_sections(answer: Callable[[np.ndarray], list[int]]) -> None:
-    """Sections whose grey values spread less than a tenth of the median."""
+    """Check the numbers of the sections whose grey values spread less than a tenth of the median."""
     generator = np.random.default_rng(8)
     raw = generator.integers(60, 200, (11, 20, 30)).astype(np.uint8)
     require(not _sections(answer, raw), "In a volume without any lost section, your function finds some")
@@ -52,23 +52,24 @@ def flat_sections(answer: Callable[[np.ndarray], list[int]]) -> None:
         raw[z] = grey + generator.integers(0, noise, raw[z].shape)
     raw[7] //= 4  # dark, and yet a picture
     spread = raw.std(axis=(1, 2))
-    found = _sections(answer, raw)
+    numbers = _sections(answer, raw)
     require(
-        all(0 <= z < len(raw) for z in found), f"There are {len(raw)} sections, counted from 0, but you found {found}"
+        all(0 <= z < len(raw) for z in numbers),
+        f"There are {len(raw)} sections, counted from 0, but you found {numbers}",
     )
-    require(7 not in found, "Section 7 is dark, but it holds a picture: brightness does not decide")
-    require(2 in found, "Section 2 is black, but you did not find it")
+    require(7 not in numbers, "Section 7 is dark, but it holds a picture: brightness does not decide")
+    require(2 in numbers, "Section 2 is black, but you did not find it")
     require(
-        5 in found, "Section 5 is evenly grey with a little noise: an empty section need not be black or quite even"
+        5 in numbers, "Section 5 is evenly grey with a little noise: an empty section need not be black or quite even"
     )
     lowered = np.flatnonzero(spread < spread.mean() / 10).tolist()
-    require(found != lowered, "Lost sections lower your limit, so you miss some: a mean is not robust")
-    require(found == lost, f"Sections {lost} have no picture, but you found {found}")
+    require(numbers != lowered, "Lost sections lower your limit, so you miss some: a mean is not robust")
+    require(numbers == lost, f"Sections {lost} have no picture, but you found {numbers}")
 
 
 def _sections(answer: Callable[[np.ndarray], Any], raw: np.ndarray) -> list[int]:
-    """The numbers that a student's function gives, as a list, a set, an array or what `np.where` gives."""
-    result = ask(answer, raw)
+    """Return a student's numbers in order, given as a list, a set, an array or as `np.where` returns them."""
+    result = call(answer, raw)
     numbers = np.ravel(list(result) if np.iterable(result) else result)
     require(numbers.dtype != bool, "Return the numbers of the sections, not a yes or no for each section")
     return sorted(int(z) for z in numbers)
@@ -76,8 +77,8 @@ def _sections(answer: Callable[[np.ndarray], Any], raw: np.ndarray) -> list[int]
 
 @exercise("08", "how many sections fit into memory")
 def sections_in_memory(answer: Callable[[int, int, float], int]) -> None:
-    """Whole sections for which raw, labels and both affinities fit into a number of gigabytes."""
-    result = ask_array(answer, 2000, 1500, 8.0, shape=())
+    """Check the number of whole sections whose raw, labels and both affinities fit into some gigabytes."""
+    result = call_array(answer, 2000, 1500, 8.0, shape=())
     voxels = 2000 * 1500
     fits = {each: int(8e9 // (each * voxels)) for each in (33, 21, 12, 24, 32, 25)}
     require(result == int(result), "Return whole sections: a part of a section does not count")

@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import ask_array, compare, exercise, require
+from fgnet_lib.course.checks.exercise import call_array, exercise, require, require_equal
 
 
 @exercise("09", "what a block reads")
 def halo(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
-    """First and last + 1 voxel that a block reads: grown by a halo, as far as the volume goes."""
+    """Check the first and last + 1 voxel that a block reads: grown by a halo, as far as the volume goes."""
     start, stop, width, shape = (0, 128, 384), (32, 256, 500), (4, 16, 16), (40, 512, 500)
-    result = ask_array(answer, start, stop, width, shape, shape=(2, 3))
+    result = call_array(answer, start, stop, width, shape, shape=(2, 3))
     grown = np.array([np.subtract(start, width), np.add(stop, width)])
     right = np.clip(grown, 0, shape)
-    compare(
+    require_equal(
         result,
         right,
         {
@@ -35,33 +35,33 @@ def halo(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
 
 @exercise("09", "ids that no other block has", points=2)
 def block_ids(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
-    """From ids within a block to ids over the volume, by the number of the block and the voxels of a full one."""
+    """Check ids over the volume, given ids within a block, the block's number and the voxels of a full block."""
     local = np.array([[0, 1, 1], [2, 0, 6]], np.uint64)[None]
-    ids = [ask_array(answer, local, number, 6, shape=local.shape).astype(float) for number in range(3)]
-    require(all((one[local == 0] == 0).all() for one in ids), "0 means no fragment and has to stay 0")
+    ids = [call_array(answer, local, number, 6, shape=local.shape).astype(float) for number in range(3)]
+    require(all((block[local == 0] == 0).all() for block in ids), "0 means no fragment and has to stay 0")
     require(not np.allclose(ids[0], ids[1]), "Two blocks give the same ids to different fragments")
-    sets = [set(one[local > 0]) for one in ids]
+    sets = [set(block[local > 0]) for block in ids]
     shared = sets[0] & sets[1] or sets[1] & sets[2]
     require(not shared, f"Two blocks give the id {min(shared or [0]):g}: a block of 6 voxels may have 6 fragments")
-    require(all(len(one) == 3 for one in sets), "Two fragments of one block have become one")
-    largest = max(max(one) for one in sets)
+    require(all(len(block) == 3 for block in sets), "Two fragments of one block have become one")
+    largest = max(max(block) for block in sets)
     require(
         largest <= 18, f"Three blocks of 6 voxels have at most 18 fragments, but an id is {largest:g}: leave no gaps"
     )
     few = np.minimum(local, 3)  # a block with other fragments than those before it
-    fourth = ask_array(answer, few, 3, 6, shape=few.shape).astype(float)
-    again = set(fourth[few > 0]) & set.union(*sets)
+    fourth = call_array(answer, few, 3, 6, shape=few.shape).astype(float)
+    repeated = set(fourth[few > 0]) & set.union(*sets)
     require(
-        not again,
-        f"Two blocks give the id {min(again or [0]):g}: a block cannot know how many fragments others have",
+        not repeated,
+        f"Two blocks give the id {min(repeated or [0]):g}: a block cannot know how many fragments others have",
     )
 
 
 @exercise("09", "worker-hours")
 def worker_hours(answer: Callable[[float, float, int], float]) -> None:
-    """Hours of a run, from voxels, million voxels a second of one worker, and the number of workers."""
-    result = ask_array(answer, 1e12, 0.5, 50, shape=())
-    compare(
+    """Check the hours of a run, given its voxels, a worker's million voxels a second and the number of workers."""
+    result = call_array(answer, 1e12, 0.5, 50, shape=())
+    require_equal(
         result,
         np.array(1e12 / 0.5e6 / 50 / 3600),
         {
