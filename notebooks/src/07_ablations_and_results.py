@@ -239,7 +239,7 @@ first, second = [1.00, 1.02, 1.04], [1.10, 1.11, 1.16]  # invented: every first 
 print(f"at random, the hands differ at least as much in {statistics.permutation_p(first, second):.0%} of all deals")
 for seeds in (1, 2, 3, 4, 5):
     best = statistics.permutation_p(np.arange(seeds), 100 + np.arange(seeds))
-    print(f"{seeds} runs of each row, every run of one better than every run of the other: {best:.1%} by chance")
+    print(f"runs of each row: {seeds}; by chance, every run of one beats every run of the other in {best:.1%} of deals")
 
 # %% [markdown]
 # **Exercise 7.3: how often by chance.** Take the scores of two rows. Return the share of all deals, the real one
