@@ -54,7 +54,8 @@ def unmeasured(rows: Rows) -> str:
         gaps.append(f"SAM2.1's own encoders {', '.join(idle)} as guides (`make results ENCODER={idle[0]}` and so on)")
     if incomplete:
         seeds = sum(missing[name] for name in incomplete)
-        gaps.append(f'{seeds} runs of {len(incomplete)} other rows (`make results ROWS="{" ".join(incomplete)}"`)')
+        choice = f' ROWS="{" ".join(incomplete)}"' if len(incomplete) < 6 else ""
+        gaps.append(f"other runs: {seeds} (`make results{choice}`)")
     return f"Not measured yet: {'; '.join(gaps)}." if gaps else "Every declared run is measured."
 
 

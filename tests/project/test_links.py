@@ -1,5 +1,5 @@
-"""Every link within the repository leads to a file and, where it names one, to a heading; its address stands in one
-place. External links are checked on a schedule (.github/workflows/scheduled.yml)."""
+"""Every link within the repository leads to a file and, if it names one, to a heading; the repository's own address is
+written once. External links are checked on a schedule (.github/workflows/scheduled.yml)."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def texts(page: Path) -> list[str]:
 
 def links(page: Path) -> list[str]:
     """What a page links to, code left out."""
-    found = (match for text in texts(page) for match in LINK.finditer(re.sub(r"`[^`\n]*`", "", text)))
-    return [next(filter(None, match.groups())) for match in found]
+    matches = (match for text in texts(page) for match in LINK.finditer(re.sub(r"`[^`\n]*`", "", text)))
+    return [next(filter(None, match.groups())) for match in matches]
 
 
 def anchors(page: Path) -> set[str]:
@@ -44,10 +44,11 @@ def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ +(.+?) *$", "\n".join(texts(page)), re.MULTILINE)
     if page.suffix == ".ipynb":
         return {heading.replace(" ", "-") for heading in headings}
-    names, found = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], set()
+    names, unique = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], set()
     for name in names:
-        found.add(next(one for one in (name, *(f"{name}-{k}" for k in range(1, len(names)))) if one not in found))
-    return found
+        numbered = (name, *(f"{name}-{k}" for k in range(1, len(names))))
+        unique.add(next(anchor for anchor in numbered if anchor not in unique))
+    return unique
 
 
 def dead(page: Path, link: str) -> bool:

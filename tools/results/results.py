@@ -306,7 +306,7 @@ def run_missing(rows: list[str], minutes: float, work: Path) -> list[str]:
                 if (name, seed) in measured_runs():
                     continue  # another terminal was quicker
                 print(f"{name}, seed {seed}, after {elapsed:.0f} minutes", flush=True)
-                command = [sys.executable, __file__, "--work", str(work), "--one", name, str(seed)]
+                command = [sys.executable, __file__, "--work", str(work), "--run", name, str(seed)]
                 if subprocess.run(command).returncode:
                     failed.append(f"{name}, seed {seed}")
         except RuntimeError:
@@ -322,10 +322,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "results", help="checkpoints, to resume from")
     parser.add_argument("--merge", type=Path, metavar="FOLDER", help="only add the runs of a folder of loose files")
     parser.add_argument("--remove", nargs="+", metavar="ROW", help="only take rows out of the table, to measure anew")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # row and seed: what the subprocess does
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)  # row and seed: what the subprocess does
     arguments = parser.parse_args()
-    if arguments.one:
-        name, seed = arguments.one[0], int(arguments.one[1])
+    if arguments.run:
+        name, seed = arguments.run[0], int(arguments.run[1])
         return run_once(name, seed, arguments.work / f"{name}-{seed}")
     if arguments.merge:
         return print(f"{merge(arguments.merge, RESULTS)} runs added to the table")
