@@ -128,7 +128,7 @@ def test_an_error_inside_ends_the_context_too():
 @pytest.mark.parametrize("switches", [{"encoder": None}, {"refined": False}])
 def test_a_model_without_attention_is_refused(switches):
     with (
-        pytest.raises(ValueError, match="no attention 1 in this model; it has 0 maps"),
+        pytest.raises(ValueError, match="this model has no attention map 1; it has 0 maps"),
         attention_set_to(make(**switches), 1, 0),
     ):
         pass
