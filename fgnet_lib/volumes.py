@@ -20,8 +20,8 @@ IGNORE = np.uint64(2**64 - 1)  # CREMI's mark for unknown voxels
 class Region(NamedTuple):
     """A box of voxels: along each axis a slice with a start and a stop.
 
-    A region is an index: `array[region]`, or `array[*region]` where a file of h5py may be asked, and with channels in
-    front `array[:, *region]`.
+    A region indexes arrays of NumPy, PyTorch and Zarr, as in `array[region]`; h5py needs `array[*region]`. If channels
+    come first, write `array[:, *region]`.
 
     >>> block = Region.at((2, 0, 8), shape=(4, 8, 8))
     >>> read = block.grow((1, 2, 2), shape=(6, 16, 16))
@@ -82,7 +82,7 @@ class Region(NamedTuple):
         return Region(*(slice(start, max(start, stop)) for start, stop in zip(starts, stops, strict=True)))
 
     def within(self, other: Region) -> Region:
-        """The same box as an array that holds only `other` counts it: `array[other][box.within(other)]`."""
+        """The same box in the coordinates of `other`: `array[other][box.within(other)]` is `array[box]`."""
         return Region(*(slice(a.start - b.start, a.stop - b.start) for a, b in zip(self, other, strict=True)))
 
     def before(self, axis: int) -> Region:

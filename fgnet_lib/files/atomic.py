@@ -18,7 +18,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`, for a file or a folder, which becomes `path` if the context ends well.
 
     An error leaves what was there before; a process that is killed leaves the temporary file as well, which is hidden.
-    Threads, processes and computers may write the same path at the same time: the last one wins.
+    Threads, processes and computers may write the same path at the same time; the last writer wins.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:

@@ -36,9 +36,9 @@ def read_volume(
 
     Formats: HDF5 (CREMI, also padded; FIB-25 with `stack` and `transforms`; any other by its dataset paths), a TIFF
     stack or a folder of TIFF sections in natural order, Zarr 2 and 3 (OME-Zarr 0.4 and 0.5 at full resolution, the
-    CREMI layout, or by array paths). Labels smaller than raw are placed by the difference of the two offsets, if there
-    is one, as CREMI's padded files need it, and are `IGNORE` around. uint8 and uint16 labels are widened to uint32;
-    signed ones are refused, because a lazy reader cannot know that no id is negative.
+    CREMI layout, or by array paths). Labels smaller than raw, as in CREMI's padded files, are placed by the difference
+    of the two offsets, with `IGNORE` around them. uint8 and uint16 labels are widened to uint32; signed labels are
+    refused, because a lazy reader cannot know that no id is negative.
 
     Args:
         path: the file or folder with the raw data.

@@ -220,7 +220,7 @@ class ToFiles(Step):
 
 
 def numbered(folder: Path, subfolder: str, index: int, suffix: str = ".npz") -> Path:
-    """The path of a block's file in a run's folder; a folder of the file system holds 1000 of them."""
+    """The path of a block's file in a run's folder; one folder holds at most `PER_FOLDER` of them."""
     return inside(folder, f"{subfolder}/{index // PER_FOLDER}/{index}{suffix}")
 
 

@@ -271,8 +271,8 @@ def test_raw_that_was_replaced_is_refused_and_read_anew_in_another_folder(run, c
     with pytest.raises(ValueError, match="raw files was"):
         predict_again()
     predict_blocks(client, Source(raw), folder.parent / "new", Grey(), BLOCK, progress=False)
-    found = zarr.open_array(folder.parent / "new" / "affinities.zarr")
-    assert found.shape == (3, 6, 64, 64) and found[:].min() == 1
+    affinities = zarr.open_array(folder.parent / "new" / "affinities.zarr")
+    assert affinities.shape == (3, 6, 64, 64) and affinities[:].min() == 1
 
 
 def test_weights_that_were_replaced_are_other_weights(tmp_path, monkeypatch):
@@ -326,10 +326,10 @@ def test_perfect_affinities_give_the_same_in_any_blocks(
     array, known = affinities_from_labels(objects).astype(np.float32), parts_of(objects)
     path = saved(folder / "a.zarr", array, voxel_size)
     segment_blocks(client, path, folder / "run", 0.999, block, progress=False)
-    found = zarr.open_array(folder / "run" / "neurons.zarr")[:]
-    assert found.dtype == np.uint64 and found.min() > 0
-    for one in (known, segment(array, voxel_size, 0.999)):
-        assert same_partition(*(np.where(known > 0, labels, 0) for labels in (found, one)))
+    segmentation = zarr.open_array(folder / "run" / "neurons.zarr")[:]
+    assert segmentation.dtype == np.uint64 and segmentation.min() > 0
+    for expected in (known, segment(array, voxel_size, 0.999)):
+        assert same_partition(*(np.where(known > 0, labels, 0) for labels in (segmentation, expected)))
 
 
 @pytest.fixture
@@ -347,17 +347,20 @@ def neurons(client, affinities, folder, block, threshold=0.5):
 
 def test_one_block_is_the_segmentation_in_memory(client, affinities, tmp_path):
     path, array, _ = affinities
-    found = neurons(client, path, tmp_path / "run", (12, 48, 48))
-    assert same_partition(found, segment(array, ISOTROPIC, 0.5))
-    assert np.array_equal(np.unique(found), np.arange(1, found.max() + 1))
+    segmentation = neurons(client, path, tmp_path / "run", (12, 48, 48))
+    assert same_partition(segmentation, segment(array, ISOTROPIC, 0.5))
+    assert np.array_equal(np.unique(segmentation), np.arange(1, segmentation.max() + 1))
 
 
 def test_borders_of_blocks_cost_little(client, affinities, tmp_path):
     """Twin on real EM below."""
     path, array, labels = affinities
-    found = [evaluate(neurons(client, path, tmp_path / str(n), (12, n, n)), labels) for n in (48, 24)]
+    scores = [evaluate(neurons(client, path, tmp_path / str(n), (12, n, n)), labels) for n in (48, 24)]
     assert (
-        abs(sum(one.voi_split + one.voi_merge for one in found) - 2 * (found[0].voi_split + found[0].voi_merge)) < 0.02
+        abs(
+            sum(score.voi_split + score.voi_merge for score in scores) - 2 * (scores[0].voi_split + scores[0].voi_merge)
+        )
+        < 0.02
     )
 
 
@@ -466,6 +469,6 @@ def test_borders_of_blocks_cost_little_on_real_em(client, em_data, tmp_path):
         raw, labels = (file[key][:16, :160, :160] for key in ("volumes/raw", "volumes/labels/neuron_ids"))
     array = predict(load_pretrained(), raw, progress=False).refined
     path = saved(tmp_path / "a.zarr", array, (10.0, 10.0, 10.0))
-    found = [evaluate(neurons(client, path, tmp_path / str(n), (16, n, n)), labels) for n in (160, 80)]
-    one, four = (scores.voi_split + scores.voi_merge for scores in found)
+    scores = [evaluate(neurons(client, path, tmp_path / str(n), (16, n, n)), labels) for n in (160, 80)]
+    one, four = (score.voi_split + score.voi_merge for score in scores)
     assert abs(one - four) <= 0.02
