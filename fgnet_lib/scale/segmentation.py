@@ -250,7 +250,7 @@ def _face_values(dense: np.ndarray, affinities: np.ndarray, axis: int, block: Re
     """The face (low id * number of ids + high id) and the affinity of each pair of voxels whose fragments differ.
 
     Args:
-        dense: Fragments of the block and of the voxels before it, numbered from 0 without gaps.
+        dense: Fragments of the block and of the voxels before it, numbered from 1 without gaps.
         affinities: The block's affinities along `axis`.
         axis: The axis along which the voxels are neighbours.
         block: The block in `dense`.
