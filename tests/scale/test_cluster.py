@@ -21,6 +21,7 @@ import pytest
 from distributed import Client, get_task_stream
 from helpers.stand_ins import BLOCK, Grey, by_network, die, files, segment
 
+from fgnet_lib import REPOSITORY
 from fgnet_lib.files.formats import write_volume
 from fgnet_lib.scale import cluster
 from fgnet_lib.scale.grid import Grid
@@ -86,7 +87,7 @@ def notes(folder: Path) -> int:
 @contextmanager
 def started(*command: str, **options):
     """A process in a session of its own, of which nothing is left afterwards."""
-    environment = os.environ | {"PYTHONPATH": str(TESTS), **options.pop("env", {})}
+    environment = os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{REPOSITORY}", **options.pop("env", {})}
     process = subprocess.Popen(
         command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True, **options
     )
