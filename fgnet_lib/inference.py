@@ -6,6 +6,7 @@ every window along z that contains it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,13 +24,13 @@ from fgnet_lib.machine import precision
 from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES
 from fgnet_lib.volumes import Region
 
-Place = tuple[int, int, int]  # of a section of a tile: the section, and the y and x where the tile begins
-Encode = Callable[[Tensor, Place], list[Tensor]]  # sections (1, 1, d, h, w), and the place of the first -> features
+Corner = tuple[int, int, int]  # of a section of a tile: the section, and the y and x where the tile begins
+FeatureSource = Callable[[Tensor, Corner], list[Tensor]]  # sections (1, 1, d, h, w), corner of the first -> features
 Patches = dict[str | int, Tensor]  # affinities by name, attention by stride
 
 
 class Prediction(NamedTuple):
-    """What the network says of a volume of shape (z, y, x); float32, values in [0, 1]."""
+    """Affinities and attention of a volume of shape (z, y, x); float32, values in [0, 1]."""
 
     refined: np.ndarray | None  # A_r, affinities (3, z, y, x); None for a model without it (SAM2 only)
     coarse: np.ndarray | None  # A_s, likewise; None for a model without SAM2
@@ -45,47 +46,47 @@ class Windows:
     starts: tuple[list[int], list[int], list[int]]
 
     def __len__(self) -> int:
-        return int(np.prod([len(along) for along in self.starts]))
+        return math.prod(map(len, self.starts))
 
     @property
     def columns(self) -> list[tuple[int, int]]:
-        """Where (y, x) tiles begin that have windows above each other."""
+        """The y and x where tiles begin; the windows of a tile lie above each other."""
         return list(product(*self.starts[1:]))
 
     @property
     def reach(self) -> Region:
-        """The part of the volume that they cover; nothing along an axis without starts."""
+        """The part of the volume that the windows cover; empty along an axis without starts."""
         ends = zip(self.starts, self.size, self.shape, strict=True)
-        return tuple(slice(along[0], min(along[-1] + s, n)) if along else slice(0, 0) for along, s, n in ends)
+        return Region(*(slice(along[0], min(along[-1] + s, n)) if along else slice(0, 0) for along, s, n in ends))
 
-    def touching(self, region: Region) -> Windows:
-        """Those that share a voxel with a region."""
-        return self._those(lambda a, s, part: a < part.stop and a + s > part.start, region)
+    def overlapping(self, region: Region) -> Windows:
+        """The windows that overlap `region`."""
+        return self.beginning(region.grow([s - 1 for s in self.size], region.stop))
 
     def beginning(self, region: Region) -> Windows:
-        """Those whose first voxel is in a region."""
-        return self._those(lambda a, s, part: part.start <= a < part.stop, region)
-
-    def _those(self, wanted: Callable[[int, int, slice], bool], region: Region) -> Windows:
-        axes = zip(self.starts, self.size, region, strict=True)
-        return replace(self, starts=tuple([a for a in along if wanted(a, s, part)] for along, s, part in axes))
+        """The windows whose first voxel is in `region`."""
+        axes = zip(self.starts, region, strict=True)
+        return replace(self, starts=tuple([a for a in along if s.start <= a < s.stop] for along, s in axes))
 
     def weight(self, region: Region) -> np.ndarray:
-        """The sum of their blending weights in a region, a product over the axes because `starts` is one."""
-        axes = []
-        for along, s, part in zip(self.starts, self.size, region, strict=True):
-            at = np.arange(part.start, part.stop)[:, None] - np.array(along)  # of each place in each window
-            axes.append(np.pad(_gaussian(s).numpy(), 1)[np.clip(at + 1, 0, s + 1)].sum(1))
-        return axes[0][:, None, None] * axes[1][:, None] * axes[2]
+        """The sum of the windows' blending weights (z, y, x) in `region`; a product over the axes, as `starts` is."""
+        z, y, x = (
+            np.pad(_gaussian(size).numpy(), 1)[np.clip(voxels.reshape(-1, 1) - along + 1, 0, size + 1)].sum(1)
+            for along, size, voxels in zip(map(np.array, self.starts), self.size, np.ogrid[region], strict=True)
+        )
+        return z[:, None, None] * y[:, None] * x
 
 
-def windows(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap: float) -> Windows:
-    """The windows of a volume (z, y, x); those at its far sides may end beyond it, up to the next multiple of 32.
+def lay_windows(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap: float) -> Windows:
+    """All windows of a volume; the last ones may end beyond its far sides, at the next multiple of 32.
+
+    >>> lay_windows((20, 64, 100), tile=(16, 64, 64), overlap=0.25).starts
+    ([0, 4], [0], [0, 32, 64])
 
     Args:
-        shape: Of the volume.
-        tile: As of `predict`.
-        overlap: Likewise.
+        shape: Voxels of the volume along z, y, x.
+        tile: Voxels of a window along z, y, x; y and x are multiples of 32.
+        overlap: Least fraction of a window that it shares with the next one, from 0 to below 1.
 
     Raises:
         ValueError: If tile or overlap do not fit.
@@ -101,26 +102,24 @@ def windows(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap: fl
 
 
 class _Blend:
-    """A Gaussian-weighted mean of overlapping patches, kept for a region (z, y, x) of the volume."""
+    """A Gaussian-weighted mean of overlapping patches, kept for a region of the volume."""
 
     def __init__(self, channels: tuple[int, ...], region: Region) -> None:
         self.region = region
-        self.weight = torch.zeros([s.stop - s.start for s in region])
+        self.weight = torch.zeros(region.shape)
         self.total = torch.zeros((*channels, *self.weight.shape))
 
-    def add(self, patch: Tensor, corner: tuple[int, int, int]) -> None:
+    def add(self, patch: Tensor, corner: Corner) -> None:
         """Add a patch (..., d, h, w) whose first voxel lies at `corner` (z, y, x) of the volume."""
         weight = gaussian_window(tuple(patch.shape[-3:]))
-        ends = [
-            (max(a, s.start), min(a + n, s.stop)) for a, n, s in zip(corner, weight.shape, self.region, strict=True)
-        ]
-        cut = tuple(slice(lo - a, hi - a) for (lo, hi), a in zip(ends, corner, strict=True))
-        place = tuple(slice(lo - s.start, hi - s.start) for (lo, hi), s in zip(ends, self.region, strict=True))
-        self.total[(..., *place)] += patch.float().cpu()[(..., *cut)] * weight[cut]
-        self.weight[place] += weight[cut]
+        covered = Region.at(corner, weight.shape)
+        shared = covered.intersect(self.region)
+        cut, target = shared.within(covered), shared.within(self.region)
+        self.total[..., *target] += patch.float().cpu()[..., *cut] * weight[cut]
+        self.weight[target] += weight[cut]
 
     def mean(self) -> np.ndarray:
-        """The blend; call it once."""
+        """The blended array; the sums are overwritten, so call it once."""
         return self.total.div_(self.weight).numpy()
 
 
@@ -134,10 +133,10 @@ def predict(
     progress: bool = True,
     region: Region | None = None,
 ) -> Prediction:
-    """Affinities and attention of a volume of any size, also smaller than a tile, or of a region of it.
+    """Predict affinities and attention of a volume of any size, also smaller than a tile, or of a region of it.
 
-    Windows lie where the shape of the whole volume puts them, and all that touch the region are computed. So a region's
-    values are those of the whole volume, up to rounding, wherever its borders are.
+    Windows lie where the shape of the whole volume puts them, and every window that overlaps the region is computed. So
+    the values in a region are the same, up to rounding, as in a prediction of the whole volume.
 
     Args:
         model: An FGNet; put into eval mode and moved to `device`.
@@ -146,7 +145,7 @@ def predict(
         overlap: Least fraction of a window that it shares with the next one, from 0 to below 1.
         device: Where to compute; None for where the model is.
         progress: Show a progress bar with the time left.
-        region: Three slices (z, y, x) with start and stop, inside the volume; None for all of it.
+        region: A box inside the volume; None for all of it.
 
     Raises:
         ValueError: If raw is not a non-empty uint8 volume, or tile or overlap do not fit.
@@ -155,57 +154,55 @@ def predict(
         raise ValueError(f"raw must be a non-empty uint8 volume (z, y, x); got {raw.dtype} of shape {tuple(raw.shape)}")
     device = torch.device(device or next(model.parameters()).device)
     model = model.to(device).eval()
-    region = region or tuple(slice(0, n) for n in raw.shape)
-    those = windows(raw.shape, tile, overlap).touching(region)
-    with tqdm(total=len(those), desc="predict", unit="tile", disable=not progress) as bar:
-        blended = _blended(_patches(model, raw, those, lambda sections, place: model.encode(sections), bar), region)
-    return Prediction(
-        blended.get("refined"), blended.get("coarse"), tuple(blended[stride] for stride in STRIDES if stride in blended)
-    )
+    region = Region.whole(raw.shape) if region is None else region
+    windows = lay_windows(raw.shape, tile, overlap).overlapping(region)
+    with tqdm(total=len(windows), desc="predict", unit="tile", disable=not progress) as bar:
+        maps = _blend(_patches(model, raw, windows, lambda sections, corner: model.encode(sections), bar), region)
+    return Prediction(maps.get("refined"), maps.get("coarse"), tuple(maps[s] for s in STRIDES if s in maps))
 
 
 @torch.inference_mode()
 def predict_windows(
-    model: FGNet, raw: np.ndarray, those: Windows, stored: Mapping[Place, list[np.ndarray]]
+    model: FGNet, raw: np.ndarray, windows: Windows, stored: Mapping[Corner, list[np.ndarray]]
 ) -> np.ndarray:
-    """Affinities of some windows alone, refined ones where the model has them, blended over all that they reach.
+    """Predict the affinities of some windows alone, blended over everything that they reach.
 
     Args:
         model: An FGNet, on its device and in eval mode.
         raw: uint8 volume (z, y, x), or anything lazy that gives it when sliced.
-        those: At least one window.
-        stored: Features of sections, as `encode_sections` gives them, by their place; the others are encoded here.
+        windows: At least one window.
+        stored: Features of sections, as `encode_sections` gives them, by their corner; the others are encoded here.
 
     Returns:
-        float32 (3, z, y, x) of the region `those.reach`.
+        Refined affinities, or the coarse ones of a model without refined ones: float32 (3, z, y, x) of the region
+        `windows.reach`.
     """
 
-    def encode(sections: Tensor, place: Place) -> list[Tensor]:
-        z, y, x = place
-        places = [(z + i, y, x) for i in range(sections.shape[2])]
-        new = [i for i, at in enumerate(places) if at not in stored]
-        fresh = [level.unbind(2) for level in model.encode(sections[:, :, new])] if new else []
-        found = dict(zip(new, zip(*fresh, strict=True), strict=False))
-        for i in set(range(len(places))) - set(new):
-            found[i] = [torch.from_numpy(level)[None].to(sections.device) for level in stored[places[i]]]
-        return [torch.stack(level, 2) for level in zip(*(found[i] for i in sorted(found)), strict=True)]
+    def features_of(sections: Tensor, corner: Corner) -> list[Tensor]:
+        z, y, x = corner
+        corners = [(z + i, y, x) for i in range(sections.shape[2])]
+        new = [i for i, at in enumerate(corners) if at not in stored]
+        encoded = [level.unbind(2) for level in model.encode(sections[:, :, new])] if new else []
+        features = dict(zip(new, zip(*encoded, strict=True), strict=False))
+        for i in set(range(len(corners))) - set(new):
+            features[i] = [torch.from_numpy(level)[None].to(sections.device) for level in stored[corners[i]]]
+        return [torch.stack(level, 2) for level in zip(*(features[i] for i in sorted(features)), strict=True)]
 
-    bar = tqdm(disable=True)
     best = (
         (corner, {"best": patches.get("refined", patches.get("coarse"))})
-        for corner, patches in _patches(model, raw, those, encode, bar)
+        for corner, patches in _patches(model, raw, windows, features_of, tqdm(disable=True))
     )
-    return _blended(best, those.reach)["best"]
+    return _blend(best, windows.reach)["best"]
 
 
 @torch.inference_mode()
 def encode_sections(model: FGNet, raw: np.ndarray, size: tuple[int, int, int]) -> list[np.ndarray]:
-    """SAM2's features of sections of one tile, for `predict_windows`.
+    """Encode sections of one tile with SAM2, for `predict_windows`.
 
     Args:
         model: An FGNet, on its device and in eval mode.
         raw: uint8 sections (n, y, x), smaller than a tile where the volume ends.
-        size: Of the windows.
+        size: Voxels of a window along z, y, x; sections are padded to its y and x.
 
     Returns:
         For each stride (n, C, h, w), float32, or float16 where the encoder computes in half precision. An empty list
@@ -213,40 +210,40 @@ def encode_sections(model: FGNet, raw: np.ndarray, size: tuple[int, int, int]) -
     """
     device = next(model.parameters()).device
     with _autocast(device) as autocast:
-        found = model.encode(_to_tensor(raw, size, device))
+        features = model.encode(_to_tensor(raw, size, device))
     dtype = torch.float16 if autocast else torch.float32
-    return [level[0].transpose(0, 1).to("cpu", dtype).contiguous().numpy() for level in found]
+    return [level[0].transpose(0, 1).to("cpu", dtype).contiguous().numpy() for level in features]
 
 
-def _blended(patches: Iterable[tuple[Place, Patches]], region: Region) -> dict[str | int, np.ndarray]:
-    """The mean of all patches, each with the place of its first voxel, in a region."""
-    outputs: dict[str | int, _Blend] = {}
-    for (z, y, x), found in patches:
-        for key, patch in found.items():
+def _blend(patches: Iterable[tuple[Corner, Patches]], region: Region) -> dict[str | int, np.ndarray]:
+    """The mean of all patches in `region`, by name or stride; each patch comes with its first voxel."""
+    blends: dict[str | int, _Blend] = {}
+    for (z, y, x), maps in patches:
+        for key, patch in maps.items():
             stride = key if isinstance(key, int) else 1
-            if key not in outputs:
-                outputs[key] = _Blend(tuple(patch.shape[:-3]), _strided(region, stride))
-            outputs[key].add(patch, (z, y // stride, x // stride))
-    return {key: blend.mean() for key, blend in outputs.items()}
+            if key not in blends:
+                blends[key] = _Blend(tuple(patch.shape[:-3]), _at_stride(region, stride))
+            blends[key].add(patch, (z, y // stride, x // stride))
+    return {key: blend.mean() for key, blend in blends.items()}
 
 
-def _strided(region: Region, stride: int) -> Region:
-    """The voxels of a map with a stride in y and x that a region touches."""
-    return region[0], *(slice(s.start // stride, -(-s.stop // stride)) for s in region[1:])
+def _at_stride(region: Region, stride: int) -> Region:
+    """The voxels of a map with a stride in y and x that overlap `region`."""
+    return Region(region.z, *(slice(s.start // stride, -(-s.stop // stride)) for s in (region.y, region.x)))
 
 
 def _patches(
-    model: FGNet, raw: np.ndarray, those: Windows, encode: Encode, bar: tqdm
-) -> Iterator[tuple[Place, Patches]]:
-    """What the model says of each window. A section is encoded once for a tile, and dropped when no window needs it."""
-    device, (depth, height, width) = next(model.parameters()).device, those.size
-    for y, x in those.columns:
-        encoded = first = those.starts[0][0]
+    model: FGNet, raw: np.ndarray, windows: Windows, features_of: FeatureSource, bar: tqdm
+) -> Iterator[tuple[Corner, Patches]]:
+    """The maps of each window. A section is encoded once for a tile, and dropped when no window needs it any more."""
+    device, (depth, height, width) = next(model.parameters()).device, windows.size
+    for y, x in windows.columns:
+        encoded = first = windows.starts[0][0]
         window = []  # raw sections and their features for z in [first, encoded)
-        for z in those.starts[0]:
-            sections = _to_tensor(raw[encoded : z + depth, y : y + height, x : x + width], those.size, device)
+        for z in windows.starts[0]:
+            sections = _to_tensor(raw[encoded : z + depth, y : y + height, x : x + width], windows.size, device)
             with _autocast(device):
-                new = [sections, *encode(sections, (encoded, y, x))]
+                new = [sections, *features_of(sections, (encoded, y, x))]
                 window = (
                     [torch.cat([a[:, :, z - first :], b], 2) for a, b in zip(window, new, strict=True)]
                     if window
@@ -267,7 +264,7 @@ def _probabilities(output: FGNetOutput) -> Patches:
 
 @contextmanager
 def _autocast(device: torch.device) -> Iterator[bool]:
-    """The precision that is good on a device; says whether it is half precision."""
+    """Compute in the precision that is fast on `device`; yields whether it is half precision."""
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision(device), torch.float32)
     half = dtype != torch.float32
     with torch.autocast(device.type, dtype, enabled=half):
@@ -275,13 +272,17 @@ def _autocast(device: torch.device) -> Iterator[bool]:
 
 
 def window_starts(length: int, window: int, overlap: float, multiple: int = 1) -> list[int]:
-    """Starts of windows that cover [0, length) with at least the wanted overlap, each a multiple of `multiple`."""
+    """Starts of windows that cover [0, length) and share at least a fraction `overlap`; multiples of `multiple`.
+
+    >>> window_starts(100, 40, 0.25)
+    [0, 30, 60]
+    """
     step = max(int(window * (1 - overlap)) // multiple, 1) * multiple
     return [*range(0, max(length - window, 0), step), max(length - window, 0)]
 
 
 def gaussian_window(shape: tuple[int, ...]) -> Tensor:
-    """Blending weights: a separable Gaussian, 1 near the centre, sigma a quarter of the window."""
+    """Blending weights of a window (z, y, x): a Gaussian, near 1 at the centre, sigma a quarter of the side."""
     z, y, x = map(_gaussian, shape)
     return z[:, None, None] * y[:, None] * x
 

@@ -1,7 +1,7 @@
-"""How far a segmentation is from the ground truth, in numbers and by place.
+"""How far a segmentation is from the ground truth: scores, and where the errors are.
 
-Everything here is read off one table: how many voxels every neuron shares with every segment. Voxels whose ground truth
-is 0 (boundary) or ``volumes.IGNORE`` (unknown) are left out of it; segment 0 is a segment like any other.
+Everything is read off one table: how many voxels every neuron shares with every segment. Voxels whose ground truth is 0
+(boundary) or ``volumes.IGNORE`` (unknown) are left out of it; segment 0 is a segment like any other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fgnet_lib.volumes import IGNORE
 
 @dataclass(frozen=True)
 class Scores:
-    """What ``evaluate`` measures; lower is better in all, and 0 is a perfect segmentation.
+    """The scores of a segmentation; lower is better in all, and 0 is a perfect segmentation.
 
     Attributes:
         voi_split: H(segmentation | ground truth) in bits: neurons cut apart.
@@ -37,15 +37,15 @@ class Scores:
 
 @dataclass(frozen=True)
 class NeuronError:
-    """A neuron that was cut apart, or a segment that joins several neurons.
+    """A split neuron, or a segment that joins several neurons.
 
     Attributes:
         kind: "split" or "merge".
         label: Id of the split neuron, or of the merging segment.
-        bits: Its share of VOI split or merge; the shares of all add up to the VOI.
+        bits: Its share of VOI split or merge; the shares of all errors add up to the VOI.
         parts: (id, voxels) of the segments it was cut into, or of the neurons it joins, largest first.
         voxel: Where to look (z, y, x): the voxel of the second largest part that is nearest to the part's centroid.
-        position_nm: The same place in nm from the volume's origin.
+        position_nm: The same voxel in nm from the volume's origin.
     """
 
     kind: Literal["split", "merge"]
@@ -84,7 +84,7 @@ class SegmentReport:
 
 
 class _Overlap(NamedTuple):
-    """Voxels shared by neuron (row) and segment (column), with the ids that rows and columns stand for."""
+    """Voxels shared by neuron (row) and segment (column), with the ids of rows and columns."""
 
     voxels: sparse.csr_array
     neurons: np.ndarray
@@ -111,11 +111,11 @@ class _Runs(NamedTuple):
     column: np.ndarray
 
 
-def checked_ids(labels: np.ndarray, name: str) -> np.ndarray:
-    """Labels as an array.
+def check_ids(labels: np.ndarray, name: str) -> np.ndarray:
+    """Return labels as an array, or refuse them.
 
     Raises:
-        ValueError: They are no integers, or negative; the message calls them `name`.
+        ValueError: They are not integers, or some are negative; the message calls them `name`.
     """
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu":
@@ -125,16 +125,16 @@ def checked_ids(labels: np.ndarray, name: str) -> np.ndarray:
     return labels
 
 
-def _pair(seg: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    seg, gt = checked_ids(seg, "segmentation"), checked_ids(gt, "ground truth")
+def _check_both(seg: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    seg, gt = check_ids(seg, "segmentation"), check_ids(gt, "ground truth")
     if seg.shape != gt.shape:
         raise ValueError(f"the segmentation has shape {seg.shape} and the ground truth {gt.shape}: they must be equal")
     return seg, gt
 
 
 def _runs(seg: np.ndarray, gt: np.ndarray) -> _Runs:
-    seg, gt = (labels.reshape(-1) for labels in _pair(seg, gt))
-    # Labels come in runs along x: counting runs instead of voxels is what makes large volumes quick and small.
+    seg, gt = (labels.reshape(-1) for labels in _check_both(seg, gt))
+    # Labels come in runs along x: counting runs instead of voxels saves time and memory in large volumes.
     starts = np.ones(seg.size, bool)
     starts[1:] = (seg[1:] != seg[:-1]) | (gt[1:] != gt[:-1])
     # No sum of run lengths exceeds the volume, so this type cannot overflow.
@@ -160,7 +160,7 @@ def _table(runs: _Runs) -> _Overlap:
 
 
 def _bits_per_row(voxels: sparse.csr_array) -> np.ndarray:
-    """What each row adds to H(column | row) in bits: its sum of p(row, column) log2(p(row) / p(row, column))."""
+    """The share of each row in H(column | row) in bits: its sum of p(row, column) log2(p(row) / p(row, column))."""
     cells = voxels.tocoo()
     return np.bincount(cells.row, cells.data * np.log2(voxels.sum(axis=1)[cells.row] / cells.data)) / voxels.sum()
 
@@ -170,15 +170,18 @@ def _arand(voxels: sparse.csr_array) -> float:
     both, neuron, segment = (
         n @ n - n.sum() for n in (v.astype(float) for v in (voxels.data, voxels.sum(axis=1), voxels.sum(axis=0)))
     )
-    # Single voxels everywhere: there is no pair to judge, hence no error.
+    # Single voxels everywhere: there is no pair to judge, so there is no error.
     return float(1 - 2 * both / (neuron + segment)) if neuron + segment else 0.0
 
 
 def evaluate(seg: np.ndarray, gt: np.ndarray) -> Scores:
-    """Compare a segmentation with the ground truth.
+    """Score a segmentation against the ground truth.
+
+    >>> evaluate(seg=np.array([1, 1, 2, 2]), gt=np.array([5, 5, 5, 5]))
+    Scores(voi_split=1.0, voi_merge=0.0, arand=0.5, cremi=0.7071067811865476)
 
     VOI is Meila's variation of information (2007). ARAND is the adapted Rand error as scikit-image computes it, from
-    pairs of two different voxels (where challenges also pair each voxel with itself, the 5th digit changes). The CREMI
+    pairs of two different voxels (challenges that also pair each voxel with itself differ in the 5th digit). The CREMI
     score is that of cremi.org.
 
     Args:
@@ -186,7 +189,7 @@ def evaluate(seg: np.ndarray, gt: np.ndarray) -> Scores:
         gt: The same shape; 0 and ``IGNORE`` are left out.
 
     Raises:
-        ValueError: For other types, negative ids, shapes that differ, or a ground truth without any label.
+        ValueError: For ids that are not integers or are negative, different shapes, or a ground truth without labels.
     """
     voxels = _overlap(seg, gt).voxels
     split, merge = (float(_bits_per_row(table).sum()) for table in (voxels, voxels.T.tocsr()))
@@ -195,25 +198,15 @@ def evaluate(seg: np.ndarray, gt: np.ndarray) -> Scores:
 
 
 def voi(seg: np.ndarray, gt: np.ndarray) -> tuple[float, float]:
-    """VOI split and VOI merge in bits; see ``evaluate``."""
+    """Compute VOI split and VOI merge in bits; arguments and errors are those of ``evaluate``."""
     scores = evaluate(seg, gt)
     return scores.voi_split, scores.voi_merge
-
-
-def arand(seg: np.ndarray, gt: np.ndarray) -> float:
-    """Adapted Rand error as scikit-image defines it; see ``evaluate``."""
-    return evaluate(seg, gt).arand
-
-
-def cremi_score(seg: np.ndarray, gt: np.ndarray) -> float:
-    """CREMI score, sqrt(ARAND * VOI); see ``evaluate``."""
-    return evaluate(seg, gt).cremi
 
 
 def segment_report(
     seg: np.ndarray, gt: np.ndarray, segment: int | None = None, neuron: int | None = None
 ) -> SegmentReport:
-    """Look at one segment, or at one neuron of the ground truth, and what it shares with the other side.
+    """Compare one segment with the neuron that it matches best, or one neuron with its best segment.
 
     Args:
         seg: Integer ids (z, y, x).
@@ -222,13 +215,13 @@ def segment_report(
         neuron: In place of `segment`, the id of a neuron; it is compared with the segment that covers most of it.
 
     Raises:
-        ValueError: No voxel has this id, shapes differ, or ids are no integers >= 0.
+        ValueError: No voxel has this id, shapes differ, or ids are not integers >= 0.
     """
-    seg, gt = _pair(seg, gt)
+    seg, gt = _check_both(seg, gt)
     if neuron is not None:
-        segment = _ranked(seg[gt == neuron], f"neuron {neuron} in this ground truth")[0][0]
+        segment = _ranked(seg[gt == neuron], f"neuron {neuron} in the ground truth")[0][0]
     inside = gt[seg == segment]
-    counted = _ranked(inside, f"segment {segment} in this segmentation")
+    counted = _ranked(inside, f"segment {segment} in the segmentation")
     neurons = tuple(part for part in counted if part[0] not in (0, int(IGNORE)))
     if neuron is None and neurons:
         neuron = neurons[0][0]
@@ -237,9 +230,9 @@ def segment_report(
 
 
 def _ranked(labels: np.ndarray, what: str) -> tuple[tuple[int, int], ...]:
-    """(id, voxels), largest first, of equals the smaller id first."""
+    """(id, voxels), largest first; of equal sizes the smaller id first."""
     if not labels.size:
-        raise ValueError(f"there is no {what}")
+        raise ValueError(f"there is no {what}; its ids are those of np.unique")
     ids, sizes = fastremap.unique(labels, return_counts=True)
     order = np.argsort(-sizes.astype(np.int64), kind="stable")
     return tuple(zip(ids[order].tolist(), sizes[order].tolist(), strict=True))
@@ -249,8 +242,8 @@ def error_masks(seg: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Mark the voxels that a segmentation got wrong.
 
     The *best match* of a neuron is the segment that covers most of it; that of a segment is the neuron that fills most
-    of it (of equals, the smaller id). A voxel is a **split** where it is not in the best match of its neuron, and a
-    **merge** where its neuron is not the best match of its segment. A voxel can be both. One-to-one labels, whatever
+    of it (of equal sizes, the smaller id). A voxel is a **split** where it is outside the best match of its neuron, and
+    a **merge** where its neuron is not the best match of its segment. A voxel can be both. One-to-one labels, whatever
     their ids, have neither.
 
     Args:
@@ -265,19 +258,19 @@ def error_masks(seg: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """
     runs = _runs(seg, gt)
     voxels = _table(runs).voxels
-    wrong = np.zeros((2, runs.known.size), bool)
-    wrong[0, runs.known] = _best_column(voxels)[runs.row] != runs.column
-    wrong[1, runs.known] = _best_column(voxels.T.tocsr())[runs.column] != runs.row
-    splits, merges = (np.repeat(mask, runs.lengths).reshape(np.shape(seg)) for mask in wrong)
+    masks = np.zeros((2, runs.known.size), bool)
+    masks[0, runs.known] = _best_column(voxels)[runs.row] != runs.column
+    masks[1, runs.known] = _best_column(voxels.T.tocsr())[runs.column] != runs.row
+    splits, merges = (np.repeat(mask, runs.lengths).reshape(np.shape(seg)) for mask in masks)
     return splits, merges
 
 
 def _best_column(voxels: sparse.csr_array) -> np.ndarray:
-    """For each row the column with most voxels, the first of equals."""
+    """For each row the column with most voxels; of equal columns the first."""
     cells = voxels.tocoo()
     order = np.lexsort((-cells.col, cells.data))
     best = np.empty(voxels.shape[0], np.int32)
-    best[cells.row[order]] = cells.col[order]  # of assignments to one place the last stays: the largest
+    best[cells.row[order]] = cells.col[order]  # of several assignments to one row the last stays: the largest
     return best
 
 
@@ -290,7 +283,7 @@ def neuron_report(
         seg: Integer ids (z, y, x).
         gt: The same shape; 0 and ``IGNORE`` are left out.
         voxel_size: nm (z, y, x).
-        top: How many splits, and how many merges, to return at most.
+        top: Largest number of splits, and of merges, to return.
 
     Raises:
         ValueError: As ``evaluate``.
@@ -302,8 +295,17 @@ def neuron_report(
     )
 
 
-def _worst(kind, voxels, row_ids, column_ids, rows, columns, voxel_size, top: int) -> Iterator[NeuronError]:
-    """The rows of a table that are spread most over its columns; ``rows`` and ``columns`` are the labels themselves."""
+def _worst(
+    kind: Literal["split", "merge"],
+    voxels: sparse.csr_array,
+    row_ids: np.ndarray,
+    column_ids: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    voxel_size: tuple[float, float, float],
+    top: int,
+) -> Iterator[NeuronError]:
+    """The rows of a table that spread most over its columns; ``rows`` and ``columns`` are the labels themselves."""
     bits = _bits_per_row(voxels)
     for row in np.argsort(-bits, kind="stable")[:top]:
         if bits[row] > 0:
@@ -322,7 +324,10 @@ def _central_voxel(mask: np.ndarray) -> tuple[int, ...]:
 
 
 def roc_auc(scores: np.ndarray, structure: np.ndarray) -> float:
-    """Area under the ROC curve: how often a random voxel of a structure scores higher than a random other one.
+    """Compute the area under the ROC curve: how often a voxel of a structure scores higher than one outside of it.
+
+    >>> roc_auc(scores=np.array([0.1, 0.9, 0.6, 0.7]), structure=np.array([False, True, False, True]))
+    1.0
 
     Args:
         scores: any shape, array or CPU tensor without gradient.

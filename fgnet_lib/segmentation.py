@@ -1,7 +1,8 @@
 """From affinities to neurons: watershed fragments, then agglomeration by mean affinity (waterz).
 
 Affinities are float32 (3, z, y, x) in [0, 1]; channel c joins a voxel to its predecessor along axis c. A threshold is
-a score as waterz defines it, 1 - mean affinity of a face between two segments: segments merge while it is lower.
+a score as waterz defines it, 1 - mean affinity of the face between two segments: a threshold of 0.7 merges two segments
+whose face has a mean affinity above 0.3.
 """
 
 from __future__ import annotations
@@ -19,22 +20,25 @@ from scipy import ndimage, sparse
 from scipy.optimize import linear_sum_assignment
 from skimage.segmentation import watershed
 
-from fgnet_lib.volumes import is_anisotropic
+from fgnet_lib.volumes import Region, is_anisotropic
 
 MEAN_AFFINITY = "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>"  # compiled into waterz' wheels
 INSIDE = 0.5  # boundary maps are below it inside of neurites
 LINK = 0.1  # affinities up to it join nothing
 SMOOTHING = 2.0  # voxels; of the distance transform, so that a neurite has one seed and not one for each bump
+MIDDLE = 64  # voxels around the centre in which the order of channels is checked
+
+Sides = tuple[tuple[bool, bool], ...]  # before and after, along each axis
 
 
 def fragments(
     affinities: np.ndarray, voxel_size: tuple[float, float, float], per_section: bool | None = None
 ) -> np.ndarray:
-    """Oversegment by a watershed that floods low affinities last.
+    """Oversegment a volume by a watershed that floods low affinities last.
 
     Sections of anisotropic data are flooded one by one on 1 - mean of the two in-plane affinities, isotropic data in 3D
     on 1 - mean of all three. Seeds are the maxima of the smoothed distance to the nearest boundary (value of 0.5), and
-    all that no affinity above 0.1 joins to one of these, such as a profile too thin to have a maximum.
+    every part that no affinity above 0.1 joins to such a maximum, for example a profile too thin to have one.
 
     Args:
         affinities: float32 (3, z, y, x) in [0, 1].
@@ -51,80 +55,77 @@ def fragments(
     return flood(affinities, voxel_size, is_anisotropic(voxel_size) if per_section is None else per_section)
 
 
-Sides = tuple[tuple[bool, bool], ...]  # before and after, along each axis
-
-
 def flood(
     affinities: np.ndarray,
     voxel_size: tuple[float, float, float],
     per_section: bool,
     cut: Sides = ((False, False),) * 3,
 ) -> np.ndarray:
-    """What ``fragments`` does once the affinities are checked.
+    """Compute ``fragments`` without checking the affinities, also in a crop of a larger volume.
 
     Args:
         affinities: float32 (3, z, y, x) in [0, 1].
         voxel_size: nm (z, y, x).
         per_section: Flood section by section.
-        cut: Sides where the volume goes on. What is cut off there may have its maximum outside, and gets a seed without
-            one, or its neighbours would swallow it.
+        cut: Sides where the volume goes on. An object that is cut there may have its maximum outside. It gets a seed
+            even so, or its neighbours would swallow it.
+
+    Returns:
+        uint64 ids from 1 (z, y, x), without gaps.
     """
-    boundaries, joined = boundary_map(affinities, per_section), linked(affinities)
+    boundaries, linked = boundary_map(affinities, per_section), link_mask(affinities)
     if not per_section:
-        return _flood(boundaries, joined, voxel_size, cut).astype(np.uint64)
+        return _flood(boundaries, linked, voxel_size, cut).astype(np.uint64)
     labels = np.zeros(affinities.shape[1:], np.uint64)
     for z in range(len(labels)):
-        labels[z] = _flood(boundaries[z], joined[z], voxel_size[1:], cut[1:]) + (labels[z - 1].max() if z else 0)
+        labels[z] = _flood(boundaries[z], linked[z], voxel_size[1:], cut[1:]) + (labels[z - 1].max() if z else 0)
     return labels
 
 
 def boundary_map(affinities: np.ndarray, per_section: bool) -> np.ndarray:
-    """1 - mean affinity (z, y, x), of the two channels of a section or of all three; below `INSIDE` in neurites."""
+    """1 - mean affinity (z, y, x), over the two in-plane channels or all three; below `INSIDE` in neurites."""
     return 1 - affinities[1 if per_section else 0 :].mean(axis=0)
 
 
-def linked(affinities: np.ndarray) -> np.ndarray:
-    """Voxels (z, y, x) with an affinity above `LINK` to a neighbour along any axis: all but membranes."""
-    found = np.zeros(affinities.shape[1:], bool)
+def link_mask(affinities: np.ndarray) -> np.ndarray:
+    """Mark the voxels (z, y, x) that an affinity above `LINK` joins to a neighbour: everything but membranes."""
+    mask = np.zeros(affinities.shape[1:], bool)
     for axis, channel in enumerate(affinities > LINK):
-        found |= channel
-        np.moveaxis(found, axis, 0)[:-1] |= np.moveaxis(channel, axis, 0)[1:]
-    return found
+        mask |= channel
+        np.moveaxis(mask, axis, 0)[:-1] |= np.moveaxis(channel, axis, 0)[1:]
+    return mask
 
 
-def _flood(boundary: np.ndarray, joined: np.ndarray, voxel_size: tuple[float, ...], cut: Sides) -> np.ndarray:
+def _flood(boundary: np.ndarray, linked: np.ndarray, voxel_size: tuple[float, ...], cut: Sides) -> np.ndarray:
     inside = boundary < INSIDE
     if inside.all():  # no boundary to measure a distance from
         return np.ones(boundary.shape, int)
     distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(inside, voxel_size), SMOOTHING)
     peaks = inside & (distance == ndimage.maximum_filter(distance, 3))
     seeds = ndimage.label(peaks, np.ones([3] * boundary.ndim))[0]
-    seeds = _with_seeds(seeds, inside, _ends(inside.shape, cut))
-    seeds = _with_seeds(seeds, joined, joined)
+    seeds = _add_seeds(seeds, inside, _cut_sides(inside.shape, cut))
+    seeds = _add_seeds(seeds, linked, linked)
     if not seeds.any():  # nothing but membrane
         return np.ones(boundary.shape, int)
-    return watershed(boundary + ~joined, seeds)  # what joins nothing last, or neighbours would meet through it
+    return watershed(boundary + ~linked, seeds)  # membranes are flooded last, or neighbours would meet through them
 
 
-def _with_seeds(seeds: np.ndarray, mask: np.ndarray, reached: np.ndarray) -> np.ndarray:
-    """Seeds, and as further ones the connected parts of a mask that have none and reach somewhere."""
+def _add_seeds(seeds: np.ndarray, mask: np.ndarray, needed: np.ndarray) -> np.ndarray:
+    """Make every connected part of `mask` a seed that has none yet and has a voxel in `needed`."""
     parts, number = ndimage.label(mask)
-    lacking = np.zeros(number + 1, bool)
-    lacking[parts[reached & mask]] = True
-    lacking[parts[seeds > 0]] = False
-    return np.where(lacking[parts], seeds.max() + np.cumsum(lacking)[parts], seeds)
+    new = np.zeros(number + 1, bool)
+    new[parts[needed & mask]] = True
+    new[parts[seeds > 0]] = False
+    return np.where(new[parts], seeds.max() + np.cumsum(new)[parts], seeds)
 
 
-def _ends(shape: tuple[int, ...], cut: Sides) -> np.ndarray:
-    """Voxels at cut sides."""
-    ends = np.zeros(shape, bool)
+def _cut_sides(shape: tuple[int, ...], cut: Sides) -> np.ndarray:
+    """Mark the voxels at cut sides."""
+    mask = np.zeros(shape, bool)
     for axis, sides in enumerate(cut):
-        for end in (end for end, open_ in zip((0, -1), sides, strict=True) if open_):
-            np.moveaxis(ends, axis, 0)[end] = True
-    return ends
-
-
-_fragments = fragments  # for `sweep`, whose parameter has the same name
+        for end in (end for end, is_cut in zip((0, -1), sides, strict=True) if is_cut):
+            np.moveaxis(mask, axis, 0)[end] = True
+    return mask
 
 
 def sweep(
@@ -139,25 +140,26 @@ def sweep(
         affinities: float32 (3, z, y, x) in [0, 1].
         voxel_size: nm (z, y, x).
         thresholds: Scores in [0, 1]; 0 merges nothing.
-        fragments: Integer ids (z, y, x) to start from, 0 for background; by default those of ``fragments``.
+        fragments: Integer ids (z, y, x) to start from, 0 for background; by default ``fragments`` makes them.
 
     Returns:
-        Threshold -> uint64 labels (z, y, x), by rising threshold; every array is its own.
+        Threshold -> uint64 labels (z, y, x), by rising threshold; no two arrays share memory.
 
     Raises:
-        ValueError: For thresholds outside of [0, 1], fragments of another shape, or affinities that do not qualify.
+        ValueError: For thresholds outside of [0, 1], fragments of another shape, or affinities that ``fragments``
+            refuses.
     """
     check_affinities(affinities)
     thresholds = sorted({float(threshold) for threshold in thresholds})
     if not thresholds or not 0 <= thresholds[0] <= thresholds[-1] <= 1:
         raise ValueError(f"thresholds must be scores (1 - mean affinity) in [0, 1], not {thresholds}")
     if fragments is None:
-        fragments = _fragments(affinities, voxel_size)
+        fragments = flood(affinities, voxel_size, is_anisotropic(voxel_size))
     if fragments.shape != affinities.shape[1:] or fragments.dtype.kind not in "iu":
         raise ValueError(
             f"fragments must be integer ids of shape {affinities.shape[1:]}, not {fragments.dtype} {fragments.shape}"
         )
-    # waterz indexes by id, writes into what it is given, and yields that one array again and again: hence two copies.
+    # waterz indexes by id, overwrites the array of fragments, and yields that same array every time: hence two copies.
     dense = fastremap.renumber(fragments)[0].astype(np.uint64, order="C")
     affinities = np.ascontiguousarray(affinities)
     with _silenced():
@@ -166,7 +168,7 @@ def sweep(
 
 
 def segment(affinities: np.ndarray, voxel_size: tuple[float, float, float], threshold: float) -> np.ndarray:
-    """Segment at one threshold; see ``sweep``."""
+    """Segment at one threshold (score) into uint64 labels (z, y, x); arguments and errors are those of ``sweep``."""
     return sweep(affinities, voxel_size, [threshold])[float(threshold)]
 
 
@@ -177,18 +179,18 @@ def agglomerate(faces: np.ndarray, sums: np.ndarray, counts: np.ndarray, nodes: 
         faces: Nodes on both sides of each face, integers from 0, (n, 2); every pair once, no node with itself.
         sums: Sum of the affinities of each face, (n,).
         counts: Number of affinities of each face, (n,).
-        nodes: How many there are.
+        nodes: Number of nodes.
         threshold: Score, 1 - mean affinity.
 
     Returns:
-        For each node the smallest one that it is merged with.
+        For each node the smallest node that it is merged with, (nodes,).
     """
     graph = [{} for _ in range(nodes)]
     for (a, b), total, count in zip(faces.tolist(), sums.tolist(), counts.tolist(), strict=True):
         graph[a][b] = graph[b][a] = (total, count)
     scores = 1 - sums / counts
-    good = scores < threshold
-    queue = [(score, *face) for score, face in zip(scores[good].tolist(), faces[good].tolist(), strict=True)]
+    low = scores < threshold
+    queue = [(score, *face) for score, face in zip(scores[low].tolist(), faces[low].tolist(), strict=True)]
     heapq.heapify(queue)
     merged = []
     while queue:
@@ -200,11 +202,15 @@ def agglomerate(faces: np.ndarray, sums: np.ndarray, counts: np.ndarray, nodes: 
             a, b = b, a
         merged.append((a, b))
         _join(graph, a, b, queue, threshold)
-    return connected(np.array(merged, int).reshape(-1, 2), nodes)
+    return connected_components(np.array(merged, int).reshape(-1, 2), nodes)
 
 
-def connected(pairs: np.ndarray, nodes: int) -> np.ndarray:
-    """For each node the smallest one that it hangs together with by pairs of nodes (n, 2)."""
+def connected_components(pairs: np.ndarray, nodes: int) -> np.ndarray:
+    """Label each node with the smallest node of its connected component; `pairs` (n, 2) are the edges.
+
+    >>> connected_components(np.array([[1, 3], [3, 4]]), nodes=5).tolist()
+    [0, 1, 2, 1, 1]
+    """
     joined = sparse.coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), shape=(nodes, nodes))
     components = sparse.csgraph.connected_components(joined, directed=False)[1]
     return np.unique(components, return_index=True)[1][components]
@@ -232,7 +238,7 @@ def remove_small(labels: np.ndarray, min_voxels: int) -> np.ndarray:
         min_voxels: Smallest segment that is kept.
 
     Returns:
-        A new array of the same type. Where no segment is large enough, nothing is removed.
+        A new array of the same type; a copy of `labels` if no segment is large enough.
     """
     ids, voxels = fastremap.unique(labels, return_counts=True)
     small = np.isin(labels, ids[(ids != 0) & (voxels < min_voxels)])
@@ -245,20 +251,20 @@ def remove_small(labels: np.ndarray, min_voxels: int) -> np.ndarray:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Send what waterz prints nowhere: from Python by sys.stdout, from C++ by descriptor 1 (in Jupyter two places)."""
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    """Suppress what waterz prints: from Python to sys.stdout, from C++ to descriptor 1 (in Jupyter not the same)."""
+    original, devnull = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 1)
+        os.dup2(devnull, 1)
         with redirect_stdout(io.StringIO()):
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(original, 1)
+        os.close(original)
+        os.close(devnull)
 
 
 def check_affinities(affinities: np.ndarray) -> None:
-    """Raise a ValueError that says what is wrong and what to do about it."""
+    """Raise a ValueError unless affinities have the right shape, type, range and channel order; it says what to do."""
     shape, dtype = np.shape(affinities), getattr(affinities, "dtype", type(affinities))
     if len(shape) != 4 or shape[0] != 3 or 0 in shape:
         hint = "; move the channels to the front with np.moveaxis(affinities, -1, 0)" if shape[-1:] == (3,) else ""
@@ -273,15 +279,20 @@ def check_affinities(affinities: np.ndarray) -> None:
     _check_channel_order(affinities)
 
 
+def middle(shape: tuple[int, int, int]) -> Region:
+    """The voxels of a volume of `shape` that the channel order is read from: up to 64 on each side of the centre."""
+    return Region.at([n // 2 for n in shape], (0, 0, 0)).grow((MIDDLE, MIDDLE, MIDDLE), shape)
+
+
 def _check_channel_order(affinities: np.ndarray) -> None:
-    """Refuse channels that plainly belong to other axes, or to the faces of the successors (ours).
+    """Raise a ValueError if channels plainly belong to other axes, or join voxels to their successors (our own test).
 
     A channel joins a voxel to its predecessor, so it lies half a voxel before the others along its own axis: there, and
     only there, it resembles them more one voxel earlier than one voxel later. The difference of the two correlations is
     taken for each channel and axis, and the assignment with the largest sum has to be channel = axis.
     """
-    crop = affinities[(slice(None), *(slice(max(n // 2 - 64, 0), n // 2 + 64) for n in affinities.shape[1:]))]
-    if abs(2 * crop - 1).mean() < 0.5:  # an untrained network's are undecided, and may lean anywhere
+    crop = affinities[:, *middle(affinities.shape[1:])]
+    if abs(2 * crop - 1).mean() < 0.5:  # affinities of an untrained network are undecided, and may lean anywhere
         return
     crop = crop - crop.mean(axis=(1, 2, 3), keepdims=True)
     lean = np.zeros((3, 3))
@@ -291,7 +302,7 @@ def _check_channel_order(affinities: np.ndarray) -> None:
         scale = own.size * own.std() * others.std()
         lean[channel, axis] = (own[1:-1] * (others[:-2] - others[2:])).sum() / max(scale, 1e-6)
     best = lean[linear_sum_assignment(lean, maximize=True)].sum()
-    if best - lean.trace() > max(0.2, 6 * np.sqrt(6 / crop[0].size)):  # the second is chance in few voxels
+    if best - lean.trace() > max(0.2, 6 * np.sqrt(6 / crop[0].size)):  # 6 * sqrt is chance in few voxels
         raise ValueError(
             "affinities seem to have another channel order than (z, y, x), or to join voxels to their successors: "
             "channel c at a voxel must belong to the face it shares with its predecessor along axis c"

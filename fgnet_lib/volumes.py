@@ -1,4 +1,4 @@
-"""EM volumes: one small type, read lazily from the formats of the field, written atomically.
+"""EM volumes, and boxes of voxels in them.
 
 Arrays are in z, y, x order, voxel sizes and offsets in nm. `raw` is uint8; `labels` are uint32 or uint64, where 0 is
 boundary or unlabelled and `IGNORE` is unknown. Nothing is read from disk before it is cut out.
@@ -6,15 +6,92 @@ boundary or unlabelled and `IGNORE` is unknown. Nothing is read from disk before
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Region = tuple[slice, slice, slice]  # z, y, x, with start and stop
-IGNORE = np.uint64(2**64 - 1)  # CREMI's mark for "nobody looked here"
+IGNORE = np.uint64(2**64 - 1)  # CREMI's mark for unknown voxels
+
+
+class Region(NamedTuple):
+    """A box of voxels: along each axis a slice with a start and a stop.
+
+    A region indexes arrays of NumPy, PyTorch and Zarr, as in `array[region]`; h5py needs `array[*region]`. If channels
+    come first, write `array[:, *region]`.
+
+    >>> block = Region.at((2, 0, 8), shape=(4, 8, 8))
+    >>> read = block.grow((1, 2, 2), shape=(6, 16, 16))
+    >>> print(block, "is read with its surroundings", read)
+    2:6, 0:8, 8:16 is read with its surroundings 1:6, 0:10, 6:16
+    >>> print(block.within(read))
+    1:5, 0:8, 2:10
+    >>> np.zeros((3, 6, 16, 16))[:, *block].shape
+    (3, 4, 8, 8)
+    """
+
+    z: slice
+    y: slice
+    x: slice
+
+    @classmethod
+    def at(cls, start: Sequence[int], shape: Sequence[int]) -> Region:
+        """The box of `shape` voxels whose first voxel is `start`, both (z, y, x)."""
+        return cls(*(slice(int(a), int(a) + int(n)) for a, n in zip(start, shape, strict=True)))
+
+    @classmethod
+    def whole(cls, shape: Sequence[int]) -> Region:
+        """All voxels of a volume of `shape` (z, y, x)."""
+        return cls.at((0, 0, 0), shape)
+
+    @property
+    def start(self) -> tuple[int, int, int]:
+        """The first voxel (z, y, x)."""
+        return self.z.start, self.y.start, self.x.start
+
+    @property
+    def stop(self) -> tuple[int, int, int]:
+        """One more than the last voxel, along z, y, x."""
+        return self.z.stop, self.y.stop, self.x.stop
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along z, y, x."""
+        return tuple(s.stop - s.start for s in self)
+
+    @property
+    def voxels(self) -> int:
+        """The number of voxels, 0 for an empty box."""
+        return math.prod(self.shape)
+
+    def grow(self, margin: Sequence[int], shape: Sequence[int]) -> Region:
+        """The box with `margin` (z, y, x) voxels more on every side, as far as a volume of `shape` goes.
+
+        `grow(margin, region.stop)` grows it on the low sides only.
+        """
+        axes = zip(self, margin, shape, strict=True)
+        return Region(*(slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in axes))
+
+    def intersect(self, other: Region) -> Region:
+        """The voxels that both boxes have; empty along an axis where they share none."""
+        starts = [max(a.start, b.start) for a, b in zip(self, other, strict=True)]
+        stops = [min(a.stop, b.stop) for a, b in zip(self, other, strict=True)]
+        return Region(*(slice(start, max(start, stop)) for start, stop in zip(starts, stops, strict=True)))
+
+    def within(self, other: Region) -> Region:
+        """The same box in the coordinates of `other`: `array[other][box.within(other)]` is `array[box]`."""
+        return Region(*(slice(a.start - b.start, a.stop - b.start) for a, b in zip(self, other, strict=True)))
+
+    def before(self, axis: int) -> Region:
+        """The layer of voxels in front of the box along `axis`; empty where the volume begins."""
+        layer = slice(max(self[axis].start - 1, 0), self[axis].start)
+        return Region(*(layer if i == axis else s for i, s in enumerate(self)))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{s.start}:{s.stop}" for s in self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +117,7 @@ class Volume:
 
     def __post_init__(self) -> None:
         where = self.name or "volume"
-        _check_raw(self.raw, where)
+        check_raw(self.raw, where)
         if self.labels is not None:
             _check_labels(self.labels, self.raw.shape, where)
         for field in ("voxel_size", "offset"):
@@ -53,19 +130,19 @@ class Volume:
         """Voxels along z, y, x."""
         return tuple(self.raw.shape)
 
-    def __getitem__(self, key: tuple[slice, slice, slice]) -> Volume:
-        """Read a crop into memory; `key` is three slices without a step, the offset moves along."""
-        cut = _slices(key, self.shape)
+    def __getitem__(self, key: slice | tuple[slice, ...]) -> Volume:
+        """Read a crop into memory; `key` is a `Region` or slices without a step, and the offset moves along."""
+        region = _region(key, self.shape)
         try:
-            raw = np.asarray(self.raw[cut])
-            labels = None if self.labels is None else np.asarray(self.labels[cut])
+            raw = np.asarray(self.raw[*region])
+            labels = None if self.labels is None else np.asarray(self.labels[*region])
         except (OSError, RuntimeError, ValueError, zlib.error) as error:  # whatever the codecs raise
-            raise OSError(f"{self.name}: cannot read {cut}, the file may be damaged ({error})") from error
-        offset = tuple(o + s.start * v for o, s, v in zip(self.offset, cut, self.voxel_size, strict=True))
+            raise OSError(f"{self.name}: cannot read [{region}], the file may be damaged ({error})") from error
+        offset = tuple(o + a * v for o, a, v in zip(self.offset, region.start, self.voxel_size, strict=True))
         return replace(self, raw=raw, labels=labels, offset=offset)
 
     def sections(self, first: int, last: int) -> Volume:
-        """Sections `first` to `last` - 1 along z, still lazy, the offset moved along."""
+        """The volume of sections `first` to `last` - 1 along z, still lazy, the offset moved along."""
         if not 0 <= first < last <= self.shape[0]:
             raise ValueError(f"{self.name}: no sections {first} to {last} in a volume with {self.shape[0]}")
 
@@ -83,7 +160,7 @@ class Volume:
 
 
 def is_anisotropic(voxel_size: tuple[float, float, float]) -> bool:
-    """Whether a voxel (z, y, x) is at least twice as long in z as in x: serial sections, to be treated one by one."""
+    """Tell whether a voxel (z, y, x) is at least twice as long in z as in x: sections are then treated one by one."""
     return voxel_size[0] >= 2 * voxel_size[2]
 
 
@@ -98,25 +175,25 @@ class Lazy:
         single = [isinstance(k, int | np.integer) for k in key]
         starts = [range(n)[k] if i else 0 for k, i, n in zip(key, single, self.shape, strict=False)]
         slices = [slice(a, a + 1) if i else k for k, i, a in zip(key, single, starts, strict=False)]
-        cut = _slices(tuple(slices), self.shape)
-        shape = [s.stop - s.start for s in cut]
-        out = self._cut(*cut) if all(shape) else np.empty(shape, self.dtype)
+        region = _region(tuple(slices), self.shape)
+        out = self._cut(*region) if region.voxels else np.empty(region.shape, self.dtype)
         return out[tuple(0 if i else slice(None) for i in single)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:, :, :], dtype)
 
 
-def _slices(key: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """Complete slices: every start and stop given, as many as there are axes."""
+def _region(key: Any, shape: tuple[int, ...]) -> Region:
+    """The voxels that an index of fewer or open slices means in a volume of `shape`."""
     key = (key if isinstance(key, tuple) else (key,)) + (slice(None),) * len(shape)
     if not all(isinstance(k, slice) and k.step in (None, 1) for k in key):
         raise TypeError(f"cut a volume with slices without a step, as in volume[0:16, 0:256, 0:256], not {key}")
     bounds = (k.indices(n) for k, n in zip(key, shape, strict=False))
-    return tuple(slice(start, max(start, stop)) for start, stop, _ in bounds)
+    return Region(*(slice(start, max(start, stop)) for start, stop, _ in bounds))
 
 
-def _check_raw(raw: Any, where: str) -> None:
+def check_raw(raw: Any, where: str) -> None:
+    """Raise a ValueError that names `where` unless `raw` is a non-empty uint8 array with three axes."""
     if len(raw.shape) != 3:
         raise ValueError(
             f"{where}: raw has shape {tuple(raw.shape)}; a volume has three axes z, y, x "

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
-from fgnet_lib.inference import gaussian_window, predict, window_starts, windows
+from fgnet_lib.inference import gaussian_window, lay_windows, predict, window_starts
+from fgnet_lib.volumes import Region
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 80), st.integers(1, 80))
 
@@ -51,14 +52,24 @@ def test_windows_cover_everything(length, window, overlap):
 @given(shapes, st.sampled_from([0.0, 0.25, 0.5]), st.integers(0, 8), st.integers(0, 79))
 @settings(max_examples=25, deadline=None)
 def test_weights_of_windows_are_added_up(shape, overlap, z, x):
-    those = windows(shape, (4, 32, 64), overlap)
-    region = (slice(min(z, shape[0] - 1), shape[0]), slice(0, shape[1]), slice(min(x, shape[2] - 1), shape[2]))
-    total = np.zeros([a[-1] + s for a, s in zip(those.starts, those.size, strict=True)])
-    for corner in product(*those.starts):
-        total[*(slice(a, a + s) for a, s in zip(corner, those.size, strict=True))] += gaussian_window(
-            those.size
-        ).numpy()
-    np.testing.assert_allclose(those.weight(region), total[region], rtol=1e-5)
+    windows = lay_windows(shape, (4, 32, 64), overlap)
+    region = Region.at((min(z, shape[0] - 1), 0, min(x, shape[2] - 1)), shape).intersect(Region.whole(shape))
+    total = np.zeros([a[-1] + n for a, n in zip(windows.starts, windows.size, strict=True)])
+    for corner in product(*windows.starts):
+        total[Region.at(corner, windows.size)] += gaussian_window(windows.size).numpy()
+    np.testing.assert_allclose(windows.weight(region), total[region], rtol=1e-5)
+
+
+@given(shapes, st.sampled_from([0.0, 0.5]), st.tuples(*[st.integers(0, 40)] * 3), st.tuples(*[st.integers(1, 20)] * 3))
+def test_windows_that_overlap_a_region_share_a_voxel_with_it(shape, overlap, start, size):
+    windows, region = lay_windows(shape, (4, 32, 64), overlap), Region.at(start, size)
+    corners = set(product(*windows.starts))
+    boxes = {corner: Region.at(corner, windows.size) for corner in corners}
+    overlapping = {corner for corner, box in boxes.items() if box.intersect(region).voxels}
+    assert set(product(*windows.overlapping(region).starts)) == overlapping
+    assert set(product(*windows.beginning(region).starts)) == {
+        corner for corner in corners if Region.at(corner, (1, 1, 1)).intersect(region).voxels
+    }
 
 
 def test_feature_reuse_equals_the_plain_forward_pass():

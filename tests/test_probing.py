@@ -39,12 +39,12 @@ def test_a_section_is_what_the_model_says(raw):
     model = make()
     whole = torch.from_numpy(raw / np.float32(255))[None, None]
     expected, guides = model(whole), model.encode(whole)
-    found = Inspector(model, raw).section(5)
+    section = Inspector(model, raw).section(5)
     for level, (height, width) in enumerate(((13, 18), (7, 9), (4, 5))):
-        np.testing.assert_allclose(found.attention[level], expected.attention[level][0, 0, 5], atol=1e-5)
-        np.testing.assert_allclose(found.sam2[level], guides[level][0, :, 5, :height, :width], atol=1e-2)
-        assert found.response[level].shape == (height, width)
-    np.testing.assert_allclose(found.affinities, expected.refined[0, :, 5].sigmoid(), atol=1e-3)
+        np.testing.assert_allclose(section.attention[level], expected.attention[level][0, 0, 5], atol=1e-5)
+        np.testing.assert_allclose(section.sam2[level], guides[level][0, :, 5, :height, :width], atol=1e-2)
+        assert section.response[level].shape == (height, width)
+    np.testing.assert_allclose(section.affinities, expected.refined[0, :, 5].sigmoid(), atol=1e-3)
 
 
 def test_neighbours_are_seen_where_sections_are_computed_one_by_one(raw, monkeypatch):
@@ -80,10 +80,10 @@ def test_what_was_not_used_for_longest_is_dropped(raw, calls, monkeypatch):
 
 @pytest.mark.parametrize("switches", [{"encoder": None}, {"refined": False}])
 def test_models_that_lack_a_part(switches, raw):
-    found = Inspector(make(**switches), raw).section(6, ((1, 2, 3), 0.0))
-    assert found.attention == ()
-    assert [len(found.sam2), len(found.response)] == ([0, 3] if "encoder" in switches else [3, 0])
-    assert found.affinities.shape == (3, *SHAPE[1:])
+    section = Inspector(make(**switches), raw).section(6, ((1, 2, 3), 0.0))
+    assert section.attention == ()
+    assert [len(section.sam2), len(section.response)] == ([0, 3] if "encoder" in switches else [3, 0])
+    assert section.affinities.shape == (3, *SHAPE[1:])
 
 
 # --- attention set to a value -----------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_an_error_inside_ends_the_context_too():
 @pytest.mark.parametrize("switches", [{"encoder": None}, {"refined": False}])
 def test_a_model_without_attention_is_refused(switches):
     with (
-        pytest.raises(ValueError, match="no attention 1 in this model; it has 0 maps"),
+        pytest.raises(ValueError, match="this model has no attention map 1; it has 0 maps"),
         attention_set_to(make(**switches), 1, 0),
     ):
         pass

@@ -38,8 +38,8 @@ def test_nothing_is_swallowed_however_thin(voxel_size, number: int, seed: int, s
     affinities, known = affinities_from_labels(objects).astype(np.float32), parts_of(objects)
     start = fragments(affinities, voxel_size)
     assert voi(start, known)[1] == pytest.approx(0, abs=1e-12)
-    found = sweep(affinities, voxel_size, [0.999], start)[0.999]
-    assert voi(np.where(known > 0, found, 0), known) == pytest.approx((0, 0), abs=1e-12)
+    segmentation = sweep(affinities, voxel_size, [0.999], start)[0.999]
+    assert voi(np.where(known > 0, segmentation, 0), known) == pytest.approx((0, 0), abs=1e-12)
 
 
 def test_fragments_are_flat_in_anisotropic_data_and_can_be_asked_for() -> None:
@@ -73,13 +73,13 @@ def test_a_section_without_a_seed_is_a_fragment_of_its_own() -> None:
 def test_sweep_merges_more_and_more_and_returns_independent_arrays() -> None:
     affinities = affinities_of(cells())
     start = fragments(affinities, ISOTROPIC)
-    found = sweep(affinities, ISOTROPIC, [0.6, 0, 0.3, 1], start)
-    assert list(found) == [0, 0.3, 0.6, 1]
-    assert voi(found[0], start) == (0, 0)
-    for finer, coarser in zip(list(found.values())[:-1], list(found.values())[1:], strict=True):
+    segmentations = sweep(affinities, ISOTROPIC, [0.6, 0, 0.3, 1], start)
+    assert list(segmentations) == [0, 0.3, 0.6, 1]
+    assert voi(segmentations[0], start) == (0, 0)
+    for finer, coarser in zip(list(segmentations.values())[:-1], list(segmentations.values())[1:], strict=True):
         assert voi(finer, coarser)[1] == pytest.approx(0, abs=1e-12) and not np.shares_memory(finer, coarser)
-    assert len(np.unique(found[1])) == 1
-    for threshold, segmentation in found.items():
+    assert len(np.unique(segmentations[1])) == 1
+    for threshold, segmentation in segmentations.items():
         assert np.array_equal(segmentation, segment(affinities, ISOTROPIC, threshold))
 
 
@@ -101,8 +101,8 @@ def segment_from(start: np.ndarray, affinities: np.ndarray, threshold: float) ->
 def test_huge_fragment_ids_and_background_are_taken() -> None:
     """waterz alone would allocate by the largest id; background stays and nothing merges across it."""
     start = np.array([2**60, 2**60, 0, 5, 5, 5], np.uint64)[None, None]
-    found = segment_from(start, np.ones((3, 1, 1, 6), np.float32), 0.5)[0, 0]
-    assert found[2] == 0 and found[0] == found[1] != found[3] == found[5]
+    segmentation = segment_from(start, np.ones((3, 1, 1, 6), np.float32), 0.5)[0, 0]
+    assert segmentation[2] == 0 and segmentation[0] == segmentation[1] != segmentation[3] == segmentation[5]
 
 
 def test_inputs_are_left_as_they_were_also_when_not_contiguous() -> None:
@@ -110,9 +110,9 @@ def test_inputs_are_left_as_they_were_also_when_not_contiguous() -> None:
     affinities = np.asfortranarray(affinities_of(labels))
     start = np.asfortranarray(fragments(affinities, ANISOTROPIC))
     affinities.flags.writeable = start.flags.writeable = False
-    found = segment_from(start, affinities, 0.4)
+    segmentation = segment_from(start, affinities, 0.4)
     plain = segment_from(np.ascontiguousarray(start), np.ascontiguousarray(affinities), 0.4)
-    assert voi(found, plain) == (0, 0) and start.max() > len(np.unique(found))
+    assert voi(segmentation, plain) == (0, 0) and start.max() > len(np.unique(segmentation))
 
 
 def test_nothing_is_printed_and_printing_works_afterwards(capfd) -> None:

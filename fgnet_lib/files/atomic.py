@@ -1,4 +1,4 @@
-"""Files that are there complete or not at all."""
+"""Files and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -15,13 +15,25 @@ import numpy as np
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` that takes its place if all goes well and is removed if not."""
+    """Yield a temporary name beside `path`, for a file or a folder, which becomes `path` if the context ends well.
+
+    An error leaves what was there before; a process that is killed leaves the temporary file as well, which is hidden.
+    Threads, processes and computers may write the same path at the same time; the last writer wins.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     with atomic(Path(folder) / "note.txt") as part:
+    ...         _ = part.write_text("complete")
+    ...     print(*(path.name for path in Path(folder).iterdir()))
+    note.txt
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    writer = f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
+    part, old = path.with_name(f"{writer}.part"), path.with_name(f"{writer}.old")
     try:
         yield part
         if path.is_dir():  # a folder cannot be replaced in one step: put the old one aside for the moment
-            old = path.rename(path.with_name(f".{path.name}.{os.getpid()}.old"))
+            path.rename(old)
             part.rename(path)
             shutil.rmtree(old)
         else:
@@ -30,24 +42,13 @@ def atomic(path: Path) -> Iterator[Path]:
         shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file that is there complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """To one file, and its folder with it."""
+    """Write arrays to one `.npz` file, and make its folder; a kill may leave it incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **arrays)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file of `save_arrays`; nothing is unpickled."""
+    """Read all arrays of a file of `save_arrays` into memory; nothing is unpickled."""
     with np.load(path, allow_pickle=False) as file:
         return dict(file)

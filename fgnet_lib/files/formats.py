@@ -18,7 +18,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from fgnet_lib.files.atomic import atomic
-from fgnet_lib.volumes import IGNORE, Lazy, Volume, _check_raw
+from fgnet_lib.volumes import IGNORE, Lazy, Region, Volume, check_raw
 
 RAW_KEY, LABELS_KEY = "volumes/raw", "volumes/labels/neuron_ids"  # the CREMI layout
 CHUNK = (16, 128, 128)
@@ -32,44 +32,44 @@ def read_volume(
     labels_path: str | Path | None = None,
     voxel_size: tuple[float, float, float] | None = None,
 ) -> Volume:
-    """Open a volume without reading its voxels.
+    """Open a volume as a lazy `Volume`, without reading its voxels.
 
     Formats: HDF5 (CREMI, also padded; FIB-25 with `stack` and `transforms`; any other by its dataset paths), a TIFF
     stack or a folder of TIFF sections in natural order, Zarr 2 and 3 (OME-Zarr 0.4 and 0.5 at full resolution, the
-    CREMI layout, or by array paths). Labels smaller than raw are placed by the difference of the two offsets, if there
-    is one, as CREMI's padded files need it, and are `IGNORE` around. uint8 and uint16 labels are widened to uint32;
-    signed ones are refused, because nobody could know lazily that no id is negative.
+    CREMI layout, or by array paths). Labels smaller than raw, as in CREMI's padded files, are placed by the difference
+    of the two offsets, with `IGNORE` around them. uint8 and uint16 labels are widened to uint32; signed labels are
+    refused, because a lazy reader cannot know that no id is negative.
 
     Args:
         path: the file or folder with the raw data.
         raw_key: path of raw inside the file; by default `volumes/raw`, `raw` or the OME-Zarr image.
         labels_key: path of the labels; by default `volumes/labels/neuron_ids`, or `stack` beside `transforms`.
         labels_path: the file with the labels if it is another one.
-        voxel_size: nm along z, y, x; goes before what the file says, needed if it says nothing.
+        voxel_size: nm along z, y, x; overrides the file's own, and is needed if the file has none.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unreadable, no such dataset (names those there are), or not a volume as `Volume` describes it.
+        ValueError: unreadable, no such dataset (lists the datasets of the file), or not a volume as `Volume` wants it.
     """
     path = Path(path)
     raw = _open(path, raw_key, (RAW_KEY, "raw"))
     size = voxel_size or raw.voxel_size
     if size is None:
         raise ValueError(f"{path}: no voxel size in the file; give voxel_size=(z, y, x) in nm")
-    _check_raw(raw.array, str(path))
+    check_raw(raw.array, str(path))
     volume = Volume(raw.array, size, offset=raw.offset or (0, 0, 0), name=path.name)
     if labels_path is None and labels_key is None and not _has_labels(path):
         return volume
     labels_path = Path(labels_path or path)
     labels = _open(labels_path, labels_key, (LABELS_KEY, "stack"))
-    return replace(volume, labels=_place(labels, volume, str(labels_path)))
+    return replace(volume, labels=_align(labels, volume, str(labels_path)))
 
 
 def write_volume(volume: Volume, path: str | Path) -> Path:
-    """Write a volume in the CREMI layout, slab by slab, so that it also works for volumes larger than memory.
+    """Write a volume in the CREMI layout, slab by slab, so that it may be larger than memory; returns the path.
 
     Raw goes to `volumes/raw`, labels to `volumes/labels/neuron_ids`, each with `resolution` and `offset` in nm. The
-    file appears under its name only when it is complete: a full disk or a kill leaves what was there before.
+    file appears under its name only when it is complete: a full disk or a kill leaves the previous file untouched.
 
     Args:
         volume: what to write.
@@ -91,7 +91,7 @@ def write_volume(volume: Volume, path: str | Path) -> Path:
 
 
 class _Surviving(io.FileIO):
-    """A file that keeps its first error instead of raising it, for HDF5 crashes Python when a write fails."""
+    """A file that keeps its first error instead of raising it: HDF5 crashes Python when a write fails."""
 
     error: OSError | None = None
 
@@ -134,16 +134,16 @@ def _write_arrays(volume: Volume, create: Callable[..., Any], disk: _Surviving |
         out.attrs.update(resolution=list(volume.voxel_size), offset=list(volume.offset))
         for z in range(0, volume.shape[0], depth):
             slab = np.asarray(array[z : z + depth, :, :])
-            # one chunk at a time: after an error Zarr would go on writing the others of the slab behind our back
+            # one chunk at a time: after an error Zarr would go on writing the slab's other chunks in the background
             for y, x in product(range(0, volume.shape[1], height), range(0, volume.shape[2], width)):
                 out[z : z + depth, y : y + height, x : x + width] = slab[:, y : y + height, x : x + width]
             if disk and disk.error:
                 return
 
 
-def _place(labels: _Source, volume: Volume, where: str) -> Any:
+def _align(labels: _Source, volume: Volume, where: str) -> Any:
     """Labels on the grid of raw: as they are if they cover it, else with IGNORE around them."""
-    array = _widened(labels.array)
+    array = _widen(labels.array)
     offset = np.asarray(labels.offset or volume.offset) - volume.offset
     start = offset / volume.voxel_size
     first = np.round(start).astype(int)
@@ -155,27 +155,28 @@ def _place(labels: _Source, volume: Volume, where: str) -> Any:
             f"{where}: labels of shape {array.shape} at {tuple(offset.tolist())} nm do not fit raw of shape "
             f"{volume.shape} with voxels of {volume.voxel_size} nm; cut them alike, or mend the labels' `offset` in nm"
         )
+    labelled = Region.at(first, array.shape)
 
     def cut(*slices: slice) -> np.ndarray:
-        out = np.full([s.stop - s.start for s in slices], IGNORE, np.uint64)
-        corner = np.array([s.start for s in slices]) - first  # of the crop, seen from the labels
-        lo, hi = np.maximum(corner, 0), np.minimum(corner + out.shape, array.shape)
-        if (lo < hi).all():
-            out[tuple(map(slice, lo - corner, hi - corner))] = array[tuple(map(slice, lo, hi))]
+        region = Region(*slices)
+        out = np.full(region.shape, IGNORE, np.uint64)
+        known = region.intersect(labelled)
+        if known.voxels:
+            out[known.within(region)] = array[*known.within(labelled)]
         return out
 
     return Lazy(volume.shape, np.uint64, cut)
 
 
-def _widened(labels: Any) -> Any:
+def _widen(labels: Any) -> Any:
     if labels.dtype in (np.uint32, np.uint64) or labels.dtype.kind != "u":
         return labels
     dtype = np.dtype(f"u{max(labels.dtype.itemsize, 4)}")
     return Lazy(labels.shape, dtype, lambda *cut: np.asarray(labels[cut]).astype(dtype))
 
 
-def _mapped(stack: Any, transforms: np.ndarray) -> Lazy:
-    """FIB-25 (NeuroProof): `stack` holds supervoxels, `transforms` (n, 2) the body of each; 0 for one not listed."""
+def _map_bodies(stack: Any, transforms: np.ndarray) -> Lazy:
+    """FIB-25 (NeuroProof): `stack` holds supervoxels, `transforms` (n, 2) the body of each; 0 if none is listed."""
     order = np.argsort(transforms[:, 0])
     supervoxel, body = transforms[order].astype(np.uint64).T
 
@@ -194,31 +195,35 @@ class _Source(NamedTuple):
 
 
 def _open(path: Path, key: str | None, known: tuple[str, ...]) -> _Source:
-    """The array at `key`, or at the first of the `known` keys that is there."""
+    """The array at `key`, or at the first of the `known` keys that the file has."""
     root = _root(path)
     if isinstance(root, _Source):
         return root
     if hasattr(root, "dtype"):  # a Zarr array without a group
-        return _described(root)
+        return _describe(root)
     if key is None:
         key = next((k for k in known if k in root), "" if _multiscales(root) else None)
     if key is None or (key and key not in root):
         wanted = key or " or ".join(known)
-        raise ValueError(f"{path}: no dataset {wanted}; there are: {', '.join(_listing(root)) or 'none'}")
+        raise ValueError(f"{path}: no dataset {wanted}; its datasets are: {', '.join(_list_arrays(root)) or 'none'}")
     node = root[key] if key else root
-    _refuse_elsewhere(node, path)
-    source = _ome(node) if _multiscales(node) else _described(node)
+    _refuse_other_files(node, path)
+    source = _ome(node) if _multiscales(node) else _describe(node)
     if not hasattr(source.array, "dtype"):
-        raise ValueError(f"{path}: {key} is a group; its datasets are: {', '.join(_listing(node)) or 'none'}")
+        raise ValueError(f"{path}: {key} is a group; its datasets are: {', '.join(_list_arrays(node)) or 'none'}")
     beside = f"{key.rpartition('/')[0]}/transforms".lstrip("/")
     if key.endswith("stack") and beside in root:
-        _refuse_elsewhere(root[beside], path)
-        return source._replace(array=_mapped(source.array, root[beside][:]))
+        _refuse_other_files(root[beside], path)
+        return source._replace(array=_map_bodies(source.array, root[beside][:]))
     return source
 
 
-def _refuse_elsewhere(node: Any, path: Path) -> None:
-    """HDF5 can take voxels from any file that the reader may read; a file from elsewhere should not choose it."""
+def _refuse_other_files(node: Any, path: Path) -> None:
+    """Raise a ValueError if an HDF5 node takes its voxels from another file.
+
+    h5py follows external links, external storage and virtual datasets: a downloaded file could name any file that you
+    may read, and its content would show up as voxels.
+    """
     if not isinstance(node, h5py.Dataset | h5py.Group):
         return
     external = isinstance(node, h5py.Dataset) and (node.external or node.is_virtual)
@@ -230,7 +235,11 @@ def _refuse_elsewhere(node: Any, path: Path) -> None:
 
 
 class _Confined(LocalStore):
-    """A Zarr folder that is not left: a link in somebody's data could name any file that the reader may read."""
+    """A Zarr folder whose links are followed inside the folder only.
+
+    Zarr's own store follows every link: a downloaded folder could name any file that you may read, and its content
+    would show up as voxels.
+    """
 
     async def get(self, key: str, *args: Any, **options: Any) -> Any:
         self._check(key)
@@ -249,7 +258,7 @@ class _Confined(LocalStore):
 def _root(path: Path) -> Any:
     """The open file: an HDF5 or Zarr group, a Zarr array, or the `_Source` of a TIFF."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder (looked from {Path.cwd()})")
+        raise FileNotFoundError(f"{path}: no such file or folder (the current folder is {Path.cwd()})")
     try:
         if path.suffix.lower() in (".h5", ".hdf", ".hdf5"):
             return h5py.File(path, "r")
@@ -268,7 +277,7 @@ def _has_labels(path: Path) -> bool:
     return hasattr(root, "attrs") and not hasattr(root, "dtype") and (LABELS_KEY in root or "transforms" in root)
 
 
-def _described(node: Any) -> _Source:
+def _describe(node: Any) -> _Source:
     resolution, offset = node.attrs.get("resolution"), node.attrs.get("offset")
     return _Source(node, *(None if x is None else tuple(map(float, x)) for x in (resolution, offset)))
 
@@ -294,7 +303,7 @@ def _ome(group: Any) -> _Source:
         full, lead = array, (0,) * (array.ndim - 3)
         array = Lazy(full.shape[-3:], full.dtype, lambda *cut: np.asarray(full[lead + cut]))
     if not set(units) <= set(NM_PER_UNIT):
-        return _Source(array)  # no unit: the caller has to say the voxel size
+        return _Source(array)  # no unit: the caller has to give the voxel size
     nm = np.array([NM_PER_UNIT[unit] for unit in units])
     return _Source(array, tuple(scale[-3:] * nm), tuple(translation[-3:] * nm))
 
@@ -308,16 +317,17 @@ def _tiff(path: Path, files: list[Path]) -> _Source:
     if not files and series.dataoffset is not None and series.ndim == 3 and not colour:
         stack = tifffile.memmap(path, mode="r")
         return _Source(Lazy(stack.shape, stack.dtype, lambda *cut: np.array(stack[cut])))
-    where = [(file, 0) for file in files] or [(path, i) for i in range(pages)]
-    shape = page.shape if len(where) == 1 and not colour else (len(where), *page.shape)
+    sections = [(file, 0) for file in files] or [(path, i) for i in range(pages)]
+    shape = page.shape if len(sections) == 1 and not colour else (len(sections), *page.shape)
     return _Source(
-        Lazy(shape, page.dtype, lambda z, y, x: np.stack([tifffile.imread(f, key=i)[y, x] for f, i in where[z]]))
+        Lazy(shape, page.dtype, lambda z, y, x: np.stack([tifffile.imread(f, key=i)[y, x] for f, i in sections[z]]))
     )
 
 
-def _listing(group: Any) -> list[str]:
-    found: list[str] = []
+def _list_arrays(group: Any) -> list[str]:
+    """The paths of all arrays in an HDF5 or Zarr group."""
     if isinstance(group, h5py.Group):
-        group.visititems(lambda name, node: found.append(name) if isinstance(node, h5py.Dataset) else None)
-        return found
+        names: list[str] = []
+        group.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
+        return names
     return [name for name, node in group.members(max_depth=None) if isinstance(node, zarr.Array)]

@@ -1,4 +1,4 @@
-"""A folder that one run at a time writes to."""
+"""Locks on folders, and paths that stay inside a folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ _held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())  #
 
 @contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Keep a folder to oneself; the lock goes with the process, however that ends. Who has it gets it again.
+    """Keep other runs out of a folder within the context. The lock ends with the process, however that ends.
+
+    With `wait`, it comes when the others are gone. Reentrant: a thread that holds the lock may take it again.
 
     Raises:
-        RuntimeError: another run has it, and `wait` is not set; says which.
-        ValueError, OSError: the lock is a link.
+        RuntimeError: another run holds the lock, and `wait` is not set; says which.
+        ValueError, OSError: the file `lock` is a link, which could name any file of the reader's to be overwritten.
     """
     folder = folder.resolve()
     if folder in _held.get():
@@ -45,10 +47,12 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of `name` in a folder.
+    """Return the path of `name` in a folder, to write to.
+
+    No library checks this: a link in a folder that came from elsewhere could name any file that you may write.
 
     Raises:
-        ValueError: it is a link that leads out of the folder.
+        ValueError: a link or `..` leads out of the folder.
     """
     path = Path(folder) / name
     if not path.resolve().is_relative_to(Path(folder).resolve()):

@@ -1,4 +1,4 @@
-"""What tells one state of files or settings from another."""
+"""Checksums, time stamps and comparisons that tell one state of files or settings from another."""
 
 from __future__ import annotations
 
@@ -11,32 +11,41 @@ import numpy as np
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> int:
-    """CRC-32 of the contents of arrays, in the order of their names."""
-    found = 0
+    """Compute the CRC-32 of the contents of arrays, in the order of their names."""
+    crc = 0
     for name in sorted(arrays):
-        found = zlib.crc32(np.ascontiguousarray(arrays[name]).view(np.uint8).data, found)
-    return found
+        crc = zlib.crc32(np.ascontiguousarray(arrays[name]).view(np.uint8).data, crc)
+    return crc
 
 
 def stamp(path: Path, *inner: str) -> dict[str, str]:
-    """When a file was last written and its size in bytes; of a Zarr folder, that of its metadata, also at inner paths.
+    """Say when a file was last written and its size in bytes, so that a replaced file is not taken for the old one.
 
-    Settings and caches hold it, so that a file that was replaced under the same name is not taken for the old one.
+    Args:
+        path: a file; or a Zarr folder, which is stamped by its metadata.
+        inner: paths of groups and arrays in the Zarr folder, whose metadata are stamped, too.
+
+    Returns:
+        File name -> time and size; empty if there is no such file.
     """
-    found = {}
+    stamps = {}
     marks = [f"{key}/{mark}".lstrip("/") for key in ("", *inner) for mark in ("zarr.json", ".zarray", ".zgroup")]
     for name in ("", *marks):
-        place = Path(path) / name
-        if place.is_file():
-            state = place.stat()
-            found[name or place.name] = f"{np.datetime64(state.st_mtime_ns, 'ns')}, {state.st_size} bytes"
-    return found
+        file = Path(path) / name
+        if file.is_file():
+            state = file.stat()
+            stamps[name or file.name] = f"{np.datetime64(state.st_mtime_ns, 'ns')}, {state.st_size} bytes"
+    return stamps
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Settings that changed, each as "block was [1, 2, 3], is now [1, 2, 4]"."""
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """List the settings that changed, each in words.
+
+    >>> differences({"tile": 4, "seed": 0}, {"tile": 5, "seed": 0, "device": "cpu"})
+    ['tile was 4, is now 5', 'device was None, is now cpu']
+    """
     return [
         f"{key} was {before.get(key)}, is now {now.get(key)}"
-        for key in before | now
+        for key in {**before, **now}
         if before.get(key) != now.get(key)
-    ]  # fmt: skip
+    ]

@@ -1,7 +1,7 @@
-"""Blocks on many processes and machines: Dask's scheduler and workers, on this computer unless told otherwise.
+"""Blocks on many processes and machines: Dask's scheduler and workers, by default on this computer.
 
-Who reaches a Dask scheduler can run code with the rights of its workers. So on this computer it listens on loopback
-only, and speaks TLS with keys that live as long as it does.
+Anyone who reaches a Dask scheduler can run code with the rights of its workers. So on this computer it listens on
+loopback only, and speaks TLS with keys that live as long as it does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from fgnet_lib.files.locks import locked
 from fgnet_lib.machine import peak_bytes, return_freed_memory
 from fgnet_lib.scale.grid import Grid
-from fgnet_lib.scale.journal import Journal, Step, process_block
+from fgnet_lib.scale.journal import Done, Journal, Step, process_block
 
 RETRIES = 2  # of a block that raises
 AT_ONCE = 4000  # blocks that the scheduler is told of; it keeps something of each in memory
@@ -42,33 +42,30 @@ THREADS = 2  # of a worker: while one block computes, another is read or written
 STACK = 2**19  # bytes of a thread whose process has little memory
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} MVox [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 LOOPBACK = "127.0.0.1"
-GONE = "the scheduler is gone; run again for what is left"
+GONE = "the scheduler is gone; run again for the remaining blocks"
 
 
 class BlocksFailed(RuntimeError):
-    """Some blocks could not be done; `failed` maps their numbers to what happened. All others are complete."""
+    """Some blocks failed, and all others are complete; `failed` maps the number of a block to its error in words."""
 
     def __init__(self, step: Step, failed: dict[int, str]) -> None:
         self.failed = failed
-        places = [
-            f"block {index} at {[f'{s.start}:{s.stop}' for s in step.grid.region(index)]}: {error}"
-            for index, error in sorted(failed.items())
-        ]
+        lines = [f"block {index} at [{step.grid.region(index)}]: {error}" for index, error in sorted(failed.items())]
         super().__init__(
             f"{step.name}: {len(failed)} of {len(step.grid)} blocks failed, the others are done. Run it again to fill "
-            f"the holes.\n" + "\n".join(places[:10]) + ("\n..." if len(places) > 10 else "")
+            f"the holes.\n" + "\n".join(lines[:10]) + ("\n..." if len(lines) > 10 else "")
         )
 
 
 @dataclass
 class Report:
-    """What a step took.
+    """The blocks, seconds and memory of a step.
 
     Attributes:
-        step: its name.
-        done: blocks that were computed.
-        kept: blocks that were complete before.
-        seconds: sums over all blocks that were computed, of "read", "compute" and "write".
+        step: name of the step.
+        done: number of blocks that were computed.
+        kept: number of blocks that were complete before.
+        seconds: sums over the blocks that were computed, of "read", "compute" and "write".
         peak_bytes: most memory that a process with blocks of this step has had.
     """
 
@@ -87,15 +84,15 @@ def cluster(
     host: str = LOOPBACK,
     dashboard: int = 8787,
 ) -> Iterator[Client]:
-    """Workers on this computer, or a scheduler that runs already.
+    """Start workers on this computer, or connect to a scheduler that runs already.
 
     Args:
-        workers: Processes; by default one for each core, or for each GPU where there are some.
+        workers: Number of processes; by default one for each GPU, or for each core of a computer without GPU.
         memory: Most memory of a worker, as in "4GiB"; beyond it the worker is replaced and its block tried again.
             "auto" shares the computer's memory.
-        address: Of a scheduler that runs, as in "tcp://10.0.0.1:8786"; nothing is started here, and the rest is unused.
+        address: Address of a scheduler, as in "tcp://10.0.0.1:8786"; nothing is started, and the rest is ignored.
         host: Address that scheduler, workers and dashboard listen on.
-        dashboard: Port of the dashboard; another one if it is taken.
+        dashboard: Port of the dashboard; a free port if this one is in use.
 
     Yields:
         Dask's client; `client.dashboard_link` is the page to watch.
@@ -120,7 +117,12 @@ def cluster(
 
 
 def run(client: Client, step: Step, progress: bool = True) -> Report:
-    """Do all blocks of a step that are not done yet; a block that keeps failing leaves a hole, and the rest finishes.
+    """Do all blocks of a step that are not complete; a block that keeps failing leaves a hole, and the rest finishes.
+
+    Args:
+        client: Dask's client, as `cluster` yields it.
+        step: The step; its folder is locked meanwhile.
+        progress: Show a bar with the rate and the time left.
 
     Raises:
         BlocksFailed: some blocks failed; run again to fill the holes.
@@ -138,7 +140,7 @@ def run(client: Client, step: Step, progress: bool = True) -> Report:
         report, total = Report(step.name), np.prod(step.grid.shape) / 1e6
         with tqdm(total=total, desc=step.name, unit=" MVox", bar_format=BAR, disable=not progress) as bar:
             errors = _do(client, step, range(len(step.grid)), report, bar)
-            # Dask counts the death of a worker against all blocks that it held: those that are innocent pass alone
+            # Dask counts the death of a worker against all blocks that it held: tried alone, the innocent ones pass
             for index in [index for index, error in errors.items() if isinstance(error, KilledWorker)]:
                 del errors[index]
                 errors |= _do(client, step, [index], report, bar)
@@ -148,25 +150,26 @@ def run(client: Client, step: Step, progress: bool = True) -> Report:
 
 
 def limit_memory(extra: int | None) -> int:
-    """Give this process so many bytes beyond what it has now, and a MemoryError when it asks for more; None lifts it.
+    """Limit this process to `extra` bytes beyond what it holds now; when it asks for more, it gets a MemoryError.
 
-    For workers: `client.run(limit_memory, 64_000_000)`. Only Linux has such a limit; elsewhere nothing is refused.
+    None lifts the limit. Workers are limited by `client.run(limit_memory, 64_000_000)`. Only Linux has such a limit;
+    elsewhere nothing is refused.
 
     Returns:
         Most bytes of memory that the process has had so far.
     """
-    held, limit = Path("/proc/self/statm"), resource.RLIM_INFINITY
-    if held.exists():
+    status, limit = Path("/proc/self/statm"), resource.RLIM_INFINITY
+    if status.exists():
         if extra is not None:
             threading.stack_size(STACK)  # of threads to come: it counts
             return_freed_memory()  # so does what an earlier block freed and glibc keeps
-            limit = int(held.read_text().split()[5]) * resource.getpagesize() + extra
+            limit = int(status.read_text().split()[5]) * resource.getpagesize() + extra
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
     return peak_bytes()
 
 
 def _settings(client: Client, step: Step) -> dict[str, Any]:
-    """Asked of a worker: this process may be one without a GPU, and then computes in another precision."""
+    """The settings of a step as a worker sees them: without a GPU this process would compute in another precision."""
     ((_, settings, error),) = _answers(client, methodcaller("settings"), [step])
     if error:
         raise error
@@ -174,7 +177,7 @@ def _settings(client: Client, step: Step) -> dict[str, Any]:
 
 
 def _do(client: Client, step: Step, indices: Iterable[int], report: Report, bar: tqdm) -> dict[int, BaseException]:
-    """Do blocks, and return what went wrong in which."""
+    """Do blocks, and return the errors of those that failed."""
     errors = {}
     with closing(_answers(client, partial(process_block, step), indices)) as answers:
         for index, done, error in answers:
@@ -186,37 +189,34 @@ def _do(client: Client, step: Step, indices: Iterable[int], report: Report, bar:
 
 
 def _answers(client: Client, function: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[tuple]:
-    """Each argument with what the function gave for it, or None, and with its error, or None, in any order.
+    """Call a function on the workers: each argument with the function's result or None, and its error or None.
+
+    Answers come in any order.
 
     Raises:
         ConnectionError: the scheduler is gone, or all workers of this computer are.
     """
-    left, at, waiting = iter(arguments), {}, as_completed(loop=client.loop)
+    remaining, running, completed = iter(arguments), {}, as_completed(loop=client.loop)
     try:
         while True:
-            if len(at) <= AT_ONCE // 2:
-                more = list(islice(left, AT_ONCE - len(at)))
-                futures = client.map(function, more, retries=RETRIES, pure=False)
-                at.update(zip(futures, more, strict=True))
-                waiting.update(futures)
-            if not at:
+            if len(running) <= AT_ONCE // 2:
+                batch = list(islice(remaining, AT_ONCE - len(running)))
+                futures = client.map(function, batch, retries=RETRIES, pure=False)
+                running.update(zip(futures, batch, strict=True))
+                completed.update(futures)
+            if not running:
                 return
-            future = _next(client, waiting)
-            found, error = _outcome(client, future)
-            yield at.pop(future), found, error
+            _wait(client, completed.has_ready)
+            future = next(completed)
+            result, error = _outcome(client, future)
+            yield running.pop(future), result, error
     finally:
-        if at and client.status == "running":  # whoever stops here wants no more blocks
-            client.cancel(list(at))
-
-
-def _next(client: Client, waiting: as_completed) -> Future:
-    """The next one that is done."""
-    _wait(client, waiting.has_ready)
-    return next(waiting)
+        if running and client.status == "running":  # a caller that stops here wants no more blocks
+            client.cancel(list(running))
 
 
 def _outcome(client: Client, future: Future) -> tuple[Any, BaseException | None]:
-    """Its result, or None, and its error, or None; a result that died with its worker is computed again."""
+    """The result of a future or None, and its error or None; a result that died with its worker is computed again."""
     if future.cancelled():
         raise ConnectionError(GONE)
     # not `future.result(timeout)`, which cancels the computation when time is up
@@ -231,7 +231,7 @@ def _outcome(client: Client, future: Future) -> tuple[Any, BaseException | None]
 
 
 def _wait(client: Client, done: Callable[[], bool]) -> None:
-    """On this computer, lost workers are replaced meanwhile; elsewhere, new ones may come any time."""
+    """Wait until `done()`; lost workers of this computer are replaced meanwhile, elsewhere new ones may come anyway."""
     local, alive = client.cluster, time.monotonic()
     while not done():
         time.sleep(0.01)
@@ -243,14 +243,14 @@ def _wait(client: Client, done: Callable[[], bool]) -> None:
         if local.scheduler.workers:
             alive = time.monotonic()
         elif time.monotonic() > alive + PATIENCE:
-            raise ConnectionError("no worker is left; start the cluster anew, and run again for what is left")
+            raise ConnectionError("no worker is left; start the cluster anew, and run again for the remaining blocks")
 
 
 def _replace_lost(local: LocalCluster) -> None:
-    """Start workers anew that Dask gives up.
+    """Start the workers anew that Dask gives up.
 
-    These are the ones that are not there 15 s after a death, and those that die as they start or find their name still
-    taken by the one before; the latter two stay in Dask's list.
+    Dask gives up a worker that has not restarted 15 s after its death, one that dies as it starts, and one whose name
+    is still in use by its predecessor; the latter two stay in Dask's list.
     """
     for name, worker in list(local.workers.items()):
         if worker.status in (Status.closed, Status.failed):
@@ -258,16 +258,18 @@ def _replace_lost(local: LocalCluster) -> None:
     local.scale(len(local.worker_spec))
 
 
-def _count(report: Report, done, bar: tqdm, grid: Grid) -> None:
+def _count(report: Report, done: Done, bar: tqdm, grid: Grid) -> None:
+    """Add a block to the report and to the bar."""
+    million = grid.region(done.index).voxels / 1e6
     report.peak_bytes = max(report.peak_bytes, done.peak_bytes)
     if done.kept:
         report.kept += 1
-        if not bar.disable:  # neither the rate nor the time left counts what was there
-            bar.initial += grid.voxels(done.index) / 1e6
+        if not bar.disable:  # neither the rate nor the time left counts blocks that were complete before
+            bar.initial += million
     else:
         report.done += 1
         report.seconds.update(read=done.read, compute=done.compute, write=done.write)
-    bar.update(grid.voxels(done.index) / 1e6)
+    bar.update(million)
 
 
 def _processes() -> int:
@@ -283,7 +285,7 @@ def _warn_unless_loopback(host: str) -> None:
         loopback = False
     if not loopback:
         warnings.warn(
-            f"the scheduler at {host} can be reached from other computers: who reaches it can run code as you. Keep it "
-            "in a network of your own, or give it TLS (https://distributed.dask.org/en/latest/tls.html)",
+            f"the scheduler at {host} can be reached from other computers, and whoever reaches it can run code as you. "
+            "Keep it in a network of your own, or give it TLS (https://distributed.dask.org/en/latest/tls.html)",
             stacklevel=4,
         )

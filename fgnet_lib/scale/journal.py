@@ -1,8 +1,7 @@
-"""A volume block by block, and a journal on disk of what is done, so that nothing is lost when something dies.
+"""Steps that work block by block, and a journal on disk of the blocks that are complete.
 
-A step turns blocks into blocks. `process_block` does one of them: read, compute, write, read back, and only then note a
-checksum of the result. Whatever dies, and whenever: a rerun keeps the blocks whose data still have the checksum, and
-does the others.
+`process_block` does one block of a step: read, compute, write, read back, and only then note a checksum of the result.
+Whatever dies, and whenever: a rerun keeps the blocks whose data still have their checksum, and does the others.
 """
 
 from __future__ import annotations
@@ -17,56 +16,68 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import zarr
 
-from fgnet_lib.files.atomic import write_text
+from fgnet_lib.files.atomic import atomic, load_arrays, save_arrays
 from fgnet_lib.files.formats import CHUNK
 from fgnet_lib.files.locks import inside
 from fgnet_lib.files.stamps import checksum, differences
 from fgnet_lib.machine import peak_bytes
 from fgnet_lib.scale.grid import Grid
 
-PER_FOLDER = 1000  # notes in one folder of the journal
+PER_FOLDER = 1000  # files in one folder, of the journal and of blocks
 
 
-class Step(Protocol):
-    """What is done to each block. It travels to the workers: small, and with paths instead of data."""
+@dataclass(frozen=True)
+class Step(ABC):
+    """Work that is done on each block. A step travels to the workers, so it is small and holds paths instead of data.
 
-    name: str
-    folder: Path  # of the run
+    Attributes:
+        folder: folder of the run, which the results go to.
+        grid: the volume and its blocks.
+        name: name of the step and of its journal.
+    """
+
+    folder: Path
     grid: Grid
+    name: ClassVar[str]
 
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All that the result depends on, as JSON gives it back."""
+        """Everything that the result depends on, as JSON gives it back."""
 
-    def prepare(self) -> None:
-        """Before the first block, in the process that runs the step; a second call changes nothing."""
+    def prepare(self) -> None:  # noqa: B027 (most steps have nothing to prepare)
+        """Make ready for the first block, in the process that runs the step; a second call changes nothing."""
 
+    @abstractmethod
     def read(self, index: int) -> Any:
-        """What `compute` needs; other blocks compute meanwhile."""
+        """Read what `compute` needs for a block; other blocks compute meanwhile."""
 
-    def compute(self, index: int, data: Any) -> Mapping[str, np.ndarray]:
-        """The result; one at a time in each process, and a function of the block alone."""
+    @abstractmethod
+    def compute(self, index: int, data: Any) -> dict[str, np.ndarray]:
+        """Compute the arrays of a block, from `data` alone; a process computes one block at a time."""
 
-    def write(self, index: int, result: Mapping[str, np.ndarray]) -> None:
-        """To disk, where no other block writes."""
+    @abstractmethod
+    def write(self, index: int, result: dict[str, np.ndarray]) -> None:
+        """Write the arrays of a block to disk, where no other block writes."""
 
+    @abstractmethod
     def stored(self, index: int) -> Mapping[str, np.ndarray]:
-        """What is on disk of the result; raises when it cannot be read."""
+        """Read the arrays of a block from disk; raises when they cannot be read."""
 
 
 class Journal:
-    """What a step has done: `settings.json`, and a small file for each block that is complete."""
+    """The record of a step: `settings.json`, and a small file with a checksum for each block that is complete."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.run, self.name = Path(folder), f"journal/{name}"
         self.folder = inside(self.run, self.name)
 
     def settings(self) -> dict[str, Any] | None:
-        """Those that the step began with, or None if it did not begin."""
+        """The settings that the step began with, or None if it has not begun."""
         path = self.folder / "settings.json"
         return json.loads(path.read_text()) if path.exists() else None
 
@@ -74,17 +85,18 @@ class Journal:
         """Write the settings, or compare them with those that the step began with.
 
         Raises:
-            ValueError: they differ; names what differs.
+            ValueError: they differ; names every difference.
         """
         self.check(settings)
         if self.settings() is None:
-            write_text(inside(self.run, f"{self.name}/settings.json"), json.dumps(settings, indent=1))
+            with atomic(inside(self.run, f"{self.name}/settings.json")) as part:
+                part.write_text(json.dumps(settings, indent=1))
 
     def check(self, settings: dict[str, Any]) -> None:
-        """Compare the settings with those that the step began with, if it did.
+        """Compare the settings with those that the step began with, if it has begun.
 
         Raises:
-            ValueError: they differ; names what differs.
+            ValueError: they differ; names every difference.
         """
         if changed := differences(self.settings() or settings, settings):
             raise ValueError(
@@ -93,27 +105,28 @@ class Journal:
             )
 
     def check_owner(self, step: Step) -> None:
-        """Let no worker that outlived its run write into the next one.
+        """Stop a worker that outlived its run before it writes into the next one.
 
         Raises:
-            RuntimeError: the folder belongs to a run with other settings by now; names what differs.
+            RuntimeError: the folder belongs to a run with other settings by now; names every difference.
         """
         if changed := differences(self.settings() or {}, step.settings()):
             raise RuntimeError(f"{self.folder} belongs to a run with other settings by now: {'; '.join(changed)}")
 
     def checksum(self, index: int) -> int | None:
-        """The checksum that a block was noted with, or None if it was not."""
+        """The checksum of a block that is complete, or None."""
         try:
             return int((self.folder / self._note(index)).read_text())
         except (FileNotFoundError, ValueError):
             return None
 
     def note(self, index: int, checksum: int) -> None:
-        """Say that a block is complete."""
-        write_text(inside(self.run, f"{self.name}/{self._note(index)}"), str(checksum))
+        """Note that a block is complete."""
+        with atomic(inside(self.run, f"{self.name}/{self._note(index)}")) as part:
+            part.write_text(str(checksum))
 
     def missing(self, grid: Grid) -> list[int]:
-        """Blocks that are not complete."""
+        """The numbers of the blocks that are not complete."""
         return [index for index in range(len(grid)) if self.checksum(index) is None]
 
     def _note(self, index: int) -> str:
@@ -121,30 +134,39 @@ class Journal:
 
 
 class Done(NamedTuple):
-    """What became of a block, and what it took."""
+    """The outcome of a block.
+
+    Attributes:
+        index: its number.
+        kept: whether it was complete before.
+        read: seconds, as the next two.
+        compute: without the wait for other blocks of the process.
+        write: with reading back.
+        peak_bytes: most memory that the process has had so far.
+    """
 
     index: int
-    kept: bool  # it was there already
-    read: float  # seconds, as the next two
+    kept: bool
+    read: float
     compute: float
     write: float
-    peak_bytes: int  # of memory, of the process that did it, so far
+    peak_bytes: int
 
 
 _COMPUTE = threading.Lock()  # one block of a process computes while others read and write
 
 
 def process_block(step: Step, index: int) -> Done:
-    """Do one block of a step, unless it is there already.
+    """Do one block of a step, unless it is complete already.
 
     Raises:
         RuntimeError: the folder belongs to a run with other settings by now.
-        OSError: what reads back is not what was written.
+        OSError: the block reads back other than it was written.
     """
     try:
         return _process(step, index)
     except Exception as error:
-        traceback.clear_frames(error.__traceback__)  # or whoever keeps the error keeps the arrays of the block
+        traceback.clear_frames(error.__traceback__)  # an error that is kept would keep the arrays of the block
         raise
 
 
@@ -173,7 +195,7 @@ def _process(step: Step, index: int) -> Done:
 
 
 def _stored_checksum(step: Step, index: int) -> int | None:
-    """None for what cannot be read: a truncated chunk raises whatever its codec raises."""
+    """None if the block cannot be read: a truncated chunk raises whatever its codec raises."""
     try:
         return checksum(step.stored(index))
     except Exception:
@@ -181,59 +203,66 @@ def _stored_checksum(step: Step, index: int) -> int | None:
 
 
 @dataclass(frozen=True)
-class ToZarr(ABC):
-    """A step whose blocks are shards of one Zarr array."""
+class ToFiles(Step):
+    """A step that writes the arrays of each block to a file of its own, in `subfolder` of the run's folder."""
 
-    folder: Path
-    grid: Grid
+    subfolder: ClassVar[str]
+
+    def path(self, index: int) -> Path:
+        """The file of a block."""
+        return numbered(self.folder, self.subfolder, index)
+
+    def write(self, index: int, result: dict[str, np.ndarray]) -> None:
+        save_arrays(self.path(index), result)
+
+    def stored(self, index: int) -> dict[str, np.ndarray]:
+        return load_arrays(self.path(index))
+
+
+def numbered(folder: Path, subfolder: str, index: int, suffix: str = ".npz") -> Path:
+    """The path of a block's file in a run's folder; one folder holds at most `PER_FOLDER` of them."""
+    return inside(folder, f"{subfolder}/{index // PER_FOLDER}/{index}{suffix}")
+
+
+@dataclass(frozen=True)
+class ToZarr(Step):
+    """A step whose blocks are shards of one Zarr array, `output` in the run's folder."""
+
     output: ClassVar[str]
     dtype: ClassVar[str] = "uint64"
     channels: ClassVar[tuple[int, ...]] = ()
 
     @abstractmethod
-    def place(self) -> dict[str, list[float]]:
-        """Voxel size and offset in nm, as attributes."""
+    def geometry(self) -> dict[str, list[float]]:
+        """Voxel size ("resolution") and offset of the output in nm along z, y, x: its attributes."""
 
     def prepare(self) -> None:
-        """Make the array, unless it is there."""
         path = inside(self.folder, self.output)
+        shape, shards = (*self.channels, *self.grid.shape), (*self.channels, *self.grid.block)
         if inside(self.folder, f"{self.output}/zarr.json").exists():
-            self._refuse_another()
+            array = zarr.open_array(path, mode="r")
+            if (array.shape, array.shards, str(array.dtype)) != (shape, shards, self.dtype):
+                raise ValueError(
+                    f"{path} already exists with shape {array.shape}, shards {array.shards} and type {array.dtype}, "
+                    f"expected {shape}, {shards} and {self.dtype}. Remove it, or use another folder"
+                )
             return
         chunk = tuple(c if b % c == 0 else b for c, b in zip(CHUNK, self.grid.block, strict=True))
-        zarr.create_array(
-            path,
-            shape=(*self.channels, *self.grid.shape),
-            shards=(*self.channels, *self.grid.block),
-            chunks=(*self.channels, *chunk),
-            dtype=self.dtype,
-            attributes=self.place(),
-        )
-
-    def _refuse_another(self) -> None:
-        array = zarr.open_array(inside(self.folder, self.output), mode="r")
-        there = (array.shape, array.shards, str(array.dtype))
-        wanted = ((*self.channels, *self.grid.shape), (*self.channels, *self.grid.block), self.dtype)
-        if there != wanted:
-            raise ValueError(
-                f"{self.folder / self.output} is there already, and another array: shape, shards and type are {there}, "
-                f"these would be {wanted}. Remove it, or use another folder"
-            )
+        chunks = (*self.channels, *chunk)
+        zarr.create_array(path, shape=shape, shards=shards, chunks=chunks, dtype=self.dtype, attributes=self.geometry())
 
     @cached_property
     def array(self) -> zarr.Array:
-        """The output, to write to."""
+        """The output, open for writing."""
         return zarr.open_array(inside(self.folder, self.output), mode="r+")
 
     def write(self, index: int, result: dict[str, np.ndarray]) -> None:
-        """See `blocks.Step`."""
-        place = (0,) * len(self.channels) + tuple(map(int, np.unravel_index(index, self.grid.counts)))
-        shard = inside(self.folder, f"{self.output}/{self.array.metadata.encode_chunk_key(place)}")
+        chunk = (0,) * len(self.channels) + self.grid.position(index)
+        shard = inside(self.folder, f"{self.output}/{self.array.metadata.encode_chunk_key(chunk)}")
         # Zarr would read a shard first, and fail on a damaged one; it writes beside it, and a kill leaves that file
         for old in (shard, *shard.parent.glob(f"{shard.name}.*.partial")):
             old.unlink(missing_ok=True)
-        self.array[(..., *self.grid.region(index))] = result[self.output]
+        self.array[..., *self.grid.region(index)] = result[self.output]
 
     def stored(self, index: int) -> dict[str, np.ndarray]:
-        """See `blocks.Step`."""
-        return {self.output: self.array[(..., *self.grid.region(index))]}
+        return {self.output: self.array[..., *self.grid.region(index)]}

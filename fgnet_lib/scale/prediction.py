@@ -1,8 +1,8 @@
-"""From a volume that fits no memory to its affinities, block by block.
+"""From a volume too large for memory to its affinities, block by block.
 
-They are Zarr 3 in the folder of the run, `affinities.zarr`, float16 (3, z, y, x), one shard (one file) for each block.
-Windows of the network overlap, and so do their sections: each window is computed by the block that it begins in, and
-what several blocks need goes through the disk, in the folder `windows` until the affinities are complete.
+Affinities are a Zarr 3 array in the folder of the run, `affinities.zarr`, float16 (3, z, y, x), with one shard (one
+file) for each block. Windows of the network overlap: each window is computed by the block that it begins in, and what
+several blocks need goes through the disk, in the folder `windows` until the affinities are complete.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -21,110 +22,118 @@ import torch
 from distributed import Client, get_worker
 
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import load_arrays, save_arrays
 from fgnet_lib.files.formats import RAW_KEY, read_volume
 from fgnet_lib.files.locks import inside, locked
 from fgnet_lib.files.stamps import stamp
-from fgnet_lib.inference import Place, Windows, encode_sections, predict_windows, windows
+from fgnet_lib.inference import Corner, Windows, encode_sections, lay_windows, predict_windows
 from fgnet_lib.machine import choose_device, precision
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.scale.cluster import BlocksFailed, Report, run
 from fgnet_lib.scale.grid import Grid
-from fgnet_lib.scale.journal import PER_FOLDER, Journal, ToZarr
+from fgnet_lib.scale.journal import Journal, Step, ToFiles, ToZarr, numbered
 from fgnet_lib.volumes import Lazy, Region, Volume
 from fgnet_lib.weights import PRETRAINED, load_model, read_config
 
 BLOCK = (64, 256, 256)
-WINDOWS = "windows"  # folder of what is removed when affinities are complete
+WINDOWS = "windows"  # folder of features and affinities of windows; removed when `affinities.zarr` is complete
 
 
 @dataclass(frozen=True)
 class Source:
-    """A volume in a file, as `volumes.read_volume` opens it; each worker opens it for itself."""
+    """A volume in a file, as `read_volume` opens it; each worker opens it for itself.
+
+    Attributes:
+        path: the file or folder.
+        raw_key: path of raw inside the file, if it is not a usual one.
+        voxel_size: nm along z, y, x; overrides the file's own.
+    """
 
     path: Path
     raw_key: str | None = None
     voxel_size: tuple[float, float, float] | None = None
 
     def open(self) -> Volume:
-        """The lazy volume."""
-        return _opened(self, str(self.stamp()))
+        """Open the volume, lazy; opened anew only when the file has changed."""
+        return _open(self, str(self.stamp()))
 
     def stamp(self) -> dict[str, str]:
-        """As of `blocks.stamp`; of a folder of sections, that of each."""
-        found = stamp(self.path, self.raw_key or RAW_KEY)
-        sections = () if found else sorted(Path(self.path).glob("*.tif*"))
-        return found | {key: value for path in sections for key, value in stamp(path).items()}
+        """Say when the file was last written and its size; in a folder of sections, of each section."""
+        stamps = stamp(self.path, self.raw_key or RAW_KEY)
+        sections = () if stamps else sorted(Path(self.path).glob("*.tif*"))
+        return stamps | {key: value for path in sections for key, value in stamp(path).items()}
 
-    def place(self) -> dict[str, list[float]]:
-        """Voxel size and offset in nm."""
+    def geometry(self) -> dict[str, list[float]]:
+        """Voxel size ("resolution") and offset in nm along z, y, x."""
         volume = self.open()
         return {"resolution": list(volume.voxel_size), "offset": list(volume.offset)}
 
-    def read(self, part: Region) -> Lazy:
-        """A part of raw in memory, with the shape of the volume."""
+    def read(self, region: Region) -> Lazy:
+        """Read a region of raw into memory; it is indexed as the whole volume is."""
         raw = self.open().raw
-        held = np.asarray(raw[part])
-
-        def cut(*slices: slice) -> np.ndarray:
-            return held[*(slice(s.start - p.start, s.stop - p.start) for s, p in zip(slices, part, strict=True))]
-
-        return Lazy(raw.shape, raw.dtype, cut)
+        crop = np.asarray(raw[*region])
+        return Lazy(raw.shape, raw.dtype, lambda *cut: crop[Region(*cut).within(region)])
 
 
 @lru_cache(maxsize=4)
-def _opened(source: Source, stamp: str) -> Volume:
+def _open(source: Source, stamp: str) -> Volume:
     return read_volume(source.path, source.raw_key, voxel_size=source.voxel_size)
 
 
 class Predictor(Protocol):
-    """Turns raw into affinities, a region of the volume at a time; for what has no windows, as `Network` has."""
+    """Anything that turns raw into affinities, a region of the volume at a time; a `Network` needs none of this."""
 
     def settings(self) -> dict[str, Any]:
-        """All that the affinities depend on but raw."""
+        """Everything but raw that the affinities depend on, as JSON gives it back."""
 
     def needed(self, shape: tuple[int, int, int], region: Region) -> Region:
-        """The part of raw that a region's affinities depend on."""
+        """The part of raw that the affinities of `region` depend on, in a volume of `shape`."""
 
     def affinities(self, raw: Any, region: Region) -> np.ndarray:
-        """Affinities (3, z, y, x) of the region; `raw` has the shape of the volume, and holds what is needed."""
+        """Affinities (3, z, y, x) of `region`; `raw` is indexed as the whole volume is, and holds the needed part."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """FGNet by its weights on disk, which each worker loads once, to the GPU that is its own where there are some."""
+    """FGNet by its weights on disk, which each worker loads once, to a GPU of its own if the computer has any.
+
+    Attributes:
+        checkpoint: safetensors file of the weights.
+        tile: voxels of a window along z, y, x; y and x are multiples of 32.
+        overlap: least fraction of a window that it shares with the next one.
+        device: "auto", "cpu", "cuda" or "mps".
+    """
 
     checkpoint: Path = PRETRAINED / "fgnet_mini.safetensors"
     tile: tuple[int, int, int] = (16, 160, 160)
     overlap: float = 0.25
-    device: str = "auto"  # as of `devices.choose_device`
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "checkpoint", Path(self.checkpoint).resolve())  # workers run in other folders
 
     def settings(self) -> dict[str, Any]:
-        """All that the affinities depend on but raw."""
+        """Everything but raw that the affinities depend on: weights, arithmetic, tile and overlap."""
         weights = _sha256(self.checkpoint, str(stamp(self.checkpoint)))
         arithmetic = precision(choose_device(self.device))
         return {"weights": weights, "precision": arithmetic, "tile": list(self.tile), "overlap": self.overlap}
 
     @property
     def encodes(self) -> bool:
-        """Whether SAM2 is in it."""
+        """Whether the network has SAM2."""
         return read_config(self.checkpoint).encoder is not None
 
     def model(self) -> FGNet:
-        """On this worker's device; loaded once."""
-        return _loaded(self.checkpoint, self.device, str(stamp(self.checkpoint)))
+        """The model on this worker's device, loaded once."""
+        return _load(self.checkpoint, self.device, str(stamp(self.checkpoint)))
 
     def windows(self, shape: tuple[int, int, int]) -> Windows:
-        """Those of a whole volume."""
-        return windows(shape, self.tile, self.overlap)
+        """All windows of a volume of `shape`."""
+        return lay_windows(shape, self.tile, self.overlap)
 
 
 @lru_cache(maxsize=1)
-def _loaded(checkpoint: Path, device: str, stamp: str) -> FGNet:
-    torch.set_num_threads(1)  # a worker for each core; and what a block gives does not depend on their number
+def _load(checkpoint: Path, device: str, stamp: str) -> FGNet:
+    torch.set_num_threads(1)  # each core has a worker; and results do not depend on the number of threads
     chosen = choose_device(device)
     if chosen.type == "cuda":
         chosen = torch.device("cuda", gpu_of(str(get_worker().name), torch.cuda.device_count()))
@@ -132,7 +141,11 @@ def _loaded(checkpoint: Path, device: str, stamp: str) -> FGNet:
 
 
 def gpu_of(worker: str, gpus: int) -> int:
-    """The GPU of a worker, by the last number in its name: Dask numbers the workers that it starts."""
+    """Choose the GPU of a worker by the last number in its name: Dask numbers the workers that it starts.
+
+    >>> gpu_of("SLURMCluster-2-3", gpus=2)
+    1
+    """
     numbers = re.findall(r"\d+", worker)
     return int(numbers[-1]) % gpus if numbers else 0
 
@@ -151,43 +164,43 @@ def predict_blocks(
     block: tuple[int, int, int] = BLOCK,
     progress: bool = True,
 ) -> Report:
-    """Affinities of a volume of any size, to `affinities.zarr` in a folder. What is there already is not done again.
+    """Predict the affinities of a volume of any size, to `affinities.zarr` in a folder; complete blocks are kept.
 
     Values are those of `inference.predict` on the whole volume, whatever the block, up to rounding to float16. Each
     window is computed once, and each section of a tile encoded once, over the whole volume.
 
     Args:
-        client: Of `cluster.cluster`.
-        source: The volume, or its path, in a place that all workers see.
-        folder: For the results; likewise.
-        predictor: The shipped model by default; `Network` for another one.
+        client: Dask's client, as `cluster.cluster` yields it.
+        source: The volume or its path; all workers must see the file.
+        folder: Folder for the results, which all workers must see, too.
+        predictor: The shipped model by default; a `Network` for another model.
         block: Voxels (z, y, x) of a block.
         progress: Show a bar for each step with the rate and the time left; the last, "predict", blends the windows.
 
     Returns:
-        Blocks of `affinities.zarr`, and the seconds and the memory of all steps.
+        Number of blocks of `affinities.zarr`, and the seconds and the memory of all steps.
 
     Raises:
         ValueError, RuntimeError, ConnectionError: As `cluster.run`.
     """
     source = source if isinstance(source, Source) else Source(Path(source))
     source = replace(source, path=Path(source.path).resolve())
-    place = Path(folder).resolve(), Grid(source.open().shape, block)
+    folder, grid = Path(folder).resolve(), Grid(source.open().shape, block)
     predictor = predictor or Network()
     if not isinstance(predictor, Network):
-        return run(client, Predict(*place, source, predictor), progress)
-    decode = Decode(*place, Encode(*place, source, predictor))
-    blend = Blend(*place, source, predictor, decode)
+        return run(client, Predict(folder, grid, source, predictor), progress)
+    decode = Decode(folder, grid, Encode(folder, grid, source, predictor))
+    blend = Blend(folder, grid, source, predictor, decode)
     report, failed = Report(blend.name), []
-    with locked(blend.folder):
+    with locked(folder):
         for step in ([] if blend.is_ready() else decode.steps()) + [blend]:
             try:
-                one = run(client, step, progress)
+                last = run(client, step, progress)
             except BlocksFailed as error:
-                failed.append(error)  # the steps after it do what they can without
+                failed.append(error)  # the following steps do the blocks that they can do without
                 continue
-            report.seconds.update(one.seconds)
-            report.done, report.kept, report.peak_bytes = one.done, one.kept, max(report.peak_bytes, one.peak_bytes)
+            report.seconds.update(last.seconds)
+            report.done, report.kept, report.peak_bytes = last.done, last.kept, max(report.peak_bytes, last.peak_bytes)
         if failed:
             raise failed[0]
         decode.remove()
@@ -199,7 +212,7 @@ def predict_blocks(
 
 @dataclass(frozen=True)
 class Predict(ToZarr):
-    """Raw -> affinities."""
+    """The step from raw to affinities with a predictor that has no windows."""
 
     source: Source
     predictor: Predictor
@@ -209,182 +222,156 @@ class Predict(ToZarr):
     channels: ClassVar[tuple[int, ...]] = (3,)
 
     def settings(self) -> dict[str, Any]:
-        """See `blocks.Step`."""
         return _settings(self.grid, self.source, self.predictor)
 
-    def place(self) -> dict[str, list[float]]:
-        """See `ToZarr`."""
-        return self.source.place()
+    def geometry(self) -> dict[str, list[float]]:
+        return self.source.geometry()
 
     def read(self, index: int) -> Any:
-        """Raw, with all that the block's affinities depend on."""
         return self.source.read(self.predictor.needed(self.grid.shape, self.grid.region(index)))
 
     def compute(self, index: int, data: Any) -> dict[str, np.ndarray]:
-        """See `blocks.Step`."""
         return {self.output: self.predictor.affinities(data, self.grid.region(index)).astype(np.float16)}
 
 
 def _settings(grid: Grid, source: Source, predictor: Network | Predictor) -> dict[str, Any]:
-    """Of all steps from raw to affinities."""
+    """The settings of all steps from raw to affinities."""
     raw = {"raw": str(source.path), "raw_key": source.raw_key, "shape": list(grid.shape), "raw files": source.stamp()}
-    return {**raw, **source.place(), "block": list(grid.block), **predictor.settings()}
+    return {**raw, **source.geometry(), "block": list(grid.block), **predictor.settings()}
 
 
 @dataclass(frozen=True)
-class Encode:
-    """Raw -> SAM2's features of the sections that windows of several blocks along z share.
+class Encode(ToFiles):
+    """The step from raw to SAM2's features of those sections that windows of several blocks along z share.
 
-    `Decode` encodes all others when it comes to them, so they need not be stored. A block of this step has those of its
-    sections, for the tiles that begin in it.
+    `Decode` encodes all other sections when it comes to them, so they need not be stored. A block of this step holds
+    the features of its own sections, for the tiles that begin in it.
     """
 
-    folder: Path
-    grid: Grid
     source: Source
     network: Network
     name: ClassVar[str] = "encode"
+    subfolder: ClassVar[str] = f"{WINDOWS}/features"
 
     def settings(self) -> dict[str, Any]:
-        """See `blocks.Step`."""
         return _settings(self.grid, self.source, self.network)
-
-    def prepare(self) -> None:
-        """See `blocks.Step`."""
-
-    def path(self, index: int) -> Path:
-        """The file with the features of a block."""
-        return inside(self.folder, f"{WINDOWS}/features/{index // PER_FOLDER}/{index}.npz")
 
     @property
     def windows(self) -> Windows:
-        """Of the whole volume."""
+        """All windows of the volume."""
         return self.network.windows(self.grid.shape)
 
     def shared(self, layer: int) -> list[int]:
-        """Sections that windows of several layers of blocks share, of those in the layer of this number along z."""
+        """The sections of a layer of blocks, counted along z, that windows of several layers share."""
         depth = self.grid.block[0]
         sections = range(layer * depth, min((layer + 1) * depth, self.grid.shape[0]))
-        rest = [slice(0, n) for n in self.grid.shape[1:]]
-        near = self.windows.touching((slice(sections.start, sections.stop), *rest))
+        region = Region.at((sections.start, 0, 0), (len(sections), *self.grid.shape[1:]))
+        near = self.windows.overlapping(region)
         owners = {z: {a // depth for a in near.starts[0] if a <= z < a + near.size[0]} for z in sections}
         return [z for z in sections if len(owners[z]) > 1] if self.network.encodes else []
 
-    def places(self, index: int) -> tuple[list[int], list[tuple[int, int]]]:
-        """Sections, and tiles by their y and x, whose features a block has."""
-        region = self.grid.region(index)
-        return self.shared(region[0].start // self.grid.block[0]), self.windows.beginning(region).columns
+    def tiles(self, index: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """The sections, and the y and x of the tiles, whose features a block holds."""
+        sections = self.shared(self.grid.position(index)[0])
+        return sections, self.windows.beginning(self.grid.region(index)).columns
 
     def read(self, index: int) -> list[np.ndarray]:
-        """The sections of each tile."""
-        sections, columns = self.places(index)
+        """Read the sections (n, y, x) of each tile."""
+        sections, columns = self.tiles(index)
         if not sections or not columns:
             return []
-        (_, height, width), (_, *rest) = self.windows.size, self.windows.beginning(self.grid.region(index)).reach
-        deep, places = slice(sections[0], sections[-1] + 1), np.array(sections) - sections[0]
-        raw = self.source.read((deep, *rest))
-        return [raw[deep, y : y + height, x : x + width][places] for y, x in columns]
+        reach, (_, height, width) = self.windows.beginning(self.grid.region(index)).reach, self.windows.size
+        region = reach._replace(z=slice(sections[0], sections[-1] + 1))
+        raw, shared = self.source.read(region), np.array(sections) - sections[0]
+        return [raw[region.z, y : y + height, x : x + width][shared] for y, x in columns]
 
     def compute(self, index: int, data: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """For each stride (tiles, sections, C, h, w)."""
-        found = [encode_sections(self.network.model(), sections, self.windows.size) for sections in data]
-        return {str(s): np.stack(level) for s, level in zip(STRIDES, zip(*found, strict=True), strict=False)}
+        """Encode the sections of each tile: for each stride (tiles, sections, C, h, w)."""
+        levels = [encode_sections(self.network.model(), sections, self.windows.size) for sections in data]
+        return {str(s): np.stack(level) for s, level in zip(STRIDES, zip(*levels, strict=True), strict=False)}
 
-    def write(self, index: int, result: dict[str, np.ndarray]) -> None:
-        """See `blocks.Step`."""
-        save_arrays(self.path(index), result)
-
-    def stored(self, index: int) -> dict[str, np.ndarray]:
-        """See `blocks.Step`."""
-        return load_arrays(self.path(index))
-
-    def features(self, index: int) -> dict[Place, list[np.ndarray]]:
-        """What a block has, by section and tile."""
-        sections, columns = self.places(index)
+    def features(self, index: int) -> dict[Corner, list[np.ndarray]]:
+        """The features of a block, by section and tile."""
+        sections, columns = self.tiles(index)
         if not sections or not columns:
             return {}
-        found = _there(self, index)
-        places = product(enumerate(columns), enumerate(sections))
-        return {(z, y, x): [found[str(s)][i, j] for s in STRIDES] for (i, (y, x)), (j, z) in places}
+        levels = _restore(self, index)
+        numbered_tiles = product(enumerate(columns), enumerate(sections))
+        return {(z, y, x): [levels[str(s)][i, j] for s in STRIDES] for (i, (y, x)), (j, z) in numbered_tiles}
 
 
 @dataclass(frozen=True)
-class Decode:
-    """Raw and features -> affinities, float16, of the windows that begin in a block, blended where they reach."""
+class Decode(Step):
+    """The step from raw and features to affinities, float16, of a block's own windows, blended where they reach.
 
-    folder: Path
-    grid: Grid
+    A block's own windows are those that begin in it.
+    """
+
     encode: Encode
     name: ClassVar[str] = "decode"
 
     def settings(self) -> dict[str, Any]:
-        """See `blocks.Step`."""
         return self.encode.settings()
 
     def prepare(self) -> None:
-        """See `blocks.Step`."""
         inside(self.folder, WINDOWS).mkdir(parents=True, exist_ok=True)
 
     def path(self, index: int) -> Path:
         """The file with the affinities of a block's windows."""
-        return inside(self.folder, f"{WINDOWS}/decoded/{index // PER_FOLDER}/{index}.npy")
+        return numbered(self.folder, f"{WINDOWS}/decoded", index, ".npy")
 
     def windows(self, index: int) -> Windows:
-        """Those that begin in a block."""
+        """The windows that begin in a block."""
         return self.encode.windows.beginning(self.grid.region(index))
 
-    def read(self, index: int) -> tuple[Lazy, dict[Place, list[np.ndarray]]] | None:
-        """Raw and stored features, as far as the windows reach; None without windows."""
-        those = self.windows(index)
-        if not len(those):
+    def read(self, index: int) -> tuple[Lazy, dict[Corner, list[np.ndarray]]] | None:
+        """Read raw and stored features, as far as the block's windows reach; None for a block without windows."""
+        windows = self.windows(index)
+        if not len(windows):
             return None
-        layer, *place = np.unravel_index(index, self.grid.counts)
+        layer, *column = self.grid.position(index)
         stored = {}
-        for other in range(layer, -(-those.reach[0].stop // self.grid.block[0])):
-            stored |= self.encode.features(int(np.ravel_multi_index((other, *place), self.grid.counts)))
-        return self.encode.source.read(those.reach), stored
+        for other in range(layer, -(-windows.reach.z.stop // self.grid.block[0])):
+            stored |= self.encode.features(self.grid.index((other, *column)))
+        return self.encode.source.read(windows.reach), stored
 
-    def compute(self, index: int, data: tuple[Lazy, dict[Place, list[np.ndarray]]] | None) -> dict[str, np.ndarray]:
-        """See `blocks.Step`."""
+    def compute(self, index: int, data: tuple[Lazy, dict[Corner, list[np.ndarray]]] | None) -> dict[str, np.ndarray]:
         if data is None:
             return {"affinities": np.zeros((3, 0, 0, 0), np.float16)}
-        found = predict_windows(self.encode.network.model(), data[0], self.windows(index), data[1])
-        return {"affinities": found.astype(np.float16)}
+        affinities = predict_windows(self.encode.network.model(), data[0], self.windows(index), data[1])
+        return {"affinities": affinities.astype(np.float16)}
 
     def write(self, index: int, result: dict[str, np.ndarray]) -> None:
-        """See `blocks.Step`."""
         self.path(index).parent.mkdir(parents=True, exist_ok=True)
         np.save(self.path(index), result["affinities"])
 
     def stored(self, index: int) -> dict[str, np.ndarray]:
-        """Not in memory before it is used: several blocks use a part each."""
+        """Open the affinities of a block's windows on disk, of which each block that they reach reads a part."""
         return {"affinities": np.load(self.path(index), mmap_mode="r")}
 
     def affinities(self, index: int, region: Region) -> np.ndarray:
-        """Those of a block's windows, in a region that they reach."""
-        reach = self.windows(index).reach
-        cut = (slice(s.start - r.start, s.stop - r.start) for s, r in zip(region, reach, strict=True))
-        return np.array(_there(self, index)["affinities"][:, *cut])
+        """Read the affinities (3, z, y, x) of a block's windows in a region inside their reach."""
+        return np.array(_restore(self, index)["affinities"][:, *region.within(self.windows(index).reach)])
 
-    def steps(self) -> list[Encode | Decode]:
-        """This one, after `encode` where windows of several blocks share sections."""
+    def steps(self) -> list[Step]:
+        """This step, after `encode` if windows of several blocks share sections."""
         return [*([self.encode] if any(map(self.encode.shared, range(self.grid.counts[0]))) else []), self]
 
     def remove(self) -> None:
-        """Features and affinities of windows, from disk; `_there` makes them again."""
+        """Remove the features and affinities of windows from disk; `_restore` computes them again when needed."""
         with locked(self.folder):
             shutil.rmtree(inside(self.folder, WINDOWS), ignore_errors=True)  # what still is in use goes next time
 
     def is_removed(self) -> bool:
-        """Whether all was done, and is on disk no more."""
+        """Tell whether all blocks were done and their files are removed."""
         return not inside(self.folder, WINDOWS).exists() and not Journal(self.folder, self.name).missing(self.grid)
 
 
-def _there(step: Encode | Decode, index: int) -> dict[str, np.ndarray]:
-    """What a step has made of a block, or makes of it now that it was removed.
+def _restore(step: Encode | Decode, index: int) -> Mapping[str, np.ndarray]:
+    """The arrays of a complete block: from disk, or computed again if the file was removed.
 
     Raises:
-        ValueError: the step did not come to an end there.
+        ValueError: the block is not complete.
     """
     if Journal(step.folder, step.name).checksum(index) is None:
         raise ValueError(f"block {index} is missing in the step `{step.name}` before this one")
@@ -393,36 +380,34 @@ def _there(step: Encode | Decode, index: int) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Blend(Predict):
-    """Affinities of the windows of each block -> affinities of the volume, their mean where windows overlap."""
+    """The step from affinities of windows to affinities of the volume: their mean where windows overlap."""
 
     decode: Decode
 
     def is_ready(self) -> bool:
-        """Whether the windows have served already."""
+        """Tell whether the steps before this one need not run: all blocks are done, or the windows were removed."""
         return self.decode.is_removed() or not Journal(self.folder, self.name).missing(self.grid)
 
     def read(self, index: int) -> list[tuple[Region, int, np.ndarray]]:
-        """From each block whose windows reach this one: where they do, the number of that block, and the affinities."""
+        """Read, from each block whose windows reach this one: where they do, that block's number, and affinities."""
         region = self.grid.region(index)
-        touching = self.decode.encode.windows.touching(region).starts
-        owners = product(*(sorted({a // b for a in along}) for along, b in zip(touching, self.grid.block, strict=True)))
-        found = []
-        for other in (int(np.ravel_multi_index(place, self.grid.counts)) for place in owners):
-            reach = self.decode.windows(other).reach
-            both = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(region, reach, strict=True))
-            found.append((both, other, self.decode.affinities(other, both)))
-        return found
+        starts = self.decode.encode.windows.overlapping(region).starts
+        owners = product(*(sorted({a // b for a in along}) for along, b in zip(starts, self.grid.block, strict=True)))
+        parts = []
+        for owner in map(self.grid.index, owners):
+            shared = region.intersect(self.decode.windows(owner).reach)
+            parts.append((shared, owner, self.decode.affinities(owner, shared)))
+        return parts
 
     def compute(self, index: int, data: list[tuple[Region, int, np.ndarray]]) -> dict[str, np.ndarray]:
-        """See `blocks.Step`."""
         region = self.grid.region(index)
-        weight = np.zeros([s.stop - s.start for s in region], np.float32)
-        total = np.zeros((3, *weight.shape), np.float32)
-        for part, other, values in data:
-            place = tuple(slice(p.start - r.start, p.stop - r.start) for p, r in zip(part, region, strict=True))
-            own = self.decode.windows(other).weight(part)
-            for channel, some in zip(total[:, *place], values, strict=True):  # one at a time, for the memory
-                channel += some * own
-            weight[place] += own
+        weight = np.zeros(region.shape, np.float32)
+        total = np.zeros((3, *region.shape), np.float32)
+        for shared, owner, affinities in data:
+            target = shared.within(region)
+            weights = self.decode.windows(owner).weight(shared)
+            for channel, part in zip(total[:, *target], affinities, strict=True):  # one at a time, to save memory
+                channel += part * weights
+            weight[target] += weights
         total /= weight
         return {self.output: total.astype(np.float16)}

@@ -1,4 +1,4 @@
-"""From affinities that fit no memory to neurons, block by block: fragments, faces between them, one graph, labels.
+"""From affinities too large for memory to neurons, block by block: fragments, faces, one graph of them, labels.
 
 `fragments.zarr` and `neurons.zarr` are uint64 (z, y, x), one shard (one file) for each block. Memory holds two blocks
 with their halo in each worker, and the graph of all fragments once.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,13 +21,12 @@ from fgnet_lib.files.locks import inside, locked
 from fgnet_lib.files.stamps import checksum, stamp
 from fgnet_lib.scale.cluster import Report, run
 from fgnet_lib.scale.grid import Grid
-from fgnet_lib.scale.journal import PER_FOLDER, Journal, ToZarr, process_block
+from fgnet_lib.scale.journal import Journal, Step, ToFiles, ToZarr, numbered, process_block
 from fgnet_lib.scale.prediction import BLOCK, Predict
-from fgnet_lib.segmentation import agglomerate, check_affinities, connected, flood, linked
+from fgnet_lib.segmentation import agglomerate, check_affinities, connected_components, flood, link_mask, middle
 from fgnet_lib.volumes import Region, is_anisotropic
 
 HALO_NM = 320.0  # of context for fragments: with 160, one merge at a border of blocks cost 0.19 bits of VOI
-MIDDLE = 64  # voxels around the centre in which affinities from elsewhere are checked
 
 
 def segment_blocks(
@@ -39,20 +37,23 @@ def segment_blocks(
     block: tuple[int, int, int] = BLOCK,
     progress: bool = True,
 ) -> list[Report]:
-    """Neurons from affinities, to `neurons.zarr` in a folder; ids are unique over the volume.
+    """Segment affinities into neurons, to `neurons.zarr` in a folder; ids are unique over the volume.
 
-    Fragments are made in each block with a halo, all faces between fragments are collected, merged in one graph as
-    `segmentation.segment` merges them, and the fragments relabelled.
+    Fragments are made in each block with a halo. The faces between all fragments make one graph, which is merged as
+    `segmentation.segment` merges it, and then fragments are relabelled.
 
     Args:
-        client: Of `cluster.cluster`.
-        affinities: A Zarr array (3, z, y, x) of floats in [0, 1] with the attribute `resolution` in nm, as
-            `predict_blocks` writes it. Lost files are noticed under the name and beside the journal that it gave them;
-            of other arrays Zarr reads zeros there.
-        folder: For the results; may be the one of `predict_blocks`.
-        threshold: Score as of `segmentation.segment`.
+        client: Dask's client, as `cluster.cluster` yields it.
+        affinities: Path of a Zarr array (3, z, y, x) of floats in [0, 1] with the attribute `resolution` in nm, as
+            `predict_blocks` writes it. Lost files are noticed where `predict_blocks` wrote them, beside its journal; in
+            any other array Zarr reads zeros for them.
+        folder: Folder for the results; may be the one of `predict_blocks`.
+        threshold: Score, 1 - mean affinity, up to which fragments merge.
         block: Voxels (z, y, x) of a block.
-        progress: Show bars.
+        progress: Show a bar for each step.
+
+    Returns:
+        A report for each step.
 
     Raises:
         ValueError: As `cluster.run`, or for affinities that do not qualify or are not complete.
@@ -61,7 +62,7 @@ def segment_blocks(
     if not 0 <= threshold <= 1:
         raise ValueError(f"a threshold is a score (1 - mean affinity) in [0, 1], not {threshold}")
     affinities, folder = Path(affinities).resolve(), Path(folder).resolve()
-    array = _checked(affinities)
+    array = _open_affinities(affinities)
     grid = Grid(array.shape[1:], block)
     fragments = Fragments(folder, grid, affinities, tuple(map(float, array.attrs["resolution"])))
     faces = Faces(folder, grid, fragments)
@@ -73,7 +74,7 @@ def segment_blocks(
 
 
 def run_here(step: Merge) -> Report:
-    """Do a step of one block in this process: the graph is one, and workers have little memory."""
+    """Do a step of one block in this process: it takes the memory of a whole graph, and workers have little."""
     with locked(step.folder):
         Journal(step.folder, step.name).begin(step.settings())
         done = process_block(step, 0)
@@ -81,23 +82,22 @@ def run_here(step: Merge) -> Report:
     return Report(step.name, int(not done.kept), int(done.kept), seconds, done.peak_bytes)
 
 
-def _checked(path: Path) -> zarr.Array:
-    """Affinities from a file, looked at in their middle."""
+def _open_affinities(path: Path) -> zarr.Array:
+    """Open affinities and check them as far as that is quick: kind, shape, values in the middle, missing blocks."""
     wanted = f"{path}: affinities are a Zarr array of floats (3, z, y, x) with the attribute `resolution`, three in nm"
     if not path.is_dir():
-        raise ValueError(f"{wanted}; this is {'a file' if path.exists() else 'not there'}")
+        raise ValueError(f"{wanted}; this path is {'a file' if path.exists() else 'missing'}")
     array = zarr.open(path, mode="r")
     if isinstance(array, zarr.Group):
         raise ValueError(f"{wanted}; this is a group with {sorted(array)}: name an array in it, as {path}/NAME")
     if array.ndim != 4 or array.dtype.kind != "f" or np.shape(array.attrs.get("resolution")) != (3,):
         raise ValueError(f"{wanted}; this is {array.dtype} {array.shape} with the attributes {dict(array.attrs)}")
-    middle = (slice(max(n // 2 - MIDDLE, 0), n // 2 + MIDDLE) for n in array.shape[1:])
-    check_affinities(array[:, *middle].astype(np.float32))
+    check_affinities(array[:, *middle(array.shape[1:])].astype(np.float32))
     predicted = Journal(path.parent, Predict.name)
     if path.name == Predict.output and (settings := predicted.settings()):
         missing = predicted.missing(Grid(array.shape[1:], settings["block"]))
         if missing:
-            raise ValueError(f"{path}: blocks {missing[:10]} are not there yet; run the prediction again to fill them")
+            raise ValueError(f"{path}: blocks {missing[:10]} are missing; run the prediction again to fill them")
     return array
 
 
@@ -105,24 +105,23 @@ def _read_affinities(path: Path, region: Region) -> np.ndarray:
     """Affinities (3, z, y, x) of a region, float32.
 
     Raises:
-        OSError: a file of `predict_blocks` is lost: Zarr reads zeros then. Noticed only where its journal lies beside.
-        ValueError: they are not in [0, 1].
+        OSError: a file of `predict_blocks` is lost: Zarr reads zeros then. Noticed only beside its journal.
+        ValueError: values are not in [0, 1].
     """
     array, predicted = zarr.open_array(path, mode="r"), Journal(path.parent, Predict.name)
     if path.name == Predict.output and (settings := predicted.settings()):
         grid = Grid(array.shape[1:], settings["block"])
-        touched = (range(s.start // b, -(-s.stop // b)) for s, b in zip(region, grid.block, strict=True))
-        for place in product(*touched):
-            block = int(np.ravel_multi_index(place, grid.counts))
-            if (path / array.metadata.encode_chunk_key((0, *place))).exists():
+        for block in grid.overlapping(region):
+            if (path / array.metadata.encode_chunk_key((0, *grid.position(block)))).exists():
                 continue
-            zeros = np.zeros((3, *(s.stop - s.start for s in grid.region(block))), array.dtype)
+            zeros = np.zeros((3, *grid.region(block).shape), array.dtype)
             if checksum({Predict.output: zeros}) != predicted.checksum(block):  # Zarr stores no file for zeros only
                 raise OSError(f"{path}: the file of block {block} is lost; run the prediction again to fill the hole")
-    found = array[:, *region].astype(np.float32)
-    if not (found.min() >= -1e-3 and found.max() <= 1 + 1e-3):  # also for NaN; float16 rounds
-        raise ValueError(f"{path}: affinities lie in [0, 1], these in [{found.min():g}, {found.max():g}]")
-    return found
+    affinities = array[:, *region].astype(np.float32)
+    low, high = affinities.min(), affinities.max()
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # also for NaN; float16 rounds
+        raise ValueError(f"{path}: affinities must lie in [0, 1], not [{low:g}, {high:g}]")
+    return affinities
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
@@ -130,7 +129,7 @@ def _read_affinities(path: Path, region: Region) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Fragments(ToZarr):
-    """Affinities -> fragments, none of which leaves its block; ids begin anew in each block, far from all others."""
+    """The step from affinities to fragments, none of which leaves its block; no id occurs in two blocks."""
 
     affinities: Path
     voxel_size: tuple[float, float, float]
@@ -138,14 +137,16 @@ class Fragments(ToZarr):
     output: ClassVar[str] = "fragments.zarr"
 
     def settings(self) -> dict[str, Any]:
-        """See `blocks.Step`."""
-        before = Journal(self.affinities.parent, Predict.name).settings() or {}
-        here = {"affinities": str(self.affinities), "affinities files": stamp(self.affinities)}
-        here |= {"block": list(self.grid.block), "voxel_size": list(self.voxel_size)}
-        return here | {f"predict: {key}": value for key, value in before.items()}
+        predicted = Journal(self.affinities.parent, Predict.name).settings() or {}
+        return {
+            "affinities": str(self.affinities),
+            "affinities files": stamp(self.affinities),
+            "block": list(self.grid.block),
+            "voxel_size": list(self.voxel_size),
+            **{f"predict: {key}": value for key, value in predicted.items()},
+        }
 
-    def place(self) -> dict[str, list[float]]:
-        """See `ToZarr`."""
+    def geometry(self) -> dict[str, list[float]]:
         attributes = zarr.open_array(self.affinities, mode="r").attrs
         return {"resolution": list(self.voxel_size), "offset": list(attributes.get("offset", (0.0, 0.0, 0.0)))}
 
@@ -156,37 +157,31 @@ class Fragments(ToZarr):
         return 1 if is_anisotropic(self.voxel_size) else z, y, x
 
     def read(self, index: int) -> np.ndarray:
-        """See `blocks.Step`."""
+        """Read the affinities (3, z, y, x) of the block and its halo."""
         return _read_affinities(self.affinities, self.grid.region(index, self.halo))
 
     def compute(self, index: int, data: np.ndarray) -> dict[str, np.ndarray]:
         """Fragments of the block and, as "before0" to "before2", of the layers before it without their membranes."""
-        grown, block = self.grid.region(index, self.halo), self.grid.region(index)
+        grown = self.grid.region(index, self.halo)
+        block = self.grid.region(index).within(grown)
         sides = tuple((s.start > 0, s.stop < n) for s, n in zip(grown, self.grid.shape, strict=True))
         labels = flood(data, self.voxel_size, is_anisotropic(self.voxel_size), sides)
-        cut = [slice(b.start - g.start, b.stop - g.start) for b, g in zip(block, grown, strict=True)]
-        ids = fastremap.unique(labels[*cut])
+        ids = fastremap.unique(labels[block])
         table = np.zeros(int(labels.max()) + 1, np.uint64)  # 0 for what is in the halo only
         table[ids] = np.arange(len(ids), dtype=np.uint64) + np.uint64(self.first(index))
-        found = {self.output: table[labels[*cut]]}
-        labels[~linked(data)] = 0
-        for axis, here in enumerate(cut):
-            layer = [*cut]
-            layer[axis] = slice(max(here.start - 1, 0), here.start)
-            found[f"before{axis}"] = table[labels[*layer]]
-        return found
+        fragments = table[labels[block]]
+        labels[~link_mask(data)] = 0
+        return {self.output: fragments} | {f"before{axis}": table[labels[block.before(axis)]] for axis in range(3)}
 
     def seams(self, index: int) -> Path:
-        """The file with what a block's fragments are in the layers before it."""
-        return inside(self.folder, f"seams/{index // PER_FOLDER}/{index}.npz")
+        """The file with a block's fragments in the layers before it."""
+        return numbered(self.folder, "seams", index)
 
     def write(self, index: int, result: dict[str, np.ndarray]) -> None:
-        """See `blocks.Step`."""
         super().write(index, result)
         save_arrays(self.seams(index), {name: layer for name, layer in result.items() if name != self.output})
 
     def stored(self, index: int) -> dict[str, np.ndarray]:
-        """See `blocks.Step`."""
         return super().stored(index) | load_arrays(self.seams(index))
 
     def first(self, index: int) -> int:
@@ -195,128 +190,110 @@ class Fragments(ToZarr):
 
 
 @dataclass(frozen=True)
-class Faces:
-    """Fragments and affinities -> faces between fragments, each with the sum and the number of its affinities.
+class Faces(ToFiles):
+    """The step from fragments and affinities to faces between fragments: sum and number of the affinities of each.
 
     A pair of voxels belongs to the block of the later one, so each pair is counted once.
     """
 
-    folder: Path
-    grid: Grid
     fragments: Fragments
     name: ClassVar[str] = "faces"
+    subfolder: ClassVar[str] = "faces"
 
     def settings(self) -> dict[str, Any]:
-        """See `blocks.Step`."""
         return self.fragments.settings()
 
-    def prepare(self) -> None:
-        """See `blocks.Step`."""
-
-    def path(self, index: int) -> Path:
-        """The file with the faces of a block."""
-        return inside(self.folder, f"faces/{index // PER_FOLDER}/{index}.npz")
+    def grown(self, index: int) -> Region:
+        """The voxels of a block and their predecessors: one more before it along each axis."""
+        region = self.grid.region(index)
+        return region.grow((1, 1, 1), region.stop)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Fragments with one voxel more before the block, its affinities, and what its fragments are before it."""
-        region = self.grid.region(index)
-        before = tuple(slice(max(s.start - 1, 0), s.stop) for s in region)
-        seams = load_arrays(self.fragments.seams(index))
-        return self.fragments.array[before], _read_affinities(self.fragments.affinities, region), seams
+        """Read fragments of the block and the voxels before it, its affinities, and what its seams say."""
+        affinities = _read_affinities(self.fragments.affinities, self.grid.region(index))
+        return self.fragments.array[self.grown(index)], affinities, load_arrays(self.fragments.seams(index))
 
     def compute(self, index: int, data: tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """See `blocks.Step`."""
+        """The block's fragments ("ids"), faces with "sums" and "counts", and fragments to be joined ("same")."""
         labels, affinities, seams = data
-        grown = tuple(n - m for n, m in zip(labels.shape, affinities.shape[1:], strict=True))
-        inner = [slice(g, None) for g in grown]
-        same = []
-        for axis in range(3):
-            layer = [*inner]
-            layer[axis] = slice(0, grown[axis])
-            same.append(_same(seams[f"before{axis}"], labels[*layer]))
+        block = self.grid.region(index).within(self.grown(index))
+        same = [match_layer(seams[f"before{axis}"], labels[block.before(axis)]) for axis in range(3)]
         dense = fastremap.renumber(labels)[0].astype(np.int64)
         ids = np.zeros(dense.max() + 1, np.uint64)
         ids[dense] = labels
-        pairs, values = zip(*(_pairs(dense, affinities[axis], axis, grown) for axis in range(3)), strict=True)
-        keys, face = np.unique(np.concatenate(pairs), return_inverse=True)
-        sums, counts = np.bincount(face, np.concatenate(values), len(keys)), np.bincount(face, minlength=len(keys))
-        faces = np.stack([ids[keys // len(ids)], ids[keys % len(ids)]], 1)
-        found = {"ids": fastremap.unique(labels[*inner]), "faces": faces, "sums": sums, "counts": counts}
-        return {**found, "same": np.concatenate(same)}
-
-    def write(self, index: int, result: dict[str, np.ndarray]) -> None:
-        """See `blocks.Step`."""
-        save_arrays(self.path(index), result)
-
-    def stored(self, index: int) -> dict[str, np.ndarray]:
-        """See `blocks.Step`."""
-        return load_arrays(self.path(index))
+        keys, values = zip(*(_face_values(dense, affinities[axis], axis, block) for axis in range(3)), strict=True)
+        faces, face = np.unique(np.concatenate(keys), return_inverse=True)
+        return {
+            "ids": fastremap.unique(labels[block]),
+            "faces": np.stack([ids[faces // len(ids)], ids[faces % len(ids)]], 1),
+            "sums": np.bincount(face, np.concatenate(values), len(faces)),
+            "counts": np.bincount(face, minlength=len(faces)),
+            "same": np.concatenate(same),
+        }
 
 
-def _same(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Pairs of fragments (n, 2) that a border of blocks has parted: on a layer, each covers most of the other.
+def match_layer(layer: np.ndarray, previous: np.ndarray) -> np.ndarray:
+    """Pairs of fragments (n, 2) that a border of blocks has cut: in one layer of voxels, each covers most of the other.
 
     Args:
-        mine: Fragments of a block in the layer before it, 0 where it has none.
-        theirs: Fragments of the block before, in the same voxels.
+        layer: Fragments of a block in the layer before it, 0 where it has none.
+        previous: Fragments of the previous block in the same voxels.
     """
-    mine, theirs = mine[mine > 0], theirs[mine > 0]
-    pairs, overlap = np.unique(np.stack([mine, theirs], 1), axis=0, return_counts=True)
-    sizes = [dict(zip(*np.unique(side, return_counts=True), strict=True)) for side in (mine, theirs)]
-    most = [
-        2 * n > max(sizes[0][a], sizes[1][b]) for (a, b), n in zip(pairs, overlap, strict=True)
-    ]  # fmt: skip
-    return pairs[np.array(most, bool)]
+    layer, previous = layer[layer > 0], previous[layer > 0]
+    pairs, overlap = np.unique(np.stack([layer, previous], 1), axis=0, return_counts=True)
+    sizes = [dict(zip(*np.unique(side, return_counts=True), strict=True)) for side in (layer, previous)]
+    largest = [max(sizes[0][a], sizes[1][b]) for a, b in pairs]
+    return pairs[2 * overlap > np.array(largest, int)]
 
 
-def _pairs(dense: np.ndarray, affinities: np.ndarray, axis: int, grown: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """Keys of the two fragments of each pair of voxels along an axis whose fragments differ, and their affinities."""
-    here = [slice(g, None) for g in grown]
-    first = 1 - grown[axis]  # at the low side of the volume a voxel has no predecessor
-    here[axis] = slice(1, None)
-    before = [*here]
-    before[axis] = slice(0, -1)
-    a, b = dense[*here], dense[*before]
+def _face_values(dense: np.ndarray, affinities: np.ndarray, axis: int, block: Region) -> tuple[np.ndarray, np.ndarray]:
+    """The face (low id * number of ids + high id) and the affinity of each pair of voxels whose fragments differ.
+
+    Args:
+        dense: Fragments of the block and of the voxels before it, numbered from 1 without gaps.
+        affinities: The block's affinities along `axis`.
+        axis: The axis along which the voxels are neighbours.
+        block: The block in `dense`.
+    """
+    followers = Region.at([int(i == axis) for i in range(3)], dense.shape)  # what has a predecessor in `dense`
+    later = block.intersect(followers)
+    a, b = dense[later], dense[later.within(followers)]  # counted from the second voxel, a voxel is its predecessor
     differ = a != b
     low, high = np.minimum(a, b)[differ], np.maximum(a, b)[differ]
-    values = affinities[*(slice(first, None) if i == axis else slice(None) for i in range(3))]
-    return low * (dense.max() + 1) + high, values[differ]
+    return low * (dense.max() + 1) + high, affinities[later.within(block)][differ]
 
 
 @dataclass(frozen=True)
-class Merge:
-    """All faces -> a table of fragments and the neurons they belong to, which are numbered from 1."""
+class Merge(Step):
+    """The step from all faces to a table of fragments and the neurons they belong to, which are numbered from 1.
 
-    folder: Path
-    grid: Grid  # one block: the graph is one
+    Its grid has one block: the graph is one.
+    """
+
     faces: Faces
     threshold: float
     name: ClassVar[str] = "merge"
 
     def settings(self) -> dict[str, Any]:
-        """See `blocks.Step`."""
         return {**self.faces.settings(), "threshold": self.threshold}
-
-    def prepare(self) -> None:
-        """See `blocks.Step`."""
 
     def path(self, column: str) -> Path:
         """The file with a column of the table."""
         return inside(self.folder, f"table/{column}.npy")
 
     def read(self, index: int) -> dict[str, np.ndarray]:
-        """The faces of all blocks; what lies on the border of two blocks has parts in both."""
+        """Read the faces of all blocks; a face at the border of two blocks has parts in both."""
         if missing := Journal(self.folder, Faces.name).missing(self.faces.grid):
-            raise ValueError(f"{self.folder}: the faces of blocks {missing[:10]} are not there")
+            raise ValueError(f"{self.folder}: the faces of blocks {missing[:10]} are missing; run again to fill them")
         parts = [self.faces.stored(block) for block in range(len(self.faces.grid))]
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     def compute(self, index: int, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `blocks.Step`."""
+        """The columns of the table, "fragments" in rising order and "neurons"."""
         ids = np.unique(data["ids"])
-        node = connected(np.searchsorted(ids, data["same"]), len(ids))
+        node = connected_components(np.searchsorted(ids, data["same"]), len(ids))
         low, high = np.sort(node[np.searchsorted(ids, data["faces"])], axis=1).T
-        between = low < high  # what a border of blocks has parted is one node, and has no face with itself
+        between = low < high  # the parts of a fragment that a border has cut are one node, without a face in between
         keys, face = np.unique(low[between] * len(ids) + high[between], return_inverse=True)
         faces = np.stack([keys // len(ids), keys % len(ids)], 1)
         sums, counts = (np.bincount(face, data[key][between], len(keys)) for key in ("sums", "counts"))
@@ -324,40 +301,36 @@ class Merge:
         return {"fragments": ids, "neurons": np.unique(neuron, return_inverse=True)[1].astype(np.uint64) + np.uint64(1)}
 
     def write(self, index: int, result: dict[str, np.ndarray]) -> None:
-        """See `blocks.Step`."""
         for column, values in result.items():
             self.path(column).parent.mkdir(parents=True, exist_ok=True)
             np.save(self.path(column), values)
 
     def stored(self, index: int) -> dict[str, np.ndarray]:
-        """The table, not in memory before it is used."""
+        """Open the table on disk; rows are read when they are used."""
         return {column: np.load(self.path(column), mmap_mode="r") for column in ("fragments", "neurons")}
 
 
 @dataclass(frozen=True)
 class Relabel(ToZarr):
-    """Fragments -> neurons, by the table."""
+    """The step from fragments to neurons, by the table."""
 
     merge: Merge
     name: ClassVar[str] = "relabel"
     output: ClassVar[str] = "neurons.zarr"
 
     def settings(self) -> dict[str, Any]:
-        """See `blocks.Step`."""
         return self.merge.settings()
 
-    def place(self) -> dict[str, list[float]]:
-        """See `ToZarr`."""
-        return self.merge.faces.fragments.place()
+    def geometry(self) -> dict[str, list[float]]:
+        return self.merge.faces.fragments.geometry()
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Fragments of the block, and its rows of the table, which lie together."""
+        """Read the block's fragments and its rows of the table, which are neighbours."""
         labels = self.merge.faces.fragments.array[self.grid.region(index)]
         table = self.merge.stored(0)
         rows = slice(*np.searchsorted(table["fragments"], [labels.min(), labels.max() + np.uint64(1)]))
         return labels, np.array(table["fragments"][rows]), np.array(table["neurons"][rows])
 
     def compute(self, index: int, data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `blocks.Step`."""
         labels, fragments, neurons = data
         return {self.output: neurons[np.searchsorted(fragments, labels)]}

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import tensorstore
 
 from fgnet_lib.files.atomic import atomic
-from fgnet_lib.metrics import checked_ids
+from fgnet_lib.metrics import check_ids
 from fgnet_lib.views import serve
 from fgnet_lib.views.meshes import Mesh, largest_ids, mesh_bytes, neuron_mesh, neuron_meshes
 from fgnet_lib.views.viewer import neuroglancer, segment_colors, set_camera
@@ -135,7 +135,7 @@ def export_precomputed(
     path = Path(path)
     if path.exists() and not (path / serve.STATE).is_file():
         raise ValueError(f"{path} already exists and is no earlier export: name a new folder")
-    segmentation = checked_ids(segmentation, "segmentation")
+    segmentation = check_ids(segmentation, "segmentation")
     if segmentation.shape != volume.shape:
         raise ValueError(f"the segmentation has shape {segmentation.shape} and raw {volume.shape}: they must be equal")
     names = _names(segmentation, ids, 50)

@@ -16,7 +16,7 @@ from IPython.display import HTML, display
 from matplotlib.colors import to_hex, to_rgb
 
 from fgnet_lib.machine import platform
-from fgnet_lib.metrics import NeuronError, checked_ids, segment_report
+from fgnet_lib.metrics import NeuronError, check_ids, segment_report
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views.meshes import Mesh, bounding_box, largest_ids, mesh_bytes, neuron_mesh
 from fgnet_lib.views.plots import MERGE, SPLIT, label_colors
@@ -294,7 +294,7 @@ def _bytes(mask: np.ndarray) -> Lazy:
 def _ids(volume: Volume, name: str, labels: np.ndarray) -> np.ndarray:
     """Return labels as uint32 or uint64, since neuroglancer makes meshes of no other types; copied only if smaller."""
     _check(labels, volume.shape, name)
-    labels = checked_ids(labels, f"layer {name!r}")
+    labels = check_ids(labels, f"layer {name!r}")
     if labels.dtype.kind == "i":
         labels = labels.view(labels.dtype.str.replace("i", "u"))  # none is negative
     return labels.astype(f"u{max(labels.dtype.itemsize, 4)}", copy=False)

@@ -195,12 +195,12 @@ class DarkIsMembrane:
         return asdict(self)
 
     def needed(self, shape, region):
-        return tuple(slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(region, shape, strict=True))
+        return region.grow((1, 1, 1), shape)
 
     def affinities(self, raw, region):
         seen = self.needed(raw.shape, region)
         smooth = ndimage.uniform_filter(np.asarray(raw[seen]), 3, output=np.float32)
-        smooth = smooth[tuple(slice(s.start - a.start, s.stop - a.start) for s, a in zip(region, seen, strict=True))]
+        smooth = smooth[region.within(seen)]
         return np.stack([np.clip((smooth - self.dark) / (self.bright - self.dark), 0, 1)] * 3)
 
 

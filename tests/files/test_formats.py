@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgnet_lib import REPOSITORY
-from fgnet_lib.files.atomic import atomic
 from fgnet_lib.files.formats import read_volume, write_volume
 from fgnet_lib.volumes import IGNORE, Volume, is_anisotropic
 
@@ -442,16 +441,6 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, suffix):
         assert f"cannot write {path}, what was there before is untouched" in line
     assert list(tmp_path.iterdir()) == [old]
     np.testing.assert_array_equal(read_volume(old).load().labels, ids())
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
-def test_an_interrupted_replacement_leaves_the_old_file(tmp_path, error):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(error), atomic(path) as part:
-        part.write_text("half")
-        raise error
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("linked", ["volumes/raw/c/0/0/0", "volumes/raw/zarr.json"])

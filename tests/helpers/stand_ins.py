@@ -39,7 +39,7 @@ class Grey:
 
     def affinities(self, raw, region):
         time.sleep(self.seconds)
-        trap = self.traps and self.traps / "-".join(str(s.start) for s in region)
+        trap = self.traps and self.traps / "-".join(map(str, region.start))
         if trap and trap.exists():
             kind = trap.read_text()
             while kind == "hold" and trap.exists():
@@ -78,8 +78,8 @@ def written(step, index: int) -> list[Path]:
         return [step.path("fragments"), step.path("neurons")]
     if isinstance(step, Encode | Decode | Faces):
         return [step.path(index)]
-    place = (0,) * len(step.channels) + tuple(map(int, np.unravel_index(index, step.grid.counts)))
-    shard = step.folder / step.output / step.array.metadata.encode_chunk_key(place)
+    chunk = (0,) * len(step.channels) + step.grid.position(index)
+    shard = step.folder / step.output / step.array.metadata.encode_chunk_key(chunk)
     return [shard, step.seams(index)] if isinstance(step, Fragments) else [shard]
 
 
@@ -116,15 +116,15 @@ def die_in_every_step(work, names: tuple[str, ...], data: Path, folder: Path) ->
 
 def truncate(array: Path, index: int, grid) -> Path:
     """Cut the file of a block in half."""
-    shard = array.joinpath("c", "0", *map(str, np.unravel_index(index, grid.counts)))
+    shard = array.joinpath("c", "0", *map(str, grid.position(index)))
     os.truncate(shard, shard.stat().st_size // 2)
     return shard
 
 
 def files(folder: Path) -> dict[str, bytes]:
     """Everything below a folder but the lock of a run, which says who it was."""
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def test_the_page_of_blocks_has_a_section_for_each_table():
                       "between": 0.004}],
         "perfect": [{"volume": "gala", "block": [1, 2, 3], "threshold": 0.7, "objects": 1e-5, "everywhere": 0.0041}],
     }  # fmt: skip
-    text = bench_blocks.page({name: {"machine": "a machine", "found": one} for name, one in found.items()})
+    text = bench_blocks.page({name: {"machine": "a machine", "results": table} for name, table in found.items()})
     for line in (
         "| 0.10 | 12 | 9 | 4 | 1024 | 1024 | 1024 | 1024 | 1024 | 3 | 0.2 | 50% |",
         "9.0 ms a block",

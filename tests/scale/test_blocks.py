@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.fgnet import FGNet, FGNetConfig
 from fgnet_lib.files.formats import write_volume
-from fgnet_lib.inference import predict, windows
+from fgnet_lib.inference import lay_windows, predict
 from fgnet_lib.metrics import evaluate, voi
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.scale.cluster import BlocksFailed
@@ -29,7 +29,7 @@ from fgnet_lib.scale.journal import Journal, process_block
 from fgnet_lib.scale.prediction import Blend, Decode, Encode, Network, Source, gpu_of, predict_blocks
 from fgnet_lib.scale.segmentation import segment_blocks
 from fgnet_lib.segmentation import agglomerate, segment, sweep
-from fgnet_lib.volumes import Volume
+from fgnet_lib.volumes import Region, Volume
 from fgnet_lib.weights import load_model, load_pretrained, save_model
 
 ISOTROPIC, ANISOTROPIC = (32.0, 32.0, 32.0), (80.0, 32.0, 32.0)  # a halo of 10 voxels is less than the volumes
@@ -52,7 +52,7 @@ regions = st.tuples(*[st.tuples(st.integers(0, 30), st.integers(1, 40)) for _ in
 @settings(max_examples=25, deadline=None)
 def test_a_region_is_predicted_as_in_the_whole_volume(corners, overlap):
     raw = np.random.default_rng(0).integers(1, 255, (31, 70, 50), np.uint8)
-    region = tuple(slice(a, min(a + n, size)) for (a, n), size in zip(corners, raw.shape, strict=True))
+    region = Region.at(*zip(*corners, strict=True)).intersect(Region.whole(raw.shape))
     whole = predict(Echo(), raw, (8, 32, 32), overlap, progress=False)
     part = predict(Echo(), raw, (8, 32, 32), overlap, progress=False, region=region)
     assert np.array_equal(part.refined, whole.refined[:, *region])
@@ -64,9 +64,9 @@ def test_a_region_is_predicted_as_in_the_whole_volume(corners, overlap):
 
 def test_only_what_is_needed_is_read():
     raw = np.random.default_rng(0).integers(1, 255, (31, 70, 90), np.uint8)
-    region = (slice(9, 12), slice(0, 20), slice(40, 60))
-    part = windows(raw.shape, (8, 32, 32), 0.25).touching(region).reach
-    assert part != tuple(slice(0, n) for n in raw.shape)
+    region = Region.at((9, 0, 40), (3, 20, 20))
+    part = lay_windows(raw.shape, (8, 32, 32), 0.25).overlapping(region).reach
+    assert part != Region.whole(raw.shape)
     blanked = np.zeros_like(raw)
     blanked[part] = raw[part]
     whole, cut = (predict(Echo(), array, (8, 32, 32), 0.25, progress=False, region=region) for array in (raw, blanked))
@@ -74,7 +74,7 @@ def test_only_what_is_needed_is_read():
 
 
 def test_each_section_of_a_region_is_encoded_once_per_column():
-    model, region = Echo(), (slice(10, 20), slice(0, 32), slice(0, 32))
+    model, region = Echo(), Region.at((10, 0, 0), (10, 32, 32))
     predict(model, np.zeros((40, 32, 64), np.uint8), (4, 32, 32), 0.5, progress=False, region=region)
     assert model.sections_encoded == 14  # of one column, windows from 8 to 22
 
@@ -102,8 +102,8 @@ def test_every_window_is_computed_and_every_section_of_a_tile_encoded_once(
             step.prepare()
             for index in order.sample(range(len(step.grid)), len(step.grid)):
                 process_block(step, index)
-    those = windows(shape, (4, 64, 64), overlap)
-    assert (model.windows, model.sections_encoded) == (len(those), shape[0] * len(those.columns))
+    windows = lay_windows(shape, (4, 64, 64), overlap)
+    assert (model.windows, model.sections_encoded) == (len(windows), shape[0] * len(windows.columns))
     np.testing.assert_allclose(zarr.open_array(folder / "affinities.zarr")[1], raw / 255, atol=1e-3)  # float16
 
 
@@ -276,8 +276,8 @@ def test_raw_that_was_replaced_is_refused_and_read_anew_in_another_folder(run, c
     with pytest.raises(ValueError, match="raw files was"):
         predict_again()
     predict_blocks(client, Source(raw), folder.parent / "new", Grey(), BLOCK, progress=False)
-    found = zarr.open_array(folder.parent / "new" / "affinities.zarr")
-    assert found.shape == (3, 6, 64, 64) and found[:].min() == 1
+    affinities = zarr.open_array(folder.parent / "new" / "affinities.zarr")
+    assert affinities.shape == (3, 6, 64, 64) and affinities[:].min() == 1
 
 
 def test_weights_that_were_replaced_are_other_weights(tmp_path, monkeypatch):
@@ -294,7 +294,9 @@ def test_an_array_of_somebody_else_is_not_overwritten(run):
     predict_again, folder, grid = run
     zarr.create_array(folder / "affinities.zarr", data=np.ones((3, 12, 64, 64), np.float32))
     for _ in range(2):
-        with pytest.raises(ValueError, match="there already, and another array"):
+        with pytest.raises(
+            ValueError, match=r"affinities.zarr already exists with shape \(3, 12, 64, 64\).* float32, expected"
+        ):
             predict_again()
     assert (zarr.open_array(folder / "affinities.zarr")[:] == 1).all()
 
@@ -330,10 +332,10 @@ def test_perfect_affinities_give_the_same_in_any_blocks(
     array, known = affinities_from_labels(objects).astype(np.float32), parts_of(objects)
     path = saved(folder / "a.zarr", array, voxel_size)
     segment_blocks(client, path, folder / "run", 0.999, block, progress=False)
-    found = zarr.open_array(folder / "run" / "neurons.zarr")[:]
-    assert found.dtype == np.uint64 and found.min() > 0
-    for one in (known, segment(array, voxel_size, 0.999)):
-        assert same_partition(*(np.where(known > 0, labels, 0) for labels in (found, one)))
+    segmentation = zarr.open_array(folder / "run" / "neurons.zarr")[:]
+    assert segmentation.dtype == np.uint64 and segmentation.min() > 0
+    for expected in (known, segment(array, voxel_size, 0.999)):
+        assert same_partition(*(np.where(known > 0, labels, 0) for labels in (segmentation, expected)))
 
 
 @pytest.fixture
@@ -351,17 +353,20 @@ def neurons(client, affinities, folder, block, threshold=0.5):
 
 def test_one_block_is_the_segmentation_in_memory(client, affinities, tmp_path):
     path, array, _ = affinities
-    found = neurons(client, path, tmp_path / "run", (12, 48, 48))
-    assert same_partition(found, segment(array, ISOTROPIC, 0.5))
-    assert np.array_equal(np.unique(found), np.arange(1, found.max() + 1))
+    segmentation = neurons(client, path, tmp_path / "run", (12, 48, 48))
+    assert same_partition(segmentation, segment(array, ISOTROPIC, 0.5))
+    assert np.array_equal(np.unique(segmentation), np.arange(1, segmentation.max() + 1))
 
 
 def test_borders_of_blocks_cost_little(client, affinities, tmp_path):
     """Twin on real EM below."""
     path, array, labels = affinities
-    found = [evaluate(neurons(client, path, tmp_path / str(n), (12, n, n)), labels) for n in (48, 24)]
+    scores = [evaluate(neurons(client, path, tmp_path / str(n), (12, n, n)), labels) for n in (48, 24)]
     assert (
-        abs(sum(one.voi_split + one.voi_merge for one in found) - 2 * (found[0].voi_split + found[0].voi_merge)) < 0.02
+        abs(
+            sum(score.voi_split + score.voi_merge for score in scores) - 2 * (scores[0].voi_split + scores[0].voi_merge)
+        )
+        < 0.02
     )
 
 
@@ -393,7 +398,7 @@ def test_a_hole_in_the_prediction_is_refused(client, run):
     predict_again, folder, grid = run
     predict_again()
     next((folder / "journal").rglob("done/0/3")).unlink()
-    with pytest.raises(ValueError, match=r"blocks \[3\] are not there yet"):
+    with pytest.raises(ValueError, match=r"blocks \[3\] are missing"):
         segment_blocks(client, folder / "affinities.zarr", folder, 0.5, progress=False)
 
 
@@ -438,7 +443,7 @@ def test_affinities_that_do_not_qualify_are_refused(client, tmp_path, array, att
 def test_what_is_no_array_of_affinities_is_refused_with_what_it_is(client, tmp_path):
     (tmp_path / "a.h5").touch()
     zarr.create_group(tmp_path / "group.zarr").create_array("affinities", shape=(3, 2, 2, 2), dtype="f4")
-    for name, what in (("a.h5", "a file"), ("none.zarr", "not there"), ("group.zarr", r"group with \['affinities'\]")):
+    for name, what in (("a.h5", "a file"), ("none.zarr", "missing"), ("group.zarr", r"group with \['affinities'\]")):
         with pytest.raises(ValueError, match=rf"{name}: affinities are a Zarr array.*{what}"):
             segment_blocks(client, tmp_path / name, tmp_path / "run", 0.5, progress=False)
 
@@ -471,6 +476,6 @@ def test_borders_of_blocks_cost_little_on_real_em(client, em_data, tmp_path):
         raw, labels = (file[key][:16, :160, :160] for key in ("volumes/raw", "volumes/labels/neuron_ids"))
     array = predict(load_pretrained(), raw, progress=False).refined
     path = saved(tmp_path / "a.zarr", array, (10.0, 10.0, 10.0))
-    found = [evaluate(neurons(client, path, tmp_path / str(n), (16, n, n)), labels) for n in (160, 80)]
-    one, four = (scores.voi_split + scores.voi_merge for scores in found)
+    scores = [evaluate(neurons(client, path, tmp_path / str(n), (16, n, n)), labels) for n in (160, 80)]
+    one, four = (score.voi_split + score.voi_merge for score in scores)
     assert abs(one - four) <= 0.02

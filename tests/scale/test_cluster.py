@@ -21,11 +21,12 @@ import pytest
 from distributed import Client, get_task_stream
 from helpers.stand_ins import BLOCK, Grey, by_network, die, files, segment
 
+from fgnet_lib import REPOSITORY
 from fgnet_lib.files.formats import write_volume
 from fgnet_lib.scale import cluster
 from fgnet_lib.scale.grid import Grid
 from fgnet_lib.scale.journal import Journal
-from fgnet_lib.scale.prediction import Network, Source, _loaded, predict_blocks
+from fgnet_lib.scale.prediction import Network, Source, _load, predict_blocks
 from fgnet_lib.volumes import Volume
 
 pytestmark = pytest.mark.slow  # starts and kills workers
@@ -88,7 +89,7 @@ def notes(folder: Path) -> int:
 @contextmanager
 def started(*command: str, **options):
     """A process in a session of its own, of which nothing is left afterwards."""
-    environment = os.environ | {"PYTHONPATH": str(TESTS), **options.pop("env", {})}
+    environment = os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{REPOSITORY}", **options.pop("env", {})}
     process = subprocess.Popen(
         command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True, **options
     )
@@ -134,9 +135,7 @@ def test_a_worker_killed_within_a_write(again, client, undisturbed, tmp_path):
 
 
 def test_a_block_that_keeps_failing_leaves_a_hole_that_a_rerun_fills(again, undisturbed, tmp_path):
-    with pytest.raises(
-        cluster.BlocksFailed, match=r"block 6 at \['4:8', '32:64', '0:32'\]: ValueError: this block"
-    ) as error:
+    with pytest.raises(cluster.BlocksFailed, match=r"block 6 at \[4:8, 32:64, 0:32\]: ValueError: this block") as error:
         again(traps=trap(tmp_path / "traps", "4-32-0", "raise"))
     assert set(error.value.failed) == {6} and notes(tmp_path / "run") == 11
     report = again()
@@ -406,11 +405,11 @@ def test_an_address_that_others_reach_is_warned_about(monkeypatch, options):
         pass
 
 
-def test_a_model_is_loaded_once_for_each_worker(client, raw, tmp_path):
+def test_a_model_is_load_once_for_each_worker(client, raw, tmp_path):
     """`lru_cache` counts in the worker itself."""
-    client.run(_loaded.cache_clear)
+    client.run(_load.cache_clear)
     predict_blocks(client, Source(raw), tmp_path / "run", Network(tile=(4, 32, 32)), (12, 32, 64), progress=False)
-    (info,) = client.run(_loaded.cache_info).values()
+    (info,) = client.run(_load.cache_info).values()
     assert info.misses == 1 and info.hits == 1
 
 

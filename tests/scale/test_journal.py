@@ -18,12 +18,13 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgnet_lib.files.atomic import load_arrays, write_text
+from fgnet_lib.files.atomic import load_arrays
 from fgnet_lib.files.formats import read_volume
 from fgnet_lib.files.locks import inside, locked
 from fgnet_lib.machine import peak_bytes
 from fgnet_lib.scale.grid import Grid
 from fgnet_lib.scale.journal import Journal, process_block
+from fgnet_lib.volumes import Region
 
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
 
@@ -33,8 +34,16 @@ def test_blocks_cover_every_voxel_once(shape, block):
     grid, seen = Grid(shape, block), np.zeros(shape, int)
     for index in range(len(grid)):
         seen[grid.region(index)] += 1
-        assert grid.voxels(index) <= np.prod(block)
+        assert grid.region(index).voxels <= np.prod(block)
+        assert grid.index(grid.position(index)) == index
     assert (seen == 1).all()
+
+
+@given(sizes, sizes, sizes, sizes)
+def test_blocks_that_overlap_a_region_are_those_that_share_a_voxel_with_it(shape, block, start, size):
+    grid, start = Grid(shape, block), [a % n for a, n in zip(start, shape, strict=True)]
+    region = Region.at(start, size).intersect(Region.whole(shape))
+    assert grid.overlapping(region) == [i for i in range(len(grid)) if grid.region(i).intersect(region).voxels]
 
 
 @given(sizes, sizes, sizes)
@@ -155,10 +164,12 @@ def test_a_worker_that_outlived_its_run_writes_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_does_not_count_the_memory_of_its_parent():
-    held = np.ones(40_000_000)  # 320 MB
-    code = "from fgnet_lib.machine import peak_bytes; print(peak_bytes())"
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(child.stdout) < held.nbytes < peak_bytes()
+    def peak_of_child() -> int:
+        code = "from fgnet_lib.machine import peak_bytes; print(peak_bytes())"
+        return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+    before, held = peak_of_child(), np.ones(40_000_000)  # 320 MB
+    assert peak_of_child() < before + held.nbytes / 2 and held.nbytes < peak_bytes()
 
 
 @pytest.mark.parametrize("late", ["compute", "write"])
@@ -203,14 +214,6 @@ def test_a_second_run_is_refused_and_told_who_is_there(tmp_path):
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert other.returncode and "is being written by process" in other.stderr
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_a_failed_write_leaves_what_was_there(tmp_path):
-    path = tmp_path / "note"
-    write_text(path, "before")
-    with pytest.raises(TypeError):
-        write_text(path, 5)
-    assert path.read_text() == "before" and [one.name for one in tmp_path.iterdir()] == ["note"]
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path):

@@ -91,7 +91,7 @@ def feature_reuse(name: str, model: FGNet, raw: np.ndarray) -> list[dict]:
         np.testing.assert_allclose(task().refined, every().refined, atol=1e-4)
         pairs = [(taken(task), taken(every)) for _ in range(REPEATS)]  # in turn: the machine's pace changes
         reused, naive = map(statistics.median, zip(*pairs, strict=True))
-        those = inference.windows(raw.shape, TILE, overlap)
+        those = inference.lay_windows(raw.shape, TILE, overlap)
         found.append({
             "model": name, "overlap": overlap, "windows": len(those.starts[0]) * those.size[0] / raw.shape[0],
             "reused_s": reused, "naive_s": naive, "ratio": naive / reused,

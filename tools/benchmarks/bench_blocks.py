@@ -2,9 +2,8 @@
 
     python tools/benchmarks/bench_blocks.py [memory] [overhead] [blocks] [workers] [accuracy] [perfect]
 
-Writes docs/measured/bench_blocks.json, where the tables that were not asked for stay, and from it the page
-docs/measured/bench_blocks.md. Nothing
-else should run meanwhile; the page says how busy the machine was.
+Writes docs/measured/bench_blocks.json, where all other tables stay as they are, and from it the page
+docs/measured/bench_blocks.md. Nothing else should run meanwhile; the page says how busy the machine was.
 """
 
 from __future__ import annotations
@@ -76,36 +75,32 @@ def phantom(path: Path, gvox: float) -> Path:
     )
     for index in range(len(grid)):
         region = grid.region(index)
-        z, y, x = (np.isin(places % CELL, (0, CELL - 1), invert=True) for places in np.ogrid[region])
+        z, y, x = (np.isin(voxels % CELL, (0, CELL - 1), invert=True) for voxels in np.ogrid[region])
         array[region] = (z & y & x) * np.uint8(200)
     return path
 
 
 @dataclass(frozen=True)
 class Cubes(Fragments):
-    """The phantom's cells, cut by blocks, as fragments: the watershed would take most of the time, and is not asked."""
+    """The phantom's cells, cut by blocks, as fragments: a watershed would take most of the time."""
 
     def read(self, index: int) -> None:
-        """Nothing: cells are where they are."""
+        """Read nothing: cells are computed."""
 
     def compute(self, index: int, data: None) -> dict[str, np.ndarray]:
-        """See `Fragments`; a cell's number is its place in the block and the cell before it."""
-        region = self.grid.region(index)
-        cells = [np.arange(s.start - 1, s.stop) // CELL - (s.start - 1) // CELL for s in region]
-        z, y, x = np.ix_(*cells)
+        """Number the cells by their position in the block and the voxels before it."""
+        block = self.grid.region(index)
+        grown = block.grow((1, 1, 1), block.stop)
+        z, y, x = np.ix_(*(np.arange(s.start, s.stop) // CELL - s.start // CELL for s in grown))
         most = [n // CELL + 2 for n in self.grid.block]
         ids = ((z * most[1] + y) * most[2] + x + self.first(index)).astype(np.uint64)
-        found = {self.output: ids[1:, 1:, 1:]}
-        for axis in range(3):
-            layer = [slice(1, None)] * 3
-            layer[axis] = slice(0, 1 if region[axis].start else 0)
-            found[f"before{axis}"] = ids[tuple(layer)]
-        return found
+        inner = block.within(grown)
+        return {self.output: ids[inner]} | {f"before{axis}": ids[inner.before(axis)] for axis in range(3)}
 
 
 def memory_and_merge(work: Path, sizes: tuple[float, ...] = GVOX) -> list[dict]:
     """Peak memory of a worker, and the time of each step, against the size of the volume."""
-    found = []
+    rows = []
     for gvox in sizes:
         folder = work / f"{gvox}"
         folder.mkdir()
@@ -120,15 +115,15 @@ def memory_and_merge(work: Path, sizes: tuple[float, ...] = GVOX) -> list[dict]:
             reports += [run(client, Relabel(folder, grid, merge))]
         seconds = sum((report.seconds for report in reports), start=type(reports[0].seconds)())
         neurons = np.load(folder / "table" / "neurons.npy", mmap_mode="r")
-        found.append({
+        rows.append({
             "gvox": np.prod(grid.shape) / 1e9, "blocks": len(grid),
             "fragments": len(neurons), "neurons": int(neurons.max()),
             "peak_bytes": {report.step: report.peak_bytes for report in reports}, "predict_s": predicted,
             "merge_s": reports[3].seconds.total(), "io_share": (seconds["read"] + seconds["write"]) / seconds.total(),
         })  # fmt: skip
-        print(found[-1], flush=True)
+        print(rows[-1], flush=True)
         shutil.rmtree(folder)
-    return found
+    return rows
 
 
 def overhead(work: Path) -> dict:
@@ -148,7 +143,7 @@ def overhead(work: Path) -> dict:
 
 
 def in_memory(raw: Path, tile: tuple[int, int, int], out: Path | None) -> dict:
-    """Runs in a worker, on one thread as blocks do: a volume in one piece, or its first window only, without `out`."""
+    """Seconds and memory of a volume in one piece, or without `out` of its first window, on one thread of a worker."""
     torch.set_num_threads(1)
     volume, model = read_volume(raw).load(), load_pretrained()
     if out is None:
@@ -156,15 +151,15 @@ def in_memory(raw: Path, tile: tuple[int, int, int], out: Path | None) -> dict:
         return {"predict_bytes": peak_bytes()}
     start = time.perf_counter()
     affinities = predict(model, volume.raw, tile, progress=False).refined
-    found = {"predict_s": time.perf_counter() - start, "predict_bytes": peak_bytes()}
+    costs = {"predict_s": time.perf_counter() - start, "predict_bytes": peak_bytes()}
     segment(affinities, volume.voxel_size, THRESHOLD)
-    found |= {"s": time.perf_counter() - start, "bytes": peak_bytes()}
+    costs |= {"s": time.perf_counter() - start, "bytes": peak_bytes()}
     np.save(out, affinities)
-    return found
+    return costs
 
 
 def in_blocks(client: Client, raw: Path, folder: Path, tile: tuple[int, int, int], block: tuple[int, int, int]) -> dict:
-    """The same block by block."""
+    """Seconds and memory of the same volume block by block."""
     start = time.perf_counter()
     reports = [predict_blocks(client, Source(raw), folder, Network(tile=tile), block, progress=False)]
     predicted = time.perf_counter() - start
@@ -188,60 +183,60 @@ def blocks_against_one(work: Path) -> dict:
         "one_block": lambda client: in_blocks(client, raw, work / "one", tile, shape),
         "eight_blocks": lambda client: in_blocks(client, raw, work / "eight", tile, tuple(n // 2 for n in shape)),
     }
-    found = {"shape": list(shape)}
+    costs = {"shape": list(shape)}
     for name, way in ways.items():
         with cluster(workers=1, memory="8GiB") as client:  # a new one each time: a peak never falls
-            found[name] = way(client)
+            costs[name] = way(client)
     difference = zarr.open_array(work / "eight" / "affinities.zarr")[:] - np.load(work / "memory.npy")
-    return found | {"largest_difference": float(abs(difference).max())}
+    return costs | {"largest_difference": float(abs(difference).max())}
 
 
 def workers(work: Path) -> dict:
     """The same blocks by the network with one worker and with two; two cores should be free."""
     raw = write_volume(make_phantom((32, 320, 320), seed=1), work / "raw.zarr")
-    found = {"load_before": os.getloadavg()[0]}
+    costs = {"load_before": os.getloadavg()[0]}
     for number in (1, 2):
         with cluster(workers=number) as client:
             network = Network(tile=(16, 96, 96))
             client.run(network.model)  # in every worker: a start is no matter of scaling
             start = time.perf_counter()
             predict_blocks(client, Source(raw), work / f"{number}", network, (16, 160, 160), progress=False)
-            found[f"workers_{number}_s"] = time.perf_counter() - start
-    return found | {"ratio": found["workers_1_s"] / found["workers_2_s"]}
+            costs[f"workers_{number}_s"] = time.perf_counter() - start
+    return costs | {"ratio": costs["workers_1_s"] / costs["workers_2_s"]}
 
 
 def accuracy(work: Path, volumes: dict[str, bool] = VOLUMES) -> list[dict]:
     """VOI in one piece and in blocks of several sizes, of each validation volume that is here."""
-    model, found = load_pretrained(), []
-    for name, volume in present(volumes):
+    model, rows = load_pretrained(), []
+    for name, volume in load_volumes(volumes):
         affinities = predict_rescaled(model, volume, volumes[name]).refined
         one = segment(affinities, volume.voxel_size, THRESHOLD)
         for block, blocks in neurons_in_blocks(work / name, affinities, volume.voxel_size):
             scores = {key: evaluate(labels, volume.labels) for key, labels in (("one", one), ("blocks", blocks))}
-            found.append({"volume": name, "block": list(block), "threshold": THRESHOLD})
-            found[-1] |= {key: score.voi_split + score.voi_merge for key, score in scores.items()}
-            found[-1]["between"] = sum(voi(blocks, one))
-            print(found[-1], flush=True)
-    return found
+            rows.append({"volume": name, "block": list(block), "threshold": THRESHOLD})
+            rows[-1] |= {key: score.voi_split + score.voi_merge for key, score in scores.items()}
+            rows[-1]["between"] = sum(voi(blocks, one))
+            print(rows[-1], flush=True)
+    return rows
 
 
 def perfect(work: Path, volumes: dict[str, bool] = VOLUMES) -> list[dict]:
     """VOI between one piece and blocks from the ground truth's own affinities: inside of objects, and everywhere."""
-    found = []
-    for name, volume in present(volumes):
+    rows = []
+    for name, volume in load_volumes(volumes):
         objects = widen_borders(volume.labels, in_3d=not is_anisotropic(volume.voxel_size))
         affinities, inside = affinities_from_labels(objects).astype(np.float32), objects > 0
         one = segment(affinities, volume.voxel_size, THRESHOLD)
         for block, blocks in neurons_in_blocks(work / name, affinities, volume.voxel_size):
-            found.append({"volume": name, "block": list(block), "threshold": THRESHOLD})
-            found[-1]["objects"] = sum(voi(np.where(inside, blocks, 0), np.where(inside, one, 0)))
-            found[-1]["everywhere"] = sum(voi(blocks, one))
-            print(found[-1], flush=True)
-    return found
+            rows.append({"volume": name, "block": list(block), "threshold": THRESHOLD})
+            rows[-1]["objects"] = sum(voi(np.where(inside, blocks, 0), np.where(inside, one, 0)))
+            rows[-1]["everywhere"] = sum(voi(blocks, one))
+            print(rows[-1], flush=True)
+    return rows
 
 
-def present(volumes: Iterable[str]) -> Iterator[tuple[str, Volume]]:
-    """The validation volumes that are here, by name."""
+def load_volumes(volumes: Iterable[str]) -> Iterator[tuple[str, Volume]]:
+    """The validation volumes that this computer has, by name."""
     for name in volumes:
         with suppress(OSError):
             yield name, open_dataset(name, "val").load()
@@ -270,20 +265,20 @@ TABLES = {
 LONG = {"accuracy", "perfect"}  # not by default: they measure no time
 
 
-def measured_on() -> str:
-    """The machine, the day, and how busy it was before we began."""
+def describe_machine() -> str:
+    """The day, the machine, and how busy it was before."""
     busy = os.getloadavg()[0] / os.cpu_count()
     return f"{date.today().isoformat()}, {hardware()}, load before {busy:.1f} a core"
 
 
-def page(found: dict) -> str:
-    """docs/measured/bench_blocks.md."""
+def page(tables: dict) -> str:
+    """The text of docs/measured/bench_blocks.md."""
     lines = [
         "# Benchmarks of blocks\n",
         "`make bench`, or one table by `python tools/benchmarks/bench_blocks.py NAME`.\n",
     ]
-    for name, one in found.items():
-        lines += [f"## {TITLES[name]}\n", f"`{name}`, {one['machine']}.\n", *PAGES[name](one["found"]), ""]
+    for name, entry in tables.items():
+        lines += [f"## {TITLES[name]}\n", f"`{name}`, {entry['machine']}.\n", *PAGES[name](entry["results"]), ""]
     return "\n".join(lines)
 
 
@@ -292,68 +287,67 @@ def table(heads: str, rows: list[list]) -> list[str]:
     return [heads, "|---" * heads.count("| ") + "|", *("| " + " | ".join(map(str, row)) + " |" for row in rows)]
 
 
-def memory_page(found: list[dict]) -> list[str]:
-    """Without the network and the watershed, which know nothing of the volume's size but take hours at 2 GVox."""
+def memory_page(rows: list[dict]) -> list[str]:
+    """The table without network and watershed: they do not depend on the volume's size, and take hours at 2 GVox."""
     steps = ("predict", "fragments", "faces", "relabel", "merge")
     heads = "| GVox | blocks | fragments | neurons | " + " | ".join(f"{step}, peak MiB" for step in steps)
     return table(heads + " | prediction, s | merging, s | reading and writing, of all work |", [
-        [f"{one['gvox']:.2f}", one["blocks"], one["fragments"], one["neurons"]]
-        + [round(one["peak_bytes"][step] / 2**20) for step in steps]
-        + [round(one["predict_s"]), f"{one['merge_s']:.1f}", f"{one['io_share']:.0%}"]
-        for one in found
+        [f"{row['gvox']:.2f}", row["blocks"], row["fragments"], row["neurons"]]
+        + [round(row["peak_bytes"][step] / 2**20) for step in steps]
+        + [round(row["predict_s"]), f"{row['merge_s']:.1f}", f"{row['io_share']:.0%}"]
+        for row in rows
     ])  # fmt: skip
 
 
-def overhead_page(found: dict) -> list[str]:
+def overhead_page(costs: dict) -> list[str]:
     return [
-        f"{found['blocks']} blocks of 256 voxels: {found['ms_per_block']:.1f} ms a block with journal, checksum, read "
-        f"and write; {found['engine_ms']:.1f} ms of it are the engine's (a task that does nothing)."
+        f"{costs['blocks']} blocks of 256 voxels: {costs['ms_per_block']:.1f} ms a block with journal, checksum, read "
+        f"and write; {costs['engine_ms']:.1f} ms of it are the engine's (a task that does nothing)."
     ]
 
 
-def blocks_page(found: dict) -> list[str]:
-    rows, memory = [], found["memory"]
+def blocks_page(costs: dict) -> list[str]:
+    rows, memory = [], costs["memory"]
     for name in ("memory", "one_block", "eight_blocks"):
-        one = found[name]
-        row = [name.replace("_", " ")]
+        way, row = costs[name], [name.replace("_", " ")]
         for seconds, size in (("predict_s", "predict_bytes"), ("s", "bytes")):
-            row += [f"{one[seconds]:.1f}", f"{one[seconds] / memory[seconds]:.2f}", round(one[size] / 2**20)]
-        rows.append([*row, f"{one['io_share']:.1%}" if "io_share" in one else ""])
+            row += [f"{way[seconds]:.1f}", f"{way[seconds] / memory[seconds]:.2f}", round(way[size] / 2**20)]
+        rows.append([*row, f"{way['io_share']:.1%}" if "io_share" in way else ""])
     heads = "| way | prediction, s | ratio | peak, MiB | with segmentation, s | ratio | peak, MiB "
-    window = found["window"]["predict_bytes"] / 2**20
+    window = costs["window"]["predict_bytes"] / 2**20
     return [
-        f"{found['shape']} voxels; one worker, one thread; {window:.0f} MiB are the peak for one window alone.\n",
+        f"{costs['shape']} voxels; one worker, one thread; {window:.0f} MiB are the peak for one window alone.\n",
         *table(heads + "| reading and writing, of all work |", rows),
-        f"\nLargest difference of affinities: {found['largest_difference']:.5f} (float16).",
+        f"\nLargest difference of affinities: {costs['largest_difference']:.5f} (float16).",
     ]
 
 
-def workers_page(found: dict) -> list[str]:
-    one, two = found["workers_1_s"], found["workers_2_s"]
-    return [f"{one:.1f} s with one worker, {two:.1f} s with two: {found['ratio']:.2f} times as fast."]
+def workers_page(costs: dict) -> list[str]:
+    one, two = costs["workers_1_s"], costs["workers_2_s"]
+    return [f"{one:.1f} s with one worker, {two:.1f} s with two: {costs['ratio']:.2f} times as fast."]
 
 
-def accuracy_page(found: list[dict]) -> list[str]:
+def accuracy_page(rows: list[dict]) -> list[str]:
     heads = "| volume | block (z, y, x) | VOI in one piece | VOI in blocks | difference | VOI between the two |"
     return [
-        f"The shipped model at its threshold {found[0]['threshold']}, VOI in bits. Serial sections (ac4, cremi_b_mini) "
+        f"The shipped model at its threshold {rows[0]['threshold']}, VOI in bits. Serial sections (ac4, cremi_b_mini) "
         "are not what it was trained on.\n",
         *table(heads, [
-            [one["volume"], " x ".join(map(str, one["block"])), f"{one['one']:.3f}", f"{one['blocks']:.3f}",
-             f"{one['blocks'] - one['one']:+.3f}", f"{one['between']:.3f}"]
-            for one in found
+            [row["volume"], " x ".join(map(str, row["block"])), f"{row['one']:.3f}", f"{row['blocks']:.3f}",
+             f"{row['blocks'] - row['one']:+.3f}", f"{row['between']:.3f}"]
+            for row in rows
         ]),
     ]  # fmt: skip
 
 
-def perfect_page(found: list[dict]) -> list[str]:
+def perfect_page(rows: list[dict]) -> list[str]:
     heads = "| volume | block (z, y, x) | VOI between the two, of objects | of all voxels |"
     return [
-        f"Those of the ground truth with borders widened as for training; threshold {found[0]['threshold']}. Nothing "
+        f"Those of the ground truth with borders widened as for training; threshold {rows[0]['threshold']}. Nothing "
         "tells which side a voxel of a membrane goes to, so all voxels differ more than those of objects.\n",
         *table(heads, [
-            [one["volume"], " x ".join(map(str, one["block"])), f"{one['objects']:.5f}", f"{one['everywhere']:.4f}"]
-            for one in found
+            [row["volume"], " x ".join(map(str, row["block"])), f"{row['objects']:.5f}", f"{row['everywhere']:.4f}"]
+            for row in rows
         ]),
     ]  # fmt: skip
 
@@ -384,16 +378,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
     path = options.out / "bench_blocks.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    tables = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in options.tables or default:
         with tempfile.TemporaryDirectory() as work:
-            before = measured_on()
+            machine = describe_machine()
             more = {"sizes": options.gvox} if name == "memory" else {}
-            found[name] = {"machine": before, "found": TABLES[name](Path(work), **more)}
-        found = {name: found[name] for name in TABLES if name in found}
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        (options.out / "bench_blocks.md").write_text(page(found), encoding="utf-8")
-    print(page(found))
+            tables[name] = {"machine": machine, "results": TABLES[name](Path(work), **more)}
+        tables = {name: tables[name] for name in TABLES if name in tables}
+        path.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
+        (options.out / "bench_blocks.md").write_text(page(tables), encoding="utf-8")
+    print(page(tables))
 
 
 if __name__ == "__main__":

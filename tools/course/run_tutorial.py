@@ -28,6 +28,7 @@ from record_times import report
 
 from fgnet_lib.course.session import PROFILES
 from fgnet_lib.datasets import DATASETS, open_dataset
+from fgnet_lib.files.atomic import atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.2
@@ -181,7 +182,7 @@ def write_index(out: Path, run: dict) -> None:
 
 
 def write_run(out: Path, lessons: list[Lesson], parameters: dict[str, str]) -> dict:
-    """Write run.json (in one step: a killed run leaves the last whole one) and index.html; returns what was written."""
+    """Write run.json (atomically: a killed run leaves the last whole one) and index.html; returns what was written."""
     run = {
         "profile": parameters["PROFILE"],
         "dataset": parameters["DATASET"],
@@ -191,9 +192,8 @@ def write_run(out: Path, lessons: list[Lesson], parameters: dict[str, str]) -> d
         "peak_memory_mb": max(lesson.peak_memory_mb for lesson in lessons),
         "lessons": [asdict(lesson) for lesson in lessons],
     }
-    unfinished = out / "run.json.tmp"
-    unfinished.write_text(json.dumps(run, indent=1), encoding="utf-8")
-    unfinished.replace(out / "run.json")
+    with atomic(out / "run.json") as part:
+        part.write_text(json.dumps(run, indent=1), encoding="utf-8")
     write_index(out, run)
     return run
 

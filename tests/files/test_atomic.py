@@ -1,0 +1,43 @@
+"""What is written atomically is complete or absent, whoever else writes and whatever fails."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fgnet_lib.files.atomic import atomic
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
+def test_an_interrupted_replacement_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error), atomic(path) as part:
+        part.write_text("half")
+        raise error
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "volume.zarr"
+    for name in ("old", "new"):
+        with atomic(path) as part:
+            part.mkdir()
+            (part / name).touch()
+    assert [file.name for file in path.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_write_the_same_file_leave_one_of_their_versions(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "note"
+    versions = [str(number) * 10_000 for number in range(8)]
+
+    def write(version: str) -> None:
+        for _ in range(20):
+            with atomic(path) as part:
+                part.write_text(version)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, versions))
+    assert path.read_text() in versions and list(path.parent.iterdir()) == [path]
