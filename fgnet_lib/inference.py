@@ -7,7 +7,7 @@ every window along z that contains it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from fgnet_lib.fgnet import FGNet, FGNetOutput
 from fgnet_lib.machine import precision
 from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES
-from fgnet_lib.volumes import Region
+from fgnet_lib.volumes import Lazy, Region, triple
 
 Corner = tuple[int, int, int]  # of a section of a tile: the section, and the y and x where the tile begins
 FeatureSource = Callable[[Tensor, Corner], list[Tensor]]  # sections (1, 1, d, h, w), corner of the first -> features
@@ -66,7 +66,7 @@ class Windows:
     def beginning(self, region: Region) -> Windows:
         """The windows whose first voxel is in `region`."""
         axes = zip(self.starts, region, strict=True)
-        return replace(self, starts=tuple([a for a in along if s.start <= a < s.stop] for along, s in axes))
+        return replace(self, starts=triple([a for a in along if s.start <= a < s.stop] for along, s in axes))
 
     def weight(self, region: Region) -> np.ndarray:
         """The sum of the windows' blending weights (z, y, x) in `region`; a product over the axes, as `starts` is."""
@@ -96,9 +96,9 @@ def lay_windows(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap is the shared fraction of a window, from 0 to below 1; got {overlap}")
     padded = [shape[0], *(-(-n // MULTIPLE) * MULTIPLE for n in shape[1:])]
-    size = tuple(map(min, tile, padded))
+    size = triple(map(min, tile, padded))
     starts = [window_starts(n, s, overlap, m) for n, s, m in zip(padded, size, (1, MULTIPLE, MULTIPLE), strict=True)]
-    return Windows(tuple(shape), size, tuple(starts))
+    return Windows(triple(shape), size, triple(starts))
 
 
 class _Blend:
@@ -163,7 +163,7 @@ def predict(
 
 @torch.inference_mode()
 def predict_windows(
-    model: FGNet, raw: np.ndarray, windows: Windows, stored: Mapping[Corner, list[np.ndarray]]
+    model: FGNet, raw: np.ndarray | Lazy, windows: Windows, stored: Mapping[Corner, list[np.ndarray]]
 ) -> np.ndarray:
     """Predict the affinities of some windows alone, blended over everything that they reach.
 
@@ -183,13 +183,13 @@ def predict_windows(
         corners = [(z + i, y, x) for i in range(sections.shape[2])]
         new = [i for i, at in enumerate(corners) if at not in stored]
         encoded = [level.unbind(2) for level in model.encode(sections[:, :, new])] if new else []
-        features = dict(zip(new, zip(*encoded, strict=True), strict=False))
+        features: dict[int, Sequence[Tensor]] = dict(zip(new, zip(*encoded, strict=True), strict=False))
         for i in set(range(len(corners))) - set(new):
             features[i] = [torch.from_numpy(level)[None].to(sections.device) for level in stored[corners[i]]]
         return [torch.stack(level, 2) for level in zip(*(features[i] for i in sorted(features)), strict=True)]
 
-    best = (
-        (corner, {"best": patches.get("refined", patches.get("coarse"))})
+    best: Iterator[tuple[Corner, Patches]] = (
+        (corner, {"best": patches["refined" if "refined" in patches else "coarse"]})
         for corner, patches in _patches(model, raw, windows, features_of, tqdm(disable=True))
     )
     return _blend(best, windows.reach)["best"]
@@ -233,13 +233,13 @@ def _at_stride(region: Region, stride: int) -> Region:
 
 
 def _patches(
-    model: FGNet, raw: np.ndarray, windows: Windows, features_of: FeatureSource, bar: tqdm
+    model: FGNet, raw: np.ndarray | Lazy, windows: Windows, features_of: FeatureSource, bar: tqdm
 ) -> Iterator[tuple[Corner, Patches]]:
     """The maps of each window. A section is encoded once for a tile, and dropped when no window needs it any more."""
     device, (depth, height, width) = next(model.parameters()).device, windows.size
     for y, x in windows.columns:
         encoded = first = windows.starts[0][0]
-        window = []  # raw sections and their features for z in [first, encoded)
+        window: list[Tensor] = []  # raw sections and their features for z in [first, encoded)
         for z in windows.starts[0]:
             sections = _to_tensor(raw[encoded : z + depth, y : y + height, x : x + width], windows.size, device)
             with _autocast(device):

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import rankdata
 
-from fgnet_lib.volumes import IGNORE
+from fgnet_lib.volumes import IGNORE, triple
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,8 @@ def segment_report(
     seg, gt = _check_both(seg, gt)
     if neuron is not None:
         segment = _ranked(seg[gt == neuron], f"neuron {neuron} in the ground truth")[0][0]
+    if segment is None:
+        raise ValueError("name a segment or a neuron")
     inside = gt[seg == segment]
     counted = _ranked(inside, f"segment {segment} in the segmentation")
     neurons = tuple(part for part in counted if part[0] not in (0, int(IGNORE)))
@@ -313,14 +315,14 @@ def _worst(
             order = np.argsort(cells.data)[::-1]
             parts = tuple(zip(column_ids[cells.indices[order]].tolist(), cells.data[order].tolist(), strict=True))
             voxel = _central_voxel((rows == row_ids[row]) & (columns == parts[1][0]))
-            position = tuple(float(i * size) for i, size in zip(voxel, voxel_size, strict=True))
+            position = triple(float(i * size) for i, size in zip(voxel, voxel_size, strict=True))
             yield NeuronError(kind, int(row_ids[row]), float(bits[row]), parts, voxel, position)
 
 
-def _central_voxel(mask: np.ndarray) -> tuple[int, ...]:
+def _central_voxel(mask: np.ndarray) -> tuple[int, int, int]:
     """The voxel of a mask nearest to its centroid, which itself may lie outside of a bent neurite."""
     voxels = np.argwhere(mask)
-    return tuple(voxels[np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1))].tolist())
+    return triple(voxels[np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1))].tolist())
 
 
 def roc_auc(scores: np.ndarray, structure: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fgnet_lib.fgnet import FGNet
+from fgnet_lib.fgnet import FeatureGuidedAttention, FGNet
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.volumes import Region
 
@@ -41,7 +41,9 @@ def attention_set_to(model: FGNet, level: int, value: float | Literal["mean"]) -
         a = logits.sigmoid().mean((2, 3, 4), keepdim=True) if value == "mean" else torch.tensor(float(value)).to(logits)
         return torch.logit(a).expand_as(logits)  # in front of the sigmoid, so that the model's own equation goes on
 
-    handle = guides[level - 1].to_map.register_forward_hook(replace)
+    guide = guides[level - 1]
+    assert isinstance(guide, FeatureGuidedAttention)
+    handle = guide.to_map.register_forward_hook(replace)
     try:
         yield
     finally:
@@ -116,26 +118,23 @@ class Inspector:
             if self.model.config.refined:
                 hook = self.model.fine_encoder.register_forward_hook(lambda _m, _in, out: pyramid.extend(out[0][2:]))
                 stack.callback(hook.remove)
-                for level in what_if[0] if what_if and self.model.fine_encoder.guides else ():
-                    stack.enter_context(attention_set_to(self.model, level, what_if[1]))
+                levels, value = what_if or ((), 0.0)
+                for level in levels if self.model.fine_encoder.guides else ():
+                    stack.enter_context(attention_set_to(self.model, level, value))
             sam2 = self.model.encode(raw)
             output = self.model(raw, sam2)
         logits = output.coarse if output.refined is None else output.refined
-        groups = (
-            [a[0].mean(0).float() for a in output.attention],  # per-channel attention is shown as its mean
-            [features[0].half() for features in sam2],
-            [features[0].float().norm(dim=0) for features in pyramid],
-        )
+        attention = [a[0].mean(0).float() for a in output.attention]  # per-channel attention is shown as its mean
+        features = [level[0].half() for level in sam2]
+        response = [level[0].float().norm(dim=0) for level in pyramid]
         affinities = logits[0].sigmoid().half()
         sizes = [(-(-shape[1] // s), -(-shape[2] // s)) for s in STRIDES]  # without what the model had to pad
+
+        def crop(maps: list[Tensor], k: int) -> tuple[np.ndarray, ...]:
+            return tuple(part[..., k, :h, :w].cpu().numpy().copy() for part, (h, w) in zip(maps, sizes, strict=False))
+
         sections = block.within(context).z
         return [
-            Inspected(
-                *(
-                    tuple(part[..., k, :h, :w].cpu().numpy().copy() for part, (h, w) in zip(maps, sizes, strict=False))
-                    for maps in groups
-                ),
-                affinities[:, k].cpu().numpy().copy(),
-            )
+            Inspected(crop(attention, k), crop(features, k), crop(response, k), affinities[:, k].cpu().numpy().copy())
             for k in range(sections.start, sections.stop)
         ]

@@ -164,7 +164,7 @@ def sweep(
     affinities = np.ascontiguousarray(affinities)
     with _silenced():
         steps = waterz.agglomerate(affinities, thresholds, fragments=dense, scoring_function=MEAN_AFFINITY)
-        return {threshold: labels.copy() for threshold, labels in zip(thresholds, steps, strict=True)}
+        return {threshold: np.array(labels) for threshold, labels in zip(thresholds, steps, strict=True)}
 
 
 def segment(affinities: np.ndarray, voxel_size: tuple[float, float, float], threshold: float) -> np.ndarray:
@@ -185,7 +185,7 @@ def agglomerate(faces: np.ndarray, sums: np.ndarray, counts: np.ndarray, nodes: 
     Returns:
         For each node the smallest node that it is merged with, (nodes,).
     """
-    graph = [{} for _ in range(nodes)]
+    graph: list[dict[int, tuple[float, int]]] = [{} for _ in range(nodes)]
     for (a, b), total, count in zip(faces.tolist(), sums.tolist(), counts.tolist(), strict=True):
         graph[a][b] = graph[b][a] = (total, count)
     scores = 1 - sums / counts

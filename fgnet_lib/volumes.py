@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 IGNORE = np.uint64(2**64 - 1)  # CREMI's mark for unknown voxels
+
+
+def triple(values: Iterable[T]) -> tuple[T, T, T]:
+    """Return three values, along z, y, x, as a tuple."""
+    z, y, x = values
+    return z, y, x
 
 
 class Region(NamedTuple):
@@ -138,7 +145,7 @@ class Volume:
             labels = None if self.labels is None else np.asarray(self.labels[*region])
         except (OSError, RuntimeError, ValueError, zlib.error) as error:  # whatever the codecs raise
             raise OSError(f"{self.name}: cannot read [{region}], the file may be damaged ({error})") from error
-        offset = tuple(o + a * v for o, a, v in zip(self.offset, region.start, self.voxel_size, strict=True))
+        offset = triple(o + a * v for o, a, v in zip(self.offset, region.start, self.voxel_size, strict=True))
         return replace(self, raw=raw, labels=labels, offset=offset)
 
     def sections(self, first: int, last: int) -> Volume:

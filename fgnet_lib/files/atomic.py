@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ import numpy as np
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`, for a file or a folder, which becomes `path` if the context ends well.
 
-    An error leaves what was there before; a process that is killed leaves the temporary file as well, which is hidden.
+    An error leaves what was there before. So does a kill; the next writer removes its temporary file, which is hidden.
     Threads, processes and computers may write the same path at the same time; the last writer wins.
 
     >>> from tempfile import TemporaryDirectory
@@ -30,6 +32,7 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
     part, old = path.with_name(f"{writer}.part"), path.with_name(f"{writer}.old")
+    _remove_abandoned(path)
     try:
         yield part
         if path.is_dir():  # a folder cannot be replaced in one step: put the old one aside for the moment
@@ -42,7 +45,27 @@ def atomic(path: Path) -> Iterator[Path]:
         shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files for `path` of processes of this computer that are gone."""
+    mine = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(socket.gethostname())}\.(\d+)\.\d+\.(part|old)")
+    for entry in os.scandir(path.parent):
+        if (match := mine.fullmatch(entry.name)) and not _is_running(int(match[1])):
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir(follow_symlinks=False) else Path(entry).unlink(
+                missing_ok=True
+            )
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write arrays to one `.npz` file, and make its folder; a kill may leave it incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **arrays)

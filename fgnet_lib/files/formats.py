@@ -109,7 +109,7 @@ class _Surviving(io.FileIO):
             return super().truncate(size)
         except OSError as error:
             self.error = self.error or error
-            return size
+            return self.tell() if size is None else size
 
 
 def _write_hdf5(volume: Volume, path: Path) -> None:
@@ -155,7 +155,7 @@ def _align(labels: _Source, volume: Volume, where: str) -> Any:
             f"{where}: labels of shape {array.shape} at {tuple(offset.tolist())} nm do not fit raw of shape "
             f"{volume.shape} with voxels of {volume.voxel_size} nm; cut them alike, or mend the labels' `offset` in nm"
         )
-    labelled = Region.at(first, array.shape)
+    labelled = Region.at(first.tolist(), array.shape)
 
     def cut(*slices: slice) -> np.ndarray:
         region = Region(*slices)
@@ -190,8 +190,8 @@ def _map_bodies(stack: Any, transforms: np.ndarray) -> Lazy:
 
 class _Source(NamedTuple):
     array: Any
-    voxel_size: tuple[float, ...] | None = None
-    offset: tuple[float, ...] | None = None
+    voxel_size: Any = None  # as the file says it; `Volume` checks it
+    offset: Any = None
 
 
 def _open(path: Path, key: str | None, known: tuple[str, ...]) -> _Source:

@@ -12,8 +12,7 @@ import resource
 import threading
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,9 +30,9 @@ from distributed.security import Security
 from tqdm.auto import tqdm
 
 from fgnet_lib.files.locks import locked
-from fgnet_lib.machine import peak_bytes, return_freed_memory
 from fgnet_lib.scale.grid import Grid
-from fgnet_lib.scale.journal import Done, Journal, Step, process_block
+from fgnet_lib.scale.journal import Done, Journal, Seconds, Step, process_block
+from fgnet_lib.scale.memory import peak_bytes, return_freed_memory
 
 RETRIES = 2  # of a block that raises
 AT_ONCE = 4000  # blocks that the scheduler is told of; it keeps something of each in memory
@@ -65,14 +64,14 @@ class Report:
         step: name of the step.
         done: number of blocks that were computed.
         kept: number of blocks that were complete before.
-        seconds: sums over the blocks that were computed, of "read", "compute" and "write".
+        seconds: sums over the blocks that were computed.
         peak_bytes: most memory that a process with blocks of this step has had.
     """
 
     step: str
     done: int = 0
     kept: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: Seconds = field(default_factory=Seconds)
     peak_bytes: int = 0
 
 
@@ -188,7 +187,9 @@ def _do(client: Client, step: Step, indices: Iterable[int], report: Report, bar:
     return errors
 
 
-def _answers(client: Client, function: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[tuple]:
+def _answers(
+    client: Client, function: Callable[[Any], Any], arguments: Iterable[Any]
+) -> Generator[tuple[Any, Any, Any]]:
     """Call a function on the workers: each argument with the function's result or None, and its error or None.
 
     Answers come in any order.
@@ -196,7 +197,8 @@ def _answers(client: Client, function: Callable[[Any], Any], arguments: Iterable
     Raises:
         ConnectionError: the scheduler is gone, or all workers of this computer are.
     """
-    remaining, running, completed = iter(arguments), {}, as_completed(loop=client.loop)
+    remaining, completed = iter(arguments), as_completed(loop=client.loop)
+    running: dict[Future, Any] = {}
     try:
         while True:
             if len(running) <= AT_ONCE // 2:
@@ -260,7 +262,7 @@ def _replace_lost(local: LocalCluster) -> None:
 
 def _count(report: Report, done: Done, bar: tqdm, grid: Grid) -> None:
     """Add a block to the report and to the bar."""
-    million = grid.region(done.index).voxels / 1e6
+    million = grid.region(done.block).voxels / 1e6
     report.peak_bytes = max(report.peak_bytes, done.peak_bytes)
     if done.kept:
         report.kept += 1
@@ -268,7 +270,7 @@ def _count(report: Report, done: Done, bar: tqdm, grid: Grid) -> None:
             bar.initial += million
     else:
         report.done += 1
-        report.seconds.update(read=done.read, compute=done.compute, write=done.write)
+        report.seconds += done.seconds
     bar.update(million)
 
 

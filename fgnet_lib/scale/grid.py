@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from fgnet_lib.volumes import Region
+from fgnet_lib.volumes import Region, triple
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Grid:
     @property
     def counts(self) -> tuple[int, int, int]:
         """Blocks along z, y, x."""
-        return tuple(-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
+        return triple(-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
 
     def __len__(self) -> int:
         return math.prod(self.counts)
 
     def position(self, index: int) -> tuple[int, int, int]:
         """The position of block `index` in the grid, in blocks along z, y, x."""
-        return tuple(map(int, np.unravel_index(index, self.counts)))
+        return triple(map(int, np.unravel_index(index, self.counts)))
 
     def index(self, position: Sequence[int]) -> int:
         """The number of the block at `position` (z, y, x) in the grid."""

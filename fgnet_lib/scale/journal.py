@@ -25,8 +25,8 @@ from fgnet_lib.files.atomic import atomic, load_arrays, save_arrays
 from fgnet_lib.files.formats import CHUNK
 from fgnet_lib.files.locks import inside
 from fgnet_lib.files.stamps import checksum, differences
-from fgnet_lib.machine import peak_bytes
 from fgnet_lib.scale.grid import Grid
+from fgnet_lib.scale.memory import peak_bytes
 
 PER_FOLDER = 1000  # files in one folder, of the journal and of blocks
 
@@ -133,23 +133,41 @@ class Journal:
         return f"done/{index // PER_FOLDER}/{index}"
 
 
+@dataclass(frozen=True)
+class Seconds:
+    """The seconds that blocks took.
+
+    Attributes:
+        read: for reading what they need.
+        compute: for computing, without the wait for other blocks of the process.
+        write: for writing and reading back.
+    """
+
+    read: float = 0.0
+    compute: float = 0.0
+    write: float = 0.0
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(self.read + other.read, self.compute + other.compute, self.write + other.write)
+
+    def total(self) -> float:
+        """The sum of the three."""
+        return self.read + self.compute + self.write
+
+
 class Done(NamedTuple):
     """The outcome of a block.
 
     Attributes:
-        index: its number.
+        block: its number.
         kept: whether it was complete before.
-        read: seconds, as the next two.
-        compute: without the wait for other blocks of the process.
-        write: with reading back.
+        seconds: what it took.
         peak_bytes: most memory that the process has had so far.
     """
 
-    index: int
+    block: int
     kept: bool
-    read: float
-    compute: float
-    write: float
+    seconds: Seconds
     peak_bytes: int
 
 
@@ -176,7 +194,7 @@ def _process(step: Step, index: int) -> Done:
     clock = [time.perf_counter()]
     noted = journal.checksum(index)
     if noted is not None and noted == _stored_checksum(step, index):
-        return Done(index, True, time.perf_counter() - clock[0], 0.0, 0.0, peak_bytes())
+        return Done(index, True, Seconds(read=time.perf_counter() - clock[0]), peak_bytes())
     data = step.read(index)
     clock.append(time.perf_counter())
     with _COMPUTE:
@@ -191,7 +209,7 @@ def _process(step: Step, index: int) -> Done:
     journal.note(index, computed)
     clock.append(time.perf_counter())
     read, compute, write = (b - a for a, b in itertools.pairwise(clock))
-    return Done(index, False, read, compute - waited, write, peak_bytes())
+    return Done(index, False, Seconds(read, compute - waited, write), peak_bytes())
 
 
 def _stored_checksum(step: Step, index: int) -> int | None:

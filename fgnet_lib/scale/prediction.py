@@ -199,7 +199,7 @@ def predict_blocks(
             except BlocksFailed as error:
                 failed.append(error)  # the following steps do the blocks that they can do without
                 continue
-            report.seconds.update(last.seconds)
+            report.seconds += last.seconds
             report.done, report.kept, report.peak_bytes = last.done, last.kept, max(report.peak_bytes, last.peak_bytes)
         if failed:
             raise failed[0]
@@ -211,11 +211,11 @@ def predict_blocks(
 
 
 @dataclass(frozen=True)
-class Predict(ToZarr):
-    """The step from raw to affinities with a predictor that has no windows."""
+class ToAffinities(ToZarr):
+    """A step that writes the affinities of a volume, whatever computes them."""
 
     source: Source
-    predictor: Predictor
+    predictor: Any
     name: ClassVar[str] = "predict"
     output: ClassVar[str] = "affinities.zarr"
     dtype: ClassVar[str] = "float16"
@@ -226,6 +226,13 @@ class Predict(ToZarr):
 
     def geometry(self) -> dict[str, list[float]]:
         return self.source.geometry()
+
+
+@dataclass(frozen=True)
+class Predict(ToAffinities):
+    """The step from raw to affinities with a predictor that has no windows."""
+
+    predictor: Predictor
 
     def read(self, index: int) -> Any:
         return self.source.read(self.predictor.needed(self.grid.shape, self.grid.region(index)))
@@ -330,7 +337,7 @@ class Decode(Step):
         if not len(windows):
             return None
         layer, *column = self.grid.position(index)
-        stored = {}
+        stored: dict[Corner, list[np.ndarray]] = {}
         for other in range(layer, -(-windows.reach.z.stop // self.grid.block[0])):
             stored |= self.encode.features(self.grid.index((other, *column)))
         return self.encode.source.read(windows.reach), stored
@@ -375,13 +382,17 @@ def _restore(step: Encode | Decode, index: int) -> Mapping[str, np.ndarray]:
     """
     if Journal(step.folder, step.name).checksum(index) is None:
         raise ValueError(f"block {index} is missing in the step `{step.name}` before this one")
-    return step.stored(index) if step.path(index).exists() else step.compute(index, step.read(index))
+    if step.path(index).exists():
+        return step.stored(index)
+    data: Any = step.read(index)
+    return step.compute(index, data)
 
 
 @dataclass(frozen=True)
-class Blend(Predict):
+class Blend(ToAffinities):
     """The step from affinities of windows to affinities of the volume: their mean where windows overlap."""
 
+    predictor: Network
     decode: Decode
 
     def is_ready(self) -> bool:

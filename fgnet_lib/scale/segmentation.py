@@ -6,7 +6,6 @@ with their halo in each worker, and the graph of all fragments once.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,10 +20,10 @@ from fgnet_lib.files.locks import inside, locked
 from fgnet_lib.files.stamps import checksum, stamp
 from fgnet_lib.scale.cluster import Report, run
 from fgnet_lib.scale.grid import Grid
-from fgnet_lib.scale.journal import Journal, Step, ToFiles, ToZarr, numbered, process_block
+from fgnet_lib.scale.journal import Journal, Seconds, Step, ToFiles, ToZarr, numbered, process_block
 from fgnet_lib.scale.prediction import BLOCK, Predict
 from fgnet_lib.segmentation import agglomerate, check_affinities, connected_components, flood, link_mask, middle
-from fgnet_lib.volumes import Region, is_anisotropic
+from fgnet_lib.volumes import Region, is_anisotropic, triple
 
 HALO_NM = 320.0  # of context for fragments: with 160, one merge at a border of blocks cost 0.19 bits of VOI
 
@@ -64,7 +63,7 @@ def segment_blocks(
     affinities, folder = Path(affinities).resolve(), Path(folder).resolve()
     array = _open_affinities(affinities)
     grid = Grid(array.shape[1:], block)
-    fragments = Fragments(folder, grid, affinities, tuple(map(float, array.attrs["resolution"])))
+    fragments = Fragments(folder, grid, affinities, triple(map(float, array.attrs["resolution"])))
     faces = Faces(folder, grid, fragments)
     merge = Merge(folder, Grid(grid.shape, grid.shape), faces, threshold)
     with locked(folder):
@@ -78,7 +77,7 @@ def run_here(step: Merge) -> Report:
     with locked(step.folder):
         Journal(step.folder, step.name).begin(step.settings())
         done = process_block(step, 0)
-    seconds = Counter(read=done.read, compute=done.compute, write=done.write)
+    seconds = Seconds() if done.kept else done.seconds
     return Report(step.name, int(not done.kept), int(done.kept), seconds, done.peak_bytes)
 
 

@@ -442,7 +442,7 @@ import json
 
 import torch
 
-rate = np.prod(shape) / report.seconds["compute"] * (report.done / len(grid)) / 1e6
+rate = np.prod(shape) / report.seconds.compute * (report.done / len(grid)) / 1e6
 device = f"a CPU core, {session.profile.name}"
 if session.device.type == "cuda":
     device = torch.cuda.get_device_name()

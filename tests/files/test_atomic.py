@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from fgnet_lib import REPOSITORY
 from fgnet_lib.files.atomic import atomic
 
 
@@ -41,3 +46,19 @@ def test_threads_that_write_the_same_file_leave_one_of_their_versions(tmp_path: 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, versions))
     assert path.read_text() in versions and list(path.parent.iterdir()) == [path]
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+    """Of the same name and this computer; what a running process or another computer writes stays."""
+    path = tmp_path / "note.txt"
+    kill = "from pathlib import Path; import os, sys\nfrom fgnet_lib.files.atomic import atomic\n"
+    kill += "with atomic(Path(sys.argv[1])) as part:\n    part.write_text('half')\n    os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", kill, str(path)], env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    (abandoned,) = tmp_path.iterdir()
+    host, (process, thread) = socket.gethostname(), abandoned.name.split(".")[-3:-1]
+    others = [f".note.txt.elsewhere.{process}.{thread}.part", f".note.txt.{host}.{os.getppid()}.1.part"]
+    for name in [*others, f".other.txt.{host}.{process}.{thread}.part"]:
+        (tmp_path / name).touch()
+    with atomic(path) as part:
+        part.write_text("whole")
+    assert path.read_text() == "whole" and not abandoned.exists() and len(list(tmp_path.iterdir())) == 4

@@ -32,8 +32,9 @@ from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
 from fgnet_lib.inference import predict
 from fgnet_lib.losses import fgnet_loss
-from fgnet_lib.machine import ThinConv3d, choose_device, hardware, peak_bytes
+from fgnet_lib.machine import ThinConv3d, choose_device, hardware
 from fgnet_lib.phantom import make_phantom
+from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.segmentation import fragments, sweep
 from fgnet_lib.study.rows import ROWS, SMALL, training
 from fgnet_lib.volumes import Volume

@@ -14,7 +14,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from datetime import date
 from pathlib import Path
 
 import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wait
+from fgnet_lib.scale.journal import Seconds
 
 # isort: split
 import numpy as np
@@ -33,11 +33,12 @@ from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.files.formats import read_volume, write_volume
 from fgnet_lib.inference import predict
-from fgnet_lib.machine import hardware, peak_bytes
+from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate, voi
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.scale.cluster import cluster, run
 from fgnet_lib.scale.grid import Grid
+from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.scale.prediction import Network, Source, predict_blocks
 from fgnet_lib.scale.segmentation import Faces, Fragments, Merge, Relabel, run_here, segment_blocks
 from fgnet_lib.segmentation import segment
@@ -113,13 +114,13 @@ def memory_and_merge(work: Path, sizes: tuple[float, ...] = GVOX) -> list[dict]:
             merge = Merge(folder, Grid(grid.shape, grid.shape), faces, 0.5)
             reports += [run(client, faces.fragments), run(client, faces), run_here(merge)]
             reports += [run(client, Relabel(folder, grid, merge))]
-        seconds = sum((report.seconds for report in reports), start=type(reports[0].seconds)())
+        seconds = sum((report.seconds for report in reports), start=Seconds())
         neurons = np.load(folder / "table" / "neurons.npy", mmap_mode="r")
         rows.append({
             "gvox": np.prod(grid.shape) / 1e9, "blocks": len(grid),
             "fragments": len(neurons), "neurons": int(neurons.max()),
             "peak_bytes": {report.step: report.peak_bytes for report in reports}, "predict_s": predicted,
-            "merge_s": reports[3].seconds.total(), "io_share": (seconds["read"] + seconds["write"]) / seconds.total(),
+            "merge_s": reports[3].seconds.total(), "io_share": (seconds.read + seconds.write) / seconds.total(),
         })  # fmt: skip
         print(rows[-1], flush=True)
         shutil.rmtree(folder)
@@ -165,11 +166,11 @@ def in_blocks(client: Client, raw: Path, folder: Path, tile: tuple[int, int, int
     predicted = time.perf_counter() - start
     reports += segment_blocks(client, folder / "affinities.zarr", folder, THRESHOLD, block, progress=False)
     total = time.perf_counter() - start
-    seconds = sum((report.seconds for report in reports), start=Counter())
+    seconds = sum((report.seconds for report in reports), start=Seconds())
     return {
         "predict_s": predicted, "predict_bytes": reports[0].peak_bytes,
         "s": total, "bytes": max(report.peak_bytes for report in reports),
-        "io_share": (seconds["read"] + seconds["write"]) / seconds.total(),
+        "io_share": (seconds.read + seconds.write) / seconds.total(),
     }  # fmt: skip
 
 

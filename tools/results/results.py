@@ -34,10 +34,11 @@ from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.files.locks import locked
 from fgnet_lib.inference import predict
-from fgnet_lib.machine import choose_device, hardware, peak_bytes
+from fgnet_lib.machine import choose_device, hardware
 from fgnet_lib.metrics import error_masks, evaluate, neuron_report, roc_auc, segment_report, voi
 from fgnet_lib.probing import attention_set_to
 from fgnet_lib.sam2_encoder import STRIDES
+from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.segmentation import fragments, segment, sweep
 from fgnet_lib.study.evaluation import VOLUMES, predict_rescaled
 from fgnet_lib.study.rows import OFFICIAL, ROWS, SECTIONS, SEEDS, Row, checkpoint, training, untrained
