@@ -20,7 +20,7 @@ from fgnet_lib.fgnet import FGNetConfig
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.sam2_encoder import build_encoder
 from fgnet_lib.study import rows, runs, statistics, table
-from fgnet_lib.study.evaluation import predict_rescaled
+from fgnet_lib.study.evaluation import postprocessing_version, predict_rescaled
 from fgnet_lib.study.rows import GUIDED, QUESTIONS, ROWS, Row, training
 from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
 
@@ -314,6 +314,13 @@ def test_an_encoder_of_sam2_is_asked_about_as_soon_as_one_run_has_it(measured):
     assert not any("small" in question or "longer" in "".join(pair) for question, pair in official.items())
     pair = "tiny: a guide with random weights | random_frozen_tiny against unet"
     assert f"{pair} | 5 | 1.500 | 2.000 | 1, 1 | -0.500 | 1.00 |" in render_results.results_page(measured)
+
+
+def test_the_committed_rows_were_measured_with_the_post_processing_of_today():
+    """Else measure them again, or say on the page which rows may be compared."""
+    assert {run["postprocessing"] for run in runs.read_runs() if run["row"] != "references"} == {
+        postprocessing_version()
+    }
 
 
 def test_rows_of_two_postprocessings_are_told_apart(measured):

@@ -18,8 +18,6 @@ from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
-import fgnet_lib  # before torch: it tells torch's threads how to wait
-
 # isort: split
 import fastremap
 import h5py
@@ -40,7 +38,7 @@ from fgnet_lib.probing import attention_set_to
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.segmentation import fragments, segment, sweep
-from fgnet_lib.study.evaluation import VOLUMES, predict_rescaled
+from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_rescaled
 from fgnet_lib.study.rows import OFFICIAL, ROWS, SECTIONS, SEEDS, Row, checkpoint, training, untrained
 from fgnet_lib.study.runs import RESULTS, add_runs, keeps_pictures, merge, picture_path, read_runs, remove_rows
 from fgnet_lib.training import train
@@ -264,7 +262,7 @@ def run_once(name: str, seed: int, work: Path) -> None:
         "machine": hardware(),
         "load": round(os.getloadavg()[2], 1),  # of 15 minutes: did other work share the machine?
         "cores": os.cpu_count(),
-        "postprocessing": zlib.crc32(Path(fgnet_lib.segmentation.__file__).read_bytes()),  # equal for all rows?
+        "postprocessing": postprocessing_version(),
         "date": date.today().isoformat(),
         "peak_memory_mb": peak_bytes() / 1e6,
         **results,
