@@ -28,10 +28,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgnet_lib.channel_norm import ChannelNorm
 from fgnet_lib.machine import ThinConv3d
-from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES, build_encoder
+from fgnet_lib.natural_encoder import NaturalEncoder, build_natural_encoder
+from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES, Sam2Encoder, build_encoder
 
 AttentionForm = Literal["residual", "plain", "per_channel", "additive"]
+Norm = Literal["group", "channel"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class FGNetConfig:
     """Everything that is needed to build a model again; a file of weights holds it too.
 
     Attributes:
-        encoder: Size of SAM2's encoder, one of `sam2_encoder.SIZES`; None leaves SAM2 out (a plain 3D U-Net).
+        encoder: Size of SAM2's encoder, one of `sam2_encoder.SIZES`, or "natural", a stand-in that knows photographs
+            (`natural_encoder`); None leaves SAM2 out (a plain 3D U-Net).
         source: Where SAM2's features come from: its feature pyramid network ("fpn") or its trunk ("trunk").
         widths: Channels of the Fine-Grained Encoder at in-plane strides 1, 2, 4, 8, 16.
         coarse_width: Channels of the coarse decoder D_s.
@@ -47,6 +51,7 @@ class FGNetConfig:
             "additive": F' = F + W_v S * a, where SAM2 decides not only where to look, but also what to add.
         refined: False leaves the Fine-Grained Encoder and A_r out (SAM2 only).
         dense_levels: How many levels, from the finest on, have a `DenseBlock` instead of a `DWBlock`.
+        norm: "group": GroupNorm, whose statistics are those of the window; "channel": `ChannelNorm`, those of a voxel.
     """
 
     encoder: str | None = "tiny"
@@ -56,6 +61,7 @@ class FGNetConfig:
     attention: AttentionForm = "residual"
     refined: bool = True
     dense_levels: int = 0
+    norm: Norm = "group"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # JSON knows lists only
@@ -63,6 +69,8 @@ class FGNetConfig:
             raise ValueError(f"widths needs five channel counts, for strides 1, 2, 4, 8, 16; got {self.widths}")
         if self.attention not in get_args(AttentionForm):
             raise ValueError(f"attention is {self.attention!r}; choose one of {', '.join(get_args(AttentionForm))}")
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"norm is {self.norm!r}; choose one of {', '.join(get_args(Norm))}")
         if self.encoder is None and not self.refined:
             raise ValueError("encoder=None and refined=False leave nothing to compute; switch one of them on")
 
@@ -78,13 +86,17 @@ class FGNetOutput(NamedTuple):
     attention: tuple[Tensor, ...]  # each (B, 1 or C, D, h, w), values in [0, 1]
 
 
+def _norm(norm: Norm, channels: int) -> nn.Module:
+    return ChannelNorm(channels) if norm == "channel" else nn.GroupNorm(4, channels)
+
+
 class DWBlock(nn.Module):
     """Depthwise 3x3x3, normalise, widen, GELU, narrow, add the input. The name is the paper's, the inside ours."""
 
-    def __init__(self, channels: int, expand: int = 2) -> None:
+    def __init__(self, channels: int, expand: int = 2, norm: Norm = "group") -> None:
         super().__init__()
         self.depthwise = nn.Conv3d(channels, channels, 3, padding=1, groups=channels)
-        self.norm = nn.GroupNorm(4, channels)
+        self.norm = _norm(norm, channels)
         self.widen = nn.Conv3d(channels, expand * channels, 1)
         self.narrow = nn.Conv3d(expand * channels, channels, 1)
 
@@ -101,19 +113,19 @@ class DenseBlock(nn.Module):
     number it moves, and sees more.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: Norm = "group") -> None:
         super().__init__()
         self.dense = ThinConv3d(channels, channels, 3, padding=1)
-        self.norm = nn.GroupNorm(4, channels)
+        self.norm = _norm(norm, channels)
         self.mix = nn.Conv3d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mix(F.gelu(self.norm(self.dense(x))))  # (B, C, D, h, w) all along
 
 
-def _blocks(widths: Sequence[int], dense_levels: int) -> list[nn.Module]:
+def _blocks(widths: Sequence[int], dense_levels: int, norm: Norm) -> list[nn.Module]:
     """One block per level, finest first."""
-    return [DenseBlock(width) if i < dense_levels else DWBlock(width) for i, width in enumerate(widths)]
+    return [DenseBlock(c, norm) if i < dense_levels else DWBlock(c, norm=norm) for i, c in enumerate(widths)]
 
 
 class FeatureGuidedAttention(nn.Module):
@@ -150,7 +162,7 @@ class FineGrainedEncoder(nn.Module):
         self.stem = nn.Conv3d(1, widths[0], (1, 5, 5), padding=(0, 2, 2))
         steps = [ThinConv3d(a, b, (1, 2, 2), stride=(1, 2, 2)) for a, b in zip(widths, widths[1:], strict=False)]
         self.downs = nn.ModuleList([nn.Identity(), *steps])  # nothing at level 0, so that an index is a level
-        self.blocks = nn.ModuleList([nn.Identity(), *_blocks(widths, config.dense_levels)[1:]])
+        self.blocks = nn.ModuleList([nn.Identity(), *_blocks(widths, config.dense_levels, config.norm)[1:]])
         pairs = zip(guide_channels, widths[2:], strict=False)
         self.guides = nn.ModuleList(FeatureGuidedAttention(s, c, config.attention) for s, c in pairs)
 
@@ -170,10 +182,10 @@ class FineGrainedEncoder(nn.Module):
 class AffinityDecoder(nn.Module):
     """From the coarsest features up: project, double in-plane, add the skip, a block; a pointwise head at the end."""
 
-    def __init__(self, widths: tuple[int, ...], dense_levels: int = 0) -> None:
+    def __init__(self, widths: tuple[int, ...], dense_levels: int = 0, norm: Norm = "group") -> None:
         super().__init__()
         self.ups = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
-        self.blocks = nn.ModuleList(_blocks(widths[:-1], dense_levels))
+        self.blocks = nn.ModuleList(_blocks(widths[:-1], dense_levels, norm))
         self.head = nn.Conv3d(widths[0], 3, 1)
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
@@ -203,15 +215,15 @@ class FGNet(nn.Module):
         """Build the network; SAM2 starts from a checkpoint of the official format, or at random without one."""
         super().__init__()
         self.config = config
-        self.encoder = build_encoder(config.encoder, sam2_checkpoint, config.source) if config.encoder else None
+        self.encoder = _build_guide(config, sam2_checkpoint)
         self.encoder_frozen = False
         if self.encoder:
             width = config.coarse_width
             self.project = nn.ModuleList(nn.Conv3d(channels, width, 1) for channels in self.encoder.channels)
-            self.coarse_decoder = AffinityDecoder((width,) * len(STRIDES))
+            self.coarse_decoder = AffinityDecoder((width,) * len(STRIDES), norm=config.norm)
         if config.refined:
             self.fine_encoder = FineGrainedEncoder(config, self.encoder.channels if self.encoder else ())
-            self.refined_decoder = AffinityDecoder(config.widths, config.dense_levels)
+            self.refined_decoder = AffinityDecoder(config.widths, config.dense_levels, config.norm)
 
     def freeze_encoder(self, frozen: bool = True) -> None:
         """Choose the regime: SAM2 frozen (eval mode, no gradients) or fine-tuned together with the rest."""
@@ -266,6 +278,14 @@ class FGNet(nn.Module):
             refined = self.refined_decoder(pyramid)[..., :height, :width]  # A_r: (B, 3, D, H, W)
         attention = tuple(a[..., : -(-height // s), : -(-width // s)] for a, s in zip(maps, STRIDES, strict=False))
         return FGNetOutput(coarse, refined, attention)
+
+
+def _build_guide(config: FGNetConfig, checkpoint: Path | None) -> Sam2Encoder | NaturalEncoder | None:
+    if config.encoder is None:
+        return None
+    if config.encoder == "natural":
+        return build_natural_encoder(checkpoint)
+    return build_encoder(config.encoder, checkpoint, config.source)
 
 
 def _pad(raw: Tensor) -> Tensor:

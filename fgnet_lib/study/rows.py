@@ -19,11 +19,14 @@ from fgnet_lib.training import TrainConfig
 from fgnet_lib.weights import PRETRAINED
 
 SEEDS = (0, 1, 2)
+SEEDS_OF_FEW = (0, 1, 2, 3, 4)  # of the natural guide's rows with 5 or 20 sections, which vary more
 OFFICIAL = SIZES[1:]  # encoders that have checkpoints of Meta's
 SECTIONS = 120  # of FIB-25's training part; the last 20 of its 140 choose the threshold
 # Small enough that a run has nearly learned what it can after ten minutes of one core.
 SMALL = replace(MINI, widths=(8, 16, 24, 32, 48), coarse_width=16)
 UNET = replace(SMALL, encoder=None)
+NATURAL = replace(SMALL, encoder="natural")
+SHIPPED = {"pretrained": "encoder_mini.pt", "natural": "encoder_natural.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Row:
     Attributes:
         title: the name that readers see.
         config: the model.
-        encoder: "random", "pretrained" (by `make encoder`), or the registry's name of a checkpoint.
+        encoder: "random", "pretrained" (`make encoder`), "natural" (ImageNet), or a checkpoint's name in the registry.
         frozen: the encoder's regime.
         sections: how many labelled sections it is trained on, from the first on.
         iterations: of training.
@@ -49,6 +52,7 @@ class Row:
 
 ROWS = {
     "unet": Row("3D U-Net (FGE alone)", UNET),
+    "unet_channel": Row("3D U-Net, channel norm", replace(UNET, norm="channel")),
     "unet_longer": Row("3D U-Net, as long as fine-tuned FGNet takes", UNET, iterations=2050),
     "sam2_only": Row("SAM2 alone, pretrained, frozen (A_s)", replace(SMALL, refined=False)),
     "sam2_only_random": Row("SAM2 alone, random, frozen (A_s)", replace(SMALL, refined=False), "random"),
@@ -61,9 +65,20 @@ ROWS = {
     "additive": Row("FGNet frozen, F' = F + W_v S a", replace(SMALL, attention="additive")),
     "additive_random": Row("FGNet frozen, F' = F + W_v S a, random", replace(SMALL, attention="additive"), "random"),
 }
+_FORMS = {  # what is made of the guide with a natural-image prior: name -> title, configuration
+    "only": ("Natural images alone (A_s)", replace(NATURAL, refined=False)),
+    "residual": ("FGNet, natural images, F' = F + F a", NATURAL),
+    "additive": ("FGNet, natural images, F' = F + W_v S a", replace(NATURAL, attention="additive")),
+}
+for _name, (_title, _config) in _FORMS.items():
+    ROWS[f"natural_{_name}"] = Row(f"{_title}, frozen", _config, "natural")
+    ROWS[f"natural_{_name}_random"] = Row(f"{_title}, random, frozen", _config, "random")
+    if _config.refined:
+        ROWS[f"natural_{_name}_tuned"] = Row(f"{_title}, fine-tuned", _config, "natural", frozen=False)
 GUIDED = ("random_frozen", "pretrained_frozen", "fine_tuned", "additive", "additive_random")
 
-for _name in ("unet", "unet_longer", "sam2_only", "pretrained_frozen_longer", *GUIDED):
+_NATURAL = [name for name in ROWS if name.startswith("natural_")]
+for _name in ("unet", "unet_channel", "unet_longer", "sam2_only", "pretrained_frozen_longer", *GUIDED, *_NATURAL):
     for _sections in (5, 20):
         ROWS[f"{_name}_{_sections}"] = replace(
             ROWS[_name], title=f"{ROWS[_name].title}, {_sections} sections", sections=_sections
@@ -84,6 +99,13 @@ QUESTIONS = {  # the rows were made for these: the first of each pair is compare
     "one map per channel instead of one for all": ("per_channel", "pretrained_frozen"),
     "F' = F + W_v S a instead of F + F a": ("additive", "pretrained_frozen"),
     "pretraining, with F' = F + W_v S a": ("additive", "additive_random"),
+    "a norm that sees one voxel": ("unet_channel", "unet"),
+    "what photographs teach, in A_s alone": ("natural_only", "natural_only_random"),
+    "what photographs teach, with F' = F + F a": ("natural_residual", "natural_residual_random"),
+    "what photographs teach, with F' = F + W_v S a": ("natural_additive", "natural_additive_random"),
+    "fine-tuning the guide that knows photographs": ("natural_additive_tuned", "natural_additive"),
+    "a guide that knows photographs, at equal iterations": ("natural_additive", "unet"),
+    "photographs against EM, with F' = F + W_v S a": ("natural_additive", "additive"),
 }
 
 # The same comparison with each of SAM2.1's encoders instead of the mini one: "fine_tuned_tiny_5" and so on.
@@ -123,6 +145,12 @@ def training(row: Row, seed: int) -> TrainConfig:
     )
 
 
+def seeds(name: str) -> tuple[int, ...]:
+    """The seeds that a row is trained with."""
+    few = ROWS[name].config.encoder == "natural" and ROWS[name].sections < SECTIONS
+    return SEEDS_OF_FEW if few else SEEDS
+
+
 def checkpoint(row: Row) -> Path | None:
     """The file of the weights that the encoder starts from, None for random ones.
 
@@ -131,7 +159,7 @@ def checkpoint(row: Row) -> Path | None:
     """
     if row.encoder == "random" or row.config.encoder is None:
         return None
-    path = PRETRAINED / "encoder_mini.pt" if row.encoder == "pretrained" else fetch(row.encoder, download=False)
+    path = PRETRAINED / SHIPPED[row.encoder] if row.encoder in SHIPPED else fetch(row.encoder, download=False)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not here: make encoder")
     return path

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fgnet_lib.study.rows import OFFICIAL, QUESTIONS, REFERENCES, ROWS, SECTIONS, SEEDS, TITLES
+from fgnet_lib.study.rows import OFFICIAL, QUESTIONS, REFERENCES, ROWS, SECTIONS, TITLES, seeds
 from fgnet_lib.study.runs import RESULTS, read_runs
 from fgnet_lib.study.statistics import ignore_sign
 
@@ -45,17 +45,17 @@ def official_guides(rows: Rows) -> list[str]:
 def unmeasured(rows: Rows) -> str:
     """Which declared runs are missing, and the commands that make them, in one sentence."""
     idle = [size for size in OFFICIAL if size not in official_guides(rows)]
-    declared = {name: len(SEEDS) if name in ROWS else 1 for name in TITLES}
-    declared = {name: seeds for name, seeds in declared.items() if name not in ROWS or _encoder(name) not in idle}
-    missing = {name: seeds - len(rows.get(name, [])) for name, seeds in declared.items()}
-    incomplete = [name for name, seeds in missing.items() if seeds > 0]
+    declared = {name: len(seeds(name)) if name in ROWS else 1 for name in TITLES}
+    declared = {name: runs for name, runs in declared.items() if name not in ROWS or _encoder(name) not in idle}
+    missing = {name: runs - len(rows.get(name, [])) for name, runs in declared.items()}
+    incomplete = [name for name, runs in missing.items() if runs > 0]
     gaps = []
     if idle:
         gaps.append(f"SAM2.1's own encoders {', '.join(idle)} as guides (`make results ENCODER={idle[0]}` and so on)")
     if incomplete:
-        seeds = sum(missing[name] for name in incomplete)
+        runs = sum(missing[name] for name in incomplete)
         choice = f' ROWS="{" ".join(incomplete)}"' if len(incomplete) < 6 else ""
-        gaps.append(f"other runs: {seeds} (`make results{choice}`)")
+        gaps.append(f"other runs: {runs} (`make results{choice}`)")
     return f"Not measured yet: {'; '.join(gaps)}." if gaps else "Every declared run is measured."
 
 

@@ -8,6 +8,7 @@ import json
 import threading
 import zlib
 from dataclasses import asdict, replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from fgnet_lib.phantom import make_phantom
 from fgnet_lib.sam2_encoder import build_encoder
 from fgnet_lib.study import rows, runs, statistics, table
 from fgnet_lib.study.evaluation import postprocessing_version, predict_rescaled
-from fgnet_lib.study.rows import GUIDED, QUESTIONS, ROWS, Row, training
+from fgnet_lib.study.rows import GUIDED, QUESTIONS, ROWS, SHIPPED, Row, seeds, training
 from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
 
 
@@ -271,10 +272,10 @@ def test_the_pages_say_what_the_table_says(measured):
 def test_one_sentence_names_what_is_not_measured_and_the_commands(measured):
     sentence = table.unmeasured(measured)
     assert "encoders tiny, small, base_plus, large as guides (`make results ENCODER=tiny` and so on)" in sentence
-    declared = sum(len(rows.SEEDS) for row in ROWS.values() if row.config.encoder not in rows.OFFICIAL)
+    declared = sum(len(seeds(name)) for name, row in ROWS.items() if row.config.encoder not in rows.OFFICIAL)
     assert f"other runs: {2 + declared - 5} (`make results`)" in sentence  # 2: the references, the shipped model
     assert sentence in render_results.results_page(measured)
-    everything = {name: [made(name, seed, 1.0) for seed in rows.SEEDS] for name in rows.TITLES}
+    everything = {name: [made(name, seed, 1.0) for seed in rows.SEEDS_OF_FEW] for name in rows.TITLES}
     assert table.unmeasured(everything) == "Every declared run is measured."
     del everything["unet"][1:]
     assert table.unmeasured(everything) == 'Not measured yet: other runs: 2 (`make results ROWS="unet"`).'
@@ -404,10 +405,24 @@ def test_committed_rows_are_those_that_are_declared():
             assert run["training"]["iterations"] == row.iterations, name
 
 
-def test_committed_rows_began_with_the_encoder_that_is_shipped():
-    shipped = zlib.crc32((PRETRAINED / "encoder_mini.pt").read_bytes())
-    pretrained = {name for name, row in ROWS.items() if row.encoder == "pretrained" and row.config.encoder}
-    assert {run["checkpoint"] for run in runs.read_runs() if run["row"] in pretrained} <= {shipped}
+@pytest.mark.parametrize("encoder", SHIPPED)
+def test_committed_rows_began_with_the_encoder_that_is_shipped(encoder):
+    shipped = zlib.crc32((PRETRAINED / SHIPPED[encoder]).read_bytes())
+    names = {name for name, row in ROWS.items() if row.encoder == encoder and row.config.encoder}
+    begun_with = {run["checkpoint"] for run in runs.read_runs() if run["row"] in names}
+    assert begun_with <= {shipped}
+
+
+def test_rows_of_the_natural_guide_differ_in_what_they_are_named_after_alone():
+    for form, few in product(("only", "residual", "additive"), ("", "_5", "_20")):
+        frozen, random = ROWS[f"natural_{form}{few}"], ROWS[f"natural_{form}_random{few}"]
+        assert replace(frozen, title="", encoder="") == replace(random, title="", encoder="")
+        assert (frozen.encoder, random.encoder) == ("natural", "random") and frozen.frozen
+        assert len(seeds(f"natural_{form}{few}")) == (5 if few else 3)
+        if tuned := ROWS.get(f"natural_{form}_tuned{few}"):
+            assert replace(tuned, title=frozen.title, frozen=True) == frozen and not tuned.frozen
+    assert seeds("unet_5") == (0, 1, 2)
+    assert sum(run == ("natural_only_5", 4) for run in results.declared_runs()) == 1
 
 
 def test_what_a_difference_lets_you_claim():
