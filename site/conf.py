@@ -121,7 +121,7 @@ def lessons_of_terms(glossary: str) -> dict[str, list[str]]:
     entries = re.findall(r"((?:^[^\s`].*\n)+)((?:^  \S.*\n)+)", glossary, re.MULTILINE)
     numbers = {names: re.search(r"Lessons? ([\d,\s]+)\.$", text.strip()) for names, text in entries}
     return {
-        name: re.findall(r"\d\d", found[1]) for names, found in numbers.items() if found for name in names.splitlines()
+        name: re.findall(r"\d\d", match[1]) for names, match in numbers.items() if match for name in names.splitlines()
     }
 
 

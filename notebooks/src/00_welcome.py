@@ -163,15 +163,15 @@ plt.show()
 
 
 # %% tags=["task"]
-def my_error(truth_1, truth_2, found_1, found_2):
+def my_error(truth_1, truth_2, segment_1, segment_2):
     return ...
 
 
 # %% tags=["solution"]
-def my_error(truth_1, truth_2, found_1, found_2):
-    if truth_1 == truth_2 and found_1 != found_2:
+def my_error(truth_1, truth_2, segment_1, segment_2):
+    if truth_1 == truth_2 and segment_1 != segment_2:
         return "split"
-    if truth_1 != truth_2 and found_1 == found_2:
+    if truth_1 != truth_2 and segment_1 == segment_2:
         return "merge"
     return "none"
 

@@ -291,9 +291,9 @@ print("shape", affinities.shape, "= channel (z, y, x), z, y, x")
 # And now the proof that names do not matter: shuffle all ids, and the affinities stay exactly as they were.
 
 # %%
-known, place = np.unique(labels, return_inverse=True)
+known, index = np.unique(labels, return_inverse=True)
 shuffled = np.where(known > 0, np.random.default_rng(SEED).permutation(len(known)) + 1, 0)
-renamed = shuffled[place].reshape(labels.shape).astype(np.uint64)
+renamed = shuffled[index].reshape(labels.shape).astype(np.uint64)
 print(f"{np.mean(renamed != labels):.0%} of the voxels have a new label,", end=" ")
 print(f"{np.sum(affinities_from_labels(renamed) != affinities)} affinities have changed")
 
@@ -447,8 +447,8 @@ quiz.ask("01", "flipped")
 # %%
 flipped_affinities = affinities[..., ::-1]
 affinities_of_flipped = affinities_from_labels(labels[..., ::-1])
-for name, one, other in zip("zyx", flipped_affinities, affinities_of_flipped, strict=True):
-    print(f"along {name}: {np.sum(one != other)} of {one.size} affinities differ")
+for name, first, second in zip("zyx", flipped_affinities, affinities_of_flipped, strict=True):
+    print(f"along {name}: {np.sum(first != second)} of {first.size} affinities differ")
 
 # %% [markdown]
 # Along z and y nothing changes. Along x every border is off by one voxel. A network trained on such targets would draw

@@ -496,8 +496,8 @@ def draw(history) -> None:
     histories[stage] = history
     if len(history.loss) % max(1, config.iterations // 100) == 0:
         ax.clear()
-        for name, one in histories.items():
-            plots.loss_curve(ax, np.array(one.seconds) / 60, one.loss, f"SAM2 {name}")
+        for name, stage_history in histories.items():
+            plots.loss_curve(ax, np.array(stage_history.seconds) / 60, stage_history.loss, f"SAM2 {name}")
         ax.set(title="Loss while training", xlabel="minutes in this stage")
         live.update(figure)
 

@@ -595,16 +595,16 @@ from matplotlib.figure import Figure
 
 from fgnet_lib.views.panels import explore
 
-found = [("split", error) for error in report.splits] + [("merge", error) for error in report.merges]
+errors = [("split", error) for error in report.splits] + [("merge", error) for error in report.merges]
 
 
 def draw(error: int) -> Figure:
     figure = Figure(figsize=(11, 5.4))
-    show_error(figure.subplots(1, 2), *found[error])
+    show_error(figure.subplots(1, 2), *errors[error])
     return figure
 
 
-explore(draw, error=IntSlider(0, 0, len(found) - 1, description="error"))
+explore(draw, error=IntSlider(0, 0, len(errors) - 1, description="error"))
 
 # %% [markdown]
 # Your exercises so far:

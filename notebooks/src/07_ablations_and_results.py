@@ -110,10 +110,10 @@ quiz.ask("07", "pretraining")
 # The rows were made to answer these questions. Each question compares a pair:
 
 # %%
-for question, (one, other) in QUESTIONS.items():
-    both = settings(one), settings(other)
+for question, (first, second) in QUESTIONS.items():
+    both = settings(first), settings(second)
     changed = [key for key in both[0] if both[0][key] != both[1][key]]
-    print(f"{question:48} {one} against {other}: {', '.join(changed)}")
+    print(f"{question:48} {first} against {second}: {', '.join(changed)}")
 
 # %% [markdown]
 # **What to see.** Some lines end in a single setting; their pairs differ in one thing. If a line ends in several
@@ -139,12 +139,12 @@ def my_fair_pairs(rows):
 # %% tags=["solution"]
 def my_fair_pairs(rows):
     pairs, names = [], list(rows)
-    for number, one in enumerate(names):
-        for other in names[number + 1 :]:
-            a, b = rows[one], rows[other]
+    for number, first in enumerate(names):
+        for second in names[number + 1 :]:
+            a, b = rows[first], rows[second]
             changed = [key for key in {**a, **b} if key not in a or key not in b or a[key] != b[key]]
             if len(changed) == 1:
-                pairs.append((one, other))
+                pairs.append((first, second))
     return pairs
 
 
@@ -273,10 +273,10 @@ checks.chance_of(my_chance)
 # when you add runs.
 
 # %%
-for question, (one, other) in table.questions(results).items():
-    ours, theirs = (table.scores(rows.get(name, []), "voi") for name in (one, other))
+for question, (first, second) in table.questions(results).items():
+    ours, theirs = (table.scores(rows.get(name, []), "voi") for name in (first, second))
     print(f"{question} (runs: {len(ours)} and {len(theirs)})")
-    print(f"  VOI of {one}, compared with {other}: {statistics.compare_runs(ours, theirs)}")
+    print(f"  VOI of {first}, compared with {second}: {statistics.compare_runs(ours, theirs)}")
 
 # %% [markdown]
 # **How to read it.** "Not more than the spread" does not mean that there is *no* difference. A smaller difference may
@@ -578,8 +578,8 @@ plt.show()
 for title, values in own.items():
     print(f"{title:45} VOI {statistics.summary(values)}")
 titles = list(own)
-for one, other in zip(titles[::2], titles[1::2], strict=True):
-    print(f"{one} compared with {other}: {statistics.compare_runs(own[one], own[other])}")
+for first, second in zip(titles[::2], titles[1::2], strict=True):
+    print(f"{first} compared with {second}: {statistics.compare_runs(own[first], own[second])}")
 
 # %% [markdown]
 # **What to see.** With `PROFILE = "fast"` you see only that it runs: a handful of iterations teaches nothing, and any

@@ -57,10 +57,10 @@ T4_BYTES = 15 * 2**30  # the memory that a course's GPU has for this
 def seconds(task: Callable[[], object]) -> float:
     """Median time of a few calls after one that warms up."""
     task()
-    return statistics.median(taken(task) for _ in range(REPEATS))
+    return statistics.median(time_call(task) for _ in range(REPEATS))
 
 
-def taken(task: Callable[[], object]) -> float:
+def time_call(task: Callable[[], object]) -> float:
     """Time of one call, work on a GPU included."""
     start = now()
     task()
@@ -74,30 +74,30 @@ def now() -> float:
     return time.perf_counter()
 
 
-def naive_patches(model, raw, those, encode, bar):
+def naive_patches(model, raw, windows, encode, bar):
     """What `inference._patches` does, with every window encoded anew."""
-    (depth, height, width), device = those.size, next(model.parameters()).device
-    for (y, x), z in product(those.columns, those.starts[0]):
-        sections = inference._to_tensor(raw[z : z + depth, y : y + height, x : x + width], those.size, device)
+    (depth, height, width), device = windows.size, next(model.parameters()).device
+    for (y, x), z in product(windows.columns, windows.starts[0]):
+        sections = inference._to_tensor(raw[z : z + depth, y : y + height, x : x + width], windows.size, device)
         output = model(sections)
         yield (z, y, x), {"refined": output.refined[0].sigmoid(), "coarse": output.coarse[0].sigmoid()}
 
 
 def feature_reuse(name: str, model: FGNet, raw: np.ndarray) -> list[dict]:
     """Encoding each section once per tile column, against once per window; the affinities must be equal."""
-    found = []
+    rows = []
     for overlap in (0.25, 0.5, 0.75):
         task = partial(predict, model, raw, overlap=overlap, progress=False)
         every = mock.patch.object(inference, "_patches", naive_patches)(task)
         np.testing.assert_allclose(task().refined, every().refined, atol=1e-4)
-        pairs = [(taken(task), taken(every)) for _ in range(REPEATS)]  # in turn: the machine's pace changes
+        pairs = [(time_call(task), time_call(every)) for _ in range(REPEATS)]  # in turn: the machine's pace changes
         reused, naive = map(statistics.median, zip(*pairs, strict=True))
-        those = inference.lay_windows(raw.shape, TILE, overlap)
-        found.append({
-            "model": name, "overlap": overlap, "windows": len(those.starts[0]) * those.size[0] / raw.shape[0],
+        windows = inference.lay_windows(raw.shape, TILE, overlap)
+        rows.append({
+            "model": name, "overlap": overlap, "windows": len(windows.starts[0]) * windows.size[0] / raw.shape[0],
             "reused_s": reused, "naive_s": naive, "ratio": naive / reused,
         })  # fmt: skip
-    return found
+    return rows
 
 
 def reuse(mini: FGNet, column: np.ndarray) -> list[dict]:
@@ -116,11 +116,11 @@ def models(raw: np.ndarray) -> list[dict]:
         "SAM2 alone": replace(MINI, refined=False),
         "plain 3D U-Net 28/36/48/64/80": UNET,
     }
-    found, fresh = [], multiprocessing.get_context("spawn")
+    rows, fresh = [], multiprocessing.get_context("spawn")
     for name, config in candidates.items():  # a process each, so that its peak of memory is its own
         with ProcessPoolExecutor(1, fresh) as pool:
-            found.append({"model": name, **pool.submit(one_model, config, raw).result()})
-    return found
+            rows.append({"model": name, **pool.submit(one_model, config, raw).result()})
+    return rows
 
 
 def one_model(config: FGNetConfig, raw: np.ndarray) -> dict:
@@ -174,10 +174,10 @@ def throughput(model: FGNet, dtype: torch.dtype, compiled: bool, tile: tuple[int
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    taken = seconds(once)
+    elapsed = seconds(once)
     return {
-        "mvox_per_s": patch.numel() / 1e6 / taken,
-        "tflops": counter.get_total_flops() / 1e12 / taken,
+        "mvox_per_s": patch.numel() / 1e6 / elapsed,
+        "tflops": counter.get_total_flops() / 1e12 / elapsed,
         "peak_mb": peak() / 1e6,
     }
 
@@ -190,15 +190,15 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, side: int = 8192) -> f
 
 def on_gpu() -> list[dict]:
     """FGNet around SAM2's smallest and largest encoder, in half precisions, with and without torch.compile."""
-    device, found = choose_device("cuda"), []
+    device, rows = choose_device("cuda"), []
     torch.cuda.set_per_process_memory_fraction(min(1.0, T4_BYTES / torch.cuda.get_device_properties(0).total_memory))
     for dtype in (torch.float16, torch.bfloat16):
         best = matrix_rate(device, dtype)
         for size, compiled in product(("tiny", "large"), (False, True)):
             model = FGNet(FGNetConfig(encoder=size)).to(device).eval()
-            one = throughput(model, dtype, compiled)
-            found.append({"encoder": size, "dtype": str(dtype), "compiled": compiled, "best_tflops": best, **one})
-    return found
+            rates = throughput(model, dtype, compiled)
+            rows.append({"encoder": size, "dtype": str(dtype), "compiled": compiled, "best_tflops": best, **rates})
+    return rows
 
 
 def training_step(model: nn.Module, patch: tuple[int, ...] = PATCH) -> None:
@@ -216,56 +216,56 @@ def parts(model: FGNet, volume: Volume) -> dict[str, float]:
     prediction = predict(model, volume.raw, progress=False)
     pieces = fragments(prediction.refined, volume.voxel_size)
     runs = [prediction_steps(model, volume.raw) for _ in range(REPEATS)]
-    found = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    found["fragments"] = seconds(lambda: fragments(prediction.refined, volume.voxel_size))
-    found["agglomeration"] = seconds(lambda: sweep(prediction.refined, volume.voxel_size, [0.5], pieces))
-    return found
+    times = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    times["fragments"] = seconds(lambda: fragments(prediction.refined, volume.voxel_size))
+    times["agglomeration"] = seconds(lambda: sweep(prediction.refined, volume.voxel_size, [0.5], pieces))
+    return times
 
 
 def prediction_steps(model: FGNet, raw: np.ndarray) -> dict[str, float]:
     """Seconds of each part of the model while one volume is predicted, and of the rest of that prediction."""
-    found, began, hooks = dict.fromkeys(STEPS, 0.0), {}, []
+    times, began, hooks = dict.fromkeys(STEPS, 0.0), {}, []
 
     def start(name: str, *_) -> None:
         began[name] = now()
 
     def stop(name: str, *_) -> None:
-        found[name] += now() - began[name]
+        times[name] += now() - began[name]
 
     for name, module in STEPS.items():
         hooks.append(getattr(model, module).register_forward_pre_hook(partial(start, name)))
         hooks.append(getattr(model, module).register_forward_hook(partial(stop, name)))
-    total = taken(lambda: predict(model, raw, progress=False))
+    total = time_call(lambda: predict(model, raw, progress=False))
     for hook in hooks:
         hook.remove()
-    return found | {"blending and the rest": total - sum(found.values())}
+    return times | {"blending and the rest": total - sum(times.values())}
 
 
-def page(found: dict) -> str:
+def page(results: dict) -> str:
     """docs/measured/bench.md."""
     lines = [
         "# Benchmarks\n",
-        f"`make bench`, {found['date']}, {found['machine']}. Medians of {REPEATS}: compare within a table,",
+        f"`make bench`, {results['date']}, {results['machine']}. Medians of {REPEATS}: compare within a table,",
         "not across machines.\n",
-        f"## A volume of {' x '.join(map(str, found['shape']))} voxels, step by step (mini model)\n",
+        f"## A volume of {' x '.join(map(str, results['shape']))} voxels, step by step (mini model)\n",
         "| step | seconds | share |\n|---|---|---|",
     ]
-    total = sum(found["parts"].values())
-    lines += [f"| {name} | {value:.2f} | {value / total:.0%} |" for name, value in found["parts"].items()]
+    total = sum(results["parts"].values())
+    lines += [f"| {name} | {value:.2f} | {value / total:.0%} |" for name, value in results["parts"].items()]
     lines += [
         "\nA single patch that is thin in z goes to PyTorch's slow loop; with its axes turned (`machine.ThinConv3d`)",
-        f"the small models of docs/results.md train {found['thin']['training']:.2f} times and predict",
-        f"{found['thin']['prediction']:.2f} times as fast on one thread (patches of 8 x 128 x 128).",
+        f"the small models of docs/results.md train {results['thin']['training']:.2f} times and predict",
+        f"{results['thin']['prediction']:.2f} times as fast on one thread (patches of 8 x 128 x 128).",
         "\n## Models\n",
         "The rate depends on how well windows fit; they fit FIB-25's validation part better: see results.md.\n",
         "| model | parameters | inference, MVox/s | peak, MB | training, patches/s | peak, MB | inference, ratio |",
         "|---|---|---|---|---|---|---|",
     ]
-    base = found["models"][0]["mvox_per_s"]
-    for one in found["models"]:
+    base = results["models"][0]["mvox_per_s"]
+    for row in results["models"]:
         lines.append(
-            f"| {one['model']} | {one['parameters']:,} | {one['mvox_per_s']:.2f} | {one['inference_mb']:.0f} "
-            f"| {one['iterations_per_s']:.2f} | {one['training_mb']:.0f} | {one['mvox_per_s'] / base:.2f} |"
+            f"| {row['model']} | {row['parameters']:,} | {row['mvox_per_s']:.2f} | {row['inference_mb']:.0f} "
+            f"| {row['iterations_per_s']:.2f} | {row['training_mb']:.0f} | {row['mvox_per_s'] / base:.2f} |"
         )
     lines += [
         "\n## SAM2's features reused along z\n",
@@ -276,19 +276,19 @@ def page(found: dict) -> str:
         "| encoder | overlap | windows that a section is in | reused, s | every window, s | ratio |",
         "|---|---|---|---|---|---|",
     ]
-    for one in found["reuse"]:
+    for row in results["reuse"]:
         lines.append(
-            f"| {one['model']} | {one['overlap']} | {one['windows']:.2f} "
-            f"| {one['reused_s']:.1f} | {one['naive_s']:.1f} | {one['ratio']:.2f} |"
+            f"| {row['model']} | {row['overlap']} | {row['windows']:.2f} "
+            f"| {row['reused_s']:.1f} | {row['naive_s']:.1f} | {row['ratio']:.2f} |"
         )
-    lines += gpu_lines(found["gpu"])
+    lines += gpu_lines(results["gpu"])
     return "\n".join(lines) + "\n"
 
 
-def gpu_lines(found: list[dict]) -> list[str]:
+def gpu_lines(results: list[dict]) -> list[str]:
     """The page's part about a GPU."""
     lines = ["\n## Half precision on a GPU, within the memory of a T4\n"]
-    if not found:
+    if not results:
         return [*lines, "Not measured here, for want of a GPU. `make bench` measures it where there is one."]
     lines += [
         f"One window of {' x '.join(map(str, TILE))} voxels; share of the rate of a product of large matrices.\n",
@@ -296,9 +296,9 @@ def gpu_lines(found: list[dict]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     return lines + [
-        f"| {one['encoder']} | {one['dtype'].removeprefix('torch.')} | {'yes' if one['compiled'] else 'no'} "
-        f"| {one['mvox_per_s']:.2f} | {one['peak_mb']:.0f} | {one['tflops'] / one['best_tflops']:.0%} |"
-        for one in found
+        f"| {row['encoder']} | {row['dtype'].removeprefix('torch.')} | {'yes' if row['compiled'] else 'no'} "
+        f"| {row['mvox_per_s']:.2f} | {row['peak_mb']:.0f} | {row['tflops'] / row['best_tflops']:.0%} |"
+        for row in results
     ]
 
 
@@ -308,7 +308,7 @@ def main() -> None:
     out = parser.parse_args().out
     device = choose_device()
     model, volume = load_pretrained(device=device), open_dataset("phantom", "val").load()
-    found = {
+    results = {
         "date": date.today().isoformat(),
         "machine": hardware(),
         "shape": list(volume.shape),
@@ -318,9 +318,9 @@ def main() -> None:
         "reuse": reuse(model, make_phantom((64, *TILE[1:]), seed=1).raw),
         "gpu": on_gpu() if device.type == "cuda" else [],
     }
-    (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (out / "bench.md").write_text(page(found), encoding="utf-8")
-    print(page(found))
+    (out / "bench.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (out / "bench.md").write_text(page(results), encoding="utf-8")
+    print(page(results))
 
 
 if __name__ == "__main__":

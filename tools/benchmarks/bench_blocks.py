@@ -211,12 +211,12 @@ def accuracy(work: Path, volumes: dict[str, bool] = VOLUMES) -> list[dict]:
     model, rows = load_pretrained(), []
     for name, volume in load_volumes(volumes):
         affinities = predict_rescaled(model, volume, volumes[name]).refined
-        one = segment(affinities, volume.voxel_size, THRESHOLD)
+        whole = segment(affinities, volume.voxel_size, THRESHOLD)
         for block, blocks in neurons_in_blocks(work / name, affinities, volume.voxel_size):
-            scores = {key: evaluate(labels, volume.labels) for key, labels in (("one", one), ("blocks", blocks))}
+            scores = {key: evaluate(labels, volume.labels) for key, labels in (("one", whole), ("blocks", blocks))}
             rows.append({"volume": name, "block": list(block), "threshold": THRESHOLD})
             rows[-1] |= {key: score.voi_split + score.voi_merge for key, score in scores.items()}
-            rows[-1]["between"] = sum(voi(blocks, one))
+            rows[-1]["between"] = sum(voi(blocks, whole))
             print(rows[-1], flush=True)
     return rows
 
@@ -227,11 +227,11 @@ def perfect(work: Path, volumes: dict[str, bool] = VOLUMES) -> list[dict]:
     for name, volume in load_volumes(volumes):
         objects = widen_borders(volume.labels, in_3d=not is_anisotropic(volume.voxel_size))
         affinities, inside = affinities_from_labels(objects).astype(np.float32), objects > 0
-        one = segment(affinities, volume.voxel_size, THRESHOLD)
+        whole = segment(affinities, volume.voxel_size, THRESHOLD)
         for block, blocks in neurons_in_blocks(work / name, affinities, volume.voxel_size):
             rows.append({"volume": name, "block": list(block), "threshold": THRESHOLD})
-            rows[-1]["objects"] = sum(voi(np.where(inside, blocks, 0), np.where(inside, one, 0)))
-            rows[-1]["everywhere"] = sum(voi(blocks, one))
+            rows[-1]["objects"] = sum(voi(np.where(inside, blocks, 0), np.where(inside, whole, 0)))
+            rows[-1]["everywhere"] = sum(voi(blocks, whole))
             print(rows[-1], flush=True)
     return rows
 
@@ -324,8 +324,8 @@ def blocks_page(costs: dict) -> list[str]:
 
 
 def workers_page(costs: dict) -> list[str]:
-    one, two = costs["workers_1_s"], costs["workers_2_s"]
-    return [f"{one:.1f} s with one worker, {two:.1f} s with two: {costs['ratio']:.2f} times as fast."]
+    alone, pair = costs["workers_1_s"], costs["workers_2_s"]
+    return [f"{alone:.1f} s with one worker, {pair:.1f} s with two: {costs['ratio']:.2f} times as fast."]
 
 
 def accuracy_page(rows: list[dict]) -> list[str]:

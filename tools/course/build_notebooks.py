@@ -203,12 +203,12 @@ def filled(path: Path, places: dict[re.Pattern, str]) -> str:
         ValueError: a place is not there exactly once.
     """
     text = path.read_text(encoding="utf-8")
-    for place, content in places.items():
-        if len(place.findall(text)) != 1:
+    for pattern, content in places.items():
+        if len(pattern.findall(text)) != 1:
             raise ValueError(
-                f"{path}: {place.pattern!r} has to be there exactly once, for what `make notebooks` writes"
+                f"{path}: {pattern.pattern!r} has to be there exactly once, for what `make notebooks` writes"
             )
-        text = place.sub(lambda _, content=content: content, text)
+        text = pattern.sub(lambda _, content=content: content, text)
     return text
 
 

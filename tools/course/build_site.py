@@ -125,7 +125,7 @@ def add_solutions(notebook: NotebookNode, solved: Path) -> None:
     for cell in nbformat.read(solved, as_version=4).cells:
         if "solution" in tags(cell):
             lesson, number = cell.id.rsplit("-", 1)
-            before = [one.id for one in notebook.cells].index(f"{lesson}-{int(number) - 1}")
+            before = [other.id for other in notebook.cells].index(f"{lesson}-{int(number) - 1}")
             if cell.cell_type == "markdown":
                 cell.source = f"<details><summary>Show the answer</summary>\n\n{cell.source}\n\n</details>"
             notebook.cells.insert(before + 1, cell)
@@ -248,11 +248,11 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         """Called by the parser."""
-        found = dict(attributes)
-        self.anchors.add(found.get("id") or "")
-        self.links += [found[name] for name in ("href", "src") if found.get(name)]
+        values = dict(attributes)
+        self.anchors.add(values.get("id") or "")
+        self.links += [values[name] for name in ("href", "src") if values.get(name)]
         if tag == "img":
-            self.pictures.append(found)
+            self.pictures.append(values)
 
 
 def find_problems(html: Path) -> list[str]:

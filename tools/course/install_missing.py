@@ -25,20 +25,20 @@ PROTECTED = {"torch", "torchvision", "numpy", "ipython", "ipykernel", "ipywidget
 
 def installed() -> dict[str, str]:
     """The version of every distribution that this Python sees, by canonical name; the first on its path counts."""
-    found = {}
-    for one in metadata.distributions():
+    versions = {}
+    for distribution in metadata.distributions():
         try:
-            found.setdefault(canonicalize_name(one.name), str(Version(one.version)))
+            versions.setdefault(canonicalize_name(distribution.name), str(Version(distribution.version)))
         except (InvalidVersion, TypeError):  # remains of what was removed, or a system package: pip cannot name these
             continue
-    return found
+    return versions
 
 
 def missing(lines: Iterable[str], present: Mapping[str, str]) -> list[Requirement]:
     """The requirements among `lines` that `present` (name -> version) does not meet; never what is protected."""
-    found = [Requirement(bare) for line in lines if (bare := line.split("#")[0].strip())]
+    requirements = [Requirement(bare) for line in lines if (bare := line.split("#")[0].strip())]
     unmet = []
-    for requirement in found:
+    for requirement in requirements:
         version = present.get(canonicalize_name(requirement.name))
         if requirement.name not in PROTECTED and (version is None or version not in requirement.specifier):
             unmet.append(requirement)

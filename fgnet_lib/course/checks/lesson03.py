@@ -53,7 +53,7 @@ def attention(answer: type[nn.Module]) -> None:
         product = torch.sigmoid(library.to_map((library.from_guide(guide) * library.from_fine(fine)).relu()))
     two = isinstance(result, tuple | list) and len(result) == 2
     require(two, "`forward` should return two things: the guided features, and the map a")
-    if [getattr(one, "shape", None) for one in result] == [a.shape, guided.shape]:
+    if [getattr(part, "shape", None) for part in result] == [a.shape, guided.shape]:
         raise Hint("You have swapped the two results: first the features, then the map")
     require(getattr(result[1], "shape", None) == a.shape, f"The map should have the shape {tuple(a.shape)}")
     require(getattr(result[0], "shape", None) == guided.shape, f"F' should have the shape {tuple(guided.shape)}")
@@ -63,14 +63,14 @@ def attention(answer: type[nn.Module]) -> None:
         "You multiply the two projections; they should be added": product,
     }
     otherwise = "{n} values of the map a differ from the equation, the first at {at}"
-    require_equal(result[1].numpy(), a.numpy(), {hint: one.numpy() for hint, one in mistakes.items()}, otherwise)
+    require_equal(result[1].numpy(), a.numpy(), {hint: t.numpy() for hint, t in mistakes.items()}, otherwise)
     mistakes = {
         "F itself is lost where a is small: what is added to F * a?": fine * a,
         "You return F without its guidance": fine,
         "You add the attention to F; it should multiply F": fine + a,
     }
     otherwise = "The map a is right, but {n} values of F' are wrong"
-    require_equal(result[0].numpy(), guided.numpy(), {hint: one.numpy() for hint, one in mistakes.items()}, otherwise)
+    require_equal(result[0].numpy(), guided.numpy(), {hint: t.numpy() for hint, t in mistakes.items()}, otherwise)
 
 
 @exercise("03", "the AUC")

@@ -10,9 +10,9 @@ MUTANTS = {
         ("shape, voxel_size, strict=True", "shape[1:], voxel_size[1:]", "has the shape (2,)"),
     ],
     "error_kind": [
-        ("truth_1 != truth_2 and found_1 == found_2", "False", "you missed it"),
+        ("truth_1 != truth_2 and segment_1 == segment_2", "False", "you missed it"),
         ('return "split"', 'return "merge"', "swapped merge and split"),
-        ("truth_1 == truth_2 and found_1", "truth_1 != found_1 and found_1", "There is no error"),
+        ("truth_1 == truth_2 and segment_1", "truth_1 != segment_1 and segment_1", "There is no error"),
         ('"none"', '"nothing"', "not one of the three words"),
     ],
 }
@@ -26,8 +26,8 @@ def my_size(shape, voxel_size):
     ],
     "error_kind": [
         """\
-def my_error(truth_1, truth_2, found_1, found_2):
-    if (truth_1 == truth_2) == (found_1 == found_2):
+def my_error(truth_1, truth_2, segment_1, segment_2):
+    if (truth_1 == truth_2) == (segment_1 == segment_2):
         return "none"
     return "split" if truth_1 == truth_2 else "merge"
 """,

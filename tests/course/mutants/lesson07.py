@@ -11,8 +11,8 @@ MUTANTS = {
             "only one of them has",
         ),
         ("a[key] != b[key]", 'key == "weights" and a[key] != b[key]', "leave them out"),
-        ("pairs.append((one, other))", "pairs.append(one)", "two names of rows"),
-        ("pairs.append((one, other))", "pairs.append((one, one))", "with itself"),
+        ("pairs.append((first, second))", "pairs.append(first)", "two names of rows"),
+        ("pairs.append((first, second))", "pairs.append((first, first))", "with itself"),
     ],
     "seed_summary": [
         ("ddof=1", "ddof=0", "divide by one less"),
