@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from fgnet_lib.augment import Augment
 from fgnet_lib.checkpoints import Checkpoints, History
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.locks import locked
+from fgnet_lib.files.locks import lock
 from fgnet_lib.losses import fgnet_loss
 from fgnet_lib.machine import precision
 from fgnet_lib.patches import PatchDataset, Samples
@@ -220,7 +220,7 @@ def learning_rate(config: TrainConfig, k: int, used: float) -> float:
 
 def _alone(folder: Path) -> AbstractContextManager[None]:
     """The folder's lock, in the first process; the others come with it, and go when it is refused."""
-    return locked(folder) if int(os.environ.get("RANK", 0)) == 0 else nullcontext()
+    return lock(folder) if int(os.environ.get("RANK", 0)) == 0 else nullcontext()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from fgnet_lib.augment import Augment
 from fgnet_lib.checkpoints import CHECKSUMS, History, _checksums
 from fgnet_lib.fgnet import MINI, FGNet, FGNetOutput
 from fgnet_lib.files.formats import read_volume
-from fgnet_lib.files.locks import locked
+from fgnet_lib.files.locks import lock
 from fgnet_lib.patches import PatchDataset
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.training import train
@@ -161,7 +161,7 @@ def test_a_damaged_checkpoint_is_said_to_be_one(volume: Volume, tmp_path: Path, 
 
 
 def test_a_second_training_in_the_same_folder_is_refused(volume: Volume, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(1) as thread, locked(tmp_path), pytest.raises(RuntimeError, match="is being written by"):
+    with ThreadPoolExecutor(1) as thread, lock(tmp_path), pytest.raises(RuntimeError, match="is being written by"):
         thread.submit(train, Tiny(), [volume], CONFIG, tmp_path).result()
 
 

@@ -15,7 +15,7 @@ _held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())  #
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+def lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keep other runs out of a folder within the context. The lock ends with the process, however that ends.
 
     With `wait`, it comes when the others are gone. Reentrant: a thread that holds the lock may take it again.

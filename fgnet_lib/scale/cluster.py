@@ -29,7 +29,7 @@ from distributed.core import Status
 from distributed.security import Security
 from tqdm.auto import tqdm
 
-from fgnet_lib.files.locks import locked
+from fgnet_lib.files.locks import lock
 from fgnet_lib.scale.grid import Grid
 from fgnet_lib.scale.journal import Done, Journal, Seconds, Step, process_block
 from fgnet_lib.scale.memory import peak_bytes, return_freed_memory
@@ -131,7 +131,7 @@ def run(client: Client, step: Step, progress: bool = True) -> Report:
     """
     if not client.scheduler_info()["workers"]:
         warnings.warn(f"{client.scheduler.address} has no worker yet; waiting for one", stacklevel=2)
-    with locked(step.folder):
+    with lock(step.folder):
         journal, settings = Journal(step.folder, step.name), _settings(client, step)
         journal.check(settings)
         step.prepare()

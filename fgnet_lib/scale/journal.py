@@ -65,7 +65,7 @@ class Step(ABC):
         """Write the arrays of a block to disk, where no other block writes."""
 
     @abstractmethod
-    def stored(self, index: int) -> Mapping[str, np.ndarray]:
+    def load(self, index: int) -> Mapping[str, np.ndarray]:
         """Read the arrays of a block from disk; raises when they cannot be read."""
 
 
@@ -203,7 +203,7 @@ def _process(step: Step, index: int) -> Done:
     clock.append(time.perf_counter())
     journal.check_owner(step)  # computing takes long
     step.write(index, result)
-    if (computed := checksum(result)) != checksum(step.stored(index)):
+    if (computed := checksum(result)) != checksum(step.load(index)):
         raise OSError(f"{step.name}: block {index} reads back from {step.folder} other than it was written")
     journal.check_owner(step)
     journal.note(index, computed)
@@ -215,7 +215,7 @@ def _process(step: Step, index: int) -> Done:
 def _stored_checksum(step: Step, index: int) -> int | None:
     """None if the block cannot be read: a truncated chunk raises whatever its codec raises."""
     try:
-        return checksum(step.stored(index))
+        return checksum(step.load(index))
     except Exception:
         return None
 
@@ -228,16 +228,16 @@ class ToFiles(Step):
 
     def path(self, index: int) -> Path:
         """The file of a block."""
-        return numbered(self.folder, self.subfolder, index)
+        return block_path(self.folder, self.subfolder, index)
 
     def write(self, index: int, result: dict[str, np.ndarray]) -> None:
         save_arrays(self.path(index), result)
 
-    def stored(self, index: int) -> dict[str, np.ndarray]:
+    def load(self, index: int) -> dict[str, np.ndarray]:
         return load_arrays(self.path(index))
 
 
-def numbered(folder: Path, subfolder: str, index: int, suffix: str = ".npz") -> Path:
+def block_path(folder: Path, subfolder: str, index: int, suffix: str = ".npz") -> Path:
     """The path of a block's file in a run's folder; one folder holds at most `PER_FOLDER` of them."""
     return inside(folder, f"{subfolder}/{index // PER_FOLDER}/{index}{suffix}")
 
@@ -282,5 +282,5 @@ class ToZarr(Step):
             old.unlink(missing_ok=True)
         self.array[..., *self.grid.region(index)] = result[self.output]
 
-    def stored(self, index: int) -> dict[str, np.ndarray]:
+    def load(self, index: int) -> dict[str, np.ndarray]:
         return {self.output: self.array[..., *self.grid.region(index)]}

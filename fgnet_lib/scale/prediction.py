@@ -23,14 +23,14 @@ from distributed import Client, get_worker
 
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.formats import RAW_KEY, read_volume
-from fgnet_lib.files.locks import inside, locked
+from fgnet_lib.files.locks import inside, lock
 from fgnet_lib.files.stamps import stamp
 from fgnet_lib.inference import Corner, Windows, encode_sections, lay_windows, predict_windows
 from fgnet_lib.machine import choose_device, precision
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.scale.cluster import BlocksFailed, Report, run
 from fgnet_lib.scale.grid import Grid
-from fgnet_lib.scale.journal import Journal, Step, ToFiles, ToZarr, numbered
+from fgnet_lib.scale.journal import Journal, Step, ToFiles, ToZarr, block_path
 from fgnet_lib.volumes import Lazy, Region, Volume
 from fgnet_lib.weights import PRETRAINED, load_model, read_config
 
@@ -85,11 +85,11 @@ class Predictor(Protocol):
     def settings(self) -> dict[str, Any]:
         """Everything but raw that the affinities depend on, as JSON gives it back."""
 
-    def needed(self, shape: tuple[int, int, int], region: Region) -> Region:
+    def input_region(self, shape: tuple[int, int, int], region: Region) -> Region:
         """The part of raw that the affinities of `region` depend on, in a volume of `shape`."""
 
     def affinities(self, raw: Any, region: Region) -> np.ndarray:
-        """Affinities (3, z, y, x) of `region`; `raw` is indexed as the whole volume is, and holds the needed part."""
+        """Affinities (3, z, y, x) of `region`; `raw` is indexed like the whole volume, and holds its `input_region`."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def predict_blocks(
     decode = Decode(folder, grid, Encode(folder, grid, source, predictor))
     blend = Blend(folder, grid, source, predictor, decode)
     report, failed = Report(blend.name), []
-    with locked(folder):
+    with lock(folder):
         for step in ([] if blend.is_ready() else decode.steps()) + [blend]:
             try:
                 last = run(client, step, progress)
@@ -235,7 +235,7 @@ class Predict(ToAffinities):
     predictor: Predictor
 
     def read(self, index: int) -> Any:
-        return self.source.read(self.predictor.needed(self.grid.shape, self.grid.region(index)))
+        return self.source.read(self.predictor.input_region(self.grid.shape, self.grid.region(index)))
 
     def compute(self, index: int, data: Any) -> dict[str, np.ndarray]:
         return {self.output: self.predictor.affinities(data, self.grid.region(index)).astype(np.float16)}
@@ -268,7 +268,7 @@ class Encode(ToFiles):
         """All windows of the volume."""
         return self.network.windows(self.grid.shape)
 
-    def shared(self, layer: int) -> list[int]:
+    def shared_sections(self, layer: int) -> list[int]:
         """The sections of a layer of blocks, counted along z, that windows of several layers share."""
         depth = self.grid.block[0]
         sections = range(layer * depth, min((layer + 1) * depth, self.grid.shape[0]))
@@ -279,7 +279,7 @@ class Encode(ToFiles):
 
     def tiles(self, index: int) -> tuple[list[int], list[tuple[int, int]]]:
         """The sections, and the y and x of the tiles, whose features a block holds."""
-        sections = self.shared(self.grid.position(index)[0])
+        sections = self.shared_sections(self.grid.position(index)[0])
         return sections, self.windows.beginning(self.grid.region(index)).columns
 
     def read(self, index: int) -> list[np.ndarray]:
@@ -325,7 +325,7 @@ class Decode(Step):
 
     def path(self, index: int) -> Path:
         """The file with the affinities of a block's windows."""
-        return numbered(self.folder, f"{WINDOWS}/decoded", index, ".npy")
+        return block_path(self.folder, f"{WINDOWS}/decoded", index, ".npy")
 
     def windows(self, index: int) -> Windows:
         """The windows that begin in a block."""
@@ -352,7 +352,7 @@ class Decode(Step):
         self.path(index).parent.mkdir(parents=True, exist_ok=True)
         np.save(self.path(index), result["affinities"])
 
-    def stored(self, index: int) -> dict[str, np.ndarray]:
+    def load(self, index: int) -> dict[str, np.ndarray]:
         """Open the affinities of a block's windows on disk, of which each block that they reach reads a part."""
         return {"affinities": np.load(self.path(index), mmap_mode="r")}
 
@@ -362,11 +362,11 @@ class Decode(Step):
 
     def steps(self) -> list[Step]:
         """This step, after `encode` if windows of several blocks share sections."""
-        return [*([self.encode] if any(map(self.encode.shared, range(self.grid.counts[0]))) else []), self]
+        return [*([self.encode] if any(map(self.encode.shared_sections, range(self.grid.counts[0]))) else []), self]
 
     def remove(self) -> None:
         """Remove the features and affinities of windows from disk; `_restore` computes them again when needed."""
-        with locked(self.folder):
+        with lock(self.folder):
             shutil.rmtree(inside(self.folder, WINDOWS), ignore_errors=True)  # what still is in use goes next time
 
     def is_removed(self) -> bool:
@@ -383,7 +383,7 @@ def _restore(step: Encode | Decode, index: int) -> Mapping[str, np.ndarray]:
     if Journal(step.folder, step.name).checksum(index) is None:
         raise ValueError(f"block {index} is missing in the step `{step.name}` before this one")
     if step.path(index).exists():
-        return step.stored(index)
+        return step.load(index)
     data: Any = step.read(index)
     return step.compute(index, data)
 

@@ -16,11 +16,11 @@ import zarr
 from distributed import Client
 
 from fgnet_lib.files.atomic import load_arrays, save_arrays
-from fgnet_lib.files.locks import inside, locked
+from fgnet_lib.files.locks import inside, lock
 from fgnet_lib.files.stamps import checksum, stamp
 from fgnet_lib.scale.cluster import Report, run
 from fgnet_lib.scale.grid import Grid
-from fgnet_lib.scale.journal import Journal, Seconds, Step, ToFiles, ToZarr, numbered, process_block
+from fgnet_lib.scale.journal import Journal, Seconds, Step, ToFiles, ToZarr, block_path, process_block
 from fgnet_lib.scale.prediction import BLOCK, Predict
 from fgnet_lib.segmentation import agglomerate, check_affinities, connected_components, flood, link_mask, middle
 from fgnet_lib.volumes import Region, is_anisotropic, triple
@@ -66,7 +66,7 @@ def segment_blocks(
     fragments = Fragments(folder, grid, affinities, triple(map(float, array.attrs["resolution"])))
     faces = Faces(folder, grid, fragments)
     merge = Merge(folder, Grid(grid.shape, grid.shape), faces, threshold)
-    with locked(folder):
+    with lock(folder):
         Journal(folder, merge.name).check(merge.settings())  # now, and not after hours of fragments and faces
         reports = [run(client, fragments, progress), run(client, faces, progress), run_here(merge)]
         return [*reports, run(client, Relabel(folder, grid, merge), progress)]
@@ -74,7 +74,7 @@ def segment_blocks(
 
 def run_here(step: Merge) -> Report:
     """Do a step of one block in this process: it takes the memory of a whole graph, and workers have little."""
-    with locked(step.folder):
+    with lock(step.folder):
         Journal(step.folder, step.name).begin(step.settings())
         done = process_block(step, 0)
     seconds = Seconds() if done.kept else done.seconds
@@ -174,14 +174,14 @@ class Fragments(ToZarr):
 
     def seams(self, index: int) -> Path:
         """The file with a block's fragments in the layers before it."""
-        return numbered(self.folder, "seams", index)
+        return block_path(self.folder, "seams", index)
 
     def write(self, index: int, result: dict[str, np.ndarray]) -> None:
         super().write(index, result)
         save_arrays(self.seams(index), {name: layer for name, layer in result.items() if name != self.output})
 
-    def stored(self, index: int) -> dict[str, np.ndarray]:
-        return super().stored(index) | load_arrays(self.seams(index))
+    def load(self, index: int) -> dict[str, np.ndarray]:
+        return super().load(index) | load_arrays(self.seams(index))
 
     def first(self, index: int) -> int:
         """The lowest id of a block."""
@@ -284,7 +284,7 @@ class Merge(Step):
         """Read the faces of all blocks; a face at the border of two blocks has parts in both."""
         if missing := Journal(self.folder, Faces.name).missing(self.faces.grid):
             raise ValueError(f"{self.folder}: the faces of blocks {missing[:10]} are missing; run again to fill them")
-        parts = [self.faces.stored(block) for block in range(len(self.faces.grid))]
+        parts = [self.faces.load(block) for block in range(len(self.faces.grid))]
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     def compute(self, index: int, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -304,7 +304,7 @@ class Merge(Step):
             self.path(column).parent.mkdir(parents=True, exist_ok=True)
             np.save(self.path(column), values)
 
-    def stored(self, index: int) -> dict[str, np.ndarray]:
+    def load(self, index: int) -> dict[str, np.ndarray]:
         """Open the table on disk; rows are read when they are used."""
         return {column: np.load(self.path(column), mmap_mode="r") for column in ("fragments", "neurons")}
 
@@ -326,7 +326,7 @@ class Relabel(ToZarr):
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Read the block's fragments and its rows of the table, which are neighbours."""
         labels = self.merge.faces.fragments.array[self.grid.region(index)]
-        table = self.merge.stored(0)
+        table = self.merge.load(0)
         rows = slice(*np.searchsorted(table["fragments"], [labels.min(), labels.max() + np.uint64(1)]))
         return labels, np.array(table["fragments"][rows]), np.array(table["neurons"][rows])
 

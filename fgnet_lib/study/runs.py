@@ -15,7 +15,7 @@ import numpy as np
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.files.atomic import atomic
-from fgnet_lib.files.locks import locked
+from fgnet_lib.files.locks import lock
 from fgnet_lib.study.rows import ROWS, SECTIONS, SEEDS
 
 RESULTS = REPOSITORY / "docs" / "measured" / "results"
@@ -40,7 +40,7 @@ def add_runs(runs: Iterable[dict], folder: Path = RESULTS) -> int:
     Raises:
         ValueError: the table has another run of the same row and seed. Nothing is written then.
     """
-    with locked(folder, wait=True):
+    with lock(folder, wait=True):
         before = read_runs(folder)
         table = {(run["row"], run["seed"]): run for run in before}
         for run in runs:
@@ -54,7 +54,7 @@ def add_runs(runs: Iterable[dict], folder: Path = RESULTS) -> int:
 def remove_rows(names: Iterable[str], folder: Path = RESULTS) -> int:
     """Take all runs of some rows out of the table, with their pictures, and return how many runs that were."""
     names = set(names)
-    with locked(folder, wait=True):
+    with lock(folder, wait=True):
         before = read_runs(folder)
         kept = [run for run in before if run["row"] not in names]
         _write(kept, folder)

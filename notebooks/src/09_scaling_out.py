@@ -177,7 +177,7 @@ print(f"with Python and PyTorch, a worker uses {before / 1e6:.0f} MB; it may use
 
 # %% [markdown]
 # The network would take minutes for such a volume, so we use a cheaper *predictor*. Any object will do if it says what
-# its values depend on (`settings`) and which part of the volume it has to see (`needed`: a halo), and gives the
+# its values depend on (`settings`) and which part of the volume it has to see (`input_region`: a halo), and gives the
 # affinities of a region. For this predictor, dark means membrane.
 
 # %%
@@ -194,11 +194,11 @@ class DarkIsMembrane:
     def settings(self):
         return asdict(self)
 
-    def needed(self, shape, region):
+    def input_region(self, shape, region):
         return region.grow((1, 1, 1), shape)
 
     def affinities(self, raw, region):
-        seen = self.needed(raw.shape, region)
+        seen = self.input_region(raw.shape, region)
         smooth = ndimage.uniform_filter(np.asarray(raw[seen]), 3, output=np.float32)
         smooth = smooth[region.within(seen)]
         return np.stack([np.clip((smooth - self.dark) / (self.bright - self.dark), 0, 1)] * 3)

@@ -34,7 +34,7 @@ class Grey:
     def settings(self):
         return {"stand-in": self.version}
 
-    def needed(self, shape, region):
+    def input_region(self, shape, region):
         return region
 
     def affinities(self, raw, region):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from fgnet_lib.files.atomic import load_arrays
 from fgnet_lib.files.formats import read_volume
-from fgnet_lib.files.locks import inside, locked
+from fgnet_lib.files.locks import inside, lock
 from fgnet_lib.scale.grid import Grid
 from fgnet_lib.scale.journal import Journal, process_block
 from fgnet_lib.scale.memory import peak_bytes
@@ -81,7 +81,7 @@ class Doubling:
     def write(self, index, result):
         self.data[self.grid.region(index)] = result["data"]
 
-    def stored(self, index):
+    def load(self, index):
         return {"data": self.data[self.grid.region(index)]}
 
 
@@ -208,9 +208,9 @@ def test_what_reads_back_other_than_it_was_computed_is_not_noted(tmp_path):
 
 
 def test_a_second_run_is_refused_and_told_who_is_there(tmp_path):
-    load = "from pathlib import Path; from fgnet_lib.files.locks import locked"
-    code = f"{load}\nwith locked(Path({str(tmp_path)!r})): pass"
-    with locked(tmp_path):
+    load = "from pathlib import Path; from fgnet_lib.files.locks import lock"
+    code = f"{load}\nwith lock(Path({str(tmp_path)!r})): pass"
+    with lock(tmp_path):
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert other.returncode and "is being written by process" in other.stderr
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -234,7 +234,7 @@ def test_neither_lock_nor_journal_is_written_through_a_link(tmp_path, name):
     elsewhere.write_text("precious") if name == "lock" else elsewhere.mkdir()
     (folder / name).symlink_to(elsewhere)
     step = Doubling(folder)
-    with pytest.raises(ValueError, match="leads out of"), locked(folder):
+    with pytest.raises(ValueError, match="leads out of"), lock(folder):
         Journal(folder, step.name).begin(step.settings())
         process_block(step, 0)
     assert elsewhere.read_text() == "precious" if name == "lock" else not list(elsewhere.iterdir())

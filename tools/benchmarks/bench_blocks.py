@@ -60,7 +60,7 @@ class Grey:
     def settings(self) -> dict:
         return {"predictor": "grey"}
 
-    def needed(self, shape, region):
+    def input_region(self, shape, region):
         return region
 
     def affinities(self, raw, region) -> np.ndarray:

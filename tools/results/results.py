@@ -30,7 +30,7 @@ from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.datasets import CROPS, open_dataset
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
-from fgnet_lib.files.locks import locked
+from fgnet_lib.files.locks import lock
 from fgnet_lib.inference import predict
 from fgnet_lib.machine import choose_device, hardware
 from fgnet_lib.metrics import error_masks, evaluate, neuron_report, roc_auc, segment_report, voi
@@ -301,7 +301,7 @@ def run_missing(rows: list[str], minutes: float, work: Path) -> list[str]:
         if elapsed > minutes:
             break
         try:
-            with locked(work / f"{name}-{seed}"):
+            with lock(work / f"{name}-{seed}"):
                 if (name, seed) in measured_runs():
                     continue  # another terminal was quicker
                 print(f"{name}, seed {seed}, after {elapsed:.0f} minutes", flush=True)
