@@ -53,16 +53,16 @@ class Quiz:
         verdict = verdicts.get(choice, f"<b>✘ You said {choice}; it is {right}.</b>")
         return f"{verdict} {escape(self.reason)}"
 
-    def lettered(self) -> list[str]:
+    def label_options(self) -> list[str]:
         """Return the options as readers see them, "A: along z"."""
         return [f"{letter}: {option}" for letter, option in zip(LETTERS, self.options, strict=False)]
 
     def page(self) -> str:
         """Return the question and its folded answer as HTML for readers without a kernel."""
-        options = "<br/>".join(map(escape, self.lettered()))  # no list: some pages number it themselves
-        return f"<p><b>Predict.</b> {escape(self.question)}</p><p>{options}</p>{self.folded('The answer')}"
+        options = "<br/>".join(map(escape, self.label_options()))  # no list: some pages number it themselves
+        return f"<p><b>Predict.</b> {escape(self.question)}</p><p>{options}</p>{self.fold_answer('The answer')}"
 
-    def folded(self, summary: str) -> str:
+    def fold_answer(self, summary: str) -> str:
         """Return HTML of the answer, folded behind a line that opens it."""
         return f"<details><summary>{summary}</summary>{self.answer()}</details>"
 
@@ -83,10 +83,10 @@ def load_quiz(lesson: str, name: str) -> Quiz:
 def build_form(quiz: Quiz) -> widgets.VBox:
     """Return a form of the question, its options, a button to commit, and below them the answer once committed."""
     wide = widgets.Layout(width="auto")
-    labels = list(zip(quiz.lettered(), LETTERS, strict=False))
+    labels = list(zip(quiz.label_options(), LETTERS, strict=False))
     choice = widgets.RadioButtons(options=labels, value=None, layout=wide)
     commit = widgets.Button(description="commit", disabled=True, tooltip="Choose first; you cannot change it later")
-    below = widgets.HTML(quiz.folded("No kernel? The answer"), layout=wide)
+    below = widgets.HTML(quiz.fold_answer("No kernel? The answer"), layout=wide)
 
     def allow_commit(_change: dict[str, object]) -> None:
         commit.disabled = False

@@ -165,7 +165,7 @@ def checkpoint(row: Row) -> Path | None:
     return path
 
 
-def untrained(row: Row, seed: int) -> FGNet:
+def build_model(row: Row, seed: int) -> FGNet:
     """The model of a row before its training, the same for the same seed.
 
     Raises:

@@ -27,14 +27,16 @@ def load_rows(folder: Path = RESULTS) -> Rows:
     return {name: rows[name] for name in TITLES if name in rows}
 
 
-def trained(rows: Rows) -> Rows:
+def trained_rows(rows: Rows) -> Rows:
     """The rows that were trained: all but the references."""
     return {name: runs for name, runs in rows.items() if name != "references"}
 
 
-def fully_labelled(rows: Rows) -> Rows:
+def fully_labelled_rows(rows: Rows) -> Rows:
     """The trained rows that had all labelled sections."""
-    return {name: runs for name, runs in trained(rows).items() if name not in ROWS or ROWS[name].sections == SECTIONS}
+    return {
+        name: runs for name, runs in trained_rows(rows).items() if name not in ROWS or ROWS[name].sections == SECTIONS
+    }
 
 
 def official_guides(rows: Rows) -> list[str]:
@@ -42,7 +44,7 @@ def official_guides(rows: Rows) -> list[str]:
     return [size for size in OFFICIAL if any(name in ROWS and ROWS[name].config.encoder == size for name in rows)]
 
 
-def unmeasured(rows: Rows) -> str:
+def describe_gaps(rows: Rows) -> str:
     """Which declared runs are missing, and the commands that make them, in one sentence."""
     idle = [size for size in OFFICIAL if size not in official_guides(rows)]
     declared = {name: len(seeds(name)) if name in ROWS else 1 for name in TITLES}
@@ -79,7 +81,7 @@ def _encoder(name: str) -> str | None:
 def postprocessings(rows: Rows) -> dict[str, list[str]]:
     """Version of the post-processing -> the runs that it made; rows of two versions must not be compared."""
     versions = defaultdict(list)
-    for run in (run for runs in trained(rows).values() for run in runs):
+    for run in (run for runs in trained_rows(rows).values() for run in runs):
         version = run.get("postprocessing")
         versions[f"{version:08x}" if version else "not noted"].append(f"{TITLES[run['row']]}, seed {run['seed']}")
     return dict(versions)

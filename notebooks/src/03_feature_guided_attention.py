@@ -543,14 +543,14 @@ from fgnet_lib.study.rows import TITLES
 from fgnet_lib.study.statistics import summary
 
 rows = table.load_rows()
-maps = table.attention_statistics(table.fully_labelled(rows))
+maps = table.attention_statistics(table.fully_labelled_rows(rows))
 heads = "".join(f"{head:>15}" for head in ("with error", "VOI", "a = 0", "a = mean", "a = 1"))
 print(f"{'model, map':42} {'runs':>4} {'AUC':>12} {'darker':>6}{heads}")
 for m in maps:
     replaced = " ".join(f"{summary(m.set_to[value]):>14}" for value in table.SET_TO)
     related = f"{summary(m.auc, 2):>12} {m.darker:6} {summary(m.correlation, 2):>14}"
     print(f"{TITLES[m.row] + ', ' + m.level:42} {len(m.auc):4} {related} {summary(m.voi):>14} {replaced}")
-print(table.unmeasured(rows))
+print(table.describe_gaps(rows))
 
 # %% alt="Three panels with one line for each model and attention map: the AUC for membranes, either sign, with a dotted line at 0.5, the correlation with the error of A_r, without its sign, and how VOI changes when the map is set to 0, to its mean or to 1."
 labels = [f"{TITLES[m.row]}, ${m.level[0]}_{m.level[1]}$" for m in maps]

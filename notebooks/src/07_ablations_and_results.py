@@ -45,16 +45,16 @@ import numpy as np
 
 from fgnet_lib.course import checks, quiz
 from fgnet_lib.study import statistics, table
-from fgnet_lib.study.rows import QUESTIONS, REFERENCES, ROWS, TITLES, Row, training, untrained
+from fgnet_lib.study.rows import QUESTIONS, REFERENCES, ROWS, TITLES, Row, build_model, training
 from fgnet_lib.study.runs import load_pictures
 from fgnet_lib.views import plots
 
 results = table.load_rows()
-rows = table.trained(results)
+rows = table.trained_rows(results)
 for name, runs in rows.items():
     dates = ", ".join(sorted({run["date"] for run in runs}))
     print(f"{TITLES[name]:56} seeds {[run['seed'] for run in runs]}, {dates}")
-print(f"\n{table.unmeasured(results)}")
+print(f"\n{table.describe_gaps(results)}")
 
 # %% [markdown]
 # All rows have the same task. They train on the first sections of FIB-25's training part, and are judged on sections
@@ -306,7 +306,7 @@ for name, runs in rows.items():
 # sections follow in part 7.
 
 # %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, with a dot at the threshold chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
-full = table.fully_labelled(results)
+full = table.fully_labelled_rows(results)
 figure, ax = plt.subplots(figsize=(14, 5.5))
 curves = {TITLES[name]: table.curve(runs[0]) for name, runs in full.items()}
 plots.split_against_merge(ax, curves, table.references(results))
@@ -489,7 +489,7 @@ for name, runs in rows.items():
 # %%
 for name in (name for name in rows if name in ROWS and ROWS[name].encoder.startswith("sam2.1")):
     print(f"{TITLES[name]:56} runs: {len(rows[name])}")
-print(table.unmeasured(results))
+print(table.describe_gaps(results))
 
 # %% [markdown]
 # | claim | what would show it | can our table tell? |
@@ -554,7 +554,7 @@ folder = session.out_dir / "ablations"
 
 
 def rerun(title: str, row: Row, seed: int) -> float:
-    model = untrained(row, seed).to(session.device)
+    model = build_model(row, seed).to(session.device)
     recipe = replace(training(row, seed), patch=(8, 96, 96), iterations=iterations, minutes=minutes)
     shutil.rmtree(folder, ignore_errors=True)  # otherwise it would resume an earlier training
     history = train(model, [teaching], recipe, folder)

@@ -50,7 +50,7 @@ def would_install(
 ) -> list[dict]:
     """What pip reports that it would put on the server for these requirements; sam2 is left out."""
     wanted = [one for one in install_missing.missing(lines, present) if one.name != "sam2"]
-    (folder / "constraints.txt").write_text("\n".join(install_missing.held(wanted, present)))
+    (folder / "constraints.txt").write_text("\n".join(install_missing.pin_others(wanted, present)))
     (command,) = install_missing.commands(wanted, folder / "constraints.txt")
     run = [sys.executable, *pip, "--python", str(server(folder / "server", present, python)), *command[3:]]
     run += ["--dry-run", "--report", str(folder / "report.json"), *options]
@@ -81,7 +81,7 @@ def test_only_what_is_missing_or_too_old_is_wanted():
 
 def test_names_are_compared_as_pip_does():
     assert install_missing.missing(["fast_simplification>=0.1"], {"fast-simplification": "0.2"}) == []
-    assert {"scikit-image", "fast-simplification"} <= install_missing.installed().keys()
+    assert {"scikit-image", "fast-simplification"} <= install_missing.read_versions().keys()
 
 
 def test_nothing_to_do_means_no_command():
@@ -89,7 +89,7 @@ def test_nothing_to_do_means_no_command():
 
 
 def test_everything_is_held_but_what_is_wanted():
-    assert install_missing.held(install_missing.missing(LINES, HAVE), HAVE) == ["h5py==3.16.0", "scipy==1.16.3"]
+    assert install_missing.pin_others(install_missing.missing(LINES, HAVE), HAVE) == ["h5py==3.16.0", "scipy==1.16.3"]
 
 
 def test_the_server_keeps_its_torch_numpy_and_notebook():

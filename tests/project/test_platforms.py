@@ -164,5 +164,5 @@ def test_binder_gets_pytorch_for_the_cpu_first_and_a_tested_python():
 
 def test_the_training_lesson_leaves_time_for_its_other_parts():
     """Half an hour on a T4: training, and the rest of the lesson as long as it took on a CPU."""
-    rest = build_notebooks.measured("04_training")["cpu"]["seconds"] / 60 - PROFILES["cpu"].minutes
+    rest = build_notebooks.measurements("04_training")["cpu"]["seconds"] / 60 - PROFILES["cpu"].minutes
     assert PROFILES["gpu"].minutes + rest <= 30

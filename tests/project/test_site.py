@@ -232,12 +232,12 @@ def test_every_reference_is_in_the_bibliography(site):
 def test_what_has_not_been_run_as_it_is_now_is_named(tmp_path):
     parameters = lesson_parameters("phantom", "fast")
     names = [notebook.stem for notebook in NOTEBOOKS]
-    assert build_site.outdated(tmp_path, parameters) == names
+    assert build_site.find_outdated(tmp_path, parameters) == names
     keys = [sources_key(notebook, parameters) for notebook in NOTEBOOKS]
     lessons = [vars(Lesson(name, "done", 1.0, 1.0, key)) for name, key in zip(names, keys, strict=True)]
     lessons[1]["key"] = "of an earlier version"
     (tmp_path / "run.json").write_text(json.dumps({"lessons": lessons}))
-    assert build_site.outdated(tmp_path, parameters) == [names[1]]
+    assert build_site.find_outdated(tmp_path, parameters) == [names[1]]
 
 
 def test_make_site_says_what_to_run_first(tmp_path, monkeypatch, capsys):

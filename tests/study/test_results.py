@@ -136,7 +136,7 @@ def test_one_parameter_runs_the_comparison_with_an_encoder_of_sam2(monkeypatch, 
             mini, title="", encoder=""
         )
         assert (row.encoder == "random") == (mini.encoder == "random")
-    order = [name for name, _ in results.declared_runs()]
+    order = [name for name, _ in results.list_runs()]
     assert order.index("fine_tuned_tiny") > max(number for number, name in enumerate(order) if name == "additive_20")
 
 
@@ -270,15 +270,15 @@ def test_the_pages_say_what_the_table_says(measured):
 
 
 def test_one_sentence_names_what_is_not_measured_and_the_commands(measured):
-    sentence = table.unmeasured(measured)
+    sentence = table.describe_gaps(measured)
     assert "encoders tiny, small, base_plus, large as guides (`make results ENCODER=tiny` and so on)" in sentence
     declared = sum(len(seeds(name)) for name, row in ROWS.items() if row.config.encoder not in rows.OFFICIAL)
     assert f"other runs: {2 + declared - 5} (`make results`)" in sentence  # 2: the references, the shipped model
     assert sentence in render_results.results_page(measured)
     everything = {name: [made(name, seed, 1.0) for seed in rows.SEEDS_OF_FEW] for name in rows.TITLES}
-    assert table.unmeasured(everything) == "Every declared run is measured."
+    assert table.describe_gaps(everything) == "Every declared run is measured."
     del everything["unet"][1:]
-    assert table.unmeasured(everything) == 'Not measured yet: other runs: 2 (`make results ROWS="unet"`).'
+    assert table.describe_gaps(everything) == 'Not measured yet: other runs: 2 (`make results ROWS="unet"`).'
 
 
 def test_questions_are_answered_for_every_number_of_sections_that_has_both_rows(measured):
@@ -307,7 +307,7 @@ def test_a_finding_is_in_words_and_has_its_p(ours, answer):
 def test_an_encoder_of_sam2_is_asked_about_as_soon_as_one_run_has_it(measured):
     assert table.questions(measured) == QUESTIONS
     measured["random_frozen_tiny_5"] = [made("random_frozen_tiny_5", 0, 1.5)]
-    sentence, pairs = table.unmeasured(measured), table.questions(measured)
+    sentence, pairs = table.describe_gaps(measured), table.questions(measured)
     assert "encoders small, base_plus, large as guides" in sentence
     assert pairs["SAM2.1 tiny: a guide with random weights"] == ("random_frozen_tiny", "unet")
     assert pairs["SAM2.1 tiny: fine-tuning, at equal iterations"] == ("fine_tuned_tiny", "pretrained_frozen_tiny")
@@ -379,7 +379,7 @@ def test_every_figure_of_the_pages_is_committed():
 def test_committed_pictures_are_those_that_a_lesson_shows():
     shown = {(run["row"], run["seed"]) for run in runs.read_runs() if runs.keeps_pictures(run["row"], run["seed"])}
     assert {runs.picture_path(*run) for run in shown} == set(runs.RESULTS.glob("*.npz"))
-    assert shown == {(own[0]["row"], own[0]["seed"]) for own in table.fully_labelled(table.load_rows()).values()}
+    assert shown == {(own[0]["row"], own[0]["seed"]) for own in table.fully_labelled_rows(table.load_rows()).values()}
 
 
 def settings(declared: dict, prefix: str = "") -> dict[str, object]:
@@ -422,7 +422,7 @@ def test_rows_of_the_natural_guide_differ_in_what_they_are_named_after_alone():
         if tuned := ROWS.get(f"natural_{form}_tuned{few}"):
             assert replace(tuned, title=frozen.title, frozen=True) == frozen and not tuned.frozen
     assert seeds("unet_5") == (0, 1, 2)
-    assert sum(run == ("natural_only_5", 4) for run in results.declared_runs()) == 1
+    assert sum(run == ("natural_only_5", 4) for run in results.list_runs()) == 1
 
 
 def test_what_a_difference_lets_you_claim():

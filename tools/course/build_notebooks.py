@@ -82,11 +82,11 @@ def badges(lesson: str) -> str:
 
 def fits_binder(lesson: str) -> bool:
     """Whether every measured run of a lesson without a GPU stayed under `BINDER_MB`; not before one was measured."""
-    peaks = [run["peak_memory_mb"] for profile, run in measured(lesson).items() if profile in ("fast", "cpu")]
+    peaks = [run["peak_memory_mb"] for profile, run in measurements(lesson).items() if profile in ("fast", "cpu")]
     return bool(peaks) and max(peaks) < BINDER_MB
 
 
-def measured(lesson: str) -> dict[str, dict]:
+def measurements(lesson: str) -> dict[str, dict]:
     """By profile, what docs/measured/times.json has of a lesson on the default data: cores, seconds and peak memory."""
     runs = {name: run for name, run in read_times().items() if name.startswith("phantom-") and lesson in run["lessons"]}
     return {name.split("-")[1]: {"cores": run["cores"], **run["lessons"][lesson]} for name, run in runs.items()}
@@ -96,7 +96,7 @@ def times(lesson: str) -> str:
     """The lesson's measured time and memory for each profile, as one line of Markdown."""
     runs = [
         f"`{profile}` {duration(run['seconds'])} and {run['peak_memory_mb'] / 1000:.1f} GB ({run['cores']} CPU cores)"
-        for profile, run in measured(lesson).items()
+        for profile, run in measurements(lesson).items()
     ]
     here = ", ".join(runs) or "not measured yet"
     return f"**Time and peak memory by `PROFILE`.** {here}. On a T4 not measured here: run `make tutorial PROFILE=gpu`."
@@ -177,7 +177,7 @@ def lesson_table(sources: list[Path]) -> str:
         if title is None:
             raise ValueError(f"{source}: the title has to read '# # NN · Name: goal'")
         number, name, goal = title.groups()
-        run = measured(source.stem).get("cpu")
+        run = measurements(source.stem).get("cpu")
         cost = f"{duration(run['seconds'])}, {run['peak_memory_mb'] / 1000:.1f} GB" if run else ""
         link = f"[{number} {name}](notebooks/{source.stem}.ipynb)"
         rows.append(f"| {link} | {goal} | {cost} | {badge('Colab', addresses(source.stem)['Colab'])} |")
@@ -196,7 +196,7 @@ def elsewhere(lessons: list[str]) -> str:
     )
 
 
-def filled(path: Path, places: dict[re.Pattern, str]) -> str:
+def fill(path: Path, places: dict[re.Pattern, str]) -> str:
     """The text of a hand-edited file with what is generated put in its places.
 
     Raises:
@@ -221,7 +221,7 @@ def outputs() -> dict[Path, str]:
     first = badge("Colab", addresses(sources[0].stem)["Colab"]) + "\n"
     readme = {FIRST: first, TABLE: lesson_table(sources), CLONE: f"{REPOSITORY} && cd {NAME}"}
     for path, places in {"README.md": readme, "CITATION.cff": {CITED: REPOSITORY}}.items():
-        files[ROOT / path] = filled(ROOT / path, places)
+        files[ROOT / path] = fill(ROOT / path, places)
     return files
 
 

@@ -44,7 +44,7 @@ NAVIGATION = {
 }
 
 
-def outdated(executed: Path, parameters: dict[str, str]) -> list[str]:
+def find_outdated(executed: Path, parameters: dict[str, str]) -> list[str]:
     """The lessons that `make tutorial` has not run yet, or not as they are now."""
     notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     keys = {notebook.stem: sources_key(notebook, parameters) for notebook in notebooks}
@@ -279,7 +279,7 @@ def main() -> int:
     parser.add_argument("--profile", default="fast", choices=PROFILES)
     options = parser.parse_args()
     executed = TUTORIALS / f"tutorial-{options.dataset}-{options.profile}"
-    if late := outdated(executed, lesson_parameters(options.dataset, options.profile)):
+    if late := find_outdated(executed, lesson_parameters(options.dataset, options.profile)):
         command = f"make tutorial DATASET={options.dataset} PROFILE={options.profile}"
         print(f"Not executed, or changed since: {', '.join(late)}\nFirst run: {command}")
         return 1

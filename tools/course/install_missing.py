@@ -23,7 +23,7 @@ REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements-lib.txt"
 PROTECTED = {"torch", "torchvision", "numpy", "ipython", "ipykernel", "ipywidgets"}
 
 
-def installed() -> dict[str, str]:
+def read_versions() -> dict[str, str]:
     """The version of every distribution that this Python sees, by canonical name; the first on its path counts."""
     versions = {}
     for distribution in metadata.distributions():
@@ -45,7 +45,7 @@ def missing(lines: Iterable[str], present: Mapping[str, str]) -> list[Requiremen
     return unmet
 
 
-def held(wanted: Iterable[Requirement], present: Mapping[str, str]) -> list[str]:
+def pin_others(wanted: Iterable[Requirement], present: Mapping[str, str]) -> list[str]:
     """pip's constraints that keep all that is present at its version, except what is wanted in another one."""
     changing = {canonicalize_name(requirement.name) for requirement in wanted}
     return [f"{name}=={version}" for name, version in sorted(present.items()) if name not in changing]
@@ -60,11 +60,11 @@ def commands(wanted: list[Requirement], constraints: Path) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    present = installed()
+    present = read_versions()
     wanted = missing(REQUIREMENTS.read_text(encoding="utf-8").splitlines(), present)
     print("installing", ", ".join(requirement.name for requirement in wanted) or "nothing: all is there", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
-        constraints.write_text("\n".join(held(wanted, present)), encoding="utf-8")
+        constraints.write_text("\n".join(pin_others(wanted, present)), encoding="utf-8")
         for command in commands(wanted, constraints):
             subprocess.run(command, check=True, env={**os.environ, "SAM2_BUILD_CUDA": "0"})

@@ -18,7 +18,8 @@ from fgnet_lib.study.table import (
     attention_statistics,
     by_sections,
     curve,
-    fully_labelled,
+    describe_gaps,
+    fully_labelled_rows,
     load_rows,
     output_of,
     postprocessings,
@@ -26,8 +27,7 @@ from fgnet_lib.study.table import (
     rates,
     references,
     scores,
-    trained,
-    unmeasured,
+    trained_rows,
     with_sections,
 )
 from fgnet_lib.views import plots
@@ -154,7 +154,9 @@ def findings(rows: Rows) -> str:
         ours, theirs = (scores(rows.get(name, []), "voi") for name in names)
         if ours and theirs:
             lines.append(f"{answer(question, ours, theirs)} (`{names[0]}` against `{names[1]}`)")
-    both = [run for runs in trained(rows).values() for run in runs if {"coarse", "refined"} <= run["thresholds"].keys()]
+    both = [
+        run for runs in trained_rows(rows).values() for run in runs if {"coarse", "refined"} <= run["thresholds"].keys()
+    ]
     if both:
         better = np.sum(np.less(scores(both, "voi", output="refined"), scores(both, "voi", output="coarse")))
         lines.append(f"- **Does A_r refine A_s?** Its VOI is the lower one in {better} of {len(both)} runs.")
@@ -198,7 +200,9 @@ def comparisons_table(rows: Rows) -> str:
 def results_page(rows: Rows) -> str:
     """docs/results.md: one figure, the findings, one table."""
     warning = "" if len(postprocessings(rows)) < 2 else f"\n**{MIXED}** See [every row](measured/rows.md).\n"
-    return HEAD + warning + findings(rows) + COMPARISONS + comparisons_table(rows) + f"\n{unmeasured(rows)}\n" + DETAILS
+    return (
+        HEAD + warning + findings(rows) + COMPARISONS + comparisons_table(rows) + f"\n{describe_gaps(rows)}\n" + DETAILS
+    )
 
 
 def costs(runs: list[dict]) -> list[str]:
@@ -220,14 +224,14 @@ def fib25_table(rows: Rows) -> str:
         if own := cells(rows.get("references", []), output=key):
             coverage = rows["references"][0]["volumes"]["fib25"][key].get("coverage", 1)
             lines.append([f"{title} ({coverage:.0%} of the voxels)", *[""] * 5, *own, ""])
-    for name, runs in trained(rows).items():
+    for name, runs in trained_rows(rows).items():
         lines.append([TITLES[name], *costs(runs), *cells(runs), str(len(runs))])
-    runs = [run for runs in trained(rows).values() for run in runs]
+    runs = [run for runs in trained_rows(rows).values() for run in runs]
     notes = ""
     if runs:
         dates = sorted(run["date"] for runs in rows.values() for run in runs)
         machines = "; ".join(sorted({run["machine"] for run in runs}))
-        notes = f"\nMeasured {dates[0]} to {dates[-1]} on: {machines}.\n" + disturbed(rows)
+        notes = f"\nMeasured {dates[0]} to {dates[-1]} on: {machines}.\n" + describe_disturbances(rows)
     versions = postprocessings(rows)
     if len(versions) > 1:
         notes += f"\n**{MIXED}**\n\n" + "".join(
@@ -236,10 +240,10 @@ def fib25_table(rows: Rows) -> str:
     return "\n## FIB-25, validation part, sections 144-183\n" + table(COLUMNS, lines) + notes
 
 
-def disturbed(rows: Rows) -> str:
+def describe_disturbances(rows: Rows) -> str:
     """Which seeds of which rows ran beside other work, so that their minutes are not compared."""
     busy: dict[str, list[str]] = {}
-    for run in (run for runs in trained(rows).values() for run in runs):
+    for run in (run for runs in trained_rows(rows).values() for run in runs):
         if run["load"] > run["cores"] + 1:  # a run on each core, and a little of something else, is as it should be
             busy.setdefault(TITLES[run["row"]], []).append(str(run["seed"]))
     text = "; ".join(f"{title} ({', '.join(seeds)})" for title, seeds in busy.items())
@@ -249,7 +253,7 @@ def disturbed(rows: Rows) -> str:
 def coarse_table(rows: Rows) -> str:
     """A_s beside A_r of the same runs."""
     lines = []
-    for name, runs in trained(rows).items():
+    for name, runs in trained_rows(rows).items():
         if {"coarse", "refined"} <= runs[0]["thresholds"].keys():
             coarse, refined = (scores(runs, "voi", output=output) for output in ("coarse", "refined"))
             change = compare_paired_runs(refined, coarse)
@@ -330,7 +334,7 @@ def shipped_page(rows: Rows) -> str:
 def draw_thresholds(rows: Rows) -> plt.Figure:
     """VOI split against VOI merge over thresholds, one line per row (first seed), a dot at the chosen threshold."""
     figure, ax = plt.subplots(figsize=(12, 5.5))
-    curves = {TITLES[name]: curve(runs[0]) for name, runs in fully_labelled(rows).items()}
+    curves = {TITLES[name]: curve(runs[0]) for name, runs in fully_labelled_rows(rows).items()}
     plots.split_against_merge(ax, curves, references(rows))
     ax.set(title="FIB-25, validation part: thresholds from low to high")
     return figure

@@ -39,7 +39,7 @@ from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.segmentation import fragments, segment, sweep
 from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_rescaled
-from fgnet_lib.study.rows import OFFICIAL, ROWS, SECTIONS, SEEDS_OF_FEW, Row, checkpoint, seeds, training, untrained
+from fgnet_lib.study.rows import OFFICIAL, ROWS, SECTIONS, SEEDS_OF_FEW, Row, build_model, checkpoint, seeds, training
 from fgnet_lib.study.runs import RESULTS, add_runs, keeps_pictures, merge, picture_path, read_runs, remove_rows
 from fgnet_lib.training import train
 from fgnet_lib.views.meshes import bounding_box, largest_ids
@@ -52,7 +52,7 @@ PARTS = 8  # at most so many segments are kept of the neuron in 3D
 
 def train_row(row: Row, seed: int, work: Path) -> tuple[FGNet, dict]:
     """Train the model of a row; returns it with the costs of its training, which go into the run."""
-    model = untrained(row, seed).to(choose_device())
+    model = build_model(row, seed).to(choose_device())
     history = train(
         model, [open_dataset("fib25", "train").load()[: row.sections, :, :]], training(row, seed), work / "training"
     )
@@ -234,7 +234,7 @@ def run_references() -> tuple[dict, dict[str, np.ndarray]]:
     return {"volumes": results}, {}
 
 
-def declared_runs() -> list[tuple[str, int]]:
+def list_runs() -> list[tuple[str, int]]:
     """Every run in order: one seed of all rows before the next, so that a table cut short can be compared.
 
     The rows with SAM2.1's encoders, which take longest, come last.
@@ -243,7 +243,7 @@ def declared_runs() -> list[tuple[str, int]]:
     return [("references", 0), ("shipped", 0), *sorted(rows, key=lambda run: ROWS[run[0]].config.encoder in OFFICIAL)]
 
 
-def measured_runs() -> set[tuple[str, int]]:
+def read_run_keys() -> set[tuple[str, int]]:
     """Row and seed of every run in the table."""
     return {(run["row"], run["seed"]) for run in read_runs(RESULTS)}
 
@@ -290,8 +290,8 @@ def find_obstacle(name: str) -> str:
 
 def run_missing(rows: list[str], minutes: float, work: Path) -> list[str]:
     """Do every run of these rows that is neither in the table nor being done by another terminal; returns failures."""
-    started, failed, done = time.monotonic(), [], measured_runs()
-    for name, seed in declared_runs():
+    started, failed, done = time.monotonic(), [], read_run_keys()
+    for name, seed in list_runs():
         if name not in rows or (name, seed) in done:
             continue
         if why := find_obstacle(name):
@@ -302,7 +302,7 @@ def run_missing(rows: list[str], minutes: float, work: Path) -> list[str]:
             break
         try:
             with lock(work / f"{name}-{seed}"):
-                if (name, seed) in measured_runs():
+                if (name, seed) in read_run_keys():
                     continue  # another terminal was quicker
                 print(f"{name}, seed {seed}, after {elapsed:.0f} minutes", flush=True)
                 command = [sys.executable, __file__, "--work", str(work), "--run", name, str(seed)]
