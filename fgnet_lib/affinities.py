@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fgnet_lib.volumes import IGNORE
+from fgnet_lib.volumes import IGNORE, Region
 
 OFFSETS = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))  # channel order z, y, x
 
@@ -88,7 +88,7 @@ def widen_borders(labels: np.ndarray, in_3d: bool = False) -> np.ndarray:
     padded = np.pad(labels, 1, mode="edge")
     border = np.zeros(labels.shape, bool)
     for start in neighbours:
-        neighbour = padded[tuple(slice(s, s + n) for s, n in zip(start, labels.shape, strict=True))]
+        neighbour = padded[Region.at(start, labels.shape)]
         border |= (neighbour != labels) & (neighbour != IGNORE)
     return np.where(border & (labels != IGNORE), labels.dtype.type(0), labels)
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
-from fgnet_lib.volumes import IGNORE, Volume, is_anisotropic
+from fgnet_lib.volumes import IGNORE, Region, Volume, is_anisotropic
 
 LABELLED = 0.5  # a random patch of which less is labelled is drawn again, ...
 DRAWS = 20  # ... so many times
@@ -95,8 +95,7 @@ class PatchDataset(Samples):
         volume = self.volumes[rng.choice(len(self.volumes), p=self.share)]
         for _ in range(DRAWS):
             start = [int(rng.integers(max(n - p, 0) + 1)) for n, p in zip(volume.shape, self.patch, strict=True)]
-            z, y, x = (slice(s, s + p) for s, p in zip(start, self.patch, strict=True))
-            crop = volume[z, y, x]
+            crop = volume[Region.at(start, self.patch)]
             if (crop.labels != IGNORE).mean() >= LABELLED:
                 break
         missing = [(0, p - n) for n, p in zip(crop.shape, self.patch, strict=True)]

@@ -14,7 +14,7 @@ from fgnet_lib import REPOSITORY
 from fgnet_lib.datasets import DATASETS, named_folder, open_dataset
 from fgnet_lib.machine import choose_device, platform, precision
 from fgnet_lib.views import plots
-from fgnet_lib.volumes import Volume
+from fgnet_lib.volumes import Region, Volume
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Session:
         if self.profile.crop is None:
             return volume.load()
         starts = [max(0, (size - side) // 2) for size, side in zip(volume.shape, self.profile.crop, strict=True)]
-        return volume[tuple(slice(a, a + side) for a, side in zip(starts, self.profile.crop, strict=True))]
+        return volume[Region.at(starts, self.profile.crop)]
 
 
 def start_session(profile: str, dataset: str, data_dir: str, out_dir: str, device: str, seed: int) -> Session:

@@ -21,7 +21,7 @@ from fgnet_lib.checkpoints import History
 from fgnet_lib.patches import Samples
 from fgnet_lib.sam2_encoder import STRIDES, Sam2Encoder
 from fgnet_lib.training import TrainConfig, fit
-from fgnet_lib.volumes import Volume
+from fgnet_lib.volumes import Region, Volume
 
 BLOCK = 16  # voxels: the side of the squares that are hidden
 HIDDEN = 0.6  # the share of squares that are hidden
@@ -57,7 +57,7 @@ class MaskedSections(Samples):
         rng = np.random.default_rng((self.seed, index))
         volume = self.volumes[rng.choice(len(self.volumes), p=self.share)]
         start = [rng.integers(n - p + 1) for n, p in zip(volume.shape, self.patch, strict=True)]
-        raw = volume.raw[tuple(slice(s, s + p) for s, p in zip(start, self.patch, strict=True))]
+        raw = volume.raw[Region.at(start, self.patch)]
         raw = np.rot90(raw, int(rng.integers(4)), axes=(1, 2))[:, :: rng.choice((1, -1))]
         blocks = (self.patch[0], self.patch[1] // BLOCK, self.patch[2] // BLOCK)
         hidden = (rng.random(blocks) < HIDDEN).repeat(BLOCK, 1).repeat(BLOCK, 2)
