@@ -58,12 +58,12 @@ def test_coarse_affinities_read_sam2_only(model):
     raw, other = torch.rand(2, 1, 1, 2, 32, 32)
     with torch.inference_mode():
         features = model.encode(raw)
-        here, there = model(raw, features), model(other, features)
+        output, changed = model(raw, features), model(other, features)
         guided = model(raw, model.encode(other))
-    torch.testing.assert_close(here.coarse, there.coarse)
-    assert not torch.allclose(here.refined, there.refined)
-    assert not torch.allclose(here.coarse, guided.coarse)
-    assert not torch.allclose(here.refined, guided.refined)
+    torch.testing.assert_close(output.coarse, changed.coarse)
+    assert not torch.allclose(output.refined, changed.refined)
+    assert not torch.allclose(output.coarse, guided.coarse)
+    assert not torch.allclose(output.refined, guided.refined)
 
 
 def test_frozen_encoder_gets_no_gradient_and_stays_in_eval_mode(model):

@@ -27,8 +27,8 @@ def of_one_sample(logits, target, mask) -> float:
     p = 1 / (1 + np.exp(-logits[mask].astype(float)))
     t = target[mask]
     bce = -(np.log(p[t == 1]).mean() + np.log(1 - p[t == 0]).mean()) / 2
-    border, found = 1 - t, 1 - p
-    return bce + 0.5 * (1 - (2 * (border * found).sum() + 1) / ((border**2).sum() + (found**2).sum() + 1))
+    border, predicted = 1 - t, 1 - p
+    return bce + 0.5 * (1 - (2 * (border * predicted).sum() + 1) / ((border**2).sum() + (predicted**2).sum() + 1))
 
 
 @settings(max_examples=20, deadline=None)
@@ -85,9 +85,9 @@ def test_is_computed_in_float32_also_under_autocast(dtype: torch.dtype) -> None:
 def test_sums_both_decoders_and_leaves_out_what_is_not_there() -> None:
     refined, target, mask = batch(0)
     coarse = batch(1)[0]
-    one, other = affinity_loss(refined, target, mask), affinity_loss(coarse, target, mask)
-    assert fgnet_loss(FGNetOutput(coarse, refined, ()), target, mask, weight=0.3) == pytest.approx(one + 0.3 * other)
-    assert fgnet_loss(FGNetOutput(None, refined, ()), target, mask) == one
-    assert fgnet_loss(FGNetOutput(coarse, None, ()), target, mask) == other
+    fine, rough = affinity_loss(refined, target, mask), affinity_loss(coarse, target, mask)
+    assert fgnet_loss(FGNetOutput(coarse, refined, ()), target, mask, weight=0.3) == pytest.approx(fine + 0.3 * rough)
+    assert fgnet_loss(FGNetOutput(None, refined, ()), target, mask) == fine
+    assert fgnet_loss(FGNetOutput(coarse, None, ()), target, mask) == rough
     with pytest.raises(ValueError, match="nothing to train"):
         fgnet_loss(FGNetOutput(None, None, ()), target, mask)

@@ -53,12 +53,12 @@ def test_scores_equal_scikit_image_for_any_ids(seg: np.ndarray, gt: np.ndarray) 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint32, np.int64, np.uint64])
 def test_one_bit_for_a_neuron_cut_in_halves_or_two_joined(dtype: type) -> None:
-    one, two = np.full((2, 4, 4), 5, dtype), np.repeat(np.array([3, 9], dtype), 16).reshape(2, 4, 4)
-    assert voi(two, one) == (1, 0)
-    assert voi(one, two) == (0, 1)
-    assert evaluate(one, one) == evaluate(two, two) == Scores(0, 0, 0, 0)
+    whole, halves = np.full((2, 4, 4), 5, dtype), np.repeat(np.array([3, 9], dtype), 16).reshape(2, 4, 4)
+    assert voi(halves, whole) == (1, 0)
+    assert voi(whole, halves) == (0, 1)
+    assert evaluate(whole, whole) == evaluate(halves, halves) == Scores(0, 0, 0, 0)
     pairs_in_halves, pairs_in_whole = 2 * 16 * 15, 32 * 31
-    assert evaluate(two, one).arand == pytest.approx(1 - 2 * pairs_in_halves / (pairs_in_halves + pairs_in_whole))
+    assert evaluate(halves, whole).arand == pytest.approx(1 - 2 * pairs_in_halves / (pairs_in_halves + pairs_in_whole))
 
 
 def test_unknown_ground_truth_does_not_count_but_unsegmented_voxels_do() -> None:

@@ -28,9 +28,9 @@ def test_types_and_shape():
 
 
 def test_the_seed_decides_everything():
-    one, same, other = (make_phantom(SMALL, seed) for seed in (5, 5, 6))
-    assert np.array_equal(one.raw, same.raw) and np.array_equal(one.labels, same.labels)
-    assert not np.array_equal(one.raw, other.raw) and not np.array_equal(one.labels, other.labels)
+    first, same, other = (make_phantom(SMALL, seed) for seed in (5, 5, 6))
+    assert np.array_equal(first.raw, same.raw) and np.array_equal(first.labels, same.labels)
+    assert not np.array_equal(first.raw, other.raw) and not np.array_equal(first.labels, other.labels)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_a_misaligned_section_slips_with_its_labels():
     height, width = len(rows), len(columns)
     assert (96 - height, 96 - width) != (0, 0)
     y, x = 96 - height if rows[0] == 0 else 0, 96 - width if columns[0] == 0 else 0
-    for one, other in ((slipped.raw, whole.raw), (slipped.labels, whole.labels)):
-        assert np.array_equal(one[2][known].reshape(height, width), other[2, y : y + height, x : x + width])
-        assert np.array_equal(np.delete(one, 2, 0), np.delete(other, 2, 0))
+    for changed, original in ((slipped.raw, whole.raw), (slipped.labels, whole.labels)):
+        assert np.array_equal(changed[2][known].reshape(height, width), original[2, y : y + height, x : x + width])
+        assert np.array_equal(np.delete(changed, 2, 0), np.delete(original, 2, 0))
 
 
 @pytest.mark.parametrize(

@@ -47,12 +47,12 @@ def labelled(name: str, value: int, shape: tuple[int, int, int] = (4, 32, 32)) -
 
 
 def test_a_patch_is_a_function_of_seed_and_index(volume: Volume) -> None:
-    one, other = (PatchDataset([volume], (4, 32, 32), Augment(), seed=5) for _ in range(2))
-    expected = {index: one[index] for index in (0, 7, 3)}
+    first, second = (PatchDataset([volume], (4, 32, 32), Augment(), seed=5) for _ in range(2))
+    expected = {index: first[index] for index in (0, 7, 3)}
     for index in (3, 0, 7):
-        assert all(torch.equal(a, b) for a, b in zip(expected[index], other[index], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(expected[index], second[index], strict=True))
     reseeded = PatchDataset([volume], (4, 32, 32), Augment(), seed=6)
-    assert not torch.equal(one[0][0], one[1][0]) and not torch.equal(one[0][0], reseeded[0][0])
+    assert not torch.equal(first[0][0], first[1][0]) and not torch.equal(first[0][0], reseeded[0][0])
 
 
 def check_targets(volume: Volume, in_3d: bool) -> None:

@@ -87,8 +87,8 @@ def run(tmp_path: Path, start: list[str], name: str, how: str = "undisturbed", *
     assert done.returncode == 0, done.stderr[-3000:]
     told = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("iteration")]
     assert told == [*range(told[0], changes["iterations"] + 1)]  # one process tells, the other does not repeat it
-    found = sorted((tmp_path / name).glob("found*"))
-    return [torch.load(path, weights_only=True) for path in found]
+    files = sorted((tmp_path / name).glob("found*"))
+    return [torch.load(path, weights_only=True) for path in files]
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +101,10 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple], Pat
 def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(together: tuple, tmp_path: Path) -> None:
     ((gradients, losses, _),) = run(tmp_path, launcher(1), "alone", **TWO | {"batch": 2})
     assert len(together[0]) == 2
-    for found, curve, weights in together[0]:
+    for gradients_here, curve, weights in together[0]:
         assert curve == pytest.approx(losses, rel=1e-4)
-        for one, other in zip(found[0], gradients[0], strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+        for gradient, expected in zip(gradients_here[0], gradients[0], strict=True):
+            torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
         for name, value in weights.items():
             assert torch.equal(value, together[0][0][2][name]), f"{name} differs between the processes"
 
@@ -128,9 +128,9 @@ def test_two_killed_processes_resume_on_the_same_curve(together: tuple, tmp_path
 
 
 def test_a_notebook_starts_the_same_two_processes(together: tuple, tmp_path: Path) -> None:
-    found = run(tmp_path, [sys.executable], "notebook", "from a notebook", **TWO)
-    assert [curve for _, curve, _ in found] == [curve for _, curve, _ in together[0]]
-    assert len(found) == 2 and state(tmp_path / "notebook") == state(together[1])
+    results = run(tmp_path, [sys.executable], "notebook", "from a notebook", **TWO)
+    assert [curve for _, curve, _ in results] == [curve for _, curve, _ in together[0]]
+    assert len(results) == 2 and state(tmp_path / "notebook") == state(together[1])
 
 
 def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:

@@ -47,16 +47,18 @@ def test_minutes_are_estimated_as_the_guide_says(lesson):
 def test_exercises_that_are_named_exist():
     named = {name for run in re.findall(r"xercises? ([\d., and]+)", GUIDE) for name in re.findall(r"\d\.\d", run)}
     assert len(named) > 20
-    assert named <= {f"{int(one.lesson)}.{one.number}" for one in EXERCISES.values()}
+    assert named <= {f"{int(exercise.lesson)}.{exercise.number}" for exercise in EXERCISES.values()}
 
 
 def test_minutes_of_training_are_those_of_the_profiles():
     assert PROFILES["cpu"].minutes == 10 and "it trains for ten minutes" in GUIDE
     assert f"{PROFILES['gpu'].minutes:g} minutes of training" in GUIDE
-    seconds = {name: one["seconds"] for name, one in TIMES["phantom-cpu"]["lessons"].items()}
+    seconds = {name: lesson["seconds"] for name, lesson in TIMES["phantom-cpu"]["lessons"].items()}
     assert max(seconds, key=seconds.get) == "04_training", "the one to plan for"
 
 
 def test_every_exercise_is_handed_in_during_the_semester():
     plan = GUIDE.partition("### A semester")[2].partition("Project ideas")[0]
-    assert set(re.findall(r"\d\.\d", plan)) == {f"{int(one.lesson)}.{one.number}" for one in EXERCISES.values()}
+    assert set(re.findall(r"\d\.\d", plan)) == {
+        f"{int(exercise.lesson)}.{exercise.number}" for exercise in EXERCISES.values()
+    }

@@ -29,8 +29,8 @@ ASKING = {"is_available", "is_bf16_supported", "device_count"}  # of torch.cuda,
 
 def returns_figure(path: Path) -> set[str]:
     """Names of the functions and methods of a module that return a figure, and so show one as a cell's last value."""
-    functions = (one for one in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(one, ast.FunctionDef))
-    return {one.name for one in functions if isinstance(one.returns, ast.Name) and one.returns.id == "Figure"}
+    functions = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef))
+    return {node.name for node in functions if isinstance(node.returns, ast.Name) and node.returns.id == "Figure"}
 
 
 PICTURES = (
@@ -96,7 +96,7 @@ def any_device(cells: list[NotebookNode], k: int) -> Iterator[str]:
     remedy = "use session.device, and ask `if session.device.type == 'cuda'` for what only a GPU has"
     tree = ast.parse(cells[k].source)
     branches = [node for node in ast.walk(tree) if isinstance(node, ast.If | ast.IfExp)]
-    guarded = {id(one) for branch in branches if "cuda" in ast.unparse(branch.test) for one in ast.walk(branch)}
+    guarded = {id(node) for branch in branches if "cuda" in ast.unparse(branch.test) for node in ast.walk(branch)}
     for node in ast.walk(tree):
         if id(node) in guarded:
             continue
@@ -123,20 +123,20 @@ RULES = (short, short_functions, explained, portable_paths, any_device, describe
 
 def complaints(lesson: str, cells: list[NotebookNode]) -> list[str]:
     """What the rules have to say about a lesson, one line for each fault."""
-    found = []
+    problems = []
     for k, cell in enumerate(cells):
         where = f"{lesson}, cell {k} ({cell.source.splitlines()[0][:50] if cell.source else 'empty'})"
         if cell.cell_type == "code":
-            found += [f"{where}: {message}" for rule in RULES for message in rule(cells, k)]
+            problems += [f"{where}: {message}" for rule in RULES for message in rule(cells, k)]
         elif HOME.search(cell.source):
-            found.append(f"{where}: a path of one machine: write it as readers have it, as `OUT_DIR` or out/")
-    return found
+            problems.append(f"{where}: a path of one machine: write it as readers have it, as `OUT_DIR` or out/")
+    return problems
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_a_lesson_keeps_the_rules(source):
-    found = complaints(source.stem, cells_of(source))
-    assert not found, "\n" + "\n".join(found)
+    problems = complaints(source.stem, cells_of(source))
+    assert not problems, "\n" + "\n".join(problems)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -203,8 +203,8 @@ def test_no_function_is_repeated_across_lessons_or_copied_from_the_library():
     codes |= {
         str(path.relative_to(REPOSITORY)): path.read_text("utf-8") for path in (REPOSITORY / "fgnet_lib").rglob("*.py")
     }
-    found = repeated(codes)
-    assert not found, "\n" + "\n".join(found)
+    copies = repeated(codes)
+    assert not copies, "\n" + "\n".join(copies)
 
 
 # The rules themselves: each finds what it is there for, and nothing in what is right.
@@ -245,9 +245,9 @@ FINE = {
 
 @pytest.mark.parametrize("message", FAULTS)
 def test_a_fault_is_found_with_its_place(message):
-    found = complaints("99_test", lesson(FAULTS[message]))
-    assert found and all(re.match(r"99_test, cell [12] \(", line) for line in found)
-    assert any(message in line for line in found), found
+    problems = complaints("99_test", lesson(FAULTS[message]))
+    assert problems and all(re.match(r"99_test, cell [12] \(", line) for line in problems)
+    assert any(message in line for line in problems), problems
 
 
 @pytest.mark.parametrize("name", FINE)
@@ -260,8 +260,8 @@ def test_code_without_prose_is_found():
 
 
 def test_a_copy_is_found_under_other_names_and_an_unlike_function_is_not():
-    one = 'def grow(x: int) -> int:\n    """Once more."""\n    y: int = x + 1\n    return y'
+    original = 'def grow(x: int) -> int:\n    """Once more."""\n    y: int = x + 1\n    return y'
     copy = "class A:\n    def more(this):\n        z = this + 1\n        return z"
-    assert repeated({"05": one, "06": copy})[0].startswith("['05: grow', '06: more'] have one body")
-    assert repeated({"05": one, "06": copy.replace("1", "2")}) == []
+    assert repeated({"05": original, "06": copy})[0].startswith("['05: grow', '06: more'] have one body")
+    assert repeated({"05": original, "06": copy.replace("1", "2")}) == []
     assert repeated({"05": copy.replace("A", "DWBlock"), "06": copy}) == []  # written out on purpose

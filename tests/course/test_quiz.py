@@ -61,8 +61,8 @@ def test_an_unknown_question_is_refused():
 def test_every_question_is_asked_once_in_its_lesson(file):
     quizzes = {name: Quiz(**entry) for name, entry in tomllib.loads(file.read_text(encoding="utf-8")).items()}
     assert 2 <= len(quizzes) <= 3
-    assert all(one.question.endswith("?") and one.reason.endswith(".") for one in quizzes.values())
-    assert max(len(option) for one in quizzes.values() for option in one.options) <= 90, "options are one line each"
+    assert all(entry.question.endswith("?") and entry.reason.endswith(".") for entry in quizzes.values())
+    assert max(len(option) for entry in quizzes.values() for option in entry.options) <= 90, "options are one line each"
     (source,) = build_notebooks.SOURCES.glob(f"{file.stem}_*.py")
     asked = re.findall(r'^quiz\.ask\("(\d\d)", "([\w-]+)"\)', source.read_text(encoding="utf-8"), re.MULTILINE)
     assert asked == [(file.stem, name) for name in quizzes]

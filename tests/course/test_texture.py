@@ -65,6 +65,6 @@ def test_the_committed_numbers_are_those_of_the_real_volumes(em_data):
     assert measure_texture.measure_textures() == json.loads(measure_texture.TEXTURE.read_text(encoding="utf-8"))
 
 
-def apart(one, other) -> float:
+def apart(first, second) -> float:
     """Mean distance of two spectra in powers of ten."""
-    return float(np.nanmean(np.abs(np.log10(np.array(one, float) / np.array(other, float)))))
+    return float(np.nanmean(np.abs(np.log10(np.array(first, float) / np.array(second, float)))))

@@ -61,7 +61,7 @@ def assert_box_in_3d(page: Page, viewer: neuroglancer.Viewer, layer: str, name: 
         state.projection_orientation, state.projection_scale = [0, 0, 0, 1], 150
     panel = neuroglancer.DataPanelLayout("3d", orthographic_projection=True)
     solid = screenshot(page, viewer, {layer}, panel, name)
-    place, size = center(alike(solid, 7) & (solid.max(-1) > 0.1))
+    middle, size = center(alike(solid, 7) & (solid.max(-1) > 0.1))
     pixel = size[1] / 50
     assert abs(size[0] / pixel - 20 * 2) < 2
-    assert np.allclose((place - np.array(solid.shape[:2]) / 2) / pixel, ((20 - 30) * 2, 45 - 40), atol=2)
+    assert np.allclose((middle - np.array(solid.shape[:2]) / 2) / pixel, ((20 - 30) * 2, 45 - 40), atol=2)

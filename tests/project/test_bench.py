@@ -25,8 +25,8 @@ def test_naive_windows_are_slower_work_for_the_same_affinities(monkeypatch):
     torch.manual_seed(0)
     model, raw, encoded = FGNet(MINI).eval(), make_phantom((24, 64, 64), seed=0).raw, []
     model.encoder.register_forward_hook(lambda module, inputs, output: encoded.append(inputs[0].shape[2]))
-    found = [(one["overlap"], one["windows"]) for one in bench.feature_reuse("mini", model, raw)]
-    assert found == [(0.25, 4 / 3), (0.5, 4 / 3), (0.75, 2)]
+    rows = [(row["overlap"], row["windows"]) for row in bench.feature_reuse("mini", model, raw)]
+    assert rows == [(0.25, 4 / 3), (0.5, 4 / 3), (0.75, 2)]
     encoded.clear()
     predict(model, raw, overlap=0.75, progress=False)
     assert sum(encoded) == 24
@@ -47,9 +47,9 @@ def test_steps_of_a_prediction_are_parts_of_its_time(monkeypatch):
 @pytest.mark.slow
 def test_a_model_is_measured_alone():
     raw = make_phantom((4, 32, 32), seed=0).raw
-    found = bench.one_model(bench.replace(MINI, encoder=None), raw)
-    assert found["parameters"] > 1e5 and min(found["mvox_per_s"], found["iterations_per_s"]) > 0
-    assert 1 < found["inference_mb"] <= found["training_mb"]
+    row = bench.one_model(bench.replace(MINI, encoder=None), raw)
+    assert row["parameters"] > 1e5 and min(row["mvox_per_s"], row["iterations_per_s"]) > 0
+    assert 1 < row["inference_mb"] <= row["training_mb"]
 
 
 def test_convolutions_of_thin_volumes_are_compared_and_put_back(monkeypatch):
@@ -63,13 +63,13 @@ def test_throughput_counts_the_operations_of_a_window():
     """Twice the sections take twice the operations."""
     model, counted = FGNet(MINI).eval(), []
     for depth in (4, 8):
-        found = bench.throughput(model, torch.bfloat16, False, (depth, 32, 32))
-        counted.append(found["tflops"] / found["mvox_per_s"])  # per voxel
+        rates = bench.throughput(model, torch.bfloat16, False, (depth, 32, 32))
+        counted.append(rates["tflops"] / rates["mvox_per_s"])  # per voxel
     assert counted[0] == pytest.approx(counted[1], rel=1e-6) and counted[0] > 0
 
 
 def test_the_page_shows_shares_and_ratios():
-    found = {
+    results = {
         "date": "2026-11-21", "machine": "a machine", "shape": [1, 2, 3],
         "parts": {"SAM2 encoder": 1.0, "fragments": 3.0},
         "thin": {"training": 2.5, "prediction": 2.25},
@@ -81,7 +81,7 @@ def test_the_page_shows_shares_and_ratios():
                  "tflops": 10.0, "best_tflops": 40.0}],
         "reuse": [{"model": "mini", "overlap": 0.5, "windows": 1.75, "reused_s": 1.0, "naive_s": 1.5, "ratio": 1.5}],
     }  # fmt: skip
-    text = bench.page(found)
+    text = bench.page(results)
     for line in (
         "| SAM2 encoder | 1.00 | 25% |",
         "train 2.50 times and predict\n2.25 times as fast",
@@ -90,7 +90,7 @@ def test_the_page_shows_shares_and_ratios():
         "| mini | 0.5 | 1.75 | 1.0 | 1.5 | 1.50 |",
     ):
         assert line in text
-    assert "Not measured here, for want of a GPU" in bench.page(found | {"gpu": []})
+    assert "Not measured here, for want of a GPU" in bench.page(results | {"gpu": []})
 
 
 @pytest.fixture
@@ -118,28 +118,28 @@ def test_cells_that_blocks_cut_are_whole_again_in_the_table_of_merging(monkeypat
     monkeypatch.setattr(bench_blocks, "cluster", threads)
     for name, value in {"BLOCK": (16, 32, 32), "SIDE": 64, "CELL": 12}.items():
         monkeypatch.setattr(bench_blocks, name, value)
-    (found,) = bench_blocks.memory_and_merge(tmp_path, [32 * 64 * 64 / 1e9])
-    assert found["blocks"] == 8 and found["neurons"] == np.ceil(32 / 12) * np.ceil(64 / 12) ** 2 < found["fragments"]
-    assert 0 < found["io_share"] < 1 and not list(tmp_path.iterdir())
+    (row,) = bench_blocks.memory_and_merge(tmp_path, [32 * 64 * 64 / 1e9])
+    assert row["blocks"] == 8 and row["neurons"] == np.ceil(32 / 12) * np.ceil(64 / 12) ** 2 < row["fragments"]
+    assert 0 < row["io_share"] < 1 and not list(tmp_path.iterdir())
 
 
 def test_accuracy_compares_blocks_with_one_piece_and_passes_over_volumes_that_are_not_here(one_phantom, tmp_path):
-    found = bench_blocks.accuracy(tmp_path, one_phantom)
-    assert [one["block"] for one in found] == [[8, 48, 48], [4, 100, 100], [8, 84, 84], [8, 64, 64]]
-    assert {one["volume"] for one in found} == {"phantom"}
-    assert all(abs(one["blocks"] - one["one"]) <= 0.02 for one in found) and found[0]["between"] > 0
+    rows = bench_blocks.accuracy(tmp_path, one_phantom)
+    assert [row["block"] for row in rows] == [[8, 48, 48], [4, 100, 100], [8, 84, 84], [8, 64, 64]]
+    assert {row["volume"] for row in rows} == {"phantom"}
+    assert all(abs(row["blocks"] - row["one"]) <= 0.02 for row in rows) and rows[0]["between"] > 0
 
 
 def test_objects_of_perfect_affinities_are_the_same_in_blocks(one_phantom, tmp_path):
-    found = bench_blocks.perfect(tmp_path, one_phantom)
-    assert len(found) == 4 and max(one["objects"] for one in found) <= 1e-4
-    assert 0 < max(one["everywhere"] for one in found) < 0.02
+    rows = bench_blocks.perfect(tmp_path, one_phantom)
+    assert len(rows) == 4 and max(row["objects"] for row in rows) <= 1e-4
+    assert 0 < max(row["everywhere"] for row in rows) < 0.02
 
 
 def test_the_page_of_blocks_has_a_section_for_each_table():
     peaks = dict.fromkeys(("predict", "fragments", "faces", "relabel", "merge"), 2**30)
     memory = {"gvox": 0.1, "blocks": 12, "fragments": 9, "neurons": 4, "peak_bytes": peaks, "predict_s": 3.4}
-    found = {
+    results = {
         "memory": [memory | {"merge_s": 0.25, "io_share": 0.5}],
         "overhead": {"blocks": 200, "ms_per_block": 9.0, "engine_ms": 3.0},
         "blocks": {"shape": [1, 2, 3], "window": {"predict_bytes": 2**28}, "largest_difference": 0.0002,
@@ -152,7 +152,7 @@ def test_the_page_of_blocks_has_a_section_for_each_table():
                       "between": 0.004}],
         "perfect": [{"volume": "gala", "block": [1, 2, 3], "threshold": 0.7, "objects": 1e-5, "everywhere": 0.0041}],
     }  # fmt: skip
-    text = bench_blocks.page({name: {"machine": "a machine", "results": table} for name, table in found.items()})
+    text = bench_blocks.page({name: {"machine": "a machine", "results": table} for name, table in results.items()})
     for line in (
         "| 0.10 | 12 | 9 | 4 | 1024 | 1024 | 1024 | 1024 | 1024 | 3 | 0.2 | 50% |",
         "9.0 ms a block",
@@ -172,5 +172,5 @@ def test_an_unknown_table_is_refused(monkeypatch):
 
 def test_the_committed_pages_are_what_the_committed_files_give():
     for tool in (bench, bench_blocks):
-        found = json.loads((tool.DOCS / f"{tool.__name__}.json").read_text("utf-8"))
-        assert (tool.DOCS / f"{tool.__name__}.md").read_text("utf-8") == tool.page(found), "run `make bench`"
+        results = json.loads((tool.DOCS / f"{tool.__name__}.json").read_text("utf-8"))
+        assert (tool.DOCS / f"{tool.__name__}.md").read_text("utf-8") == tool.page(results), "run `make bench`"

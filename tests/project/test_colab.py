@@ -128,13 +128,13 @@ def test_the_versions_are_colabs(colab_list):
 
 @pytest.mark.parametrize("name", ("02_sam2_features", "03_feature_guided_attention", "05_affinities_to_neurons"))
 def test_a_lesson_runs_and_its_pictures_follow_the_sliders(name, kernel, tmp_path):
-    said = run(name, kernel, tmp_path)
-    assert "colab: cpu" in said  # the lesson's first line names the platform
-    assert int(re.search(r"explorers: (\d+)", said)[1]) > 0
-    assert int(re.search(r"predictions: (\d+)", said)[1]) > 1
+    output = run(name, kernel, tmp_path)
+    assert "colab: cpu" in output  # the lesson's first line names the platform
+    assert int(re.search(r"explorers: (\d+)", output)[1]) > 0
+    assert int(re.search(r"predictions: (\d+)", output)[1]) > 1
 
 
 def test_neuroglancer_goes_through_the_proxy_of_colab(kernel, tmp_path):
-    said = run("06_neurons_in_3d", kernel, tmp_path)
-    port = re.search(r"port (\d+)", said)[1]
-    assert re.search(rf'<iframe src="https://{port}-colab\.example/v/\w+/"', said)
+    output = run("06_neurons_in_3d", kernel, tmp_path)
+    port = re.search(r"port (\d+)", output)[1]
+    assert re.search(rf'<iframe src="https://{port}-colab\.example/v/\w+/"', output)

@@ -49,7 +49,7 @@ def would_install(
     options: tuple[str, ...] = (),
 ) -> list[dict]:
     """What pip reports that it would put on the server for these requirements; sam2 is left out."""
-    wanted = [one for one in install_missing.missing(lines, present) if one.name != "sam2"]
+    wanted = [requirement for requirement in install_missing.missing(lines, present) if requirement.name != "sam2"]
     (folder / "constraints.txt").write_text("\n".join(install_missing.pin_others(wanted, present)))
     (command,) = install_missing.commands(wanted, folder / "constraints.txt")
     run = [sys.executable, *pip, "--python", str(server(folder / "server", present, python)), *command[3:]]
@@ -62,7 +62,7 @@ def would_install(
 
 
 def versions(report: list[dict]) -> dict[str, str]:
-    return {canonicalize_name(one["metadata"]["name"]): one["metadata"]["version"] for one in report}
+    return {canonicalize_name(entry["metadata"]["name"]): entry["metadata"]["version"] for entry in report}
 
 
 def wheel(folder: Path, name: str, version: str, *needs: str) -> None:
@@ -76,7 +76,7 @@ def wheel(folder: Path, name: str, version: str, *needs: str) -> None:
 
 
 def test_only_what_is_missing_or_too_old_is_wanted():
-    assert [one.name for one in install_missing.missing(LINES, HAVE)] == ["zarr", "waterz", "sam2"]
+    assert [requirement.name for requirement in install_missing.missing(LINES, HAVE)] == ["zarr", "waterz", "sam2"]
 
 
 def test_names_are_compared_as_pip_does():
@@ -96,7 +96,7 @@ def test_the_server_keeps_its_torch_numpy_and_notebook():
     outdated = dict.fromkeys(install_missing.PROTECTED, "0.1")
     for present in ({}, outdated):
         wanted = install_missing.missing(REQUIREMENTS, present)
-        assert {one.name for one in wanted} & install_missing.PROTECTED == set()
+        assert {requirement.name for requirement in wanted} & install_missing.PROTECTED == set()
         for command in install_missing.commands(wanted, Path("kept.txt")):
             assert command[command.index("--constraint") + 1] == "kept.txt"
 
@@ -150,7 +150,7 @@ def test_nothing_that_colab_has_changes(colab_list, python, tmp_path):
         "\n".join(f"{name}: {colab_list.get(name, 'missing')} -> {version}" for name, version in sorted(added.items()))
     )
     assert added and added.keys() & colab_list.keys() == set()
-    sources = [one for one in report if not one["download_info"]["url"].endswith(".whl")]
+    sources = [entry for entry in report if not entry["download_info"]["url"].endswith(".whl")]
     assert versions(sources).keys() <= ONLY_SOURCES  # nothing has to be compiled there
 
     after = colab_list | added | {"sam2": metadata.version("sam2")}

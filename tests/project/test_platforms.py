@@ -40,7 +40,7 @@ train(Tiny(), [rods()], CONFIG, out, tell)
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and time of the last change of all files in a folder, and of the folders (changed when a file is added)."""
     stats = {str(path): path.stat() for path in (folder, *folder.rglob("*"))}
-    return {name: (one.st_size, one.st_mtime_ns) for name, one in stats.items()}
+    return {name: (status.st_size, status.st_mtime_ns) for name, status in stats.items()}
 
 
 @pytest.fixture
@@ -103,12 +103,12 @@ def test_a_place_for_results_that_is_read_only_is_said(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_training_goes_on_in_a_new_session_from_what_was_kept(home, tmp_path):
     def session(name: str, lost: bool) -> tuple[int, list[str]]:
-        place = tmp_path / name  # another machine: nothing is left but FGNET_HOME
-        place.mkdir()
+        folder = tmp_path / name  # another machine: nothing is left but FGNET_HOME
+        folder.mkdir()
         script = TRAIN.format(tests=str(ROOT / "tests"), lost=lost)
-        environment = os.environ | {"XDG_CACHE_HOME": str(place)}
+        environment = os.environ | {"XDG_CACHE_HOME": str(folder)}
         result = subprocess.run(
-            [sys.executable, "-c", script], cwd=place, env=environment, capture_output=True, text=True
+            [sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True
         )
         return result.returncode, re.findall(r"iteration (\d+)", result.stdout)
 
@@ -134,16 +134,16 @@ def origin(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.slow
 def test_the_set_up_cell_fetches_once_and_may_be_run_again(origin, tmp_path):
-    place = tmp_path / "content"
-    place.mkdir()
+    folder = tmp_path / "content"
+    folder.mkdir()
     cell = build_notebooks.BOOTSTRAP + 'print("found", importlib.util.find_spec("fgnet_lib").origin)'
     twice = f"{build_notebooks.BOOTSTRAP}\n{cell}"
     for script in (twice, cell):  # twice in one session, then in another one on the same server
         command = [sys.executable, "-S", "-c", script]  # -S: our own installation is not seen, as on a bare server
-        result = subprocess.run(command, cwd=place, capture_output=True, text=True)
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("nothing: all is there") == 1  # said by a Python that has its packages
-        assert result.stdout.endswith(f"found {place / build_notebooks.NAME / 'fgnet_lib' / '__init__.py'}\n")
+        assert result.stdout.endswith(f"found {folder / build_notebooks.NAME / 'fgnet_lib' / '__init__.py'}\n")
         shutil.rmtree(origin, ignore_errors=True)  # what was fetched once is not fetched again
 
 

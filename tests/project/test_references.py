@@ -43,11 +43,11 @@ def stem(term: str) -> str:
 def test_a_term_is_defined_shortly_and_taught_where_it_says(entry):
     terms, text = parts(entry)
     assert 1 <= len(terms) <= 2 and 1 <= len(re.findall(r"[.!?)](?= |$)", text)) <= 5
-    place = re.search(r"(?:Lessons? ([\d, ]+)|See (\S+))\.$", text)
-    assert place, "an entry ends with its lessons: 'Lessons 01, 05.'"
-    if place[2]:
-        assert any(stem(term) in (REPOSITORY / place[2]).read_text("utf-8").lower() for term in terms)
-    for lesson in re.findall(r"\d\d", place[1] or ""):
+    reference = re.search(r"(?:Lessons? ([\d, ]+)|See (\S+))\.$", text)
+    assert reference, "an entry ends with its lessons: 'Lessons 01, 05.'"
+    if reference[2]:
+        assert any(stem(term) in (REPOSITORY / reference[2]).read_text("utf-8").lower() for term in terms)
+    for lesson in re.findall(r"\d\d", reference[1] or ""):
         assert any(stem(term) in LESSONS[lesson] for term in terms), f"lesson {lesson} does not speak of {terms}"
 
 

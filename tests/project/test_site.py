@@ -146,14 +146,16 @@ def test_every_term_is_linked_in_a_lesson_that_its_entry_names(site):
     text, linked = (REPOSITORY / "docs" / "learn" / "glossary.md").read_text(encoding="utf-8"), linked_terms(site)
     taught = CONF["lessons_of_terms"](text)
     assert set(taught) == {name for part in linked.values() for name in part}
-    assert [name for name, lessons in taught.items() if not any(name in linked[one] for one in lessons)] == []
+    assert [name for name, lessons in taught.items() if not any(name in linked[lesson] for lesson in lessons)] == []
 
 
 def test_a_term_with_a_second_meaning_is_linked_only_where_it_is_taught(site):
     taught, linked = CONF["lessons_of_terms"](CONF["GLOSSARY"].read_text(encoding="utf-8")), linked_terms(site)
     twofold = {name for name in taught if "(" in name}
     assert {"layer (of the viewer)", "dense (of labels)"} <= twofold
-    assert [(name, one) for one, names in linked.items() for name in names & twofold if one not in taught[name]] == []
+    assert [
+        (name, lesson) for lesson, names in linked.items() for name in names & twofold if lesson not in taught[name]
+    ] == []
 
 
 def test_references_to_papers_are_left_alone(site):

@@ -80,16 +80,16 @@ def test_every_week_the_lessons_run_in_colabs_image_and_outer_links_are_checked(
 def test_the_index_of_cpu_wheels_is_found_as_the_workflows_find_it():
     (line,) = {line for name in WORKFLOWS for line in commands(name).splitlines() if "binder/requirements.txt" in line}
     sed = re.search(r"\$\((sed .*)\)", line)[1]
-    found = subprocess.run(["bash", "-c", sed], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
-    assert re.fullmatch(r"https://\S+/cpu\n", found)
+    output = subprocess.run(["bash", "-c", sed], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    assert re.fullmatch(r"https://\S+/cpu\n", output)
 
 
 def test_the_script_for_colabs_image_runs_every_lesson_and_notices_a_change(tmp_path):
     """With a stand-in for Python: one package changes while the second lesson fails."""
     script = (GITHUB / "lessons_in_colab.sh").read_text(encoding="utf-8")
-    for place in ("tmp", "course/notebooks", "executed"):
-        (tmp_path / place).mkdir(parents=True)
-        script = re.sub(rf"(?<![\w/])/{place}/", f"{tmp_path}/{place}/", script)
+    for folder in ("tmp", "course/notebooks", "executed"):
+        (tmp_path / folder).mkdir(parents=True)
+        script = re.sub(rf"(?<![\w/])/{folder}/", f"{tmp_path}/{folder}/", script)
     for name in ("00_a.ipynb", "01_b.ipynb", "README.md"):
         (tmp_path / "course" / "notebooks" / name).touch()
     (tmp_path / "list").write_text("numpy==2.1.3\ntorch==2.11.0\n")

@@ -477,5 +477,5 @@ def test_borders_of_blocks_cost_little_on_real_em(client, em_data, tmp_path):
     array = predict(load_pretrained(), raw, progress=False).refined
     path = saved(tmp_path / "a.zarr", array, (10.0, 10.0, 10.0))
     scores = [evaluate(neurons(client, path, tmp_path / str(n), (16, n, n)), labels) for n in (160, 80)]
-    one, four = (score.voi_split + score.voi_merge for score in scores)
-    assert abs(one - four) <= 0.02
+    single, four = (score.voi_split + score.voi_merge for score in scores)
+    assert abs(single - four) <= 0.02

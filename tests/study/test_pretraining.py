@@ -28,10 +28,10 @@ def painter() -> Painter:
 
 
 def test_samples_are_functions_of_seed_and_index(volume):
-    one, other = MaskedSections([volume], PATCH, seed=1), MaskedSections([volume], PATCH, seed=1)
+    first, second = MaskedSections([volume], PATCH, seed=1), MaskedSections([volume], PATCH, seed=1)
     for index in (5, 0):
-        assert all(torch.equal(a, b) for a, b in zip(one[index], other[index], strict=True))
-    assert not torch.equal(one[0][1], one[1][1])
+        assert all(torch.equal(a, b) for a, b in zip(first[index], second[index], strict=True))
+    assert not torch.equal(first[0][1], first[1][1])
 
 
 def test_whole_blocks_are_hidden(volume):

@@ -160,8 +160,8 @@ def test_the_numbers_at_the_point(volume, model):
     section = inspectors["ours"].section(1)
     table = explorers.attention_readout(inspectors, z=1, level="a1", what_if="as it is", y=49, x=69)
     for maps in (section.attention, section.response):
-        for one, (y, x) in zip(maps, ((12, 17), (6, 8), (3, 4)), strict=True):
-            assert f">{one[y, x]:.3f}<" in table
+        for level_map, (y, x) in zip(maps, ((12, 17), (6, 8), (3, 4)), strict=True):
+            assert f">{level_map[y, x]:.3f}<" in table
     assert "ours" in table and table.count(">-<") == 1 + 3 + 1  # no change was asked for; "plain" has no attention
 
 

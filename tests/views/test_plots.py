@@ -78,10 +78,10 @@ def test_a_coarse_map_lies_on_the_raw_voxels(volume):
 
 def test_colors_stay_with_the_id(volume):
     _, labels = volume
-    one = plots.label_colors(labels)
-    assert np.array_equal(one[0], plots.label_colors(labels[0]))
-    assert np.array_equal(plots.label_colors(labels.astype(np.int64)), one)
-    assert np.array_equal(one[0, 5, 5], plots.label_colors(np.array(7)))
+    colors = plots.label_colors(labels)
+    assert np.array_equal(colors[0], plots.label_colors(labels[0]))
+    assert np.array_equal(plots.label_colors(labels.astype(np.int64)), colors)
+    assert np.array_equal(colors[0, 5, 5], plots.label_colors(np.array(7)))
     assert not plots.label_colors(np.array([0, IGNORE], np.uint64)).any()
     many = plots.label_colors(np.arange(1, 100_000))
     _, counts = np.unique(many, axis=0, return_counts=True)
