@@ -517,8 +517,8 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** The right picture is bright in the centre and dark outside: coarse structures carry most of the
-# contrast. And it is round: tissue prefers no direction. So we may average over rings, and over sections. That gives one curve per volume,
-# and `power_spectrum` computed it above.
+# contrast. And it is round: tissue prefers no direction. So we may average over rings, and over sections. That gives
+# one curve per volume, and `power_spectrum` computed it above.
 
 # %% alt="Two panels with four curves, the phantom and three real volumes. Grey values: humps that overlap in part. Power against wavelength: all curves rise towards long waves, and the phantom's lies among the others."
 figure, (left, right) = plt.subplots(1, 2, figsize=(14, 4.8))
