@@ -208,8 +208,8 @@ non-commercial licence was used.
 
 **Recipe.** `make weights`: {minutes} minutes on {device}, {date}. It ran once, so its spread is unknown. AdamW
 with warm-up and a cosine, one patch an iteration, a moving average of the weights at the end of each stage; the encoder
-has a quarter of the learning rate. The last two stages also learned affinities to voxels {far} away, in heads of their own
-that are not in the file:
+has a quarter of the learning rate. The last two stages also learned affinities to voxels {far} away, in heads of
+their own that are not in the file:
 
 | iterations | patch (z, y, x) | learning rate | moving average | drawn from FIB-25 : gala : phantom | seed |
 |---|---|---|---|---|---|
