@@ -149,7 +149,7 @@ def find_answer(codes: list[str], exercise: ExerciseCells) -> list[int] | None:
     """
     chosen = []
     for name in exercise.answers:
-        ways = (rf"^{name}[ \t]*(?::[^=\n]+)?=[^=]", rf"^(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b")
+        ways = (rf"^(?:%\w+[ \t]+)?{name}[ \t]*(?::[^=\n]+)?=[^=]", rf"^(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b")
         ranks = [[re.search(way, code, re.MULTILINE) is not None for way in ways] for code in codes]
         defining = [number for number, rank in enumerate(ranks) if any(rank)]
         if not defining:
