@@ -170,26 +170,25 @@ def test_an_answer_may_write_in_its_own_folder_up_to_a_limit(tmp_path, monkeypat
     assert row(grade.grade(path)) == "0/2  stopped  The answer wrote more than 1 MB"
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "os.rmdir(folder)\nos.symlink({target!r}, folder)",
-        "os.mkdir('closed')\nos.symlink({target!r}, 'closed/link')\nos.chmod('closed', 0)",
-        "os.rmdir(folder)\nopen(folder, 'w')",
-        "os.rmdir(folder)",
-    ],
-)
-def test_the_folder_of_an_answer_is_removed_whatever_it_has_become(tmp_path, monkeypatch, line):
-    affinities_alone(monkeypatch)
-    target = tmp_path / "target"
+@pytest.mark.parametrize("case", ["link", "closed folder with a link", "file", "gone"])
+def test_the_folder_of_an_answer_is_removed_whatever_it_has_become(tmp_path, monkeypatch, case):
+    target, folders = tmp_path / "target", tmp_path / "temporary"
     target.mkdir(mode=0o755)
-    (target / "thesis.docx").write_text("a year")
-    folders = tmp_path / "temporary"
     folders.mkdir()
+    (target / "thesis.docx").write_text("a year")
     monkeypatch.setattr(tempfile, "tempdir", str(folders))
-    start = f"import os\nfolder = os.getcwd()\nimport shutil\nshutil.rmtree('profile_default')\n{line}\n"
-    result = grade.grade(returned(tmp_path, answer=start.format(target=str(target)) + SOLUTION))
-    assert row(result) == "2/2  passed" and list(folders.iterdir()) == []
+    with grade_process.temporary_folder() as name:
+        folder = Path(name)
+        if case == "closed folder with a link":
+            (folder / "closed").mkdir()
+            (folder / "closed" / "link").symlink_to(target)
+            (folder / "link").symlink_to(target)
+            (folder / "closed").chmod(0)
+        else:
+            folder.rmdir()
+            if case != "gone":
+                folder.symlink_to(target) if case == "link" else folder.write_text("")
+    assert list(folders.iterdir()) == []
     assert (target / "thesis.docx").read_text() == "a year" and target.stat().st_mode & 0o777 == 0o755
 
 
