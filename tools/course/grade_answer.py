@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +95,9 @@ def end_with_parent() -> None:
     """Make this process the first of its session; on Linux the kernel kills it when its parent ends."""
     if hasattr(os, "setsid"):
         os.setsid()
+    alive = getattr(forkserver._forkserver, "_forkserver_alive_fd", None)
+    if alive is not None:  # while we hold it, the server from which we are forked outlives the grader
+        os.close(alive)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
