@@ -8,6 +8,11 @@ MINUTES ?=
 SUBMISSION ?=
 LESSON ?=
 
+# A returned file's name is data: Make does not expand it, and it reaches Python by the environment, past the shell.
+override SUBMISSION := $(value SUBMISSION)
+override LESSON := $(value LESSON)
+export SUBMISSION LESSON
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -44,8 +49,8 @@ notebooks: env  ## regenerate notebooks/*.ipynb and the README's table from note
 lab: env  ## open the lessons in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-grade: env  ## score the exercises of a returned notebook (SUBMISSION=x.ipynb; LESSON=01 to refuse any other)
-	@$(BIN)/python tools/course/grade.py "$(SUBMISSION)" $(if $(LESSON),--lesson $(LESSON))
+grade: env  ## score the exercises of a returned notebook, or of a folder of them (SUBMISSION=x.ipynb; LESSON=01 to refuse any other)
+	@$(BIN)/python tools/course/grade.py
 
 # By apt where no password is asked for; elsewhere the tests say what is missing: skipped, or failed when CI is set.
 chromium: env  ## install Chromium for the tests in a browser (Debian and Ubuntu)

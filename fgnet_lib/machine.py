@@ -62,7 +62,7 @@ def platform() -> str:
 
 
 def hardware() -> str:
-    """Describe this machine in one line, to stand beside measured times."""
+    """Describe this machine in one line, to print beside measured times."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{host.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}"
 

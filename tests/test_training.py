@@ -251,7 +251,10 @@ def test_accumulated_batches_change_the_weights_once(volume: Volume, tmp_path: P
 def test_the_encoder_is_frozen_or_moves_slowly(volume: Volume, tmp_path: Path, frozen: bool) -> None:
     model, start = Tiny(), Tiny()
     train(model, [volume], replace(CONFIG, iterations=1, warmup=0, freeze_encoder=frozen), tmp_path)
-    step = {name: (p - q).abs().max().item() for (name, p), q in zip(model.named_parameters(), start.parameters())}  # noqa: B905
+    step = {
+        name: (p - q).abs().max().item()
+        for (name, p), q in zip(model.named_parameters(), start.parameters(), strict=True)
+    }
     assert step["head.weight"] == pytest.approx(CONFIG.learning_rate, rel=0.05)  # AdamW's first step is the rate
     assert step["encoder.weight"] == pytest.approx(0 if frozen else 0.1 * CONFIG.learning_rate, rel=0.05)
 

@@ -19,8 +19,10 @@ import numpy as np
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`, for a file or a folder, which becomes `path` if the context ends well.
 
-    An error leaves what was there before. So does a kill; the next writer removes its temporary file, which is hidden.
-    Threads, processes and computers may write the same path at the same time; the last writer wins.
+    An error leaves what was there before. So does a kill; the next writer removes the temporary file, which is hidden.
+    (Of a folder that was killed in the moment of its exchange, the next writer brings back the old one.) Threads,
+    processes and computers may write the same path at the same time; the last writer wins. Containers that share a
+    host name count as one computer: give each its own, or one may remove what another is writing.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -30,14 +32,18 @@ def atomic(path: Path) -> Iterator[Path]:
     note.txt
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(path)
     writer = f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
     part, old = path.with_name(f"{writer}.part"), path.with_name(f"{writer}.old")
-    _remove_abandoned(path)
     try:
         yield part
         if path.is_dir():  # a folder cannot be replaced in one step: put the old one aside for the moment
             path.rename(old)
-            part.rename(path)
+            try:
+                part.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
             shutil.rmtree(old)
         else:
             part.replace(path)
@@ -45,14 +51,19 @@ def atomic(path: Path) -> Iterator[Path]:
         shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files for `path` of processes of this computer that are gone."""
+def _clear_abandoned(path: Path) -> None:
+    """Remove temporary files for `path` of processes of this computer that are gone; bring back a folder put aside."""
     mine = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(socket.gethostname())}\.(\d+)\.\d+\.(part|old)")
-    for entry in os.scandir(path.parent):
-        if (match := mine.fullmatch(entry.name)) and not _is_running(int(match[1])):
-            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir(follow_symlinks=False) else Path(entry).unlink(
-                missing_ok=True
-            )
+    for entry in sorted(path.parent.iterdir()):
+        match = mine.fullmatch(entry.name)
+        if match is None or _is_running(int(match[1])):
+            continue
+        if match[2] == "old" and not path.exists():
+            entry.rename(path)
+        elif entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

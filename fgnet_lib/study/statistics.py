@@ -31,9 +31,9 @@ def summary(values: Sequence[float], digits: int = 3) -> str:
 
 
 def permutation_p(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The p value of a permutation test: how often runs dealt at random into two groups differ as much in their means.
+    """The p value of a two-sided permutation test: how often chance alone separates two means as much.
 
-    Every deal into groups of these sizes is counted, the real one included; the test is two-sided.
+    The runs of both rows are divided anew into groups of these sizes, in every possible way, the real one included.
 
     >>> permutation_p([1, 2, 3], [4, 5, 6])
     0.1
@@ -44,7 +44,7 @@ def permutation_p(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def compare_runs(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """What may be said about the difference of two rows' scores, the first against the second.
+    """Say in one sentence what the difference of two rows' scores, the first against the second, lets you claim.
 
     The spread in the sentence is that of single runs, pooled over both rows.
     """
@@ -53,7 +53,7 @@ def compare_runs(ours: Sequence[float], theirs: Sequence[float]) -> str:
     difference = float(np.mean(ours) - np.mean(theirs))
     size = f"{abs(difference):.3f} {'lower' if difference < 0 else 'higher'}"
     if min(len(ours), len(theirs)) == 1:
-        return f"{size}; one seed only, so no spread is known and nothing follows"
+        return f"{size}; a single seed has no spread, so nothing follows"
     deviation = float(np.sqrt((spread(ours) ** 2 + spread(theirs) ** 2) / 2))
     verdict = "more" if abs(difference) > deviation else "not more"
     p = permutation_p(ours, theirs)
@@ -61,7 +61,7 @@ def compare_runs(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def compare_paired_runs(after: Sequence[float], before: Sequence[float]) -> str:
-    """What may be said about a change made to each of the same runs: its mean and spread, and how many rose."""
+    """Say in one sentence how a change made to each run changed its score: mean, spread, how many runs rose."""
     if not after:
         return "not measured here"
     change = np.subtract(after, before)

@@ -516,9 +516,9 @@ figure.colorbar(shown, ax=right, label="power (log10)")
 plt.show()
 
 # %% [markdown]
-# **What to see.** It is bright in the centre and dark outside: coarse structures carry most of the contrast. And it is
-# round: tissue prefers no direction. So we may average over rings, and over sections. That gives one curve per volume,
-# and `power_spectrum` computed it above.
+# **What to see.** The right picture is bright in the centre and dark outside: coarse structures carry most of the
+# contrast. And it is round: tissue prefers no direction. So we may average over rings, and over sections. That gives
+# one curve per volume, and `power_spectrum` computed it above.
 
 # %% alt="Two panels with four curves, the phantom and three real volumes. Grey values: humps that overlap in part. Power against wavelength: all curves rise towards long waves, and the phantom's lies among the others."
 figure, (left, right) = plt.subplots(1, 2, figsize=(14, 4.8))
@@ -571,10 +571,10 @@ plt.show()
 
 # %% [markdown]
 # Be strict. The phantom has membranes, mitochondria with their rims, vesicles, oblique cuts and grain. It does *not*
-# have synapses with all their parts, glia that fill every gap with thin sheets, cell bodies, myelin, dirt or folds,
-# nor anything else that nobody thought of when writing the generator. That is the lasting limit of synthetic data. **A
-# result on the phantom shows that the code works and how the method behaves. Only real tissue shows whether it works
-# on tissue**: set `DATASET` to a real data set.
+# have synapses with all their parts, glia that fill every gap with thin sheets, cell bodies, myelin, dirt or folds, or
+# anything else that we did not think of when we wrote the generator. That is the lasting limit of synthetic data. **A
+# result on the phantom shows that the code works and how the method behaves. Only real tissue shows whether it works on
+# tissue**: set `DATASET` to a real data set.
 #
 # ## Your exercises
 
@@ -586,7 +586,7 @@ checks.report("01")
 #
 # - EM shows every membrane as a dark line, but dark lines also lie inside neurons, and oblique membranes are not
 #   lines.
-# - In anisotropic volumes more changes from one section to the next than from one pixel to the next. The voxel size
+# - In anisotropic volumes, neighbouring sections differ more than neighbouring pixels. The voxel size
 #   has to travel with the data.
 # - Ids are names. Affinities ask whether neighbours belong together, and do not depend on names.
 # - Targets are made from augmented labels with widened borders, and are masked where nobody looked. Scores use the
@@ -595,7 +595,7 @@ checks.report("01")
 #
 # ## Try it
 #
-# - Set `DATASET = "fib25"` and run section 2 again. Along which axis does the neuron change most often now, and why?
+# - Set `DATASET = "fib25"` and run part 2 again. Along which axis does the neuron change most often now, and why?
 # - Widen the borders twice, `widen_borders(widen_borders(labels))`. How many ids of the thinnest neurites are left?
 # - Make a volume with `make_phantom((16, 256, 256), seed=7, voxel_size=(40, 4, 4))`. Compared with voxels of 8 nm,
 #   which wavelengths lose power, and which do not?

@@ -115,7 +115,7 @@ def my_weights(channels, expand):
 checks.dw_weights(my_weights)
 
 # %% [markdown]
-# And how many times fewer is that? The mini model has up to 96 channels, and $e = 2$.
+# By what factor is that smaller than a dense convolution? The mini model has up to 96 channels, and $e = 2$.
 
 # %%
 quiz.ask("03", "fewer-weights")
@@ -371,7 +371,7 @@ print("attention:", [tuple(a.shape) for a in attention])
 # truth, and a1, a2, a3 in warm colours (**bright = high weight**). Each map has its own range of colours: read the
 # colour bars.
 
-# %% alt="Three successive sections, one row each: EM, ground truth, and the attention maps a1, a2, a3 in warm colours; a1 is fine, bright inside of wide neurites and dark along outlines; a2 and a3 are coarse, and dark but for some places."
+# %% alt="Three successive sections, one row each: EM, ground truth, and the attention maps a1, a2, a3 in warm colours; a1 is fine, bright inside wide neurites and dark along outlines; a2 and a3 are coarse, and dark except in a few places."
 prediction = predict(model, volume.raw, device=session.device)
 middle = depth // 2
 sections = range(max(0, middle - 1), min(depth, middle + 2))
@@ -447,7 +447,7 @@ for level, (a, stride) in enumerate(zip(prediction.attention, STRIDES, strict=Tr
 # Here are the distributions behind these numbers. Most weights lie near 0 or near 1, so the vertical axis is
 # logarithmic:
 
-# %% alt="Histograms of a1, a2 and a3, on borders and inside of neurites: the two overlap widely at each level, and those of borders lie more to the left; the vertical axis is logarithmic."
+# %% alt="Histograms of a1, a2 and a3, on borders and inside neurites: the two overlap widely at each level, and those of borders lie more to the left; the vertical axis is logarithmic."
 figure, axes = plt.subplots(1, 3, figsize=(14, 3.6), sharey=True)
 axes[0].set(ylabel="share of voxels (%)", yscale="log", ylim=(0.01, 150))
 for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES, strict=True), start=1):
@@ -473,9 +473,9 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
 # ## 8 · Explore
 #
 # Slide or play through the sections, switch between a1, a2 and a3, enlarge, and outline the ground truth or the
-# segmentation. Move the cross with the sliders, or by a click in JupyterLab. It asks three questions at one point.
-# What are the weights of all levels? (The table.) Which pixels look similar to SAM2? (The second picture.) How
-# strongly do the guided fine features respond? (The third picture: the length of $F'$.) *save PNG* and *save GIF*
+# segmentation. Move the cross with the sliders, or by a click in JupyterLab. The explorer answers three questions about
+# that point. What are the weights of all levels? (The table.) Which pixels look similar to SAM2? (The second picture.)
+# How strongly do the guided fine features respond? (The third picture: the length of $F'$.) *save PNG* and *save GIF*
 # write what you see to your results folder. If no kernel is running, for example in the pages that `make tutorial`
 # makes, you see one of its pictures below.
 
@@ -528,10 +528,10 @@ with torch.no_grad():
 # ## 9 · Used, or decoration? Measured on many trainings
 #
 # So far we looked at one model, and at affinities. `make results` asks the same of every model that it trains, on all
-# of FIB-25's validation part, and goes on to the segmentation. It writes files, and this part shows what is in them
-# today. For each map you see the AUC for membranes, the correlation with the error of $A_r$, and the VOI when the map
-# is replaced by 0, by its mean, or by 1. The threshold stays that of the untouched model, so only the map changes. If
-# a model was trained once, no spread is known.
+# of FIB-25's validation part, and goes on to the segmentation. This part shows the results stored so far. For each map
+# you see the AUC for membranes, the correlation with the error of $A_r$, and the VOI when the map is replaced by 0, by
+# its mean, or by 1. The threshold stays that of the untouched model, so only the map changes. A model that was trained
+# only once has no spread.
 #
 # The sign is arbitrary: it may flip from one training to the next. So that signs do not cancel in a mean, an AUC of
 # 0.2 counts as 0.8 here, and *darker* says in how many runs membranes had the lower weights. Correlations are given
@@ -571,13 +571,13 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** In the left panel a map at the dotted line says nothing about membranes; 1 would be a map of
-# membranes. Most maps lie nearer to the line than to 1. In the right panel you may replace a map at the line without
-# harm; each mark is one run. The *mean* is the fairest replacement: it keeps how strongly a level is stressed, and
-# takes away only *where* (within each window of the prediction, because the mean is taken there). 0 and 1 also change
-# the scale of what the next layers get, and do damage for that reason alone.
+# membranes. Most maps lie nearer to the line than to 1. In the right panel each mark is one run, and a map whose marks
+# lie on the line can be replaced without harm. The *mean* is the fairest replacement: it keeps how strongly a level is
+# stressed, and takes away only *where* (within each window of the prediction, because the mean is taken there). 0 and 1
+# also change the scale of what the next layers get, and do damage for that reason alone.
 #
-# What does fine-tuning do to the maps, and does it matter where they look? These sentences are computed from the
-# files:
+# What does fine-tuning do to the maps, and does it matter where they look? These sentences are computed from the stored
+# results:
 
 # %%
 of = {(m.row, m.level): m for m in maps}
@@ -590,9 +590,9 @@ for m in maps:
     print(f"{TITLES[m.row]}: VOI when {m.level} is set to its mean: {change}")
 
 # %% [markdown]
-# A difference within the spread says *not shown*: neither used nor unused. A change in the only run is true of that
-# model; whether the next training would show it is open. [Lesson 07](07_ablations_and_results.ipynb) explains these
-# sentences, and compares with a U-Net that was trained without SAM2 and attention.
+# A difference within the spread says *not shown*: neither used nor unused. With a single run, the change holds for that
+# model only; another training may not show it. [Lesson 07](07_ablations_and_results.ipynb) explains these sentences,
+# and compares with a U-Net that was trained without SAM2 and attention.
 
 # %% [markdown]
 # ## Your exercises

@@ -506,7 +506,7 @@ for stage, config in stages.items():
     histories[stage] = train(model, [volume], config, session.out_dir / f"04_{DATASET}_{PROFILE}_{SEED}" / stage, draw)
     look(stage)
 
-# %% alt="The loss of both stages, smoothed: the longer the training, the lower it falls; the second stage starts a new mean."
+# %% alt="The loss of both stages, smoothed: the longer the training, the lower it falls; the second stage starts a new running mean."
 smooth = max(1, sum(len(history.loss) for history in histories.values()) // 40)
 figure, ax = plt.subplots(figsize=(9, 4))
 first = 0
@@ -523,7 +523,7 @@ if session.device.type == "cuda":
 
 # %% [markdown]
 # The loss is the sum over two outputs, and some augmented patches are much harder than others: judge the smoothed
-# curve, not single values. The second stage starts a new mean, so the small step there means nothing.
+# curve, not single values. The second stage starts a new running mean, so the small jump there means nothing.
 #
 # ## 8 · Before and after
 
@@ -544,8 +544,8 @@ plt.show()
 # mitochondria included. Minutes (`cpu`) teach the model to tell membranes from mitochondria, and outlines close; look
 # for the remaining errors at thin neurites. Compare the scores with those of the shipped model (its card is
 # `data/pretrained/README.md`), which was trained longer. **Do not take a small difference between two stages for a
-# result**: it is one run with one seed, and the second stage simply trained for longer. The ablations of lesson 07 can
-# tell.
+# result**: it is one run with one seed, and the second stage simply trained for longer. Lesson 07 answers such
+# questions with several seeds.
 #
 # We save the model with the configuration that is needed to build it again. Lesson 08 takes such a file as
 # `CHECKPOINT`:
@@ -570,14 +570,14 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 # ```
 #
 # We have not measured the `gpu` and `full` profiles on a T4. The memory is computed as in part 4, and the budgets are
-# limits in minutes. What scores come out is for you to see.
+# limits in minutes. So we cannot tell you which scores to expect.
 #
 # ## 10 · The same on several GPUs
 #
-# `train` does not ask how many GPUs there are. Start it once for each GPU, and the processes find each other. Of *n*
+# `train` works with any number of GPUs. Start it once for each GPU, and the processes find each other. Of *n*
 # processes, process *r* takes batches *r*, *r + n*, *r + 2n*, … of the same run, and their gradients are averaged
-# before the weights change. So *n* GPUs with batch *B* do what one GPU with batch *nB* does. (A test of this
-# repository compares the gradients of two processes with those of one.) Keep three things in mind:
+# before the weights change. So *n* GPUs with batch *B* do what one GPU with batch *nB* does. (A test of this repository
+# compares the gradients of two processes with those of one.) Keep three things in mind:
 #
 # - The **effective batch** is processes x batch x accumulated batches. `train` takes your **learning rate** as it is.
 #   For an effective batch *n* times as large, √n times the rate is a usual start with Adam, with a longer warm-up.
@@ -616,10 +616,10 @@ notebook_launcher(on_every_gpu, num_processes=processes)
 #
 # On a CPU, `--multi_gpu` starts several processes as well, and `train` joins them. (`--cpu` starts only one, whatever
 # number you ask for: accelerate 1.15.) Our tests run two processes on a CPU, started by `accelerate launch`, by
-# `notebook_launcher` and by `torchrun`. They have the gradients of one process with twice the batch. If they are
-# killed, even while they write a checkpoint, they go on to the same weights, bit for bit. We have not measured speed
-# on GPUs, but you can: run the command with `--num_processes 1`, then with more, each into a new folder, and compare
-# the last of `seconds` in `history.json` of the last checkpoint.
+# `notebook_launcher` and by `torchrun`. Together they compute the gradients of one process with twice the batch. If
+# they are killed, even while they write a checkpoint, they go on to the same weights, bit for bit. We have not measured
+# speed on GPUs, but you can: run the command with `--num_processes 1`, then with more, each into a new folder, and
+# compare the last entry of `seconds` in `history.json` of the last checkpoint.
 #
 # ## Your exercises
 

@@ -126,9 +126,9 @@ assert at_value[0.2][0] <= at_value[0.99][0] and at_value[0.2][1] >= at_value[0.
 # ## 3 · Fragments: a watershed
 #
 # Turn the affinities around and read them as a landscape: $b = 1 - \text{mean affinity}$ is low inside neurites and
-# high on membranes. Let water rise from some starting points, the **seeds**. Where two waters meet, a border forms.
-# Everything depends on the seeds. We want one in each profile, deep inside, where the distance to the nearest boundary
-# has a maximum. Here is one section, step by step.
+# high on membranes. Let water rise from some starting points, the **seeds**. Where the water from two seeds meets, a
+# border forms. Everything depends on the seeds. We want one in each profile, deep inside, where the distance to the
+# nearest boundary has a maximum. Here is one section, step by step.
 
 # %%
 from scipy import ndimage
@@ -177,9 +177,9 @@ start = fragments(unseen.refined, voxel_size)
 print(f"for voxels of {voxel_size} nm the library chooses the version with {start.max()} fragments")
 
 # %% [markdown]
-# The split column is high, as it should be at this point. The merge column is what no later step can undo. Part of it
-# is no merge of neurons at all: a watershed leaves no gaps, so it gives each membrane voxel to one side or the other,
-# and a voxel on the wrong side counts as an error.
+# The split column is high, as it should be at this point. The merge column is what no later step can undo. Some of it
+# is not a merge of neurons at all: a watershed leaves no gaps, so it gives each membrane voxel to one side or the
+# other, and a voxel on the wrong side counts as an error.
 #
 # ## 4 · Agglomeration, by hand
 #
@@ -233,7 +233,7 @@ figure.colorbar(shown, ax=right, label="affinity")
 plt.show()
 
 # %% [markdown]
-# **What to see.** By its *largest* affinity, the face 2 | 4 is the best of all, and the first merge would be wrong. By
+# **What to see.** By its *largest* affinity, the face 2 | 4 looks best of all, and the first merge would be wrong. By
 # its *mean*, it ranks behind every face inside a neuron, because one voxel among three weighs little. **This is the
 # whole trick.**
 #
@@ -352,9 +352,9 @@ print("by library split {:.4f}, merge {:.4f} bits".format(*voi(toy, truth)))
 # %% [markdown]
 # One bit is the uncertainty of a fair coin: if every neuron is cut into two halves, VOI split is one bit. A second
 # score is the **adapted Rand error** (ARAND), which looks at pairs of voxels. Of the pairs that the segmentation puts
-# together, precision is the share that belongs together. Of the pairs that belong together, recall is the share that
-# the segmentation puts together. ARAND is one minus their harmonic mean. Pairs grow with the square of the size, so
-# large neurons dominate ARAND. The **CREMI score** is $\sqrt{\text{ARAND} \cdot \text{VOI}}$. All these scores leave
+# together, precision is the share that truly belongs together. Of the pairs that belong together, recall is the share
+# that the segmentation puts together. ARAND is one minus their harmonic mean. Pairs grow with the square of the size,
+# so large neurons dominate ARAND. The **CREMI score** is $\sqrt{\text{ARAND} \cdot \text{VOI}}$. All these scores leave
 # out voxels without ground truth.
 #
 # ## 6 · The threshold
@@ -496,8 +496,8 @@ plt.show()
 # %% [markdown]
 # **What to see.** A curve that lies closer to the lower left corner all along is better at *every* trade of splits for
 # merges. If two curves cross, neither is better. On the phantom, $A_r$ beats $A_s$ at the chosen thresholds. The
-# pictures show where it gains: the lines of $A_s$ are coarser, above all around the thinnest profiles. A profile that is
-# only a few pixels wide has no cell of its own in a map with stride 4.
+# pictures show where it gains: the lines of $A_s$ are coarser, above all around the thinnest profiles. A profile that
+# is only a few pixels wide has no cell of its own in a map with stride 4.
 #
 # ### Every threshold on one slider
 #

@@ -175,8 +175,8 @@ plt.show()
 print(f"the two largest parts of neuron {split.label}: (segment, voxels) = {split.parts[:2]}")
 
 # %% [markdown]
-# Where the colour changes on the right, agglomeration stopped too early, or a neighbour took a fragment. A straight cut
-# across the neuron often means a single bad section. Pieces along its side mean doubtful membranes.
+# Where the colour changes on the right, agglomeration stopped too early, or joined a fragment to a neighbour. A
+# straight cut across the neuron often means a single bad section. Pieces along its side mean doubtful membranes.
 #
 # The other kind of error is a merge: one segment that runs through several neurons.
 
@@ -240,8 +240,8 @@ view = viewer.show(volume, {"prediction": neurons}, affinities, prediction.atten
 view
 
 # %% [markdown]
-# The server lives as long as this kernel. If someone else ran this notebook, the frame above stays empty, and the
-# figures of this lesson have to do.
+# The server lives as long as this kernel. If someone else ran this notebook, the frame above stays empty: use the
+# figures of this lesson instead.
 #
 # | where you are | what you see above |
 # | --- | --- |
@@ -249,7 +249,7 @@ view
 # | VS Code | the link; if VS Code runs on another machine, first forward the port that is named beside it (it stays the same from run to run, unless another kernel uses it) |
 # | JupyterHub, Binder | the frame; its address goes through the hub's proxy (`jupyter-server-proxy`) |
 # | Colab | the frame, through Colab's proxy; if your browser blocks third-party cookies, use the link |
-# | Kaggle | nothing, because Kaggle lets no port through: use the file of section 7 |
+# | Kaggle | nothing, because Kaggle lets no port through: use the file of part 7 |
 # | JupyterLab over `ssh` | the frame, once you forward the port: `ssh -L PORT:127.0.0.1:PORT host`, with the port printed below |
 #
 # The server answers only on 127.0.0.1, and the long random part of the address is its password. Do not post the link.
@@ -321,7 +321,7 @@ checks.match(my_match)
 # %%
 for k, error in enumerate(report.merges[:3]):
     print(f"merge {k}: segment {error.label}, {error.bits:.3f} bits, at voxel (z, y, x) = {error.voxel}")
-view.jump(merge)  # the one of section 3; try report.merges[k] and report.splits[k]
+view.jump(merge)  # the one of part 3; try report.merges[k] and report.splits[k]
 view.panel
 
 # %% [markdown]
@@ -414,7 +414,7 @@ print(folder)
 # The folder comes with its own small web server, for this machine only. Run the command in a terminal and open the
 # link. It leads to Google's public neuroglancer page, which runs in your browser and fetches the data from your
 # machine. To publish, put the folder on a web server, and replace `http://127.0.0.1:9180` in the link by its address.
-# If the data must not leave your machine, stay with section 4.
+# If the data must not leave your machine, stay with part 4.
 #
 # Your exercises so far:
 
@@ -435,7 +435,7 @@ checks.report("06")
 # ## Try it
 #
 # - Fly to the split with `view.jump(split)`. Is a section or a membrane to blame?
-# - Set `max_triangles=100` in section 2. What survives, and what does not? Compare the printed extents.
+# - Set `max_triangles=100` in part 2. What survives, and what does not? Compare the printed extents.
 # - Jump to `report.splits[k]` for k = 0, 1, 2. Which of them are errors, and which are only a rim around a large
 #   neuron?
 # - Export the neurons that take part in the worst merge: `ids=[label for label, _ in merge.parts[:2]]` of

@@ -34,8 +34,8 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 #
 # An **ablation** removes or replaces one part of a method and measures again. Each variant is a **row**. `make results`
 # trains the rows, which takes hours, and records each run in the table of results: a row trained with one **seed**
-# (another seed means other first weights and other patches). This lesson reads that table. Its text quotes no results,
-# because it shows what the table holds on the day you run it. If a run is missing, you see the command that makes it.
+# (another seed means other first weights and other patches). This lesson reads that table. Its text quotes no scores,
+# because you see what the table holds on the day you run it. If a run is missing, you see the command that makes it.
 
 # %%
 from itertools import combinations
@@ -362,8 +362,8 @@ plt.show()
 # Now look at one neuron, the longest of the large ones, in each row. You see the segments that cover it, each in its
 # own colour. A neuron in one colour was found whole; several colours are splits. A piece that reaches out where other
 # rows have nothing is a merge. A segment that joins the neuron to a much larger one would hide everything else. So each
-# segment is cut off 80 nm from where some row finds mostly this neuron, and segments that hold less than a twentieth of
-# it are left out.
+# segment is cut off 80 nm away from the voxels that any row assigns mainly to this neuron, and segments that hold less
+# than a twentieth of it are left out.
 
 # %%
 from scipy import ndimage
@@ -411,8 +411,8 @@ for name, arrays in kept.items():
 # ## 7 · How many labels does it take?
 #
 # Labels are expensive: a single section takes an expert hours. If a pretrained encoder knows something useful, it
-# should help most when there is little to learn from. So nine rows were also planned with only the first 20 and the
-# first 5 sections. Everything else is equal, even the number of iterations.
+# should help most when there is little to learn from. Therefore, many rows were also trained with only the first 20 and
+# the first 5 sections. Everything else is equal, even the number of iterations.
 
 # %%
 amounts = table.by_sections(results)
@@ -420,7 +420,7 @@ for title, measured in amounts.items():
     for sections, values in sorted(measured.items()):
         print(f"{title:44} {sections:4} sections: VOI {statistics.summary(values)} (runs: {len(values)})")
 
-# %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each of nine rows, as far as measured, with bars for the spread over seeds and a small dot for each run."
+# %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each row that was also trained on fewer sections, with bars for the spread over seeds and a small dot for each run."
 figure, ax = plt.subplots(figsize=(13, 5))
 plots.against_sections(ax, amounts)
 ax.set(title=f"FIB-25, validation part; {sum(map(len, amounts.values()))} points measured here")
@@ -467,10 +467,11 @@ if {"sam2_only", "sam2_only_random"} <= full.keys():  # the order changes, as th
     assert gains["phantom"] > 0 > max(gains["gala"], gains["ac4"])
 
 # %% [markdown]
-# **What to see.** The order of the rows changes from volume to volume. SAM2 alone, for example, gains from pretraining on
-# the phantom and loses on gala and AC4. If a method loses its lead on other tissue, it has learned the tissue. Two volumes
-# are less new than they look: the shipped model also saw gala's training volume and a phantom, and the pretrained encoder
-# learned from six other phantoms, labels included. Only for the U-Net and the rows with a random encoder is the phantom new.
+# **What to see.** The order of the rows changes from volume to volume. SAM2 alone, for example, gains from pretraining
+# on the phantom and loses on gala and AC4. If a method loses its lead on other tissue, it has learned the tissue. Two
+# volumes are less new than they look: the shipped model also saw gala's training volume and a phantom, and the
+# pretrained encoder learned from six other phantoms, labels included. Only for the U-Net and the rows with a random
+# encoder is the phantom new.
 #
 # ## 9 · What you may claim
 #

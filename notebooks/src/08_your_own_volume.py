@@ -102,8 +102,8 @@ plt.show()
 
 # %% [markdown]
 # Now compare the grey values with those of the phantom, which is part of what the shipped model was trained on. They
-# need not agree. But a volume that uses a tenth of the range, or is inverted (membranes bright), will not work as it
-# is.
+# need not agree. But a volume that uses only a tenth of the grey range, or is inverted (membranes bright), will not
+# work as it is.
 
 # %% alt="Histograms of the grey values of this volume and of the phantom, on one axis from 0 to 255. Similar curves mean that the model knows this contrast."
 from fgnet_lib.datasets import open_dataset
@@ -148,8 +148,8 @@ print(f"{checkpoint.name}: {sum(p.numel() for p in model.parameters()):,} parame
 quiz.ask("08", "wrong-size")
 
 # %% [markdown]
-# The threshold is a score, 1 − mean affinity. It says how weak the connection between two segments may be if they are
-# to merge: 0.7 accepts every mean affinity above 0.3, so a higher threshold merges more. We compute two more
+# The threshold is a score, 1 − mean affinity. It says how weak the connection between two segments may be for them
+# still to merge: 0.7 accepts every mean affinity above 0.3, so a higher threshold merges more. We compute two more
 # segmentations beside the chosen one. They cost almost nothing, because they come from the same agglomeration, and they
 # show you in which direction to go.
 

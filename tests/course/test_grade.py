@@ -42,13 +42,13 @@ def affinities_alone(monkeypatch) -> None:
 
     def first(*arguments):
         whole = read_assignment(*arguments)
-        return grade.Assignment(whole.imports, whole.exercises[:1])
+        return grade.Assignment(whole.lesson, whole.imports, whole.exercises[:1])
 
     monkeypatch.setattr(grade, "read_assignment", first)
 
 
-def row(table: str) -> str:
-    (match,) = [line for line in table.splitlines() if line.startswith(ROW)]
+def row(result: grade.Grade) -> str:
+    (match,) = [line for line in str(result).splitlines() if line.startswith(ROW)]
     return match.removeprefix(ROW).strip()
 
 
@@ -57,7 +57,7 @@ def row(table: str) -> str:
     [
         (SOLUTION, "2/2  passed"),
         (STUB, "0/2  open"),
-        (SOLUTION.replace(" & (ids[1:] > 0)", ""), "0/2  wrong    Voxels of label 0 are joined"),
+        (SOLUTION.replace(" & (ids[1:] > 0)", ""), "0/2  wrong    You join voxels of label 0"),
         ("print('✔ 1.1 the affinity target: passed')", "0/2  missing  No cell defines my_affinities"),
         (STUB + "\n\nprint('passed')\nchecks.affinities = lambda answer: print('passed')", "0/2  open"),
         ("1 / 0\n\n" + SOLUTION, "0/2  wrong    The cell stops with ZeroDivisionError"),
@@ -69,6 +69,12 @@ def row(table: str) -> str:
         (SOLUTION + "\n\nmy_affinities(7)\nchecks.affinities(my_affinities)", "2/2  passed"),
         ("crop = volume.labels[:8]\n\n" + SOLUTION, "2/2  passed"),
         ("%%time\n" + SOLUTION + "\n!ls\nmy_affinities?", "2/2  passed"),
+        ("display(7)\n\n" + SOLUTION + "\ndisplay(my_affinities)", "2/2  passed"),
+        (SOLUTION.replace("    return", "    display(labels)\n    return"), "2/2  passed"),
+        ("%matplotlib nonsense\n%no_such_magic\n\n" + SOLUTION, "2/2  passed"),
+        ("files = !ls\n\n" + SOLUTION, "2/2  passed"),
+        (SOLUTION.replace("my_", "the_") + "\n%time my_affinities = the_affinities", "2/2  passed"),
+        ("import asyncio\nawait asyncio.sleep(0)\n\n" + SOLUTION, "2/2  passed"),
         ("import gc\n\n" + SOLUTION, "0/2  wrong    The cell imports gc"),
         (
             "from fgnet_lib.course import checks\n\n" + SOLUTION,
@@ -82,20 +88,24 @@ def row(table: str) -> str:
 )
 def test_points_are_for_right_answers_only(tmp_path, monkeypatch, answer, expected):
     affinities_alone(monkeypatch)
-    table, complete = grade.grade(returned(tmp_path, answer=answer))
-    assert row(table).startswith(expected) and complete
-    assert table.startswith(f"returned.ipynb: {expected[0]} of 2 points")
+    result = grade.grade(returned(tmp_path, answer=answer))
+    assert row(result).startswith(expected) and result.code == 0
+    assert str(result).startswith(f"returned.ipynb: {expected[0]} of 2 points")
 
 
 def test_an_edited_check_counts_for_nothing(tmp_path, monkeypatch):
     affinities_alone(monkeypatch)
-    table, _ = grade.grade(returned(tmp_path, check="my_affinities = 7\nprint('1.1 the affinity target: passed')"))
-    assert row(table).startswith("0/2  wrong    A function is wanted, not int")
+    result = grade.grade(returned(tmp_path, check="my_affinities = 7\nprint('1.1 the affinity target: passed')"))
+    assert row(result).startswith("0/2  wrong    A function is wanted, not int")
 
 
 @pytest.mark.parametrize(
     ("answer", "below", "expected"),
     [
+        (SOLUTION.replace("np.", "numbers."), "import numpy as numbers", "2/2  passed"),
+        (SOLUTION.replace("np.zeros", "helper"), "def helper(*args):\n    return np.zeros(*args)", "2/2  passed"),
+        (SOLUTION.replace("(3, ", "(AXES, "), "AXES = 3", "2/2  passed"),
+        ("1 / 0\n\n" + SOLUTION, STUB, "0/2  wrong    The cell stops with ZeroDivisionError"),
         (SOLUTION, "my_affinities = my_affinities(volume.labels)", "2/2  passed"),  # a trial
         (SOLUTION, STUB, "2/2  passed"),
         (STUB, SOLUTION, "2/2  passed"),
@@ -104,8 +114,8 @@ def test_an_edited_check_counts_for_nothing(tmp_path, monkeypatch):
 )
 def test_of_several_cells_the_answer_is_graded(tmp_path, monkeypatch, answer, below, expected):
     affinities_alone(monkeypatch)
-    table, _ = grade.grade(returned(tmp_path, answer=answer, below=below))
-    assert row(table).startswith(expected)
+    result = grade.grade(returned(tmp_path, answer=answer, below=below))
+    assert row(result).startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +127,8 @@ def test_of_several_cells_the_answer_is_graded(tmp_path, monkeypatch, answer, be
 )
 def test_an_answer_that_is_stopped_is_named(tmp_path, monkeypatch, line, seconds, expected):
     affinities_alone(monkeypatch)
-    table, complete = grade.grade(returned(tmp_path, answer=f"{SOLUTION}\n{line}"), seconds=seconds)
-    assert row(table).startswith(expected) and not complete
+    result = grade.grade(returned(tmp_path, answer=f"{SOLUTION}\n{line}"), seconds=seconds)
+    assert row(result).startswith(expected) and result.code == 1
 
 
 def test_a_cell_that_raises_does_not_cost_the_others(tmp_path):
@@ -127,8 +137,7 @@ def test_a_cell_that_raises_does_not_cost_the_others(tmp_path):
         if cell.source == SOLUTION:
             cell.source = "1 / 0\n\n" + cell.source
     nbformat.write(solved, tmp_path / "x.ipynb")
-    table, _ = grade.grade(tmp_path / "x.ipynb")
-    rows = table.splitlines()[1:]
+    rows = grade.grade(tmp_path / "x.ipynb").rows
     assert "ZeroDivisionError" in rows[0] and len(rows) > 1 and all("passed" in row for row in rows[1:])
 
 
@@ -138,7 +147,14 @@ def test_a_cell_that_raises_does_not_cost_the_others(tmp_path):
         (None, "is no file"),
         ("my answers", "is no notebook"),
         ("[1, 2]", "is no notebook"),
-        ('{"cells": [{"a": 1}], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "is no notebook"),
+        ('{"cells": [{"a": 1}], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "no 'cell_type' in it"),
+        ('{"cells": [{"source": "x"}]}', "is no notebook: no 'cell_type' in it"),
+        ('{"cells": [{"cell_type": "code", "source": 7}]}', "is no notebook: the source of a cell is of type int"),
+        ('{"cells": [{"cell_type": "code", "source": [7]}]}', "is no notebook"),
+        ('{"cells": [7]}', "is no notebook"),
+        ('{"cells": 7}', "is no notebook"),
+        ("[" * 100_000, "is no notebook"),
+        ('{"cells": ' + "[" * 100_000, "is no notebook"),
         ('{"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "is empty"),
         (nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])), "no lesson's title is in"),
     ],
@@ -147,8 +163,8 @@ def test_what_is_no_lesson_is_refused(tmp_path, content, complaint):
     path = tmp_path / "x.ipynb"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(grade.Unusable, match=complaint):
-        grade.grade(path)
+    result = grade.grade(path)
+    assert complaint in result.refused and result.code == 2
 
 
 @pytest.mark.parametrize(
@@ -157,8 +173,7 @@ def test_what_is_no_lesson_is_refused(tmp_path, content, complaint):
 def test_another_lesson_is_refused(tmp_path, title, complaint):
     cells = [nbformat.v4.new_markdown_cell(title)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "x.ipynb")
-    with pytest.raises(grade.Unusable, match=complaint):
-        grade.grade(tmp_path / "x.ipynb", wanted="98")
+    assert complaint in grade.grade(tmp_path / "x.ipynb", wanted="98").refused
 
 
 def test_the_command_says_what_cannot_be_graded(tmp_path):

@@ -81,7 +81,7 @@ def short_functions(cells: list[NotebookNode], k: int) -> Iterator[str]:
 
 
 def explained(cells: list[NotebookNode], k: int) -> Iterator[str]:
-    read = [cell for cell in cells[: k + 1] if not has_tag(cell, "solution")]  # it stands in the place of its task
+    read = [cell for cell in cells[: k + 1] if not has_tag(cell, "solution")]  # it replaces its task
     if not any(cell.cell_type == "markdown" for cell in read[-3:]):  # a figure may follow the cell that computes it
         yield "no prose in the two cells before it: say first, in Markdown, what it does and why"
 

@@ -98,7 +98,7 @@ def test_the_two_versions_of_an_exercise(tmp_path):
         ('tags=["solution"]', 'tags=["solutoin"]', r"unknown tags \['solutoin'\]"),
         ('tags=["solution"]', "", "cell 2: a task without a solution"),
         ('tags=["task"]', "", "cell 3: a solution without a task"),
-        ("checks.sum(my_sum)", "print(my_sum)", "call one check"),
+        ("checks.sum(my_sum)", "print(my_sum)", "call a single check"),
         ("def my_sum(a, b):\n    return a", "def my_add(a, b):\n    return a", "disagree.*my_add"),
         ("my_sum", "add", "begin with my_ or My"),
         ("checks.sum(my_sum)", "checks.sum(my_sum)\n\n# %%\nmy_sum(1, 2)", "goes on with.*my_sum"),

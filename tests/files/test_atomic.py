@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -48,12 +49,38 @@ def test_threads_that_write_the_same_file_leave_one_of_their_versions(tmp_path: 
     assert path.read_text() in versions and list(path.parent.iterdir()) == [path]
 
 
-def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fgnet_lib.files.atomic import atomic
+
+path, moment = Path(sys.argv[1]), sys.argv[2]
+renames, rename = [], Path.rename
+
+def rename_once(self, target):
+    if renames and moment == "exchange":
+        os.kill(os.getpid(), signal.SIGKILL)
+    renames.append(target)
+    return rename(self, target)
+
+Path.rename = rename_once
+with atomic(path) as part:
+    part.mkdir() if moment == "exchange" else part.write_text("half")
+    if moment == "write":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def write_and_die(path: Path, moment: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    run = subprocess.run([sys.executable, "-c", KILLED, str(path), moment], env=environment)
+    assert run.returncode == -signal.SIGKILL
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     """Of the same name and this computer; what a running process or another computer writes stays."""
     path = tmp_path / "note.txt"
-    kill = "from pathlib import Path; import os, sys\nfrom fgnet_lib.files.atomic import atomic\n"
-    kill += "with atomic(Path(sys.argv[1])) as part:\n    part.write_text('half')\n    os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", kill, str(path)], env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    write_and_die(path, "write")
     (abandoned,) = tmp_path.iterdir()
     host, (process, thread) = socket.gethostname(), abandoned.name.split(".")[-3:-1]
     others = [f".note.txt.elsewhere.{process}.{thread}.part", f".note.txt.{host}.{os.getppid()}.1.part"]
@@ -62,3 +89,24 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
     with atomic(path) as part:
         part.write_text("whole")
     assert path.read_text() == "whole" and not abandoned.exists() and len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_folder_survives_a_kill_in_the_moment_of_its_exchange(tmp_path: Path) -> None:
+    """Even if the next writer fails as well."""
+    path = tmp_path / "volume.zarr"
+    path.mkdir()
+    (path / "old").touch()
+    write_and_die(path, "exchange")
+    assert not path.exists()
+    with pytest.raises(ValueError), atomic(path):
+        raise ValueError
+    assert [file.name for file in path.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_exchanged_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "volume.zarr"
+    path.mkdir()
+    (path / "old").touch()
+    with pytest.raises(FileNotFoundError), atomic(path):
+        pass  # nothing was written, so there is nothing to rename
+    assert [file.name for file in path.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [path]

@@ -28,7 +28,7 @@ def ids(shape=(6, 20, 24), dtype=np.uint64, seed=1):
 
 
 def hdf5(path, **arrays):
-    """An HDF5 file; `name__attribute=value` sets an attribute of the array before it, `_` in names stands for `/`."""
+    """An HDF5 file; `name__attribute=value` sets an attribute of the array before it, `_` in names means `/`."""
     with h5py.File(path, "w") as file:
         for name, value in arrays.items():
             key, _, attribute = name.partition("__")

@@ -90,7 +90,7 @@ def test_the_page_shows_shares_and_ratios():
         "| mini | 0.5 | 1.75 | 1.0 | 1.5 | 1.50 |",
     ):
         assert line in text
-    assert "Not measured here, for want of a GPU" in bench.page(results | {"gpu": []})
+    assert "Not measured: this machine has no GPU." in bench.page(results | {"gpu": []})
 
 
 @pytest.fixture

@@ -289,7 +289,7 @@ def gpu_lines(results: list[dict]) -> list[str]:
     """The page's part about a GPU."""
     lines = ["\n## Half precision on a GPU, within the memory of a T4\n"]
     if not results:
-        return [*lines, "Not measured here, for want of a GPU. `make bench` measures it where there is one."]
+        return [*lines, "Not measured: this machine has no GPU. `make bench` measures it where there is one."]
     lines += [
         f"One window of {' x '.join(map(str, TILE))} voxels; share of the rate of a product of large matrices.\n",
         "| encoder | precision | torch.compile | MVox/s | peak, MB | share of the matrix rate |",

@@ -111,7 +111,7 @@ def read_cells(source: Path) -> list[nbformat.NotebookNode]:
     """All cells of a source, tasks and solutions included.
 
     Raises:
-        ValueError: a cell has a tag that is not in `TAGS`, or a task and its solution do not stand together.
+        ValueError: a cell has a tag that is not in `TAGS`, or a task and its solution are not neighbours.
     """
     cells = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent").cells
     for number, cell in enumerate(cells):

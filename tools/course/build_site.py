@@ -36,7 +36,7 @@ PROGRESS = re.compile(r"\d+%\|")
 SCENE = (
     '<div class="scene"><iframe src="../scenes/{}" loading="lazy" title="3D scene, turns when dragged"></iframe></div>'
 )
-WIDGET = "*Here stands a control that needs a running notebook: open the lesson by a link at its head.*"
+WIDGET = "*This control needs a running notebook: open the lesson by a link at its head.*"
 AUTODOC = "```{{eval-rst}}\n.. automodule:: {}\n   :{}:\n```"
 NAVIGATION = {
     "Teaching": {"docs/teach/instructors": "Instructor guide", "docs/learn/platforms": "Platforms"},

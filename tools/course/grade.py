@@ -1,41 +1,36 @@
-"""Run the self-checks of a returned notebook and print a score table (`make grade SUBMISSION=x.ipynb`).
+"""Run the self-checks of returned notebooks and print a score table for each (`make grade SUBMISSION=x.ipynb`).
 
-Only the answers come from the notebook: the last cells that define the names an exercise asks for. Imports and checks
-come from the lesson's source in this repository, so an edited check, or output that says "passed", counts for nothing.
-Each answer runs in a process of its own, for a limited time. It is no sandbox: strangers' work belongs in a container.
-Because answer and check share a process, a determined cheat can still change the check; only plain ways are refused. An
-answer that calls a function of the library passes: read the answers that you grade.
+Only the answers come from a notebook: the last cells that define the names an exercise asks for, with the imports,
+functions and plain values of its other cells. The checks and the lesson's imports come from this repository, so an
+edited check, or output that says "passed", counts for nothing. Each answer runs in a process of its own, for a limited
+time. It is no sandbox: `docs/teach/grading.md` says what it does not protect against.
 
-Exit codes: 0 graded, 1 an answer was stopped (by the time limit, or because it ended its process), 2 nothing to grade.
+Exit codes: 0 graded, 1 an answer was stopped (by a limit, or because it ended its process), 2 nothing to grade. For a
+folder, the highest of its notebooks.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import multiprocessing
+import csv
+import json
 import os
 import re
+import signal
 import sys
-import tempfile
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import build_notebooks
-import nbformat
 from exercises import ExerciseCells, read_exercises, read_imports
+from grade_answer import Job
+from grade_process import adopt_orphans, clean, judge
 
 from fgnet_lib.course.checks import EXERCISES
 from fgnet_lib.course.checks.exercise import Outcome
 
 SECONDS = 60.0
-ALONE = "An answer may use what the lesson imports and what its own cell defines, nothing else"
-MAGIC = re.compile(r"^([ \t]*)(?:[%!?].*|[\w.]+\?+)$", re.MULTILINE)  # IPython's commands and questions for help
-REFUSED = ("builtins", "ctypes", "fgnet_lib.course.checks", "gc", "importlib", "inspect", "sys")  # ways to the check
+LARGEST = 100 * 2**20  # bytes of a notebook
 TITLE = re.compile(r"^# (\d\d) · ", re.MULTILINE)
 
 
@@ -44,15 +39,57 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """The part of a lesson that grading needs: the imports that answers may use, and the exercises."""
+class Submission:
+    """The cells of a returned notebook: the code of its code cells, and all its text."""
 
+    codes: list[str]
+    text: str
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The part of a lesson that grading needs: its number, the imports that answers may use, and the exercises."""
+
+    lesson: str
     imports: str
     exercises: list[ExerciseCells]
 
 
-def read_submission(path: Path) -> nbformat.NotebookNode:
-    """Return the notebook at `path`.
+@dataclass(frozen=True)
+class Grade:
+    """What a returned notebook got.
+
+    Attributes:
+        name: of the file, printable.
+        lesson: two digits; empty when it was not graded.
+        points: the sum.
+        total: what all right answers are worth.
+        rows: of the table, one for each exercise.
+        states: of the exercises, in order.
+        refused: why it was not graded; empty when it was.
+    """
+
+    name: str
+    lesson: str = ""
+    points: int = 0
+    total: int = 0
+    rows: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    refused: str = ""
+
+    @property
+    def code(self) -> int:
+        """The exit code: 0 graded, 1 an answer was stopped, 2 not graded."""
+        return 2 if self.refused else int("stopped" in self.states)
+
+    def __str__(self) -> str:
+        if self.refused:
+            return f"NOT GRADED: {self.refused}"
+        return "\n".join([f"{self.name}: {self.points} of {self.total} points", *self.rows])
+
+
+def read_submission(path: Path) -> Submission:
+    """Return the cells of the notebook at `path`.
 
     Raises:
         Unusable: the file is missing or no notebook.
@@ -60,17 +97,27 @@ def read_submission(path: Path) -> nbformat.NotebookNode:
     if not path.is_file():
         raise Unusable(f"{path} is no file: name the returned notebook, as in SUBMISSION=x.ipynb")
     try:
-        notebook = nbformat.read(path, as_version=4)
-        sources = [cell.source for cell in notebook.cells]  # nothing else is needed
-    except (ValueError, AttributeError, nbformat.ValidationError) as error:
-        problem = str(error).splitlines()[0][:100]
-        raise Unusable(f"{path} is no notebook: {problem}. Ask for the .ipynb file") from error
-    if not any(sources):
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST // 2**20} MB")
+        cells = json.loads(path.read_text("utf-8-sig"))["cells"]
+        sources = [(cell["cell_type"], _join(cell["source"])) for cell in cells]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+        problem = f"no {error} in it" if isinstance(error, KeyError) else str(error)
+        raise Unusable(f"{path} is no notebook: {clean(problem, 100)}. Ask for the .ipynb file") from error
+    if not any(source for _, source in sources):
         raise Unusable(f"{path} is empty")
-    return notebook
+    codes = [source for kind, source in sources if kind == "code"]
+    return Submission(codes, "\n".join(source for kind, source in sources if kind == "markdown"))
 
 
-def read_assignment(submission: nbformat.NotebookNode, wanted: str | None) -> Assignment:
+def _join(source: str | list[str]) -> str:
+    """Return the source of a cell, which a notebook holds as a string or as a list of lines."""
+    if not isinstance(source, str | list):
+        raise TypeError(f"the source of a cell is of type {type(source).__name__}")
+    return "".join(source)
+
+
+def read_assignment(submission: Submission, wanted: str | None) -> Assignment:
     """Return the assignment of a submission, by the title in it.
 
     Args:
@@ -80,8 +127,7 @@ def read_assignment(submission: nbformat.NotebookNode, wanted: str | None) -> As
     Raises:
         Unusable: no lesson's title, the title of another lesson than `wanted`, or a lesson without exercises.
     """
-    text = "\n".join(cell.source for cell in submission.cells if cell.cell_type == "markdown")
-    title = TITLE.search(text)
+    title = TITLE.search(submission.text)
     if title is None:
         raise Unusable(
             "no lesson's title is in this notebook ('# 01 · EM volumes: ...'): is it a lesson of this course?"
@@ -93,186 +139,120 @@ def read_assignment(submission: nbformat.NotebookNode, wanted: str | None) -> As
     cells = build_notebooks.read_cells(sources[0]) if sources else []
     if not read_exercises(cells):
         raise Unusable(f"lesson {number} has no exercises")
-    return Assignment(read_imports(cells), read_exercises(cells))
+    return Assignment(number, read_imports(cells), read_exercises(cells))
 
 
-def find_answer(submission: nbformat.NotebookNode, exercise: ExerciseCells) -> str | None:
-    """Return the code of the last cells that define what an exercise asks for; None when a name is nowhere defined.
+def find_answer(codes: list[str], exercise: ExerciseCells) -> list[int] | None:
+    """Return the numbers of the last cells that define what an exercise asks for; None when a name is nowhere defined.
 
     A function or class goes before a name that is assigned (often the result of a trial), and both before the stub.
     """
-    codes = [cell.source for cell in submission.cells if cell.cell_type == "code"]
     chosen = []
     for name in exercise.answers:
-        ways = (rf"^{name}\s*(?::[^=]+)?=[^=]", rf"^(?:def|class)\s+{name}\b")
+        ways = (rf"^(?:%\w+[ \t]+)?{name}[ \t]*(?::[^=\n]+)?=[^=]", rf"^(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b")
         ranks = [[re.search(way, code, re.MULTILINE) is not None for way in ways] for code in codes]
         defining = [number for number, rank in enumerate(ranks) if any(rank)]
         if not defining:
             return None
         chosen.append(max(defining, key=lambda at: (codes[at].strip() != exercise.task.strip(), ranks[at][1], at)))
-    return "\n\n".join(codes[number] for number in sorted(set(chosen)))
+    return sorted(set(chosen))
 
 
-def read_answer(answer: str) -> list[ast.stmt]:
-    """Return the statements of an answer, without IPython's commands.
-
-    Raises:
-        SyntaxError: the answer is no Python.
-    """
-    try:
-        return ast.parse(answer).body
-    except SyntaxError:
-        return ast.parse(MAGIC.sub(r"\1pass", answer)).body
-
-
-def run_answer(statements: list[ast.stmt], wanted: frozenset[str], names: dict[str, Any]) -> None:
-    """Run an answer's statements, so that `names` contains `wanted`.
-
-    A trial call below the answer may fail, as may a line that uses what other cells of the notebook define.
-
-    Raises:
-        Exception: an error of the answer before all of `wanted` is defined.
-    """
-    missing = None
-    for statement in statements:
-        try:
-            exec(compile(ast.Module([statement], []), "<answer>", "exec"), names)
-        except NameError as error:
-            missing = missing or error
-        except (Exception, SystemExit):
-            if not wanted <= names.keys():
-                raise
-    if missing is not None and not wanted <= names.keys():
-        raise missing
-
-
-def find_refused_import(statements: list[ast.stmt]) -> str | None:
-    """Return the name of an imported module by which an answer could change its own check; None if there is none."""
-    for node in ast.walk(ast.Module(statements, [])):
-        if isinstance(node, ast.ImportFrom):
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        for module in modules:
-            if any(f"{module}.".startswith(f"{refused}.") or refused.startswith(f"{module}.") for refused in REFUSED):
-                return module
-    return None
-
-
-def process_context(assignment: Assignment) -> BaseContext:
-    """Return the way to start processes: forked, where the system can, from a process with the imports of answers."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    modules = re.findall(r"^(?:import|from) ([\w.]+)", assignment.imports, re.MULTILINE)
-    context.set_forkserver_preload([__name__, *modules])
-    return context
-
-
-def judge(assignment: Assignment, exercise: ExerciseCells, answer: str, seconds: float) -> Outcome:
-    """Run an answer and the lesson's check of it in a process of its own, and return the outcome.
-
-    The outcome is "stopped" when that takes longer than `seconds` after the imports, or when the process ends itself.
-    """
-    context = process_context(assignment)
-    ours, theirs = context.Pipe()
-    with tempfile.TemporaryDirectory() as folder:
-        job = (assignment.imports, answer, exercise, folder, theirs)
-        process = context.Process(target=work, args=job)
-        process.start()
-        theirs.close()
-        try:
-            ours.recv()  # imports are done: they do not count
-            if ours.poll(seconds):
-                return ours.recv()
-            return Outcome("stopped", f"Not done within the time limit of {seconds:g} s: does a loop never end?")
-        except EOFError:
-            process.join()
-            return Outcome("stopped", f"The answer ended its own process (exit code {process.exitcode})")
-        finally:
-            process.kill()
-            process.join()
-
-
-def work(imports: str, answer: str, exercise: ExerciseCells, folder: str, pipe: Connection) -> None:
-    """Run imports, answer and check in an answer's process; send None after the imports and the outcome at the end."""
-    os.chdir(folder)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(nowhere, stream)
-    names: dict[str, Any] = {}
-    exec(imports, names)
-    pipe.send(None)
-    names.pop("checks", None)
-    try:
-        pipe.send(run_check(answer, exercise, names))
-    except NameError as error:
-        pipe.send(Outcome("wrong", f"{error}. {ALONE}"))
-    except (Exception, SystemExit) as error:
-        pipe.send(Outcome("wrong", f"The cell stops with {type(error).__name__}: {error}"))
-
-
-def run_check(answer: str, exercise: ExerciseCells, names: dict[str, Any]) -> Outcome:
-    """Run an answer, then its check, with the names of the lesson's imports, and return the outcome.
-
-    Raises:
-        Exception: an error of the answer.
-    """
-    check = EXERCISES[exercise.name]  # taken before the answer runs
-    statements = read_answer(answer)
-    if module := find_refused_import(statements):
-        return Outcome("wrong", f"The cell imports {module}, by which a check could be changed: leave that out")
-    run_answer(statements, exercise.answers, names)
-    names["checks"] = SimpleNamespace(**{exercise.name: check})
-    exec(exercise.check, names)
-    if "stopped with NameError" in check.outcome.hint:
-        return Outcome("wrong", f"{check.outcome.hint}. {ALONE}")
-    return check.outcome
-
-
-def grade(path: Path, wanted: str | None = None, seconds: float = SECONDS) -> tuple[str, bool]:
-    """Return the score table of a returned notebook, and whether every answer ran to its end.
+def grade(path: Path, wanted: str | None = None, seconds: float = SECONDS) -> Grade:
+    """Return what a returned notebook gets.
 
     Args:
         path: the notebook.
         wanted: two digits, to refuse a notebook of any other lesson.
         seconds: time limit of one answer.
-
-    Raises:
-        Unusable: there is nothing to grade.
     """
-    submission = read_submission(path)
-    assignment = read_assignment(submission, wanted)
-    rows, states, sum_of_points, total = [], [], 0, 0
+    name = clean(path.name)
+    try:
+        submission = read_submission(path)
+        assignment = read_assignment(submission, wanted)
+    except Unusable as error:
+        return Grade(name, refused=clean(str(error), 600))
+    rows, states, points, total = [], [], 0, 0
     for cells in assignment.exercises:
-        exercise, answer = EXERCISES[cells.name], find_answer(submission, cells)
-        if answer is None:
-            outcome = Outcome("missing", f"No cell defines {', '.join(sorted(cells.answers))}")
-        else:
-            outcome = judge(assignment, cells, answer, seconds)
-        points = exercise.points if outcome.state == "passed" else 0
-        sum_of_points, total, states = sum_of_points + points, total + exercise.points, [*states, outcome.state]
+        exercise = EXERCISES[cells.name]
+        outcome = judge_exercise(submission.codes, assignment, cells, seconds)
+        given = exercise.points if outcome.state == "passed" else 0
+        points, total, states = points + given, total + exercise.points, [*states, outcome.state]
         title = f"{int(exercise.lesson)}.{exercise.number} {exercise.title}"
-        rows.append(f"{title:40} {points}/{exercise.points}  {outcome.state:8} {outcome.hint}".rstrip())
-    heading = f"{path.name}: {sum_of_points} of {total} points"
-    return "\n".join([heading, *rows]), "stopped" not in states
+        rows.append(f"{title:40} {given}/{exercise.points}  {outcome.state:8} {outcome.hint}".rstrip())
+    return Grade(name, assignment.lesson, points, total, tuple(rows), tuple(states))
+
+
+def judge_exercise(codes: list[str], assignment: Assignment, cells: ExerciseCells, seconds: float) -> Outcome:
+    """Return the outcome of an exercise, "missing" when no cell answers it."""
+    numbers = find_answer(codes, cells)
+    if numbers is None:
+        return Outcome("missing", f"No cell defines {', '.join(sorted(cells.answers))}")
+    others = [code for number, code in enumerate(codes) if number not in numbers]
+    answer = "\n\n".join(codes[number] for number in numbers)
+    return judge(Job(assignment.imports, others, answer, cells, seconds))
+
+
+def grade_folder(folder: Path, wanted: str | None, seconds: float) -> int:
+    """Grade all notebooks of a folder, write `grades/` there, and return the highest exit code.
+
+    `grades/grades.csv` has a row for each notebook, `grades/<name>.txt` the table that its student may read.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.suffix == ".ipynb")
+    if not paths:
+        print(f"NOT GRADED: no notebook (.ipynb) in {clean(str(folder))}", file=sys.stderr)
+        return 2
+    results = folder / "grades"
+    results.mkdir(exist_ok=True)
+    codes = []
+    with open(results / "grades.csv", "w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["file", "lesson", "points", "of", "states", "not graded"])
+        for path in paths:
+            result = grade(path, wanted, seconds)
+            row = [result.name, result.lesson, result.points, result.total, " ".join(result.states), result.refused]
+            table.writerow([_as_text(cell) for cell in row])
+            stream.flush()  # what is graded stays when grading is stopped
+            (results / f"{path.stem}.txt").write_text(f"{result}\n", "utf-8")
+            print(f"{result.name}: {result}\n" if result.refused else f"{result}\n", flush=True)
+            codes.append(result.code)
+    print(f"{len(codes)} notebooks, {codes.count(2)} of them not graded: {clean(str(results / 'grades.csv'))}")
+    return max(codes)
+
+
+def _as_text(cell: str | int) -> str | int:
+    """Return a cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if str(cell).startswith(("=", "+", "-", "@")) else cell
 
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("submission", type=Path, help="the returned .ipynb file")
-    parser.add_argument("--lesson", help="two digits: refuse a notebook of any other lesson")
+    parser = argparse.ArgumentParser(description="Score the exercises of a returned notebook, or of a folder of them.")
+    parser.add_argument(
+        "submission",
+        nargs="?",
+        default=os.environ.get("SUBMISSION"),
+        help="the returned .ipynb file, or a folder of them (by default the variable SUBMISSION)",
+    )
+    parser.add_argument("--lesson", default=os.environ.get("LESSON"), help="two digits: refuse any other lesson")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit of one answer (%(default)g)")
     options = parser.parse_args()
-    try:
-        table, complete = grade(options.submission, options.lesson, options.seconds)
-    except Unusable as error:
-        print(f"NOT GRADED: {error}", file=sys.stderr)
-        return 2
-    print(table)
-    return 0 if complete else 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+    if not options.submission:
+        parser.error("name the returned notebook, as in SUBMISSION=x.ipynb")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends the answer, removes its folder
+    adopt_orphans()
+    path = Path(options.submission)
+    if path.is_dir():
+        return grade_folder(path, options.lesson, options.seconds)
+    result = grade(path, options.lesson, options.seconds)
+    print(result, file=sys.stderr if result.refused else sys.stdout)
+    return result.code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -52,7 +52,7 @@ def pin_others(wanted: Iterable[Requirement], present: Mapping[str, str]) -> lis
 
 
 def commands(wanted: list[Requirement], constraints: Path) -> list[list[str]]:
-    """The pip commands for `wanted`: sam2 alone and without dependencies, for it would be built with a second torch."""
+    """The pip commands for `wanted`: sam2 alone, no dependencies, because pip would build it with a second torch."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(constraints)]
     plain = [str(requirement) for requirement in wanted if requirement.name != "sam2"]
     sam2 = [str(requirement) for requirement in wanted if requirement.name == "sam2"]

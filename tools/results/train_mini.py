@@ -206,10 +206,10 @@ training volume of gala (Nunez-Iglesias et al. 2013, doi 10.1371/journal.pone.00
 repository's phantom; for the pretrained encoder also FIB-25's unlabelled sections and more phantoms. Nothing under a
 non-commercial licence was used.
 
-**Recipe.** `make weights`: {minutes} minutes on {device}, {date}. One run only: no spread is known. AdamW with warm-up
-and a cosine, one patch an iteration, a moving average of the weights at the end of each stage; the encoder has a
-quarter of the learning rate. The last two stages also learned affinities to voxels {far} away, in heads of their own
-that are not in the file:
+**Recipe.** `make weights`: {minutes} minutes on {device}, {date}. It ran once, so its spread is unknown. AdamW
+with warm-up and a cosine, one patch an iteration, a moving average of the weights at the end of each stage; the encoder
+has a quarter of the learning rate. The last two stages also learned affinities to voxels {far} away, in heads of
+their own that are not in the file:
 
 | iterations | patch (z, y, x) | learning rate | moving average | drawn from FIB-25 : gala : phantom | seed |
 |---|---|---|---|---|---|
@@ -223,7 +223,7 @@ that are not in the file:
 {rows}
 
 After each stage, on FIB-25, at the threshold that sections 120-139 then choose (drawn in
-[results.md](../../docs/results.md)):
+[shipped.md](../../docs/measured/shipped.md)):
 
 | iterations | minutes | threshold | VOI, 120-139 | ARAND | VOI, 144-183 | ARAND |
 |---|---|---|---|---|---|---|
@@ -232,7 +232,7 @@ After each stage, on FIB-25, at the threshold that sections 120-139 then choose 
 voxel sizes may need training of your own (lesson 04). A course's example, not a tool for science. The validation
 volumes come from the same blocks of tissue as the training volumes.
 
-**Licence.** The weights are under CC BY 4.0, for the attribution above.
+**Licence.** The weights are under CC BY 4.0; credit as above.
 """
 
 

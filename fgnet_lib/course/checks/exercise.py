@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class Exercise:
         except Hint as hint:
             return Outcome("wrong", str(hint))
         except (Exception, SystemExit) as error:  # of the student's code; a check itself must not raise any other
-            return Outcome("wrong", f"Your code stopped with {type(error).__name__}: {error}{_line(error)}")
+            return Outcome("wrong", f"Your code stopped with {explain(error)}{_line(error)}")
         return Outcome("passed")
 
 
@@ -115,6 +116,16 @@ def report(lesson: str) -> None:
         print(f"  {entry}")
 
 
+def explain(error: BaseException, length: int = 200) -> str:
+    """Return an error's type and the beginning of its text in one line; the type alone when it cannot give a text."""
+    try:
+        text = str(error)[: 2 * length]
+    except (Exception, SystemExit):
+        text = ""
+    line = " ".join(f"{type(error).__name__}: {text}".split()).removesuffix(":")
+    return line if len(line) <= length else f"{line[: length - 4]} ..."
+
+
 def require(condition: bool, hint: str) -> None:
     """Raise `Hint` unless a condition holds."""
     if not condition:
@@ -125,7 +136,8 @@ def call(answer: Callable[..., Any], *arguments: Any) -> Any:
     """Call a student's function and return its result.
 
     Raises:
-        Hint: the answer is no function, returns nothing or changes an array that it was given.
+        Hint: the answer is no function, returns nothing or an object with a comparison of its own, or changes an array
+            that it was given.
     """
     require(callable(answer), f"A function is wanted, not {type(answer).__name__}: give its name, without ()")
     copies = [argument.copy() if isinstance(argument, np.ndarray) else None for argument in arguments]
@@ -133,6 +145,9 @@ def call(answer: Callable[..., Any], *arguments: Any) -> Any:
     if result is ...:
         raise _Open
     require(result is not None, "Your function gives nothing back: does it end with `return`?")
+    require(
+        not _compares_itself(result), "Your function should give plain numbers, text or arrays, no class of its own"
+    )
     for copy, argument in zip(copies, arguments, strict=True):
         unchanged = copy is None or np.array_equal(copy, argument, equal_nan=copy.dtype.kind == "f")
         require(unchanged, "Your function changes the array that it was given: work on a copy")
@@ -161,13 +176,22 @@ def require_equal(result: np.ndarray, right: np.ndarray, mistakes: dict[str, np.
         otherwise: the hint for any other difference; "{n}" in it becomes the number of wrong values, "{at}" the index
             of the first wrong value, a tuple if the array has several axes.
     """
-    wrong = ~np.isclose(result, right)
+    wrong = ~np.isclose(np.asarray(result), right)  # as an array of NumPy's own class
     if not wrong.any():
         return
     for hint, mistake in mistakes.items():
         require(not np.allclose(result, mistake), hint)
     at = tuple(int(i) for i in np.argwhere(wrong)[0])
     raise Hint(otherwise.format(n=np.sum(wrong), at=at[0] if len(at) == 1 else at))
+
+
+def _compares_itself(result: Any) -> bool:
+    """Return whether a result, or a part of it, decides by Python code of its class what it is equal to."""
+    parts = result if isinstance(result, list | tuple) else []
+    if isinstance(result, dict):
+        parts = [*result.keys(), *result.values()]
+    own = any(isinstance(vars(kind).get("__eq__"), FunctionType) for kind in type(result).__mro__)
+    return own or any(map(_compares_itself, parts))
 
 
 def _library_name(answer: Any) -> str | None:

@@ -1,0 +1,270 @@
+"""A hostile notebook gets no points, runs nothing in the grader, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import build_notebooks
+import grade
+import grade_answer
+import grade_process
+import numpy as np
+import psutil
+import pytest
+from course.test_grade import SOLUTION, affinities_alone, returned, row
+
+from fgnet_lib.course.checks import EXERCISES
+
+pytestmark = pytest.mark.slow  # starts a process for each answer
+
+PIPE = """
+import os, pickle, struct, time
+try:
+    1 / 0
+except ZeroDivisionError as error:
+    frame = error.__traceback__.tb_frame
+while "pipe" not in frame.f_locals:
+    frame = frame.f_back
+pipe = frame.f_locals["pipe"]
+"""
+NONSENSE = "0/2  stopped  The answer sent something else than an outcome"
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the descendants of a killed process")
+
+
+def command(path: Path, *options: str, **variables: str) -> subprocess.Popen:
+    """Start the grader as `make grade` does."""
+    arguments = [sys.executable, grade.__file__, str(path), *options]
+    return subprocess.Popen(
+        arguments, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def running(marker: str) -> list[psutil.Process]:
+    """The processes that have a word in their command line, or have written it into their folder."""
+    processes = psutil.process_iter(["cmdline", "cwd"])
+    return [p for p in processes if marker in (p.info["cmdline"] or []) or Path(p.info["cwd"] or "/", marker).exists()]
+
+
+def wait_for(condition, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not (reached := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return bool(reached)
+
+
+@pytest.mark.parametrize("from_environment", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("$(shell touch PWNED).ipynb", "`touch PWNED`.ipynb", '";touch PWNED;".ipynb', "$(touch PWNED).ipynb"),
+        *("price 5$.ipynb", "a$$b.ipynb", "it's.ipynb", "-x.ipynb", "#x.ipynb", "two\nlines.ipynb", "é ü.ipynb"),
+    ],
+)
+def test_a_file_name_is_data_for_make_and_shell(tmp_path, name, from_environment):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf %s "$SUBMISSION"\n')
+    python.chmod(0o755)
+    makefile = str(build_notebooks.ROOT / "Makefile")
+    arguments = ["make", "-s", "-f", makefile, "-o", ".venv/.installed", "grade", f"BIN={tmp_path}"]
+    variables = os.environ | ({"SUBMISSION": name} if from_environment else {})
+    arguments += [] if from_environment else [f"SUBMISSION={name}"]
+    result = subprocess.run(arguments, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == (name, "")
+    assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (PIPE + "pipe.sendall(pickle.dumps(print) + b'\\n')\ntime.sleep(99)", NONSENSE),
+        (PIPE + "pipe.sendall(b'12345\\n')\ntime.sleep(99)", NONSENSE),
+        (PIPE + "pipe.sendall(b'[' * 50_000 + b'\\n')\ntime.sleep(99)", NONSENSE),
+        (PIPE + "pipe.sendall(b' ' * 200_000)\ntime.sleep(99)", NONSENSE),
+        (PIPE + 'pipe.sendall(b\'{"state": "great", "hint": ""}\\n\')\ntime.sleep(99)', NONSENSE),
+        (PIPE + 'pipe.sendall(b\'{"state": "passed", "hint": 7}\\n\')\ntime.sleep(99)', NONSENSE),
+        (PIPE + "pipe.sendall(struct.pack('!i', 1000))\ntime.sleep(99)", "0/2  stopped  Not done within the time"),
+        (PIPE + "pipe.close()\ntime.sleep(99)", "0/2  stopped  The answer ended its own process"),
+    ],
+)
+def test_what_an_answer_sends_is_data(tmp_path, monkeypatch, line, expected):
+    affinities_alone(monkeypatch)
+    begin = time.monotonic()
+    result = grade.grade(returned(tmp_path, answer=f"{line}\n{SOLUTION}"), seconds=3)
+    assert row(result).startswith(expected) and result.code == 1
+    assert time.monotonic() - begin < 60
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            r'raise ValueError("\n1.2 widened borders   2/2  passed\r\u2028\u202e")',
+            "ValueError: 1.2 widened borders 2/2",
+        ),
+        (r'raise ValueError("a\x1b[1A\x1b[2K\x1b]0;title\x07\x9b2Jb")', "ValueError: a [1A [2K ]0;title 2Jb"),
+        ('raise ValueError("x" * 50_000_000)', "ValueError: xxx"),
+        (r'raise type("A\nB", (Exception,), {})("c")', "A B: c"),
+        ("class E(Exception):\n    def __str__(self): raise ValueError\nraise E", "E"),
+        ("class E(Exception):\n    def __str__(self): raise SystemExit\nraise E", "E"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        (r'raise ValueError("\ud800")', "ValueError"),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_error_text_is_one_short_printable_line(tmp_path, monkeypatch, line, expected, inside):
+    if inside and line == "raise KeyboardInterrupt":
+        pytest.skip("a notebook that is interrupted while it checks stops, and so does the grader's cell")
+    affinities_alone(monkeypatch)
+    body = "".join(f"    {part}\n" for part in line.split("\n"))
+    answer = f"def my_affinities(labels):\n{body}" if inside else f"{line}\n{SOLUTION}"
+    result = grade.grade(returned(tmp_path, answer=answer))
+    assert len(result.rows) == 1 and result.rows[0].isprintable() and len(result.rows[0]) < 400
+    assert row(result).startswith(
+        f"0/2  wrong    {'Your code stopped' if inside else 'The cell stops'} with {expected}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("setattr(np, 'isclose', lambda *arrays: np.array(True))", "The cell changes numpy.isclose"),
+        ("__builtins__['abs'] = lambda x: x", "The cell changes builtins.abs"),
+        (
+            f"exec(open({str(grade.build_notebooks.ROOT / 'notebooks/solutions/01_em_volumes.ipynb')!r}).read())",
+            "may not",
+        ),
+        (f"open({str(build_notebooks.SOURCES / '01_em_volumes.py')!r})", "PermissionError: an answer may not read"),
+        (f"open({grade.build_notebooks.ROOT.name!r} + '.ipynb')", "FileNotFoundError"),
+        (
+            f"open('/proc/{os.getpid()}/fd/1', 'w').write('1.1 passed')",
+            "PermissionError: an answer may write in its own",
+        ),
+        ("import subprocess; subprocess.run(['true'])", "PermissionError: an answer may not use subprocess.Popen"),
+        ("import os; os.system('true')", "PermissionError: an answer may not use os.system"),
+        ("import os; os.fork()", "PermissionError: an answer may not use os.fork"),
+        ("import os; os.kill(os.getppid(), 19)", "PermissionError: an answer may not use os.kill"),
+        ("import socket; socket.create_connection(('127.0.0.1', 9))", "PermissionError: an answer may not use socket."),
+        ("np.ones(2 ** 31)", "MemoryError"),
+        ("for n in range(300): open('big', 'ab').write(bytes(2**20))", "OSError"),
+    ],
+)
+def test_the_plain_ways_out_are_closed(tmp_path, monkeypatch, line, expected):
+    affinities_alone(monkeypatch)
+    result = grade.grade(returned(tmp_path, answer=f"{line}\n{SOLUTION}"))
+    assert row(result).startswith("0/2") and expected in row(result)
+
+
+def test_an_answer_may_write_in_its_own_folder_up_to_a_limit(tmp_path, monkeypatch):
+    affinities_alone(monkeypatch)
+    line = "for n in range(40): open(f'{n}', 'wb').write(bytes(2**16))\nimport time; time.sleep(2)"
+    path = returned(tmp_path, answer=f"{line}\n{SOLUTION}")
+    assert row(grade.grade(path)) == "2/2  passed"
+    monkeypatch.setattr(grade_answer, "DISK", 2**20)
+    assert row(grade.grade(path)) == "0/2  stopped  The answer wrote more than 1 MB"
+
+
+@pytest.mark.parametrize("case", ["link", "closed folder with a link", "file", "gone"])
+def test_the_folder_of_an_answer_is_removed_whatever_it_has_become(tmp_path, monkeypatch, case):
+    target, folders = tmp_path / "target", tmp_path / "temporary"
+    target.mkdir(mode=0o755)
+    folders.mkdir()
+    (target / "thesis.docx").write_text("a year")
+    monkeypatch.setattr(tempfile, "tempdir", str(folders))
+    with grade_process.temporary_folder() as name:
+        folder = Path(name)
+        if case == "closed folder with a link":
+            (folder / "closed").mkdir()
+            (folder / "closed" / "link").symlink_to(target)
+            (folder / "link").symlink_to(target)
+            (folder / "closed").chmod(0)
+        else:
+            folder.rmdir()
+            if case != "gone":
+                folder.symlink_to(target) if case == "link" else folder.write_text("")
+    assert list(folders.iterdir()) == []
+    assert (target / "thesis.docx").read_text() == "a year" and target.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_result_that_equals_everything_is_refused():
+    class Liar(str):
+        __hash__ = None
+
+        def __eq__(self, other):
+            return True
+
+    class Array(np.ndarray):
+        def __array_function__(self, *arguments):
+            return np.array(True)
+
+    assert "plain numbers" in EXERCISES["error_kind"].judge(lambda *ids: Liar("none")).hint
+    assert "plain numbers" in EXERCISES["match"].judge(lambda *arrays: (Liar("none"), 1.0)).hint
+    wrong = EXERCISES["affinities"].judge(lambda labels: np.zeros((3, *labels.shape)).view(Array))
+    assert wrong.state == "wrong"
+
+
+@LINUX
+def test_a_process_that_hides_is_ended_with_its_answer(tmp_path):
+    line = 'np.ctypeslib.ctypes.CDLL(None).system(b"setsid sleep 971234 & touch started")\n'
+    child = command(returned(tmp_path, answer=f"{line}{SOLUTION}"))
+    out = child.communicate(timeout=300)[0]
+    assert "2/2  passed" in out and child.returncode in (0, 1) and running("971234") == []
+
+
+@LINUX
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_an_answer_ends_with_the_grader(tmp_path, monkeypatch, number):
+    marker = f"endless-{number}"
+    path = returned(tmp_path, answer=f"open({marker!r}, 'w')\nwhile True: pass\n{SOLUTION}")
+    (tmp_path / "temporary").mkdir()
+    child = command(path, TMPDIR=str(tmp_path / "temporary"))
+    assert wait_for(lambda: running(marker), 300), child.communicate(timeout=9)[0]
+    child.send_signal(number)
+    assert child.wait(60) == (-9 if number == signal.SIGKILL else 128 + number)
+    assert wait_for(lambda: not running(marker), 10)
+    left = [path for path in (tmp_path / "temporary").glob("grade-*") if number != signal.SIGKILL]
+    assert left == [] and "Traceback" not in child.communicate()[0]
+
+
+def test_a_terminal_without_utf8_and_an_optimised_python_cost_no_points():
+    path = build_notebooks.ROOT / "notebooks" / "solutions" / "00_welcome.ipynb"
+    bare = {"PYTHONIOENCODING": "latin-1", "PYTHONOPTIMIZE": "2"}
+    child = command(path, **bare)
+    assert "00_welcome.ipynb: 2 of 2 points" in child.communicate(timeout=300)[0] and child.returncode == 0
+
+
+def test_a_folder_becomes_one_table_and_a_text_for_each_student(tmp_path, monkeypatch, capsys):
+    affinities_alone(monkeypatch)
+    returned(tmp_path, answer=SOLUTION).rename(tmp_path / "ada.ipynb")
+    returned(tmp_path, answer="import os; os._exit(3)\nmy_affinities = 1").rename(tmp_path / "bob.ipynb")
+    assert grade.grade_folder(tmp_path, None, 60) == 1
+    (tmp_path / "=cmd|x\n.ipynb").write_text("junk")
+    (tmp_path / "notes.txt").write_text("not a notebook")
+    assert grade.grade_folder(tmp_path, None, 60) == 2
+    with open(tmp_path / "grades" / "grades.csv", encoding="utf-8", newline="") as stream:
+        rows = {line["file"]: line for line in csv.DictReader(stream)}
+    assert list(rows) == ["'=cmd|x .ipynb", "ada.ipynb", "bob.ipynb"]
+    assert [rows["ada.ipynb"][key] for key in ("lesson", "points", "of", "states")] == ["01", "2", "2", "passed"]
+    assert rows["bob.ipynb"]["states"] == "stopped" and "is no notebook" in rows["'=cmd|x .ipynb"]["not graded"]
+    texts = {path.name: path.read_text("utf-8") for path in (tmp_path / "grades").glob("*.txt")}
+    assert texts.keys() == {"=cmd|x\n.txt", "ada.txt", "bob.txt"}
+    assert texts["ada.txt"].startswith("ada.ipynb: 2 of 2 points\n1.1 the affinity target")
+    assert "3 notebooks, 1 of them not graded" in capsys.readouterr().out
+
+
+def test_a_folder_without_notebooks_is_not_graded(tmp_path, capsys):
+    assert grade.grade_folder(tmp_path, None, 60) == 2
+    assert capsys.readouterr().err.startswith("NOT GRADED: no notebook")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("a\nb\x1b[2J\u202e", "a b [2J"), ("é ✔", "é ✔"), ("x" * 1000, "x" * 296 + " ...")]
+)
+def test_text_of_others_is_cleaned(text, expected):
+    assert grade_process.clean(text) == expected
