@@ -237,18 +237,19 @@ def allocates(size: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux refuses memory")
 def test_a_worker_that_replaces_another_has_its_memory_limit():
-    limit = cluster.MemoryLimit(50_000_000, imports=("scipy.ndimage",))
-    with cluster.cluster(workers=1, memory="2GiB") as client:
+    limit = cluster.MemoryLimit(200_000_000, imports=("fgnet_lib.scale.prediction", "scipy.ndimage"))
+    keep = dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"})  # however slowly it starts anew
+    with keep, cluster.cluster(workers=1, memory="2GiB") as client:
         client.register_plugin(limit)
         (first,) = client.run(os.getpid).values()
-        assert not client.submit(allocates, 100_000_000, pure=False).result()
+        assert not client.submit(allocates, 400_000_000, pure=False).result()
         os.kill(first, signal.SIGKILL)
         assert client.submit(os.getpid, pure=False).result() != first
         assert "scipy.ndimage" in client.submit(lambda: [*sys.modules]).result()
-        assert client.submit(allocates, 20_000_000, pure=False).result()
-        assert not client.submit(allocates, 100_000_000, pure=False).result()
-        client.unregister_worker_plugin(limit.name)
         assert client.submit(allocates, 100_000_000, pure=False).result()
+        assert not client.submit(allocates, 400_000_000, pure=False).result()
+        client.unregister_worker_plugin(limit.name)
+        assert client.submit(allocates, 400_000_000, pure=False).result()
 
 
 def test_warnings_of_the_caller_are_heard(monkeypatch):
