@@ -16,15 +16,16 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from itertools import islice
 from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import numpy as np
 from dask.system import CPU_COUNT
-from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed import Client, Future, KilledWorker, LocalCluster, Worker, WorkerPlugin, as_completed
 from distributed.core import Status
 from distributed.security import Security
 from tqdm.auto import tqdm
@@ -32,7 +33,7 @@ from tqdm.auto import tqdm
 from fgnet_lib.files.locks import lock
 from fgnet_lib.scale.grid import Grid
 from fgnet_lib.scale.journal import Done, Journal, Seconds, Step, process_block
-from fgnet_lib.scale.memory import peak_bytes, return_freed_memory
+from fgnet_lib.scale.memory import return_freed_memory
 
 RETRIES = 2  # of a block that raises
 AT_ONCE = 4000  # blocks that the scheduler is told of; it keeps something of each in memory
@@ -148,14 +149,39 @@ def run(client: Client, step: Step, progress: bool = True) -> Report:
     return report
 
 
-def limit_memory(extra: int | None) -> int:
+@dataclass(frozen=True)
+class MemoryLimit(WorkerPlugin):
+    """A plugin of Dask that limits the memory of each worker by `limit_memory`, also of workers that start later.
+
+    Example:
+        >>> limit = MemoryLimit(64_000_000, imports=("scipy.ndimage",))
+        >>> client.register_plugin(limit)  # doctest: +SKIP
+        >>> client.unregister_worker_plugin(limit.name)  # lifts it  # doctest: +SKIP
+
+    Attributes:
+        extra: bytes beyond what a worker holds when it gets the plugin.
+        imports: modules that a worker imports before that, because their code takes memory too.
+    """
+
+    extra: int
+    imports: tuple[str, ...] = ()
+    name: ClassVar[str] = "memory limit"
+
+    def setup(self, worker: Worker) -> None:
+        """Import the modules and set the limit; Dask calls this before the worker gets a block."""
+        for module in self.imports:
+            import_module(module)
+        limit_memory(self.extra)
+
+    def teardown(self, worker: Worker) -> None:
+        """Lift the limit."""
+        limit_memory(None)
+
+
+def limit_memory(extra: int | None) -> None:
     """Limit this process to `extra` bytes beyond what it holds now; when it asks for more, it gets a MemoryError.
 
-    None lifts the limit. Workers are limited by `client.run(limit_memory, 64_000_000)`. Only Linux has such a limit;
-    elsewhere nothing is refused.
-
-    Returns:
-        Most bytes of memory that the process has had so far.
+    None lifts the limit. Only Linux has such a limit; elsewhere nothing is refused.
     """
     status, limit = Path("/proc/self/statm"), resource.RLIM_INFINITY
     if status.exists():
@@ -164,7 +190,6 @@ def limit_memory(extra: int | None) -> int:
             return_freed_memory()  # so does what an earlier block freed and glibc keeps
             limit = int(status.read_text().split()[5]) * resource.getpagesize() + extra
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
-    return peak_bytes()
 
 
 def _settings(client: Client, step: Step) -> dict[str, Any]:

@@ -43,9 +43,9 @@ import numpy as np
 from fgnet_lib.course import checks, quiz
 from fgnet_lib.scale.grid import Grid
 
-ALLOWED = 64_000_000  # bytes
+ALLOWED = 96_000_000  # bytes
 BYTES = 1 + 4 + 3 * 4 + 3 * 2
-large = Grid((32, 768, 1152), block=(16, 128, 128))
+large = Grid((48, 768, 1152), block=(16, 128, 128))
 whole = np.prod(large.shape) * BYTES
 print(f"{len(large)} blocks; two need {2 * np.prod(large.block) * BYTES / 1e6:.0f} MB, all need {whole / 1e6:.0f} MB")
 print(f"the whole volume needs {whole / ALLOWED:.0f} times what we allow")
@@ -151,28 +151,39 @@ checks.halo(my_read)
 import os
 from contextlib import ExitStack
 
+from fgnet_lib.machine import platform
 from fgnet_lib.scale.cluster import cluster
 
 running = ExitStack()
 client = running.enter_context(cluster(workers=2, memory="4GiB"))
-workers = client.run(os.getpid)
-print(f"dashboard: {client.dashboard_link}\nworkers (process ids): {sorted(workers.values())}")
+print(f"workers (process ids): {sorted(client.run(os.getpid).values())}")
+if platform() == "local":
+    print(f"dashboard: {client.dashboard_link}")
+else:
+    print("This platform hides the dashboard from your browser. The progress bars below show how far the workers are.")
 
 # %% [markdown]
-# Open the dashboard beside this page (look at *Task Stream* and *Workers*; on a remote machine, forward its port by
-# ssh). A row is a thread, and a bar is a block.
+# If you see a link, open the dashboard beside this page and look at *Task Stream* and *Workers*. A row is a thread, and
+# a bar is a block. (If this notebook runs on a remote machine of yours, forward the port of the dashboard by ssh.)
 #
 # ## 4 · Ten times what you allow
 #
 # Dask watches `memory="4GiB"` and replaces a worker that goes beyond it. We want a hard wall, and Linux can build it:
 # from now on, a worker that asks for more than `ALLOWED` bytes on top of what it has gets an error. (Other systems have
 # no such wall.)
+#
+# A *plugin* is code that each Dask worker runs when it starts. Ours builds the wall, so a worker that replaces a dead
+# one has the wall too. Imported code takes memory as well: `scipy.ndimage` alone takes more than half of what we allow.
+# So each worker first imports what it will need.
 
 # %%
-from fgnet_lib.scale.cluster import limit_memory
+from fgnet_lib.machine import peak_bytes
+from fgnet_lib.scale.cluster import MemoryLimit
 
-client.run(large_source.stamp)  # so that each worker has its imports before the wall
-before = max(client.run(limit_memory, ALLOWED).values())
+wall = MemoryLimit(ALLOWED, imports=("fgnet_lib.scale.prediction", "scipy.ndimage"))
+client.register_plugin(wall)
+walled = client.run(os.getpid)
+before = max(client.run(peak_bytes).values())
 print(f"with Python and PyTorch, a worker uses {before / 1e6:.0f} MB; it may use {ALLOWED / 1e6:.0f} MB more")
 
 # %% [markdown]
@@ -209,16 +220,22 @@ class DarkIsMembrane:
 
 # %%
 import logging
+import sys
 
 from fgnet_lib.scale.cluster import BlocksFailed
 from fgnet_lib.scale.prediction import predict_blocks
 
-client.run(logging.getLogger("distributed.worker").setLevel, logging.CRITICAL)  # the error reaches us anyway
+set_level = logging.getLogger("distributed.worker").setLevel
+client.run(set_level, logging.CRITICAL)  # the error reaches us anyway
+refused = ""
 stand_in = DarkIsMembrane(*np.percentile(crop.raw, (5, 50)).tolist())
 try:
     predict_blocks(client, large_source, folder / "in_one_piece", stand_in, large.shape, progress=False)
 except BlocksFailed as error:
-    print(str(error).splitlines()[1])
+    refused = str(error).splitlines()[1]
+    print(refused)
+client.run(set_level, logging.NOTSET)
+assert "MemoryError" in refused or sys.platform != "linux"
 
 # %% [markdown]
 # The worker tried three times, and the wall held. Now in blocks:
@@ -227,11 +244,10 @@ except BlocksFailed as error:
 report = predict_blocks(client, large_source, folder / "in_blocks", stand_in, large.block)
 taken = report.peak_bytes - before
 print(f"{report.done} of {len(large)} blocks done; a worker used at most {taken / 1e6:.0f} MB more")
-lifted = client.run(limit_memory, None)
+assert client.run(os.getpid) == walled  # no worker died, so all blocks were computed behind the wall
+lifted = client.unregister_worker_plugin(wall.name)
 
 # %% alt="Three horizontal bars of memory in MB. The bar of the volume in one piece is ten times as long as the bar of the allowed memory; the memory that a worker used in blocks is the shortest bar."
-import sys
-
 figure, ax = plt.subplots(figsize=(9, 2.2))
 assert whole > 10 * ALLOWED and (taken < ALLOWED or sys.platform != "linux")
 bars = {"in one piece": whole, "allowed": ALLOWED, "used, in blocks": taken}
@@ -278,7 +294,7 @@ from fgnet_lib.scale.prediction import Network
 killed, done = {}, threading.Event()
 
 
-def kill_a_worker(after: int) -> None:
+def kill_a_worker(after: int, workers: dict[str, int]) -> None:
     journal, held = Journal(folder, "decode"), {}
     while not killed and not done.wait(0.05):
         if len(grid) - len(journal.missing(grid)) >= after:
@@ -291,11 +307,13 @@ def kill_a_worker(after: int) -> None:
 
 # %%
 network = Network(tile=tile, overlap=overlap, device=session.device.type)
-threading.Thread(target=kill_a_worker, args=(6,), daemon=True).start()
+workers = client.run(os.getpid)  # asked anew: a worker may have been replaced since part 3
+threading.Thread(target=kill_a_worker, args=(6, workers), daemon=True).start()
 with get_task_stream(client) as stream:
     report = predict_blocks(client, source, folder, network, block)
 done.set()
 print(f"{report.done + report.kept} of {len(grid)} blocks; a worker used at most {report.peak_bytes / 2**20:.0f} MiB")
+assert killed, "the run was over before a worker was killed"
 
 # %% [markdown]
 # Dask noticed the death and gave the unfinished blocks to other workers. It also started a new worker.
@@ -304,10 +322,11 @@ print(f"{report.done + report.kept} of {len(grid)} blocks; a worker used at most
 client.wait_for_workers(2, timeout=120)
 alive = client.run(os.getpid)
 for victim, keys in killed.items():
-    print(f"process {workers[victim]} was killed; other workers finished the blocks that it held:")
+    print(f"process {workers[victim]} was killed; these processes finished the blocks that it held:")
     for key in keys:
         finished = {alive.get(task["worker"], workers[victim]) for task in stream.data if task["key"] == key}
         print(f"  block {key.rsplit('-', 1)[1]} by process {sorted(finished)}")
+    assert workers[victim] not in alive.values()
 print(f"workers before {sorted(workers.values())}, now {sorted(alive.values())}")
 
 # %% [markdown]

@@ -37,6 +37,7 @@ def my_sum(a, b):
 # %%
 checks.sum(my_sum)
 """
+THREAD = "import threading\nthread = threading.Thread(target=lambda: 1 / 0)\nthread.start()\nthread.join()"
 SOURCE = """\
 # %% [markdown]
 # # 99 · Test: to test
@@ -155,9 +156,18 @@ def execute(name: str, out: Path, **parameters: str) -> tuple[str, dict[str, flo
     parameters = {"PROFILE": "fast", "OUT_DIR": str(out), "DEVICE": "cpu", **parameters}
     code, seconds, peak, log = run_tutorial.execute(path, out / "x.ipynb", parameters, folder=out, limit=600)
     assert code == 0, log[-3000:]
+    assert run_tutorial.find_errors(out / "x.ipynb", log) == []  # threads and workers print theirs and fail no cell
     cells = nbformat.read(out / "x.ipynb", as_version=4).cells
     said = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
     return said, {"seconds": seconds, "peak_memory_mb": peak}
+
+
+@pytest.mark.slow
+def test_a_traceback_of_a_thread_fails_a_lesson(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(THREAD)])
+    nbformat.write(notebook, tmp_path / "thread.ipynb")
+    with pytest.raises(AssertionError, match="find_errors"):
+        execute(os.fspath(tmp_path / "thread"), tmp_path)
 
 
 def number_of_exercises(name: str) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,12 @@ pytestmark = pytest.mark.slow  # runs notebooks
 
 PARAMETERS = {"PROFILE": "fast", "DATASET": "phantom"}
 FILL = "import time\nblock = b'x' * 200_000_000\ntime.sleep(1)"  # long enough to be sampled
+QUIET = "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    print(f'refused, an error: {error}. 0 ERRORS.')"
+NOISY = (
+    "import threading\nthread = threading.Thread(target=lambda: 1 / 0)\nthread.start()\nthread.join()",
+    "import subprocess, sys\n_ = subprocess.run([sys.executable, '-c', 'raise OSError(7)'])",
+    "import logging\nlogging.basicConfig(format='%(name)s - %(levelname)s - %(message)s')\nlogging.error('no')",
+)
 DRAW = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
 
 
@@ -58,6 +65,21 @@ def test_a_run_stops_at_a_failure_and_goes_on_when_it_is_mended(out, tmp_path, c
     assert 'href="00_good.html"' in page and 'src="figures/00_good-1.png"' in page
     assert (out / "figures" / "00_good-1.png").read_bytes().startswith(b"\x89PNG")
     assert "fast phantom" in (out / "00_good.ipynb").read_text()
+
+
+def test_a_lesson_that_prints_an_error_is_marked_and_the_run_goes_on(out, tmp_path, capsys):
+    noisy, quiet = write(tmp_path, "00_noisy", *NOISY), write(tmp_path, "01_quiet", QUIET)
+    assert run_tutorial.run_tutorial([noisy, quiet], out, PARAMETERS) == 1
+    assert "lesson 00_noisy printed an error in cell 2 " in capsys.readouterr().out
+    lessons = json.loads((out / "run.json").read_text())["lessons"]
+    assert [lesson["status"] for lesson in lessons] == [run_tutorial.PRINTED, "done"]
+    assert "Exception in thread" in lessons[0]["error"] and lessons[1]["error"] is None
+    marks = re.findall('<td class="(done|wrong)"', (out / "index.html").read_text())
+    assert marks == ["wrong", "done"]
+    lines = [line for _, line in run_tutorial.find_errors(out / "00_noisy.ipynb", "")]
+    assert "root - ERROR - no" in lines and sum(line.startswith("Traceback") for line in lines) == 2
+    log = "Executing notebook\nTask exception was never retrieved\n"
+    assert run_tutorial.find_errors(out / "01_quiet.ipynb", log) == [(None, "Task exception was never retrieved")]
 
 
 def test_a_kernel_that_dies_is_reported(out, tmp_path, capsys):

@@ -216,7 +216,7 @@ def test_a_process_gets_no_more_memory_than_it_may_have():
     code = """
 import numpy as np
 from fgnet_lib.scale.cluster import limit_memory
-assert limit_memory(50_000_000) > 0
+limit_memory(50_000_000)
 np.ones(20_000_000, np.uint8)
 try:
     np.ones(100_000_000, np.uint8)
@@ -225,6 +225,31 @@ except MemoryError:
     print(len(np.ones(100_000_000, np.uint8)))
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "100000000\n"
+
+
+def allocates(size: int) -> bool:
+    try:
+        np.ones(size, np.uint8)
+    except MemoryError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux refuses memory")
+def test_a_worker_that_replaces_another_has_its_memory_limit():
+    limit = cluster.MemoryLimit(200_000_000, imports=("fgnet_lib.scale.prediction", "scipy.ndimage"))
+    keep = dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"})  # however slowly it starts anew
+    with keep, cluster.cluster(workers=1, memory="2GiB") as client:
+        client.register_plugin(limit)
+        (first,) = client.run(os.getpid).values()
+        assert not client.submit(allocates, 400_000_000, pure=False).result()
+        os.kill(first, signal.SIGKILL)
+        assert client.submit(os.getpid, pure=False).result() != first
+        assert "scipy.ndimage" in client.submit(lambda: [*sys.modules]).result()
+        assert client.submit(allocates, 100_000_000, pure=False).result()
+        assert not client.submit(allocates, 400_000_000, pure=False).result()
+        client.unregister_worker_plugin(limit.name)
+        assert client.submit(allocates, 400_000_000, pure=False).result()
 
 
 def test_warnings_of_the_caller_are_heard(monkeypatch):

@@ -13,6 +13,7 @@ import html
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,11 @@ from fgnet_lib.files.atomic import atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.2
+PRINTED = "printed an error"  # status of a lesson that ran to its end with a traceback or an error log on its page
+ERROR = re.compile(
+    r"Traceback \(most recent call last\)|Exception (in thread|in callback|ignored in)|exception was never retrieved"
+    r"|Fatal Python error|\b(ERROR|CRITICAL)( -|:)"
+)
 
 
 @dataclass
@@ -39,12 +45,12 @@ class Lesson:
     """One line of run.json."""
 
     name: str
-    status: str  # "done" or "failed"
+    status: str  # "done", "failed" or PRINTED
     seconds: float
     peak_memory_mb: float  # resident memory of the lesson's processes together
     key: str  # hash of everything that the result depends on
     figures: list[str] = field(default_factory=list)
-    cell: int | None = None  # of a failed lesson: the notebook's cell, and what it said
+    cell: int | None = None  # of a lesson that is not done: the notebook's cell, and its error
     error: str | None = None
 
 
@@ -110,6 +116,25 @@ def failure(executed: Path, log: str) -> tuple[int | None, str]:
     return None, "\n".join(log.strip().splitlines()[-3:])
 
 
+def find_errors(executed: Path, log: str) -> list[tuple[int | None, str]]:
+    """The lines of an executed notebook, threads and other processes included, that begin a traceback or log an error.
+
+    Args:
+        executed: The executed notebook.
+        log: Papermill's log, which also has what the kernel wrote outside of cells.
+
+    Returns:
+        The number of the cell, or None for the log, and the line.
+    """
+    texts: list[tuple[int | None, str]] = []
+    for number, cell in enumerate(nbformat.read(executed, as_version=4).cells):
+        for output in cell.get("outputs", []):
+            plain = output.get("data", {}).get("text/plain", "")
+            texts += [(number, text) for text in (output.get("text", ""), plain, *output.get("traceback", []))]
+    texts.append((None, log))
+    return [(number, line.strip()) for number, text in texts for line in text.splitlines() if ERROR.search(line)]
+
+
 def extract_figures(executed: Path, folder: Path) -> list[str]:
     """Write every PNG output of an executed notebook to `folder`; returns the file names."""
     names = []
@@ -139,6 +164,7 @@ PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
 table {{ border-collapse: collapse }} td, th {{ padding: .25rem 1rem .25rem 0; text-align: left }}
 td.number, th.number {{ text-align: right }}
+td.done {{ color: #17692f }} td.wrong {{ color: #b3261e; font-weight: bold }}
 h2 {{ margin: 2.5rem 0 .5rem; border-top: 1px solid #ddd; padding-top: 1rem }}
 .figures {{ display: flex; flex-wrap: wrap; gap: 1rem }}
 .figures img {{ height: 13rem; max-width: 100%; object-fit: contain; border: 1px solid #ddd; background: #fff }}
@@ -161,7 +187,9 @@ def write_index(out: Path, run: dict) -> None:
     for lesson in run["lessons"]:
         name = html.escape(lesson["name"])
         numbers = "".join(f'<td class="number">{lesson[key]:.0f}</td>' for key in ("seconds", "peak_memory_mb"))
-        rows.append(f'<tr><td><a href="{name}.html">{name}</a></td><td>{lesson["status"]}</td>{numbers}</tr>')
+        color = "done" if lesson["status"] == "done" else "wrong"
+        status = f'<td class="{color}" title="{html.escape(lesson["error"] or "")}">{lesson["status"]}</td>'
+        rows.append(f'<tr><td><a href="{name}.html">{name}</a></td>{status}{numbers}</tr>')
         images = "".join(
             f'<a href="{name}.html"><img loading="lazy" src="figures/{figure}" alt="figure {k} of {name}"></a>\n'
             for k, figure in enumerate(lesson["figures"], start=1)
@@ -220,6 +248,8 @@ def run_lesson(notebook: Path, out: Path, parameters: dict[str, str], key: str, 
     lesson = Lesson(notebook.stem, "failed" if code else "done", round(seconds, 1), round(peak), key)
     if code:
         lesson.cell, lesson.error = failure(executed, log)
+    elif errors := find_errors(executed, log):
+        lesson.status, (lesson.cell, lesson.error) = PRINTED, errors[0]
     if executed.exists():
         lesson.figures = extract_figures(executed, out / "figures")
         write_html(executed)
@@ -227,7 +257,7 @@ def run_lesson(notebook: Path, out: Path, parameters: dict[str, str], key: str, 
 
 
 def run_tutorial(notebooks: list[Path], out: Path, parameters: dict[str, str]) -> int:
-    """Run the notebooks that are not done yet; returns 0, or 1 when one failed, which stops the run."""
+    """Run the notebooks that are not done yet, until one fails; returns 0, or 1 when one failed or printed an error."""
     (out / "figures").mkdir(parents=True, exist_ok=True)
     keys = {notebook.stem: sources_key(notebook, parameters) for notebook in notebooks}
     lessons = done_before(out, keys)
@@ -251,7 +281,11 @@ def run_tutorial(notebooks: list[Path], out: Path, parameters: dict[str, str]) -
     print(f"{len(lessons)} lessons in {clock(run['seconds'])}, peak memory {run['peak_memory_mb'] / 1000:.1f} GB")
     print(report(run["lessons"], run["dataset"], run["profile"]), end="")
     print(f"Open {out / 'index.html'}")
-    return 0
+    wrong = [lesson for lesson in lessons.values() if lesson.status == PRINTED]
+    for lesson in wrong:
+        where = "papermill's log" if lesson.cell is None else f"cell {lesson.cell}"
+        print(f"lesson {lesson.name} printed an error in {where} (see {out / lesson.name}.ipynb): {lesson.error}")
+    return int(bool(wrong))
 
 
 def lesson_parameters(dataset: str, profile: str) -> dict[str, str]:
