@@ -164,9 +164,10 @@ def execute(name: str, out: Path, **parameters: str) -> tuple[str, dict[str, flo
 
 @pytest.mark.slow
 def test_a_traceback_of_a_thread_fails_a_lesson(tmp_path):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(THREAD)])
+    metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(THREAD)], metadata=metadata)
     nbformat.write(notebook, tmp_path / "thread.ipynb")
-    with pytest.raises(AssertionError, match="find_errors"):
+    with pytest.raises(AssertionError, match="Exception in thread"):
         execute(os.fspath(tmp_path / "thread"), tmp_path)
 
 
