@@ -231,7 +231,9 @@ def done_before(out: Path, keys: dict[str, str]) -> dict[str, Lesson]:
     if not (out / "run.json").exists():
         return {}
     lessons = [Lesson(**entry) for entry in json.loads((out / "run.json").read_text(encoding="utf-8"))["lessons"]]
-    return {one.name: one for one in lessons if one.status == "done" and one.key == keys.get(one.name)}
+    return {
+        lesson.name: lesson for lesson in lessons if lesson.status == "done" and lesson.key == keys.get(lesson.name)
+    }
 
 
 def clock(seconds: float) -> str:
@@ -269,12 +271,12 @@ def run_tutorial(notebooks: list[Path], out: Path, parameters: dict[str, str]) -
             continue
         print(show, end="", flush=True)
         lesson = lessons[notebook.stem] = run_lesson(notebook, out, parameters, keys[notebook.stem], show)
-        write_run(out, [lessons[one] for one in keys if one in lessons], parameters)
+        write_run(out, [lessons[name] for name in keys if name in lessons], parameters)
         if lesson.status == "failed":
             report_failure(lesson, out)
             return 1
         spent.append(lesson.seconds)
-        left = sum(spent) / len(spent) * sum(one not in lessons for one in keys)
+        left = sum(spent) / len(spent) * sum(name not in lessons for name in keys)
         again = f"\r{show}" if sys.stdout.isatty() else ""
         print(f"{again} {clock(lesson.seconds)}  {lesson.peak_memory_mb:5.0f} MB  about {clock(left)} left")
     run = write_run(out, list(lessons.values()), parameters)
