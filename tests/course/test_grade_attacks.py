@@ -143,7 +143,7 @@ def test_an_error_text_is_one_short_printable_line(tmp_path, monkeypatch, line, 
         (f"open({str(build_notebooks.SOURCES / '01_em_volumes.py')!r})", "PermissionError: an answer may not read"),
         (f"open({grade.build_notebooks.ROOT.name!r} + '.ipynb')", "FileNotFoundError"),
         (
-            "open('/proc/self/fd/1', 'w').write('1.1 passed')",
+            "open('/proc/GRADER/fd/1', 'w').write('1.1 passed')",
             "PermissionError: an answer may write in its own",
         ),
         ("import subprocess; subprocess.run(['true'])", "PermissionError: an answer may not use subprocess.Popen"),
@@ -157,6 +157,7 @@ def test_an_error_text_is_one_short_printable_line(tmp_path, monkeypatch, line, 
 )
 def test_the_plain_ways_out_are_closed(tmp_path, monkeypatch, line, expected):
     affinities_alone(monkeypatch)
+    line = line.replace("GRADER", str(os.getpid()))
     result = grade.grade(returned(tmp_path, answer=f"{line}\n{SOLUTION}"))
     assert row(result).startswith("0/2") and expected in row(result)
 
