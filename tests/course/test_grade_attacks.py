@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import grade_process
 import numpy as np
 import psutil
 import pytest
-from course.test_grade import SOLUTION, affinities_alone, returned, row
+from helpers.grading import SOLUTION, affinities_alone, returned, row
 
 from fgnet_lib.course.checks import EXERCISES
 
@@ -223,14 +224,24 @@ def test_a_process_that_hides_is_ended_with_its_answer(tmp_path):
 def test_an_answer_ends_with_the_grader(tmp_path, monkeypatch, number):
     marker = f"endless-{number}"
     path = returned(tmp_path, answer=f"open({marker!r}, 'w')\nwhile True: pass\n{SOLUTION}")
-    (tmp_path / "temporary").mkdir()
-    child = command(path, TMPDIR=str(tmp_path / "temporary"))
-    assert wait_for(lambda: running(marker), 300), child.communicate(timeout=9)[0]
+    temporary = Path(tempfile.mkdtemp())  # its path is short enough for the grader's sockets
+    child = command(path, TMPDIR=str(temporary))
+    assert wait_for(lambda: running(marker) or child.poll() is not None, 300) and child.poll() is None, child.stdout
     child.send_signal(number)
     assert child.wait(60) == (-9 if number == signal.SIGKILL else 128 + number)
     assert wait_for(lambda: not running(marker), 10)
-    left = [path for path in (tmp_path / "temporary").glob("grade-*") if number != signal.SIGKILL]
+    left = [path for path in temporary.glob("grade-*") if number != signal.SIGKILL]
     assert left == [] and "Traceback" not in child.communicate()[0]
+    shutil.rmtree(temporary)
+
+
+def test_a_temporary_folder_with_too_long_a_path_is_named(tmp_path):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    child = command(returned(tmp_path, answer=SOLUTION), TMPDIR=str(long))
+    out = child.communicate(timeout=300)[0]
+    assert f"NOT GRADED: the path {long} is too long" in out and "TMPDIR" in out and "Traceback" not in out
+    assert child.returncode == 2
 
 
 def test_a_terminal_without_utf8_and_an_optimised_python_cost_no_points():

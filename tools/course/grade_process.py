@@ -80,7 +80,13 @@ def process_context(imports: str) -> BaseContext:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if TOOLS not in paths:  # Python 3.11 and 3.12 give the server no sys.path, and what it cannot import it skips
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TOOLS, *paths]))
-    forkserver.ensure_running()  # so that it is no descendant of an answer
+    try:
+        forkserver.ensure_running()  # so that it is no descendant of an answer
+    except OSError as error:
+        print(
+            f"NOT GRADED: the path {tempfile.gettempdir()} is too long for the grader's sockets ({error}): set TMPDIR"
+        )
+        raise SystemExit(2) from None
     return context
 
 
