@@ -139,7 +139,7 @@ class Volume:
 
     def __getitem__(self, key: slice | tuple[slice, ...]) -> Volume:
         """Read a crop into memory; `key` is a `Region` or slices without a step, and the offset moves along."""
-        region = _region(key, self.shape)
+        region = Region(*_complete(key, self.shape))
         try:
             raw = np.asarray(self.raw[*region])
             labels = None if self.labels is None else np.asarray(self.labels[*region])
@@ -172,9 +172,9 @@ def is_anisotropic(voxel_size: tuple[float, float, float]) -> bool:
 
 
 class Lazy:
-    """A (z, y, x) array whose voxels come from `cut(z, y, x)` (three slices) when they are asked for."""
+    """An array whose voxels come from `cut` (a slice for each axis: z, y, x, or channels before them) when needed."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any, cut: Callable[[slice, slice, slice], np.ndarray]) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: Any, cut: Callable[..., np.ndarray]) -> None:
         self.shape, self.dtype, self.ndim, self._cut = tuple(shape), np.dtype(dtype), len(shape), cut
 
     def __getitem__(self, key: Any) -> np.ndarray:
@@ -182,21 +182,22 @@ class Lazy:
         single = [isinstance(k, int | np.integer) for k in key]
         starts = [range(n)[k] if i else 0 for k, i, n in zip(key, single, self.shape, strict=False)]
         slices = [slice(a, a + 1) if i else k for k, i, a in zip(key, single, starts, strict=False)]
-        region = _region(tuple(slices), self.shape)
-        out = self._cut(*region) if region.voxels else np.empty(region.shape, self.dtype)
+        cut = _complete(tuple(slices), self.shape)
+        shape = [s.stop - s.start for s in cut]
+        out = self._cut(*cut) if all(shape) else np.empty(shape, self.dtype)
         return out[tuple(0 if i else slice(None) for i in single)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:, :, :], dtype)
+        return np.asarray(self[(slice(None),) * self.ndim], dtype)
 
 
-def _region(key: Any, shape: tuple[int, ...]) -> Region:
-    """The voxels that an index of fewer or open slices means in a volume of `shape`."""
+def _complete(key: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The slices with start and stop, one for each axis, that an index of fewer or open slices means."""
     key = (key if isinstance(key, tuple) else (key,)) + (slice(None),) * len(shape)
     if not all(isinstance(k, slice) and k.step in (None, 1) for k in key):
         raise TypeError(f"cut a volume with slices without a step, as in volume[0:16, 0:256, 0:256], not {key}")
     bounds = (k.indices(n) for k, n in zip(key, shape, strict=False))
-    return Region(*(slice(start, max(start, stop)) for start, stop, _ in bounds))
+    return tuple(slice(start, max(start, stop)) for start, stop, _ in bounds)
 
 
 def check_raw(raw: Any, where: str) -> None:

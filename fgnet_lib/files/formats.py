@@ -319,9 +319,11 @@ def _tiff(path: Path, files: list[Path]) -> _Source:
         return _Source(Lazy(stack.shape, stack.dtype, lambda *cut: np.array(stack[cut])))
     sections = [(file, 0) for file in files] or [(path, i) for i in range(pages)]
     shape = page.shape if len(sections) == 1 and not colour else (len(sections), *page.shape)
-    return _Source(
-        Lazy(shape, page.dtype, lambda z, y, x: np.stack([tifffile.imread(f, key=i)[y, x] for f, i in sections[z]]))
-    )
+
+    def cut(z: slice, y: slice, x: slice) -> np.ndarray:
+        return np.stack([tifffile.imread(file, key=i)[y, x] for file, i in sections[z]])
+
+    return _Source(Lazy(shape, page.dtype, cut))
 
 
 def _list_arrays(group: Any) -> list[str]:

@@ -93,7 +93,7 @@ def test_keys_labels_in_a_file_of_their_own_and_a_threshold(lesson, phantom):
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
-        ({"VOLUME": "nowhere.h5"}, FileNotFoundError, "nowhere.h5: no such file.*looked from"),
+        ({"VOLUME": "nowhere.h5"}, FileNotFoundError, "nowhere.h5: no such file.*current folder"),
         ({"VOLUME": "brain.h5", "CHECKPOINT": "nowhere.pt"}, FileNotFoundError, "nowhere.pt"),
         ({"VOLUME": "brain.h5", "CHECKPOINT": "brain.h5"}, ValueError, "brain.h5.*safetensors"),
         ({"VOLUME": "brain.h5", "THRESHOLD": 1.5}, ValueError, "THRESHOLD is 1.5"),
