@@ -209,6 +209,7 @@ def test_a_checkpoint_cannot_run_code(volume: Volume, tmp_path: Path) -> None:
     assert mark.exists()  # or the test could not fail
 
 
+@pytest.mark.slow
 def test_a_time_budget_counts_over_sessions(volume: Volume, tmp_path: Path) -> None:
     class Lost(Exception):
         pass

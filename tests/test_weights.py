@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from train_mini import chosen_scores, model_card, score
 
 from fgnet_lib.datasets import open_dataset
@@ -32,6 +33,7 @@ def test_what_was_tried_ends_with_what_is_shipped():
     np.testing.assert_allclose([voi, arand], [fib25["voi_split"] + fib25["voi_merge"], fib25["arand"]], atol=0.001)
 
 
+@pytest.mark.slow
 def test_neurons_of_the_phantom_are_found():
     """On a volume training never saw, agglomeration at the shipped threshold beats the fragments it starts from."""
     volume = open_dataset("phantom", "val")[8:24, :192, :192]
@@ -43,6 +45,7 @@ def test_neurons_of_the_phantom_are_found():
     assert neurons.shape == volume.shape and (neurons > 0).all()
 
 
+@pytest.mark.slow
 def test_neurons_of_real_tissue_are_found(em_data):
     """FIB-25 as the card reports it, at full coverage; the watershed fragments of the data set have VOI 1.77, the
     published FFN segmentation, its gaps filled, 1.11."""

@@ -17,8 +17,9 @@ from fgnet_lib.inference import predict
 from fgnet_lib.machine import ThinConv3d
 from fgnet_lib.phantom import make_phantom
 
+pytestmark = pytest.mark.slow  # trains and measures
 
-@pytest.mark.slow
+
 def test_naive_windows_are_slower_work_for_the_same_affinities(monkeypatch):
     """`feature_reuse` itself compares the affinities; here, that the naive way really encodes every window."""
     monkeypatch.setattr(bench, "REPEATS", 1)
@@ -44,7 +45,6 @@ def test_steps_of_a_prediction_are_parts_of_its_time(monkeypatch):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.slow
 def test_a_model_is_measured_alone():
     raw = make_phantom((4, 32, 32), seed=0).raw
     row = bench.one_model(bench.replace(MINI, encoder=None), raw)

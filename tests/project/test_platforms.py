@@ -64,6 +64,7 @@ def home(tmp_path, monkeypatch) -> Path:
     return tmp_path / "drive" / "fgnet"
 
 
+@pytest.mark.slow
 def test_one_variable_keeps_results_and_downloads(home, monkeypatch):
     session = start_session("fast", "phantom", "", "", "cpu", 0)
     session.volume("val")

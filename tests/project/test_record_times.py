@@ -74,6 +74,7 @@ def test_a_slow_lesson_is_a_line_and_on_github_a_warning(tmp_path, monkeypatch):
     assert record_times.report(run, "fib25", "fast") == ""
 
 
+@pytest.mark.slow
 def test_pytest_says_it_at_the_end(pytestconfig, tmp_path):
     times = json.loads(record_times.TIMES.read_text())["phantom-fast"]["lessons"]
     test = """

@@ -62,6 +62,7 @@ def test_only_hidden_voxels_count(volume, painter):
         assert torch.isfinite(painting_loss(painter, (constant, hidden)))
 
 
+@pytest.mark.slow
 def test_pretraining_learns_and_leaves_it_in_the_encoder(volume, tmp_path):
     torch.manual_seed(0)
     encoder = build_encoder("mini")
