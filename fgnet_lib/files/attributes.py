@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fgnet_lib.files.geometry import Claims, FormatError, Measure, parse_json
 
 _SIZE = re.compile(r"(resolution|voxel_?size|element_?size|pixel_?size)(?:_?(nm|um|angstrom))?", re.IGNORECASE)
-_UNITS = ("units", "unit", "resolution_units", "voxel_size_units", "axis_units")
+_UNITS = ("units", "unit", "resolution_units", "resolution_unit", "voxel_size_units", "voxel_size_unit")
 _NAMES = ("axis_names", "axes", "axis_order", "dimension_names", "dims", "_ARRAY_DIMENSIONS")
 _OFFSETS = ("offset", "origin", "translation")
 
@@ -65,6 +66,15 @@ _MATLAB = (
 )
 
 
+def read_attributes(node: Any) -> dict[str, Any]:
+    """Return the attributes of an HDF5 or Zarr node, without those of types that the library cannot read."""
+    attributes = {}
+    for key in list(node.attrs):
+        with suppress(OSError, TypeError, ValueError, RuntimeError, KeyError):
+            attributes[str(key)] = node.attrs[key]
+    return attributes
+
+
 def _lengths(attributes: Mapping[str, Any]) -> tuple[dict[str, Measure], dict[str, Measure]]:
     """The voxel sizes and the offsets that the attributes of an array or of a group state."""
     unit = next((attributes[key] for key in _UNITS if key in attributes), "nm")
@@ -86,6 +96,8 @@ def _list(value: Any) -> list[Any]:
         parsed = parse_json(value)
         value = parsed if isinstance(parsed, list) else re.split(r"[,;\s]+", value.strip())
         value = list(value[0]) if len(value) == 1 else value
+    if not isinstance(value, list | tuple):
+        return []  # something else under the same name
     return [item.get("name") if isinstance(item, Mapping) else item for item in value]
 
 

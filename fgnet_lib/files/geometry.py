@@ -126,7 +126,7 @@ def naming(path: Path) -> Iterator[None]:
     """Turn whatever a library raises at a damaged file into a `FormatError` that names the file."""
     try:
         yield
-    except (FormatError, FileNotFoundError):
+    except (FormatError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"[:300]

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fgnet_lib.files.attributes import claim_attributes
+from fgnet_lib.files.attributes import claim_attributes, read_attributes
 from fgnet_lib.files.geometry import MOST_BYTES, Claims, FormatError
 from fgnet_lib.volumes import Lazy
 
@@ -80,10 +80,10 @@ def claim_hdf5(node: h5py.Dataset, path: Path) -> Claims:
     groups, parent = [], node
     while parent.name != "/":
         parent = parent.parent
-        groups.append(dict(parent.attrs))
+        groups.append(read_attributes(parent))
     array = node if node.chunks is None and node.id.get_storage_size() else watch(node, _lost_chunks(node), where)
-    claims = claim_attributes(array, dict(node.attrs), groups, where)
-    labels = [dim.label for dim in node.dims]
+    claims = claim_attributes(array, read_attributes(node), groups, where)
+    labels = [dim.label or (dim[0].name.rpartition("/")[2] if len(dim) else "") for dim in node.dims]  # or netCDF's
     axes = {**claims.axes, "its dimension labels": labels} if any(labels) else claims.axes
     return replace(claims, axes=axes, files=(path,))
 

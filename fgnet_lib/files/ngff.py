@@ -20,7 +20,7 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
-from fgnet_lib.files.attributes import claim_attributes
+from fgnet_lib.files.attributes import claim_attributes, read_attributes
 from fgnet_lib.files.geometry import Claims, FormatError, Measure
 from fgnet_lib.files.hdf5 import chunks_of, refuse_large_chunks, watch
 
@@ -116,9 +116,9 @@ def _claim_array(root: Any, array: Any, path: Path, where: str) -> Claims:
     groups = (
         [] if isinstance(root, zarr.Array) else [root, *(root["/".join(parents[: i + 1])] for i in range(len(parents)))]
     )
-    around = [dict(group.attrs) for group in reversed(groups)]
+    around = [read_attributes(group) for group in reversed(groups)]
     claims = claim_attributes(
-        watch(_Filled(array), _lost_chunks(array, folder), where), dict(array.attrs), around, where
+        watch(_Filled(array), _lost_chunks(array, folder), where), read_attributes(array), around, where
     )
     names = getattr(array.metadata, "dimension_names", None)
     axes = {**claims.axes, "its dimension names": names} if names else claims.axes

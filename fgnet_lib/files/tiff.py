@@ -131,6 +131,10 @@ def _alike(files: list[Path]) -> list[_Stack]:
 
 
 def _check_section(file: Path, stack: _Stack) -> None:
+    if len(stack.files) > 1:
+        raise FormatError(
+            f"{file}: is one of {len(stack.files)} files of an OME-TIFF; name one of them, not the folder"
+        )
     if len(stack.shape) > 3:
         raise FormatError(f"{file}: has the shape {stack.shape} with the axes {stack.axes}; a section has y and x")
     if len(stack.shape) == 3 and stack.axes[1:] != "YX":
