@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from fgnet_lib.files.geometry import Claims, FormatError, Measure, parse_json
+from fgnet_lib.files.geometry import Claims, Measure, parse_json
 
 _SIZE = re.compile(r"(resolution|voxel_?size|element_?size|pixel_?size)(?:_?(nm|um|angstrom))?", re.IGNORECASE)
 _UNITS = ("units", "unit", "resolution_units", "resolution_unit", "voxel_size_units", "voxel_size_unit")
@@ -26,24 +26,25 @@ _NAMES = ("axis_names", "axes", "axis_order", "dimension_names", "dims", "_ARRAY
 _OFFSETS = ("offset", "origin", "translation")
 
 
-def claim_attributes(
-    array: Any, attributes: Mapping[str, Any], around: Sequence[Mapping[str, Any]], where: str
-) -> Claims:
+def claim_attributes(array: Any, attributes: Mapping[str, Any], around: Sequence[Mapping[str, Any]]) -> Claims:
     """Return what attributes say about an array.
 
     Args:
         array: the array.
         attributes: its own attributes.
         around: those of the groups around it, the nearest first; they count where the array states no voxel size.
-        where: what errors call the array.
     """
     axes = {key: _list(attributes[key]) for key in _NAMES if key in attributes}
     sizes, origins = _lengths(attributes)
     for group in around:
         if not sizes:
             sizes = _lengths(group)[0]
+    unsure = _MATLAB if "MATLAB_class" in attributes else ""
     if "axistags" in attributes:
-        axes["axistags"], sizes["axistags"] = _vigra(attributes, where)
+        if (tags := _vigra(attributes)) is None:
+            unsure = "its attribute axistags is not vigra's JSON; AXES names the axes, as in 'zyx'"
+        else:
+            axes["axistags"], sizes["axistags"] = tags
     if isinstance(transform := attributes.get("transform"), Mapping):
         axes["transform"] = _list(transform.get("axes", []))
         sizes["transform"] = Measure(transform.get("scale"), transform.get("units"))
@@ -56,7 +57,7 @@ def claim_attributes(
         present,
         {key: measure for key, measure in origins.items() if measure.value is not None},
         remark=f"its attributes are: {names}",
-        order_unsure=_MATLAB if "MATLAB_class" in attributes else "",
+        order_unsure=unsure,
     )
 
 
@@ -101,14 +102,14 @@ def _list(value: Any) -> list[Any]:
     return [item.get("name") if isinstance(item, Mapping) else item for item in value]
 
 
-def _vigra(attributes: Mapping[str, Any], where: str) -> tuple[list[str], Measure]:
-    """The keys of vigra's axistags, and their resolutions where it has them with a unit."""
+def _vigra(attributes: Mapping[str, Any]) -> tuple[list[str], Measure] | None:
+    """The keys of vigra's axistags, and their resolutions where it has them with a unit; None if it is no such JSON."""
     tags = attributes["axistags"]
     tags = parse_json(tags.decode("utf-8", "replace") if isinstance(tags, bytes) else str(tags))
     try:
         axes = [(str(tag["key"]), float(tag.get("resolution", 0))) for tag in tags["axes"]]
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise FormatError(f"{where}: the attribute axistags is not vigra's JSON; AXES names the axes") from error
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return None
     units = parse_json(str(attributes.get("axis_units", "")))
     if not isinstance(units, Mapping) or not all(size > 0 for key, size in axes if key in "zyx"):
         return [key for key, _ in axes], Measure(None)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import stat
-import zlib
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -30,6 +29,7 @@ from fgnet_lib.files.geometry import (
 from fgnet_lib.files.hdf5 import claim_hdf5, is_hdf5, list_datasets, open_hdf5, refuse_other_files
 from fgnet_lib.files.labels import map_bodies, mark_unknown, parse_unknown, place_labels
 from fgnet_lib.files.ngff import claim_zarr, default_image, is_zarr, list_arrays, multiscales, open_zarr
+from fgnet_lib.files.stamps import stamp_all
 from fgnet_lib.files.tiff import claim_sections, claim_tiff, is_tiff
 from fgnet_lib.volumes import Lazy, Volume, check_raw
 
@@ -88,9 +88,10 @@ def read_volume(
         )
     grey = _grey(raw.array, claims, str(path))
     volume = Volume(grey, size, offset=raw.offset or (0, 0, 0), name=path.name)
-    labels_key, labels_path = _key(labels_key), _expand(labels_path or path)
-    if labels_path == path and labels_key is None and not _has_labels(path):
+    labels_key = _key(labels_key)
+    if not labels_path and labels_key is None and not _has_labels(path):
         return volume
+    labels_path = _expand(labels_path or path)
     labels = _open(labels_path, labels_key, (LABELS_KEY, "stack"))
     with naming(labels_path):
         marked = replace(labels, array=mark_unknown(labels.array, ids, str(labels_path)))
@@ -124,25 +125,9 @@ def fingerprint(path: str | Path, raw_key: Any = None) -> dict[str, str]:
         return {path.name: stamp_all(files, path)}
     stamps = {}
     for file in files:
-        name = file.relative_to(path if path.is_dir() else path.parent).as_posix()
+        name = Path(os.path.relpath(file, path if path.is_dir() else path.parent)).as_posix()
         stamps[name] = stamp_all(file.rglob("*"), file) if file.is_dir() else stamp_all([file], file.parent)
     return stamps
-
-
-def stamp_all(files: Iterable[Path], folder: Path) -> str:
-    """Return the number of files, their bytes, and a checksum of their names, sizes and times of change.
-
-    Args:
-        files: files, and folders, which do not count.
-        folder: which their names are relative to.
-    """
-    rows = []
-    for file in files:
-        state = file.stat()
-        if not stat.S_ISDIR(state.st_mode):
-            rows.append((file.relative_to(folder).as_posix(), state.st_size, state.st_mtime_ns))
-    text = "\n".join(f"{name} {size} {time}" for name, size, time in sorted(rows))
-    return f"{len(rows)} files, {sum(size for _, size, _ in rows)} bytes, checksum {zlib.crc32(text.encode()):08x}"
 
 
 def write_volume(volume: Volume, path: str | Path) -> Path:
@@ -280,6 +265,8 @@ def _describe_unknown(path: Path) -> str:
 def _open_node(path: Path, root: Any, key: str | None, known: tuple[str, ...]) -> Claims:
     """The claims of a node in an HDF5 or Zarr file."""
     if isinstance(root, zarr.Array):
+        if key is not None:
+            raise FormatError(f"{path}: no dataset {key}; it is an array itself")
         if is_zarr(path.parent) and multiscales(parent := open_zarr(path.parent)):
             return claim_zarr(parent, path.name, path.parent)  # a level of an image, which says what its axes are
         return claim_zarr(root, "", path)

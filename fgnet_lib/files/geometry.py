@@ -172,7 +172,11 @@ def parse_axes(axes: Any) -> str | None:
     if not text:
         return None
     letters = re.sub(r"\d", "", text)
-    if not re.fullmatch(r"([zyx]|[a-z]\d*)+", text) or sorted(c for c in letters if c in SPACE) != ["x", "y", "z"]:
+    if not re.fullmatch(r"([zyx](?!\d)|[a-w]\d*)+", text) or sorted(c for c in letters if c in SPACE) != [
+        "x",
+        "y",
+        "z",
+    ]:
         raise ValueError(
             f"AXES is {axes!r}; name the axes in the order of the file, each of z, y, x once, as in 'xyz', and choose "
             "one of the channels by its number, as in 'c0zyx'"

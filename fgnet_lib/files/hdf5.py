@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def claim_hdf5(node: h5py.Dataset, path: Path) -> Claims:
         parent = parent.parent
         groups.append(read_attributes(parent))
     array = node if node.chunks is None and node.id.get_storage_size() else watch(node, _lost_chunks(node), where)
-    claims = claim_attributes(array, read_attributes(node), groups, where)
+    claims = claim_attributes(array, read_attributes(node), groups)
     labels = [dim.label or (dim[0].name.rpartition("/")[2] if len(dim) else "") for dim in node.dims]  # or netCDF's
     axes = {**claims.axes, "its dimension labels": labels} if any(labels) else claims.axes
     return replace(claims, axes=axes, files=(path,))
@@ -121,14 +122,14 @@ def watch(array: Any, lost: Callable[[tuple[slice, ...]], tuple[int, int]], wher
 
     Args:
         array: the array.
-        lost: from slices to the number of chunks that are not on disk, and of all chunks.
+        lost: from slices to the number of chunks that are not on disk, and of all chunks; may refuse to read them.
         where: what the warning calls the array.
     """
     warned: list[bool] = []
 
     def cut(*slices: slice) -> np.ndarray:
-        absent, total = (0, 0) if warned else lost(slices)
-        if absent:
+        absent, total = lost(slices)
+        if absent and not warned:
             warned.append(True)
             warnings.warn(
                 f"{where}: {absent} of {total} chunks of this crop are not on disk and read as {array.fillvalue or 0}; "
@@ -147,19 +148,22 @@ def chunks_of(slices: tuple[slice, ...], chunks: Sequence[int]) -> list[tuple[in
 
 def _lost_chunks(node: h5py.Dataset) -> Callable[[tuple[slice, ...]], tuple[int, int]]:
     chunks = node.chunks or node.shape
-    stored: set[tuple[int, ...]] | None = None
+
+    @cache
+    def stored() -> set[tuple[int, ...]] | None:
+        """The corners of the chunks that are in the file; None for all."""
+        if node.chunks is None:
+            return set()  # an array without chunks and without storage
+        if node.id.get_num_chunks() == math.prod(-(-n // c) for n, c in zip(node.shape, chunks, strict=True)):
+            return None
+        corners = set()
+        node.id.chunk_iter(lambda chunk: corners.add(tuple(chunk.chunk_offset)))
+        return corners
 
     def lost(slices: tuple[slice, ...]) -> tuple[int, int]:
-        nonlocal stored
-        reached = chunks_of(slices, chunks)
-        if node.chunks is None:
-            return len(reached), len(reached)  # an array without chunks and without storage
-        if node.id.get_num_chunks() == math.prod(-(-n // c) for n, c in zip(node.shape, chunks, strict=True)):
-            return 0, len(reached)
-        if stored is None:
-            stored = set()
-            node.id.chunk_iter(lambda chunk: stored.add(tuple(chunk.chunk_offset)))
-        corners = [tuple(i * c for i, c in zip(position, chunks, strict=True)) for position in reached]
-        return sum(corner not in stored for corner in corners), len(reached)
+        if (known := stored()) is None:
+            return 0, 0
+        reached = [tuple(i * c for i, c in zip(at, chunks, strict=True)) for at in chunks_of(slices, chunks)]
+        return sum(corner not in known for corner in reached), len(reached)
 
     return lost

@@ -117,9 +117,8 @@ def _claim_array(root: Any, array: Any, path: Path, where: str) -> Claims:
         [] if isinstance(root, zarr.Array) else [root, *(root["/".join(parents[: i + 1])] for i in range(len(parents)))]
     )
     around = [read_attributes(group) for group in reversed(groups)]
-    claims = claim_attributes(
-        watch(_Filled(array), _lost_chunks(array, folder), where), read_attributes(array), around, where
-    )
+    watched = watch(_Filled(array), _lost_chunks(array, folder), where)
+    claims = claim_attributes(watched, read_attributes(array), around)
     names = getattr(array.metadata, "dimension_names", None)
     axes = {**claims.axes, "its dimension names": names} if names else claims.axes
     marks = [path.joinpath(*parents[:i]) / mark for i in range(len(parents) + 1) for mark in (*MARKS, ".zattrs")]

@@ -147,18 +147,23 @@ def _check_section(file: Path, stack: _Stack) -> None:
 # --- names in a folder -----------------------------------------------------------------------------------------------
 
 
+def _kind(name: str) -> str:
+    """A name with # for its numbers, in one spelling."""
+    name = re.sub(r"\d+", "#", name.lower())
+    return name.removesuffix("f") if name.endswith(".tiff") else name
+
+
 def _one_kind(folder: Path, files: list[Path], pattern: str | None) -> list[Path]:
     """The files whose names differ in numbers only."""
     kinds = defaultdict(list)
     for file in files:
-        kinds[re.sub(r"\d+", "#", file.name.lower())].append(file)
+        kinds[_kind(file.name)].append(file)
     if pattern is not None:
-        pattern = pattern.lower()
-        if pattern not in kinds:
+        if _kind(pattern) not in kinds:
             raise FormatError(
                 f"{folder}: RAW_KEY is {pattern!r}; its kinds of files are: {', '.join(list(kinds)[:20])}"
             )
-        return kinds[pattern]
+        return kinds[_kind(pattern)]
     if len(kinds) == 1:
         return files
     if all("#" not in kind for kind in kinds):

@@ -16,10 +16,9 @@ import zarr
 from distributed import Client
 
 from fgnet_lib.files.atomic import load_arrays, save_arrays
-from fgnet_lib.files.formats import stamp_all
 from fgnet_lib.files.geometry import is_plausible
 from fgnet_lib.files.locks import inside, lock
-from fgnet_lib.files.stamps import checksum, stamp
+from fgnet_lib.files.stamps import checksum, stamp, stamp_all
 from fgnet_lib.scale.cluster import Report, run
 from fgnet_lib.scale.grid import Grid
 from fgnet_lib.scale.journal import Journal, Seconds, Step, ToFiles, ToZarr, block_path, process_block
@@ -27,7 +26,7 @@ from fgnet_lib.scale.prediction import BLOCK, Predict, check_memory
 from fgnet_lib.segmentation import agglomerate, check_affinities, connected_components, flood, link_mask, middle
 from fgnet_lib.volumes import Region, is_anisotropic, triple
 
-BYTES_READ = 12  # a voxel: three affinities as float32
+BYTES_FLOODED = 38  # of a voxel of a block and its halo, as measured: three affinities, distances, fragments
 HALO_NM = 320.0  # of context for fragments: with 160, one merge at a border of blocks cost 0.19 bits of VOI
 
 
@@ -68,9 +67,7 @@ def segment_blocks(
     grid = Grid(array.shape[1:], block)
     fragments = Fragments(folder, grid, affinities, _voxel_size(affinities, array), _stamp_affinities(affinities))
     largest = [min(b + 2 * h, n) for b, h, n in zip(grid.block, fragments.halo, grid.shape, strict=True)]
-    check_memory(
-        client, Region.at((0, 0, 0), largest), BYTES_READ, f"for affinities with a halo of {fragments.halo} voxels"
-    )
+    check_memory(client, Region.at((0, 0, 0), largest), BYTES_FLOODED, f"with a halo of {fragments.halo} voxels")
     faces = Faces(folder, grid, fragments)
     merge = Merge(folder, Grid(grid.shape, grid.shape), faces, threshold)
     with lock(folder):

@@ -198,6 +198,12 @@ def test_a_folder_of_sections(tmp_path, name):
     np.testing.assert_array_equal(read(sections(tmp_path / "my ü folder", grey((12, 8, 9)), name)), grey((12, 8, 9)))
 
 
+def test_suffixes_may_be_mixed(tmp_path):
+    folder = sections(tmp_path / "a", grey())
+    (folder / "s3.tif").rename(folder / "s3.TIFF")
+    np.testing.assert_array_equal(read(folder), grey())
+
+
 def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     sections(tmp_path / "a", grey())
