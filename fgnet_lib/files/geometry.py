@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,6 +136,14 @@ def naming(path: Path) -> Iterator[None]:
         ) from error
 
 
+def mention(text: str) -> None:
+    """Warn of something that a file leaves open, at the line of yours that reads it."""
+    level = 1
+    while sys._getframe(level).f_globals.get("__name__", "").startswith("fgnet_lib"):
+        level += 1
+    warnings.warn(text, stacklevel=level + 1)
+
+
 def arrange(claims: Claims, where: str, axes: str | None = None, sized: bool = False) -> Arranged:
     """Bring an array into z, y, x, and what its file says about it into nm.
 
@@ -256,7 +265,7 @@ def _choose(
         return None
     if index is None and n == 1:
         what = "an axis" if name == "?" else f"the axis {name}"
-        warnings.warn(f"{where}: {what} of length 1 is left out", stacklevel=2)
+        mention(f"{where}: {what} of length 1 is left out")
         return 0
     if index is None:
         example = "".join(f"{other}0" if other not in SPACE else other for other, _ in order)
@@ -316,10 +325,9 @@ def parse_voxel_size(value: Any) -> tuple[float, float, float] | None:
         raise ValueError(f"VOXEL_SIZE is {value!r}; give three finite numbers along z, y, x in nm, as in '40 8 8'")
     size = triple(lengths)
     if min(size) > 0 and not is_plausible(size):
-        warnings.warn(
+        mention(
             f"VOXEL_SIZE is {size} nm, which no electron microscope has; for another unit write it, as in "
-            "'0.04 0.008 0.008 um'",
-            stacklevel=3,
+            "'0.04 0.008 0.008 um'"
         )
     return size
 

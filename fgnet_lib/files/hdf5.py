@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -17,7 +16,7 @@ import h5py
 import numpy as np
 
 from fgnet_lib.files.attributes import claim_attributes, read_attributes
-from fgnet_lib.files.geometry import MOST_BYTES, Claims, FormatError
+from fgnet_lib.files.geometry import MOST_BYTES, Claims, FormatError, mention
 from fgnet_lib.volumes import Lazy
 
 SUFFIXES = (".h5", ".hdf", ".hdf5", ".he5", ".mat")
@@ -82,7 +81,9 @@ def claim_hdf5(node: h5py.Dataset, path: Path) -> Claims:
     while parent.name != "/":
         parent = parent.parent
         groups.append(read_attributes(parent))
-    array = node if node.chunks is None and node.id.get_storage_size() else watch(node, _lost_chunks(node), where)
+    array = (
+        node if node.chunks is None and node.id.get_storage_size() else watch(node, _lost_chunks(node, where), where)
+    )
     claims = claim_attributes(array, read_attributes(node), groups)
     labels = [dim.label or (dim[0].name.rpartition("/")[2] if len(dim) else "") for dim in node.dims]  # or netCDF's
     axes = {**claims.axes, "its dimension labels": labels} if any(labels) else claims.axes
@@ -131,10 +132,9 @@ def watch(array: Any, lost: Callable[[tuple[slice, ...]], tuple[int, int]], wher
         absent, total = lost(slices)
         if absent and not warned:
             warned.append(True)
-            warnings.warn(
+            mention(
                 f"{where}: {absent} of {total} chunks of this crop are not on disk and read as {array.fillvalue or 0}; "
-                "if nothing is meant to be empty there, a copy or a download was not complete",
-                stacklevel=2,
+                "if nothing is meant to be empty there, a copy or a download was not complete"
             )
         return np.asarray(array[slices])
 
@@ -146,7 +146,7 @@ def chunks_of(slices: tuple[slice, ...], chunks: Sequence[int]) -> list[tuple[in
     return list(product(*(range(s.start // c, -(-s.stop // c)) for s, c in zip(slices, chunks, strict=True))))
 
 
-def _lost_chunks(node: h5py.Dataset) -> Callable[[tuple[slice, ...]], tuple[int, int]]:
+def _lost_chunks(node: h5py.Dataset, where: str) -> Callable[[tuple[slice, ...]], tuple[int, int]]:
     chunks = node.chunks or node.shape
 
     @cache
@@ -154,7 +154,11 @@ def _lost_chunks(node: h5py.Dataset) -> Callable[[tuple[slice, ...]], tuple[int,
         """The corners of the chunks that are in the file; None for all."""
         if node.chunks is None:
             return set()  # an array without chunks and without storage
-        if node.id.get_num_chunks() == math.prod(-(-n // c) for n, c in zip(node.shape, chunks, strict=True)):
+        number = node.id.get_num_chunks()
+        size, stored_size = number * math.prod(chunks) * node.dtype.itemsize, node.id.get_storage_size()
+        if stored_size > size + size // 8 + 2**16:  # what does not compress grows a little
+            raise FormatError(f"{where} has {stored_size} bytes for {size} bytes of voxels, and is not read")
+        if number == math.prod(-(-n // c) for n, c in zip(node.shape, chunks, strict=True)):
             return None
         corners = set()
         node.id.chunk_iter(lambda chunk: corners.add(tuple(chunk.chunk_offset)))

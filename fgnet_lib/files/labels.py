@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import Any
 
 import numpy as np
 
-from fgnet_lib.files.geometry import Arranged, FormatError
+from fgnet_lib.files.geometry import Arranged, FormatError, mention
 from fgnet_lib.volumes import IGNORE, Lazy, Region, Volume, triple
 
 _EXACT = 1e-3  # of a voxel: offsets in nm are rounded
@@ -125,10 +124,9 @@ def mark_unknown(array: Any, unknown: tuple[int, ...], where: str) -> Any:
         block = np.asarray(array[slices]).astype(wide, copy=False)
         if not warned and (block == suspect).any():
             warned.append(True)
-            warnings.warn(
+            mention(
                 f"{where}: some labels are {suspect}, -1 without its sign, which often marks unknown voxels; if it "
-                f"does here, give UNKNOWN = {suspect}",
-                stacklevel=2,
+                f"does here, give UNKNOWN = {suspect}"
             )
         return block
 

@@ -103,20 +103,17 @@ def claim_zarr(root: Any, key: str, path: Path) -> Claims:
     if isinstance(node, zarr.Array):
         claims = _claim_array(root, node, path, where)
         image, level = _image_around(root, key)
-        return _claim_level(claims, image, level, where) if image else claims
+        return _claim_level(claims, image, level) if image else claims
     image, level = _full_resolution(node, where)
     array = node[level["path"]]
-    return _claim_level(_claim_array(root, array, path, where), image, level, where)
+    return _claim_level(_claim_array(root, array, path, where), image, level)
 
 
 def _claim_array(root: Any, array: Any, path: Path, where: str) -> Claims:
     refuse_large_chunks(array.chunks, array.dtype, where)
     folder = path / array.path
     parents = array.path.split("/")[:-1]
-    groups = (
-        [] if isinstance(root, zarr.Array) else [root, *(root["/".join(parents[: i + 1])] for i in range(len(parents)))]
-    )
-    around = [read_attributes(group) for group in reversed(groups)]
+    around = [read_attributes(group) for _, group in reversed(_groups_around(root, array.path))]
     watched = watch(_Filled(array), _lost_chunks(array, folder), where)
     claims = claim_attributes(watched, read_attributes(array), around)
     names = getattr(array.metadata, "dimension_names", None)
@@ -159,16 +156,22 @@ def _lost_chunks(array: Any, folder: Path) -> Callable[[tuple[slice, ...]], tupl
 # --- OME-Zarr --------------------------------------------------------------------------------------------------------
 
 
+def _groups_around(root: Any, key: str) -> list[tuple[str, Any]]:
+    """The groups that an array lies in, from the root on, each with the rest of the array's path."""
+    parts = key.split("/")
+    keys = ["/".join(parts[:i]) for i in range(len(parts))]
+    nodes = [root if not key else root.get(key, None) for key in keys]
+    return [("/".join(parts[i:]), node) for i, node in enumerate(nodes) if isinstance(node, zarr.Group)]
+
+
 def _image_around(root: Any, key: str) -> tuple[Any, Any]:
     """The image that an array is a level of, and the level; (None, None) if it is none."""
-    parts = key.split("/")
-    for i in range(len(parts)):
-        group = root["/".join(parts[:i])] if i else root
-        if isinstance(group, zarr.Array):
-            break
-        for image in multiscales(group) or []:
-            for level in image.get("datasets", []):
-                if level.get("path") == "/".join(parts[i:]):
+    for rest, group in _groups_around(root, key):
+        images = multiscales(group)
+        for image in images if isinstance(images, list) else []:
+            levels = image.get("datasets") if isinstance(image, Mapping) else None
+            for level in levels if isinstance(levels, list) else []:
+                if isinstance(level, Mapping) and level.get("path") == rest:
                     return image, level
     return None, None
 
@@ -192,11 +195,15 @@ def _full_resolution(group: Any, where: str) -> tuple[Any, Any]:
     return images[0], max(levels, key=lambda level: math.prod(group[level["path"]].shape))
 
 
-def _claim_level(claims: Claims, image: Mapping[str, Any], level: Mapping[str, Any], where: str) -> Claims:
+def _claim_level(claims: Claims, image: Mapping[str, Any], level: Mapping[str, Any]) -> Claims:
     """Claims with the axes, the scale and the translation that OME-Zarr gives."""
     ndim = len(claims.array.shape)
     steps = level.get("coordinateTransformations") or []
-    system, axes = _axes(image, steps, ndim, where)
+    try:
+        system, axes = _axes(image, steps, ndim)
+    except (TypeError, ValueError, AttributeError) as error:
+        text = f"its OME-Zarr is not understood ({error})"
+        return replace(claims, order_unsure=f"{text}; AXES names the axes, as in 'zyx'", remark=text)
     named = {**claims.axes, "OME-Zarr": [axis.get("name") for axis in axes]} if axes else dict(claims.axes)
     if not axes:
         claims = replace(claims, order_unsure="its OME-Zarr names no axes; AXES names them, as in 'zyx'")
@@ -224,7 +231,7 @@ def _claim_level(claims: Claims, image: Mapping[str, Any], level: Mapping[str, A
     )
 
 
-def _axes(image: Mapping[str, Any], steps: list[Any], ndim: int, where: str) -> tuple[str | None, list[dict[str, Any]]]:
+def _axes(image: Mapping[str, Any], steps: list[Any], ndim: int) -> tuple[str | None, list[dict[str, Any]]]:
     """The coordinate system of a level, from 0.6 on, and its axes with names and units."""
     version = str(image.get("version") or "")
     systems = image.get("coordinateSystems")
@@ -233,7 +240,7 @@ def _axes(image: Mapping[str, Any], steps: list[Any], ndim: int, where: str) -> 
         name = output.get("name") if isinstance(output, Mapping) else output
         system = next((s for s in systems if s.get("name") == name), systems[0] if name is None else None)
         if system is None:
-            raise FormatError(f"{where}: OME-Zarr names the coordinate system {name!r}, which it does not describe")
+            raise ValueError(f"a level leads to the coordinate system {name!r}, which it does not describe")
         return system.get("name"), _as_tables(system.get("axes"))
     axes = _as_tables(image.get("axes"))
     if axes or version not in ("", *UNNAMED):

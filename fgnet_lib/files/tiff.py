@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 import threading
-import warnings
 import weakref
 from collections import defaultdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from fgnet_lib.files.geometry import MOST_BYTES, Claims, FormatError, Measure, naming
+from fgnet_lib.files.geometry import MOST_BYTES, Claims, FormatError, Measure, mention, naming
 from fgnet_lib.volumes import Lazy
 
 SUFFIXES = (".tif", ".tiff")
@@ -83,9 +82,8 @@ def claim_sections(folder: Path, pattern: str | None) -> Claims:
     stacks = _alike(files)
     depths = [stack.depth for stack in stacks]
     if max(depths) > 1 and len(files) > 1:
-        warnings.warn(
-            f"{folder}: its {len(files)} files hold {min(depths)} to {max(depths)} sections each; all are read in turn",
-            stacklevel=2,
+        mention(
+            f"{folder}: its {len(files)} files hold {min(depths)} to {max(depths)} sections each; all are read in turn"
         )
     index = [(file, z) for file, depth in zip(files, depths, strict=True) for z in range(depth)]
     first = stacks[0]
@@ -167,7 +165,7 @@ def _one_kind(folder: Path, files: list[Path], pattern: str | None) -> list[Path
     if len(kinds) == 1:
         return files
     if all("#" not in kind for kind in kinds):
-        warnings.warn(f"{folder}: no file has a number in its name; sections are in alphabetical order", stacklevel=2)
+        mention(f"{folder}: no file has a number in its name; sections are in alphabetical order")
         return files
     counts = "; ".join(f"{kind!r}: {len(members)}" for kind, members in list(kinds.items())[:10])
     raise FormatError(
@@ -186,10 +184,9 @@ def _check_numbers(folder: Path, files: list[Path]) -> None:
         first = next(file.name for i, file in enumerate(files) if rows.count(rows[i]) > 1)
         raise FormatError(f"{folder}: several files have the number of {first}; which one is the section?")
     if len(changing) > 1:
-        warnings.warn(
+        mention(
             f"{folder}: names differ in {len(changing)} numbers, as in {files[0].name} and {files[-1].name}; they are "
-            "taken as sections in the order of the first number, then the next: tiles of a section would be wrong",
-            stacklevel=2,
+            "taken as sections in the order of the first number, then the next: tiles of a section would be wrong"
         )
     elif changing:
         numbers = changing[0]
@@ -197,17 +194,16 @@ def _check_numbers(folder: Path, files: list[Path]) -> None:
         step = int(steps.min())
         gaps = [f"{a} to {b}" for a, b in zip(numbers, numbers[1:], strict=False) if b - a > step]
         if gaps or step > 1:
-            what = f"gaps at {', '.join(gaps[:10])}" if gaps else f"sections are numbered in steps of {step}"
-            warnings.warn(
-                f"{folder}: {what}; sections follow each other without gaps here, so z is wrong if some are missing",
-                stacklevel=2,
+            what = (
+                f"the numbers jump from {', '.join(gaps[:10])}" if gaps else f"sections are numbered in steps of {step}"
             )
+            mention(f"{folder}: {what}; sections are put together without gaps, so z is wrong if some are missing")
 
 
 def _mention_subfolders(folder: Path) -> None:
     names = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir() and _holds_tiffs(entry)]
     if names:
-        warnings.warn(f"{folder}: TIFFs in its folders {', '.join(names[:10])} are not read", stacklevel=2)
+        mention(f"{folder}: TIFFs in its folders {', '.join(names[:10])} are not read")
 
 
 def _holds_tiffs(folder: Path) -> bool:

@@ -263,5 +263,5 @@ def test_a_transformation_of_all_levels_is_applied_last(tmp_path):
 def test_an_unknown_coordinate_system_is_refused(tmp_path):
     image = ome_image("0.6", "zyx", SIZE, (0, 0, 0), "nanometer")
     image["datasets"][0]["coordinateTransformations"][0]["output"] = {"name": "brain"}
-    with pytest.raises(ValueError, match="coordinate system 'brain'"):
+    with pytest.raises(ValueError, match="coordinate system .brain.*AXES"):
         read_volume(ome_zarr(tmp_path / "a.zarr", grey(), image, "0.6"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+import zlib
 
 import h5py
 import numcodecs
@@ -71,6 +72,7 @@ def test_odd_descriptions_of_ome_zarr_are_refused_by_name(tmp_path, change):
     (path / ".zattrs").write_text(json.dumps(change))
     with pytest.raises(ValueError, match="a.zarr"):
         read_volume(path)
+    assert read_volume(path, "0", voxel_size=SIZE, axes="zyx").shape == grey().shape
 
 
 def test_chunks_of_no_voxels_are_refused(tmp_path):
@@ -105,6 +107,14 @@ def test_a_chunk_that_unpacks_to_far_more_than_its_voxels_is_not_unpacked(tmp_pa
     assert chunk.stat().st_size > 200_000
     with pytest.raises(OSError, match=r"0.0.0 has .* bytes for 32768 bytes of voxels, and is not read"):
         read_volume(path)[0:1, 0:2, 0:2]
+
+
+def test_a_chunk_of_hdf5_that_unpacks_to_far_more_than_its_voxels_is_not_unpacked(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        array = file.create_dataset("raw", (8, 64, 64), "u1", chunks=(8, 64, 64), compression="gzip")
+        array.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(2**28)))
+    with pytest.raises(OSError, match=r"/raw has .* bytes for 32768 bytes of voxels, and is not read"):
+        read_volume(tmp_path / "a.h5", voxel_size=SIZE)[0:1, 0:2, 0:2]
 
 
 def test_a_pipe_is_no_volume(tmp_path):

@@ -240,7 +240,7 @@ def test_files_of_another_kind_are_named_and_can_be_chosen(tmp_path):
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ([0, 1, 2, 4, 5, 6], "gaps at 2 to 4"),
+        ([0, 1, 2, 4, 5, 6], "jump from 2 to 4"),
         ([0, 10, 20, 30, 40, 50], "in steps of 10"),
         ([1, 2, 3, 4, 5, 60], "5 to 60"),
     ],
