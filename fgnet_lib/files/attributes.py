@@ -18,12 +18,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from fgnet_lib.files.geometry import Claims, Measure, parse_json
+from fgnet_lib.files.geometry import Claims
+from fgnet_lib.files.lengths import Measure, parse_json
 
 _SIZE = re.compile(r"(resolution|voxel_?size|element_?size|pixel_?size)(?:_?(nm|um|angstrom))?", re.IGNORECASE)
 _UNITS = ("units", "unit", "resolution_units", "resolution_unit", "voxel_size_units", "voxel_size_unit")
 _NAMES = ("axis_names", "axes", "axis_order", "dimension_names", "dims", "_ARRAY_DIMENSIONS")
-_OFFSETS = ("offset", "origin", "translation")
 
 
 def claim_attributes(array: Any, attributes: Mapping[str, Any], around: Sequence[Mapping[str, Any]]) -> Claims:
@@ -85,7 +85,7 @@ def _lengths(attributes: Mapping[str, Any]) -> tuple[dict[str, Measure], dict[st
             sizes[str(key)] = Measure(attributes[key], match[2] or unit)
     if isinstance(n5 := attributes.get("pixelResolution"), Mapping):
         sizes["pixelResolution"] = Measure(n5.get("dimensions"), n5.get("unit", "nm"), "xyz")
-    origins = {key: Measure(attributes[key], unit) for key in _OFFSETS if key in attributes}
+    origins = {"offset": Measure(attributes["offset"], unit)} if "offset" in attributes else {}
     return sizes, origins
 
 

@@ -17,7 +17,6 @@ import zarr
 
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.files.geometry import (
-    SPACE,
     Claims,
     FormatError,
     arrange,
@@ -28,6 +27,7 @@ from fgnet_lib.files.geometry import (
 )
 from fgnet_lib.files.hdf5 import claim_hdf5, is_hdf5, list_datasets, open_hdf5, refuse_other_files
 from fgnet_lib.files.labels import map_bodies, mark_unknown, parse_unknown, place_labels
+from fgnet_lib.files.lengths import SPACE
 from fgnet_lib.files.ngff import claim_zarr, default_image, is_zarr, list_arrays, multiscales, open_zarr
 from fgnet_lib.files.stamps import stamp_all
 from fgnet_lib.files.tiff import claim_sections, claim_tiff, is_tiff

@@ -7,10 +7,8 @@ that you give are used before anything in the file is parsed.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,69 +18,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fgnet_lib.files.lengths import (
+    AXIS_NAMES,
+    PLAUSIBLE_NM,
+    SPACE,
+    Measure,
+    is_plausible,
+    parse_lengths,
+    read_table,
+    split_lengths,
+    split_units,
+    to_plain,
+    to_text,
+)
 from fgnet_lib.volumes import Lazy, triple
 
-SPACE = "zyx"
-PLAUSIBLE_NM = (0.1, 10_000.0)  # a voxel of EM; what lies outside is most often a number in another unit
 MOST_BYTES = 2**31  # of a chunk, decoded: more is a mistake or an attack, and would be read for a single voxel
-NM_PER_UNIT = {
-    unit: nm
-    for nm, units in {
-        1e-3: "pm picometer picometre",
-        0.1: "å a angstrom ångström angstroem",
-        1.0: "nm nanometer nanometre",
-        1e3: "um μm micron micrometer micrometre",
-        1e6: "mm millimeter millimetre",
-        1e7: "cm centimeter centimetre",
-        2.54e7: 'in inch inche "',
-        1e9: "m meter metre",
-    }.items()
-    for unit in units.split()
-}
-NO_LENGTH = {
-    "",
-    "none",
-    "null",
-    "pixel",
-    "px",
-    "voxel",
-    "vx",
-    "unit",
-    "unitless",
-    "arbitrary",
-    "a.u.",
-    "dimensionless",
-    "reference frame",
-}
-AXIS_NAMES = {
-    name: axis
-    for axis, names in {
-        "z": "z depth plane planes pln section sections slice slices",
-        "y": "y height row rows",
-        "x": "x width col cols column columns",
-        "t": "t time frame frames",
-        "c": "c channel channels ch",
-        "s": "s sample samples rgb rgba",
-    }.items()
-    for name in names.split()
-}
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
-_LENGTH = re.compile(rf"({_NUMBER})\s*([^\d\s,;\[\]()+\-.]*)", re.IGNORECASE)
 
 
 class FormatError(ValueError):
     """A file that is not read, with the file, what it says, and what to do."""
-
-
-class Measure(NamedTuple):
-    """Lengths as a file states them: `value` in any of the usual spellings, and the unit of all or of each.
-
-    `order` names the axes of the values if it is not the order of the array's axes.
-    """
-
-    value: Any
-    unit: Any = None
-    order: str | None = None
 
 
 @dataclass(frozen=True)
@@ -201,7 +156,7 @@ def describe_axes(claims: Claims) -> tuple[str | None, ...] | None:
 
 def _canonical(names: Sequence[Any]) -> tuple[str | None, ...] | None:
     """Names in one spelling, None for those without a meaning; None if not one of them has a meaning."""
-    words = [re.sub(r"\^|_?\d+$", "", _text(name)).strip().lower() for name in names]
+    words = [re.sub(r"\^|_?\d+$", "", to_text(name)).strip().lower() for name in names]
     if all(word in ("", "none", "dim", "axis", "d", "phony_dim", "?") for word in words):
         return None
     return tuple(AXIS_NAMES.get(word, word) for word in words)
@@ -332,55 +287,6 @@ def parse_voxel_size(value: Any) -> tuple[float, float, float] | None:
     return size
 
 
-def parse_lengths(value: Any, unit: Any = None, names: Sequence[str] = ()) -> list[float] | None:
-    """Read lengths from numbers, text, JSON, or a table by axis, in nm.
-
-    Args:
-        value: as in [40, 8, 8], "40 nm", b"[40, 8, 8]", ["40 nm", "8 nm", "8 nm"], {"z": 40, "y": 8, "x": 8}.
-        unit: of all lengths, or one for each; what a text says itself comes first.
-        names: the axes, for a table by axis.
-
-    Returns:
-        The lengths; None if the unit is no length, such as a pixel.
-
-    Raises:
-        ValueError: something else.
-    """
-    pairs = _split_lengths(value, names)
-    units = _split_units(unit)
-    if len(units) not in (0, 1, len(pairs)):
-        raise ValueError(f"{len(units)} units for {len(pairs)} lengths")
-    units = units * len(pairs) if len(units) == 1 else units or [""] * len(pairs)
-    lengths = []
-    for (number, own), other in zip(pairs, units, strict=True):
-        nm = nm_per(own or other)
-        if nm is None:
-            return None
-        lengths.append(float(f"{number * nm:.12g}"))  # 0.04 um are 40 nm, and not 40.00000000000001
-    return lengths
-
-
-def nm_per(unit: Any) -> float | None:
-    """Return the nanometres of a unit, spelled as people spell it; None for a pixel or for no unit.
-
-    Raises:
-        ValueError: a unit that is no known length.
-    """
-    text = re.sub(r"\\u00b5", "μ", _text(unit), flags=re.IGNORECASE)
-    word = unicodedata.normalize("NFKC", text).strip().rstrip(".").casefold()
-    singular = word.removesuffix("s")
-    if word in NO_LENGTH or singular in NO_LENGTH:
-        return None
-    if word not in NM_PER_UNIT and singular not in NM_PER_UNIT:
-        raise ValueError(f"{unit!r} is no known unit of length")
-    return NM_PER_UNIT[word if word in NM_PER_UNIT else singular]
-
-
-def is_plausible(size: Sequence[float]) -> bool:
-    """Tell whether voxels of this size, in nm, may come from an electron microscope."""
-    return bool(np.isfinite(size).all()) and PLAUSIBLE_NM[0] <= min(size) and max(size) <= PLAUSIBLE_NM[1]
-
-
 def _refuse_implausible(size: tuple[float, float, float], where: str) -> None:
     if not is_plausible(size):
         raise FormatError(
@@ -419,14 +325,14 @@ def _state(
 def _along_space(measure: Measure, names: list[str]) -> tuple[float, float, float] | None:
     """Lengths along z, y, x of values that come for each axis of space, or for each axis."""
     axes = list(measure.order or names)
-    pairs = _split_lengths(measure.value, SPACE)
-    if isinstance(_table(measure.value), Mapping):
+    pairs = split_lengths(measure.value, SPACE)
+    if isinstance(read_table(measure.value), Mapping):
         axes = list(SPACE)
     if len(pairs) != len(axes):
         axes = [name for name in axes if name in SPACE]
     if len(pairs) != len(axes):
         raise ValueError(f"{len(pairs)} numbers for the axes {', '.join(axes)}")
-    units = _split_units(measure.unit)
+    units = split_units(measure.unit)
     if len(units) == len(names) != len(axes):
         units = [unit for unit, name in zip(units, names, strict=True) if name in SPACE]
     units = units * len(axes) if len(units) == 1 else units
@@ -445,74 +351,6 @@ def _along_space(measure: Measure, names: list[str]) -> tuple[float, float, floa
     return triple(lengths)
 
 
-def _split_lengths(value: Any, names: Sequence[str] = ()) -> list[tuple[float, str]]:
-    """Numbers and the units written behind them."""
-    value = _table(value)
-    if isinstance(value, str):
-        text = re.sub(r"(?<=\d)\s*[x×*]\s*(?=[\d.])", " ", value, flags=re.IGNORECASE).strip(" []()\t\n")
-        pairs = [(float(number), unit) for number, unit in _LENGTH.findall(text)]
-        if not pairs or _LENGTH.sub("", text).strip(" ,;\t\n"):
-            raise ValueError(f"no lengths in {value!r}")
-        if pairs[-1][1] and not any(unit for _, unit in pairs[:-1]):
-            return [(number, pairs[-1][1]) for number, _ in pairs]
-        return pairs
-    if isinstance(value, Mapping):
-        by_axis = {AXIS_NAMES.get(str(name).lower(), str(name)): length for name, length in value.items()}
-        if not set(names) <= by_axis.keys():
-            raise ValueError(f"lengths for {', '.join(map(str, value))}")
-        return [pair for name in names for pair in _split_lengths([by_axis[name]])]
-    if isinstance(value, list | tuple):
-        pairs = []
-        for item in value:
-            inner = _split_lengths(item) if isinstance(item, str | list | tuple) else [(_number(item), "")]
-            pairs += inner
-        return pairs
-    raise ValueError(f"{value!r} is not a list of lengths")
-
-
-def _table(value: Any) -> Any:
-    """The list or table that a text holds as JSON; anything else as it is."""
-    value = _plain(value)
-    text = value.strip() if isinstance(value, str) else ""
-    parsed = parse_json(text) if text[:1] in ("[", "{") else None
-    return value if parsed is None else parsed
-
-
-def _split_units(unit: Any) -> list[Any]:
-    unit = _table(unit)
-    return [] if unit is None else list(unit) if isinstance(unit, list | tuple) else [unit]
-
-
-def _plain(value: Any) -> Any:
-    """What an attribute holds as Python's own types; ranks of an array with one row are dropped."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(np.squeeze(value).tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is no number")
-    return float(value)
-
-
-def parse_json(text: str) -> Any:
-    """Read JSON; None if the text is something else, or null."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _text(value: Any) -> str:
-    value = _plain(value)
-    return "" if value is None else str(value)
-
-
 def _show(measure: Measure) -> str:
-    text = str(_plain(measure.value))[:80]
-    return text if measure.unit is None else f"{text} in {str(_plain(measure.unit))[:40]}"
+    text = str(to_plain(measure.value))[:80]
+    return text if measure.unit is None else f"{text} in {str(to_plain(measure.unit))[:40]}"

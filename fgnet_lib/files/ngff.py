@@ -21,8 +21,9 @@ import zarr
 from zarr.storage import LocalStore
 
 from fgnet_lib.files.attributes import claim_attributes, read_attributes
-from fgnet_lib.files.geometry import Claims, FormatError, Measure
+from fgnet_lib.files.geometry import Claims, FormatError
 from fgnet_lib.files.hdf5 import chunks_of, refuse_large_chunks, watch
+from fgnet_lib.files.lengths import Measure
 
 MARKS = ("zarr.json", ".zgroup", ".zarray")
 UNNAMED = ("0.1", "0.2")  # versions of OME-Zarr whose axes are t, c, z, y, x

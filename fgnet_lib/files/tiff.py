@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from fgnet_lib.files.geometry import MOST_BYTES, Claims, FormatError, Measure, mention, naming
+from fgnet_lib.files.geometry import MOST_BYTES, Claims, FormatError, mention, naming
+from fgnet_lib.files.lengths import Measure
 from fgnet_lib.volumes import Lazy
 
 SUFFIXES = (".tif", ".tiff")
@@ -79,14 +80,12 @@ def claim_sections(folder: Path, pattern: str | None) -> Claims:
             raise FormatError(f"{file} is no file, and is not read")
     _check_numbers(folder, files)
     _mention_subfolders(folder)
-    stacks = _alike(files)
-    depths = [stack.depth for stack in stacks]
+    first, depths = _open_alike(files)
     if max(depths) > 1 and len(files) > 1:
         mention(
             f"{folder}: its {len(files)} files hold {min(depths)} to {max(depths)} sections each; all are read in turn"
         )
     index = [(file, z) for file, depth in zip(files, depths, strict=True) for z in range(depth)]
-    first = stacks[0]
 
     def cut(z: slice, y: slice, x: slice) -> np.ndarray:
         sections = []
@@ -110,14 +109,14 @@ def claim_sections(folder: Path, pattern: str | None) -> Claims:
     )
 
 
-def _alike(files: list[Path]) -> list[_Stack]:
-    """The closed files of sections, which all have the same size and type."""
-    stacks: list[_Stack] = []
+def _open_alike(files: list[Path]) -> tuple[_Stack, list[int]]:
+    """The first file of sections, closed, and the number of sections in each; all have the same size and type."""
+    first, depths = None, []
     for file in files:
         with naming(file), _Stack(file) as stack:
             _check_section(file, stack)
-            stacks.append(stack)
-        first = stacks[0]
+        first = first or stack
+        depths.append(stack.depth)
         if (stack.plane, stack.dtype) != (first.plane, first.dtype):
             raise FormatError(
                 f"{file} has sections of {stack.plane} voxels, {stack.dtype}, and {files[0].name} of {first.plane}, "
@@ -125,7 +124,8 @@ def _alike(files: list[Path]) -> list[_Stack]:
             )
         if (stack.inverted, stack.coloured) != (first.inverted, first.coloured):
             raise FormatError(f"{file} has black and white, or colours, the other way round than {files[0].name}")
-    return stacks
+    assert first is not None
+    return first, depths
 
 
 def _check_section(file: Path, stack: _Stack) -> None:

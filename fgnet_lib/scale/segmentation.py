@@ -16,7 +16,7 @@ import zarr
 from distributed import Client
 
 from fgnet_lib.files.atomic import load_arrays, save_arrays
-from fgnet_lib.files.geometry import is_plausible
+from fgnet_lib.files.lengths import is_plausible
 from fgnet_lib.files.locks import inside, lock
 from fgnet_lib.files.stamps import checksum, stamp, stamp_all
 from fgnet_lib.scale.cluster import Report, run

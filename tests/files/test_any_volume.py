@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgnet_lib.files.formats import read_volume
-from fgnet_lib.files.geometry import NM_PER_UNIT
+from fgnet_lib.files.lengths import NM_PER_UNIT
 from fgnet_lib.volumes import Region
 
 SPELLINGS = {  # unit -> nm, as people write it
@@ -56,7 +56,7 @@ def write_hdf5(folder, raw, axes, size, start, unit):
 
 
 def write_labelled_hdf5(folder, raw, axes, size, start, unit):
-    attributes = {"voxel_size": in_space(axes, size), "origin": in_space(axes, start), "unit": unit}
+    attributes = {"voxel_size": in_space(axes, size), "offset": in_space(axes, start), "unit": unit}
     path = hdf5(folder / "a.h5", {"raw": turn(raw, axes)}, raw=attributes)
     with h5py.File(path, "r+") as file:
         for dim, axis in zip(file["raw"].dims, axes, strict=True):

@@ -6,7 +6,8 @@ import pytest
 from helpers.volume_files import SIZE, grey, hdf5, ome_image, ome_zarr, plain_zarr, turn
 
 from fgnet_lib.files.formats import read_volume
-from fgnet_lib.files.geometry import nm_per, parse_axes, parse_lengths, parse_voxel_size
+from fgnet_lib.files.geometry import parse_axes, parse_voxel_size
+from fgnet_lib.files.lengths import nm_per, parse_lengths
 
 # --- what a person gives ---------------------------------------------------------------------------------------------
 
