@@ -7,7 +7,6 @@ boundary or unlabelled and `IGNORE` is unknown. Nothing is read from disk before
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
@@ -143,7 +142,7 @@ class Volume:
         try:
             raw = np.asarray(self.raw[*region])
             labels = None if self.labels is None else np.asarray(self.labels[*region])
-        except (OSError, RuntimeError, ValueError, zlib.error) as error:  # whatever the codecs raise
+        except Exception as error:  # whatever the codecs raise
             raise OSError(f"{self.name}: cannot read [{region}], the file may be damaged ({error})") from error
         offset = triple(o + a * v for o, a, v in zip(self.offset, region.start, self.voxel_size, strict=True))
         return replace(self, raw=raw, labels=labels, offset=offset)

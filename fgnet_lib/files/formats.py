@@ -3,66 +3,131 @@
 from __future__ import annotations
 
 import io
-import re
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
-import tifffile
 import zarr
-from zarr.storage import LocalStore
 
 from fgnet_lib.files.atomic import atomic
-from fgnet_lib.volumes import IGNORE, Lazy, Region, Volume, check_raw
+from fgnet_lib.files.geometry import (
+    Claims,
+    FormatError,
+    arrange,
+    describe_axes,
+    naming,
+    parse_axes,
+    parse_voxel_size,
+)
+from fgnet_lib.files.hdf5 import claim_hdf5, is_hdf5, list_datasets, open_hdf5, refuse_other_files
+from fgnet_lib.files.labels import map_bodies, mark_unknown, parse_unknown, place_labels
+from fgnet_lib.files.lengths import SPACE
+from fgnet_lib.files.ngff import claim_zarr, default_image, is_zarr, list_arrays, multiscales, open_zarr
+from fgnet_lib.files.stamps import stamp_all
+from fgnet_lib.files.tiff import claim_sections, claim_tiff, is_tiff
+from fgnet_lib.volumes import Lazy, Volume, check_raw
 
 RAW_KEY, LABELS_KEY = "volumes/raw", "volumes/labels/neuron_ids"  # the CREMI layout
 CHUNK = (16, 128, 128)
-NM_PER_UNIT = {"angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6}
 
 
 def read_volume(
     path: str | Path,
-    raw_key: str | None = None,
-    labels_key: str | None = None,
+    raw_key: Any = None,
+    labels_key: Any = None,
     labels_path: str | Path | None = None,
-    voxel_size: tuple[float, float, float] | None = None,
+    voxel_size: Any = None,
+    axes: Any = None,
+    unknown: Any = None,
 ) -> Volume:
     """Open a volume as a lazy `Volume`, without reading its voxels.
 
     Formats: HDF5 (CREMI, also padded; FIB-25 with `stack` and `transforms`; any other by its dataset paths), a TIFF
-    stack or a folder of TIFF sections in natural order, Zarr 2 and 3 (OME-Zarr 0.4 and 0.5 at full resolution, the
-    CREMI layout, or by array paths). Labels smaller than raw, as in CREMI's padded files, are placed by the difference
-    of the two offsets, with `IGNORE` around them. uint8 and uint16 labels are widened to uint32; signed labels are
-    refused, because a lazy reader cannot know that no id is negative.
+    stack or a folder of TIFF sections in natural order, Zarr 2 and 3 (OME-Zarr 0.1 to 0.6 at full resolution, the
+    CREMI layout, or by array paths). What a file says about axes, units and voxel size is brought into z, y, x and nm,
+    or refused; what you give comes first, and is used before the file's own is parsed. All that is left out or may be
+    incomplete gives a warning. docs/understand/files.md lists what is read and what is refused.
+
+    Labels of other voxel sizes or smaller than raw are placed by the offsets, with `IGNORE` around them, if that is
+    exact. uint8 and uint16 labels are widened to uint32; signed labels are refused unless `unknown` is given, because a
+    lazy reader cannot know that no id is negative.
 
     Args:
-        path: the file or folder with the raw data.
-        raw_key: path of raw inside the file; by default `volumes/raw`, `raw` or the OME-Zarr image.
+        path: the file or folder with the raw data; `~` is your home.
+        raw_key: path of raw inside the file; by default `volumes/raw`, `raw` or the OME-Zarr image. In a TIFF of
+            several images a number; in a folder of TIFFs of several kinds their names with # for numbers, "s#.tif".
         labels_key: path of the labels; by default `volumes/labels/neuron_ids`, or `stack` beside `transforms`.
         labels_path: the file with the labels if it is another one.
-        voxel_size: nm along z, y, x; overrides the file's own, and is needed if the file has none.
+        voxel_size: nm along z, y, x, as in (40, 8, 8), "40 8 8" or "0.04 0.008 0.008 um"; overrides the file's own, and
+            is needed if the file has none, or one that no microscope has.
+        axes: names of the array's axes in the file's order, as in "xyz"; "c0zyx" chooses the first channel. They hold
+            for the labels, too, if their file names its axes as that of raw does.
+        unknown: id or ids of unknown voxels in the labels, as in -1; they are read as `IGNORE`. 2^64 - 1 always is.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unreadable, no such dataset (lists the datasets of the file), or not a volume as `Volume` wants it.
+        ValueError: unreadable, no such dataset (lists the datasets of the file), not a volume as `Volume` wants it, or
+            something that the file says and that is not understood; names the parameter that decides.
     """
-    path = Path(path)
-    raw = _open(path, raw_key, (RAW_KEY, "raw"))
-    size = voxel_size or raw.voxel_size
-    if size is None:
-        raise ValueError(f"{path}: no voxel size in the file; give voxel_size=(z, y, x) in nm")
-    check_raw(raw.array, str(path))
-    volume = Volume(raw.array, size, offset=raw.offset or (0, 0, 0), name=path.name)
-    if labels_path is None and labels_key is None and not _has_labels(path):
+    size, order, ids = parse_voxel_size(voxel_size), parse_axes(axes), parse_unknown(unknown)
+    path = _expand(path)
+    claims = _open(path, _key(raw_key), (RAW_KEY, "raw"))
+    sized = size is not None
+    with naming(path):
+        raw = arrange(claims, str(path), order, sized)
+    if (size := size or raw.voxel_size) is None:
+        remark = f" ({claims.remark})" if claims.remark else ""
+        raise FormatError(
+            f"{path}: no voxel size in the file{remark}; give VOXEL_SIZE, in Python voxel_size=(z, y, x), in nm"
+        )
+    grey = _grey(raw.array, claims, str(path))
+    volume = Volume(grey, size, offset=raw.offset or (0, 0, 0), name=path.name)
+    labels_key = _key(labels_key)
+    if not labels_path and labels_key is None and not _has_labels(path):
         return volume
-    labels_path = Path(labels_path or path)
+    labels_path = _expand(labels_path or path)
     labels = _open(labels_path, labels_key, (LABELS_KEY, "stack"))
-    return replace(volume, labels=_align(labels, volume, str(labels_path)))
+    with naming(labels_path):
+        marked = replace(labels, array=mark_unknown(labels.array, ids, str(labels_path)))
+        arranged = arrange(marked, str(labels_path), _axes_of_labels(order, labels, claims), sized)
+        placed = place_labels(arranged, raw, volume, str(labels_path), claims.centred and labels.centred)
+    return replace(volume, labels=placed)
+
+
+def _axes_of_labels(order: str | None, labels: Claims, raw: Claims) -> str | None:
+    """The axes given by hand, for labels whose file names its axes as the one of raw does, without raw's channels."""
+    if order and len(labels.array.shape) == 3:
+        space = tuple(axis for axis in describe_axes(raw) or () if axis and axis in SPACE) or None
+        return "".join(axis for axis in order if axis in SPACE) if describe_axes(labels) in (space, None) else None
+    return order if describe_axes(labels) == describe_axes(raw) else None
+
+
+def fingerprint(path: str | Path, raw_key: Any = None) -> dict[str, str]:
+    """Say which files hold the raw array that `read_volume` reads, with their sizes and the times of their last change.
+
+    Args:
+        path: as in `read_volume`.
+        raw_key: as in `read_volume`.
+
+    Returns:
+        File name -> time and size; a folder of chunks, and all sections of a folder together, as a number of files,
+        their bytes and a checksum of their names, sizes and times.
+    """
+    path = _expand(path)
+    files = _open(path, _key(raw_key), (RAW_KEY, "raw")).files
+    if path.is_dir() and not is_zarr(path):
+        return {path.name: stamp_all(files, path)}
+    stamps = {}
+    for file in files:
+        name = Path(os.path.relpath(file, path if path.is_dir() else path.parent)).as_posix()
+        stamps[name] = stamp_all(file.rglob("*"), file) if file.is_dir() else stamp_all([file], file.parent)
+    return stamps
 
 
 def write_volume(volume: Volume, path: str | Path) -> Path:
@@ -79,7 +144,7 @@ def write_volume(volume: Volume, path: str | Path) -> Path:
         ValueError: another suffix.
         OSError: the disk is full or cannot be written.
     """
-    path = Path(path)
+    path = _expand(path)
     if path.suffix not in (".h5", ".hdf", ".hdf5", ".zarr"):
         raise ValueError(f"{path}: cannot write {path.suffix or 'a name without suffix'}; use .h5, .hdf or .zarr")
     try:
@@ -123,7 +188,8 @@ def _write_hdf5(volume: Volume, path: Path) -> None:
 
 
 def _write_zarr(volume: Volume, path: Path) -> None:
-    _write_arrays(volume, zarr.open_group(path, mode="w").create_array)
+    full = {"write_empty_chunks": True}  # a chunk that is not on disk looks like one that was lost
+    _write_arrays(volume, partial(zarr.open_group(path, mode="w").create_array, config=full))
 
 
 def _write_arrays(volume: Volume, create: Callable[..., Any], disk: _Surviving | None = None) -> None:
@@ -141,195 +207,96 @@ def _write_arrays(volume: Volume, create: Callable[..., Any], disk: _Surviving |
                 return
 
 
-def _align(labels: _Source, volume: Volume, where: str) -> Any:
-    """Labels on the grid of raw: as they are if they cover it, else with IGNORE around them."""
-    array = _widen(labels.array)
-    offset = np.asarray(labels.offset or volume.offset) - volume.offset
-    start = offset / volume.voxel_size
-    first = np.round(start).astype(int)
-    if array.shape == volume.shape and not first.any():
-        return array
-    inside = first.any() and (first >= 0).all() and (first + array.shape <= volume.shape).all()
-    if not inside or not np.allclose(start, first, atol=1e-3):
-        raise ValueError(
-            f"{where}: labels of shape {array.shape} at {tuple(offset.tolist())} nm do not fit raw of shape "
-            f"{volume.shape} with voxels of {volume.voxel_size} nm; cut them alike, or mend the labels' `offset` in nm"
+def _expand(path: str | Path) -> Path:
+    return Path(str(path)).expanduser()
+
+
+def _key(value: Any) -> str | None:
+    """A key as people give it, also as a number; None if there is none."""
+    text = "" if value is None else str(value).strip()
+    return text.strip("/") or None
+
+
+def _grey(array: Any, claims: Claims, where: str) -> Any:
+    """Raw with black as 0; what is no grey of 8 bits is refused, with the range of its values."""
+    if claims.coloured:
+        raise FormatError(f"{where}: its values are numbers in a table of colours; save it as grey values of 8 bits")
+    if len(array.shape) == 3 and 0 not in array.shape and array.dtype != np.uint8 and array.dtype.kind in "iuf":
+        z, y, x = (slice(n // 2, n // 2 + 1) if i == 0 else slice(0, min(n, 1024)) for i, n in enumerate(array.shape))
+        sample = np.asarray(array[z, y, x])
+        low, high = sample.min(), sample.max()
+        fits = array.dtype.kind in "iu" and low >= 0 and high < 256
+        advice = (
+            "if that holds everywhere, astype('uint8') loses nothing" if fits else "scale them to 0..255, then cast"
         )
-    labelled = Region.at(first.tolist(), array.shape)
-
-    def cut(*slices: slice) -> np.ndarray:
-        region = Region(*slices)
-        out = np.full(region.shape, IGNORE, np.uint64)
-        known = region.intersect(labelled)
-        if known.voxels:
-            out[known.within(region)] = array[*known.within(labelled)]
-        return out
-
-    return Lazy(volume.shape, np.uint64, cut)
-
-
-def _widen(labels: Any) -> Any:
-    if labels.dtype in (np.uint32, np.uint64) or labels.dtype.kind != "u":
-        return labels
-    dtype = np.dtype(f"u{max(labels.dtype.itemsize, 4)}")
-    return Lazy(labels.shape, dtype, lambda *cut: np.asarray(labels[cut]).astype(dtype))
-
-
-def _map_bodies(stack: Any, transforms: np.ndarray) -> Lazy:
-    """FIB-25 (NeuroProof): `stack` holds supervoxels, `transforms` (n, 2) the body of each; 0 if none is listed."""
-    order = np.argsort(transforms[:, 0])
-    supervoxel, body = transforms[order].astype(np.uint64).T
-
-    def cut(*slices: slice) -> np.ndarray:
-        ids = np.asarray(stack[slices]).astype(np.uint64)
-        at = np.minimum(np.searchsorted(supervoxel, ids), len(supervoxel) - 1)
-        return np.where(supervoxel[at] == ids, body[at], np.uint64(0))
-
-    return Lazy(stack.shape, np.uint64, cut)
-
-
-class _Source(NamedTuple):
-    array: Any
-    voxel_size: Any = None  # as the file says it; `Volume` checks it
-    offset: Any = None
-
-
-def _open(path: Path, key: str | None, known: tuple[str, ...]) -> _Source:
-    """The array at `key`, or at the first of the `known` keys that the file has."""
-    root = _root(path)
-    if isinstance(root, _Source):
-        return root
-    if hasattr(root, "dtype"):  # a Zarr array without a group
-        return _describe(root)
-    if key is None:
-        key = next((k for k in known if k in root), "" if _multiscales(root) else None)
-    if key is None or (key and key not in root):
-        wanted = key or " or ".join(known)
-        raise ValueError(f"{path}: no dataset {wanted}; its datasets are: {', '.join(_list_arrays(root)) or 'none'}")
-    node = root[key] if key else root
-    _refuse_other_files(node, path)
-    source = _ome(node) if _multiscales(node) else _describe(node)
-    if not hasattr(source.array, "dtype"):
-        raise ValueError(f"{path}: {key} is a group; its datasets are: {', '.join(_list_arrays(node)) or 'none'}")
-    beside = f"{key.rpartition('/')[0]}/transforms".lstrip("/")
-    if key.endswith("stack") and beside in root:
-        _refuse_other_files(root[beside], path)
-        return source._replace(array=_map_bodies(source.array, root[beside][:]))
-    return source
-
-
-def _refuse_other_files(node: Any, path: Path) -> None:
-    """Raise a ValueError if an HDF5 node takes its voxels from another file.
-
-    h5py follows external links, external storage and virtual datasets: a downloaded file could name any file that you
-    may read, and its content would show up as voxels.
-    """
-    if not isinstance(node, h5py.Dataset | h5py.Group):
-        return
-    external = isinstance(node, h5py.Dataset) and (node.external or node.is_virtual)
-    if external or Path(node.file.filename).resolve() != path.resolve():
-        raise ValueError(
-            f"{path}: {node.name} takes its voxels from another file, which is not read; copy them into one file, "
-            "with h5py or h5repack"
+        raise FormatError(
+            f"{where}: raw is {array.dtype}, not uint8; its middle section has values from {low} to {high}: {advice}"
         )
+    check_raw(array, where)
+    return Lazy(array.shape, array.dtype, lambda *cut: 255 - np.asarray(array[cut])) if claims.inverted else array
 
 
-class _Confined(LocalStore):
-    """A Zarr folder whose links are followed inside the folder only.
-
-    Zarr's own store follows every link: a downloaded folder could name any file that you may read, and its content
-    would show up as voxels.
-    """
-
-    async def get(self, key: str, *args: Any, **options: Any) -> Any:
-        self._check(key)
-        return await super().get(key, *args, **options)
-
-    def get_sync(self, key: str, **options: Any) -> Any:
-        self._check(key)
-        return super().get_sync(key, **options)
-
-    def _check(self, key: str) -> None:
-        path = self.root / key
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            raise ValueError(f"{path} leads out of {self.root}, to {path.resolve()}, and is not read")
-
-
-def _root(path: Path) -> Any:
-    """The open file: an HDF5 or Zarr group, a Zarr array, or the `_Source` of a TIFF."""
+def _open(path: Path, key: str | None, known: tuple[str, ...]) -> Claims:
+    """The array at `key`, or at the first of the `known` keys that the file has, with what the file says about it."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder (the current folder is {Path.cwd()})")
-    try:
-        if path.suffix.lower() in (".h5", ".hdf", ".hdf5"):
-            return h5py.File(path, "r")
-        if path.is_dir() and any((path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")):
-            return zarr.open(_Confined(path, read_only=True), mode="r")
-        files = list(path.glob("*.tif*"))
-        if files or path.suffix.lower() in (".tif", ".tiff"):
-            return _tiff(path, files)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read, it may be truncated or not what its name says ({error})") from error
-    raise ValueError(f"{path}: unknown format; give .h5, .hdf, .tif, a folder of .tif or a Zarr folder")
+    with naming(path):
+        if is_hdf5(path):
+            return _open_node(path, open_hdf5(path), key, known)
+        if is_zarr(path):
+            return _open_node(path, open_zarr(path), key, known)
+        if is_tiff(path):
+            return claim_sections(path, key) if path.is_dir() else claim_tiff(path, key)
+    raise FormatError(
+        f"{path}: unknown format{_describe_unknown(path)}; give .h5, .hdf, .tif, a folder of .tif or a Zarr folder"
+    )
+
+
+def _describe_unknown(path: Path) -> str:
+    """What is known about a path that is no volume."""
+    if (path / "attributes.json").exists():
+        return ", N5 is not read: convert it to Zarr"
+    if not path.is_dir():
+        return "" if path.is_file() else ", neither a file nor a folder"
+    inside = [entry.name for entry in sorted(path.iterdir()) if entry.is_dir() and (is_zarr(entry) or is_tiff(entry))]
+    return f", but its folders {', '.join(inside[:10])} hold volumes: name one" if inside else ""
+
+
+def _open_node(path: Path, root: Any, key: str | None, known: tuple[str, ...]) -> Claims:
+    """The claims of a node in an HDF5 or Zarr file."""
+    if isinstance(root, zarr.Array):
+        if key is not None:
+            raise FormatError(f"{path}: no dataset {key}; it is an array itself")
+        if is_zarr(path.parent) and multiscales(parent := open_zarr(path.parent)):
+            return claim_zarr(parent, path.name, path.parent)  # a level of an image, which says what its axes are
+        return claim_zarr(root, "", path)
+    if key is None:
+        key = next((k for k in known if k in root), None) or ("" if multiscales(root) else default_image(root, path))
+    listed = list_datasets if isinstance(root, h5py.Group) else list_arrays
+    if key is None or (key and key not in root):
+        names = ", ".join(listed(root)[:20]) or "none"
+        raise FormatError(f"{path}: no dataset {key or ' or '.join(known)}; its datasets are: {names}")
+    node = root[key] if key else root
+    if not isinstance(root, h5py.Group):
+        claims = claim_zarr(root, key, path)
+    else:
+        refuse_other_files(node, path)
+        if not isinstance(node, h5py.Dataset):
+            raise FormatError(f"{path}: {key} is a group; its datasets are: {', '.join(listed(node)[:20]) or 'none'}")
+        claims = claim_hdf5(node, path)
+    beside = f"{key.rpartition('/')[0]}/transforms".lstrip("/")
+    if key.endswith("stack") and beside in root:
+        if isinstance(root, h5py.Group):
+            refuse_other_files(root[beside], path)
+        if not hasattr(root[beside], "dtype"):
+            raise FormatError(f"{path}: {beside} is a group; it lists a supervoxel and its body a row")
+        return replace(claims, array=map_bodies(claims.array, np.asarray(root[beside][()]), str(path)))
+    return claims
 
 
 def _has_labels(path: Path) -> bool:
-    root = _root(path)
-    return hasattr(root, "attrs") and not hasattr(root, "dtype") and (LABELS_KEY in root or "transforms" in root)
-
-
-def _describe(node: Any) -> _Source:
-    resolution, offset = node.attrs.get("resolution"), node.attrs.get("offset")
-    return _Source(node, *(None if x is None else tuple(map(float, x)) for x in (resolution, offset)))
-
-
-def _multiscales(node: Any) -> Any:
-    return node.attrs.get("ome", node.attrs).get("multiscales")  # 0.5 put it under `ome`
-
-
-def _ome(group: Any) -> _Source:
-    """The full resolution of an OME-Zarr image, its scale and translation in nm; axes before z must have length 1."""
-    image = _multiscales(group)[0]
-    level = image["datasets"][0]
-    array = group[level["path"]]
-    units = [axis.get("unit") for axis in image["axes"]][-3:]
-    steps = [*level["coordinateTransformations"], *image.get("coordinateTransformations", [])]
-    scale, translation = np.ones(array.ndim), np.zeros(array.ndim)
-    for step in steps:
-        if step["type"] == "scale":
-            scale, translation = scale * step["scale"], translation * step["scale"]
-        elif step["type"] == "translation":
-            translation = translation + step["translation"]
-    if array.ndim > 3 and set(array.shape[:-3]) == {1}:
-        full, lead = array, (0,) * (array.ndim - 3)
-        array = Lazy(full.shape[-3:], full.dtype, lambda *cut: np.asarray(full[lead + cut]))
-    if not set(units) <= set(NM_PER_UNIT):
-        return _Source(array)  # no unit: the caller has to give the voxel size
-    nm = np.array([NM_PER_UNIT[unit] for unit in units])
-    return _Source(array, tuple(scale[-3:] * nm), tuple(translation[-3:] * nm))
-
-
-def _tiff(path: Path, files: list[Path]) -> _Source:
-    """A TIFF stack (no `files`), or one section a file in natural order (sec_2 before sec_10)."""
-    files.sort(key=lambda file: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", file.name)])
-    with tifffile.TiffFile(files[0] if files else path) as file:
-        series, page, pages = file.series[0], file.pages[0], len(file.pages)
-    colour = page.ndim > 2
-    if not files and series.dataoffset is not None and series.ndim == 3 and not colour:
-        stack = tifffile.memmap(path, mode="r")
-        return _Source(Lazy(stack.shape, stack.dtype, lambda *cut: np.array(stack[cut])))
-    sections = [(file, 0) for file in files] or [(path, i) for i in range(pages)]
-    shape = page.shape if len(sections) == 1 and not colour else (len(sections), *page.shape)
-
-    def cut(z: slice, y: slice, x: slice) -> np.ndarray:
-        return np.stack([tifffile.imread(file, key=i)[y, x] for file, i in sections[z]])
-
-    return _Source(Lazy(shape, page.dtype, cut))
-
-
-def _list_arrays(group: Any) -> list[str]:
-    """The paths of all arrays in an HDF5 or Zarr group."""
-    if isinstance(group, h5py.Group):
-        names: list[str] = []
-        group.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
-        return names
-    return [name for name, node in group.members(max_depth=None) if isinstance(node, zarr.Array)]
+    if not is_hdf5(path) and not is_zarr(path):
+        return False
+    with naming(path):
+        root = open_hdf5(path) if is_hdf5(path) else open_zarr(path)
+        return not hasattr(root, "dtype") and (LABELS_KEY in root or "transforms" in root)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,22 @@ def stamp(path: Path, *inner: str) -> dict[str, str]:
             state = file.stat()
             stamps[name or file.name] = f"{np.datetime64(state.st_mtime_ns, 'ns')}, {state.st_size} bytes"
     return stamps
+
+
+def stamp_all(files: Iterable[Path], folder: Path) -> str:
+    """Return the number of files, their bytes, and a checksum of their names, sizes and times of change.
+
+    Args:
+        files: files, and folders, which do not count.
+        folder: which their names are relative to.
+    """
+    rows = []
+    for file in files:
+        state = file.stat()
+        if not stat.S_ISDIR(state.st_mode):
+            rows.append((file.relative_to(folder).as_posix(), state.st_size, state.st_mtime_ns))
+    text = "\n".join(f"{name} {size} {time}" for name, size, time in sorted(rows))
+    return f"{len(rows)} files, {sum(size for _, size, _ in rows)} bytes, checksum {zlib.crc32(text.encode()):08x}"
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

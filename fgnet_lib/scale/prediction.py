@@ -11,7 +11,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -22,9 +22,9 @@ import torch
 from distributed import Client, get_worker
 
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.formats import RAW_KEY, read_volume
+from fgnet_lib.files.formats import fingerprint, read_volume
 from fgnet_lib.files.locks import inside, lock
-from fgnet_lib.files.stamps import stamp
+from fgnet_lib.files.stamps import differences, stamp
 from fgnet_lib.inference import Corner, Windows, encode_sections, lay_windows, predict_windows
 from fgnet_lib.machine import choose_device, precision
 from fgnet_lib.sam2_encoder import STRIDES
@@ -35,6 +35,8 @@ from fgnet_lib.volumes import Lazy, Region, Volume
 from fgnet_lib.weights import PRETRAINED, load_model, read_config
 
 BLOCK = (64, 256, 256)
+BYTES_PREDICTED = 35  # of a voxel of a block, as measured
+MEMORY = 2**34  # bytes of a worker that tells no limit
 WINDOWS = "windows"  # folder of features and affinities of windows; removed when `affinities.zarr` is complete
 
 
@@ -46,21 +48,36 @@ class Source:
         path: the file or folder.
         raw_key: path of raw inside the file, if it is not a usual one.
         voxel_size: nm along z, y, x; overrides the file's own.
+        axes: names of the axes in the file's order, as in `read_volume`; overrides the file's own.
+        state: what `stamp` gave when a run began, which it then gives without a look at the files: looking at all
+            chunks of a volume takes seconds, and each block asks.
     """
 
     path: Path
     raw_key: str | None = None
     voxel_size: tuple[float, float, float] | None = None
+    axes: str | None = None
+    state: dict[str, str] | None = field(default=None, compare=False, repr=False)
 
     def open(self) -> Volume:
-        """Open the volume, lazy; opened anew only when the file has changed."""
+        """Open the volume, lazy; opened anew only when its files have changed."""
         return _open(self, str(self.stamp()))
 
     def stamp(self) -> dict[str, str]:
-        """Say when the file was last written and its size; in a folder of sections, of each section."""
-        stamps = stamp(self.path, self.raw_key or RAW_KEY)
-        sections = () if stamps else sorted(Path(self.path).glob("*.tif*"))
-        return stamps | {key: value for path in sections for key, value in stamp(path).items()}
+        """Say when the files of the array that is read were last written and their sizes; of many, in a checksum."""
+        return self.state or fingerprint(self.path, self.raw_key)
+
+    def begin(self) -> Source:
+        """Return the same source with its state of now."""
+        return replace(self, path=Path(self.path).expanduser().resolve(), state=fingerprint(self.path, self.raw_key))
+
+    def check_unchanged(self) -> None:
+        """Raise a ValueError if the files are no longer those that the run began with."""
+        if self.state and (changed := differences(self.state, fingerprint(self.path, self.raw_key))):
+            raise ValueError(
+                f"{self.path} has changed while it was read: {'; '.join(changed)}. Some blocks may come from the new "
+                "data; run again in another folder"
+            )
 
     def geometry(self) -> dict[str, list[float]]:
         """Voxel size ("resolution") and offset in nm along z, y, x."""
@@ -76,7 +93,7 @@ class Source:
 
 @lru_cache(maxsize=4)
 def _open(source: Source, stamp: str) -> Volume:
-    return read_volume(source.path, source.raw_key, voxel_size=source.voxel_size)
+    return read_volume(source.path, source.raw_key, voxel_size=source.voxel_size, axes=source.axes)
 
 
 class Predictor(Protocol):
@@ -181,14 +198,18 @@ def predict_blocks(
         Number of blocks of `affinities.zarr`, and the seconds and the memory of all steps.
 
     Raises:
-        ValueError, RuntimeError, ConnectionError: As `cluster.run`.
+        ValueError: As `cluster.run`; or a block is too large for the memory of a worker, or the volume has changed
+            meanwhile.
+        RuntimeError, ConnectionError: As `cluster.run`.
     """
-    source = source if isinstance(source, Source) else Source(Path(source))
-    source = replace(source, path=Path(source.path).resolve())
-    folder, grid = Path(folder).resolve(), Grid(source.open().shape, block)
+    source = (source if isinstance(source, Source) else Source(Path(source))).begin()
+    folder, grid = Path(folder).expanduser().resolve(), Grid(source.open().shape, block)
+    check_memory(client, Region.at((0, 0, 0), grid.block), BYTES_PREDICTED, "to predict its affinities")
     predictor = predictor or Network()
     if not isinstance(predictor, Network):
-        return run(client, Predict(folder, grid, source, predictor), progress)
+        report = run(client, Predict(folder, grid, source, predictor), progress)
+        source.check_unchanged()
+        return report
     decode = Decode(folder, grid, Encode(folder, grid, source, predictor))
     blend = Blend(folder, grid, source, predictor, decode)
     report, failed = Report(blend.name), []
@@ -203,8 +224,28 @@ def predict_blocks(
             report.done, report.kept, report.peak_bytes = last.done, last.kept, max(report.peak_bytes, last.peak_bytes)
         if failed:
             raise failed[0]
+        source.check_unchanged()
         decode.remove()
     return report
+
+
+def check_memory(client: Client, region: Region, bytes_per_voxel: int, purpose: str) -> None:
+    """Raise a ValueError if a block needs more memory than a worker has, before anything is read.
+
+    Args:
+        client: Dask's client.
+        region: The voxels that the block reads.
+        bytes_per_voxel: What it holds at once for each of them, at least.
+        purpose: What the memory is for, in words.
+    """
+    limits = [worker.get("memory_limit") for worker in client.scheduler_info()["workers"].values()]
+    least = min(filter(None, limits), default=0) or MEMORY
+    needed = region.voxels * bytes_per_voxel
+    if needed > least:
+        raise ValueError(
+            f"a block of {region.shape} voxels takes {needed / 2**30:.1f} GiB {purpose}, and a worker has "
+            f"{least / 2**30:.1f} GiB; use smaller blocks, or give workers more memory"
+        )
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------

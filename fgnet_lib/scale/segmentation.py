@@ -6,7 +6,7 @@ with their halo in each worker, and the graph of all fragments once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,15 +16,17 @@ import zarr
 from distributed import Client
 
 from fgnet_lib.files.atomic import load_arrays, save_arrays
+from fgnet_lib.files.lengths import is_plausible
 from fgnet_lib.files.locks import inside, lock
-from fgnet_lib.files.stamps import checksum, stamp
+from fgnet_lib.files.stamps import checksum, stamp, stamp_all
 from fgnet_lib.scale.cluster import Report, run
 from fgnet_lib.scale.grid import Grid
 from fgnet_lib.scale.journal import Journal, Seconds, Step, ToFiles, ToZarr, block_path, process_block
-from fgnet_lib.scale.prediction import BLOCK, Predict
+from fgnet_lib.scale.prediction import BLOCK, Predict, check_memory
 from fgnet_lib.segmentation import agglomerate, check_affinities, connected_components, flood, link_mask, middle
 from fgnet_lib.volumes import Region, is_anisotropic, triple
 
+BYTES_FLOODED = 38  # of a voxel of a block and its halo, as measured: three affinities, distances, fragments
 HALO_NM = 320.0  # of context for fragments: with 160, one merge at a border of blocks cost 0.19 bits of VOI
 
 
@@ -63,7 +65,9 @@ def segment_blocks(
     affinities, folder = Path(affinities).resolve(), Path(folder).resolve()
     array = _open_affinities(affinities)
     grid = Grid(array.shape[1:], block)
-    fragments = Fragments(folder, grid, affinities, triple(map(float, array.attrs["resolution"])))
+    fragments = Fragments(folder, grid, affinities, _voxel_size(affinities, array), _stamp_affinities(affinities))
+    largest = [min(b + 2 * h, n) for b, h, n in zip(grid.block, fragments.halo, grid.shape, strict=True)]
+    check_memory(client, Region.at((0, 0, 0), largest), BYTES_FLOODED, f"with a halo of {fragments.halo} voxels")
     faces = Faces(folder, grid, fragments)
     merge = Merge(folder, Grid(grid.shape, grid.shape), faces, threshold)
     with lock(folder):
@@ -100,6 +104,22 @@ def _open_affinities(path: Path) -> zarr.Array:
     return array
 
 
+def _voxel_size(path: Path, array: zarr.Array) -> tuple[float, float, float]:
+    try:
+        return triple(map(float, array.attrs["resolution"]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: affinities have the attribute `resolution`, three numbers in nm ({error})"
+        ) from error
+
+
+def _stamp_affinities(path: Path) -> dict[str, str]:
+    """Stamps of the metadata and, where no journal of `predict_blocks` vouches for them, of all chunks."""
+    if path.name == Predict.output and Journal(path.parent, Predict.name).settings():
+        return stamp(path)
+    return {path.name: stamp_all(path.rglob("*"), path)}
+
+
 def _read_affinities(path: Path, region: Region) -> np.ndarray:
     """Affinities (3, z, y, x) of a region, float32.
 
@@ -132,14 +152,22 @@ class Fragments(ToZarr):
 
     affinities: Path
     voxel_size: tuple[float, float, float]
+    state: dict[str, str] | None = field(default=None, compare=False, repr=False)  # stamps of when the run began
     name: ClassVar[str] = "fragments"
     output: ClassVar[str] = "fragments.zarr"
+
+    def __post_init__(self) -> None:
+        if not is_plausible(self.voxel_size):
+            raise ValueError(
+                f"{self.affinities}: `resolution` says voxels of {self.voxel_size} nm along z, y, x, which no electron "
+                f"microscope has; the halo of {HALO_NM:g} nm depends on it: mend the attribute"
+            )
 
     def settings(self) -> dict[str, Any]:
         predicted = Journal(self.affinities.parent, Predict.name).settings() or {}
         return {
             "affinities": str(self.affinities),
-            "affinities files": stamp(self.affinities),
+            "affinities files": self.state or _stamp_affinities(self.affinities),
             "block": list(self.grid.block),
             "voxel_size": list(self.voxel_size),
             **{f"predict: {key}": value for key, value in predicted.items()},

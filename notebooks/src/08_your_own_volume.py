@@ -23,10 +23,12 @@ OUT_DIR = ""  # folder for results; empty: out/
 DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 VOLUME = ""  # your file or folder; empty: the validation part of DATASET, as much of it as PROFILE works on
-VOXEL_SIZE = ""  # nm along z, y, x, as "40,8,8"; empty: what the file says
+VOXEL_SIZE = ""  # nm along z, y, x, as "40 8 8"; empty: what the file says
+AXES = ""  # axes in the file's order, as "xyz", or "c0zyx" for the first channel; empty: what the file says
 RAW_KEY = ""  # path of the grey values inside an HDF5 or Zarr; empty: found by itself in a known layout
 LABELS = ""  # file with the ground truth, if it is a separate one
 LABELS_KEY = ""  # path of the labels inside that file; empty: found by itself, or no labels
+UNKNOWN = ""  # id of unknown voxels in the labels, as -1; empty: 2^64 - 1 only
 CHECKPOINT = ""  # a model written by lesson 04 (.safetensors); empty: the one that comes with the repository
 THRESHOLD = ""  # score for agglomeration, 0 to 1; empty: the value stored with the model
 
@@ -55,22 +57,25 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # | you have | set |
 # | --- | --- |
 # | HDF5 as CREMI writes it, padded or not | `VOLUME = "sample.hdf"` |
-# | another HDF5 or Zarr | `VOLUME = "brain.zarr"`, `RAW_KEY = "em/raw"`, `VOXEL_SIZE = "40,8,8"` |
+# | another HDF5 or Zarr | `VOLUME = "brain.zarr"`, `RAW_KEY = "em/raw"`, `VOXEL_SIZE = "40 8 8"` |
 # | OME-Zarr | `VOLUME = "brain.ome.zarr"`: its scale and units give the voxel size |
-# | a TIFF stack, or a folder of TIFF sections | `VOLUME = "stack.tif"` or `"sections/"`, `VOXEL_SIZE = "30,6,6"` |
+# | a TIFF stack, or a folder of TIFF sections | `VOLUME = "stack.tif"` or `"sections/"`, `VOXEL_SIZE = "30 6 6"` |
+# | a file with another order of axes, or channels | `AXES = "xyz"`, or `AXES = "c0zyx"` for the first channel |
 # | labels in a separate file | `LABELS = "truth.tif"` as well |
+# | labels in which -1 means *unknown* | `UNKNOWN = -1` as well |
+#
+# What you set comes first. Otherwise the lesson uses what the file says, or stops and tells you which parameter
+# decides; [the page about files](../docs/understand/files.md) lists all cases. A **warning** below names what was left
+# out or may be missing, such as a gap in the numbers of your sections: read it before you go on.
 #
 # Grey values must be uint8, and labels unsigned integers. If they are not, the lesson stops and tells you what to do.
 # It does not guess how your 16 bits become 8, because that is a decision about your data.
 
 # %%
-from pathlib import Path
-
 from fgnet_lib.files.formats import read_volume
 
 if VOLUME:
-    size = tuple(map(float, str(VOXEL_SIZE).split(","))) if VOXEL_SIZE else None
-    volume = read_volume(VOLUME, RAW_KEY or None, LABELS_KEY or None, LABELS or None, size).load()
+    volume = read_volume(VOLUME, RAW_KEY, LABELS_KEY, LABELS, VOXEL_SIZE, AXES, UNKNOWN).load()
 else:
     volume = session.volume("val")
 print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm")
@@ -106,9 +111,9 @@ plt.show()
 # work as it is.
 
 # %% alt="Histograms of the grey values of this volume and of the phantom, on one axis from 0 to 255. Similar curves mean that the model knows this contrast."
-from fgnet_lib.datasets import open_dataset
+from fgnet_lib.phantom import make_phantom
 
-grey = {"this volume": volume.raw, "the phantom": open_dataset("phantom", "train").raw}
+grey = {"this volume": volume.raw, "the phantom": make_phantom((16, 192, 192), seed=0).raw}
 figure, ax = plt.subplots(figsize=(8, 3.5))
 for name, raw in grey.items():
     low, middle, high = np.percentile(raw, (1, 50, 99))
@@ -127,10 +132,12 @@ plt.show()
 # bytes a voxel.
 
 # %%
+from pathlib import Path
+
 from fgnet_lib import weights
 from fgnet_lib.inference import predict
 
-checkpoint = Path(CHECKPOINT).resolve() if CHECKPOINT else weights.PRETRAINED / "fgnet_mini.safetensors"
+checkpoint = Path(CHECKPOINT).expanduser().resolve() if CHECKPOINT else weights.PRETRAINED / "fgnet_mini.safetensors"
 model = weights.load_model(checkpoint, session.device)
 threshold = float(weights.read_notes(checkpoint).get("threshold", 0.5) if THRESHOLD == "" else THRESHOLD)
 if not 0 <= threshold <= 1:
@@ -226,9 +233,9 @@ print(f"{result}: {result.stat().st_size / 1e6:.1f} MB, voxels of {saved.voxel_s
 # %% [markdown]
 # ## 6 · Score it, if you have labels
 #
-# Voxels with the label 0 (boundary) or 2⁶⁴ − 1 (CREMI's *unknown*) are left out. VOI is in bits, ARAND lies between 0
-# and 1, and lower is better in all of them (lesson 05). The worst errors come with their positions, so you can look at
-# them.
+# Voxels with the label 0 (boundary) or 2⁶⁴ − 1 (CREMI's *unknown*) are left out, and so are those with the id that you
+# gave as `UNKNOWN`. VOI is in bits, ARAND lies between 0 and 1, and lower is better in all of them (lesson 05). The
+# worst errors come with their positions, so you can look at them.
 
 # %%
 import json
@@ -238,10 +245,14 @@ from fgnet_lib.metrics import evaluate, neuron_report
 
 report = session.out_dir / "metrics.json"
 report.unlink(missing_ok=True)  # so that no score of an earlier volume stays beside this segmentation
-if volume.labels is None:
-    print("no labels, so no score")
+try:
+    scores = None if volume.labels is None else asdict(evaluate(segmentation, volume.labels))
+except ValueError as error:  # labels without one known voxel end the scoring, not the lesson
+    print(error)
+    scores = None
+if scores is None:
+    print("no labels to compare with, so no score")
 else:
-    scores = asdict(evaluate(segmentation, volume.labels))
     report.write_text(json.dumps(scores, indent=2))
     print(f"{report}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     errors = neuron_report(segmentation, volume.labels, volume.voxel_size, top=3)
@@ -354,7 +365,7 @@ checks.report("08")
 # ## Try it
 #
 # - Save `255 - volume.raw` with `write_volume`, open it as `VOLUME`, and see what the model makes of bright membranes.
-# - Open a volume with `VOXEL_SIZE = "40,10,10"` although it has 10 nm in z. What changes in part 3, and why?
+# - Open a volume with `VOXEL_SIZE = "40 10 10"` although it has 10 nm in z. What changes in part 3, and why?
 # - Fly through your neurons: `viewer.show(volume, {"neurons": segmentation})`, with
 #   `from fgnet_lib.views import viewer` (lesson 06).
 #

@@ -18,7 +18,7 @@ from fgnet_lib import REPOSITORY, datasets
 from fgnet_lib.fgnet import MINI, FGNet
 from fgnet_lib.files.formats import read_volume, write_volume
 from fgnet_lib.phantom import make_phantom
-from fgnet_lib.volumes import Volume
+from fgnet_lib.volumes import IGNORE, Volume
 from fgnet_lib.weights import save_model
 
 pytestmark = pytest.mark.slow  # runs a lesson
@@ -90,6 +90,34 @@ def test_keys_labels_in_a_file_of_their_own_and_a_threshold(lesson, phantom):
     assert Path("results/metrics.json").is_file()
 
 
+@pytest.mark.parametrize("size", ["40 8 8", "[40, 8, 8]", [40, 8, 8], "0.04 0.008 0.008 um"])
+def test_parameters_in_the_forms_that_papermill_gives(lesson, phantom, size):
+    write_volume(phantom, "in a known layout.h5")
+    with h5py.File("1.h5", "w") as file:
+        file["1"] = phantom.raw.transpose(2, 1, 0)
+        file["2"] = np.where(phantom.labels == phantom.labels.max(), -1, phantom.labels.astype(np.int64)).T
+    own = {"VOXEL_SIZE": size, "RAW_KEY": 1, "LABELS_KEY": 2, "AXES": "xyz", "UNKNOWN": -1}
+    volume = lesson(VOLUME="1.h5", **own)["volume"]
+    np.testing.assert_array_equal(volume.raw, phantom.raw)
+    assert volume.voxel_size == (40.0, 8.0, 8.0) and (volume.labels == IGNORE).any()
+
+
+@pytest.mark.parametrize("label", [0, 2**64 - 1])
+def test_labels_without_one_known_voxel_end_the_scoring_and_not_the_lesson(lesson, phantom, label, capsys):
+    write_volume(replace(phantom, labels=np.full(SHAPE, label, np.uint64)), "brain.h5")
+    lesson(VOLUME="brain.h5")
+    assert "no labels to compare with, so no score" in capsys.readouterr().out
+    assert not Path("results/metrics.json").exists() and Path("results/segmentation.h5").exists()
+
+
+def test_an_own_volume_needs_no_folder_for_downloads(lesson, phantom, monkeypatch):
+    write_volume(phantom, "brain.h5")
+    Path("a file").touch()
+    monkeypatch.setenv("FGNET_CACHE_DIR", str(Path("a file/cache").absolute()))
+    lesson(VOLUME="brain.h5")
+    assert Path("results/segmentation.h5").exists()
+
+
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
@@ -100,6 +128,9 @@ def test_keys_labels_in_a_file_of_their_own_and_a_threshold(lesson, phantom):
         ({"VOLUME": "brain.h5", "RAW_KEY": "em"}, ValueError, "no dataset em.*volumes/raw"),
         ({"VOLUME": "brain.h5", "LABELS": "half.h5"}, ValueError, r"half.h5: labels of shape"),
         ({"VOLUME": "brain.h5", "VOXEL_SIZE": "40,-8,8"}, ValueError, "-8.0"),
+        ({"VOLUME": "brain.h5", "VOXEL_SIZE": "40,8"}, ValueError, "VOXEL_SIZE is '40,8'.*along z, y, x"),
+        ({"VOLUME": "brain.h5", "AXES": "zy"}, ValueError, "AXES is 'zy'"),
+        ({"VOLUME": "brain.h5", "UNKNOWN": "?"}, ValueError, r"UNKNOWN is '\?'"),
         ({"VOLUME": "float.tif", "VOXEL_SIZE": "40,8,8"}, ValueError, "float.tif.*float32.*uint8"),
     ],
 )

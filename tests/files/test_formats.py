@@ -199,7 +199,10 @@ def test_plain_hdf5_by_dataset_paths(tmp_path):
     assert read_volume(path, raw_key="em/image", voxel_size=(9, 9, 9)).voxel_size == (9.0, 9.0, 9.0)
 
 
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"compression": "lzw"}, {"imagej": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compression": "zlib"}, {"compression": "lzw"}, {"imagej": True, "metadata": {"axes": "ZYX"}}],
+)
 def test_tiff_stack(tmp_path, options):
     tifffile.imwrite(tmp_path / "a.tif", grey(), **options)
     volume = read_volume(tmp_path / "a.tif", voxel_size=SIZE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 
@@ -13,6 +14,7 @@ import zarr
 from distributed import Client
 from helpers.models import Echo
 from helpers.stand_ins import BLOCK, Grey, files, truncate
+from helpers.volume_files import grey, hdf5, ome_image, ome_zarr, turn
 from helpers.volumes import affinities_of, cells, parts_of, thin_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -278,6 +280,66 @@ def test_raw_that_was_replaced_is_refused_and_read_anew_in_another_folder(run, c
     predict_blocks(client, Source(raw), folder.parent / "new", Grey(), BLOCK, progress=False)
     affinities = zarr.open_array(folder.parent / "new" / "affinities.zarr")
     assert affinities.shape == (3, 6, 64, 64) and affinities[:].min() == 1
+
+
+def test_a_chunk_that_changed_in_place_is_another_volume(run):
+    predict_again, folder, grid = run
+    predict_again()
+    chunk = next(file for file in (folder.parent / "raw.zarr" / "volumes").rglob("c/*/*/*") if file.is_file())
+    os.utime(chunk)
+    with pytest.raises(ValueError, match="raw files was.*volumes/raw"):
+        predict_again()
+
+
+def test_level_0_of_an_ome_zarr_that_was_replaced_is_another_volume(tmp_path):
+    image = ome_image("0.4", "zyx", ISOTROPIC, (0, 0, 0), "nanometer")
+    source = Source(ome_zarr(tmp_path / "a.zarr", grey(), image))
+    before = source.stamp()
+    shutil.rmtree(tmp_path / "a.zarr" / "0")
+    zarr.open_group(tmp_path / "a.zarr").create_array("0", data=255 - grey(), chunks=grey().shape)
+    assert source.stamp().keys() == before.keys() and source.stamp() != before
+
+
+def test_a_volume_that_changes_while_it_is_read_is_reported(tmp_path):
+    source = Source(write_volume(Volume(grey(), ISOTROPIC), tmp_path / "a.h5")).begin()
+    source.check_unchanged()
+    write_volume(Volume(255 - grey(), ISOTROPIC), tmp_path / "a.h5")
+    with pytest.raises(ValueError, match="a.h5 has changed while it was read.*another folder"):
+        source.check_unchanged()
+
+
+def test_a_source_has_axes(client, tmp_path):
+    """The order that is given by hand holds in the workers, too."""
+    raw = grey((12, 64, 64))
+    path = hdf5(tmp_path / "a.h5", {"raw": turn(raw, "xyz")})
+    source = Source(path, voxel_size=ISOTROPIC, axes="xyz")
+    predict_blocks(client, source, tmp_path / "run", Grey(), BLOCK, progress=False)
+    affinities = zarr.open_array(tmp_path / "run" / "affinities.zarr")[0]
+    np.testing.assert_allclose(affinities, raw / 255, atol=1e-3)
+
+
+def test_a_block_that_no_memory_holds_is_refused_before_it_is_read(client, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("raw", (2000, 10_000, 10_000), "u1", chunks=(16, 128, 128)).attrs["resolution"] = ISOTROPIC
+    with pytest.raises(ValueError, match=r"block of \(2000, 10000, 10000\) voxels takes .* GiB.*smaller blocks"):
+        predict_blocks(client, tmp_path / "a.h5", tmp_path / "run", Grey(), (2000, 10_000, 10_000), progress=False)
+    zarr.create_array(
+        tmp_path / "b.zarr",
+        shape=(3, 1000, 4000, 4000),
+        chunks=(3, 16, 128, 128),
+        dtype="f4",
+        fill_value=0.5,
+        attributes={"resolution": [0.2, 0.2, 0.2]},
+    )
+    with pytest.raises(ValueError, match=r"with a halo of \(1600, 1600, 1600\) voxels"):
+        segment_blocks(client, tmp_path / "b.zarr", tmp_path / "run", 0.5, progress=False)
+
+
+@pytest.mark.parametrize("voxel_size", [(0.04, 0.008, 0.008), (0, 8, 8), (-40, 8, 8), (40_000, 8, 8), (np.nan, 8, 8)])
+def test_affinities_with_voxels_that_no_microscope_has_are_refused(client, tmp_path, voxel_size):
+    saved(tmp_path / "a.zarr", np.full((3, 8, 16, 16), 0.5, np.float32), voxel_size)
+    with pytest.raises(ValueError, match="a.zarr: `resolution` says voxels of.*mend the attribute"):
+        segment_blocks(client, tmp_path / "a.zarr", tmp_path / "run", 0.5, progress=False)
 
 
 def test_weights_that_were_replaced_are_other_weights(tmp_path, monkeypatch):

@@ -1,0 +1,118 @@
+"""What the attributes of an HDF5 or Zarr array say about its axes, voxel size and offset, by the habits of the field.
+
+| attribute | who writes it |
+| --- | --- |
+| `resolution`, `offset`, `units` | CREMI, funlib, webknossos |
+| `voxel_size`, `axis_names` | funlib.persistence, gunpowder |
+| `element_size_um` | ilastik, PlantSeg, Fiji's HDF5 plugin |
+| `axistags` | ilastik (vigra), as JSON |
+| `transform` (axes, scale, translate, units) | CellMap, COSEM |
+| `pixelResolution` (dimensions, unit), in x, y, z | N5 |
+| `_ARRAY_DIMENSIONS`, dimension names of Zarr 3, dimension labels of HDF5 | xarray, netCDF |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from fgnet_lib.files.geometry import Claims
+from fgnet_lib.files.lengths import Measure, parse_json
+
+_SIZE = re.compile(r"(resolution|voxel_?size|element_?size|pixel_?size)(?:_?(nm|um|angstrom))?", re.IGNORECASE)
+_UNITS = ("units", "unit", "resolution_units", "resolution_unit", "voxel_size_units", "voxel_size_unit")
+_NAMES = ("axis_names", "axes", "axis_order", "dimension_names", "dims", "_ARRAY_DIMENSIONS")
+
+
+def claim_attributes(array: Any, attributes: Mapping[str, Any], around: Sequence[Mapping[str, Any]]) -> Claims:
+    """Return what attributes say about an array.
+
+    Args:
+        array: the array.
+        attributes: its own attributes.
+        around: those of the groups around it, the nearest first; they count where the array states no voxel size.
+    """
+    axes = {key: _list(attributes[key]) for key in _NAMES if key in attributes}
+    sizes, origins = _lengths(attributes)
+    for group in around:
+        if not sizes:
+            sizes = _lengths(group)[0]
+    unsure = _MATLAB if "MATLAB_class" in attributes else ""
+    if "axistags" in attributes:
+        if (tags := _vigra(attributes)) is None:
+            unsure = "its attribute axistags is not vigra's JSON; AXES names the axes, as in 'zyx'"
+        else:
+            axes["axistags"], sizes["axistags"] = tags
+    if isinstance(transform := attributes.get("transform"), Mapping):
+        axes["transform"] = _list(transform.get("axes", []))
+        sizes["transform"] = Measure(transform.get("scale"), transform.get("units"))
+        origins["transform"] = Measure(transform.get("translate"), transform.get("units"))
+    names = ", ".join(map(str, attributes)) or "none"
+    present = {key: measure for key, measure in sizes.items() if measure.value is not None}
+    return Claims(
+        array,
+        {key: value for key, value in axes.items() if value},
+        present,
+        {key: measure for key, measure in origins.items() if measure.value is not None},
+        remark=f"its attributes are: {names}",
+        order_unsure=unsure,
+    )
+
+
+_MATLAB = (
+    "MATLAB wrote this array, and its files have the axes in reverse; if it was (y, x, z) in MATLAB, give AXES = "
+    "'zxy', and if it was (z, y, x), give AXES = 'xyz'"
+)
+
+
+def read_attributes(node: Any) -> dict[str, Any]:
+    """Return the attributes of an HDF5 or Zarr node, without those of types that the library cannot read."""
+    attributes = {}
+    for key in list(node.attrs):
+        with suppress(OSError, TypeError, ValueError, RuntimeError, KeyError):
+            attributes[str(key)] = node.attrs[key]
+    return attributes
+
+
+def _lengths(attributes: Mapping[str, Any]) -> tuple[dict[str, Measure], dict[str, Measure]]:
+    """The voxel sizes and the offsets that the attributes of an array or of a group state."""
+    unit = next((attributes[key] for key in _UNITS if key in attributes), "nm")
+    sizes = {}
+    for key in attributes:
+        if match := _SIZE.fullmatch(str(key)):
+            sizes[str(key)] = Measure(attributes[key], match[2] or unit)
+    if isinstance(n5 := attributes.get("pixelResolution"), Mapping):
+        sizes["pixelResolution"] = Measure(n5.get("dimensions"), n5.get("unit", "nm"), "xyz")
+    origins = {"offset": Measure(attributes["offset"], unit)} if "offset" in attributes else {}
+    return sizes, origins
+
+
+def _list(value: Any) -> list[Any]:
+    """The names of axes, written as a list or as one word: "zyx"."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if isinstance(value, str):
+        parsed = parse_json(value)
+        value = parsed if isinstance(parsed, list) else re.split(r"[,;\s]+", value.strip())
+        value = list(value[0]) if len(value) == 1 else value
+    if not isinstance(value, list | tuple):
+        return []  # something else under the same name
+    return [item.get("name") if isinstance(item, Mapping) else item for item in value]
+
+
+def _vigra(attributes: Mapping[str, Any]) -> tuple[list[str], Measure] | None:
+    """The keys of vigra's axistags, and their resolutions where it has them with a unit; None if it is no such JSON."""
+    tags = attributes["axistags"]
+    tags = parse_json(tags.decode("utf-8", "replace") if isinstance(tags, bytes) else str(tags))
+    try:
+        axes = [(str(tag["key"]), float(tag.get("resolution", 0))) for tag in tags["axes"]]
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return None
+    units = parse_json(str(attributes.get("axis_units", "")))
+    if not isinstance(units, Mapping) or not all(size > 0 for key, size in axes if key in "zyx"):
+        return [key for key, _ in axes], Measure(None)
+    order = [key for key, _ in axes if key in "zyx"]
+    unit = [units.get(key) for key in order]
+    return [key for key, _ in axes], Measure([dict(axes)[key] for key in order], unit, "".join(order))

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from helpers.volume_files import SIZE, grey, hdf5, ome_image, ome_zarr, plain_zarr, turn
+
+from fgnet_lib.files.formats import read_volume
+from fgnet_lib.files.geometry import parse_axes, parse_voxel_size
+from fgnet_lib.files.lengths import nm_per, parse_lengths
+
+# --- what a person gives ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (40, 8, 8),
+        [40, 8.0, 8],
+        np.array([40, 8, 8]),
+        "40,8,8",
+        "40 8 8",
+        "40, 8, 8",
+        "40; 8; 8",
+        "[40, 8, 8]",
+        "(40, 8, 8)",
+        "40x8x8",
+        "40 × 8 × 8 nm",
+        "40nm 8nm 8nm",
+        "0.04 0.008 0.008 um",
+        "0.04 µm, 8 nm, 80 Å",
+        ["40", "8", "8"],
+        ["40 nm", "8 nm", "8 nm"],
+        '{"x": 8, "y": 8, "z": 40}',
+        {"z": 40, "y": 8, "x": 8},
+        "4e1 8e0 8.",
+    ],
+)
+def test_a_voxel_size_is_read_in_every_form_that_people_and_papermill_give(tmp_path, given):
+    assert parse_voxel_size(given) == pytest.approx(SIZE)
+    path = hdf5(tmp_path / "a.h5", {"raw": grey()}, raw={"resolution": "far too long"})  # it is not even looked at
+    assert read_volume(path, voxel_size=given).voxel_size == pytest.approx(SIZE)
+
+
+@pytest.mark.parametrize("given", ["", " ", None])
+def test_nothing_given_is_nothing(given):
+    assert parse_voxel_size(given) is None and parse_axes(given) is None
+
+
+@pytest.mark.parametrize(
+    "given", ["40 8", "40,5 8,5 8,5", "large", 8, [40, 8], [[40, 8], [8, 1]], "40 8 8 parsec", "nan"]
+)
+def test_what_is_no_voxel_size_is_refused_with_the_form_to_give(given):
+    with pytest.raises(ValueError, match="VOXEL_SIZE is .*along z, y, x"):
+        parse_voxel_size(given)
+
+
+def test_a_voxel_size_that_no_microscope_has_is_taken_when_given_and_mentioned():
+    with pytest.warns(UserWarning, match=r"\(0.04, 0.008, 0.008\) nm.*um"):
+        assert parse_voxel_size("0.04 0.008 0.008") == (0.04, 0.008, 0.008)
+
+
+@pytest.mark.parametrize(
+    ("given", "axes"), [("zyx", "zyx"), ("C0, X, Y, Z", "c0xyz"), (["x", "y", "z"], "xyz"), ("t1c0zyx", "t1c0zyx")]
+)
+def test_axes_are_read_in_every_form(given, axes):
+    assert parse_axes(given) == axes
+
+
+@pytest.mark.parametrize("given", ["yx", "zzyx", "zyx0", "z-y-x", "rgb"])
+def test_axes_need_each_of_z_y_x_once(given):
+    with pytest.raises(ValueError, match="AXES is .*'xyz'.*'c0zyx'"):
+        parse_axes(given)
+
+
+@pytest.mark.parametrize("unit", ["pixel", "Pixels", "", None, "px", "voxel", b"", "arbitrary"])
+def test_a_pixel_is_no_length(unit):
+    assert nm_per(unit) is None and parse_lengths([1, 1, 1], unit) is None
+
+
+def test_an_unknown_unit_is_refused():
+    with pytest.raises(ValueError, match="'parsec' is no known unit"):
+        parse_lengths([1, 1, 1], "parsec")
+
+
+# --- what a file says ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"resolution": [40, 8, 8]},
+        {"resolution": "[40, 8, 8]"},
+        {"resolution": b"40,8,8"},
+        {"resolution": np.array([[40.0, 8.0, 8.0]])},
+        {"resolution": np.array([b"40 nm", b"8 nm", b"8 nm"])},
+        {"resolution": [0.04, 0.008, 0.008], "units": ["um"] * 3},
+        {"resolution": [0.04, 8, 8], "units": ["um", "nm", "nm"]},
+        {"resolution": [400, 80, 80], "unit": "angstrom"},
+        {"voxel_size": [40, 8, 8], "axis_names": ["z", "y", "x"]},
+        {"element_size_um": [0.04, 0.008, 0.008]},
+        {"voxel_size_nm": [40, 8, 8]},
+        {"voxelsize": [40, 8, 8], "axes": "zyx"},
+        {"resolution": [40, 8, 8], "voxel_size": [40.0, 8.0, 8.0]},
+        {"resolution": [40, 8, 8], "dims": [6, 20, 28]},  # a shape, and no names
+    ],
+)
+def test_attributes_of_the_voxel_size(tmp_path, attributes):
+    assert read_volume(hdf5(tmp_path / "a.h5", {"raw": grey()}, raw=attributes)).voxel_size == pytest.approx(SIZE)
+    assert read_volume(
+        hdf5(tmp_path / "b.h5", {"em/raw": grey()}, file=attributes), "em/raw"
+    ).voxel_size == pytest.approx(SIZE)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"resolution": 8.0}, "resolution is 8.0.*VOXEL_SIZE"),
+        ({"resolution": [40, 8]}, "2 numbers for the axes z, y, x.*VOXEL_SIZE"),
+        ({"resolution": "large"}, "no lengths in 'large'.*VOXEL_SIZE"),
+        ({"resolution": h5py.Empty("f8")}, "not understood.*VOXEL_SIZE"),
+        ({"resolution": [40, np.nan, 8]}, "not finite.*VOXEL_SIZE"),
+        ({"resolution": [40, 8, 8], "units": "parsec"}, "'parsec' is no known unit.*VOXEL_SIZE"),
+        ({"resolution": [40, 8, 8], "units": ["nm", "nm"]}, "2 units.*VOXEL_SIZE"),
+        ({"resolution": [40, 8, 8], "voxel_size": [8, 8, 8]}, "contradicts itself.*resolution gives.*voxel_size gives"),
+        (
+            {"resolution": [0.04, 0.008, 0.008]},
+            r"\(0.04, 0.008, 0.008\) nm.*which no electron microscope has.*VOXEL_SIZE",
+        ),
+        ({"resolution": [4e4, 8e3, 8e3]}, "which no electron microscope has.*VOXEL_SIZE"),
+        ({"resolution": [0, 8, 8]}, "which no electron microscope has.*VOXEL_SIZE"),
+        ({"resolution": [1, 1, 1], "unit": "pixel"}, "no voxel size in the file.*its attributes are: resolution, unit"),
+        ({"scaling": [40, 8, 8]}, "no voxel size in the file.*its attributes are: scaling"),
+        ({"axis_names": ["t", "y", "x"], "resolution": [1, 8, 8]}, "axes are t, y, x.*each of z, y, x.*AXES"),
+        (
+            {"axis_names": ["y", "x"], "resolution": SIZE},
+            r"names the axes y, x, but the array has the shape \(6, 20, 28\)",
+        ),
+        ({"axis_names": ["AP", "DV", "ML"], "resolution": SIZE}, "axes are ap, dv, ml.*AXES"),
+        ({"axis_names": ["z", "y", "x"], "axes": "xyz", "resolution": SIZE}, "contradicts itself about its axes.*AXES"),
+        ({"axistags": "no JSON", "resolution": SIZE}, "axistags is not vigra's JSON; AXES"),
+        ({"resolution": SIZE, "offset": "here"}, "offset is here.*not understood"),
+        ({"resolution": SIZE, "MATLAB_class": "uint8"}, "MATLAB.*AXES = 'zxy'.*AXES = 'xyz'"),
+    ],
+)
+def test_attributes_that_are_not_understood_are_refused_unless_you_decide(tmp_path, attributes, message):
+    path = hdf5(tmp_path / "a.h5", {"raw": grey()}, raw=attributes)
+    with pytest.raises(ValueError, match=f"a.h5.*{message}"):
+        read_volume(path)
+    volume = read_volume(path, voxel_size=SIZE, axes="zyx")
+    assert volume.voxel_size == SIZE
+    np.testing.assert_array_equal(volume.load().raw, grey())
+
+
+def test_the_axes_that_you_give_win(tmp_path):
+    wrong = {"axis_names": ["z", "y", "x"], "resolution": [8, 8, 40]}
+    path = hdf5(tmp_path / "a.h5", {"raw": turn(grey(), "xyz")}, raw=wrong)
+    volume = read_volume(path, axes="xyz")
+    assert volume.voxel_size == SIZE
+    np.testing.assert_array_equal(volume.load().raw, grey())
+
+
+def test_a_channel_is_chosen_by_its_number(tmp_path):
+    both = np.stack([grey(), grey(seed=5)])
+    image = ome_image("0.4", "czyx", (1, 40, 8, 8), (0, 0, 0, 0), "nanometer")
+    path = ome_zarr(tmp_path / "a.zarr", both, image)
+    with pytest.raises(ValueError, match=r"axes are c, z, y, x with the shape \(2, 6, 20, 28\).*AXES.*'c0zyx'"):
+        read_volume(path)
+    np.testing.assert_array_equal(read_volume(path, axes="c1zyx").load().raw, both[1])
+    with pytest.raises(ValueError, match="number 2 along c, which has numbers 0 to 1"):
+        read_volume(path, axes="c2zyx")
+    with pytest.raises(ValueError, match="AXES 'zyx' names 3 axes"):
+        read_volume(path, axes="zyx")
+
+
+def test_ilastik_tells_axes_and_resolutions_by_vigras_tags(tmp_path):
+    keys = '{"key": "%s", "typeFlags": 2, "resolution": %g, "description": ""}'
+    tags = '{"axes": [' + ", ".join(keys % pair for pair in (("x", 8), ("y", 8), ("z", 40), ("c", 0))) + "]}"
+    raw = turn(grey(), "xyzc")
+    path = hdf5(
+        tmp_path / "a.h5", {"raw": raw}, raw={"axistags": tags, "axis_units": '{"x": "nm", "y": "nm", "z": "nm"}'}
+    )
+    assert read_volume(path).voxel_size == SIZE
+    np.testing.assert_array_equal(read_volume(path).load().raw, grey())
+    path = hdf5(tmp_path / "b.h5", {"raw": raw}, raw={"axistags": tags})
+    with pytest.raises(ValueError, match="no voxel size"):
+        read_volume(path)
+    np.testing.assert_array_equal(read_volume(path, voxel_size=SIZE).load().raw, grey())
+
+
+def test_n5_lists_its_resolution_in_x_y_z(tmp_path):
+    attributes = {"pixelResolution": {"dimensions": [8, 8, 40], "unit": "nm"}}
+    assert read_volume(plain_zarr(tmp_path / "a.zarr", grey(), attributes=attributes)).voxel_size == SIZE
+    (tmp_path / "a.n5").mkdir()
+    (tmp_path / "a.n5" / "attributes.json").write_text("{}")
+    with pytest.raises(ValueError, match="N5 is not read: convert it to Zarr"):
+        read_volume(tmp_path / "a.n5")
+
+
+def test_netcdf_names_dimensions_by_their_scales(tmp_path):
+    path = hdf5(tmp_path / "a.h5", {"raw": turn(grey(), "xyz")}, raw={"resolution": [8, 8, 40]})
+    with h5py.File(path, "r+") as file:
+        for number, axis in enumerate("xyz"):
+            file[axis] = np.arange(file["raw"].shape[number])
+            file[axis].make_scale(axis)
+            file["raw"].dims[number].attach_scale(file[axis])
+    np.testing.assert_array_equal(read_volume(path).load().raw, grey())
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 20, 28), (1, 1, 6, 20, 28), (6, 20, 28, 1), (1, 6, 20, 28, 1)])
+def test_axes_of_length_1_without_a_name_are_left_out_with_a_word(tmp_path, shape):
+    path = hdf5(tmp_path / "a.h5", {"raw": grey().reshape(shape)}, raw={"resolution": SIZE})
+    with pytest.warns(UserWarning, match="an axis of length 1 is left out"):
+        volume = read_volume(path)
+    np.testing.assert_array_equal(volume.load().raw, grey())
+
+
+# --- OME-Zarr --------------------------------------------------------------------------------------------------------
+
+
+def described(**changes):
+    return ome_image("0.4", "zyx", SIZE, (0, 0, 0), "nanometer") | changes
+
+
+def steps(*transformations):
+    return {"datasets": [{"path": "0", "coordinateTransformations": list(transformations)}]}
+
+
+SCALE = {"type": "scale", "scale": list(SIZE)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (steps(), "no voxel size.*no scale"),
+        (steps({"type": "translation", "translation": [1, 1, 1]}), "no voxel size.*no scale"),
+        (steps({"type": "scale", "path": "scale.bin"}), "transformation that is not read: scale without its numbers"),
+        (steps({"type": "scale", "scale": [8, 8]}), "scale has 2 numbers for 3 axes"),
+        (steps({"type": "rotation", "rotation": []}), "transformation that is not read: rotation"),
+        (steps(SCALE, {"type": "affine", "affine": []}), "transformation that is not read: affine"),
+        (steps("scale"), "transformation that is not read"),
+        ({"axes": None}, "names no axes; AXES"),
+        ({"datasets": []}, "names the levels none"),
+        ({"datasets": [{"path": "9", "coordinateTransformations": [SCALE]}]}, "the levels 9.*there are: 0"),
+        ({"axes": [{"name": axis, "type": "space"} for axis in "zyx"]}, "no voxel size.*no unit"),
+        ({"axes": [{"name": axis, "unit": "parsec"} for axis in "zyx"]}, "'parsec' is no known unit"),
+    ],
+)
+def test_ome_zarr_that_is_not_understood_is_refused_unless_you_decide(tmp_path, changes, message):
+    path = ome_zarr(tmp_path / "a.zarr", grey(), described(**changes))
+    with pytest.raises(ValueError, match=f"a.zarr.*{message}"):
+        read_volume(path)
+    key = None if "levels" not in message else "0"
+    volume = read_volume(path, key, voxel_size=SIZE, axes="zyx")
+    np.testing.assert_array_equal(volume.load().raw, grey())
+
+
+def test_a_transformation_of_all_levels_is_applied_last(tmp_path):
+    both = {"coordinateTransformations": [{"type": "scale", "scale": [2, 2, 2]}]}
+    path = ome_zarr(tmp_path / "a.zarr", grey(), described(**both))
+    assert read_volume(path).voxel_size == (80, 16, 16)
+
+
+def test_an_unknown_coordinate_system_is_refused(tmp_path):
+    image = ome_image("0.6", "zyx", SIZE, (0, 0, 0), "nanometer")
+    image["datasets"][0]["coordinateTransformations"][0]["output"] = {"name": "brain"}
+    with pytest.raises(ValueError, match="coordinate system .brain.*AXES"):
+        read_volume(ome_zarr(tmp_path / "a.zarr", grey(), image, "0.6"))

@@ -1,0 +1,322 @@
+"""TIFF stacks and folders of sections: all of them, in the right order, or a sentence about what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+
+import numpy as np
+import pytest
+import tifffile
+from helpers.volume_files import SIZE, grey, imagej, ome_tiff, sections
+
+from fgnet_lib.files.formats import read_volume
+
+
+def read(path, *arguments, **options):
+    """Read a volume as it should be read without any word."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return read_volume(path, *arguments, voxel_size=SIZE, **options).load().raw
+
+
+def pages(path, arrays, **options):
+    with tifffile.TiffWriter(path) as file:
+        for array in arrays:
+            file.write(array, photometric="minisblack", metadata=None, contiguous=False, **options)
+    return path
+
+
+# --- one file --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compression": "zlib"}, {"tile": (16, 16)}, {"bigtiff": True}, {"rowsperstrip": 3}, {"byteorder": ">"}],
+)
+def test_pages_are_sections(tmp_path, options):
+    file_options = {key: options[key] for key in ("bigtiff", "byteorder") if key in options}
+    page_options = {key: value for key, value in options.items() if key not in file_options}
+    tifffile.imwrite(tmp_path / "a.tif", grey(), photometric="minisblack", **options)
+    with tifffile.TiffWriter(tmp_path / "b.tif", **file_options) as file:
+        for section in grey():
+            file.write(section, photometric="minisblack", metadata=None, contiguous=False, **page_options)
+    for name in ("a.tif", "b.tif"):
+        np.testing.assert_array_equal(read(tmp_path / name), grey())
+        crop = read_volume(tmp_path / name, voxel_size=SIZE)[2:4, 3:17, 5:9].raw
+        np.testing.assert_array_equal(crop, grey()[2:4, 3:17, 5:9])
+
+
+@pytest.mark.parametrize("axes", ["ZCYX", "TZYX", "TZCYX"])
+@pytest.mark.parametrize("write", [imagej, ome_tiff])
+def test_channels_and_times_are_chosen_and_not_sections(tmp_path, write, axes):
+    both = np.stack([grey(), 255 - grey()], 0 if axes == "TZYX" else 1)
+    both = both[None] if len(axes) == 5 else both
+    write(tmp_path / "a.tif", both, axes)
+    with pytest.raises(ValueError, match=r"a.tif: the axes are .*; AXES chooses one of the 2 along"):
+        read_volume(tmp_path / "a.tif", voxel_size=SIZE)
+    choice = {"ZCYX": "zc1yx", "TZYX": "t1zyx", "TZCYX": "zc1yx"}[axes]
+    np.testing.assert_array_equal(read(tmp_path / "a.tif", axes=choice), 255 - grey())
+
+
+@pytest.mark.parametrize("axes", ["CYX", "TYX"])
+def test_a_stack_along_channels_or_times_needs_your_word_that_they_are_sections(tmp_path, axes):
+    imagej(tmp_path / "a.tif", grey(), axes)
+    with pytest.raises(ValueError, match=f"axes are {axes[0].lower()}, y, x.*each of z, y, x.*AXES.*'zyx'"):
+        read_volume(tmp_path / "a.tif", voxel_size=SIZE)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif", axes="zyx"), grey())
+
+
+def test_a_stack_of_stacks_without_names_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([grey(), 255 - grey()]), photometric="minisblack")
+    with pytest.raises(ValueError, match=r"axes are \?, \?, y, x.*AXES.*'c0zyx'"):
+        read_volume(tmp_path / "a.tif", voxel_size=SIZE)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif", axes="c1zyx"), 255 - grey())
+
+
+def test_white_as_0_is_inverted_in_raw_but_not_in_labels(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", 255 - grey(), photometric="miniswhite")
+    np.testing.assert_array_equal(read(tmp_path / "a.tif"), grey())
+    labels = grey(seed=1) // 2
+    tifffile.imwrite(tmp_path / "b.tif", labels, photometric="miniswhite")
+    volume = read_volume(tmp_path / "a.tif", labels_path=tmp_path / "b.tif", voxel_size=SIZE)
+    np.testing.assert_array_equal(volume.load().labels, labels)
+
+
+def test_numbers_of_colours_are_no_grey_but_labels(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 2**16, (3, 256), dtype=np.uint16)
+    ramp = np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1))
+    ids = grey(seed=1) // 2
+    for name, table in (("colours.tif", colours), ("ramp.tif", ramp)):
+        tifffile.imwrite(tmp_path / name, ids, photometric="palette", colormap=table)
+    with pytest.raises(ValueError, match="colours.tif.*table of colours"):
+        read_volume(tmp_path / "colours.tif", voxel_size=SIZE)
+    np.testing.assert_array_equal(read(tmp_path / "ramp.tif"), ids)
+    volume = read_volume(tmp_path / "ramp.tif", labels_path=tmp_path / "colours.tif", voxel_size=SIZE)
+    np.testing.assert_array_equal(volume.load().labels, ids)
+
+
+@pytest.mark.parametrize(("highest", "advice"), [(255, "astype.*loses nothing"), (4095, "scale them")])
+def test_grey_of_16_bits_is_refused_with_its_range(tmp_path, highest, advice):
+    raw = np.random.default_rng(0).integers(0, highest + 1, (6, 200, 200)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", raw, photometric="minisblack")
+    low, high = raw[3].min(), raw[3].max()
+    with pytest.raises(ValueError, match=f"a.tif: raw is uint16.*from {low} to {high}: .*{advice}"):
+        read_volume(tmp_path / "a.tif", voxel_size=SIZE)
+
+
+def test_pages_of_several_sizes_are_several_images(tmp_path):
+    path = pages(tmp_path / "a.tif", [*grey()[:3, :10, :14], *grey()])
+    with pytest.raises(ValueError, match=r"holds 2 images.*0: \(3, 10, 14\).*1: \(6, 20, 28\).*RAW_KEY"):
+        read_volume(path, voxel_size=SIZE)
+    np.testing.assert_array_equal(read(path, 1), grey())
+    with pytest.raises(ValueError, match="RAW_KEY is '2'; it holds 2 images"):
+        read_volume(path, "2", voxel_size=SIZE)
+
+
+def test_a_file_that_lost_its_end_is_refused(tmp_path):
+    whole = pages(tmp_path / "whole.tif", grey((6, 200, 200)), compression="zlib").read_bytes()
+    tifffile.imwrite(tmp_path / "one.tif", grey((6, 200, 200)), photometric="minisblack")
+    for data in (whole, (tmp_path / "one.tif").read_bytes()):
+        for part in (0.3, 0.6, 0.9, 0.999):
+            (tmp_path / "a.tif").write_bytes(data[: int(part * len(data))])
+            with pytest.raises(ValueError, match=r"a.tif: cannot be read, it may be truncated"):
+                read_volume(tmp_path / "a.tif", voxel_size=SIZE)
+
+
+def test_a_file_that_is_cut_off_while_it_is_open_raises_an_error_and_does_not_kill_python(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", grey((6, 200, 200)), photometric="minisblack")
+    volume = read_volume(tmp_path / "a.tif", voxel_size=SIZE)
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:50_000])
+    with pytest.raises(OSError, match="a.tif: cannot read"):
+        volume.load()
+
+
+def ome_files(folder, names):
+    """An OME-TIFF whose pages lie in several files, as their names in its text say."""
+    folder.mkdir(exist_ok=True)
+    data = "".join(
+        f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{z}</UUID></TiffData>'
+        for z, name in enumerate(names)
+    )
+    for z, name in enumerate(names):
+        text = (
+            f'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{z}">'
+            '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="28" SizeY="20" '
+            f'SizeZ="{len(names)}" SizeC="1" SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{data}</Pixels>'
+            "</Image></OME>"
+        )
+        tifffile.imwrite(folder / name, grey()[z], description=text, metadata=None, photometric="minisblack")
+    return folder / names[0]
+
+
+def test_an_ome_tiff_over_several_files_is_read_as_a_whole_or_not_at_all(tmp_path):
+    path = ome_files(tmp_path / "a", [f"s{z}.ome.tif" for z in range(3)])
+    np.testing.assert_array_equal(read_volume(path, voxel_size=SIZE).load().raw, grey()[:3])
+    with pytest.raises(ValueError, match="one of 3 files of an OME-TIFF"):
+        read_volume(tmp_path / "a", voxel_size=SIZE)
+    (tmp_path / "a" / "s2.ome.tif").unlink()
+    with pytest.raises(ValueError, match="s0.ome.tif.*not there"):
+        read_volume(path, voxel_size=SIZE)
+
+
+@pytest.mark.parametrize("name", ["../secret.ome.tif", "link.ome.tif"])
+def test_an_ome_tiff_reads_no_file_of_another_folder(tmp_path, name):
+    ome_files(tmp_path / "elsewhere", ["secret.ome.tif"]).rename(tmp_path / "secret.ome.tif")
+    path = ome_files(tmp_path / "a", ["s0.ome.tif", "s1.ome.tif"])
+    (tmp_path / "a" / "link.ome.tif").symlink_to(tmp_path / "secret.ome.tif")
+    text = path.read_bytes().replace(b'"s1.ome.tif"', b'"' + name.encode() + b'"')
+    description = text[text.index(b"<?xml") : text.index(b"</OME>") + 6].decode()
+    tifffile.imwrite(path, grey()[0], description=description, metadata=None, photometric="minisblack")
+    with pytest.raises(ValueError, match=f"takes pages from '{name}', which does not lie beside it"):
+        read_volume(path, voxel_size=SIZE)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_reading_page_by_page_takes_time_in_proportion_to_the_pages(tmp_path, compression):
+    """The last pages of a long file come as fast as the first: no page is looked for from the beginning."""
+    path = pages(tmp_path / "a.tif", np.broadcast_to(grey((1, 16, 16)), (2500, 16, 16)), compression=compression)
+    raw = read_volume(path, voxel_size=SIZE).raw
+
+    def seconds(numbers):
+        start = time.perf_counter()
+        for number in numbers:
+            raw[number]
+        return time.perf_counter() - start
+
+    seconds(range(2500))
+    first, last = (min(seconds(numbers) for _ in range(5)) for numbers in (range(300), range(2200, 2500)))
+    assert last < 3 * first
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["s{z}.tif", "s{z}.TIF", "Brain {z:03} ü.tiff", "exp12_z{z}.tif"])
+def test_a_folder_of_sections(tmp_path, name):
+    np.testing.assert_array_equal(read(sections(tmp_path / "my ü folder", grey((12, 8, 9)), name)), grey((12, 8, 9)))
+
+
+def test_suffixes_may_be_mixed(tmp_path):
+    folder = sections(tmp_path / "a", grey())
+    (folder / "s3.tif").rename(folder / "s3.TIFF")
+    np.testing.assert_array_equal(read(folder), grey())
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sections(tmp_path / "a", grey())
+    np.testing.assert_array_equal(read("~/a"), grey())
+
+
+@pytest.mark.parametrize("stray", ["s3.tif~", "._s0.tif", "s0.tif.aux.xml", "Thumbs.db", ".DS_Store", "s3.tif.bak"])
+def test_stray_files_are_no_sections(tmp_path, stray):
+    folder = sections(tmp_path / "a", grey())
+    shutil.copy(folder / "s3.tif", folder / stray)
+    np.testing.assert_array_equal(read(folder), grey())
+
+
+def test_folders_with_tiffs_are_mentioned(tmp_path):
+    folder = sections(tmp_path / "a", grey())
+    sections(folder / "thumbs.tiff", grey())
+    with pytest.warns(UserWarning, match="TIFFs in its folders thumbs.tiff are not read"):
+        np.testing.assert_array_equal(read_volume(folder, voxel_size=SIZE).load().raw, grey())
+    sections(tmp_path / "b" / "1-6", grey())
+    with pytest.raises(ValueError, match="unknown format, but its folders 1-6 hold volumes: name one"):
+        read_volume(tmp_path / "b", voxel_size=SIZE)
+
+
+def test_files_of_another_kind_are_named_and_can_be_chosen(tmp_path):
+    folder = sections(tmp_path / "a", grey())
+    sections(folder, (grey() > 9).astype(np.uint8), "s{z}_mask.tif")
+    with pytest.raises(ValueError, match=r"2 kinds \('s#.tif': 6; 's#_mask.tif': 6.*RAW_KEY"):
+        read_volume(folder, voxel_size=SIZE)
+    np.testing.assert_array_equal(read(folder, "s#.tif"), grey())
+    with pytest.raises(ValueError, match="RAW_KEY is 'mask'; its kinds of files are: s#.tif, s#_mask.tif"):
+        read_volume(folder, "mask", voxel_size=SIZE)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([0, 1, 2, 4, 5, 6], "jump from 2 to 4"),
+        ([0, 10, 20, 30, 40, 50], "in steps of 10"),
+        ([1, 2, 3, 4, 5, 60], "5 to 60"),
+    ],
+)
+def test_a_gap_in_the_numbers_is_mentioned(tmp_path, numbers, message):
+    folder = sections(tmp_path / "a", grey(), numbers=numbers)
+    with pytest.warns(UserWarning, match=f"{message}.*z is wrong"):
+        np.testing.assert_array_equal(read_volume(folder, voxel_size=SIZE).load().raw, grey())
+
+
+def test_a_number_that_occurs_twice_is_refused(tmp_path):
+    folder = sections(sections(tmp_path / "a", grey()), grey(), "s{z:02}.tif")
+    with pytest.raises(ValueError, match=r"several files have the number of s00?\.tif"):
+        read_volume(folder, voxel_size=SIZE)
+
+
+def test_numbers_of_tiles_and_names_without_numbers_are_mentioned(tmp_path):
+    for z in range(4):
+        sections(tmp_path / "tiles", grey()[:1], f"z{z // 2}_x{z % 2}.tif")
+    with pytest.warns(UserWarning, match="differ in 2 numbers.*tiles"):
+        assert read_volume(tmp_path / "tiles", voxel_size=SIZE).shape == (4, 20, 28)
+    for name in "ba":
+        sections(tmp_path / "letters", grey()[:1], f"{name}.tif")
+    with pytest.warns(UserWarning, match="no file has a number.*alphabetical"):
+        assert read_volume(tmp_path / "letters", voxel_size=SIZE).shape == (2, 20, 28)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (grey((40, 50)), r"s3.tif has sections of \(40, 50\) voxels, uint8, and s0.tif of \(20, 28\)"),
+        (grey((10, 28)), r"s3.tif has sections of \(10, 28\)"),
+        (grey((20, 28)).astype(np.uint16), r"s3.tif has sections of \(20, 28\) voxels, uint16"),
+        (grey((20, 28, 3)), "s3.tif: is in colour"),
+    ],
+)
+def test_a_section_unlike_the_others_is_named(tmp_path, section, message):
+    folder = sections(tmp_path / "a", grey())
+    tifffile.imwrite(folder / "s3.tif", section)
+    with pytest.raises(ValueError, match=message):
+        read_volume(folder, voxel_size=SIZE)
+
+
+@pytest.mark.parametrize("data", [b"", b"no TIFF", None])
+def test_a_damaged_section_is_named(tmp_path, data):
+    folder = sections(tmp_path / "a", grey())
+    (folder / "s3.tif").write_bytes((folder / "s3.tif").read_bytes()[:300] if data is None else data)
+    with pytest.raises(ValueError, match="s3.tif: cannot be read"):
+        read_volume(folder, voxel_size=SIZE)
+
+
+def test_several_files_of_several_sections_are_read_in_turn_with_a_word(tmp_path):
+    for part in range(2):
+        pages(sections(tmp_path / "a", grey()[:0]) / f"part{part + 1}.tif", grey()[3 * part : 3 * part + 3])
+    with pytest.warns(UserWarning, match="its 2 files hold 3 to 3 sections each"):
+        volume = read_volume(tmp_path / "a", voxel_size=SIZE)
+    np.testing.assert_array_equal(volume.load().raw, grey())
+    np.testing.assert_array_equal(volume[2:5, 3:7, 1:2].raw, grey()[2:5, 3:7, 1:2])
+
+
+def test_a_folder_with_one_stack_is_that_stack(tmp_path):
+    (tmp_path / "a").mkdir()
+    tifffile.imwrite(tmp_path / "a" / "stack.tif", grey(), photometric="minisblack")
+    np.testing.assert_array_equal(read(tmp_path / "a"), grey())
+    (tmp_path / "a" / "stack.tif").unlink()
+    sections(tmp_path / "a", grey()[:1])
+    with pytest.raises(ValueError, match=r"\(20, 28\).*raw\[None\]"):
+        read_volume(tmp_path / "a", voxel_size=SIZE)
+
+
+def test_a_section_that_is_a_link_to_another_folder_is_not_read(tmp_path):
+    folder, secret = sections(tmp_path / "a", grey()), sections(tmp_path / "secret", grey())
+    (folder / "s3.tif").unlink()
+    (folder / "s3.tif").symlink_to(secret / "s3.tif")
+    with pytest.raises(ValueError, match="s3.tif leads out of"):
+        read_volume(folder, voxel_size=SIZE)
+    (folder / "s3.tif").unlink()
+    (folder / "s3.tif").symlink_to(folder / "s2.tif")
+    np.testing.assert_array_equal(read_volume(folder, voxel_size=SIZE).load().raw, grey()[[0, 1, 2, 2, 4, 5]])
