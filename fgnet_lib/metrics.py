@@ -1,11 +1,14 @@
 """How far a segmentation is from the ground truth: scores, and where the errors are.
 
 Everything is read off one table: how many voxels every neuron shares with every segment. Voxels whose ground truth is 0
-(boundary) or ``volumes.IGNORE`` (unknown) are left out of it; segment 0 is a segment like any other.
+(boundary) or unknown are left out of it; segment 0 is a segment like any other. Unknown is ``volumes.IGNORE``
+(2^64 - 1), -1, and what -1 becomes in a narrower unsigned type: 2^32 - 1, and with a warning 65535 in uint16 and 255 in
+uint8.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -16,6 +19,12 @@ from scipy import sparse
 from scipy.stats import rankdata
 
 from fgnet_lib.volumes import IGNORE, triple
+
+NO_NEURON = (0, -1, 2**32 - 1, int(IGNORE))  # boundary, and the spellings of unknown that are no id in any type
+
+
+class NoKnownVoxelError(ValueError):
+    """The ground truth has no voxel with a known neuron, so there is nothing to compare a segmentation with."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ class _Runs(NamedTuple):
 
     Attributes:
         lengths: voxels of each run.
-        known: bool, the runs whose ground truth is neither 0 nor IGNORE.
+        known: bool, the runs whose ground truth is neither 0 nor unknown.
         neurons: sorted ids of the ground truth.
         row: rank in `neurons`, for each known run.
         segments: sorted ids of the segmentation, where the ground truth is known.
@@ -111,24 +120,37 @@ class _Runs(NamedTuple):
     column: np.ndarray
 
 
-def check_ids(labels: np.ndarray, name: str) -> np.ndarray:
-    """Return labels as an array, or refuse them.
+def check_ids(labels: np.ndarray, name: str, lowest: int = 0) -> np.ndarray:
+    """Return labels as an array in this machine's byte order, or refuse them.
+
+    Args:
+        labels: Any integer type, any byte order.
+        name: What a message calls them.
+        lowest: Smallest id that is allowed.
 
     Raises:
-        ValueError: They are not integers, or some are negative; the message calls them `name`.
+        ValueError: They are not integers, or some are below `lowest`.
     """
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu":
         raise ValueError(f"the {name} must hold integer ids, not {labels.dtype}")
-    if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
-        raise ValueError(f"the {name} holds the id {labels.min()}: ids are 0 or more")
-    return labels
+    if labels.dtype.kind == "i" and labels.size and labels.min() < lowest:
+        raise ValueError(f"the {name} holds the id {labels.min()}: ids are {lowest} or more")
+    return labels.astype(labels.dtype.newbyteorder("="), copy=False)
 
 
 def _check_both(seg: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    seg, gt = check_ids(seg, "segmentation"), check_ids(gt, "ground truth")
+    seg, gt = check_ids(seg, "segmentation"), check_ids(gt, "ground truth", lowest=-1)
     if seg.shape != gt.shape:
         raise ValueError(f"the segmentation has shape {seg.shape} and the ground truth {gt.shape}: they must be equal")
+    highest = np.iinfo(gt.dtype).max
+    if gt.dtype in (np.uint8, np.uint16) and (gt == highest).any():
+        warnings.warn(
+            f"{highest} in the ground truth is taken for unknown, because -1 becomes that in {gt.dtype}; if it is a "
+            "neuron, pass the ground truth as uint32",
+            stacklevel=5,
+        )
+        gt = np.where(gt == highest, gt.dtype.type(0), gt)
     return seg, gt
 
 
@@ -140,9 +162,13 @@ def _runs(seg: np.ndarray, gt: np.ndarray) -> _Runs:
     # No sum of run lengths exceeds the volume, so this type cannot overflow.
     lengths = np.diff(np.flatnonzero(starts), append=seg.size).astype(np.min_scalar_type(seg.size))
     gt = gt[starts]
-    known = (gt != 0) & (gt != IGNORE)
+    limits = np.iinfo(gt.dtype)
+    known = ~np.isin(gt, np.array([label for label in NO_NEURON if limits.min <= label <= limits.max], gt.dtype))
     if not known.any():
-        raise ValueError("nothing to compare: no voxel of the ground truth has a label other than 0 and IGNORE")
+        raise NoKnownVoxelError(
+            f"nothing to compare: of the ground truth's {seg.size} voxels, {lengths[gt == 0].sum()} are 0 (boundary) "
+            "and all others are unknown"
+        )
     # Ids may be huge and sparse; the table is indexed by their rank.
     neurons, row = fastremap.unique(gt[known], return_inverse=True)
     row = row.astype(np.int32)
@@ -181,15 +207,23 @@ def evaluate(seg: np.ndarray, gt: np.ndarray) -> Scores:
     Scores(voi_split=1.0, voi_merge=0.0, arand=0.5, cremi=0.7071067811865476)
 
     VOI is Meila's variation of information (2007). ARAND is the adapted Rand error as scikit-image computes it, from
-    pairs of two different voxels (challenges that also pair each voxel with itself differ in the 5th digit). The CREMI
-    score is that of cremi.org.
+    pairs of two different voxels. The CREMI score is the geometric mean of VOI and ARAND, as on cremi.org, but not of
+    the same voxels: `cremi_python`, the challenge's own script,
+
+    - pairs each voxel with itself, too, which changes the 5th digit of large volumes;
+    - takes 0 in the ground truth for a neuron, where we leave it out;
+    - takes no pairs from segment 0 (it adds the share of its voxels to both sums of pairs), where we count it as a
+      segment like any other; in VOI it counts for both;
+    - can leave out a rim around the neurons of each section (its `border_threshold`, in nm); we have no rim. Set the
+      rim to ``IGNORE`` in `gt` for the same effect.
 
     Args:
-        seg: Integer ids of any size and sparsity, of any shape.
-        gt: The same shape; 0 and ``IGNORE`` are left out.
+        seg: Integer ids of any size and sparsity, type, byte order and shape.
+        gt: The same shape; 0 and unknown voxels are left out.
 
     Raises:
-        ValueError: For ids that are not integers or are negative, different shapes, or a ground truth without labels.
+        NoKnownVoxelError: The ground truth is 0 or unknown everywhere; this is a ValueError, too.
+        ValueError: For ids that are not integers or are negative, or different shapes.
     """
     voxels = _overlap(seg, gt).voxels
     split, merge = (float(_bits_per_row(table).sum()) for table in (voxels, voxels.T.tocsr()))
@@ -210,7 +244,7 @@ def segment_report(
 
     Args:
         seg: Integer ids (z, y, x).
-        gt: The same shape; 0 and ``IGNORE`` are no neurons.
+        gt: The same shape; 0 and unknown voxels belong to no neuron.
         segment: Id of a segment; it is compared with the neuron that fills most of it.
         neuron: In place of `segment`, the id of a neuron; it is compared with the segment that covers most of it.
 
@@ -224,7 +258,7 @@ def segment_report(
         raise ValueError("name a segment or a neuron")
     inside = gt[seg == segment]
     counted = _ranked(inside, f"segment {segment} in the segmentation")
-    neurons = tuple(part for part in counted if part[0] not in (0, int(IGNORE)))
+    neurons = tuple(part for part in counted if part[0] not in NO_NEURON)
     if neuron is None and neurons:
         neuron = neurons[0][0]
     segments = () if neuron is None else _ranked(seg[gt == neuron], "")
@@ -250,7 +284,7 @@ def error_masks(seg: np.ndarray, gt: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
     Args:
         seg: Integer ids of any size and sparsity, (z, y, x) or any other shape.
-        gt: The same shape; voxels where it is 0 or ``IGNORE`` are no errors and do not count for a match.
+        gt: The same shape; voxels where it is 0 or unknown are no errors and do not count for a match.
 
     Returns:
         Splits and merges, bool arrays of the same shape.
@@ -283,7 +317,7 @@ def neuron_report(
 
     Args:
         seg: Integer ids (z, y, x).
-        gt: The same shape; 0 and ``IGNORE`` are left out.
+        gt: The same shape; 0 and unknown voxels are left out.
         voxel_size: nm (z, y, x).
         top: Largest number of splits, and of merges, to return.
 

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from skimage.metrics import adapted_rand_error, variation_of_information
 
 from fgnet_lib.metrics import (
+    NoKnownVoxelError,
     Scores,
     SegmentReport,
     error_masks,
@@ -67,6 +68,90 @@ def test_unknown_ground_truth_does_not_count_but_unsegmented_voxels_do() -> None
     assert evaluate(seg, gt) == evaluate(np.ones_like(gt), np.ones_like(gt))
     seg[1, :, :2] = 0
     assert voi(seg, gt) == (1, 0)
+
+
+INTEGERS = [np.dtype(order + kind) for kind in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8") for order in "<>"]
+
+
+@given(labels(np.arange(100)), labels(np.arange(100)), *[st.sampled_from(INTEGERS)] * 2, st.sampled_from("CF"))
+def test_integer_type_byte_order_and_memory_order_change_nothing(seg, gt, seg_dtype, gt_dtype, order) -> None:
+    assume(gt.any())
+    wanted = evaluate(seg, gt), neuron_report(seg, gt, (1, 1, 1)), segment_report(seg, gt, neuron=gt.max())
+    masks = error_masks(seg, gt)
+    seg, gt = seg.astype(seg_dtype, order), gt.astype(gt_dtype, order)
+    assert (evaluate(seg, gt), neuron_report(seg, gt, (1, 1, 1)), segment_report(seg, gt, neuron=gt.max())) == wanted
+    assert np.array_equal(error_masks(seg, gt), masks)
+
+
+UNKNOWN = [("u8", 2**64 - 1), ("u8", 2**32 - 1), ("i8", 2**32 - 1), ("u4", 2**32 - 1), *(("i" + n, -1) for n in "1248")]
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("kind", "unknown"), UNKNOWN)
+def test_every_spelling_of_unknown_is_left_out(kind: str, unknown: int, order: str, recwarn) -> None:
+    gt = np.repeat(np.array([3, 4, unknown], order + kind), 8).reshape(2, 3, 4)
+    seg = np.arange(24).reshape(gt.shape)
+    known = np.where(gt == unknown, 0, gt)
+    assert evaluate(seg, gt) == evaluate(seg, known)
+    assert np.array_equal(error_masks(seg, gt), error_masks(seg, known))
+    assert neuron_report(seg, gt, (1, 1, 1)) == neuron_report(seg, known, (1, 1, 1))
+    assert segment_report(seg, gt, 23).neuron is None
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_highest_id_of_a_narrow_type_is_unknown_with_a_warning(dtype: type) -> None:
+    """A neuron may have this id: the message says how to count it."""
+    gt = np.array([5, 5, 5, -1, -1]).astype(dtype)
+    seg = np.array([1, 1, 2, 2, 2])
+    with pytest.warns(UserWarning, match=f"{gt.max()} in the ground truth is taken for unknown.*uint32"):
+        assert evaluate(seg, gt) == evaluate(seg[:3], gt[:3])
+    with pytest.warns(UserWarning, match="taken for unknown"):
+        assert segment_report(seg, gt, 2).neurons == ((5, 1),)
+    assert evaluate(seg, gt.astype(np.uint32)) == evaluate(seg, np.array([5, 5, 5, 6, 6]))
+
+
+@pytest.mark.parametrize("unknown", [[], [IGNORE], [2**32 - 1, IGNORE]])
+def test_a_ground_truth_without_a_known_voxel_has_an_error_of_its_own(unknown: list[int]) -> None:
+    gt = np.array([0, 0, *unknown], np.uint64)
+    for score in (evaluate, voi, error_masks):
+        with pytest.raises(NoKnownVoxelError, match=f"{gt.size} voxels, 2 are 0"):
+            score(np.ones(gt.shape, int), gt)
+
+
+def test_the_cremi_score_differs_from_cremi_python_as_the_docstring_says() -> None:
+    """Counted by hand. Of eight voxels two are not segmented (0), one is boundary (0) and one is unknown."""
+    gt = np.array([1, 1, 1, 1, 2, 2, 0, IGNORE], np.uint64)
+    seg = np.array([5, 5, 5, 0, 0, 7, 7, 7], np.uint64)
+    three_to_one = 2 - 0.75 * np.log2(3)  # bits: the entropy of 3/4 and 1/4
+    # Neuron 1 is cut 3 : 1 and neuron 2 is cut 1 : 1; segment 0 joins one voxel of each; six voxels count.
+    split, merge = 4 / 6 * three_to_one + 2 / 6, 2 / 6
+    # Ordered pairs of different voxels: in the same neuron 4 * 3 + 2 * 1, in the same segment 3 * 2 + 2 * 1, in both 6.
+    arand = 1 - 2 * 6 / (14 + 8)
+    assert evaluate(seg, gt) == Scores(*map(pytest.approx, (split, merge, arand, np.sqrt(arand * (split + merge)))))
+    # cremi_python: truth 0 is a third neuron, of one voxel, which segment 7 joins with neuron 2; seven voxels count.
+    their_voi = 4 / 7 * three_to_one + 2 / 7 + 2 / 7 + 2 / 7
+    # Pairs with itself included, none in segment 0, whose share of all voxels is 2/8: in the same neuron 4² + 2² + 1²,
+    # in the same segment 3² + 2² + 2/8, in both 3² + 1² + 1² + 2/8.
+    their_arand = 1 - 2 * 11.25 / (21 + 13.25)
+    assert (arand, their_arand) == pytest.approx((0.4545, 0.3431), abs=1e-4)
+    assert cremi_python(seg, gt) == pytest.approx((their_voi, their_arand))
+
+
+def cremi_python(seg: np.ndarray, gt: np.ndarray) -> tuple[float, float]:
+    """VOI and ARAND by the rules of cremi_python without a rim, from the table of shares; for small ids."""
+    known = gt != IGNORE
+    table = np.zeros((gt[known].max() + 1, seg.max() + 1))
+    np.add.at(table, (gt[known], seg[known]), 1)
+    unsegmented = table[:, 0].sum() / gt.size
+    both, neuron, segment = (
+        (table[:, 1:] ** 2).sum() + unsegmented,
+        (table.sum(axis=1) ** 2).sum(),
+        (table[:, 1:].sum(axis=0) ** 2).sum() + unsegmented,
+    )
+    p = table / table.sum()
+    entropies = [-(q[q > 0] * np.log2(q[q > 0])).sum() for q in (p, p.sum(axis=0), p.sum(axis=1))]
+    return 2 * entropies[0] - entropies[1] - entropies[2], 1 - 2 * both / (neuron + segment)
 
 
 def planted() -> tuple[np.ndarray, np.ndarray]:

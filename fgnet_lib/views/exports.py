@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,11 @@ from fgnet_lib.volumes import Volume
 TRIANGLES = 120_000  # in an exported file: 5 MB
 CHUNK = 64  # voxels along each axis, in one file
 SMALL = 256  # a copy of half the resolution is added until all axes have at most this many voxels
+_CHUNK_FILE = r"(-?\d+--?\d+_){2}-?\d+--?\d+"  # first and last voxel along x, y and z
+_EXPORTED = re.compile(  # the files of an export, by their path in its folder
+    rf"{re.escape(serve.STATE)}|serve\.py|(raw|segmentation)/(info|[\d._e+-]+/{_CHUNK_FILE})"
+    r"|segmentation/(mesh/(info|\d+(:0)?)|segment_properties/info)"
+)
 
 
 def export_html(
@@ -61,7 +71,7 @@ def export_html(
             i=i,
             j=j,
             k=k,
-            name=names[neuron],
+            name=escape(names[neuron]),  # plotly reads a part of HTML in names
             showlegend=True,
             flatshading=True,
             color=colors[neuron],
@@ -126,27 +136,62 @@ def export_precomputed(
     Args:
         volume: raw, voxel size and offset, which is rounded to whole voxels as the format wants it. Raw may be lazy.
         segmentation: ids (z, y, x), any integer type.
-        path: of the folder; an earlier export at this path is replaced.
+        path: of the folder; an earlier export at this path is replaced, unless other files lie in it.
         ids: of the neurons that get a mesh and are selected, or id -> name; by default the 50 largest.
 
     Raises:
         ValueError: shapes differ, an id is negative or missing, or the folder holds something else than an export.
+        OSError: the disk is full or cannot be written; what was at `path` is untouched.
     """
     path = Path(path)
-    if path.exists() and not (path / serve.STATE).is_file():
-        raise ValueError(f"{path} already exists and is no earlier export: name a new folder")
+    _check_replaceable(path)
     segmentation = check_ids(segmentation, "segmentation")
     if segmentation.shape != volume.shape:
         raise ValueError(f"the segmentation has shape {segmentation.shape} and raw {volume.shape}: they must be equal")
     names = _names(segmentation, ids, 50)
-    with atomic(path) as part:
+    with _os_errors(path), atomic(path) as part:
         _write_pyramid(part / "raw", volume.raw, volume, "image", "mean")
         _write_pyramid(part / "segmentation", segmentation, volume, "segmentation", "mode")
         _write_meshes(part / "segmentation", segmentation, volume, names)
         _write_json(part / serve.STATE, _state(volume, names).to_json())
         shutil.copy(serve.__file__, part / "serve.py")
+        _check_replaceable(path)  # writing may have taken an hour
     command = f"python {shlex.quote(str(path / 'serve.py'))}"
     return Export(path, command, serve.link(path, f"http://127.0.0.1:{serve.PORT}"))
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise a ValueError unless there is nothing at `path`, or an earlier export and no file beside those of it."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if path.is_symlink() or not (path / serve.STATE).is_file():
+        raise ValueError(f"{path} already exists and is no earlier export: name a new folder")
+    foreign = [
+        entry.relative_to(path).as_posix()
+        for entry in sorted(path.rglob("*"))
+        if entry.is_symlink() or not (entry.is_dir() or _EXPORTED.fullmatch(entry.relative_to(path).as_posix()))
+    ]
+    if foreign:
+        more = f" and {len(foreign) - 5} more" * (len(foreign) > 5)
+        raise ValueError(
+            f"{path} holds an earlier export and other files: {', '.join(foreign[:5])}{more}. They would be deleted "
+            "with it: move them away, or name a new folder"
+        )
+
+
+@contextmanager
+def _os_errors(path: Path) -> Iterator[None]:
+    """Turn tensorstore's errors of the operating system, which are ValueErrors, into OSErrors that name `path`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(code[1]) if code else getattr(error, "errno", None)
+        if number is None:
+            raise
+        raise OSError(
+            number, f"cannot write {path}, what was there before is untouched: {os.strerror(number)}"
+        ) from error
 
 
 def _corner(volume: Volume) -> np.ndarray:
@@ -161,13 +206,26 @@ def _write_pyramid(folder: Path, array: Any, volume: Volume, kind: str, method: 
     for z in range(0, volume.shape[0], CHUNK):
         slab = np.asarray(array[z : z + CHUNK]).astype(store.dtype.numpy_dtype, copy=False)
         first = store.origin[2] + z
-        store[:, :, first : first + len(slab), 0] = slab.T
+        part = store[:, :, first : first + len(slab)]
+        _write_chunks(part, tensorstore.array(slab.T[..., None])[tensorstore.d[:].translate_to[part.origin]])
     while max(store.shape) > SMALL:
         factor = np.where(voxel_size < 2 * voxel_size.min(), 2, 1)  # towards voxels as thick as they are wide
         coarse = tensorstore.downsample(store, [*factor, 1], method)
         voxel_size = voxel_size * factor
         store = _create(folder, kind, coarse.shape[:3], coarse.origin[:3], voxel_size)
-        store.write(coarse).result()
+        _write_chunks(store, coarse)
+
+
+def _write_chunks(store: tensorstore.TensorStore, source: tensorstore.TensorStore) -> None:
+    """Write a volume; after an error all chunks are waited for, or tensorstore would write on in a removed folder."""
+    last = store.domain.exclusive_max
+    writes = []
+    for first in product(*map(range, store.domain.inclusive_min, last, [CHUNK] * store.ndim)):
+        chunk = tuple(slice(a, min(a + CHUNK, b)) for a, b in zip(first, last, strict=True))
+        writes.append(store[chunk].write(source[chunk]))
+    errors = [error for error in [write.exception() for write in writes] if error]
+    if errors:
+        raise errors[0]
 
 
 def _create(folder: Path, kind: str, size: Any, corner: Any, voxel_size: Any) -> tensorstore.TensorStore:

@@ -11,7 +11,7 @@ import fastremap
 import numpy as np
 from skimage.measure import marching_cubes
 
-from fgnet_lib.volumes import IGNORE
+from fgnet_lib.metrics import NO_NEURON, check_ids
 
 _simplifying = threading.Lock()  # fast_simplification keeps its mesh in a global; the viewer's server has threads
 
@@ -29,14 +29,15 @@ class Mesh(NamedTuple):
 
 
 def largest_ids(labels: np.ndarray, n: int) -> list[int]:
-    """Return the ids of the `n` largest neurons of labels (z, y, x), largest first; 0 and IGNORE are no neurons."""
+    """Return the ids of the `n` largest neurons of labels (z, y, x), largest first; 0 and unknown are no neurons."""
     # in slabs, because with sparse ids fastremap sorts a copy of the array that it counts
     slabs = [
-        fastremap.unique(np.asarray(labels[z : z + 16]), return_counts=True) for z in range(0, labels.shape[0], 16)
+        fastremap.unique(check_ids(labels[z : z + 16], "labels", lowest=-1), return_counts=True)
+        for z in range(0, labels.shape[0], 16)
     ]
     ids, slot = np.unique(np.concatenate([ids for ids, _ in slabs]), return_inverse=True)
     order = np.argsort(np.bincount(slot, np.concatenate([sizes for _, sizes in slabs])))[::-1]
-    return [int(i) for i in ids[order] if i not in (0, int(IGNORE))][:n]
+    return [int(i) for i in ids[order] if i not in NO_NEURON][:n]
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:

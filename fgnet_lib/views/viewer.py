@@ -16,11 +16,11 @@ from IPython.display import HTML, display
 from matplotlib.colors import to_hex, to_rgb
 
 from fgnet_lib.machine import platform
-from fgnet_lib.metrics import NeuronError, check_ids, segment_report
+from fgnet_lib.metrics import NO_NEURON, NeuronError, check_ids, segment_report
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views.meshes import Mesh, bounding_box, largest_ids, mesh_bytes, neuron_mesh
 from fgnet_lib.views.plots import MERGE, SPLIT, label_colors
-from fgnet_lib.volumes import IGNORE, Lazy, Volume
+from fgnet_lib.volumes import Lazy, Volume
 
 if platform() == "colab":
     import google.colab  # noqa: F401  neuroglancer looks for it once, when it is imported
@@ -47,8 +47,6 @@ TRUTH = "ground truth"  # the layer of the volume's own labels
 ERRORS = {"splits": SPLIT, "merges": MERGE}
 PORTS = range(9170, 9180)  # the first free port is used, so that it can be forwarded once and for all
 COLORED = 1000  # so many of the largest neurons have the colours that they have in figures
-
-_NO_NEURON = (0, int(IGNORE))
 
 _latest: list[View] = []  # the latest viewer, whose arrays are released when the next viewer opens
 
@@ -144,7 +142,7 @@ class View:
         other = self._front() if layer == TRUTH else TRUTH
         own, what = self._labels[layer], "neuron" if layer == TRUTH else "segment"
         size = np.count_nonzero(own == label)
-        if not size or label in _NO_NEURON:
+        if not size or label in NO_NEURON:
             raise ValueError(f"no {what} {label} in the layer {layer!r}: choose an id that it contains")
         lines = [f"{what} {label} ({layer}): {size:,} voxels, {size * np.prod(self._voxel_size) / 1e9:.3g} µm³"]
         if other in self._labels:
@@ -170,7 +168,7 @@ class View:
         for name in reversed(self._labels):  # the layer in front first
             value = getattr(state.selected_values.get(name), "value", None)
             label = int(getattr(value, "key", value) or 0)
-            if label not in _NO_NEURON:
+            if label not in NO_NEURON:
                 return self._tell(self.report(name, label))
         self._tell("There is no neuron under the mouse.")
 

@@ -355,7 +355,9 @@ print("by library split {:.4f}, merge {:.4f} bits".format(*voi(toy, truth)))
 # together, precision is the share that truly belongs together. Of the pairs that belong together, recall is the share
 # that the segmentation puts together. ARAND is one minus their harmonic mean. Pairs grow with the square of the size,
 # so large neurons dominate ARAND. The **CREMI score** is $\sqrt{\text{ARAND} \cdot \text{VOI}}$. All these scores leave
-# out voxels without ground truth.
+# out voxels without ground truth. The challenge's own script counts a little differently: it leaves out a rim around
+# neurons and treats 0 in other ways, so compare a CREMI score from here with others from here (`help(evaluate)` lists
+# the differences).
 #
 # ## 6 · The threshold
 #

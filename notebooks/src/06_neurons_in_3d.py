@@ -413,8 +413,9 @@ print(folder)
 # %% [markdown]
 # The folder comes with its own small web server, for this machine only. Run the command in a terminal and open the
 # link. It leads to Google's public neuroglancer page, which runs in your browser and fetches the data from your
-# machine. To publish, put the folder on a web server, and replace `http://127.0.0.1:9180` in the link by its address.
-# If the data must not leave your machine, stay with part 4.
+# machine. Chrome asks whether the page may reach this device: allow it. While the server runs, no other web page can
+# read your volume. To publish, put the folder on a web server, and replace `http://127.0.0.1:9180` in the link by its
+# address. If the data must not leave your machine, stay with part 4.
 #
 # Your exercises so far:
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import re
+import resource
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import neuroglancer
 import numpy as np
@@ -17,6 +23,7 @@ import pytest
 from helpers.browser import SCREENSHOTS, free_port, open_browser
 from helpers.viewing import BOX, SHAPE, VOXEL, alike, assert_box_in_3d, center, make_volume, screenshot
 from matplotlib.image import imread
+from playwright.sync_api import Error as PlaywrightError
 
 from fgnet_lib.views import exports
 from fgnet_lib.volumes import Lazy, Volume
@@ -58,7 +65,7 @@ def test_what_is_not_there_is_refused(tmp_path, labels, ids, what):
 
 @pytest.mark.slow
 def test_html_opens_from_disk_and_asks_for_nothing(tmp_path):
-    names = {7: "the box", 2**40: "a corner"}
+    names = {7: "the box", 2**40: "</script><script>document.title = 'let in'</script><b>corner</b>"}
     path = exports.export_html(make_volume().labels, VOXEL, tmp_path / "neurons.html", names)
     with open_browser(900, 700) as (page, watch):
         page.goto(path.as_uri())
@@ -66,6 +73,7 @@ def test_html_opens_from_disk_and_asks_for_nothing(tmp_path):
         page.wait_for_timeout(2000)
         page.screenshot(path=SCREENSHOTS / "export-html.png")
         legend = page.locator(".legendtext").all_text_contents()
+        assert page.title() != "let in"
         before = page.screenshot()
         page.mouse.move(400, 400)
         page.mouse.down()
@@ -73,7 +81,7 @@ def test_html_opens_from_disk_and_asks_for_nothing(tmp_path):
         page.mouse.up()
         page.wait_for_timeout(500)
         assert page.screenshot() != before, "it does not turn"
-    assert legend == ["the box", "a corner"]
+    assert legend == list(names.values()), "a name from a file is text"
     assert watch.asked == [path.as_uri()]
     assert watch.problems == []
     picture = imread(SCREENSHOTS / "export-html.png")[..., :3]
@@ -153,36 +161,181 @@ def test_an_export_is_replaced_and_nothing_else(tmp_path):
     assert (tmp_path / "thesis" / "chapter.txt").exists()
 
 
-@pytest.fixture
-def served(tmp_path):
-    """An export with a bright block in raw, served by its own command; yields what the command prints as the link."""
+@pytest.mark.parametrize(
+    "name",
+    ["thesis.docx", "raw/notes.txt", "raw/8_8_40/0-64_0-64.txt", "segmentation/mesh/7.stl", "sub/neuroglancer.json"],
+)
+def test_a_file_beside_an_earlier_export_is_never_deleted(tmp_path, name):
+    volume = make_volume()
+    export = exports.export_precomputed(volume, volume.labels, tmp_path / "p")
+    (export.path / name).parent.mkdir(exist_ok=True)
+    (export.path / name).write_text("years of work")
+    with pytest.raises(ValueError, match=f"holds an earlier export and other files: {name}. They would be deleted"):
+        exports.export_precomputed(volume, volume.labels, export.path)
+    (export.path / name).unlink()
+    (export.path / name).symlink_to(tmp_path)
+    with pytest.raises(ValueError, match=f"other files: {name}"):
+        exports.export_precomputed(volume, volume.labels, export.path)
+    (export.path / name).unlink()
+    exports.export_precomputed(volume, volume.labels, export.path)
+
+
+def test_a_file_that_comes_while_an_export_is_written_is_not_deleted(tmp_path):
+    volume = make_volume()
+    exports.export_precomputed(volume, volume.labels, tmp_path / "p")
+
+    def cut(*region: slice) -> np.ndarray:
+        (tmp_path / "p" / "thesis.docx").touch()
+        return volume.raw[region]
+
+    with pytest.raises(ValueError, match="thesis.docx"):
+        exports.export_precomputed(Volume(Lazy(SHAPE, np.uint8, cut), VOXEL), volume.labels, tmp_path / "p")
+    assert (tmp_path / "p" / "thesis.docx").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_an_export_that_cannot_be_written_says_why_and_leaves_nothing(tmp_path):
+    """As on a full disk, here by a limit on the size of files; many chunks are being written when one fails."""
+    raw = np.random.default_rng(0).integers(0, 256, (64, 320, 320), dtype=np.uint8)
+    small = make_volume()
+    exports.export_precomputed(small, small.labels, tmp_path / "p")
+    before = sorted(tmp_path.rglob("*"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(OSError, match=rf"cannot write {tmp_path}/p, what was there .* untouched: File too large"):
+            exports.export_precomputed(Volume(raw, VOXEL), raw, tmp_path / "p")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def make_export(folder: Path) -> exports.Export:
+    """An export with a bright block in raw."""
     volume = make_volume()
     raw = np.zeros(SHAPE, np.uint8)
     raw[:, 8:12, 32:36] = 255
-    export = exports.export_precomputed(Volume(raw, VOXEL, offset=volume.offset), volume.labels, tmp_path / "a b")
-    assert export.command == f"python '{tmp_path}/a b/serve.py'"
-    port = free_port()
-    command = [sys.executable, "-I", export.path / "serve.py", str(port)]  # -I: without this repository
+    return exports.export_precomputed(Volume(raw, VOXEL, offset=volume.offset), volume.labels, folder)
+
+
+@contextmanager
+def serve_by_command(export: exports.Export, *arguments: str) -> Iterator[str]:
+    """Run an export's own copy of the server; yields the link that it prints."""
+    port = str(free_port())
+    command = [sys.executable, "-I", export.path / "serve.py", port, *arguments]  # -I: without this repository
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     server.stdout.readline()
-    link = server.stdout.readline().strip()
-    assert link == export.link.replace(f"127.0.0.1:{exports.serve.PORT}", f"127.0.0.1:{port}")
-    yield link
-    server.terminate()
-    server.wait()
-    server.stdout.close()
+    try:
+        yield server.stdout.readline().strip()
+    finally:
+        server.terminate()
+        server.wait()
+        server.stdout.close()
 
 
-def test_the_command_serves_the_folder_to_any_page(served):
-    state = neuroglancer.parse_url(served)
-    address = state.layers["neurons"].source[0].url.removeprefix("precomputed://")
-    with urllib.request.urlopen(f"{address}/info", timeout=60) as answer:
-        assert answer.headers["Access-Control-Allow-Origin"] == "*"
-        assert json.load(answer)["@type"] == "neuroglancer_multiscale_volume"
-    with pytest.raises(urllib.error.HTTPError, match="404") as missing:
-        urllib.request.urlopen(f"{address}/mesh/8:0", timeout=60)
-    assert missing.value.headers["Access-Control-Allow-Origin"] == "*"
-    missing.value.close()
+@pytest.fixture
+def served(tmp_path):
+    """An export served by its own command; yields what the command prints as the link."""
+    export = make_export(tmp_path / "a b")
+    assert export.command == f"python '{tmp_path}/a b/serve.py'"
+    with serve_by_command(export) as link:
+        port = re.search(r"127\.0\.0\.1:(\d+)", link)[1]
+        assert link == export.link.replace(f"127.0.0.1:{exports.serve.PORT}", f"127.0.0.1:{port}")
+        yield link
+
+
+def address_in(link: str) -> str:
+    """The address of the served folder, as neuroglancer reads it from the link."""
+    source = neuroglancer.parse_url(link).layers["raw"].source[0].url
+    return source.removeprefix("precomputed://").removesuffix("/raw")
+
+
+def ask(address: str, **headers: str) -> tuple[int, str, str | None]:
+    """Status, text and allowed origin of an answer."""
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=60)
+    except urllib.error.HTTPError as error:
+        answer = error
+    with answer:
+        return answer.status, answer.read().decode(), answer.headers["Access-Control-Allow-Origin"]
+
+
+def test_the_command_serves_files_to_neuroglancer_and_to_this_machine(served):
+    address = address_in(served)
+    for headers in ({}, {"Origin": exports.serve.NEUROGLANCER}):
+        status, text, allowed = ask(f"{address}/raw/info", **headers)
+        assert (status, allowed) == (200, exports.serve.NEUROGLANCER)
+        assert json.loads(text)["@type"] == "neuroglancer_multiscale_volume"
+        status, _, allowed = ask(f"{address}/segmentation/mesh/8:0", **headers)
+        assert (status, allowed) == (404, exports.serve.NEUROGLANCER), "neuroglancer has to see what is missing"
+    assert ask(address.replace("127.0.0.1", "localhost") + "/raw/info")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://example.org"},
+        {"Origin": "null"},
+        {"Origin": exports.serve.NEUROGLANCER + ".example.org"},
+        {"Host": "example.org"},
+        {"Host": "127.0.0.1"},
+        {"Host": "127.0.0.1.example.org:9180"},
+    ],
+)
+def test_other_pages_and_names_are_refused(served, headers):
+    status, text, allowed = ask(f"{address_in(served)}/raw/info", **headers)
+    assert (status, allowed) == (403, exports.serve.NEUROGLANCER)
+    assert "multiscale" not in text
+
+
+@pytest.mark.parametrize("folder", ["/", "/raw/", "/raw", "/segmentation/mesh/", "/%2e%2e/", "//"])
+def test_folders_are_not_listed(served, folder):
+    status, text, _ = ask(address_in(served) + folder)
+    assert status == 404
+    assert "info" not in text
+
+
+def test_slow_clients_are_let_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(exports.serve.Handler, "timeout", 0.2)
+    export = make_export(tmp_path / "p")
+    server = exports.serve.make_server(export.path, 0)
+    assert server.server_address[0] == "127.0.0.1"
+    threading.Thread(target=server.serve_forever).start()
+    before = threading.active_count()
+    clients = [socket.create_connection(server.server_address) for _ in range(5)]
+    for client in clients:
+        client.sendall(b"GET /raw/info HTTP/1.1\r\nHost: ")
+    assert ask(f"http://127.0.0.1:{server.server_port}/raw/info")[0] == 200
+    for client in clients:
+        client.settimeout(60)
+        assert client.recv(1000) == b"", "the server has closed it"
+        client.close()
+    server.shutdown()
+    server.server_close()
+    assert threading.active_count() < before
+
+
+def test_another_neuroglancer_is_named_on_the_command_line(tmp_path):
+    with serve_by_command(make_export(tmp_path / "p"), "https://neuroglancer.example.org/v2/") as link:
+        assert link.startswith("https://neuroglancer.example.org/v2/#!")
+        address = address_in(link)
+        status, _, allowed = ask(f"{address}/raw/info", Origin="https://neuroglancer.example.org")
+        assert (status, allowed) == (200, "https://neuroglancer.example.org")
+        assert ask(f"{address}/raw/info", Origin=exports.serve.NEUROGLANCER)[0] == 403
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("origin", [exports.serve.NEUROGLANCER, "https://example.org"])
+def test_a_browser_lets_no_page_but_neuroglancers_read(served, origin):
+    read = 'address => fetch(address).then(answer => answer.json()).then(info => info["@type"], error => String(error))'
+    with open_browser(400, 300) as (page, _):
+        with suppress(PlaywrightError):  # an older Chromium does not ask
+            page.context.grant_permissions(["local-network-access"])
+        page.goto(origin)
+        text = page.evaluate(read, f"{address_in(served)}/raw/info")
+    assert text == (
+        "neuroglancer_multiscale_volume" if origin == exports.serve.NEUROGLANCER else "TypeError: Failed to fetch"
+    )
 
 
 def test_a_taken_port_is_named(served, tmp_path):
@@ -193,11 +346,16 @@ def test_a_taken_port_is_named(served, tmp_path):
 
 
 @pytest.mark.slow
-def test_neuroglancer_shows_the_folder(served):
+def test_neuroglancer_shows_the_folder(tmp_path):
     """The client that comes with neuroglancer's Python package, in the state of the link."""
     viewer = neuroglancer.Viewer(allow_credentials=False)
-    viewer.set_state(neuroglancer.parse_url(served))
-    with open_browser(800, 600) as (page, watch):
+    page_of_it = urlsplit(viewer.get_viewer_url())
+    origin = f"{page_of_it.scheme}://{page_of_it.netloc}"
+    with (
+        serve_by_command(make_export(tmp_path / "p"), origin) as link,
+        open_browser(800, 600) as (page, watch),
+    ):
+        viewer.set_state(neuroglancer.parse_url(link.replace(origin, exports.serve.NEUROGLANCER)))
         page.goto(viewer.get_viewer_url())
         page.wait_for_selector("canvas")
         page.wait_for_timeout(3000)
