@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zlib
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from fgnet_lib.files.stamps import differences
 
 CHECKSUMS = "checksums.json"
+NAME = re.compile(r"checkpoint-\d{7,}")  # a folder of another name is somebody else's
 
 
 @dataclass
@@ -75,18 +77,22 @@ class Checkpoints:
         self.accelerator.save_state(str(partial))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            (partial / "settings.json").write_text(json.dumps(self.settings, indent=1))
+            (partial / "settings.json").write_text(json.dumps(self.settings, indent=1), encoding="utf-8")
             # not as accelerate's custom state, which is read by pickle and could run code
-            (partial / "history.json").write_text(json.dumps(asdict(self.history)))
+            (partial / "history.json").write_text(json.dumps(asdict(self.history)), encoding="utf-8")
             if self.average:
                 average = {name: value.contiguous() for name, value in self.average.state_dict().items()}
                 save_file(average, partial / "average.safetensors")
-            (partial / CHECKSUMS).write_text(json.dumps(_checksums(partial)))
+            (partial / CHECKSUMS).write_text(json.dumps(_checksums(partial)), encoding="utf-8")
             os.replace(partial, final)
-            for old in set(self.folder.glob("checkpoint-*")) - {final}:
+            for old in set(self._complete()) - {final}:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
         self.saved = iteration
+
+    def _complete(self) -> list[Path]:
+        """List the folders of all checkpoints."""
+        return [path for path in self.folder.glob("checkpoint-*") if NAME.fullmatch(path.name) and path.is_dir()]
 
     def resume(self) -> None:
         """Put everything back as the newest checkpoint has it; without a checkpoint, do nothing.
@@ -95,18 +101,18 @@ class Checkpoints:
             OSError: If the checkpoint is damaged.
             ValueError: If it was made with other settings.
         """
-        newest = max(self.folder.glob("checkpoint-*"), default=None)
+        newest = max(self._complete(), key=lambda path: int(path.name.split("-")[1]), default=None)
         if newest is None:
             return
-        if _checksums(newest) != json.loads((newest / CHECKSUMS).read_text()):  # accelerate overlooks some damage
+        if not _is_whole(newest):
             raise OSError(f"{newest} is damaged; remove it, and train again")
-        if changed := differences(json.loads((newest / "settings.json").read_text()), self.settings):
+        if changed := differences(json.loads((newest / "settings.json").read_text(encoding="utf-8")), self.settings):
             raise ValueError(
                 f"{newest} was made with another configuration: {'; '.join(changed)}. "
                 "Go back to it, or train in a new folder"
             )
         self.accelerator.load_state(str(newest))
-        self.history.__dict__.update(json.loads((newest / "history.json").read_text()))
+        self.history.__dict__.update(json.loads((newest / "history.json").read_text(encoding="utf-8")))
         if self.average:
             self.average.load_state_dict(load_file(newest / "average.safetensors"))
         self.saved = len(self.history)
@@ -115,3 +121,11 @@ class Checkpoints:
 def _checksums(folder: Path) -> dict[str, int]:
     """Compute a checksum of every file in a checkpoint but the file that holds them, by name."""
     return {path.name: zlib.crc32(path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS}
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Tell whether all files of a checkpoint are as they were written; accelerate overlooks some damage."""
+    try:
+        return _checksums(checkpoint) == json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # a file that is missing, a folder in its name, text that is no JSON
+        return False
