@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
@@ -65,7 +66,11 @@ class Checkpoints:
     saved: int = 0  # the iteration of the newest
 
     def save(self) -> None:
-        """Write the present state, unless it is written already, and remove older checkpoints."""
+        """Write the present state, unless it is written already, and remove older checkpoints.
+
+        Raises:
+            OSError: If the disk is full, or the folder cannot be written; the checkpoint before is kept.
+        """
         iteration = len(self.history)
         if iteration == self.saved:
             return
@@ -74,21 +79,31 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
+        try:
+            self._write(partial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError is what PyTorch raises
+            if self.accelerator.is_main_process:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise OSError(f"{final} could not be written, the checkpoint before is kept: {error}") from error
         if self.accelerator.is_main_process:
-            (partial / "settings.json").write_text(json.dumps(self.settings, indent=1), encoding="utf-8")
-            # not as accelerate's custom state, which is read by pickle and could run code
-            (partial / "history.json").write_text(json.dumps(asdict(self.history)), encoding="utf-8")
-            if self.average:
-                average = {name: value.contiguous() for name, value in self.average.state_dict().items()}
-                save_file(average, partial / "average.safetensors")
-            (partial / CHECKSUMS).write_text(json.dumps(_checksums(partial)), encoding="utf-8")
             os.replace(partial, final)
             for old in set(self._complete()) - {final}:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
         self.saved = iteration
+
+    def _write(self, folder: Path) -> None:
+        """Write all files of a checkpoint, the checksums of the others last."""
+        self.accelerator.save_state(str(folder))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            (folder / "settings.json").write_text(json.dumps(self.settings, indent=1), encoding="utf-8")
+            # not as accelerate's custom state, which is read by pickle and could run code
+            (folder / "history.json").write_text(json.dumps(asdict(self.history)), encoding="utf-8")
+            if self.average:
+                average = {name: value.contiguous() for name, value in self.average.state_dict().items()}
+                save_file(average, folder / "average.safetensors")
+            (folder / CHECKSUMS).write_text(json.dumps(_checksums(folder)), encoding="utf-8")
 
     def _complete(self) -> list[Path]:
         """List the folders of all checkpoints."""

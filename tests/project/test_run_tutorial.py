@@ -272,8 +272,9 @@ def test_a_second_run_is_refused_and_the_kernel_of_a_killed_runner_ends(out, tmp
         runner.kill()
         runner.wait()
     wait_until(lambda: not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE)
-    write(tmp_path, "00_beats", "pass")
-    assert run_tutorial.run_tutorial([notebook], out, PARAMETERS, fresh=True) == 0
+    write(tmp_path, "00_beats", "print('it has begun anew')")
+    run_tutorial.run_tutorial([notebook], out, PARAMETERS, fresh=True)
+    assert "it has begun anew" in (out / "00_beats.ipynb").read_text()
 
 
 def wait_until(condition) -> None:

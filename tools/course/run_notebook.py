@@ -23,7 +23,7 @@ class WholeFiles(LocalHandler):
             part.write_text(buf, encoding="utf-8")
 
 
-def end_with_parent() -> None:
+def watch_parent() -> None:
     """Wait for the end of standard input, then end this process and the kernel that it has started."""
     os.read(0, 1)
     for process in psutil.Process().children(recursive=True):
@@ -34,7 +34,7 @@ def end_with_parent() -> None:
 
 def main() -> None:
     """Run papermill with the arguments of this command line."""
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=watch_parent, daemon=True).start()
     papermill_io.register("", WholeFiles())  # for every path
     papermill()
 
