@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zlib
 from dataclasses import asdict, dataclass, field
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
 from fgnet_lib.files.stamps import differences
 
 CHECKSUMS = "checksums.json"
+NAME = re.compile(r"checkpoint-\d{7,}")  # a folder of another name is somebody else's
 
 
 @dataclass
@@ -63,7 +66,11 @@ class Checkpoints:
     saved: int = 0  # the iteration of the newest
 
     def save(self) -> None:
-        """Write the present state, unless it is written already, and remove older checkpoints."""
+        """Write the present state, unless it is written already, and remove older checkpoints.
+
+        Raises:
+            OSError: If the disk is full, or the folder cannot be written; the checkpoint before is kept.
+        """
         iteration = len(self.history)
         if iteration == self.saved:
             return
@@ -72,21 +79,35 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
+        try:
+            self._write(partial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError is what PyTorch raises
+            if self.accelerator.is_main_process:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise OSError(f"{final} could not be written, the checkpoint before is kept: {error}") from error
         if self.accelerator.is_main_process:
-            (partial / "settings.json").write_text(json.dumps(self.settings, indent=1))
-            # not as accelerate's custom state, which is read by pickle and could run code
-            (partial / "history.json").write_text(json.dumps(asdict(self.history)))
-            if self.average:
-                average = {name: value.contiguous() for name, value in self.average.state_dict().items()}
-                save_file(average, partial / "average.safetensors")
-            (partial / CHECKSUMS).write_text(json.dumps(_checksums(partial)))
             os.replace(partial, final)
-            for old in set(self.folder.glob("checkpoint-*")) - {final}:
+            for old in set(self._complete()) - {final}:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
         self.saved = iteration
+
+    def _write(self, folder: Path) -> None:
+        """Write all files of a checkpoint, the checksums of the others last."""
+        self.accelerator.save_state(str(folder))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            (folder / "settings.json").write_text(json.dumps(self.settings, indent=1), encoding="utf-8")
+            # not as accelerate's custom state, which is read by pickle and could run code
+            (folder / "history.json").write_text(json.dumps(asdict(self.history)), encoding="utf-8")
+            if self.average:
+                average = {name: value.contiguous() for name, value in self.average.state_dict().items()}
+                save_file(average, folder / "average.safetensors")
+            (folder / CHECKSUMS).write_text(json.dumps(_checksums(folder)), encoding="utf-8")
+
+    def _complete(self) -> list[Path]:
+        """List the folders of all checkpoints."""
+        return [path for path in self.folder.glob("checkpoint-*") if NAME.fullmatch(path.name) and path.is_dir()]
 
     def resume(self) -> None:
         """Put everything back as the newest checkpoint has it; without a checkpoint, do nothing.
@@ -95,18 +116,18 @@ class Checkpoints:
             OSError: If the checkpoint is damaged.
             ValueError: If it was made with other settings.
         """
-        newest = max(self.folder.glob("checkpoint-*"), default=None)
+        newest = max(self._complete(), key=lambda path: int(path.name.split("-")[1]), default=None)
         if newest is None:
             return
-        if _checksums(newest) != json.loads((newest / CHECKSUMS).read_text()):  # accelerate overlooks some damage
+        if not _is_whole(newest):
             raise OSError(f"{newest} is damaged; remove it, and train again")
-        if changed := differences(json.loads((newest / "settings.json").read_text()), self.settings):
+        if changed := differences(json.loads((newest / "settings.json").read_text(encoding="utf-8")), self.settings):
             raise ValueError(
                 f"{newest} was made with another configuration: {'; '.join(changed)}. "
                 "Go back to it, or train in a new folder"
             )
         self.accelerator.load_state(str(newest))
-        self.history.__dict__.update(json.loads((newest / "history.json").read_text()))
+        self.history.__dict__.update(json.loads((newest / "history.json").read_text(encoding="utf-8")))
         if self.average:
             self.average.load_state_dict(load_file(newest / "average.safetensors"))
         self.saved = len(self.history)
@@ -115,3 +136,11 @@ class Checkpoints:
 def _checksums(folder: Path) -> dict[str, int]:
     """Compute a checksum of every file in a checkpoint but the file that holds them, by name."""
     return {path.name: zlib.crc32(path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS}
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Tell whether all files of a checkpoint are as they were written; accelerate overlooks some damage."""
+    try:
+        return _checksums(checkpoint) == json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # a file that is missing, a folder in its name, text that is no JSON
+        return False

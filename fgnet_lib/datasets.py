@@ -8,11 +8,15 @@ in FGNET_HOME, a folder for all that should outlive a session.
 from __future__ import annotations
 
 import csv
+import io
 import os
 import shutil
+import warnings
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pooch
 from tqdm.auto import tqdm
@@ -53,10 +57,54 @@ def cache_dir() -> Path:
     return named_folder("FGNET_CACHE_DIR") or (home / "cache" if home else Path(pooch.os_cache("fgnet-tutorials")))
 
 
+def results_dir() -> Path:
+    """Name the folder for results: `out` in FGNET_HOME, or else in the repository."""
+    return (named_folder("FGNET_HOME") or REPOSITORY) / "out"
+
+
+def data_dir() -> Path | None:
+    """Name your own folder of data sets, FGNET_DATA_DIR; None if the variable is not set, or empty.
+
+    Raises:
+        OSError: the variable names no folder, or a folder that cannot be read; says which.
+    """
+    name = os.environ.get("FGNET_DATA_DIR")
+    return check_data_dir(name, "FGNET_DATA_DIR") if name else None
+
+
+def check_data_dir(name: str, variable: str) -> Path:
+    """Return the folder of data sets that a setting names, with `~` expanded, if it can be read.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        PermissionError: you may not list the folder.
+    """
+    folder = expand_home(name, variable)
+    advice = "name the folder that holds your data sets"
+    if not os.path.isdir(folder):
+        reason = "a file, not a folder" if os.path.isfile(folder) else "not a folder"
+        raise FileNotFoundError(f"{variable} {name!r} is {reason}: {advice}, or leave {variable} empty")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise PermissionError(f"{variable} {name!r} cannot be read by you: ask its owner for access, or {advice}")
+    return folder
+
+
 def named_folder(variable: str) -> Path | None:
     """Read the folder that an environment variable names; None if the variable is not set, or empty."""
     name = os.environ.get(variable)
-    return Path(name) if name else None
+    return expand_home(name, variable) if name else None
+
+
+def expand_home(name: str, variable: str) -> Path:
+    """Return the path that a setting names, with `~` replaced by the home folder, which no shell does in a notebook.
+
+    Raises:
+        FileNotFoundError: the path begins with the home folder of an unknown user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{variable} {name!r} begins with ~, and its home folder is unknown") from error
 
 
 def fetch(name: str, download: bool = True) -> Path:
@@ -72,12 +120,13 @@ def fetch(name: str, download: bool = True) -> Path:
     Raises:
         ValueError: a name that is not in the registry, or a file in FGNET_DATA_DIR that is not what it should be.
         FileNotFoundError: not here, and `download` is False.
-        OSError: the download failed; says where to put the file by hand and what works offline.
+        OSError: FGNET_DATA_DIR is not a folder that can be read; or the download failed, and the message says where to
+            put the file by hand and what works offline.
     """
     entries = _registry()
     if name not in entries:
         raise ValueError(f"unknown file {name!r}: choose one of {', '.join(entries)}")
-    entry, cached, folder = entries[name], cache_dir() / name, named_folder("FGNET_DATA_DIR")
+    entry, cached, folder = entries[name], cache_dir() / name, data_dir()
     own = folder / name if folder else None
     if own and own.is_file():
         if difference := _difference(own, entry):
@@ -85,12 +134,15 @@ def fetch(name: str, download: bool = True) -> Path:
         return own
     if cached.is_file() and not _difference(cached, entry):
         return cached
-    by_hand = f"To put it there by hand, save {entry['url']} as {cached}{f' or {own}' if own else ''}. {OFFLINE}"
+    by_hand = (
+        f"To put it there by hand, save {entry['url']} as {cached}{f' or {own}' if own else ''}; "
+        f"FGNET_CACHE_DIR names another folder for downloads. {OFFLINE}"
+    )
     if not download:
         raise FileNotFoundError(f"{name} is not on this machine. {by_hand}")
     try:
         _download(name, entry, cached)
-    except OSError as error:  # what requests raises is an OSError, too
+    except (OSError, ValueError) as error:  # requests raises OSErrors, and ValueErrors for headers that make no sense
         raise OSError(f"{name} could not be downloaded: {error}. {by_hand}") from error
     return cached
 
@@ -108,7 +160,7 @@ def open_dataset(name: str, part: str) -> Volume:
     Raises:
         ValueError: an unknown name, or a part that the data set does not have.
         FileNotFoundError: a crop that is not in FGNET_DATA_DIR and nowhere else.
-        OSError: a download failed.
+        OSError: FGNET_DATA_DIR is not a folder that can be read, or a download failed.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
@@ -117,7 +169,7 @@ def open_dataset(name: str, part: str) -> Volume:
         raise ValueError(f"{name} has no part {part!r}: choose one of {', '.join(dict.fromkeys(parts))}")
     if name == "phantom":
         return _open_phantom(part)
-    crop, folder = CROPS.get((name, part)), named_folder("FGNET_DATA_DIR")
+    crop, folder = CROPS.get((name, part)), data_dir()
     if crop and folder and (folder / crop).is_file():
         return read_volume(folder / crop)
     if (name, part) in SECTIONS:
@@ -142,10 +194,25 @@ def _difference(path: Path, entry: dict[str, str]) -> str:
     return "" if checksum == entry[kind] else f"its {kind} is {checksum}, but should be {entry[kind]}"
 
 
+class _Limited(io.BufferedWriter):
+    """A new file that refuses to grow beyond `most` bytes: a server may send without an end."""
+
+    def __init__(self, path: Path, most: int | None) -> None:
+        super().__init__(io.FileIO(path, "w"))
+        self.most = most
+
+    def write(self, content: Any) -> int:
+        if self.most is not None and self.tell() + len(content) > self.most:
+            raise OSError(f"the server sends more than the {self.most} bytes of the registry")
+        return super().write(content)
+
+
 def _download(name: str, entry: dict[str, str], path: Path) -> None:
-    size = int(entry["bytes"] or 1)  # until the server says better; a bar without a total breaks pooch
-    with atomic(path) as part, tqdm(desc=name, total=size, unit="B", unit_scale=True) as bar:
-        pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20, timeout=30)(entry["url"], str(part), None)
+    size = int(entry["bytes"] or 0) or None
+    # until the server says better, the bar has a total of 1: a bar without a total breaks pooch
+    with atomic(path) as part, tqdm(desc=name, total=size or 1, unit="B", unit_scale=True) as bar:
+        with _Limited(part, size) as file:
+            pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20, timeout=30)(entry["url"], file, None)
         if difference := _difference(part, entry):
             raise OSError(f"what came from {entry['url']} is not the file in the registry: {difference}")
 
@@ -163,23 +230,54 @@ def _open_download(name: str, part: str) -> Volume:
 
 
 def _unzip(archive: Path, file: str) -> Path:
-    """Unpack a file of a zip archive into the cache, whatever its folder in the archive, and give its path."""
+    """Unpack a file of a zip archive into the cache, whatever its folder in the archive, and give its path.
+
+    A file that is in the cache already is compared with the archive, so that a damaged one is unpacked again.
+    """
     path = cache_dir() / archive.stem / file
     with zipfile.ZipFile(archive) as zipped:
         member = next(info for info in zipped.infolist() if Path(info.filename).name == file)
-        if not path.is_file() or path.stat().st_size != member.file_size:
+        if not path.is_file() or _crc(path) != member.CRC:
             with atomic(path) as part, zipped.open(member) as source, part.open("wb") as target:
                 shutil.copyfileobj(source, target)
     return path
 
 
+def _crc(path: Path) -> int:
+    with path.open("rb") as file:
+        crc = 0
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+        return crc
+
+
 def _open_phantom(part: str) -> Volume:
-    """Read the phantom from the cache; generate it again if it is missing, damaged, or of an older recipe."""
+    """Read the phantom from the cache; generate it again if it is missing, of an older recipe, or not as written.
+
+    The file's checksum lies beside it and is compared before HDF5 reads anything: a damaged file could give other
+    voxels, and HDF5 would not notice.
+    """
     recipe = pooch.file_hash(phantom.__file__)[:8]
     path = cache_dir() / f"phantom_{part}_{recipe}.h5"
+    mark = path.with_suffix(".sha256")
     try:
-        return replace(read_volume(path).load(), name=f"phantom {part}")
-    except (OSError, ValueError):
-        shape, seed = PHANTOMS[part]
-        write_volume(phantom.make_phantom(shape, seed), path)
-        return replace(read_volume(path).load(), name=f"phantom {part}")
+        if mark.read_bytes() == _mark(path):
+            return replace(read_volume(path).load(), name=f"phantom {part}")
+        warnings.warn(f"{path} is not the phantom that was written there: it is generated again", stacklevel=3)
+    except OSError:
+        pass  # nothing there, or nothing that can be read: writing says more
+    shape, seed = PHANTOMS[part]
+    volume = phantom.make_phantom(shape, seed)
+    try:
+        write_volume(volume, path)
+        with atomic(mark) as marked:
+            marked.write_bytes(_mark(path))
+    except OSError as error:
+        advice = "Set FGNET_CACHE_DIR to a folder of yours with space, or it is generated every time"
+        warnings.warn(f"the phantom cannot be kept in {path.parent} ({error}). {advice}", stacklevel=3)
+    return replace(volume, name=f"phantom {part}")
+
+
+def _mark(path: Path) -> bytes:
+    """A line as `sha256sum` writes it: the checksum of a file, and its name."""
+    return f"{pooch.file_hash(str(path))}  {path.name}\n".encode()

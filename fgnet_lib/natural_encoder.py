@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fgnet_lib.files.tensors import check_tensors
+
 # expansion, kernel, stride, channels, blocks; the maps at strides 4, 8 and 16 are those after stages 1, 2 and 4
 STAGES = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3))
 GUIDES = (1, 2, 4)
@@ -105,7 +107,7 @@ def build_natural_encoder(checkpoint: Path | None = None) -> NaturalEncoder:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or holds other weights.
+        ValueError: If the file is damaged or holds other weights, or weights that are not finite.
     """
     encoder = NaturalEncoder()
     if checkpoint is None:
@@ -113,7 +115,9 @@ def build_natural_encoder(checkpoint: Path | None = None) -> NaturalEncoder:
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f"{checkpoint}: no such weights")
     try:
-        encoder.load_state_dict(load_file(checkpoint))
+        tensors = load_file(checkpoint)
+        encoder.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{checkpoint} does not hold the weights of a natural encoder: {error}") from error
+    check_tensors(tensors, encoder, checkpoint)
     return encoder

@@ -14,6 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from fgnet_lib.files.tensors import check_tensors
+
 CONFIGS = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 SIZES = ("mini", *CONFIGS)
 STRIDES = (4, 8, 16)
@@ -112,7 +114,8 @@ def load_checkpoint(encoder: Sam2Encoder, path: Path) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged file, file that carries code, no image encoder in it, or one of another size.
+        ValueError: damaged file, file that carries code, no image encoder in it, or one of another size or dtype, or
+            with values that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -121,12 +124,13 @@ def load_checkpoint(encoder: Sam2Encoder, path: Path) -> None:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} is not a plain file of weights and was refused (it may carry code)") from error
-    except (RuntimeError, EOFError) as error:
+    except Exception as error:  # whatever arbitrary bytes, read as a pickle or as an archive, lead to
         raise ValueError(f"{path} is damaged or cut short; delete it and download it again") from error
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not in SAM2's layout: expected a dictionary with the key 'model'")
-    state = {key: value for key, value in state.items() if key.startswith("image_encoder.")}
+    named = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    state = {key: value for key, value in named.items() if key.startswith("image_encoder.")}
     # Compared before loading: load_state_dict would report a wrong shape only after copying the tensors that fit.
     expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
     stored = {key: tuple(value.shape) for key, value in state.items()}
@@ -136,6 +140,7 @@ def load_checkpoint(encoder: Sam2Encoder, path: Path) -> None:
             f"{path} holds {_describe(stored)}, expected size {encoder.size!r}; "
             f"{len(differing)} tensors differ or are missing, first {differing[0]}"
         )
+    check_tensors(state, encoder, path)
     encoder.load_state_dict(state)
 
 
@@ -150,7 +155,7 @@ def _image_encoder_config(size: str) -> DictConfig:
 
 def _describe(shapes: dict[str, tuple[int, ...]]) -> str:
     """Say in words which encoder some parameter shapes belong to, judged by width and number of blocks."""
-    width = shapes.get("image_encoder.trunk.patch_embed.proj.bias", (0,))[0]
+    width = sum(shapes.get("image_encoder.trunk.patch_embed.proj.bias", ()))  # one axis, or none in an odd file
     blocks = len({key.split(".")[3] for key in shapes if key.startswith("image_encoder.trunk.blocks.")})
     known = {(32, 6): "mini", (96, 12): "tiny", (96, 16): "small", (112, 24): "base_plus", (144, 48): "large"}
     return f"an image encoder of size {known[width, blocks]!r}" if (width, blocks) in known else "no SAM2 image encoder"

@@ -143,7 +143,7 @@ def fit(
 
     Raises:
         ValueError: If the checkpoint was made with another configuration.
-        OSError: If the checkpoint is damaged.
+        OSError: If the checkpoint is damaged, or the next cannot be written.
         RuntimeError: If another run trains in this folder.
         FloatingPointError: If the loss is not finite; the last checkpoint is kept.
     """

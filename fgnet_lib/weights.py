@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from fgnet_lib import REPOSITORY
 from fgnet_lib.fgnet import FGNet, FGNetConfig
 from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.tensors import check_tensors
 
+WIDEST = 1024  # channels; a file that asks for more would fill the memory before anything could be compared
 PRETRAINED = REPOSITORY / "data" / "pretrained"
 
 
@@ -43,7 +45,7 @@ def read_notes(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: As `load_model`.
     """
-    return json.loads(_open(Path(path)).metadata()["notes"])
+    return _read_entry(Path(path), "notes")
 
 
 def read_config(path: str | Path) -> FGNetConfig:
@@ -52,13 +54,24 @@ def read_config(path: str | Path) -> FGNetConfig:
     Raises:
         FileNotFoundError, ValueError: As `load_model`.
     """
-    settings = json.loads(_open(Path(path)).metadata()["config"])
+    settings = _read_entry(Path(path), "config")
     if not settings.get("far"):  # distances of further affinities, which older versions wrote into every file
         settings.pop("far", None)
     try:
-        return FGNetConfig(**settings)
-    except TypeError as error:
+        config = FGNetConfig(**settings)
+        _check_numbers(config)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: this version does not know its configuration {settings} ({error})") from error
+    return config
+
+
+def _check_numbers(config: FGNetConfig) -> None:
+    """Raise a ValueError for widths and levels that are no numbers, or for which no memory suffices."""
+    for width in (*config.widths, config.coarse_width):
+        if type(width) is not int or not 1 <= width <= WIDEST:
+            raise ValueError(f"a width is {width!r}; expected a whole number from 1 to {WIDEST}")
+    if type(config.dense_levels) is not int:
+        raise ValueError(f"dense_levels is {config.dense_levels!r}; expected a whole number")
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> FGNet:
@@ -66,9 +79,13 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FGNet:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, is not ours, or its weights do not fit its configuration.
+        ValueError: If the file is damaged, is not ours, or its weights do not fit its configuration, or are not finite.
     """
-    file, model = _open(Path(path)), FGNet(read_config(path))
+    file, config = _open(Path(path)), read_config(path)
+    try:
+        model = FGNet(config)
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: what PyTorch raises
+        raise ValueError(f"{path}: no model can be built from its configuration {config} ({error})") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if wrong := sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name)):
@@ -76,7 +93,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FGNet:
             f"{path}: {len(wrong)} weights do not fit its configuration {model.config}, first {wrong[0]}: "
             f"file {stored.get(wrong[0])}, model {expected.get(wrong[0])}; was it written by another version?"
         )
-    model.load_state_dict({name: file.get_tensor(name) for name in stored})
+    tensors = {name: file.get_tensor(name) for name in stored}
+    check_tensors(tensors, model, path)
+    model.load_state_dict(tensors)
     return model.to(device).eval()
 
 
@@ -98,6 +117,23 @@ def pretrained_threshold() -> float:
         True
     """
     return read_notes(PRETRAINED / "fgnet_mini.safetensors")["threshold"]
+
+
+def _read_entry(path: Path, name: str) -> dict[str, Any]:
+    """Read a dictionary, "config" or "notes", that a file of ours has as JSON beside the weights."""
+    try:
+        entry = json.loads(_open(path).metadata()[name])
+    except KeyError:
+        raise ValueError(
+            f"{path}: there is no entry {name!r} beside the weights; write the file with weights.save_model"
+        ) from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: its entry {name!r} is damaged, or from elsewhere ({error})") from error
+    if not isinstance(entry, dict):
+        raise ValueError(
+            f"{path}: its entry {name!r} is a {type(entry).__name__}, expected a dictionary of weights.save_model"
+        )
+    return entry
 
 
 def _open(path: Path) -> Any:

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import threading
+import warnings
 import zipfile
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import h5py
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fgnet_lib import datasets, phantom
 from fgnet_lib.datasets import DATASETS, fetch, open_dataset
@@ -21,17 +26,22 @@ NAME = "folder/file.h5"
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves CONTENT; under /half it promises all of it and hangs up in the middle."""
+    """Serves CONTENT; /half promises all of it and hangs up in the middle, /endless sends as long as somebody reads."""
 
     asked: list[str] = []
+    sent = 0  # bytes, by /endless
 
     def do_GET(self):
         self.asked.append(self.path)
         if self.path == "/gone":
             return self.send_error(404)
         self.send_response(200)
-        self.send_header("Content-Length", str(len(CONTENT)))
+        if self.path != "/endless":
+            self.send_header("Content-Length", "abc" if self.path == "/odd" else str(len(CONTENT)))
         self.end_headers()
+        while self.path == "/endless" and Server.sent < 1000 * len(CONTENT):
+            self.wfile.write(CONTENT)
+            Server.sent += len(CONTENT)
         self.wfile.write(CONTENT[: len(CONTENT) // 2] if self.path == "/half" else CONTENT)
 
     def log_message(self, *args):
@@ -41,7 +51,7 @@ class Server(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    Server.asked = []
+    Server.asked, Server.sent = [], 0
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
         threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
@@ -128,7 +138,10 @@ def test_a_broken_file_in_the_cache_is_downloaded_again(server, folders, registe
     [
         ("/half", {}, "IncompleteRead|3000000"),
         ("/file", {"sha256": "0" * 64}, "sha256 is"),
-        ("/file", {"bytes": 17}, "3000000 bytes, but it should have 17"),
+        ("/file", {"bytes": 17}, "the server sends more than the 17 bytes of the registry"),
+        ("/file", {"bytes": 3_000_001}, "3000000 bytes, but it should have 3000001"),
+        ("/endless", {}, "the server sends more than the 3000000 bytes"),
+        ("/odd", {}, "abc"),
         ("/gone", {}, "404"),
     ],
 )
@@ -138,6 +151,7 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(server, folders, r
         fetch(NAME)
     assert_helpful(str(error.value), server + page, folders)
     assert files(folders[1]) == []
+    assert Server.sent < 20 * len(CONTENT)  # what the buffers between us hold, not what a disk holds
 
 
 def test_a_failed_download_keeps_what_is_in_the_cache(server, folders, register):
@@ -160,7 +174,8 @@ def test_no_internet_says_what_to_do(folders, register, monkeypatch):
 
 def assert_helpful(message, url, folders):
     assert message.startswith(f"{NAME} could not be downloaded")
-    for hint in (url, str(folders[0] / NAME), str(folders[1] / NAME), "DATASET=phantom", "data/pretrained"):
+    own, cached = (str(folder / NAME) for folder in folders)
+    for hint in (url, own, cached, "FGNET_CACHE_DIR", "DATASET=phantom", "data/pretrained"):
         assert hint in message
 
 
@@ -169,6 +184,48 @@ def test_nothing_is_downloaded_when_asked_not_to(server, folders, register):
     with pytest.raises(FileNotFoundError, match="not on this machine"):
         fetch(NAME, download=False)
     assert Server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(" ", "not a folder"), ("typo", "not a folder"), ("file", "a file, not")]
+)
+def test_a_data_folder_that_is_none_is_named_before_a_download_begins(server, folders, register, value, reason):
+    register(f"{server}/file")
+    (folders[0] / "file").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folders[0])
+        patch.setenv("FGNET_DATA_DIR", value)
+        for use in (lambda: fetch(NAME), lambda: open_dataset("fib25", "val"), lambda: open_dataset("gala", "val")):
+            with pytest.raises(FileNotFoundError, match=f"FGNET_DATA_DIR '{value}' is {reason}"):
+                use()
+    assert Server.asked == [] and files(folders[1]) == []
+
+
+def test_a_data_folder_that_cannot_be_read_is_named(folders, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everywhere
+    with pytest.raises(PermissionError, match="FGNET_DATA_DIR .*data' cannot be read by you"):
+        open_dataset("fib25", "val")
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "em").mkdir()
+    monkeypatch.delenv("FGNET_CACHE_DIR", raising=False)
+    for variable in ("FGNET_DATA_DIR", "FGNET_HOME"):
+        monkeypatch.setenv(variable, "~/em")
+    assert datasets.data_dir() == tmp_path / "em"
+    assert datasets.cache_dir() == tmp_path / "em" / "cache" and datasets.results_dir() == tmp_path / "em" / "out"
+    monkeypatch.setenv("FGNET_CACHE_DIR", "~nobody-here/em")
+    with pytest.raises(FileNotFoundError, match="FGNET_CACHE_DIR '~nobody-here/em' begins with ~, and"):
+        datasets.cache_dir()
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_its_variable(server, folders, register, monkeypatch):
+    register(f"{server}/file")
+    (folders[1] / "file").touch()
+    monkeypatch.setenv("FGNET_CACHE_DIR", str(folders[1] / "file" / "cache"))
+    with pytest.raises(OSError, match="file/cache.*FGNET_CACHE_DIR"):
+        fetch(NAME)
 
 
 def test_an_unknown_file_is_answered_with_the_list():
@@ -209,15 +266,73 @@ def test_the_phantom_is_made_once(folders, small_phantoms):
     assert open_dataset("phantom", "train").shape == (4, 32, 32)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:-3000] + b"\0" * 3000])
-def test_a_damaged_phantom_is_made_again(folders, small_phantoms, damage):
+@st.composite
+def damages(draw):
+    """A function that damages the bytes of a file: some are replaced, lost or added, anywhere in it."""
+    at, span = draw(st.floats(0, 1)), draw(st.integers(1, 4000))
+    kind, noise = draw(st.sampled_from(["replace", "lose", "add", "all"])), draw(st.binary(min_size=1, max_size=4000))
+
+    def damage(content: bytes) -> bytes:
+        first = int(at * len(content))
+        keeps = {"replace": first + len(noise), "lose": first + span, "add": first, "all": len(content)}
+        head = b"" if kind == "all" else content[:first]
+        return head + (b"" if kind == "lose" else noise) + content[keeps[kind] :]
+
+    return damage
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(damage=damages(), suffix=st.sampled_from([".h5", ".sha256"]))
+def test_a_damaged_phantom_is_made_again(folders, small_phantoms, damage, suffix):
+    """Whatever the damage, in the file or in its checksum: never other voxels, and a word about it."""
     expected = open_dataset("phantom", "val")
-    (cached,) = folders[1].iterdir()
-    cached.write_bytes(damage(cached.read_bytes()))
-    np.testing.assert_array_equal(open_dataset("phantom", "val").raw, expected.raw)
-    assert len(small_phantoms) == 2 and files(folders[1]) == [cached.name]
+    small_phantoms.clear()
+    (cached,) = folders[1].glob(f"*{suffix}")
+    whole = cached.read_bytes()
+    cached.write_bytes(damage(whole))
+    if cached.read_bytes() == whole:
+        return
+    with pytest.warns(UserWarning, match=f"{folders[1]}/phantom_val_.*h5 is not the phantom"):
+        volume = open_dataset("phantom", "val")
+    np.testing.assert_array_equal(volume.raw, expected.raw)
+    np.testing.assert_array_equal(volume.labels, expected.labels)
     open_dataset("phantom", "val")
-    assert len(small_phantoms) == 2
+    assert len(small_phantoms) == 1 and len(files(folders[1])) == 2
+
+
+def test_another_volume_in_the_phantoms_name_is_not_taken_for_it(folders, small_phantoms):
+    volumes = {part: open_dataset("phantom", part) for part in ("val", "train")}
+    paths = {part: next(folders[1].glob(f"phantom_{part}_*.h5")) for part in volumes}
+    for other in (lambda: paths["train"].read_bytes(), lambda: write_volume(volumes["train"], folders[0] / "x.h5")):
+        content = other()
+        paths["val"].write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        with pytest.warns(UserWarning, match="generated again"):
+            np.testing.assert_array_equal(open_dataset("phantom", "val").raw, volumes["val"].raw)
+
+
+@pytest.mark.parametrize("lost", [".h5", ".sha256"])
+def test_a_phantom_of_which_a_file_is_gone_is_made_again(folders, small_phantoms, lost):
+    expected = open_dataset("phantom", "val")
+    next(folders[1].glob(f"*{lost}")).unlink()
+    np.testing.assert_array_equal(open_dataset("phantom", "val").raw, expected.raw)
+    assert len(small_phantoms) == 2 and len(files(folders[1])) == 2
+
+
+def test_without_a_cache_there_is_a_phantom_and_a_word(folders, small_phantoms, monkeypatch):
+    expected = open_dataset("phantom", "val")
+    cache = next(folders[1].glob("*.h5")) / "cache"  # a folder that cannot be made
+    monkeypatch.setenv("FGNET_CACHE_DIR", str(cache))
+    with pytest.warns(UserWarning, match=f"cannot be kept in {cache}.*Set FGNET_CACHE_DIR to a folder of yours"):
+        volume = open_dataset("phantom", "val")
+    assert volume.name == expected.name == "phantom val" and volume.offset == expected.offset
+    np.testing.assert_array_equal(volume.labels, expected.labels)
+
+
+def test_a_phantom_in_the_cache_is_read_without_a_word(folders, small_phantoms):
+    open_dataset("phantom", "val")
+    with warnings.catch_warnings(action="error"):
+        open_dataset("phantom", "val")
+    assert len(small_phantoms) == 1
 
 
 @pytest.mark.parametrize(("name", "part"), [("fib25", "train"), ("fib25", "val"), ("gala", "val"), ("ac4", "val")])
@@ -270,7 +385,12 @@ def test_snemi3d_is_unpacked_once_and_split_by_sections(folders, register):
     assert train.voxel_size == (30.0, 6.0, 6.0)
     np.testing.assert_array_equal(train.load().raw[:, 0, 0], np.arange(80))
     np.testing.assert_array_equal(val.load().labels[:, 0, 0], np.arange(80, 100))
-    assert files(folders[1]) == ["snemi/train-input.tif", "snemi/train-labels.tif"]
+    unpacked = ["snemi/train-input.tif", "snemi/train-labels.tif"]
+    assert files(folders[1]) == unpacked
+    labels = folders[1] / unpacked[1]
+    labels.write_bytes(labels.read_bytes()[:-4] + b"\1\2\3\4")  # of the same size
+    np.testing.assert_array_equal(open_dataset("snemi3d", "val").load().labels[:, 0, 0], np.arange(80, 100))
+    assert zlib.crc32(labels.read_bytes()) == zipfile.ZipFile(archive).getinfo("seg/train-labels.tif").CRC
 
 
 def test_the_test_sections_of_fib25_stay_closed(folders, monkeypatch):

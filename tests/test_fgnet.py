@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -122,6 +122,83 @@ def test_bad_files_are_refused_with_their_name(tmp_path, model):
     save_file(load_file(path), tmp_path / "other.safetensors", {"config": wrong, "notes": "{}"})
     with pytest.raises(ValueError, match="other.safetensors.*do not fit its configuration"):
         load_model(tmp_path / "other.safetensors")
+
+
+METADATA = {  # of a file whose weights are right -> what is said about it
+    "not JSON": ({"config": "{widths"}, "its entry 'config' is damaged"),
+    "a list": ({"config": "[4, 4]"}, "its entry 'config' is a list"),
+    "null": ({"config": "null"}, "its entry 'config' is a NoneType"),
+    "unknown key": ({"wings": 2}, "does not know its configuration.*wings"),
+    "text as widths": ({"widths": "wide!"}, "a width is 'w'"),
+    "widths in words": ({"widths": ["4", 4, 8, 8, 8]}, "a width is '4'"),
+    "no widths": ({"widths": None}, "does not know its configuration"),
+    "wide": ({"widths": [10**9] * 5}, "a width is 1000000000; expected a whole number from 1 to 1024"),
+    "narrow": ({"coarse_width": -4}, "a width is -4"),
+    "widths in fractions": ({"widths": [4.5, 4, 8, 8, 8]}, "a width is 4.5"),
+    "levels": ({"dense_levels": "all"}, "dense_levels is 'all'"),
+    "encoder": ({"encoder": [1]}, "no model can be built from its configuration"),
+    "source": ({"source": "head"}, "no model can be built from its configuration"),
+    "deep": ({"config": "[" * 100_000}, "its entry 'config' is damaged"),
+}
+
+
+@pytest.mark.parametrize("fault", METADATA)
+def test_a_file_with_an_odd_configuration_is_refused_with_its_name(tmp_path, model, fault):
+    weights, (changes, message) = save_model(model, tmp_path / "good.safetensors"), METADATA[fault]
+    config = changes.get("config") or json.dumps(asdict(model.config) | changes)
+    save_file(load_file(weights), tmp_path / "odd.safetensors", {"config": config, "notes": "{}"})
+    with pytest.raises(ValueError, match=f"odd.safetensors: .*{message}"):
+        load_model(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        ({}, "no entry 'notes' beside"),
+        ({"notes": "[]"}, "its entry 'notes' is a list"),
+        ({"notes": "{"}, "its entry 'notes' is damaged"),
+    ],
+)
+def test_a_file_with_odd_notes_is_refused_with_its_name(tmp_path, model, notes, message):
+    tensors = load_file(save_model(model, tmp_path / "good.safetensors"))
+    save_file(tensors, tmp_path / "odd.safetensors", {"config": json.dumps(asdict(model.config)), **notes})
+    assert load_model(tmp_path / "odd.safetensors").config == model.config
+    with pytest.raises(ValueError, match=f"odd.safetensors: .*{message}"):
+        read_notes(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda tensor: tensor.to(torch.int32), "is torch.int32, expected torch.float32"),
+        (lambda tensor: tensor.half(), "is torch.float16, expected torch.float32"),
+        (lambda tensor: tensor.log() * torch.nan, "holds NaN or infinite values"),
+        (lambda tensor: tensor.clone().index_fill_(0, torch.tensor([0]), torch.inf), "holds NaN or infinite values"),
+    ],
+)
+def test_weights_that_cannot_be_right_are_refused_with_their_name(tmp_path, model, spoil, message):
+    tensors = load_file(save_model(model, tmp_path / "good.safetensors"))
+    name = next(name for name in reversed(tensors) if tensors[name].ndim == 5)
+    tensors[name] = spoil(tensors[name])
+    metadata = {"config": json.dumps(asdict(model.config)), "notes": "{}"}
+    save_file(tensors, tmp_path / "odd.safetensors", metadata)
+    with pytest.raises(ValueError, match=f"odd.safetensors: {name} {message}"):
+        load_model(tmp_path / "odd.safetensors")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1), noise=st.binary(min_size=1, max_size=40))
+def test_a_damaged_head_of_a_file_is_refused_or_changes_nothing(tmp_path, model, at, noise):
+    """The head has names, shapes, configuration and notes; random bytes among the values could be weights."""
+    content = save_model(model, tmp_path / "good.safetensors").read_bytes()
+    first = int(at * (8 + int.from_bytes(content[:8], "little")))
+    (tmp_path / "odd.safetensors").write_bytes(content[:first] + noise + content[first + len(noise) :])
+    try:
+        loaded = load_model(tmp_path / "odd.safetensors")
+    except ValueError as error:
+        assert "odd.safetensors" in str(error)
+    else:
+        assert all(torch.isfinite(tensor).all() for tensor in loaded.state_dict().values())
 
 
 @pytest.mark.parametrize(("far", "loads"), [([], True), ([3, 9], False)])

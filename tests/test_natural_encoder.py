@@ -90,3 +90,12 @@ def test_other_files_are_refused_with_their_name(tmp_path):
     for name in ("cut", "foreign"):
         with pytest.raises(ValueError, match=f"{name}.safetensors does not hold the weights of a natural encoder"):
             build_natural_encoder(tmp_path / f"{name}.safetensors")
+
+
+def test_weights_that_cannot_be_right_are_refused_with_their_name(tmp_path, encoder):
+    for spoiled, message in ((torch.nan, "holds NaN"), (torch.int64, "is torch.int64, expected torch.float32")):
+        tensors, bias = dict(encoder.state_dict()), encoder.state_dict()["stem.bias"]
+        tensors["stem.bias"] = bias * spoiled if spoiled is torch.nan else bias.to(spoiled)
+        save_file(tensors, tmp_path / "odd.safetensors")
+        with pytest.raises(ValueError, match=f"odd.safetensors: stem.bias {message}"):
+            build_natural_encoder(tmp_path / "odd.safetensors")

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sam2.build_sam import build_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
+from torch import Tensor
 
 from fgnet_lib.sam2_encoder import SIZES, STRIDES, Sam2Encoder, build_encoder, load_checkpoint
 
@@ -133,6 +134,13 @@ class RunsCode:
         return Path.touch, (Path("code_was_run"),)
 
 
+def spoil(content: dict, value) -> dict:
+    """Give one key of the encoder another value; a function is given the old one."""
+    key = "image_encoder.trunk.patch_embed.proj.bias"
+    content["model"][key] = value(content["model"][key]) if callable(value) else value
+    return content
+
+
 def missing_key(content: dict) -> dict:
     del content["model"]["image_encoder.neck.convs.3.conv.bias"]
     return content
@@ -143,6 +151,17 @@ BROKEN = {
     "list": (lambda content: [1, 2], "key 'model'"),
     "empty": (lambda content: {"model": {}}, "no SAM2 image encoder.*expected size 'mini'"),
     "key": (missing_key, "1 tensors differ or are missing, first image_encoder.neck.convs.3.conv.bias"),
+    "integer key": (lambda content: {"model": {101: torch.zeros(1)}}, "no SAM2 image encoder"),
+    "text": (
+        lambda content: spoil(content, "wide"),
+        "1 tensors differ or are missing, first image_encoder.trunk.patch",
+    ),
+    "no axis": (lambda content: spoil(content, torch.tensor(1.0)), "1 tensors differ or are missing"),
+    "dtype": (
+        lambda content: spoil(content, Tensor.int),
+        "patch_embed.proj.bias is torch.int32, expected torch.float32",
+    ),
+    "NaN": (lambda content: spoil(content, lambda bias: bias * torch.nan), "patch_embed.proj.bias holds NaN"),
     "code": (lambda content: {**content, "extra": RunsCode()}, "may carry code"),
 }
 
@@ -157,6 +176,16 @@ def test_a_broken_checkpoint_changes_nothing(fault, mini, tmp_path, monkeypatch)
         load_checkpoint(mini, Path("broken.pt"))
     assert all(torch.equal(value, before[key]) for key, value in mini.state_dict().items())
     assert not Path("code_was_run").exists()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.one_of(st.text().map(str.encode), st.binary(), st.binary().map(b"\x80\x02".__add__)))
+@example(content=b"eighty bytes of text, which are the beginning of an email about a file of weights")
+@example(content=b"version https://git-lfs.github.com/spec/v1\noid sha256:7402\nsize 156008466\n")
+def test_a_file_of_something_else_is_refused_with_its_name(mini, tmp_path, content):
+    (tmp_path / "other.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="other.pt is (damaged|not)"):
+        load_checkpoint(mini, tmp_path / "other.pt")
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.9, 0.999])

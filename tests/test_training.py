@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -151,13 +153,67 @@ def test_a_half_written_checkpoint_is_ignored(volume: Volume, tmp_path: Path) ->
     assert len(history.loss) == 2 and {path.name for path in tmp_path.iterdir()} == {"checkpoint-0000002", "lock"}
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "random_states_0.pkl", "history.json"])
-def test_a_damaged_checkpoint_is_said_to_be_one(volume: Volume, tmp_path: Path, file: str) -> None:
-    train(Tiny(), [volume], CONFIG, tmp_path)
-    path = tmp_path / "checkpoint-0000010" / file
-    os.truncate(path, path.stat().st_size // 2)
+@pytest.fixture(scope="module")
+def finished(volume: Volume, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training that came to its end."""
+    folder = tmp_path_factory.mktemp("training") / "finished"
+    train(Tiny(), [volume], CONFIG, folder)
+    return folder
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "random_states_0.pkl", "history.json", CHECKSUMS])
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, path.stat().st_size // 2), Path.unlink])
+def test_a_damaged_checkpoint_is_said_to_be_one(
+    volume: Volume, finished: Path, tmp_path: Path, file: str, damage: Callable[[Path], None]
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    damage(folder / "checkpoint-0000010" / file)
     with pytest.raises(OSError, match="checkpoint-0000010 is damaged; remove it, and train again"):
-        train(Tiny(), [volume], CONFIG, tmp_path)
+        train(Tiny(), [volume], CONFIG, folder)
+    shutil.rmtree(folder / "checkpoint-0000010")
+    assert len(train(Tiny(), [volume], replace(CONFIG, iterations=1), folder).loss) == 1
+
+
+def test_checkpoints_of_others_are_neither_resumed_nor_removed(volume: Volume, tmp_path: Path) -> None:
+    others = [tmp_path / name for name in ("checkpoint-zzz", "checkpoint-12", "checkpoint-0000009-old")]
+    for path in others:
+        path.mkdir()
+        (path / "thesis.docx").touch()
+    (tmp_path / "checkpoint-9999999").touch()  # a file
+    config = replace(CONFIG, iterations=4)
+    history = train(Tiny(), [volume], config, tmp_path)
+    assert train(Tiny(), [volume], config, tmp_path) == history and len(history.loss) == 4
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {path.name for path in others} | {"checkpoint-9999999", "checkpoint-0000004", "lock"}
+    assert all((path / "thesis.docx").exists() for path in others)
+
+
+FULL_DISK = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+import torch
+from fgnet_lib.training import train
+from helpers.models import Tiny
+from helpers.training import CONFIG
+from helpers.volumes import rods
+torch.set_num_threads(1)
+def fill(history):
+    if len(history.loss) == 4:  # the system refuses to write on, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+train(Tiny(), [rods()], CONFIG, {out!r}, fill)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [100, 1500])
+def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(volume: Volume, tmp_path: Path, limit: int) -> None:
+    """Whichever of the checkpoint's files is cut: Python, PyTorch and safetensors have errors of their own."""
+    script = FULL_DISK.format(tests=str(Path(__file__).parent), out=str(tmp_path / "run"), limit=limit)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8")
+    error = run.stderr.strip().splitlines()[-1]
+    assert error.startswith("OSError: ") and "checkpoint-0000006 could not be written, the checkpoint before" in error
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint-0000003", "lock"}
+    assert len(train(Tiny(), [volume], CONFIG, tmp_path / "run").loss) == 10
 
 
 def test_a_second_training_in_the_same_folder_is_refused(volume: Volume, tmp_path: Path) -> None:

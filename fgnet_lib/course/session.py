@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fgnet_lib import REPOSITORY
-from fgnet_lib.datasets import DATASETS, named_folder, open_dataset
+from fgnet_lib import datasets
+from fgnet_lib.datasets import DATASETS, check_data_dir, expand_home, open_dataset, results_dir
 from fgnet_lib.machine import choose_device, platform, precision
 from fgnet_lib.views import plots
 from fgnet_lib.volumes import Region, Volume
@@ -83,22 +83,21 @@ def start_session(profile: str, dataset: str, data_dir: str, out_dir: str, devic
 
     Raises:
         ValueError: an unknown profile, data set or device.
-        FileNotFoundError: `data_dir` is not a folder.
+        FileNotFoundError: `data_dir`, or else FGNET_DATA_DIR, is not a folder.
+        PermissionError: it cannot be read.
         OSError: results cannot be written to `out_dir`.
     """
     if profile not in PROFILES:
         raise ValueError(f"unknown PROFILE {profile!r}: choose one of {', '.join(PROFILES)}")
     if dataset not in DATASETS:
         raise ValueError(f"unknown DATASET {dataset!r}: choose one of {', '.join(DATASETS)}")
-    if data_dir:
-        if not Path(data_dir).is_dir():
-            raise FileNotFoundError(f"DATA_DIR {data_dir!r} is not a folder: name the folder that holds your data sets")
-        os.environ["FGNET_DATA_DIR"] = data_dir  # where datasets.fetch looks first
+    if data_dir:  # FGNET_DATA_DIR is where datasets.fetch looks first
+        os.environ["FGNET_DATA_DIR"] = str(check_data_dir(data_dir, "DATA_DIR"))
     session = Session(
         profile=PROFILES[profile],
         dataset=dataset,
-        data_dir=named_folder("FGNET_DATA_DIR"),
-        out_dir=_writable(Path(out_dir) if out_dir else (named_folder("FGNET_HOME") or REPOSITORY) / "out"),
+        data_dir=datasets.data_dir(),
+        out_dir=_writable(expand_home(out_dir, "OUT_DIR") if out_dir else results_dir()),
         device=choose_device(device),
         seed=seed,
     )

@@ -8,7 +8,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def atomic(path: Path) -> Iterator[Path]:
         else:
             part.replace(path)
     finally:
-        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        _discard(part)  # without an error of its own, which would hide why the context ended
 
 
 def _clear_abandoned(path: Path) -> None:
@@ -60,10 +60,16 @@ def _clear_abandoned(path: Path) -> None:
             continue
         if match[2] == "old" and not path.exists():
             entry.rename(path)
-        elif entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
         else:
-            entry.unlink(missing_ok=True)
+            _discard(entry)
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _is_running(process: int) -> bool:

@@ -188,7 +188,7 @@ def limit_memory(extra: int | None) -> None:
         if extra is not None:
             threading.stack_size(STACK)  # of threads to come: it counts
             return_freed_memory()  # so does what an earlier block freed and glibc keeps
-            limit = int(status.read_text().split()[5]) * resource.getpagesize() + extra
+            limit = int(status.read_text(encoding="ascii").split()[5]) * resource.getpagesize() + extra
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
 
 

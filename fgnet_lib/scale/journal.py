@@ -79,7 +79,7 @@ class Journal:
     def settings(self) -> dict[str, Any] | None:
         """The settings that the step began with, or None if it has not begun."""
         path = self.folder / "settings.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def begin(self, settings: dict[str, Any]) -> None:
         """Write the settings, or compare them with those that the step began with.
@@ -90,7 +90,7 @@ class Journal:
         self.check(settings)
         if self.settings() is None:
             with atomic(inside(self.run, f"{self.name}/settings.json")) as part:
-                part.write_text(json.dumps(settings, indent=1))
+                part.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
     def check(self, settings: dict[str, Any]) -> None:
         """Compare the settings with those that the step began with, if it has begun.
@@ -116,14 +116,14 @@ class Journal:
     def checksum(self, index: int) -> int | None:
         """The checksum of a block that is complete, or None."""
         try:
-            return int((self.folder / self._note(index)).read_text())
+            return int((self.folder / self._note(index)).read_text(encoding="ascii"))
         except (FileNotFoundError, ValueError):
             return None
 
     def note(self, index: int, checksum: int) -> None:
         """Note that a block is complete."""
         with atomic(inside(self.run, f"{self.name}/{self._note(index)}")) as part:
-            part.write_text(str(checksum))
+            part.write_text(str(checksum), encoding="ascii")
 
     def missing(self, grid: Grid) -> list[int]:
         """The numbers of the blocks that are not complete."""

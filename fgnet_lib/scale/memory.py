@@ -31,6 +31,6 @@ def _glibc() -> ctypes.CDLL | None:
 def peak_bytes() -> int:
     """Read the most memory that this process has had at once, in bytes."""
     status = Path("/proc/self/status")  # Linux hands `ru_maxrss` on to children: a worker would begin with its parent's
-    if status.exists() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+    if status.exists() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))):
         return 1024 * int(peak[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -59,6 +59,32 @@ def test_a_data_folder_that_is_missing_is_refused(start):
         start(data_dir="/no/such/folder")
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"), [(" ", "not a folder"), ("/no/such", "not a folder"), (__file__, "a file")]
+)
+def test_a_variable_for_the_data_that_names_no_folder_is_refused(start, monkeypatch, value, reason):
+    monkeypatch.setenv("FGNET_DATA_DIR", value)
+    with pytest.raises(FileNotFoundError, match=f"FGNET_DATA_DIR '{value}' is {reason}"):
+        start()
+    with pytest.raises(FileNotFoundError, match=f"^DATA_DIR '{value}' is {reason}"):
+        start(data_dir=value)
+
+
+def test_a_folder_of_data_that_cannot_be_read_is_refused(start, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everywhere
+    with pytest.raises(PermissionError, match="FGNET_DATA_DIR .* cannot be read by you"):
+        start()
+
+
+def test_the_home_folder_is_expanded(start, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "em").mkdir()
+    session = start(out_dir="~/results", data_dir="~/em")
+    assert session.out_dir == tmp_path / "results" and session.data_dir == tmp_path / "em"
+    assert os.environ["FGNET_DATA_DIR"] == str(tmp_path / "em") and not (tmp_path / "~").exists()
+
+
 def test_data_dir_is_where_datasets_look(start, tmp_path, monkeypatch):
     folder = tmp_path / "elsewhere"
     folder.mkdir()

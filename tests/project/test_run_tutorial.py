@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
+import time
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -118,6 +122,15 @@ def test_unknown_names_are_refused_with_the_list(wrong, known, monkeypatch, caps
     assert stop.value.code == 2 and wrong[1] in said and known in said
 
 
+@pytest.mark.parametrize("value", [" ", "/no/such/folder", __file__])
+def test_a_data_folder_that_is_none_is_told_before_any_lesson(out, monkeypatch, capsys, value):
+    monkeypatch.setenv("FGNET_DATA_DIR", value)
+    monkeypatch.setattr(run_tutorial, "open_dataset", None)  # not called
+    monkeypatch.setattr(sys, "argv", ["run_tutorial.py"])
+    assert run_tutorial.main() == 1
+    assert f"FGNET_DATA_DIR {value!r} is" in capsys.readouterr().out
+
+
 def test_data_that_cannot_be_had_are_told_before_any_lesson(out, monkeypatch, capsys):
     def nothing(dataset, part):
         raise FileNotFoundError("fib25: no such file")
@@ -126,3 +139,179 @@ def test_data_that_cannot_be_had_are_told_before_any_lesson(out, monkeypatch, ca
     monkeypatch.setattr(sys, "argv", ["run_tutorial.py", "--dataset", "fib25"])
     assert run_tutorial.main() == 1
     assert "fib25: no such file" in capsys.readouterr().out
+
+
+@pytest.fixture
+def small_disk(out):
+    """A disk of 2 MB at `out`, and a function that mounts it with other options."""
+    out.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(out)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a small disk takes the right to mount (root): {mounted.stderr.decode()}")
+    try:
+        yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", str(out)], check=True)
+    finally:
+        subprocess.run(["umount", "--lazy", str(out)], check=True)
+
+
+SAVE = "import os\nos.makedirs(OUT_DIR)\nopen(f'{OUT_DIR}/x', 'wb').write(bytes(3_000_000))"
+
+
+@pytest.mark.parametrize("fill", ["print('x' * 3_000_000)", SAVE], ids=["the notebook", "what the lesson saves"])
+def test_a_full_disk_is_named_with_lesson_and_cell_and_the_run_goes_on_with_space(
+    out, tmp_path, capsys, small_disk, fill
+):
+    notebooks = [write(tmp_path, "00_good", "pass"), write(tmp_path, "01_large", "pass", fill, "pass")]
+    assert run_tutorial.run_tutorial(notebooks, out, PARAMETERS) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"THE DISK IS FULL. \d\.\d MB are free in .*out: make space, or set FGNET_HOME", printed)
+    assert "FAILED: lesson 01_large, cell 3 " in printed and "No space left on device" in printed
+    assert [lesson["name"] for lesson in json.loads((out / "run.json").read_text())["lessons"]][0] == "00_good"
+    assert not list(out.rglob("*.part"))
+
+    small_disk("size=64m")
+    assert run_tutorial.run_tutorial(notebooks, out, PARAMETERS) == 0
+    assert "00_good                          done before" in capsys.readouterr().out
+    assert [lesson["status"] for lesson in json.loads((out / "run.json").read_text())["lessons"]] == ["done", "done"]
+
+
+def test_a_disk_that_is_full_when_a_page_is_written_fails_the_lesson(out, tmp_path, capsys, monkeypatch):
+    def no_space(executed):
+        raise OSError(28, "No space left on device", str(executed))
+
+    notebook = write(tmp_path, "00_good", "pass")
+    with monkeypatch.context() as patch:
+        patch.setattr(run_tutorial, "write_html", no_space)
+        assert run_tutorial.run_tutorial([notebook], out, PARAMETERS) == 1
+    printed = capsys.readouterr().out
+    assert "THE DISK IS FULL" in printed and "FAILED: lesson 00_good, outside of its cells" in printed
+    assert not (out / "run.json").exists()
+    assert run_tutorial.run_tutorial([notebook], out, PARAMETERS) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named(out, tmp_path, capsys, small_disk):
+    notebook = write(tmp_path, "00_good", "pass")
+    small_disk("ro")
+    (tmp_path / "file").touch()
+    for folder in (out, tmp_path / "file" / "out"):
+        assert run_tutorial.run_tutorial([notebook], folder, PARAMETERS) == 1
+        assert re.search(
+            f"No results can be written to {folder}: .*Set FGNET_HOME to a folder", capsys.readouterr().out
+        )
+
+
+LESSON = {"name": "00_good", "status": "done", "seconds": 1, "peak_memory_mb": 1, "key": "key"}
+DAMAGED = {
+    "empty": "",
+    "cut": json.dumps({"lessons": [LESSON]})[:-20],
+    "a list": "[1, 2]",
+    "no lessons": "{}",
+    "unknown key": json.dumps({"lessons": [LESSON | {"wings": 2}]}),
+    "text for a number": json.dumps({"lessons": [LESSON | {"seconds": "<b>"}]}),
+    "not a number": json.dumps({"lessons": [LESSON | {"peak_memory_mb": float("nan")}]}),
+    "null for a figure": json.dumps({"lessons": [LESSON | {"figures": [None]}]}),
+    "deep": "[" * 100_000,
+    "binary": "\x00\x80\xff",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_record_of_a_run_is_set_aside_with_a_word(out, capsys, damage):
+    out.mkdir()
+    (out / "run.json").write_text(DAMAGED[damage], encoding="latin-1")
+    assert run_tutorial.done_before(out, {"00_good": "key"}) == {}
+    assert "run.json is damaged (" in capsys.readouterr().out
+    assert [path.name for path in out.iterdir()] == ["run.damaged.json"]
+    (out / "run.json").write_text(json.dumps({"lessons": [LESSON]}))
+    assert list(run_tutorial.done_before(out, {"00_good": "key"})) == ["00_good"]
+    assert capsys.readouterr().out == ""
+
+
+def test_the_index_escapes_what_a_run_holds(out):
+    """Every text in run.json, as if somebody else had written it."""
+    out.mkdir()
+    evil = "<script>alert('\"&')</script>"
+    lesson = run_tutorial.Lesson(evil, evil, 1, 1, evil, [evil], None, evil)
+    run_tutorial.write_run(out, [lesson], {"PROFILE": evil, "DATASET": evil})
+    tags, names = set(), set()
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: (tags.add(tag), names.update(name for name, _ in attributes))
+    parser.feed((out / "index.html").read_text(encoding="utf-8"))
+    assert {"td", "img"} <= tags and "script" not in tags
+    ours = {"alt", "charset", "class", "content", "href", "lang", "loading", "name", "src", "title"}
+    assert {"href", "title", "alt"} <= names <= ours
+
+
+RUN = """
+import sys
+from pathlib import Path
+import run_tutorial
+folder = Path(sys.argv[1])
+run_tutorial.ROOT = folder
+parameters = {"PROFILE": "fast", "DATASET": "phantom"}
+sys.exit(run_tutorial.run_tutorial([folder / "00_beats.ipynb"], folder / "out", parameters))
+"""
+BEATS = (
+    "import os, time\nfor _ in range(600):\n    open({beats!r}, 'a').write(f'{{os.getpid()}}\\n')\n    time.sleep(0.1)"
+)
+
+
+def test_a_second_run_is_refused_and_the_kernel_of_a_killed_runner_ends(out, tmp_path, capsys):
+    beats = tmp_path / "beats"
+    notebook = write(tmp_path, "00_beats", BEATS.format(beats=str(beats)))
+    tools = str(Path(run_tutorial.__file__).parent)
+    environment = os.environ | {"PYTHONPATH": f"{tools}{os.pathsep}{Path(tools).parents[1]}"}
+    runner = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(beats.exists)
+        for fresh in (False, True):
+            assert run_tutorial.run_tutorial([notebook], out, PARAMETERS, fresh) == 1
+            assert f"out is being written by process {runner.pid} on " in capsys.readouterr().out
+        kernel = psutil.Process(int(beats.read_text().split()[0]))
+    finally:
+        runner.kill()
+        runner.wait()
+    wait_until(lambda: not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE)
+    write(tmp_path, "00_beats", "print('it has begun anew')")
+    run_tutorial.run_tutorial([notebook], out, PARAMETERS, fresh=True)
+    assert "it has begun anew" in (out / "00_beats.ipynb").read_text()
+
+
+def wait_until(condition) -> None:
+    """Wait for a minute at most."""
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+def test_a_process_that_a_lesson_leaves_behind_does_not_hold_up_the_run(out, tmp_path):
+    """It may hold the output open that the log is read from."""
+    sleep = "import subprocess\nsubprocess.Popen(['sleep', '60'], start_new_session=True)"
+    start = time.monotonic()
+    assert run_tutorial.run_tutorial([write(tmp_path, "00_leaves", sleep)], out, PARAMETERS) == 0
+    assert time.monotonic() - start < 55
+
+
+MAIN = """
+import sys
+from pathlib import Path
+import run_tutorial
+run_tutorial.ROOT = Path(sys.argv.pop())
+sys.exit(run_tutorial.main())
+"""
+
+
+def test_a_terminal_without_utf_8_and_a_path_with_other_letters(tmp_path):
+    folder = tmp_path / "Gehäuse 神経"
+    (folder / "notebooks").mkdir(parents=True)
+    write(folder / "notebooks", "00_letters", "print('ä 神経', OUT_DIR)")
+    tools = Path(run_tutorial.__file__).parent
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "FGNET_HOME": str(folder)}
+    environment = os.environ | plain | {"PYTHONPATH": f"{tools}{os.pathsep}{tools.parents[1]}"}
+    run = subprocess.run([sys.executable, "-c", MAIN, str(folder)], env=environment, capture_output=True)
+    assert run.returncode == 0, run.stderr.decode(errors="replace")
+    assert b"index.html" in run.stdout
+    executed = folder / "out" / "tutorial-phantom-fast" / "00_letters.ipynb"
+    assert "ä 神経" in executed.read_text(encoding="utf-8") and folder.name in executed.read_text(encoding="utf-8")

@@ -23,9 +23,11 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 from run_tutorial import DATASETS, PROFILES, done_before, lesson_parameters, sources_key
 
+from fgnet_lib.datasets import results_dir
+
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "site"
-TUTORIALS = ROOT / "out"
+TUTORIALS = results_dir()
 OUT = ROOT / "out" / "site"
 PAGES = ("docs/**/*.md", "data/**/*.md")
 FILES = ("docs/*.png", "docs/measured/*.png", "docs/learn/*.bib")

@@ -99,7 +99,7 @@ def read_submission(path: Path) -> Submission:
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"it is larger than {LARGEST // 2**20} MB")
-        cells = json.loads(path.read_text("utf-8-sig"))["cells"]
+        cells = json.loads(path.read_text(encoding="utf-8-sig"))["cells"]
         sources = [(cell["cell_type"], _join(cell["source"])) for cell in cells]
     except (OSError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
         problem = f"no {error} in it" if isinstance(error, KeyError) else str(error)
@@ -213,7 +213,7 @@ def grade_folder(folder: Path, wanted: str | None, seconds: float) -> int:
             row = [result.name, result.lesson, result.points, result.total, " ".join(result.states), result.refused]
             table.writerow([_as_text(cell) for cell in row])
             stream.flush()  # what is graded stays when grading is stopped
-            (results / f"{path.stem}.txt").write_text(f"{result}\n", "utf-8")
+            (results / f"{path.stem}.txt").write_text(f"{result}\n", encoding="utf-8")
             print(f"{result.name}: {result}\n" if result.refused else f"{result}\n", flush=True)
             codes.append(result.code)
     print(f"{len(codes)} notebooks, {codes.count(2)} of them not graded: {clean(str(results / 'grades.csv'))}")

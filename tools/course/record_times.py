@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from statistics import median
 
+from fgnet_lib.datasets import results_dir
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ROOT / "docs" / "measured" / "times.json"
 MEASURES = ("seconds", "peak_memory_mb")
@@ -104,6 +106,6 @@ def record(out: Path) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    runs = record(ROOT / "out")
+    runs = record(results_dir())
     TIMES.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
     (ROOT / "docs" / "measured" / "times.md").write_text(page(runs), encoding="utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import errno
 import hashlib
 import html
 import json
@@ -18,9 +19,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TextIO
+from urllib.parse import quote
 
 import nbformat
 import psutil
@@ -28,10 +33,13 @@ from nbconvert import HTMLExporter
 from record_times import report
 
 from fgnet_lib.course.session import PROFILES
-from fgnet_lib.datasets import DATASETS, open_dataset
+from fgnet_lib.datasets import DATASETS, data_dir, named_folder, open_dataset, results_dir
 from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.locks import LockedError, clear, lock
 
 ROOT = Path(__file__).resolve().parents[2]
+PAPERMILL = Path(__file__).with_name("run_notebook.py")
+FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 POLL_SECONDS = 0.2
 PRINTED = "printed an error"  # status of a lesson that ran to its end with a traceback or an error log on its page
 ERROR = re.compile(
@@ -52,6 +60,12 @@ class Lesson:
     figures: list[str] = field(default_factory=list)
     cell: int | None = None  # of a lesson that is not done: the notebook's cell, and its error
     error: str | None = None
+
+    def __post_init__(self) -> None:
+        numbers = (self.seconds, self.peak_memory_mb)
+        texts = (self.name, self.status, self.key, self.error or "", *self.figures)
+        if not all(isinstance(text, str) for text in texts) or not all(map(math.isfinite, numbers)):
+            raise TypeError("a lesson has other values than expected")
 
 
 def sources_key(notebook: Path, parameters: dict[str, str]) -> str:
@@ -82,38 +96,61 @@ def execute(
     Returns:
         Its exit code, seconds, peak resident memory in MB (of papermill and the kernel together), and papermill's log.
     """
-    command = [sys.executable, "-m", "papermill", str(notebook), str(executed), "--kernel", "python3"]
+    command = [sys.executable, str(PAPERMILL), str(notebook), str(executed.resolve()), "--kernel", "python3"]
     command += ["--no-progress-bar", "--cwd", str(folder)]
     for name, value in parameters.items():
         command += ["-r", name, value]
-    log = executed.with_suffix(".log")
-    start, peak = time.monotonic(), 0
-    with log.open("w", encoding="utf-8") as stream:
-        process = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
-        try:
-            while process.poll() is None and time.monotonic() - start < limit:
-                try:
-                    peak = max(peak, resident_memory(process))
-                except psutil.NoSuchProcess:
-                    break
-                if sys.stdout.isatty():
-                    print(f"\r{show} {clock(time.monotonic() - start)}", end="", flush=True)
-                time.sleep(POLL_SECONDS)
-        finally:  # also when the run is interrupted or too long: leave no kernel behind
-            for member in [*process.children(recursive=True), process] if process.is_running() else []:
-                member.terminate()
-            process.wait()
-    return process.returncode, time.monotonic() - start, peak / 1e6, log.read_text(encoding="utf-8")
+    for path in (executed, executed.with_suffix(".log")):  # of an earlier run: they would be taken for this one's
+        path.unlink(missing_ok=True)
+    start, peak, log = time.monotonic(), 0, []
+    process = psutil.Popen(
+        command,
+        stdin=subprocess.PIPE,  # ends with this process, however that ends, and papermill with it
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        env=os.environ | {"PYTHONUTF8": "1"},  # lessons write UTF-8, whatever the terminal can show
+    )
+    arguments = (process.stdout, executed.with_suffix(".log"), log)
+    reader = threading.Thread(target=copy_log, args=arguments, daemon=True)
+    reader.start()
+    try:
+        while process.poll() is None and time.monotonic() - start < limit:
+            try:
+                peak = max(peak, resident_memory(process))
+            except psutil.NoSuchProcess:
+                break
+            if sys.stdout.isatty():
+                print(f"\r{show} {clock(time.monotonic() - start)}", end="", flush=True)
+            time.sleep(POLL_SECONDS)
+    finally:  # also when the run is interrupted or too long: leave no kernel behind
+        for member in [*process.children(recursive=True), process] if process.is_running() else []:
+            member.terminate()
+        process.wait()
+        process.stdin.close()
+        reader.join(5)  # longer only if a process that the lesson has left behind holds its output open
+    return process.returncode, time.monotonic() - start, peak / 1e6, "".join(log)
+
+
+def copy_log(stream: TextIO, path: Path, log: list[str]) -> None:
+    """Copy what a process prints to a file while it runs, and to a list, which a full disk does not cut."""
+    for line in stream:
+        log.append(line)
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:
+            file.write(line)
 
 
 def failure(executed: Path, log: str) -> tuple[int | None, str]:
-    """The number of the failed cell and its error; without one (the kernel died) the end of papermill's log."""
-    if executed.exists():
-        for number, cell in enumerate(nbformat.read(executed, as_version=4).cells):
-            for output in cell.get("outputs", []):
-                if output.output_type == "error":
-                    return number, f"{output.ename}: {output.evalue}"
-    return None, "\n".join(log.strip().splitlines()[-3:])
+    """The number of the failed cell and its error; without one (the kernel died, the disk is full) the log's end."""
+    cells = nbformat.read(executed, as_version=4).cells if executed.exists() else []
+    for number, cell in enumerate(cells):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                return number, f"{output.ename}: {output.evalue}"
+    states = [cell.metadata.get("papermill", {}).get("status") for cell in cells]
+    stopped = next((number for number, state in enumerate(states) if state != "completed"), None)
+    return stopped, "\n".join(log.strip().splitlines()[-3:])
 
 
 def find_errors(executed: Path, log: str) -> list[tuple[int | None, str]]:
@@ -143,7 +180,8 @@ def extract_figures(executed: Path, folder: Path) -> list[str]:
             png = output.get("data", {}).get("image/png")
             if png:
                 names.append(f"{executed.stem}-{len(names) + 1}.png")
-                (folder / names[-1]).write_bytes(base64.b64decode(png))
+                with atomic(folder / names[-1]) as part:
+                    part.write_bytes(base64.b64decode(png))
     return names
 
 
@@ -154,7 +192,8 @@ def write_html(executed: Path) -> None:
         if "text/html" in output.get("data", {}):
             output.data.pop("application/vnd.jupyter.widget-view+json", None)  # without a kernel it would be dead
     page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": executed.stem}})
-    executed.with_suffix(".html").write_text(page, encoding="utf-8")
+    with atomic(executed.with_suffix(".html")) as part:
+        part.write_text(page, encoding="utf-8")
 
 
 PAGE = """<!doctype html>
@@ -188,10 +227,12 @@ def write_index(out: Path, run: dict) -> None:
         name = html.escape(lesson["name"])
         numbers = "".join(f'<td class="number">{lesson[key]:.0f}</td>' for key in ("seconds", "peak_memory_mb"))
         color = "done" if lesson["status"] == "done" else "wrong"
-        status = f'<td class="{color}" title="{html.escape(lesson["error"] or "")}">{lesson["status"]}</td>'
+        status = (
+            f'<td class="{color}" title="{html.escape(lesson["error"] or "")}">{html.escape(lesson["status"])}</td>'
+        )
         rows.append(f'<tr><td><a href="{name}.html">{name}</a></td>{status}{numbers}</tr>')
         images = "".join(
-            f'<a href="{name}.html"><img loading="lazy" src="figures/{figure}" alt="figure {k} of {name}"></a>\n'
+            f'<a href="{name}.html"><img loading="lazy" src="figures/{quote(figure)}" alt="figure {k} of {name}"></a>\n'
             for k, figure in enumerate(lesson["figures"], start=1)
         )
         links = f'<a href="{name}.html">read it</a> · <a href="{name}.ipynb">notebook</a>'
@@ -206,7 +247,8 @@ def write_index(out: Path, run: dict) -> None:
         rows="\n".join(rows),
         galleries="\n".join(galleries),
     )
-    (out / "index.html").write_text(page, encoding="utf-8")
+    with atomic(out / "index.html") as part:
+        part.write_text(page, encoding="utf-8")
 
 
 def write_run(out: Path, lessons: list[Lesson], parameters: dict[str, str]) -> dict:
@@ -227,10 +269,16 @@ def write_run(out: Path, lessons: list[Lesson], parameters: dict[str, str]) -> d
 
 
 def done_before(out: Path, keys: dict[str, str]) -> dict[str, Lesson]:
-    """The lessons that an earlier run finished with the same keys, by name."""
-    if not (out / "run.json").exists():
+    """The lessons that an earlier run finished with the same keys, by name; a damaged run.json is set aside."""
+    path = out / "run.json"
+    if not path.exists():
         return {}
-    lessons = [Lesson(**entry) for entry in json.loads((out / "run.json").read_text(encoding="utf-8"))["lessons"]]
+    try:
+        lessons = [Lesson(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["lessons"]]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        aside = path.replace(path.with_name("run.damaged.json"))
+        print(f"{path} is damaged ({error}) and set aside as {aside.name}: what was done is not known, and done again")
+        return {}
     return {
         lesson.name: lesson for lesson in lessons if lesson.status == "done" and lesson.key == keys.get(lesson.name)
     }
@@ -244,7 +292,7 @@ def clock(seconds: float) -> str:
 def run_lesson(notebook: Path, out: Path, parameters: dict[str, str], key: str, show: str) -> Lesson:
     """Execute one notebook into `out` and describe how it went."""
     executed, results = out / notebook.name, out / "results" / notebook.stem
-    shutil.rmtree(results, ignore_errors=True)  # a lesson that was stopped, or written anew since, starts cold too
+    clear(results)  # a lesson that was stopped, or written anew since, starts cold too
     parameters = {**parameters, "OUT_DIR": str(results)}
     code, seconds, peak, log = execute(notebook, executed, parameters, notebook.parent, show)
     lesson = Lesson(notebook.stem, "failed" if code else "done", round(seconds, 1), round(peak), key)
@@ -252,15 +300,42 @@ def run_lesson(notebook: Path, out: Path, parameters: dict[str, str], key: str, 
         lesson.cell, lesson.error = failure(executed, log)
     elif errors := find_errors(executed, log):
         lesson.status, (lesson.cell, lesson.error) = PRINTED, errors[0]
-    if executed.exists():
-        lesson.figures = extract_figures(executed, out / "figures")
-        write_html(executed)
     return lesson
 
 
-def run_tutorial(notebooks: list[Path], out: Path, parameters: dict[str, str]) -> int:
+def publish(lesson: Lesson, lessons: list[Lesson], out: Path, parameters: dict[str, str]) -> None:
+    """Write a lesson's figures and page, then run.json; a lesson whose files cannot be written has failed."""
+    executed = out / f"{lesson.name}.ipynb"
+    try:
+        if executed.exists():
+            lesson.figures = extract_figures(executed, out / "figures")
+            write_html(executed)
+        write_run(out, lessons, parameters)
+    except OSError as error:
+        lesson.status, lesson.error = "failed", lesson.error or f"{type(error).__name__}: {error}"
+
+
+def run_tutorial(notebooks: list[Path], out: Path, parameters: dict[str, str], fresh: bool = False) -> int:
+    """Run the notebooks that are not done yet, until one fails, as the only run in `out`.
+
+    Returns:
+        0, or 1 when a lesson failed or printed an error, another run is at work, or `out` cannot be written.
+    """
+    try:
+        with lock(out):
+            if fresh:
+                clear(out)
+            (out / "figures").mkdir(parents=True, exist_ok=True)
+            return run_lessons(notebooks, out, parameters)
+    except LockedError as error:
+        print(f"\n{error}")
+    except OSError as error:
+        print(f"\nNo results can be written to {out}: {error}. {advice(out, str(error))}")
+    return 1
+
+
+def run_lessons(notebooks: list[Path], out: Path, parameters: dict[str, str]) -> int:
     """Run the notebooks that are not done yet, until one fails; returns 0, or 1 when one failed or printed an error."""
-    (out / "figures").mkdir(parents=True, exist_ok=True)
     keys = {notebook.stem: sources_key(notebook, parameters) for notebook in notebooks}
     lessons = done_before(out, keys)
     spent = []
@@ -271,7 +346,7 @@ def run_tutorial(notebooks: list[Path], out: Path, parameters: dict[str, str]) -
             continue
         print(show, end="", flush=True)
         lesson = lessons[notebook.stem] = run_lesson(notebook, out, parameters, keys[notebook.stem], show)
-        write_run(out, [lessons[name] for name in keys if name in lessons], parameters)
+        publish(lesson, [lessons[name] for name in keys if name in lessons], out, parameters)
         if lesson.status == "failed":
             report_failure(lesson, out)
             return 1
@@ -292,15 +367,29 @@ def run_tutorial(notebooks: list[Path], out: Path, parameters: dict[str, str]) -
 
 def lesson_parameters(dataset: str, profile: str) -> dict[str, str]:
     """What every lesson is run with."""
-    folder = os.environ.get("FGNET_DATA_DIR")
-    return {"PROFILE": profile, "DATASET": dataset, "DATA_DIR": str(Path(folder).resolve()) if folder else ""}
+    folder = named_folder("FGNET_DATA_DIR")
+    return {"PROFILE": profile, "DATASET": dataset, "DATA_DIR": str(folder.resolve()) if folder else ""}
 
 
 def report_failure(lesson: Lesson, out: Path) -> None:
     """Say which cell of which lesson failed, with its error at the end."""
     print(f"\n\nThe lessons that were done are kept in {out}; the same command goes on from there.")
-    where = "the kernel died" if lesson.cell is None else f"cell {lesson.cell}"
+    if any(reason in lesson.error for reason in FULL):
+        print(f"THE DISK IS FULL. {advice(out, lesson.error)}")
+    if lesson.cell is not None:
+        where = f"cell {lesson.cell}"
+    else:
+        where = "the kernel died" if "Kernel died" in lesson.error else "outside of its cells"
     print(f"FAILED: lesson {lesson.name}, {where} (see {out / lesson.name}.ipynb)\n{lesson.error}")
+
+
+def advice(out: Path, error: str) -> str:
+    """What to do when a folder cannot be written."""
+    other = "set FGNET_HOME to a folder of yours, which gets the results"
+    if any(reason in error for reason in FULL):
+        disk = next(folder for folder in (out, *out.parents) if folder.exists())
+        return f"{shutil.disk_usage(disk).free / 1e6:.1f} MB are free in {disk}: make space, or {other}."
+    return f"{other[0].upper()}{other[1:]}."
 
 
 def main() -> int:
@@ -309,17 +398,18 @@ def main() -> int:
     parser.add_argument("--profile", default="fast", choices=PROFILES)
     parser.add_argument("--fresh", action="store_true", help="forget what was done before")
     options = parser.parse_args()
-    out = ROOT / "out" / f"tutorial-{options.dataset}-{options.profile}"
-    if options.fresh:
-        shutil.rmtree(out, ignore_errors=True)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     try:
+        out = results_dir() / f"tutorial-{options.dataset}-{options.profile}"
+        data_dir()
         open_dataset(options.dataset, "val")
     except (OSError, ValueError) as error:  # before an hour of lessons, not in the middle of it
         return print(error) or 1
     parameters = lesson_parameters(options.dataset, options.profile)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to stop: end the lesson's kernel as for Ctrl-C
     try:
-        return run_tutorial(sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), out, parameters)
+        return run_tutorial(sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), out, parameters, options.fresh)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here")
         return 130

@@ -265,7 +265,7 @@ def main() -> None:
         "date": date.today().isoformat(),
     }
     save_model(model, arguments.out, notes)
-    (arguments.out.parent / "README.md").write_text(model_card(arguments.out))
+    (arguments.out.parent / "README.md").write_text(model_card(arguments.out), encoding="utf-8")
     print(model_card(arguments.out))
 
 

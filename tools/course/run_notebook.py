@@ -1,0 +1,43 @@
+"""Papermill's command line with two changes for `make tutorial`: its notebook is always whole, and it never outlives
+the process that started it, whose end of the pipe to standard input must stay open."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from papermill.__main__ import papermill
+from papermill.iorw import LocalHandler, papermill_io
+
+from fgnet_lib.files.atomic import atomic
+
+
+class WholeFiles(LocalHandler):
+    """Write a notebook so that a full disk leaves the last whole one, which tells how far the lesson came."""
+
+    def write(self, buf: str, path: str) -> None:
+        with atomic(Path(path)) as part:
+            part.write_text(buf, encoding="utf-8")
+
+
+def watch_parent() -> None:
+    """Wait for the end of standard input, then end this process and the kernel that it has started."""
+    os.read(0, 1)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    os._exit(1)
+
+
+def main() -> None:
+    """Run papermill with the arguments of this command line."""
+    threading.Thread(target=watch_parent, daemon=True).start()
+    papermill_io.register("", WholeFiles())  # for every path
+    papermill()
+
+
+if __name__ == "__main__":
+    main()
