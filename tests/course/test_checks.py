@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import build_notebooks
 import numpy as np
 import pytest
 from exercises import read_exercises, read_imports
+from torch import Tensor, nn
 
 from fgnet_lib.affinities import affinities_from_labels
 from fgnet_lib.course import checks
@@ -27,7 +30,7 @@ for file in sorted((Path(__file__).parent / "mutants").glob("lesson*.py")):
     RIGHT |= answers.RIGHT
 
 
-CALLED = Exercise(lambda answer: call(answer, np.zeros(2)), "99", 1, "to call", 1)
+CALLED = Exercise(lambda answer: call(answer, np.zeros(2)), "99", 1, "to call", "a first hint", 1)
 
 
 def stops(array: np.ndarray) -> float:
@@ -41,6 +44,50 @@ def changes(array: np.ndarray) -> np.ndarray:
 
 class Borrowed(FeatureGuidedAttention):
     pass
+
+
+def solve(name: str) -> Any:
+    """Return the function or class that solves an exercise."""
+    lesson, cells = EXERCISES[name]
+    names = {}
+    for code in (read_imports(CELLS[lesson]), cells.solution):
+        exec(compile(code, f"<{name}>", "exec"), names)
+    (answer,) = cells.answers
+    return names[answer]
+
+
+def instead(name: str, change: Callable[[Callable], Callable]) -> Any:
+    """Return the solution of an exercise with its function, or its class's `forward`, changed."""
+    solution = solve(name)
+    if not isinstance(solution, type):
+        return change(solution)
+    return type(solution.__name__, (solution,), {"forward": change(solution.forward)})
+
+
+def remember(answer: Callable) -> Callable:
+    """Return a function that always gives the result of an answer's first call."""
+    results = []
+
+    def constant(*arguments):
+        results.append(answer(*arguments) if not results else results[0])
+        return results[0]
+
+    return constant
+
+
+def spoil(answer: Callable) -> Callable:
+    """Return an answer that at its end overwrites all arrays, tensors, dictionaries and lists that it was given."""
+
+    def spoiler(*arguments):
+        result = answer(*arguments)
+        for argument in arguments:
+            if isinstance(argument, np.ndarray | Tensor):
+                argument[:] = 0
+            elif isinstance(argument, dict | list):
+                argument.clear()
+        return result
+
+    return spoiler
 
 
 def outcome(name: str, answer: str) -> Outcome:
@@ -99,6 +146,75 @@ def test_a_wrong_answer_gets_its_hint(name, old, new, hint):
     assert judged.state == "wrong" and hint in judged.hint, judged
     right = [line.strip() for line in solution.splitlines() if line not in EXERCISES[name][1].task.splitlines()]
     assert not any(line in judged.hint for line in right if len(line) > 8), "a hint, not the answer"
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_answer_that_gives_always_the_same_is_wrong(name):
+    for change in (remember, *(lambda _, value=value: lambda *_: value for value in (0, 1, True, "none", [], {}))):
+        judged = checks.EXERCISES[name].judge(instead(name, change))
+        assert judged.state == "wrong" and judged.hint, judged
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_answer_that_gives_back_what_it_got_is_wrong(name):
+    for number in range(5):
+        judged = checks.EXERCISES[name].judge(instead(name, lambda _, number=number: lambda *given: given[number]))
+        assert judged.state == "wrong" and judged.hint, judged
+
+
+CHANGEABLE = {
+    *("affinities", "widened", "mask", "similarity", "attention", "auc", "balanced_loss", "face_mean", "merge"),
+    *("honest_threshold", "whole_from", "neuron_volume", "match", "fair_pairs", "seed_summary", "chance_of"),
+    *("flat_sections", "block_ids"),
+}
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_answer_that_overwrites_its_arguments_is_told_so_and_spoils_no_check(name):
+    judged = checks.EXERCISES[name].judge(instead(name, spoil))
+    assert ("Your function changes the" in judged.hint) == (name in CHANGEABLE), judged
+    assert checks.EXERCISES[name].judge(solve(name)) == Outcome("passed")
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_first_hint_is_a_sentence_and_gives_no_answer_away(name):
+    hint = checks.EXERCISES[name].first_hint
+    assert hint[-1] in ".?" and 20 < len(hint) < 120
+    right = {line.strip() for line in EXERCISES[name][1].solution.splitlines()}
+    assert not any(line in hint for line in right if len(line) > 8)
+
+
+def test_a_smaller_hint_comes_first(capsys):
+    def judge(answer: Any) -> str:
+        checks.mask(answer)
+        return capsys.readouterr().out
+
+    small = checks.mask.first_hint
+    checks.mask.outcome = Outcome("open")
+    slip = judge(lambda row: None)  # about the form: at once
+    assert "gives nothing back" in slip and small not in slip
+    first = judge(lambda row: row > 3)
+    assert small in first and "run this cell again" in first and "has no predecessor" not in first
+    assert "has no predecessor" in judge(lambda row: row > 3)
+    assert "has no predecessor" in judge(lambda row: row > 4)  # another wrong answer: no need to ask twice
+    assert "passed" in judge(solve("mask")) and small in judge(lambda row: row > 3)
+
+
+class Broken(nn.Module):
+    def __init__(self, guide_channels, channels):
+        super().__init__()
+        self.from_guide = nn.Conv3d(guide_channels, channels, 1)
+        self.from_fine = nn.Conv3d(channels, channels, 1)
+        self.to_map = nn.Conv3d(channels, 1, 1)
+
+    def forward(self, fine, guide):
+        return self.from_fine(guide), fine
+
+
+def test_an_error_inside_pytorch_is_said_with_the_line_of_the_students_cell():
+    line = Broken.forward.__code__.co_firstlineno + 1
+    judged = checks.attention.judge(Broken)
+    assert "stopped with RuntimeError" in judged.hint and judged.hint.endswith(f"(line {line} of your cell)")
 
 
 @pytest.mark.parametrize(

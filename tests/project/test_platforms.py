@@ -3,6 +3,7 @@ session, and the set-up cell. What is installed there is the matter of test_inst
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -117,6 +118,144 @@ def test_training_goes_on_in_a_new_session_from_what_was_kept(home, tmp_path):
     assert session("second", lost=False) == (0, ["7", "8", "9", "10"])  # from the checkpoint of iteration 6
 
 
+GIT = """\
+#!/bin/sh
+echo "$@" >> "$(dirname "$0")/calls"
+case "$*" in *--branch=*) code=$WITH_TAG;; *) code=$WITHOUT_TAG;; esac
+if [ -n "$code" ]; then echo "$code" >&2; exit 128; fi
+for folder; do :; done
+mkdir -p "$folder/fgnet_lib" "$folder/tools/course"
+echo > "$folder/fgnet_lib/__init__.py"
+echo "print('installing nothing')" > "$folder/tools/course/install_missing.py"
+"""
+NO_TAG = f"fatal: Remote branch {build_notebooks.TAG} not found in upstream origin"
+OFFLINE = "fatal: unable to access 'https://github.com/x/y/': Could not resolve host: github.com"
+PRIVATE = "fatal: could not read Username for 'https://github.com': terminal prompts disabled"
+
+
+class Server:
+    """A bare server without our library, on which a made-up git fails with the words that it is given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.git = folder / "content", folder / "bin" / "git"
+        self.git.parent.mkdir()
+        self.folder.mkdir()
+        self.git.write_text(GIT)
+        self.git.chmod(0o755)
+
+    def run(self, where: str = ".", with_tag: str = "", without_tag: str = "", **variables: str):
+        """Run the set-up cell in a folder; -S: our own installation is not seen."""
+        folder = self.folder / where
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = {name: value for name, value in os.environ.items() if name not in HOSTS and name != "PYTHONPATH"}
+        path = f"{self.git.parent}{os.pathsep}{os.environ['PATH']}"
+        words = {"PATH": path, "WITH_TAG": with_tag, "WITHOUT_TAG": without_tag}
+        cell = build_notebooks.BOOTSTRAP + 'print("uses", importlib.util.find_spec("fgnet_lib").origin)'
+        command = [sys.executable, "-S", "-c", cell]
+        return subprocess.run(command, cwd=folder, env=kept | words | variables, capture_output=True, text=True)
+
+    def calls(self) -> list[list[str]]:
+        """Return the words of each call of git."""
+        file = self.git.with_name("calls")
+        return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+HOSTS = ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")
+NAME = build_notebooks.NAME
+
+
+@pytest.fixture
+def server(tmp_path) -> Server:
+    return Server(tmp_path)
+
+
+def test_the_set_up_cell_fetches_the_tag_of_its_own_version(server):
+    result = server.run()
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"installing nothing\nuses {server.folder / NAME / 'fgnet_lib' / '__init__.py'}\n"
+    (call,) = server.calls()
+    assert call[0] == "clone" and f"--branch={build_notebooks.TAG}" in call
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    assert f"v{cited}" == build_notebooks.TAG and build_notebooks.REPOSITORY in call
+
+
+def test_without_such_a_tag_it_says_so_and_fetches_main(server):
+    result = server.run(with_tag=NO_TAG)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"There is no tag {build_notebooks.TAG} yet: fetching the branch main\n")
+    assert [any("--branch" in word for word in call) for call in server.calls()] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((OFFLINE, ""), "Is the internet switched on?"),
+        ((PRIVATE, ""), "It is private, or has moved."),
+        ((NO_TAG, PRIVATE), "It is private, or has moved."),
+        (
+            ("fatal: cannot mkdir: No space left on device", ""),
+            "Git says: fatal: cannot mkdir: No space left on device",
+        ),
+    ],
+)
+def test_what_git_cannot_do_is_said_in_a_sentence(server, words, sentence):
+    result = server.run(with_tag=words[0], without_tag=words[1])
+    last = result.stderr.strip().splitlines()[-1]
+    assert result.returncode == 1 and "CalledProcessError" not in result.stderr
+    assert last.startswith(f"RuntimeError: git cannot fetch {build_notebooks.REPOSITORY}. ") and sentence in last
+    assert len(server.calls()) == (2 if words[1] else 1)  # nothing is tried again that cannot help
+
+
+@pytest.mark.parametrize("where", (".", "work", "work/deeper"))
+def test_in_the_middle_of_the_series_it_uses_what_an_earlier_lesson_fetched(server, where):
+    assert server.run().returncode == 0
+    result = server.run(where)
+    assert result.stdout.endswith(f"uses {server.folder / NAME / 'fgnet_lib' / '__init__.py'}\n"), result.stderr
+    assert len(server.calls()) == 1
+
+
+@pytest.mark.parametrize("where", (f"{NAME}/notebooks", f"{NAME}/notebooks/solutions"))
+def test_inside_the_repository_it_names_the_wrong_kernel_and_fetches_nothing(server, where):
+    root = server.folder / NAME
+    (root / "fgnet_lib").mkdir(parents=True)
+    result = server.run(where)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last == f"RuntimeError: wrong kernel: choose .venv of {root}; if there is none, run `make env` there first"
+    assert not server.calls() and not (server.folder / where / NAME).exists()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_inside_the_repository_on_colab_and_kaggle_it_installs(server, host):
+    assert server.run().returncode == 0
+    result = server.run(f"{NAME}/notebooks", **{host: "1"})
+    assert result.stdout == f"installing nothing\nuses {server.folder / NAME / 'fgnet_lib' / '__init__.py'}\n"
+    assert len(server.calls()) == 1
+
+
+def test_every_notebook_has_the_same_set_up_cell():
+    for path in sorted((ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py")):
+        text = build_notebooks.build(path)
+        (cell,) = [cell for cell in json.loads(text)["cells"] if "setup" in cell["metadata"].get("tags", [])]
+        assert "".join(cell["source"]).startswith(build_notebooks.BOOTSTRAP)
+        assert len(cell["source"]) <= 25
+
+
+@pytest.mark.parametrize(("variables", "profile"), [({"BINDER_REPO_URL": "x"}, "fast"), ({}, "cpu")])
+def test_binder_begins_with_the_smallest_profile_and_a_hub_does_not(tmp_path, variables, profile):
+    shutil.copytree(ROOT / "binder", tmp_path / "binder")
+    for name in ("00_test", "solutions/00_test"):
+        (tmp_path / "notebooks" / name).parent.mkdir(parents=True, exist_ok=True)
+        source = sorted(build_notebooks.SOURCES.glob("00_*.py"))[0]
+        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(build_notebooks.build(source), encoding="utf-8")
+    kept = {name: value for name, value in os.environ.items() if name != "BINDER_REPO_URL"}
+    command = [tmp_path / "binder" / "start", "echo", "the server"]
+    result = subprocess.run(command, env=kept | variables, capture_output=True, text=True, check=True)
+    assert result.stdout == "the server\n"
+    for path in (tmp_path / "notebooks").rglob("*.ipynb"):
+        first = json.loads(path.read_text(encoding="utf-8"))["cells"][1]["source"][0]
+        assert first.startswith(f'PROFILE = "{profile}"')
+
+
 @pytest.fixture
 def origin(tmp_path, monkeypatch) -> Path:
     """A repository with what the set-up cell uses, found by git under our address."""
@@ -141,7 +280,8 @@ def test_the_set_up_cell_fetches_once_and_may_be_run_again(origin, tmp_path):
     twice = f"{build_notebooks.BOOTSTRAP}\n{cell}"
     for script in (twice, cell):  # twice in one session, then in another one on the same server
         command = [sys.executable, "-S", "-c", script]  # -S: our own installation is not seen, as on a bare server
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("nothing: all is there") == 1  # said by a Python that has its packages
         assert result.stdout.endswith(f"found {folder / build_notebooks.NAME / 'fgnet_lib' / '__init__.py'}\n")

@@ -21,10 +21,14 @@
    before "What you learned" ends the exercises. A markdown cell tagged `solution` is in the solved version only. The
    text that sets an exercise begins with `**Exercise N.1: its title.**`; the title is the check's.
 2. `fgnet_lib/course/checks/lessonNN.py`: the check, a function of the answers, decorated with
-   `@exercise("NN", "its title")`, in the order of the lesson, and its name in the imports below. It calls a student's
-   function by `call` or `call_array`, and says by `require`, `require_equal` or `raise Hint(...)` what is wrong, but
-   not what is right. Before that, an answer is refused if it is a function or class of the library, is bound to one or
+   `@exercise("NN", "its title", "a first hint")`, in the order of the lesson, and its name in the imports below. It
+   calls a student's function by `call` or `call_array`, which hand out copies, and says by `require`, `require_equal`
+   or `raise Hint(...)` what is wrong, but not what is right. The student reads the first hint before that: it says
+   where to look, or names a small case to do by hand. What concerns only the form of an answer (its type or shape) is
+   said at once, by `require_form` or `raise Slip(...)`. Call the answer with at least two inputs, so that no constant
+   passes. Before the check, an answer is refused if it is a function or class of the library, is bound to one or
    inherits from one. A student who calls the library inside an answer is not stopped: read the answers that you grade.
+   If a right answer makes a picture, `pictures.py` draws it beside the expected one.
 3. `tests/course/mutants/lessonNN.py`: at least three wrong answers, each made by a replacement in the solution's text,
    with a part of the hint that each must get; and a right answer that goes another way than the solution.
    `tests/course/test_checks.py` does the rest.

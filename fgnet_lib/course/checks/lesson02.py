@@ -5,58 +5,85 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 
-from fgnet_lib.course.checks.exercise import Hint, call, call_array, exercise, require, require_equal
+from fgnet_lib.course.checks.exercise import Hint, call_array, exercise, require, require_equal, require_form
+from fgnet_lib.phantom import make_phantom
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views.feature_maps import cosine_similarity
 
 
-@exercise("02", "the shape of a map")
+@exercise("02", "the shape of a map", "Compare the shapes printed above with the shape of `raw`: what stays the same?")
 def map_shape(answer: Callable[[tuple[int, int, int], int, int], tuple[int, ...]]) -> None:
     """Check the shape of a map, given that of a stack (z, y, x), a stride and a number of channels."""
-    for (sections, rows, columns), stride in (((24, 256, 384), 8), ((16, 128, 320), 16)):
-        result = call_array(answer, (sections, rows, columns), stride, 64, shape=(4,))
-        require(result.dtype.kind in "iu", f"A shape is made of integers, but your answer has {result.dtype}")
-        right = np.array([64, sections, rows // stride, columns // stride])
+    for (sections, rows, columns), stride, channels in (((24, 256, 384), 8, 64), ((16, 128, 320), 16, 96)):
+        result = call_array(answer, (sections, rows, columns), stride, channels, shape=(4,))
+        require_form(result.dtype.kind in "iu", f"A shape is made of integers, but your answer has {result.dtype}")
+        right = np.array([channels, sections, rows // stride, columns // stride])
         mistakes = {
             "z became smaller, but the encoder works section by section and keeps z": right // [1, stride, 1, 1],
             "The order is wrong: it should be channels, z, y, x": right[[1, 2, 3, 0]],
             "y and x are still the numbers of voxels": right * [1, 1, stride, stride],
+            "A larger stride makes a smaller map, and yours is larger than the stack": right
+            * [1, 1, stride**2, stride**2],
             "You have swapped y and x": right[[0, 1, 3, 2]],
         }
         words = f"A stack of {sections} x {rows} x {columns} at stride {stride}: {{n}} of the four numbers are wrong"
         require_equal(result, right, mistakes, words)
 
 
-@exercise("02", "cosine similarity", points=2)
+def local_features() -> np.ndarray:
+    """Return features (6, 64, 64) of a section: brightness and edges at three widths, which make a picture."""
+    section = make_phantom((1, 64, 64), seed=3).raw[0] / 255.0
+    filters = (gaussian_filter, gaussian_gradient_magnitude)
+    return np.stack([apply(section, width) for apply in filters for width in (1, 2, 4)])
+
+
+@exercise(
+    "02",
+    "cosine similarity",
+    "Try it on two pixels: two vectors of the same direction have the similarity 1, however long they are.",
+    points=2,
+)
 def similarity(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
     """Check the cosine similarity (y, x) of features (C, y, x) to a pixel."""
-    features = np.random.default_rng(0).normal(1, 1, (5, 6, 7))
-    y, x = 4, 2
-    result = call_array(answer, features, y, x, shape=(6, 7))
+    _judge_similarity(answer, np.random.default_rng(0).normal(0.3, 1, (5, 6, 7)), 4, 2)
+    _judge_similarity(answer, local_features(), 20, 40)
+
+
+def _judge_similarity(answer: Callable, features: np.ndarray, y: int, x: int) -> None:
+    """Raise a hint unless an answer gives the cosine similarity of features (C, y, x) to the pixel (y, x)."""
+    result = call_array(answer, features, y, x, shape=features.shape[1:])
     dot = np.einsum("c,cyx->yx", features[:, y, x], features)
     length = np.linalg.norm(features, axis=0)
     direction = features / length
+    cosine = cosine_similarity(features, y, x)
     mistakes = {
         "This is the product of the vectors: divide it by both lengths": dot,
         "You divide only the vector of the pixel (y, x) by its length": dot / length[y, x],
         "You divide only the vectors of the other pixels by their lengths": dot / length,
+        "You divide by the length of all features together: each pixel has a vector of its own (`axis=0`)": dot
+        / np.sum(features**2),
         "You average the products over the channels; they should be added": np.mean(
             direction[:, y, x, None, None] * direction, axis=0
         ),
+        "This is the angle between the vectors, and its cosine is wanted": np.arccos(np.clip(cosine, -1, 1)),
+        "This is a distance: it should be 1 at the pixel itself, and small where the vectors differ": 1 - cosine,
+        "You drop the sign: opposite vectors have the similarity -1": np.abs(cosine),
+        "You cut off what is below 0: opposite vectors have the similarity -1": np.maximum(cosine, 0),
         "This is the similarity to another pixel: y comes before x": cosine_similarity(features, x, y),
     }
     otherwise = "{n} pixels are wrong, the first at (y, x) = {at}; at the pixel itself the similarity is 1"
-    require_equal(result, cosine_similarity(features, y, x), mistakes, otherwise)
+    require_equal(result, cosine, mistakes, otherwise)
 
 
-@exercise("02", "a stride that is fine enough")
+@exercise("02", "a stride that is fine enough", "How many nm wide is a pixel of stride 4, if a voxel has 8 nm?")
 def fine_stride(answer: Callable[[float, float], int]) -> None:
     """Check the coarsest stride whose pixel is no wider than a neurite, given both sizes in nm."""
     for thickness, voxel in ((100, 8), (64, 8), (20, 8), (500, 4), (4, 8)):
         words = f"for {thickness} nm and voxels of {voxel} nm"
-        result = call(answer, thickness, voxel)
-        require(result in (1, *STRIDES), f"{result!r} is not one of the strides, {words}")
+        result = call_array(answer, thickness, voxel, shape=())
+        require(result in (1, *STRIDES), f"{result} is not one of the strides, {words}")
         if result * voxel > thickness and result > 1:
             raise Hint(f"A pixel of stride {result} is wider than the neurite, {words}")
         wider = [stride for stride in STRIDES if result < stride and stride * voxel <= thickness]

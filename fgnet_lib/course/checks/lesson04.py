@@ -5,24 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fgnet_lib.course.checks.exercise import call, call_array, exercise, require, require_equal
+from fgnet_lib.course.checks.exercise import Hint, call, call_array, exercise, require, require_equal
 
 ITERATIONS, LOST_IN = 9, 5
 
 Run = tuple[nn.Module, torch.optim.Optimizer]
 
 
-@exercise("04", "a balanced loss")
+@exercise(
+    "04",
+    "a balanced loss",
+    "How much do the ones cost on average, and how much the zeros? The loss is in the middle between these two.",
+)
 def balanced_loss(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     """Check the mean of the cross-entropies of both classes, given probabilities and targets."""
-    target = np.array([[1, 1, 1, 0], [1, 0, 1, 1]])
     p = np.array([[0.9, 0.6, 0.7, 0.4], [0.8, 0.2, 0.5, 0.95]])
+    _judge_loss(answer, p, np.array([[1, 1, 1, 0], [1, 0, 1, 1]]))
+    _judge_loss(answer, p.ravel()[:7] / 2, np.array([0, 1, 0, 0, 0, 0, 0]))
+
+
+def _judge_loss(answer: Callable[[np.ndarray, np.ndarray], float], p: np.ndarray, target: np.ndarray) -> None:
+    """Raise a hint unless an answer gives the balanced loss of probabilities and targets."""
     result = call_array(answer, p, target, shape=())
     cost = -np.log(np.where(target == 1, p, 1 - p))
     ones, zeros = cost[target == 1], cost[target == 0]
@@ -41,10 +51,18 @@ def balanced_loss(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     )
 
 
-@exercise("04", "the learning rate")
+@exercise(
+    "04", "the learning rate", "Print your rates for k = 0, w - 1 and n - 1: which of the three should be the highest?"
+)
 def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
     """Check the learning rate, given the iteration, their number, the peak and the warm-up."""
-    k, n, peak, warmup = np.arange(40), 40, 0.01, 8
+    for n, peak, warmup in ((40, 0.01, 8), (25, 0.3, 3)):
+        _judge_rates(answer, n, peak, warmup)
+
+
+def _judge_rates(answer: Callable[[int, int, float, int], float], n: int, peak: float, warmup: int) -> None:
+    """Raise a hint unless an answer gives the learning rates of all iterations."""
+    k = np.arange(n)
     result = np.array([call_array(answer, int(value), n, peak, warmup, shape=()) for value in k])
     warm, cosine = np.minimum(1, (k + 1) / warmup), (1 + np.cos(np.pi * k / n)) / 2
     mistakes = {
@@ -54,6 +72,9 @@ def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
         * (k + 1)
         / warmup
         * cosine,
+        "The rate jumps down when the warm-up ends: both factors count in every iteration": np.where(
+            k < warmup, peak * warm, peak * cosine
+        ),
         "The first iteration has a rate of 0, so it learns nothing": peak * np.minimum(1, k / warmup) * cosine,
         "The peak is missing": warm * cosine,
         "The cosine is twice too fast: the rate is 0 in the middle and rises again": peak
@@ -61,14 +82,20 @@ def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
         * (1 + np.cos(2 * np.pi * k / n))
         / 2,
         "The cosine alone goes below 0, and a rate must not": peak * warm * np.cos(np.pi * k / n),
+        "The cosine is not halved, so the rate is twice too high": 2 * peak * warm * cosine,
     }
-    otherwise = "{n} of 40 rates are wrong, the first in iteration {at}"
+    otherwise = f"{{n}} of {n} rates are wrong, the first in iteration {{at}}"
     require_equal(
         result * 1000, peak * warm * cosine * 1000, {h: 1000 * value for h, value in mistakes.items()}, otherwise
     )
 
 
-@exercise("04", "a run that can be resumed", points=3)
+@exercise(
+    "04",
+    "a run that can be resumed",
+    "Weights, averages of AdamW and the number k change from one iteration to the next: are all in your file?",
+    points=3,
+)
 def resume(answer: Callable[..., int]) -> None:
     """Check a loop of (model, optimizer, patch, iterations, path) that resumes its checkpoint and returns its start."""
     with TemporaryDirectory() as folder:
@@ -84,7 +111,12 @@ def resume(answer: Callable[..., int]) -> None:
             call(answer, *_start(0), _patch_until_lost, ITERATIONS, path)
         require(path.exists(), f"The session was lost in iteration {LOST_IN}, and there was no checkpoint")
         computed, resumed = [], _start(1)
-        first = call(answer, *resumed, lambda k: computed.append(k) or _patch(k), ITERATIONS, path)
+        try:
+            first = call(answer, *resumed, lambda k: computed.append(k) or _patch(k), ITERATIONS, path)
+        except UnpicklingError as error:
+            raise Hint(
+                "`torch.load` refuses whole models and optimizers, which might run code: save their `state_dict()`"
+            ) from error
     _check_iterations(computed, first)
     saved, optimizer = _run(_start(0), 0, LOST_IN)
     fresh_model, fresh_optimizer = _start(1)
@@ -106,7 +138,8 @@ def resume(answer: Callable[..., int]) -> None:
 
 def _check_iterations(computed: list[int], first: int) -> None:
     """Raise a hint unless a resumed run computed each missing iteration once and returned the first."""
-    require(bool(computed) and computed[0] != 0, "The second call begins at iteration 0 again")
+    require(bool(computed), f"The second call computes no iteration, but {ITERATIONS - LOST_IN} are missing")
+    require(computed[0] != 0, "The second call begins at iteration 0 again")
     require(
         computed[0] >= LOST_IN,
         f"Iteration {computed[0]} was done before the session was lost, but you compute it again",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import Hint, call, exercise, require
+from fgnet_lib.course.checks.exercise import Hint, Slip, call, exercise, require, require_form
 
 Faces = dict[frozenset[int], tuple[int, float]]
 VoiCurve = dict[float, tuple[float, float]]
@@ -15,7 +15,8 @@ VoiCurve = dict[float, tuple[float, float]]
 
 def _number(result: Any, what: str) -> float:
     """Return a student's single number as a float."""
-    require(np.ndim(result) == 0 and np.isreal(result), f"{what} should be a single number, but yours is {result!r}")
+    single = np.ndim(result) == 0 and np.isreal(result)
+    require_form(bool(single), f"{what} should be a single number, but yours is {result!r}")
     return float(result)
 
 
@@ -32,18 +33,27 @@ def _pairs(affinities: np.ndarray, fragments: np.ndarray, a: int, b: int, shift:
     return pairs
 
 
-@exercise("05", "the mean affinity of a face")
+@exercise(
+    "05",
+    "the mean affinity of a face",
+    "Begin with one axis: which pairs of neighbours have one voxel in `a` and the other one in `b`?",
+)
 def face_mean(answer: Callable[[np.ndarray, np.ndarray, int, int], float]) -> None:
     """Check the mean over all pairs of neighbouring voxels across the face of two fragments, in either order."""
     generator = np.random.default_rng(5)
-    fragments = generator.integers(1, 4, (3, 5, 6)).astype(np.uint64)
-    affinities = generator.random((3, *fragments.shape), dtype=np.float32)
-    result = _number(call(answer, affinities, fragments, 1, 2), "The mean affinity")
-    later, earlier = _pairs(affinities, fragments, 1, 2), _pairs(affinities, fragments, 2, 1)
+    for shape, a, b in (((3, 5, 6), 1, 2), ((4, 3, 5), 3, 1)):
+        fragments = generator.integers(1, 4, shape).astype(np.uint64)
+        _judge_face(answer, generator.random((3, *shape), dtype=np.float32), fragments, a, b)
+
+
+def _judge_face(answer: Callable[..., float], affinities: np.ndarray, fragments: np.ndarray, a: int, b: int) -> None:
+    """Raise a hint unless an answer gives the mean affinity of the face of two fragments."""
+    result = _number(call(answer, affinities, fragments, a, b), "The mean affinity")
+    later, earlier = _pairs(affinities, fragments, a, b), _pairs(affinities, fragments, b, a)
     every = np.concatenate([*later, *earlier])
     by_axis = [np.concatenate(two).mean() for two in zip(later, earlier, strict=True)]
     one_way = "You count only half of the pairs: those whose {} voxel is in the first fragment"
-    at_earlier = [*_pairs(affinities, fragments, 1, 2, 0), *_pairs(affinities, fragments, 2, 1, 0)]
+    at_earlier = [*_pairs(affinities, fragments, a, b, 0), *_pairs(affinities, fragments, b, a, 0)]
     mistakes = {
         "That is the largest affinity of the face: a single wrong voxel would decide": every.max(),
         "That is the score of the face, 1 - mean affinity: the mean affinity itself is asked for": 1 - every.mean(),
@@ -55,10 +65,23 @@ def face_mean(answer: Callable[[np.ndarray, np.ndarray, int, int], float]) -> No
         one_way.format("earlier"): np.concatenate(earlier).mean(),
         "Every pair counts once: a mean of three means, one per axis, weighs pairs unequally": np.mean(by_axis),
         "The affinity of a pair is stored at its later voxel, not the earlier one": np.concatenate(at_earlier).mean(),
+        "The first voxels of an axis have no predecessor, but you pair them with the last ones": _wrapped_mean(
+            affinities, fragments, {a, b}
+        ),
+        "You average over all voxels of the two fragments; only the pairs across their face count": affinities[
+            :, np.isin(fragments, (a, b))
+        ].mean(),
     }
     for hint, mistake in mistakes.items():
         require(not np.isclose(result, mistake), hint)
     require(bool(np.isclose(result, every.mean())), f"The mean affinity of the {every.size} pairs is not {result:.3f}")
+
+
+def _wrapped_mean(affinities: np.ndarray, fragments: np.ndarray, pair: set[int]) -> float:
+    """Return the mean affinity of a face if each axis were a ring, as `np.roll` makes it."""
+    before = np.stack([np.roll(fragments, 1, axis) for axis in range(3)])
+    a, b = pair
+    return affinities[((fragments == a) & (before == b)) | ((fragments == b) & (before == a))].mean()
 
 
 FACES: Faces = {
@@ -70,13 +93,16 @@ FACES: Faces = {
 }
 
 
-@exercise("05", "merge two fragments", points=2)
+@exercise(
+    "05",
+    "merge two fragments",
+    "On paper, merge 2 into 1 in {1-2: (6, 0.9), 2-3: (4, 0.6), 1-3: (2, 0.3)}: which faces are left?",
+    points=2,
+)
 def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
     """Check the faces (pairs, mean affinity) after a merge: two faces to one neighbour become one."""
-    given = dict(FACES)
-    result = call(answer, given, 1, 2)
-    require(isinstance(result, dict), f"Return a dictionary like `faces`, not a {type(result).__name__}")
-    require(given == FACES, "Your function changes the dictionary that it was given: fill a new one")
+    result = call(answer, FACES, 1, 2)
+    require_form(isinstance(result, dict), f"Return a dictionary like `faces`, not a {type(result).__name__}")
     require(
         frozenset({1, 2}) not in result,
         "The face across which you merged is still there, but it now lies inside",
@@ -107,7 +133,7 @@ def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
 def _other_merges(answer: Callable[[Faces, int, int], Faces]) -> None:
     """Raise a hint if a merge goes wrong with `keep` above `drop`, or where the two have no face."""
     named = {frozenset(face) for face in ({2, 4}, {2, 3}, {4, 5})}
-    result = call(answer, dict(FACES), 2, 1)
+    result = call(answer, FACES, 2, 1)
     require(set(result) == named, "Merging 1 into 2 goes wrong: the fragment that is kept may have the larger id")
     apart = dict(FACES)
     del apart[frozenset({1, 2})]
@@ -124,9 +150,11 @@ def _other_merges(answer: Callable[[Faces, int, int], Faces]) -> None:
 
 TRAINING: VoiCurve = {0.2: (2.0, 0.1), 0.4: (1.1, 0.3), 0.6: (0.8, 0.4), 0.8: (0.5, 1.5)}
 VALIDATION: VoiCurve = {0.2: (1.9, 0.2), 0.4: (0.7, 0.4), 0.6: (0.6, 0.9), 0.8: (0.3, 2.0)}
+OTHER_TRAINING: VoiCurve = {0.3: (1.0, 0.9), 0.5: (1.1, 0.2), 0.7: (0.2, 1.4)}  # where the parts cross is not the best
+OTHER_VALIDATION: VoiCurve = {0.3: (0.9, 0.2), 0.5: (1.1, 0.3), 0.7: (0.5, 1.3)}
 
 
-@exercise("05", "choose a threshold honestly")
+@exercise("05", "choose a threshold honestly", "Which of the two curves may you look at before you have chosen?")
 def honest_threshold(answer: Callable[[VoiCurve, VoiCurve], tuple[float, float]]) -> None:
     """Check the threshold and the VOI to report, given (split, merge) by threshold on training and validation data."""
     threshold, reported = _choice(answer, TRAINING, VALIDATION)
@@ -138,42 +166,47 @@ def honest_threshold(answer: Callable[[VoiCurve, VoiCurve], tuple[float, float]]
     require(
         bool(np.isclose(reported, 1.5)), f"The VOI at the threshold {threshold:g} is not {reported:g}: add both parts"
     )
-    others = (
-        {at + 0.1: (split, merge - 0.1) for at, (split, merge) in curve.items()} for curve in (TRAINING, VALIDATION)
-    )
-    elsewhere = _choice(answer, *others)
+    elsewhere = _choice(answer, OTHER_TRAINING, OTHER_VALIDATION)
     require(
         elsewhere != (threshold, reported), "Other curves give the same two numbers: does your answer use the curves?"
     )
     require(
-        bool(np.allclose(elsewhere, (0.7, 1.4))),
+        elsewhere[0] != 0.3,
+        "On other curves you choose where split and merge are most alike, but the smallest sum is elsewhere",
+    )
+    require(
+        bool(np.allclose(elsewhere, (0.5, 1.4))),
         f"On other curves your numbers are wrong: {elsewhere[0]:g}, {elsewhere[1]:g}",
     )
 
 
 def _choice(answer: Callable[..., Any], training: VoiCurve, validation: VoiCurve) -> tuple[float, float]:
     """Return a student's threshold and VOI for two curves."""
-    result = call(answer, dict(training), dict(validation))
-    require(np.shape(result) == (2,), "Return two numbers: the threshold, and the VOI that you report")
+    result = call(answer, training, validation)
+    require_form(np.shape(result) == (2,), "Return two numbers: the threshold, and the VOI that you report")
     return float(result[0]), float(result[1])
 
 
-@exercise("05", "find where a split heals")
+@exercise(
+    "05",
+    "find where a split heals",
+    "At a single threshold: how many different segment ids do the voxels of the neuron have?",
+)
 def whole_from(answer: Callable[[dict[float, np.ndarray], np.ndarray, int], float]) -> None:
     """Check the lowest of several thresholds at which a neuron lies in one segment."""
-    truth = np.repeat(np.array([[1, 1, 1, 1, 2, 2, 3, 3]], np.uint64), 3, axis=0)[None]
+    truth = np.repeat(np.array([[1, 1, 1, 1, 2, 2, 3, 3, 4, 4]], np.uint64), 3, axis=0)[None]
     rows = {
-        0.2: [5, 6, 7, 8, 1, 9, 2, 4],
-        0.4: [5, 5, 7, 7, 1, 9, 2, 4],
-        0.6: [5, 5, 5, 5, 1, 9, 2, 4],
-        0.7: [5, 5, 5, 5, 1, 9, 2, 2],
-        0.8: [5, 5, 5, 5, 1, 1, 2, 2],
-        0.9: [5, 5, 5, 5, 5, 5, 5, 5],
-        1.0: [5, 5, 5, 5, 5, 5, 5, 5],
+        0.2: [5, 6, 7, 8, 1, 9, 2, 4, 3, 10],
+        0.4: [5, 5, 7, 7, 1, 9, 2, 4, 3, 10],
+        0.6: [5, 5, 5, 5, 1, 9, 2, 4, 3, 10],
+        0.7: [5, 5, 5, 5, 1, 9, 2, 2, 3, 10],
+        0.8: [5, 5, 5, 5, 1, 1, 2, 2, 2, 2],
+        0.9: [5, 5, 5, 5, 5, 5, 5, 5, 5, 5],
+        1.0: [5, 5, 5, 5, 5, 5, 5, 5, 5, 5],
     }
     segmentations = {value: np.repeat(np.array([row], np.uint64), 3, axis=0)[None] for value, row in rows.items()}
-    right = {1: 0.6, 2: 0.8, 3: 0.7}
-    thresholds = {neuron: _number(call(answer, segmentations, truth, neuron), "The threshold") for neuron in right}
+    right = {1: 0.6, 2: 0.8, 3: 0.7, 4: 0.8}
+    thresholds = {neuron: _healed(answer, segmentations, truth, neuron) for neuron in right}
     if thresholds == right:
         return
     require(
@@ -184,3 +217,17 @@ def whole_from(answer: Callable[[dict[float, np.ndarray], np.ndarray, int], floa
     require(thresholds[1] != 0.2, "At the lowest threshold the neuron is in pieces: segment ids are not neuron ids")
     wrong = next(neuron for neuron in right if thresholds[neuron] != right[neuron])
     raise Hint(f"Neuron {wrong} does not become whole at the threshold {thresholds[wrong]:g}")
+
+
+def _healed(
+    answer: Callable[..., float], segmentations: dict[float, np.ndarray], truth: np.ndarray, neuron: int
+) -> float:
+    """Return a student's threshold for a neuron; neuron 4 becomes whole only together with another one."""
+    try:
+        return _number(call(answer, segmentations, truth, neuron), "The threshold")
+    except (ValueError, Slip) as error:
+        if neuron != 4:
+            raise
+        raise Hint(
+            "You find no threshold for a neuron that becomes whole when it is merged with another one: whole is whole"
+        ) from error

@@ -7,13 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import call, call_array, exercise, require, require_equal
+from fgnet_lib.course.checks.exercise import call, call_array, exercise, require, require_equal, require_form
 
 
-@exercise("08", "voxel size and offset of a cut", points=2)
+@exercise(
+    "08",
+    "voxel size and offset of a cut",
+    "Along one axis: how far apart in nm are two voxels of `raw[5::2]`, and where does the first one begin?",
+    points=2,
+)
 def cut_geometry(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
     """Check the voxel size and offset in nm of raw[first:...:step] along three axes."""
-    voxel_size, offset, first, step = (40.0, 8.0, 8.0), (400.0, 0.0, 160.0), (5, 100, 50), (1, 2, 4)
+    _judge_geometry(answer, (40.0, 8.0, 8.0), (400.0, 0.0, 160.0), (5, 100, 50), (1, 2, 4))
+    _judge_geometry(answer, (12.0, 10.0, 9.0), (0.0, 30.0, 27.0), (2, 0, 7), (3, 1, 2))
+
+
+def _judge_geometry(answer: Callable, voxel_size: tuple, offset: tuple, first: tuple, step: tuple) -> None:
+    """Raise a hint unless an answer gives the voxel size and the offset of a cut."""
     result = call_array(answer, voxel_size, offset, first, step, shape=(2, 3))
     size, start = np.multiply(voxel_size, step), np.multiply(first, voxel_size)
     require(
@@ -41,7 +51,11 @@ def cut_geometry(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
     )
 
 
-@exercise("08", "find the sections without a picture")
+@exercise(
+    "08",
+    "find the sections without a picture",
+    "Print the standard deviation of every section (`axis=(1, 2)`), and beside it a tenth of their median.",
+)
 def flat_sections(answer: Callable[[np.ndarray], list[int]]) -> None:
     """Check the numbers of the sections whose grey values spread less than a tenth of the median."""
     generator = np.random.default_rng(8)
@@ -71,25 +85,33 @@ def _sections(answer: Callable[[np.ndarray], Any], raw: np.ndarray) -> list[int]
     """Return a student's numbers in order, given as a list, a set, an array or as `np.where` returns them."""
     result = call(answer, raw)
     numbers = np.ravel(list(result) if np.iterable(result) else result)
-    require(numbers.dtype != bool, "Return the numbers of the sections, not a yes or no for each section")
+    require_form(numbers.dtype != bool, "Return the numbers of the sections, not a yes or no for each section")
     return sorted(int(z) for z in numbers)
 
 
-@exercise("08", "how many sections fit into memory")
+@exercise(
+    "08",
+    "how many sections fit into memory",
+    "Add up the bytes of a single voxel first: raw, label, and the affinities of part 2.",
+)
 def sections_in_memory(answer: Callable[[int, int, float], int]) -> None:
     """Check the number of whole sections whose raw, labels and both affinities fit into some gigabytes."""
-    result = call_array(answer, 2000, 1500, 8.0, shape=())
-    voxels = 2000 * 1500
-    fits = {each: int(8e9 // (each * voxels)) for each in (33, 21, 12, 24, 32, 25)}
-    require(result == int(result), "Return whole sections: a part of a section does not count")
-    mistakes = {
-        "The affinities of one decoder are missing: there are two": fits[21],
-        "Raw data and labels need memory too": fits[24],
-        "The labels need memory too: 8 bytes a voxel": fits[25],
-        "The raw data need memory too: 1 byte a voxel": fits[32],
-        "You count only the affinities of one decoder": fits[12],
-        "One section too many: the last one fits only in part": fits[33] + 1,
-    }
-    for hint, mistake in mistakes.items():
-        require(result != mistake, hint)
-    require(result == fits[33], f"At 33 bytes a voxel, the number of sections is not {result:g}")
+    for height, width, gigabytes in ((2000, 1500, 8.0), (1024, 900, 2.5)):
+        result = call_array(answer, height, width, gigabytes, shape=())
+        voxels = height * width
+        fits = {each: int(gigabytes * 1e9 // (each * voxels)) for each in (33, 21, 12, 24, 32, 25, 1)}
+        require(result == int(result), "Return whole sections: a part of a section does not count")
+        mistakes = {
+            "The affinities of one decoder are missing: there are two": fits[21],
+            "Raw data and labels need memory too": fits[24],
+            "The labels need memory too: 8 bytes a voxel": fits[25],
+            "The raw data need memory too: 1 byte a voxel": fits[32],
+            "You count only the affinities of one decoder": fits[12],
+            "You count only the raw data": fits[1],
+            "One section too many: the last one fits only in part": fits[33] + 1,
+            "A gigabyte is 1e9 bytes here, not 2**30": int(gigabytes * 2**30 // (33 * voxels)),
+        }
+        for hint, mistake in mistakes.items():
+            require(result != mistake, hint)
+        words = f"for sections of {height} x {width} voxels and {gigabytes:g} GB"
+        require(result == fits[33], f"At 33 bytes a voxel, the number of sections is not {result:g}, {words}")

@@ -7,6 +7,9 @@ MUTANTS = {
         ("voxels * nm / 1000", "voxels", "These are numbers of voxels"),
         ("voxels * nm / 1000", "voxels / nm", "You divide where you should multiply"),
         ("nm / 1000", "nm / 1e6", "Not all three sizes"),
+        ("nm / 1000", "nm // 1000", "You round down"),
+        ("voxels * nm / 1000", "round(voxels * nm / 1000)", "You round, but"),
+        ("zip(shape, voxel_size", "zip(shape, voxel_size[::-1]", "the voxels along z by the voxel size along x"),
         ("shape, voxel_size, strict=True", "shape[1:], voxel_size[1:]", "has the shape (2,)"),
     ],
     "error_kind": [
@@ -14,6 +17,7 @@ MUTANTS = {
         ('return "split"', 'return "merge"', "swapped merge and split"),
         ("truth_1 == truth_2 and segment_1", "truth_1 != segment_1 and segment_1", "There is no error"),
         ('"none"', '"nothing"', "not one of the three words"),
+        ("truth_1 == truth_2 and segment_1", "truth_1 == segment_1 and segment_1", "There is an error"),
     ],
 }
 

@@ -22,12 +22,21 @@ MUTANTS = {
         ("ids[1:] > 0", "id[1:] > 0", "stopped with TypeError"),
     ],
     "widened": [
-        ("window = (1, 3, 3)", "window = (3, 3, 3)", "zeros too many"),
-        ("window = (1, 3, 3)", "window = (1, 5, 5)", "zeros too many"),
-        ("window = (1, 3, 3)", "window = (1, 3, 1)", "zeros too few"),
+        ("window = (1, 3, 3)", "window = (3, 3, 3)", "A window of 3 x 3 x 3"),
+        ("window = (1, 3, 3)", "window = (1, 5, 5)", "two voxels far"),
+        ("window = (1, 3, 3)", "window = (1, 3, 1)", "along y alone"),
+        ("window = (1, 3, 3)", "window = (1, 1, 3)", "along x alone"),
+        ("window = (1, 3, 3)", "window = (1, 3, 9)", "zeros too many"),
+        ('mode="nearest"', 'mode="constant"', "take for granted outside (its `mode`)"),
+        ('mode="nearest"', 'mode="wrap"', "sees the opposite rim (its `mode`)"),
+        (
+            'maximum_filter(labels, window, mode="nearest") != minimum_filter(labels, window, mode="nearest")',
+            "widen_borders(labels, in_3d=True) == 0",
+            "count neighbours in the sections above",
+        ),
         ("window = (1, 3, 3)", "window = (1, 1, 1)", "No border has become wider"),
         ("np.where(border, 0, labels)", "border", "labels that the input does not have"),
-        ("np.where(border, 0, labels)", "np.where(border, labels, 0)", "zeros too many"),
+        ("np.where(border, 0, labels)", "np.where(border, labels, 0)", "You keep the borders"),
         ("np.where(border, 0, labels)", "np.where(border, 4, labels)", "some voxels did neither"),
         (
             'maximum_filter(labels, window, mode="nearest") != minimum_filter(labels, window, mode="nearest")',
@@ -47,6 +56,12 @@ MUTANTS = {
         ("known[1:] & known[:-1]", "known[:-1]", "is the voxel itself known"),
         ("np.append(False, known[1:] & known[:-1])", "known & np.roll(known, 1)", "has no predecessor"),
         ("known[1:] & known[:-1])", "~(known[1:] & known[:-1]))", "swapped what counts"),
+        (
+            "np.append(False, known[1:] & known[:-1])",
+            "np.append(known[1:] & known[:-1], False)",
+            "the voxel after each",
+        ),
+        ("known[1:] & known[:-1]", "(row[1:] == row[:-1]) & (row[1:] > 0) & known[1:]", "the affinity itself"),
         ("row != IGNORE", "(row != IGNORE) & (row > 0)", "leave out voxels of label 0"),
     ],
 }

@@ -13,6 +13,8 @@ MUTANTS = {
         ("// stride", "/ stride", "made of integers"),
         ("columns // stride", "columns", "1 of the four numbers"),
         ("return channels, ", "return ", "has the shape (3,)"),
+        ("rows // stride, columns // stride", "rows * stride, columns * stride", "larger than the stack"),
+        ("return channels", "return 64", "1 of the four numbers"),
     ],
     "similarity": [
         ("features / np.linalg.norm(features, axis=0)", "features", "divide it by both lengths"),
@@ -22,6 +24,27 @@ MUTANTS = {
         ("y, x, None", "x, y, None", "y comes before x"),
         ("features, axis=0", "features, axis=1, keepdims=True", "pixels are wrong"),
         (".sum(axis=0)", "", "has the shape (5, 6, 7)"),
+        ("features / np.linalg.norm(features, axis=0)", "features / np.linalg.norm(features)", "all features together"),
+        (
+            "return (unit_vectors[:, y, x, None, None] * unit_vectors).sum(axis=0)",
+            "return abs((unit_vectors[:, y, x, None, None] * unit_vectors).sum(axis=0))",
+            "You drop the sign",
+        ),
+        (
+            "return (unit_vectors[:, y, x, None, None] * unit_vectors)",
+            "return 1 - (unit_vectors[:, y, x, None, None] * unit_vectors)",
+            "This is a distance",
+        ),
+        (
+            "return (unit_vectors[:, y, x, None, None] * unit_vectors).sum(axis=0)",
+            "return np.maximum(0, (unit_vectors[:, y, x, None, None] * unit_vectors).sum(axis=0))",
+            "cut off what is below",
+        ),
+        (
+            "return (unit_vectors[:, y, x, None, None] * unit_vectors).sum(axis=0)",
+            "return np.arccos(np.clip((unit_vectors[:, y, x, None, None] * unit_vectors).sum(axis=0), -1, 1))",
+            "the angle between",
+        ),
     ],
     "fine_stride": [
         ("max(", "min(", "a coarser stride that is fine enough"),
@@ -29,6 +52,7 @@ MUTANTS = {
         ("stride * voxel_nm <=", "stride <=", "wider than the neurite"),
         ("return max(stride for", "return max(stride * voxel_nm for", "not one of the strides"),
         (" or stride == 1", "", "stopped with ValueError"),
+        ("return max(", "return 8 or max(", "for 20 nm and voxels of 8 nm"),
     ],
 }
 

@@ -7,6 +7,12 @@ MUTANTS = {
         ("27 * channels + ", "", "depthwise convolution is missing"),
         ("2 * expand * ", "2 * ", "as without widening"),
         ("27 *", "9 *", "more than 9 voxels"),
+        (
+            "27 * channels + 2 * expand * channels**2",
+            "27 * channels + expand * channels**2 + (expand * channels) ** 2",
+            "No layer goes from e C",
+        ),
+        ("return ", "return channels * (2 + expand) + ", "You count biases"),
         ("channels**2", "channels", "is not the number of weights"),
     ],
     "attention": [
@@ -22,7 +28,21 @@ MUTANTS = {
         ("fine + fine * a, a", "fine, a", "without its guidance"),
         ("fine + fine * a, a", "a, fine + fine * a", "swapped the two results"),
         ("fine + fine * a, a", "fine + fine * a", "should return two things"),
-        ("(guide) + self", "(fine) + self", "stopped with RuntimeError"),
+        ("(guide) + self", "(fine) + self", "(line 9 of your cell)"),
+        ("self.to_map(mixed)", "self.to_map(guide)", "(line 10 of your cell)"),
+        (
+            "F.relu(self.from_guide(guide) + self.from_fine(fine))\n        a = torch.sigmoid(self.to_map(mixed))",
+            "self.from_guide(guide) + self.from_fine(fine)\n        a = torch.sigmoid(F.relu(self.to_map(mixed)))",
+            "not behind W_a",
+        ),
+        (
+            "F.relu(self.from_guide(guide) + self.from_fine(fine))",
+            "F.relu(self.from_guide(guide)) + F.relu(self.from_fine(fine))",
+            "not to each projection",
+        ),
+        ("fine + fine * a, a", "fine.mul_(1 + a), a", "changes the tensor"),
+        ("nn.Conv3d(channels, 1, 1)", "nn.Conv3d(channels, channels, 1)", "the shape of to_map.weight, to_map.bias"),
+        ("nn.Module", "object", "should remain an nn.Module"),
         (
             "self.to_map = nn.Conv3d(channels, 1, 1)",
             "self.to_a = self.to_map = nn.Conv3d(channels, 1, 1)",
@@ -40,6 +60,7 @@ MUTANTS = {
         ),
         ("np.mean(", "np.sum(", "what share of all pairs"),
         ("[:, None]", "", "You do not count every pair"),
+        ("np.mean((p[:, None] > q) + 0.5 * (p[:, None] == q))", "p.mean() - q.mean()", "a difference of means"),
         ("np.mean((p[:, None] > q) + 0.5 * (p[:, None] == q))", "p.mean() / q.mean()", "a ratio of means"),
         ("np.mean((p[:, None] > q) + 0.5 * (p[:, None] == q))", "np.mean(p > 0.5)", "is not how often"),
     ],

@@ -13,6 +13,7 @@ MUTANTS = {
         ("-np.log", "np.log", "never negative"),
         ("np.where(target == 1, p, 1 - p)", "p", "is not the mean of the means"),
         (BALANCED, "cost", "has the shape"),
+        ("cost = -", "p *= 0.5\n    cost = -", "changes the array"),
     ],
     "learning_rate": [
         (" * min(1, (k + 1) / warmup)", "", "no warm-up"),
@@ -23,6 +24,13 @@ MUTANTS = {
         ("np.pi * k", "2 * np.pi * k", "twice too fast"),
         ("(1 + np.cos(np.pi * k / n)) / 2", "np.cos(np.pi * k / n)", "goes below 0"),
         ("np.pi * k / n", "k / n", "of 40 rates are wrong"),
+        (") / 2", ")", "is not halved"),
+        (
+            "return peak * min(1, (k + 1) / warmup) * cosine",
+            "return peak * (k + 1) / warmup if k < warmup else peak * cosine",
+            "jumps down",
+        ),
+        ("k / n)", "k / 40)", "of 25 rates are wrong"),
     ],
     "resume": [
         ('first = saved["next"]', "pass", "begins at iteration 0 again"),
@@ -42,6 +50,13 @@ MUTANTS = {
             '        if k == iterations - 1:\n            torch.save({"next"',
             "there was no checkpoint",
         ),
+        (
+            'saved["next"]\n        model.load_state_dict(saved["model"])\n'
+            '        optimizer.load_state_dict(saved["optimizer"])',
+            "iterations",
+            "computes no iteration",
+        ),
+        ("model.state_dict()", "model", "save their `state_dict()`"),
         ("        optimizer.zero_grad()\n", "", "ends with other weights than the loop"),
         ("range(first, iterations)", "range(first, iterations - 1)", "ends with other weights than the loop"),
     ],

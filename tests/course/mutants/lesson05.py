@@ -9,6 +9,19 @@ MUTANTS = {
         ("range(3)", "range(1, 3)", "along z are missing"),
         ("np.concatenate(pairs).mean()", "np.mean([np.mean(one) for one in pairs])", "a mean of three means"),
         (".mean()", ".sum()", "a sum"),
+        (" | ((here == b) & (before == a))", " & (a < b)", "whose later voxel is in the first fragment"),
+        (
+            "ids[1:], ids[:-1]\n        face = ((here == a) & (before == b)) | ((here == b) & (before == a))\n"
+            "        pairs.append(values[1:][face])",
+            "ids, np.roll(ids, 1, 0)\n        face = ((here == a) & (before == b)) | ((here == b) & (before == a))\n"
+            "        pairs.append(values[face])",
+            "no predecessor",
+        ),
+        (
+            "return np.concatenate(pairs)",
+            "return affinities[:, (fragments == a) | (fragments == b)]",
+            "over all voxels",
+        ),
     ],
     "merge": [
         (
@@ -43,6 +56,8 @@ MUTANTS = {
         ("sum(training[value])", "training[value][0]", "Merges count"),
         ("sum(training[value])", "training[value][1]", "Splits count"),
         ("sum(validation[threshold])", "validation[threshold][0]", "add both parts"),
+        ("sum(training[value])", "max(training[value])", "split and merge are most alike"),
+        ("sum(training[value])", "abs(training[value][0] - training[value][1])", "split and merge are most alike"),
         ("threshold, sum(validation[threshold])", "0.6, 1.5", "does your answer use the curves"),
     ],
     "whole_from": [
@@ -51,6 +66,7 @@ MUTANTS = {
         ("== 1]", "> 1]", "At the lowest threshold"),
         ("return min(whole)", "return max(set(tried) - set(whole))", "last threshold before"),
         ("== 1]", "<= 2]", "last threshold before"),
+        ("== 1]", "== 1 == len(np.unique(truth[labels == labels[truth == neuron][0]]))]", "merged with another one"),
     ],
 }
 

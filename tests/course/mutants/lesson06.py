@@ -8,6 +8,9 @@ MUTANTS = {
         ("1e9", "1e12", "a different volume"),
         ("np.prod(voxel_size)", "voxel_size[2] ** 3", "as cubes"),
         ("labels == label", "labels > 0", "all neurons"),
+        ("labels == label", "labels != label", "outside of the neuron"),
+        ("np.prod(voxel_size)", "np.sum(voxel_size)", "add the sides"),
+        ("np.sum(labels == label)", "50", "48 voxels of 30 x 10 x 12 nm"),
     ],
     "match": [
         ("np.where(ids > 0, voxels, 0)", "voxels", "it is no match"),

@@ -17,6 +17,9 @@ MUTANTS = {
     "seed_summary": [
         ("ddof=1", "ddof=0", "divide by one less"),
         ("else None", "else 0", "look like certainty"),
+        (" if len(scores) > 1 else None", "", "return None"),
+        ("np.mean(scores)", "sum(scores)", "is a sum"),
+        ("np.std(scores, ddof=1)", "np.var(scores)", "it divides by the number of runs"),
         ("np.mean", "np.median", "is the median"),
         ("np.mean", "min", "best run"),
         ("np.std(scores, ddof=1)", "max(scores) - min(scores)", "the range"),
@@ -25,10 +28,11 @@ MUTANTS = {
     ],
     "chance_of": [
         ("abs(np.mean(mine) - np.mean(rest))", "(np.mean(rest) - np.mean(mine))", "one direction"),
-        (">= seen - 1e-9", "> seen + 1e-9", "exactly as much"),
+        (">= seen - 1e-9", "> seen + 1e-9", "exactly as much counts"),
+        (">= seen - 1e-9", ">= seen", "lose them by rounding"),
         (">= seen - 1e-9", "< seen - 1e-9", "differ less"),
         ("np.mean(as_large)", "sum(as_large)", "a number of deals"),
-        ("len(ours)):", "len(runs) // 2):", "deals that differ at least as much is not"),
+        ("len(ours)):", "len(runs) // 2):", "hands of equal size"),
         ("return np.mean(as_large)", "return (sum(as_large) - 1) / (len(as_large) - 1)", "leave it out"),
     ],
 }

@@ -40,7 +40,9 @@ MUTANTS = {
             "gigabytes * 1e9 / (bytes_per_voxel * height * width)",
             "whole sections",
         ),
-        ("1e9", "2**30", "the number of sections is not"),
+        ("1 + 8 + 2 * 12", "1", "only the raw data"),
+        ("return ", "return 80 or ", "for sections of 1024 x 900 voxels"),
+        ("1e9", "2**30", "not 2**30"),
     ],
 }
 

@@ -6,6 +6,24 @@ MUTANTS = {
         ("np.minimum(np.add(stop, halo), shape)", "np.add(stop, halo)", "past the volume's end"),
         ("np.minimum(np.add(stop, halo), shape)", "stop", "before it and behind it"),
         ("subtract(start", "add(start", "Wrong voxel"),
+        (
+            "np.subtract(start, halo), 0), np.minimum(np.add(stop",
+            "np.add(start, halo), 0), np.minimum(np.subtract(stop",
+            "yours shrinks it",
+        ),
+        ("np.maximum(np.subtract(start, halo), 0)", "start", "begins earlier, too"),
+        ("stop, halo), shape)", "stop, halo), np.subtract(shape, 1))", "may be as large as the shape"),
+        (
+            "np.minimum(np.add(stop, halo), shape)",
+            "np.minimum(np.add(stop, halo), shape) - np.maximum(np.subtract(start, halo), 0)",
+            "not how many voxels",
+        ),
+        ("np.add(stop, halo)", "np.add(stop, np.multiply(2, halo))", "added twice"),
+        (
+            "return np.maximum(np.subtract(start, halo), 0), np.minimum(np.add(stop, halo), shape)",
+            "return np.minimum(np.add(stop, halo), shape), np.maximum(np.subtract(start, halo), 0)",
+            "exchange them",
+        ),
     ],
     "block_ids": [
         (
@@ -13,6 +31,7 @@ MUTANTS = {
             "local + np.uint64(number * voxels)",
             "has to stay 0",
         ),
+        ("number * voxels", "number * 6", "use the `voxels`"),
         ("number * voxels", "number", "Two blocks give the id"),
         ("number * voxels", "0", "the same ids"),
         ("number * voxels", "number * 1000", "leave no gaps"),
@@ -23,6 +42,8 @@ MUTANTS = {
         (" / 3600", "", "in seconds"),
         ("rate * 1e6", "rate", "million voxels"),
         (" / workers", " * workers", "should take less"),
+        (" / 3600", " / 60", "in minutes"),
+        ("(rate * 1e6)", "1e6 * rate", "halve the time"),
     ],
 }
 
