@@ -381,6 +381,8 @@ plots.show_affinities(axes[3], target, volume.voxel_size, title="target: its aff
 plt.show()
 
 # %% [markdown]
+# ### Further: where nobody knows
+#
 # The last question is what to do where the labels are **unknown** (2⁶⁴ − 1). Neither 0 nor 1 would be true there, so
 # the loss must not look: an affinity counts only if both of its voxels are known. The library calls this the mask.
 #
@@ -414,7 +416,7 @@ print("affinities along x       ", *affinities_from_labels(row)[2, 0, 0])
 print("the loss may look (mask) ", *affinity_mask(row)[2, 0, 0].astype(int))
 
 # %% [markdown]
-# ## 7 · Augmentation: the same tissue, seen in other ways
+# ## 7 · Further: augmentation, the same tissue seen in other ways
 #
 # Labelled volumes are small, because drawing labels takes weeks. So the network sees each patch in ever new variants.
 # A variant is allowed if an expert would still draw the same borders: flipped, turned by 90°, slightly bent, brighter,
@@ -473,8 +475,9 @@ for z in (12, 13):
 # **What to see.** In the lost section the labels go on, because a person would bridge it as well. In the slipped
 # section they move along. A strip at the rim of that section came in from outside the picture, so its labels are
 # unknown.
-#
-# ## 8 · How real is the phantom?
+
+# %% [markdown]
+# ## 8 · Further: how real is the phantom?
 #
 # The default data of this course are synthetic: a **phantom**. Its labels are exact by construction, it needs no
 # download, and it can be as large as we like. But if a method works on the phantom, does it work on EM? We cannot
@@ -575,7 +578,8 @@ plt.show()
 # anything else that we did not think of when we wrote the generator. That is the lasting limit of synthetic data. **A
 # result on the phantom shows that the code works and how the method behaves. Only real tissue shows whether it works on
 # tissue**: set `DATASET` to a real data set.
-#
+
+# %% [markdown]
 # ## Your exercises
 
 # %%

@@ -298,6 +298,12 @@ def my_face_mean(affinities, fragments, a, b):
 checks.face_mean(my_face_mean)
 
 # %% [markdown]
+# ### Further: a merge that keeps two numbers
+#
+# The loop of this part is slow, because it carries lists of affinities along. Here you write the step that fast programs
+# take.
+
+# %% [markdown]
 # **Exercise 5.2: merge two fragments.** The loop above keeps every affinity. It is enough to keep, for each face, the
 # number of pairs and their mean: `{frozenset({1, 2}): (6, 0.9), ...}`. Write the step that merges fragment `drop` into
 # `keep`. It takes such a dictionary and returns a new one. Two faces to the same neighbour become one, and a large face
@@ -456,7 +462,7 @@ def my_choice(training, validation):
 checks.honest_threshold(my_choice)
 
 # %% [markdown]
-# ## 7 · $A_s$ against $A_r$
+# ## 7 · Further: $A_s$ against $A_r$
 #
 # FGNet has two outputs. The coarse affinities $A_s$ are decoded from SAM2's features alone, and the finest of these has
 # a stride of 4. The refined affinities $A_r$ come from the 3D encoder that these features guide. The paper segments
@@ -548,7 +554,9 @@ checks.whole_from(my_healed)
 
 # %%
 from fgnet_lib.metrics import neuron_report
+from fgnet_lib.segmentation import segment
 
+refined = segment(unseen.refined, voxel_size, chosen["A_r"])
 neurons = remove_small(refined, 100)
 print(f"{len(np.unique(refined))} segments, {len(np.unique(neurons))} of them with 100 voxels or more")
 report = neuron_report(neurons, validation.labels, voxel_size, top=5)
