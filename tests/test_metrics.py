@@ -15,6 +15,7 @@ from skimage.metrics import adapted_rand_error, variation_of_information
 from fgnet_lib.metrics import (
     Scores,
     SegmentReport,
+    by_second_part,
     error_masks,
     evaluate,
     neuron_report,
@@ -205,3 +206,16 @@ def test_published_segmentations_of_fib25_equal_scikit_image(em_data) -> None:
             seg = file["volumes/labels"][name][:]
             scores = evaluate(seg, gt)
             assert (scores.voi_split, scores.voi_merge, scores.arand) == pytest.approx(scikit_image(seg, gt), abs=1e-9)
+
+
+def test_errors_come_by_their_second_part_and_not_from_the_rim() -> None:
+    gt = np.repeat(np.arange(1, 5), 24 * 24).reshape(4, 24, 24).transpose(1, 0, 2).repeat(6, 1).astype(np.uint64)
+    seg = gt.copy()
+    seg[10:14, 8:10, 8:14] = 90  # a small split of neuron 2 in the middle
+    seg[6:18, 13:17, 4:20] = 91  # a large one of neuron 3
+    seg[2:22, 20:24, :] = 92  # the largest one, of neuron 4, at the rim
+    seg[0, 8:10] = 93  # in the first section
+    splits = neuron_report(seg, gt, (40, 8, 8)).splits
+    assert {error.label for error in splits} == {2, 3, 4}
+    assert [error.label for error in by_second_part(splits, gt.shape, rim=4)] == [3, 2]
+    assert by_second_part(splits, gt.shape, rim=12) == []

@@ -213,6 +213,13 @@ def test_a_generated_notebook_is_valid_clean_and_short(path):
             assert list(short(notebook.cells, k)) == [], f"{path.stem}, cell {k}"
 
 
+def test_the_map_in_the_first_lesson_names_all_others_in_their_order():
+    first, *others = SOURCES
+    rows = re.findall(r"^# \| \[(\d\d) ([^\]]+)\]\((\w+)\.ipynb\) \|", first.read_text(encoding="utf-8"), re.MULTILINE)
+    titles = [re.search(r"^# # (\d\d) · ([^:\n]+):", source.read_text("utf-8"), re.MULTILINE) for source in others]
+    assert rows == [(*title.groups(), source.stem) for title, source in zip(titles, others, strict=True)]
+
+
 # The same body in two places, whatever its names are.
 
 
