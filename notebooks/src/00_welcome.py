@@ -211,10 +211,15 @@ answers = {
 for name, answer in answers.items():
     result = evaluate(answer, volume.labels)
     print(f"{name:22} split {result.voi_split:.2f} + merge {result.voi_merge:.2f} bits, ARAND {result.arand:.2f}")
+    if name == "one neuron everywhere":
+        assert result.voi_split == 0 < result.voi_merge
+    if name != "this model" and DATASET == "phantom":
+        assert scores.voi_split + scores.voi_merge < (result.voi_split + result.voi_merge) / 2
 
 # %% [markdown]
 # "One neuron everywhere" never splits anything, and merges everything; the squares do some of both. A useful model has
-# to be low in both columns at once. ARAND, between 0 and 1, is a second score, which gives more weight to large
+# to be low in both columns at once: on the phantom, the sum of this model's columns is less than half of that of either
+# answer. ARAND, between 0 and 1, is a second score, which gives more weight to large
 # neurons. Lesson 05 derives both scores, and shows how the threshold trades splits for merges.
 #
 # The model is small on purpose: it is the **mini** FGNet, which was trained on a CPU. Its encoder is *not* SAM2's
