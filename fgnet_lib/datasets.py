@@ -103,7 +103,8 @@ def open_dataset(name: str, part: str) -> Volume:
 
     Args:
         name: one of `DATASETS`.
-        part: "train" or "val"; of fib25 also "unlabelled", other tissue without labels, for pretraining.
+        part: "train" or "val"; of fib25 also "unlabelled", other tissue without labels, for pretraining; of the phantom
+            also "deep", for views in 3D.
 
     Raises:
         ValueError: an unknown name, or a part that the data set does not have.

@@ -213,9 +213,9 @@ def test_errors_come_by_their_second_part_and_not_from_the_rim() -> None:
     seg = gt.copy()
     seg[10:14, 8:10, 8:14] = 90  # a small split of neuron 2 in the middle
     seg[6:18, 13:17, 4:20] = 91  # a large one of neuron 3
-    seg[2:22, 20:24, :] = 92  # the largest one, of neuron 4, at the rim
-    seg[0, 8:10] = 93  # in the first section
+    seg[2:22, 22:24, :] = 92  # the largest one, of neuron 4, at the rim
+    seg[0, 4:6] = 93  # one of neuron 1, in the first section
     splits = neuron_report(seg, gt, (40, 8, 8)).splits
-    assert {error.label for error in splits} == {2, 3, 4}
+    assert {error.label for error in splits} == {1, 2, 3, 4}
     assert [error.label for error in by_second_part(splits, gt.shape, rim=4)] == [3, 2]
     assert by_second_part(splits, gt.shape, rim=12) == []

@@ -118,8 +118,8 @@ def _touching(index: np.ndarray, n: int) -> list[np.ndarray]:
         after, before = (np.moveaxis(index, axis, 0)[cut] for cut in (slice(1, None), slice(-1)))
         border = after != before
         pairs += [after[border] * n + before[border], before[border] * n + after[border]]
-    one, other = np.divmod(np.unique(np.concatenate(pairs)), n)
-    return np.split(other, np.searchsorted(one, np.arange(1, n)))
+    row, column = np.divmod(np.unique(np.concatenate(pairs)), n)
+    return np.split(column, np.searchsorted(row, np.arange(1, n)))
 
 
 def _distance(lab: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
@@ -579,15 +579,8 @@ def neurons_3d(
     ax.set_title(title, y=1.04)
     ax.set_proj_type("ortho")
     ax.set_box_aspect(sides, zoom=0.9)
-    for axis, start, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), low, sides, strict=True):
-        share = length / sides.max()
-        ticks = MaxNLocator(max(2, 1 + int(3 * share))).tick_values(start, start + length)
-        # x and y end in the same corner: no tick near it, where their numbers would collide
-        last = start + (1 if axis is ax.zaxis else 0.85) * length
-        ticks = [tick for tick in ticks if start <= tick <= last]
-        axis.set_ticks(ticks if share > 0.2 else ticks[-1:])  # a thin crop has room for one number
-        axis.labelpad = 28 if axis is ax.zaxis else 14 if sides[2] > 0.3 * sides.max() else 28
-    ax.zaxis.set_tick_params(pad=14)
+    _number(ax, sides.max())
+    ax.zaxis.set_tick_params(pad=18)
     ax.legend(
         handles=[Patch(color=color, label=str(neuron)) for neuron, color in rgb.items()],
         title="neuron",
@@ -596,6 +589,20 @@ def neurons_3d(
         frameon=False,
     )
     return ax
+
+
+def _number(ax: Axes3D, longest: float) -> None:
+    """Set ticks in nm, as many as an axis has room for if four or five fit on `longest` nm."""
+    limits = [sorted(edges) for edges in (ax.get_xlim(), ax.get_ylim(), ax.get_zlim())]
+    flat = np.ptp(limits[2]) < 0.3 * longest
+    for axis, (start, end) in zip((ax.xaxis, ax.yaxis, ax.zaxis), limits, strict=True):
+        share = (end - start) / longest
+        ticks = MaxNLocator(max(2, 1 + int(3 * share))).tick_values(start, end)
+        # x and y end in the same corner: no tick near it, where their numbers would collide
+        last = start + (1 if axis is ax.zaxis else 0.85) * (end - start)
+        ticks = [tick for tick in ticks if start <= tick <= last]
+        axis.set_ticks(ticks if share > 0.2 else ticks[-1:])  # a thin crop has room for one number
+        axis.labelpad = 32 if axis is ax.zaxis else 28 if flat else 14
 
 
 def neurons_figure(
@@ -624,12 +631,14 @@ def neurons_figure(
     height = max(sides[ax] * (high - low)[1] for ax, (low, high, _) in extents.items()) + below + above
     height = max(height, above + 0.3 * max(len(meshes) for meshes, _ in panels.values()))  # of the legend
     figure.set_size_inches(width, height)
+    longest = max(np.ptp(edges) for ax in extents for edges in (ax.get_xlim(), ax.get_ylim(), ax.get_zlim()))
     for number, (ax, (low, high, title)) in enumerate(extents.items()):
         start, side = number * width / len(panels) + left, sides[ax]
         corner = start + (room - side * (high - low)[0]) / 2 - side * low[0], below - side * low[1]
         ax.set_position((corner[0] / width, corner[1] / height, side / width, side / height))
         ax.get_tightbbox = lambda *_, **__: figure.bbox  # the square reaches beyond it, the neurons do not
         ax.patch.set_visible(False)
+        _number(ax, longest)
         figure.text((start + room / 2) / width, 1 - 0.1 / height, title, ha="center", va="top", size="large")
         ax.get_legend().set(loc="center left")
         ax.get_legend().set_bbox_to_anchor(((start + room + 1.3) / width, 0.5), figure.transFigure)

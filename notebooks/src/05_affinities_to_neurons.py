@@ -302,8 +302,8 @@ checks.face_mean(my_face_mean)
 # %% [markdown]
 # ### Further: a merge that keeps two numbers
 #
-# The loop of this part is slow, because it carries lists of affinities along. Here you write the step that fast programs
-# take.
+# The loop of this part is slow, because it carries lists of affinities along. Here you write the step that fast
+# programs take.
 
 # %% [markdown]
 # **Exercise 5.2: merge two fragments.** The loop above keeps every affinity. It is enough to keep, for each face, the

