@@ -236,6 +236,7 @@ def depth_inside(mask):
 
 
 distance = depth_inside(labels == largest)
+distance[int(0.85 * len(distance)) :] = 0  # where the scale bar lies
 brightness = np.where(distance > distance.max() / 2, gaussian_filter(volume.raw[z].astype(float), 3), 0)
 y, x = np.unravel_index(brightness.argmax(), brightness.shape)
 print(f"neurite {largest}: {areas.max()} voxels in this section; the cross is at y = {y}, x = {x}")

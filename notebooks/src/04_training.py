@@ -117,7 +117,7 @@ for name, cost in costs.items():
     line = ax.plot(p, cost, label=f"{name}: least at p = {p[cost.argmin()]:.2f}")[0]
     ax.plot(p[cost.argmin()], cost.min(), "o", color=line.get_color())
 ax.set(title="One answer everywhere", xlabel="answer p", ylabel="cross-entropy (nats)", ylim=(0, 2.5))
-ax.legend()
+ax.legend(loc="upper center")
 print(f"{100 * share:.1f} % of the affinities are 1")
 
 # %% [markdown]
