@@ -30,7 +30,7 @@ REGISTRY = REPOSITORY / "data" / "registry.tsv"
 OFFLINE = "Without internet, DATASET=phantom and the weights in data/pretrained need no download."
 
 DATASETS = ("phantom", "fib25", "gala", "ac4", "cremi_b_mini", "cremi_a", "cremi_b", "cremi_c", "snemi3d")
-PHANTOMS = {"train": ((64, 256, 256), 0), "val": ((32, 256, 256), 1)}  # shape, seed
+PHANTOMS = {"train": ((64, 256, 256), 0), "val": ((32, 256, 256), 1), "deep": ((64, 256, 256), 6)}  # shape, seed
 CROPS = {  # small crops of public data sets, in your data folder
     ("fib25", "train"): "train/fib25_t2_train_z000-139.h5",
     ("fib25", "val"): "val/fib25_t2_val_z144-183.h5",
@@ -155,7 +155,8 @@ def open_dataset(name: str, part: str) -> Volume:
 
     Args:
         name: one of `DATASETS`.
-        part: "train" or "val"; of fib25 also "unlabelled", other tissue without labels, for pretraining.
+        part: "train" or "val"; of fib25 also "unlabelled", other tissue without labels, for pretraining; of the phantom
+            also "deep", for views in 3D.
 
     Raises:
         ValueError: an unknown name, or a part that the data set does not have.

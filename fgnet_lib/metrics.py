@@ -9,7 +9,7 @@ uint8.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -357,6 +357,28 @@ def _central_voxel(mask: np.ndarray) -> tuple[int, int, int]:
     """The voxel of a mask nearest to its centroid, which itself may lie outside of a bent neurite."""
     voxels = np.argwhere(mask)
     return triple(voxels[np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1))].tolist())
+
+
+def by_second_part(errors: Iterable[NeuronError], shape: Sequence[int], rim: int = 32) -> list[NeuronError]:
+    """Return the errors that one can see, the largest second part first.
+
+    Two outlines never agree to the voxel, so most parts of most errors are a rim along a membrane. Where something
+    was cut or joined, the second part is large. An error at the rim of the volume shows only half of what happened.
+
+    Args:
+        errors: ``splits`` or ``merges`` of a ``neuron_report``.
+        shape: Voxels (z, y, x) of the volume.
+        rim: Errors nearer to the edge of a section than this many voxels, or in the first or last section, are left
+            out.
+    """
+    inside = [
+        error
+        for error in errors
+        if len(error.parts) > 1
+        and 0 < error.voxel[0] < shape[0] - 1
+        and all(rim <= at < side - rim for at, side in zip(error.voxel[1:], shape[1:], strict=True))
+    ]
+    return sorted(inside, key=lambda error: error.parts[1][1], reverse=True)
 
 
 def roc_auc(scores: np.ndarray, structure: np.ndarray) -> float:

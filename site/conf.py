@@ -92,6 +92,20 @@ class GlossaryLinks(SphinxPostTransform):
         return [*pieces, nodes.Text(text[end:])]
 
 
+class FoldFurther(SphinxPostTransform):
+    """Folds the sections of lessons whose heading says that they go further than the path of 90 minutes."""
+
+    default_priority = 900  # when the links to glossary terms are made
+    formats = ("html",)
+
+    def run(self) -> None:
+        for section in self.document.findall(nodes.section):
+            if re.match(r"(\d+ · )?Further: ", section[0].astext()):
+                opening = '<details class="further"><summary>Show this part</summary>'
+                section.insert(1, nodes.raw("", opening, format="html"))
+                section.append(nodes.raw("", "</details>", format="html"))
+
+
 def join_texts(element: nodes.TextElement) -> None:
     """Lines of a paragraph become one text, so that a term is found across the end of a line."""
     joined = []
@@ -161,4 +175,5 @@ def visit_math(translator: HTML5Translator, node: nodes.math | nodes.math_block)
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_post_transform(GlossaryLinks)
+    app.add_post_transform(FoldFurther)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))

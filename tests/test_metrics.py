@@ -16,6 +16,7 @@ from fgnet_lib.metrics import (
     NoKnownVoxelError,
     Scores,
     SegmentReport,
+    by_second_part,
     error_masks,
     evaluate,
     neuron_report,
@@ -290,3 +291,16 @@ def test_published_segmentations_of_fib25_equal_scikit_image(em_data) -> None:
             seg = file["volumes/labels"][name][:]
             scores = evaluate(seg, gt)
             assert (scores.voi_split, scores.voi_merge, scores.arand) == pytest.approx(scikit_image(seg, gt), abs=1e-9)
+
+
+def test_errors_come_by_their_second_part_and_not_from_the_rim() -> None:
+    gt = np.repeat(np.arange(1, 5), 24 * 24).reshape(4, 24, 24).transpose(1, 0, 2).repeat(6, 1).astype(np.uint64)
+    seg = gt.copy()
+    seg[10:14, 8:10, 8:14] = 90  # a small split of neuron 2 in the middle
+    seg[6:18, 13:17, 4:20] = 91  # a large one of neuron 3
+    seg[2:22, 22:24, :] = 92  # the largest one, of neuron 4, at the rim
+    seg[0, 4:6] = 93  # one of neuron 1, in the first section
+    splits = neuron_report(seg, gt, (40, 8, 8)).splits
+    assert {error.label for error in splits} == {1, 2, 3, 4}
+    assert [error.label for error in by_second_part(splits, gt.shape, rim=4)] == [3, 2]
+    assert by_second_part(splits, gt.shape, rim=12) == []

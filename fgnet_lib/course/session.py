@@ -24,6 +24,7 @@ class Profile:
     Attributes:
         name: what the `PROFILE` parameter says.
         crop: shape (z, y, x) in voxels of the volume that a lesson works on; None for all of it.
+        deep_crop: the same for a lesson that shows whole neurites in 3D.
         iterations: most training steps of lesson 04.
         minutes: most minutes of training of lesson 04.
         encoder: size of the SAM2 encoder that lesson 04 trains with.
@@ -31,6 +32,7 @@ class Profile:
 
     name: str
     crop: tuple[int, int, int] | None
+    deep_crop: tuple[int, int, int] | None
     iterations: int
     minutes: float
     encoder: str
@@ -39,10 +41,10 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("fast", (16, 192, 192), iterations=12, minutes=0.5, encoder="mini"),
-        Profile("cpu", (32, 256, 256), iterations=2_000, minutes=10, encoder="mini"),
-        Profile("gpu", (40, 256, 256), iterations=10_000, minutes=24, encoder="tiny"),
-        Profile("full", None, iterations=100_000, minutes=24 * 60, encoder="large"),
+        Profile("fast", (16, 192, 192), (64, 160, 160), iterations=12, minutes=0.5, encoder="mini"),
+        Profile("cpu", (32, 256, 256), (64, 256, 256), iterations=2_000, minutes=10, encoder="mini"),
+        Profile("gpu", (40, 256, 256), (64, 256, 256), iterations=10_000, minutes=24, encoder="tiny"),
+        Profile("full", None, None, iterations=100_000, minutes=24 * 60, encoder="large"),
     )
 }
 
@@ -60,11 +62,21 @@ class Session:
 
     def volume(self, part: str = "val") -> Volume:
         """Return the middle of the data set's `part` ("train" or "val") in memory, as large as the profile's crop."""
-        volume = open_dataset(self.dataset, part)
-        if self.profile.crop is None:
-            return volume.load()
-        starts = [max(0, (size - side) // 2) for size, side in zip(volume.shape, self.profile.crop, strict=True)]
-        return volume[Region.at(starts, self.profile.crop)]
+        return _middle(open_dataset(self.dataset, part), self.profile.crop)
+
+    def deep_volume(self) -> Volume:
+        """Return a volume in which neurites bend and branch: of the phantom its part "deep", of other data "val"."""
+        return _middle(
+            open_dataset(self.dataset, "deep" if self.dataset == "phantom" else "val"), self.profile.deep_crop
+        )
+
+
+def _middle(volume: Volume, crop: tuple[int, int, int] | None) -> Volume:
+    """Read the middle of a volume, as large as `crop` or as the volume is; all of it if `crop` is None."""
+    if crop is None:
+        return volume.load()
+    starts = [max(0, (size - side) // 2) for size, side in zip(volume.shape, crop, strict=True)]
+    return volume[Region.at(starts, crop)]
 
 
 def start_session(profile: str, dataset: str, data_dir: str, out_dir: str, device: str, seed: int) -> Session:

@@ -24,6 +24,8 @@ from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from mpl_toolkits.mplot3d.proj3d import proj_transform
+from skimage.color import rgb2lab
 from skimage.segmentation import find_boundaries
 
 from fgnet_lib.views.feature_maps import stretch
@@ -81,9 +83,89 @@ def label_colors(labels: np.ndarray) -> np.ndarray:
     return np.vstack([np.insert(_PALETTE, 3, 1, axis=1), np.zeros(4)]).take(index, axis=0)
 
 
-def label_overlay(section: np.ndarray, fill: float) -> np.ndarray:
-    """Return the colours (y, x, 4) of a section's ids (y, x): opaque outlines around an inside of opacity `fill`."""
-    rgba = label_colors(section)
+def neighbour_colors(
+    labels: np.ndarray, first: Sequence[int] = (), fixed: Mapping[int, np.ndarray] | None = None
+) -> dict[int, np.ndarray]:
+    """Return a colour for each id of `labels`, far from the colours of all ids that touch it.
+
+    Args:
+        labels: ids (z, y, x) or (y, x); 0 and IGNORE get no colour.
+        first: ids to draw together, whose colours all differ; the others follow by size.
+        fixed: id -> RGB, colours that are settled.
+
+    Returns:
+        id -> RGB (3,), in [0, 1].
+    """
+    ids, index, voxels = np.unique(labels, return_inverse=True, return_counts=True)
+    touching = _touching(index.reshape(labels.shape), len(ids))
+    lab = rgb2lab(_PALETTE) * (0.5, 1, 1)  # a tint on grey tissue differs in hue more than in lightness
+    colors = {int(i): np.asarray(color, float)[:3] for i, color in (fixed or {}).items() if i in ids}
+    settled = {int(np.searchsorted(ids, i)): rgb2lab(color) * (0.5, 1, 1) for i, color in colors.items()}
+    order = [k for k in np.argsort(-voxels, kind="stable") if ids[k] not in (0, IGNORE)]
+    order = [int(np.searchsorted(ids, i)) for i in first] + order
+    for k in (k for k in order if k not in settled):
+        near = [settled[other] for other in (settled if ids[k] in first else touching[k]) if other in settled]
+        apart = _distance(lab, near).clip(max=60) + 0.1 * _distance(lab, list(settled.values()))
+        best = int(np.argmax(apart))
+        settled[k], colors[int(ids[k])] = lab[best], _PALETTE[best]
+    return colors
+
+
+def _touching(index: np.ndarray, n: int) -> list[np.ndarray]:
+    """Return for each of the ids 0..n - 1 the ids that share a face of a voxel with it."""
+    pairs = []
+    for axis in range(index.ndim):
+        after, before = (np.moveaxis(index, axis, 0)[cut] for cut in (slice(1, None), slice(-1)))
+        border = after != before
+        pairs += [after[border] * n + before[border], before[border] * n + after[border]]
+    row, column = np.divmod(np.unique(np.concatenate(pairs)), n)
+    return np.split(column, np.searchsorted(row, np.arange(1, n)))
+
+
+def _distance(lab: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+    """Return how far each colour of `lab` (n, 3) is from the nearest of `others`; 100 if there are none."""
+    return np.linalg.norm(lab[:, None] - np.array(others), axis=2).min(1) if len(others) else np.full(len(lab), 100.0)
+
+
+def matched_colors(
+    segmentation: np.ndarray, truth: np.ndarray, colors: Mapping[int, np.ndarray]
+) -> dict[int, np.ndarray]:
+    """Return a colour for each segment: of all segments, the one that covers most of a neuron takes its colour.
+
+    A segment that covers most of several neurons takes the colour of the one with most of its voxels. What is split off
+    gets a colour that differs from those of all segments that touch it.
+
+    Args:
+        segmentation: ids (z, y, x).
+        truth: ids of the same shape.
+        colors: id of the truth -> RGB, as `neighbour_colors` returns them.
+    """
+    (segments, segment), (neurons, neuron) = (np.unique(ids, return_inverse=True) for ids in (segmentation, truth))
+    pairs, voxels = np.unique(segment.ravel() * len(neurons) + neuron.ravel(), return_counts=True)
+    rows, columns = np.divmod(pairs[np.argsort(-voxels, kind="stable")], len(neurons))
+    fixed: dict[int, np.ndarray] = {}
+    taken = set()
+    for segment, neuron in zip(segments[rows].tolist(), neurons[columns].tolist(), strict=True):
+        if neuron in colors and neuron not in taken and segment not in (0, IGNORE):
+            taken.add(neuron)
+            fixed.setdefault(segment, colors[neuron])
+    return neighbour_colors(segmentation, fixed=fixed)
+
+
+def label_overlay(section: np.ndarray, fill: float, colors: Mapping[int, np.ndarray] | None = None) -> np.ndarray:
+    """Return the colours (y, x, 4) of a section's ids (y, x): opaque outlines around an inside of opacity `fill`.
+
+    Args:
+        section: ids.
+        fill: opacity.
+        colors: id -> RGB; ids without a colour stay clear. If it is None, `label_colors` colours them.
+    """
+    if colors is None:
+        rgba = label_colors(section)
+    else:
+        ids, index = np.unique(section, return_inverse=True)
+        rgba = np.array([(*colors[i], 1) if i in colors else (0, 0, 0, 0) for i in ids.tolist()])[index]
+        rgba = rgba.reshape(*section.shape, 4)
     rgba[..., 3] *= np.where(find_boundaries(section, mode="inner"), 1, fill)
     return rgba
 
@@ -168,6 +250,7 @@ def show_section(
     z: int | None = None,
     title: str = "",
     fill: float = 0.35,
+    colors: Mapping[int, np.ndarray] | None = None,
 ) -> Axes:
     """Show one EM section, with labels laid over it.
 
@@ -179,14 +262,21 @@ def show_section(
         z: section to show of a volume.
         title: of the axes.
         fill: opacity of the labels; 0 draws their outlines alone.
+        colors: of the labels, as in `label_overlay`.
     """
     _image(ax, _section(raw, z), voxel_size, title, cmap="gray", vmin=0, vmax=255)
-    return ax if labels is None else show_labels(ax, _section(labels, z), fill=fill)
+    return ax if labels is None else show_labels(ax, _section(labels, z), fill=fill, colors=colors)
 
 
-def show_labels(ax: Axes, labels: np.ndarray, z: int | None = None, fill: float = 0.35) -> Axes:
+def show_labels(
+    ax: Axes,
+    labels: np.ndarray,
+    z: int | None = None,
+    fill: float = 0.35,
+    colors: Mapping[int, np.ndarray] | None = None,
+) -> Axes:
     """Lay labels (y, x) or (z, y, x) over the section that `ax` shows: outlines, filled with opacity `fill`."""
-    ax.imshow(label_overlay(_section(labels, z), fill), aspect=ax.get_aspect())
+    ax.imshow(label_overlay(_section(labels, z), fill, colors), aspect=ax.get_aspect())
     return ax
 
 
@@ -277,7 +367,11 @@ def attention_grid(
 
 
 def orthogonal_views(
-    raw: np.ndarray, voxel_size: Sequence[float], labels: np.ndarray | None = None, at: Sequence[int] | None = None
+    raw: np.ndarray,
+    voxel_size: Sequence[float],
+    labels: np.ndarray | None = None,
+    at: Sequence[int] | None = None,
+    colors: Mapping[int, np.ndarray] | None = None,
 ) -> Figure:
     """Show the xy, xz and yz planes through voxel `at` (z, y, x; default: the middle), lengths to scale.
 
@@ -302,9 +396,12 @@ def orthogonal_views(
         (xz, lambda a: a[:, y], (vz, vx), (x, z), f"xz, y = {y}"),
     )
     for ax, cut, size, cross, title in views:
-        show_section(ax, cut(raw), None if labels is None else cut(labels), size, title=title)
+        show_section(ax, cut(raw), None if labels is None else cut(labels), size, title=title, colors=colors)
         ax.axvline(cross[0], color="white", lw=0.8, ls=":")
         ax.axhline(cross[1], color="white", lw=0.8, ls=":")
+        if cross[0] > 0.6 * ax.get_xlim()[1] and cross[1] > 0.8 * ax.get_ylim()[0]:
+            bar = next(artist for artist in ax.artists if isinstance(artist, AnchoredSizeBar))
+            bar.loc = bar.codes["lower left"]  # not on the cross
     return figure
 
 
@@ -362,7 +459,7 @@ def split_merge_curve(
     if chosen is not None:
         ax.axvline(chosen, color="gray", ls=":", label=f"chosen: {chosen:g}")
     ax.set(xlabel="threshold", ylabel="variation of information (bits)", ylim=(0, None), title=title)
-    ax.legend(loc="upper center")  # above the valley
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False, columnspacing=1)
     return ax
 
 
@@ -437,14 +534,21 @@ def loss_curve(ax: Axes, steps: Sequence[int], losses: Sequence[float], label: s
     return ax
 
 
-def neurons_3d(ax: Axes3D, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], title: str = "") -> Axes3D:
-    """Draw closed meshes on 3D axes, lengths to scale, in the colours of their ids, for the axes' present view.
+def neurons_3d(
+    ax: Axes3D,
+    meshes: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    title: str = "",
+    colors: Mapping[int, np.ndarray] | None = None,
+) -> Axes3D:
+    """Draw closed meshes on 3D axes, lengths to scale, for the axes' present view.
 
     Args:
         ax: axes of `projection="3d"`.
         meshes: id -> (vertices in nm (n, 3) z, y, x; triangles (m, 3)), as `meshes.neuron_meshes` returns them.
         title: of the axes.
+        colors: id -> RGB; if it is None, `label_colors` colours the ids.
     """
+    rgb = {neuron: label_colors(np.array(neuron))[:3] if colors is None else colors[neuron] for neuron in meshes}
     azimuth, elevation = np.radians((ax.azim, ax.elev))
     eye = np.cos(elevation) * np.cos(azimuth), -np.cos(elevation) * np.sin(azimuth), -np.sin(elevation)  # y, z reversed
     back_to_front = sorted(meshes.items(), key=lambda item: float(item[1][0].mean(0)[::-1] @ eye))
@@ -455,7 +559,7 @@ def neurons_3d(ax: Axes3D, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], 
         ax.add_collection3d(
             Poly3DCollection(
                 corner[facing],
-                facecolors=label_colors(np.array(neuron)),
+                facecolors=rgb[neuron],
                 shade=True,
                 lightsource=LightSource(300, -50),
                 antialiased=False,
@@ -475,18 +579,67 @@ def neurons_3d(ax: Axes3D, meshes: Mapping[int, tuple[np.ndarray, np.ndarray]], 
     ax.set_title(title, y=1.04)
     ax.set_proj_type("ortho")
     ax.set_box_aspect(sides, zoom=0.9)
-    for axis, start, length in zip((ax.xaxis, ax.yaxis, ax.zaxis), low, sides, strict=True):
-        ticks = MaxNLocator(max(3, 1 + int(4 * length / sides.max()))).tick_values(start, start + length)
-        # x and y end in the same corner: no tick near it, where their numbers would collide
-        last = start + (1 if axis is ax.zaxis else 0.85) * length
-        axis.set_ticks([tick for tick in ticks if start <= tick <= last])
-        axis.labelpad = 28 if axis is ax.zaxis else 14
-    ax.zaxis.set_tick_params(pad=14)
+    _number(ax, sides.max())
+    ax.zaxis.set_tick_params(pad=18)
     ax.legend(
-        handles=[Patch(color=label_colors(np.array(neuron))[:3], label=str(neuron)) for neuron in meshes],
+        handles=[Patch(color=color, label=str(neuron)) for neuron, color in rgb.items()],
         title="neuron",
         loc="center left",
         bbox_to_anchor=(1.2, 0.5),
         frameon=False,
     )
     return ax
+
+
+def _number(ax: Axes3D, longest: float) -> None:
+    """Set ticks in nm, as many as an axis has room for if four or five fit on `longest` nm."""
+    limits = [sorted(edges) for edges in (ax.get_xlim(), ax.get_ylim(), ax.get_zlim())]
+    flat = np.ptp(limits[2]) < 0.3 * longest
+    for axis, (start, end) in zip((ax.xaxis, ax.yaxis, ax.zaxis), limits, strict=True):
+        share = (end - start) / longest
+        ticks = MaxNLocator(max(2, 1 + int(3 * share))).tick_values(start, end)
+        # x and y end in the same corner: no tick near it, where their numbers would collide
+        last = start + (1 if axis is ax.zaxis else 0.85) * (end - start)
+        ticks = [tick for tick in ticks if start <= tick <= last]
+        axis.set_ticks(ticks if share > 0.2 else ticks[-1:])  # a thin crop has room for one number
+        axis.labelpad = 32 if axis is ax.zaxis else 28 if flat else 14
+
+
+def neurons_figure(
+    panels: Mapping[str, tuple[Mapping[int, tuple[np.ndarray, np.ndarray]], Mapping[int, np.ndarray]]],
+    width: float = 9,
+) -> Figure:
+    """Draw meshes in 3D, a panel for each title, all at one scale, and the figure as high as they need.
+
+    Args:
+        panels: title -> meshes and colours, both by id, as in `neurons_3d`.
+        width: of the figure, in inches.
+    """
+    left, right, below, above = 0.9, 2.7, 0.9, 0.4  # inches for numbers, legend and title
+    room = width / len(panels) - left - right
+    figure = plt.figure(figsize=(width, width), layout="none")
+    extents = {}
+    for title, (meshes, colors) in panels.items():
+        ax = neurons_3d(figure.add_axes((0, 0, 1, 1), projection="3d"), meshes, colors=colors)
+        corners = np.array(np.meshgrid(ax.get_xlim(), ax.get_ylim(), ax.get_zlim())).reshape(3, 8)
+        flat = np.stack(proj_transform(*corners, ax.get_proj())[:2], axis=1)
+        seen = ax.transAxes.inverted().transform(ax.transData.transform(flat))  # in sides of the square axes
+        extents[ax] = seen.min(0), seen.max(0), title
+    nm = {ax: np.linalg.norm([np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim()), np.ptp(ax.get_zlim())]) for ax in extents}
+    scale = min(min(room / (high - low)[0], 7 / (high - low)[1]) / nm[ax] for ax, (low, high, _) in extents.items())
+    sides = {ax: scale * nm[ax] for ax in extents}  # matplotlib draws every box with the same diagonal
+    height = max(sides[ax] * (high - low)[1] for ax, (low, high, _) in extents.items()) + below + above
+    height = max(height, above + 0.3 * max(len(meshes) for meshes, _ in panels.values()))  # of the legend
+    figure.set_size_inches(width, height)
+    longest = max(np.ptp(edges) for ax in extents for edges in (ax.get_xlim(), ax.get_ylim(), ax.get_zlim()))
+    for number, (ax, (low, high, title)) in enumerate(extents.items()):
+        start, side = number * width / len(panels) + left, sides[ax]
+        corner = start + (room - side * (high - low)[0]) / 2 - side * low[0], below - side * low[1]
+        ax.set_position((corner[0] / width, corner[1] / height, side / width, side / height))
+        ax.get_tightbbox = lambda *_, **__: figure.bbox  # the square reaches beyond it, the neurons do not
+        ax.patch.set_visible(False)
+        _number(ax, longest)
+        figure.text((start + room / 2) / width, 1 - 0.1 / height, title, ha="center", va="top", size="large")
+        ax.get_legend().set(loc="center left")
+        ax.get_legend().set_bbox_to_anchor(((start + room + 1.3) / width, 0.5), figure.transFigure)
+    return figure

@@ -102,16 +102,17 @@ quiz.ask("01", "most-changes")
 # We count:
 
 # %%
-labels = volume.labels
+labels, changes = volume.labels, {}
 for axis, name in enumerate("zyx"):
     ids = np.moveaxis(labels, axis, 0)
-    print(
-        f"{np.mean(ids[1:] != ids[:-1]):6.1%} of the steps of {volume.voxel_size[axis]:g} nm along {name} change neuron"
-    )
+    changes[name] = np.mean(ids[1:] != ids[:-1])
+    print(f"{changes[name]:6.1%} of the steps of {volume.voxel_size[axis]:g} nm along {name} change neuron")
+assert DATASET != "phantom" or changes["z"] > 1.2 * max(changes["y"], changes["x"])  # as the text says
 
 # %% [markdown]
-# That is why FGNet, like other networks for such data, uses flat kernels and never pools along z. It is also why the
-# watershed of lesson 05 works section by section if the data are anisotropic.
+# In the phantom the neuron changes more often along z than along y or x. That is why FGNet, like other networks for such
+# data, uses flat kernels and never pools along z. It is also why the watershed of lesson 05 works section by section if
+# the data are anisotropic.
 #
 # Move the slider and follow one profile from section to section. Does it branch? Does it squeeze between two others?
 
@@ -121,11 +122,13 @@ from matplotlib.figure import Figure
 
 from fgnet_lib.views.panels import explore
 
+colors = plots.neighbour_colors(labels)  # neurons that touch differ in colour
+
 
 def draw(z):
     figure = Figure(figsize=(5.5, 5.5))
     title = f"section {z}"
-    plots.show_section(figure.subplots(), volume.raw, labels, volume.voxel_size, z, title, fill=0.2)
+    plots.show_section(figure.subplots(), volume.raw, labels, volume.voxel_size, z, title, fill=0.3, colors=colors)
     return figure
 
 
@@ -137,7 +140,8 @@ explore(draw, z=widgets.IntSlider(middle, 0, volume.shape[0] - 1, description="s
 # %% alt="Three sections, each two apart, with tinted profiles: most colours come back in all three, a little moved or deformed."
 figure, axes = plt.subplots(1, 3, figsize=(14, 5))
 for ax, z in zip(axes, (middle - 2, middle, middle + 2), strict=True):
-    plots.show_section(ax, volume.raw, labels, volume.voxel_size, z, title=f"section {z}", fill=0.2)
+    title = f"section {z}"
+    plots.show_section(ax, volume.raw, labels, volume.voxel_size, z, title, fill=0.3, colors=colors)
 plt.show()
 
 # %% [markdown]
@@ -206,7 +210,8 @@ share = np.cumsum(cubic_microns) / cubic_microns.sum()
 print(f"{len(ids)} neurites; {np.mean(labels == 0):.1%} of the voxels are 0")
 print(f"largest neurites that together fill half of the labelled volume: {np.searchsorted(share, 0.5) + 1}")
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.2), width_ratios=(1, 1.3))
-plots.show_section(left, volume.raw, labels, volume.voxel_size, middle, "labels: a colour is an id", fill=0.5)
+title = "labels: neighbours differ in colour"
+plots.show_section(left, volume.raw, labels, volume.voxel_size, middle, title, fill=0.5, colors=colors)
 right.plot(range(1, len(ids) + 1), cubic_microns, ".-")
 right.set(yscale="log", xlabel="neurites, largest first", ylabel="volume in this crop (µm³)", title="sizes")
 plt.show()
@@ -332,12 +337,13 @@ from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
 
 widened = widen_borders(labels, in_3d=not is_anisotropic(volume.voxel_size))
 for name, target in {"labels as they are": affinities, "borders widened": affinities_from_labels(widened)}.items():
-    zeros = [f"{np.mean(channel[1:, 1:, 1:] == 0):.1%}" for channel in target]
-    print(f"{name:20} zeros along z, y, x:", *zeros)
+    zeros = [np.mean(channel[1:, 1:, 1:] == 0) for channel in target]
+    print(f"{name:20} zeros along z, y, x:", *(f"{share:.1%}" for share in zeros))
+    assert DATASET != "phantom" or max(zeros) < 0.5  # "joined" is the more frequent answer along every axis
 
 # %% [markdown]
-# Nearly all affinities are 1. A network that says "joined" everywhere is nearly always right, and useless. Two
-# remedies are used together. The loss gives zeros more weight (lesson 04). And the targets are made from labels whose
+# Along every axis, most affinities are 1. A network that says "joined" everywhere is right most of the time, and useless.
+# Two remedies are used together. The loss gives zeros more weight (lesson 04). And the targets are made from labels whose
 # borders are **widened**: a voxel becomes 0 if it has another label next to it in its section. Then a border is two
 # voxels wide, like a stained membrane, and it matters less if an annotator drew it one voxel off. In isotropic data
 # (FIB-SEM) membranes lie flat as often as upright. So there the neighbours in the sections above and below count as
@@ -374,13 +380,15 @@ y, x = np.unravel_index(crowd.argmax(), crowd.shape)
 near = (slice(middle, middle + 1), slice(y, y + 64), slice(x, x + 64))
 figure, axes = plt.subplots(1, 4, figsize=(15, 4.4))
 plots.show_section(axes[0], volume.raw[near], None, volume.voxel_size, title="EM, enlarged")
-plots.show_section(axes[1], volume.raw[near], labels[near], volume.voxel_size, title="labels", fill=0.5)
-plots.show_section(axes[2], volume.raw[near], widened[near], volume.voxel_size, title="borders widened", fill=0.5)
+for ax, ids, title in ((axes[1], labels, "labels"), (axes[2], widened, "borders widened")):
+    plots.show_section(ax, volume.raw[near], ids[near], volume.voxel_size, title=title, fill=0.5, colors=colors)
 target = affinities_from_labels(widened)[(slice(None), *near)]
 plots.show_affinities(axes[3], target, volume.voxel_size, title="target: its affinities")
 plt.show()
 
 # %% [markdown]
+# ### Further: where nobody knows
+#
 # The last question is what to do where the labels are **unknown** (2⁶⁴ − 1). Neither 0 nor 1 would be true there, so
 # the loss must not look: an affinity counts only if both of its voxels are known. The library calls this the mask.
 #
@@ -414,7 +422,7 @@ print("affinities along x       ", *affinities_from_labels(row)[2, 0, 0])
 print("the loss may look (mask) ", *affinity_mask(row)[2, 0, 0].astype(int))
 
 # %% [markdown]
-# ## 7 · Augmentation: the same tissue, seen in other ways
+# ## 7 · Further: augmentation, the same tissue seen in other ways
 #
 # Labelled volumes are small, because drawing labels takes weeks. So the network sees each patch in ever new variants.
 # A variant is allowed if an expert would still draw the same borders: flipped, turned by 90°, slightly bent, brighter,
@@ -449,6 +457,7 @@ flipped_affinities = affinities[..., ::-1]
 affinities_of_flipped = affinities_from_labels(labels[..., ::-1])
 for name, first, second in zip("zyx", flipped_affinities, affinities_of_flipped, strict=True):
     print(f"along {name}: {np.sum(first != second)} of {first.size} affinities differ")
+    assert np.any(first != second) == (name == "x")
 
 # %% [markdown]
 # Along z and y nothing changes. Along x every border is off by one voxel. A network trained on such targets would draw
@@ -473,8 +482,9 @@ for z in (12, 13):
 # **What to see.** In the lost section the labels go on, because a person would bridge it as well. In the slipped
 # section they move along. A strip at the rim of that section came in from outside the picture, so its labels are
 # unknown.
-#
-# ## 8 · How real is the phantom?
+
+# %% [markdown]
+# ## 8 · Further: how real is the phantom?
 #
 # The default data of this course are synthetic: a **phantom**. Its labels are exact by construction, it needs no
 # download, and it can be as large as we like. But if a method works on the phantom, does it work on EM? We cannot
@@ -575,7 +585,8 @@ plt.show()
 # anything else that we did not think of when we wrote the generator. That is the lasting limit of synthetic data. **A
 # result on the phantom shows that the code works and how the method behaves. Only real tissue shows whether it works on
 # tissue**: set `DATASET` to a real data set.
-#
+
+# %% [markdown]
 # ## Your exercises
 
 # %%

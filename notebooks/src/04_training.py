@@ -117,7 +117,7 @@ for name, cost in costs.items():
     line = ax.plot(p, cost, label=f"{name}: least at p = {p[cost.argmin()]:.2f}")[0]
     ax.plot(p[cost.argmin()], cost.min(), "o", color=line.get_color())
 ax.set(title="One answer everywhere", xlabel="answer p", ylabel="cross-entropy (nats)", ylim=(0, 2.5))
-ax.legend()
+ax.legend(loc="upper center")
 print(f"{100 * share:.1f} % of the affinities are 1")
 
 # %% [markdown]
@@ -531,14 +531,18 @@ if session.device.type == "cuda":
 z = unseen.shape[0] // 2
 figure, axes = plt.subplots(2, 1 + len(results), figsize=(min(4 * (1 + len(results)), 15), 8.6))
 plots.show_section(axes[0, 0], unseen.raw, voxel_size=unseen.voxel_size, z=z, title="EM")
-plots.show_section(axes[1, 0], unseen.raw, unseen.labels, unseen.voxel_size, z, title="ground truth", fill=0.6)
+truth = {"title": "ground truth", "fill": 0.6, "colors": plots.neighbour_colors(unseen.labels)}
+plots.show_section(axes[1, 0], unseen.raw, unseen.labels, unseen.voxel_size, z, **truth)
 for (above, below), (moment, (affinities, neurons, scores)) in zip(axes.T[1:], results.items(), strict=True):
     plots.show_affinities(above, affinities, unseen.voxel_size, z, title=f"{moment}: affinities")
-    plots.show_section(below, unseen.raw, neurons, unseen.voxel_size, z, title=f"{moment}: neurons", fill=0.6)
+    matched = {"fill": 0.6, "colors": plots.matched_colors(neurons, unseen.labels, truth["colors"])}
+    plots.show_section(below, unseen.raw, neurons, unseen.voxel_size, z, f"{moment}: neurons", **matched)
     print(f"{moment:16} VOI split {scores.voi_split:.2f} + merge {scores.voi_merge:.2f} bits, ARAND {scores.arand:.2f}")
 plt.show()
 
 # %% [markdown]
+# Colours are matched: of all segments, the one that covers most of a neuron has that neuron's colour.
+#
 # **What to see.** Before training, the raw image shines through foggy affinities, and the segmentation is worthless:
 # one object, or a few blobs. Seconds of training (`fast`) teach at most that dark voxels are a border, dark
 # mitochondria included. Minutes (`cpu`) teach the model to tell membranes from mitochondria, and outlines close; look

@@ -121,9 +121,56 @@ def described(cells: list[NotebookNode], k: int) -> Iterator[str]:
 RULES = (short, short_functions, explained, portable_paths, any_device, described)
 
 
+# What is headed "Further" is folded: JupyterLab hides all cells up to the next heading of the same or a higher level.
+
+HEADING = re.compile(r"^(##+) (\d+ · )?(Further: )?", re.MULTILINE)
+
+
+def folded(cells: list[NotebookNode]) -> tuple[set[int], set[int]]:
+    """The numbers of the cells in folds, headings included, and of cells in whose middle a fold begins or ends."""
+    hidden, broken, level = set(), set(), 0
+    for k, cell in enumerate(cells):
+        for heading in HEADING.finditer(cell.source if cell.cell_type == "markdown" else ""):
+            marks, _, further = heading.groups()
+            if further or len(marks) <= level:
+                level = len(marks) if further else 0
+                broken |= {k} if heading.start() else set()
+        hidden |= {k} if level else set()
+    return hidden, broken
+
+
+def names_of(cell: NotebookNode) -> tuple[set[str], set[str]]:
+    """The names that a code cell gives to all cells (imports, functions, variables), and the names that it uses."""
+    tree, given = ast.parse(cell.source), set()
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    for node in (tree, *run_at_once(tree)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            given.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            given |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    bodies = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)]
+    for node in (node for body in bodies for node in ast.walk(body)):  # what is local to a function
+        used -= {node.arg} if isinstance(node, ast.arg) else set()
+        used -= {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
+    return given | {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}, used
+
+
+def fold_problems(cells: list[NotebookNode]) -> Iterator[tuple[int, str]]:
+    """For each fault of the folds, the number of its cell and what to do about it."""
+    hidden, broken = folded(cells)
+    yield from ((k, "a fold begins or ends inside this cell: begin a cell with this heading") for k in broken)
+    only_folded: set[str] = set()
+    for k, cell in enumerate(cells):
+        if cell.cell_type == "code":
+            given, used = names_of(cell)
+            if k not in hidden and (lacking := sorted(used & only_folded - given)):
+                yield k, f"the path uses {lacking} of a part that is headed Further: define it again in the path"
+            only_folded = only_folded | given if k in hidden else only_folded - given
+
+
 def complaints(lesson: str, cells: list[NotebookNode]) -> list[str]:
     """What the rules have to say about a lesson, one line for each fault."""
-    problems = []
+    problems = [f"{lesson}, cell {k}: {message}" for k, message in fold_problems(cells)]
     for k, cell in enumerate(cells):
         where = f"{lesson}, cell {k} ({cell.source.splitlines()[0][:50] if cell.source else 'empty'})"
         if cell.cell_type == "code":
@@ -139,6 +186,22 @@ def test_a_lesson_keeps_the_rules(source):
     assert not problems, "\n" + "\n".join(problems)
 
 
+@pytest.mark.parametrize(
+    "source", [source for source in SOURCES if folded(cells_of(source))[0]], ids=lambda source: source.stem
+)
+def test_a_path_of_90_minutes_leaves_a_fifth_for_questions(source):
+    """Minutes are estimated as docs/teach/instructors.md says."""
+    cells = cells_of(source)
+    hidden, _ = folded(cells)
+    path = [cell for k, cell in enumerate(cells) if k not in hidden]
+    code = [cell for cell in path if cell.cell_type == "code"]
+    words = sum(len(cell.source.split()) for cell in path if cell.cell_type == "markdown")
+    tasks = sum(has_tag(cell, "task") for cell in code)
+    predictions = sum(cell.source.startswith("quiz.ask") for cell in code)
+    minutes = words / 150 + len(code) + 8 * tasks + 3 * predictions
+    assert minutes <= 72, f"{source.stem}: {minutes:.0f} minutes; head more parts Further"
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_generated_notebook_is_valid_clean_and_short(path):
     notebook = nbformat.read(path, as_version=4)
@@ -148,6 +211,13 @@ def test_a_generated_notebook_is_valid_clean_and_short(path):
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None, f"cell {k} has outputs: run `make notebooks`"
             assert list(short(notebook.cells, k)) == [], f"{path.stem}, cell {k}"
+
+
+def test_the_map_in_the_first_lesson_names_all_others_in_their_order():
+    first, *others = SOURCES
+    rows = re.findall(r"^# \| \[(\d\d) ([^\]]+)\]\((\w+)\.ipynb\) \|", first.read_text(encoding="utf-8"), re.MULTILINE)
+    titles = [re.search(r"^# # (\d\d) · ([^:\n]+):", source.read_text("utf-8"), re.MULTILINE) for source in others]
+    assert rows == [(*title.groups(), source.stem) for title, source in zip(titles, others, strict=True)]
 
 
 # The same body in two places, whatever its names are.
@@ -257,6 +327,30 @@ def test_what_is_right_is_left_alone(name):
 
 def test_code_without_prose_is_found():
     assert "99_test, cell 2 (c = 3): no prose" in complaints("99_test", lesson("# %%\nc = 3", prose=False))[-1]
+
+
+FURTHER = "# %% [markdown]\n# ## 2 · Further: more\n\n# %%\nx = 1\n\n"
+FOLDS = {
+    "": FURTHER + "# %% [markdown]\n# ### Still further\n\n# %%\nx\n\n# %% [markdown]\n# ## 3\n\n# %%\nx = 2\nx",
+    "cell 1: a fold begins or ends": FURTHER.replace("# ## 2", "# Prose.\n#\n# ## 2"),
+    "cell 3: a fold begins or ends": FURTHER + "# %% [markdown]\n# Prose.\n#\n# ## 3 · Next",
+    "cell 4: the path uses ['x']": FURTHER + "# %% [markdown]\n# ## 3 · Next\n\n# %%\nprint(x)",
+}
+
+
+@pytest.mark.parametrize("message", FOLDS)
+def test_faults_of_folds_are_found_with_their_place(message):
+    problems = complaints("99_test", lesson(FOLDS[message]))
+    assert len(problems) == bool(message) and message in "".join(problems), problems
+
+
+def test_what_goes_further_is_folded_in_jupyterlab():
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        closed = {k for k, cell in enumerate(cells) if cell.metadata.get("jp-MarkdownHeadingCollapsed")}
+        headed = {k for k, cell in enumerate(cells) if re.match(r"##+ (\d+ · )?Further: ", cell.source)}
+        assert closed == headed, path.name
+        assert bool(closed) == ("path of 90 minutes" in cells[0].source), path.name
 
 
 def test_a_copy_is_found_under_other_names_and_an_unlike_function_is_not():

@@ -5,9 +5,13 @@ import random
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import label
 
+from fgnet_lib.course import session
 from fgnet_lib.course.session import os, start_session
 from fgnet_lib.datasets import DATASETS, open_dataset
+from fgnet_lib.views.meshes import slender_ids
+from fgnet_lib.volumes import Volume
 
 
 @pytest.fixture
@@ -112,3 +116,25 @@ def test_real_data_is_cropped_alike(em_data, start):
     session = start(dataset="fib25", data_dir=str(em_data))
     crop = session.volume("val")
     assert crop.shape == session.profile.crop and crop.voxel_size == (10.0, 10.0, 10.0)
+
+
+@pytest.mark.slow
+def test_the_deep_volume_shows_branches_through_64_sections(start):
+    """Under fast it is narrow, so that one window of the network covers a section."""
+    volume = start().deep_volume()
+    assert volume.shape == (64, 160, 160) and volume.raw.dtype == np.uint8
+    whole = open_dataset("phantom", "deep")
+    assert np.array_equal(volume.labels, whole.labels[:, 48:208, 48:208])
+    branched = 0
+    for neuron in slender_ids(volume.labels, 12):
+        mask = volume.labels == neuron
+        assert np.count_nonzero(mask.any(axis=(1, 2))) >= 48  # three quarters of the sections
+        branched += max(label(section)[1] for section in mask) > 1
+    assert branched >= 2
+
+
+def test_the_deep_volume_of_real_data_is_the_middle_of_val(start, monkeypatch):
+    val = Volume(np.zeros((40, 200, 150), np.uint8), (10.0, 10.0, 10.0))
+    monkeypatch.setattr(session, "open_dataset", lambda name, part: {("fib25", "val"): val}[name, part])
+    assert start(dataset="fib25").deep_volume().shape == (40, 160, 150)
+    assert start(profile="fast", dataset="fib25").volume().shape == (16, 192, 150)

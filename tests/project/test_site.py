@@ -96,6 +96,16 @@ def test_each_solution_is_folded_below_its_task(site, lesson):
     assert [words(page(site, lesson)).count(words(cell.source)) for cell in solutions] == [1] * len(folded)
 
 
+def test_what_goes_further_is_folded_with_all_of_its_section(site):
+    text = page(site, REPOSITORY / "notebooks" / "05_affinities_to_neurons.ipynb")
+    sections = re.findall(r'<section id="[\w-]*further[\w-]*">(.*?)</section>', text, re.DOTALL)
+    assert sections
+    for section in sections:
+        assert re.search(r'^.*?</h[23]>\s*<details class="further">', section, re.DOTALL)
+    assert text.count('<details class="further">') == len(sections)
+    assert text.count("<details") == text.count("</details>")
+
+
 def test_outputs_need_no_kernel_and_name_no_folder(site):
     text = page(site, NOTEBOOKS[0])
     assert text.count("needs a running notebook") == 1  # of the explorer, not of the progress bar

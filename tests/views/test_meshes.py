@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgnet_lib.views.meshes import largest_ids, neuron_mesh, neuron_meshes
+from fgnet_lib.views.meshes import largest_ids, neuron_mesh, neuron_meshes, slender_ids
 from fgnet_lib.volumes import IGNORE
 
 VOXEL = np.array([40.0, 8.0, 4.0])
@@ -80,3 +80,15 @@ def test_many_and_missing():
     assert list(neuron_meshes(labels, (1, 1, 1), [3, 5])) == [3, 5]
     with pytest.raises(ValueError, match="no neuron 9"):
         neuron_mesh(labels, 9, (1, 1, 1))
+
+
+def test_slender_neurites_come_first_and_those_cut_by_a_side_last():
+    labels = np.zeros((8, 20, 20), np.uint64)
+    labels[:, 5:12, 5:12] = 1  # thick
+    for z in range(8):
+        labels[z, 13, 4 + z] = 2  # thin and bent: it fills least of its box
+    labels[:3, 15:18, 12:18] = IGNORE
+    labels[:5, 2:4, 2:18] = 3  # ends too early
+    labels[:, 0, :] = 4  # cut by a side
+    assert slender_ids(labels, 2) == [2, 1]
+    assert slender_ids(labels, 9) == [2, 1, *(i for i in largest_ids(labels, 9) if i in (3, 4))]

@@ -19,8 +19,9 @@ from matplotlib.text import Text
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from skimage.color import rgb2lab
 
+from fgnet_lib.phantom import make_phantom
 from fgnet_lib.views import plots
-from fgnet_lib.views.meshes import neuron_mesh
+from fgnet_lib.views.meshes import largest_ids, neuron_mesh, neuron_meshes
 from fgnet_lib.volumes import IGNORE
 
 VOXEL = (40.0, 8.0, 8.0)
@@ -244,3 +245,71 @@ def test_text_is_readable_on_a_slide(volume):
     plots.show_attention(axes[1], np.ones(volume[0].shape), 1, VOXEL)
     plots.split_merge_curve(axes[2], [0, 1], [1, 0], [0, 1], title="curve")
     assert min(text.get_fontsize() for text in figure.findobj(Text)) * 13.3 / WIDEST >= 11
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom((12, 160, 160), seed=2)
+
+
+def hue_distance(first, second) -> float:
+    return float(np.linalg.norm((rgb2lab(first) - rgb2lab(second)) * (0.5, 1, 1)))
+
+
+def test_what_touches_has_colours_far_apart(phantom):
+    labels = phantom.labels
+    colors = plots.neighbour_colors(labels)
+    assert set(colors) == set(np.unique(labels).tolist())
+    pairs = {
+        (int(one), int(other))
+        for axis in range(3)
+        for ids in [np.moveaxis(labels, axis, 0)]
+        for one, other in zip(*np.unique(np.stack([ids[1:].ravel(), ids[:-1].ravel()]), axis=1), strict=True)
+        if one != other
+    }
+    near = [hue_distance(colors[one], colors[other]) for one, other in pairs]
+    by_id = [hue_distance(*plots.label_colors(np.array(pair))[:, :3]) for pair in pairs]
+    assert len(near) > 100 and min(near) > 20 > min(by_id)
+    together = largest_ids(labels, 12)
+    drawn = [plots.neighbour_colors(labels, first=together)[i] for i in together]
+    assert min(hue_distance(a, b) for k, a in enumerate(drawn) for b in drawn[:k]) > 20
+
+
+def test_ids_that_come_first_differ_and_settled_colours_stay():
+    labels = np.array([[0, 5, 9, 5], [7, 7, 11, IGNORE]], np.uint64)
+    red = np.array([1.0, 0, 0])
+    colors = plots.neighbour_colors(labels, first=[11, 9], fixed={5: red, 6: red})
+    assert set(colors) == {5, 7, 9, 11} and np.array_equal(colors[5], red)
+    assert hue_distance(colors[9], colors[11]) > 60 and hue_distance(colors[9], red) > 40
+    rgba = plots.label_overlay(labels.astype(np.int64), 0.5, {5: red})
+    assert np.array_equal(rgba[0, 1, :3], red) and not rgba[labels != 5].any()
+
+
+def test_a_segment_takes_the_colour_of_the_neuron_that_it_covers_most():
+    truth = np.repeat([[1] * 6 + [2] * 4 + [3] * 2], 2, axis=0)[None]
+    segments = np.repeat([[8] * 4 + [9] * 2 + [7] * 6], 2, axis=0)[None]  # neuron 1 is split, 2 and 3 are merged
+    colors = plots.neighbour_colors(truth)
+    matched = plots.matched_colors(segments, truth, colors)
+    assert np.array_equal(matched[8], colors[1]) and np.array_equal(matched[7], colors[2])
+    assert min(hue_distance(matched[9], matched[i]) for i in (7, 8)) > 40  # split off: a colour of its own
+    assert np.array_equal(plots.matched_colors(truth, truth, colors)[3], colors[3])
+    assert set(plots.matched_colors(np.where(segments == 9, 9, 0), truth, colors)) == {9}  # 0 is no segment
+
+
+@pytest.mark.parametrize("shape", [(16, 192, 192), (64, 100, 60), (4, 40, 200)])
+def test_no_text_of_a_3d_figure_lies_on_another_and_nothing_is_cut_off(shape):
+    ramp = np.ones(shape, np.uint8)
+    ramp[:, :, : shape[2] // 2] = 2
+    meshes = neuron_meshes(ramp, (10, 10, 10), [1, 2], 500)
+    colors = {1: np.array([1, 0, 0]), 2: np.array([0, 0, 1])}
+    figure = plots.neurons_figure({"left": (meshes, colors), "right": ({1: meshes[1]}, colors)}, width=14)
+    figure.canvas.draw()
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    texts = [text for text in texts if text.get_rotation() == 0]  # the others' boxes are wider than what they say
+    boxes = [text.get_window_extent() for text in texts]
+    for k, box in enumerate(boxes):
+        on = [texts[j].get_text() for j in range(k) if box.overlaps(boxes[j])]
+        assert not on, (texts[k].get_text(), on)
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
+    assert figure.get_tightbbox().height == pytest.approx(figure.get_figheight(), abs=0.1)  # no empty half
+    assert figure.axes[0].get_title() == "" and [text.get_text() for text in figure.texts] == ["left", "right"]

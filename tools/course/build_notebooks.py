@@ -24,6 +24,7 @@ TAGS = {"parameters", "setup", "task", "solution"}
 CLONE = re.compile(r"(?<=^git clone )\S+ && cd \S+$", re.MULTILINE)
 CITED = re.compile(r"(?<=^repository-code: )\S+$", re.MULTILINE)
 FIRST = re.compile(r"(?<=<!-- first -->\n).*?(?=<!-- /first -->)", re.DOTALL)
+FURTHER = re.compile(r"#{2,3} (\d+ · )?Further: ")  # a heading whose part is folded, and is no part of the path
 TABLE = re.compile(r"(?<=<!-- lessons -->\n).*?(?=<!-- /lessons -->)", re.DOTALL)
 
 with (ROOT / "pyproject.toml").open("rb") as file:
@@ -33,6 +34,11 @@ SLUG = REPOSITORY.removeprefix("https://github.com/")
 
 NAME = SLUG.split("/")[1]
 BINDER_MB = 1650  # resident memory; Binder gives 2 GB at most, and its notebook server and a longer session need a part
+
+PATH = (
+    "**The path of 90 minutes.** Parts that are headed *Further* are folded: click on the arrow beside such a heading "
+    "to open its part. The rest of the lesson does not need it."
+)
 
 IMAGES = {
     "Colab": "https://colab.research.google.com/assets/colab-badge.svg",
@@ -159,7 +165,11 @@ def build(source: Path, solved: bool = False) -> str:
         for cell in cells:
             if cell.cell_type == "markdown":
                 cell.source = cell.source.replace("](../", "](../../")  # one folder deeper
-    for placeholder, content in {"badges": links, "times": times(lesson)}.items():
+    folds = [cell for cell in cells if cell.cell_type == "markdown" and FURTHER.match(cell.source)]
+    for cell in folds:
+        cell.metadata["jp-MarkdownHeadingCollapsed"] = True  # JupyterLab folds what lies below, and still runs it
+    below = [times(lesson)] + [PATH] * bool(folds)
+    for placeholder, content in {"badges": links, "times": "\n\n".join(below)}.items():
         if head.source.count(f"<!-- {placeholder} -->") != 1:
             raise ValueError(f"{source}: the line '# <!-- {placeholder} -->' has to be there exactly once")
         head.source = head.source.replace(f"<!-- {placeholder} -->", content)

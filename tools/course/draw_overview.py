@@ -14,24 +14,13 @@ from fgnet_lib.metrics import error_masks
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.segmentation import segment
 from fgnet_lib.views import plots
-from fgnet_lib.views.meshes import largest_ids, neuron_meshes
+from fgnet_lib.views.meshes import neuron_meshes, slender_ids
 from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "overview.png"
 SHAPE = (128, 256, 256)  # deep enough for neurites to bend and branch
-CANDIDATES = slice(20, 70)  # of the neurons by size: larger ones would hide the others
-
-
-def choose_neurons(neurons: np.ndarray) -> list[int]:
-    """Return the ids of long neurites that hardly touch the sides of the volume, where a cut would show a flat face."""
-    sides = np.concatenate([neurons[:, [0, -1]].ravel(), neurons[:, :, [0, -1]].ravel()])
-    return [
-        neuron
-        for neuron in largest_ids(neurons, CANDIDATES.stop)[CANDIDATES]
-        if np.count_nonzero((neurons == neuron).any(axis=(1, 2))) > SHAPE[0] // 2
-        and np.count_nonzero(sides == neuron) < 0.02 * np.count_nonzero(neurons == neuron)
-    ]
+SHOWN = 16  # neurons in 3D: more would hide each other
 
 
 def draw_floor(ax: Axes3D, volume: Volume) -> None:
@@ -50,14 +39,15 @@ def draw(volume: Volume, affinities: np.ndarray, neurons: np.ndarray) -> Figure:
     figure = plt.figure(figsize=(14.6, 9.2), layout="none")
     corners = [(0.005 + 0.29 * column, 0.545 - 0.475 * row) for column in (0, 1) for row in (0, 1)]
     em, joined, segments, errors = (figure.add_axes((*corner, 0.27, 0.428)) for corner in corners)
-    z, voxel_size = volume.shape[0] - 1, volume.voxel_size
+    z, voxel_size, chosen = volume.shape[0] - 1, volume.voxel_size, slender_ids(neurons, SHOWN)
+    colors = plots.neighbour_colors(neurons, first=chosen)
     plots.show_section(em, volume.raw, None, voxel_size, z, "1. an EM section of a synthetic phantom")
     plots.show_affinities(joined, affinities, voxel_size, z, "2. affinities between neighbours")
-    plots.show_section(segments, volume.raw, neurons, voxel_size, z, "3. neurons, a colour for each")
+    plots.show_section(segments, volume.raw, neurons, voxel_size, z, "3. neurons, a colour for each", colors=colors)
     plots.error_map(errors, volume.raw, *error_masks(neurons, volume.labels), voxel_size, z, "4. their errors")
     solid = figure.add_axes((0.56, -0.08, 0.45, 1.12), projection="3d", computed_zorder=False)
     solid.view_init(25, -60)
-    plots.neurons_3d(solid, neuron_meshes(neurons, voxel_size, choose_neurons(neurons), 8000))
+    plots.neurons_3d(solid, neuron_meshes(neurons, voxel_size, chosen, 8000), colors=colors)
     solid.get_legend().remove()
     draw_floor(solid, volume)
     solid.patch.set_visible(False)
