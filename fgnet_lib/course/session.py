@@ -58,13 +58,18 @@ class Session:
     device: torch.device
     seed: int
 
-    def volume(self, part: str = "val") -> Volume:
-        """Return the middle of the data set's `part` ("train" or "val") in memory, as large as the profile's crop."""
-        volume = open_dataset(self.dataset, part)
-        if self.profile.crop is None:
+    def volume(self, part: str = "val", crop: tuple[int, int, int] | None = None) -> Volume:
+        """Return the middle of the data set's `part` ("train" or "val") in memory, as large as `crop`.
+
+        Args:
+            part: "train" or "val".
+            crop: voxels (z, y, x), where a lesson needs another shape than the profile's crop.
+        """
+        volume, crop = open_dataset(self.dataset, part), crop or self.profile.crop
+        if crop is None:
             return volume.load()
-        starts = [max(0, (size - side) // 2) for size, side in zip(volume.shape, self.profile.crop, strict=True)]
-        return volume[Region.at(starts, self.profile.crop)]
+        starts = [max(0, (size - side) // 2) for size, side in zip(volume.shape, crop, strict=True)]
+        return volume[Region.at(starts, crop)]
 
 
 def start_session(profile: str, dataset: str, data_dir: str, out_dir: str, device: str, seed: int) -> Session:

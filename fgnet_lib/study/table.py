@@ -74,6 +74,30 @@ def questions(rows: Rows) -> dict[str, tuple[str, str]]:
     return pairs
 
 
+TOPICS = {  # a row that others are compared with -> what these comparisons ask
+    "unet": "What helps a 3D U-Net, at equal iterations?",
+    "unet_longer": "What helps a 3D U-Net, at equal time?",
+    "sam2_only_random": "What does pretraining bring, seen in A_s alone?",
+    "random_frozen": "What does pretraining bring to a frozen guide?",
+    "pretrained_frozen": "Do fine-tuning or other forms of attention help?",
+    "pretrained_frozen_longer": "Does fine-tuning help, at equal time?",
+    "additive_random": "What does pretraining bring, with F' = F + W_v S a?",
+}
+
+
+def by_reference(rows: Rows, sections: int = SECTIONS) -> dict[str, dict[str, str]]:
+    """The questions of rows with so many labelled sections: row to compare with -> question -> row that it is about.
+
+    A question is left out where one of its two rows has no run.
+    """
+    groups = defaultdict(dict)
+    for question, pair in questions(rows).items():
+        ours, theirs = (with_sections(name, sections) for name in pair)
+        if ours in rows and theirs in rows:
+            groups[theirs][question] = ours
+    return dict(groups)
+
+
 def _encoder(name: str) -> str | None:
     return ROWS[name].config.encoder
 

@@ -453,6 +453,15 @@ def test_scores_of_runs(measured):
     assert level.set_to["mean"] == pytest.approx([1.1])
 
 
+def test_questions_are_grouped_by_the_row_to_compare_with(measured):
+    assert table.by_reference(measured) == {"unet": {"pretrained and fine-tuned, at equal iterations": "fine_tuned"}}
+    rows = table.load_rows()
+    groups = table.by_reference(rows)
+    assert sum(map(len, groups.values())) == sum({*pair} <= rows.keys() for pair in table.questions(rows).values())
+    assert groups.keys() <= table.TOPICS.keys() <= ROWS.keys()
+    assert all(name.endswith("_5") for name in table.by_reference(rows, 5))
+
+
 def test_the_shipped_row_is_of_the_weights_that_ship():
     (run,) = table.load_rows()["shipped"]
     assert run["training"]["tried"] == read_notes(PRETRAINED / "fgnet_mini.safetensors")["tried"]
