@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -85,16 +85,21 @@ TOPICS = {  # a row that others are compared with -> what these comparisons ask
 }
 
 
-def by_reference(rows: Rows, sections: int = SECTIONS) -> dict[str, dict[str, str]]:
-    """The questions of rows with so many labelled sections: row to compare with -> question -> row that it is about.
+def by_topic(
+    questions: Mapping[str, tuple[str, str]], rows: Rows | None = None, sections: int = SECTIONS
+) -> dict[str, dict[str, tuple[str, str]]]:
+    """Questions grouped by the row that they compare with: topic -> question -> the pair of rows.
 
-    A question is left out where one of its two rows has no run.
+    Args:
+        questions: as `questions` returns them.
+        rows: if given, a question is left out where one of its two rows has no run.
+        sections: labelled sections of the rows; a question is left out where one of its rows has no such variant.
     """
     groups = defaultdict(dict)
-    for question, pair in questions(rows).items():
-        ours, theirs = (with_sections(name, sections) for name in pair)
-        if ours in rows and theirs in rows:
-            groups[theirs][question] = ours
+    for question, (first, second) in questions.items():
+        pair = with_sections(first, sections), with_sections(second, sections)
+        if None not in pair and (rows is None or {*pair} <= rows.keys()):
+            groups[TOPICS.get(second, f"What differs from: {TITLES[second]}?")][question] = pair
     return dict(groups)
 
 

@@ -454,12 +454,14 @@ def test_scores_of_runs(measured):
 
 
 def test_questions_are_grouped_by_the_row_to_compare_with(measured):
-    assert table.by_reference(measured) == {"unet": {"pretrained and fine-tuned, at equal iterations": "fine_tuned"}}
-    rows = table.load_rows()
-    groups = table.by_reference(rows)
-    assert sum(map(len, groups.values())) == sum({*pair} <= rows.keys() for pair in table.questions(rows).values())
-    assert groups.keys() <= table.TOPICS.keys() <= ROWS.keys()
-    assert all(name.endswith("_5") for name in table.by_reference(rows, 5))
+    question = "pretrained and fine-tuned, at equal iterations"
+    topic = {"What helps a 3D U-Net, at equal iterations?": {question: ("fine_tuned", "unet")}}
+    assert table.by_topic(QUESTIONS, measured) == topic
+    everything = table.by_topic(QUESTIONS)
+    assert sum(map(len, everything.values())) == len(QUESTIONS) and table.TOPICS.keys() <= ROWS.keys()
+    assert all(len({second for _, second in pairs.values()}) == 1 for pairs in everything.values())
+    few = table.by_topic(QUESTIONS, table.load_rows(), 5)
+    assert few and {name[-2:] for pairs in few.values() for pair in pairs.values() for name in pair} == {"_5"}
 
 
 def test_the_shipped_row_is_of_the_weights_that_ship():
