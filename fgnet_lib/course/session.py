@@ -60,9 +60,14 @@ class Session:
     device: torch.device
     seed: int
 
-    def volume(self, part: str = "val") -> Volume:
-        """Return the middle of the data set's `part` ("train" or "val") in memory, as large as the profile's crop."""
-        return _middle(open_dataset(self.dataset, part), self.profile.crop)
+    def volume(self, part: str = "val", crop: tuple[int, int, int] | None = None) -> Volume:
+        """Return the middle of the data set's `part` ("train" or "val") in memory.
+
+        Args:
+            part: "train" or "val".
+            crop: voxels (z, y, x), where a lesson needs another shape than the profile's crop.
+        """
+        return _middle(open_dataset(self.dataset, part), crop or self.profile.crop)
 
     def deep_volume(self) -> Volume:
         """Return a volume in which neurites bend and branch: of the phantom its part "deep", of other data "val"."""

@@ -1,7 +1,7 @@
 """The rows of the results table as they are declared, and the questions that they answer.
 
 A row is a model, a regime and an amount of labelled data, trained once per seed. `tools/results/results.py` trains and
-measures the rows; `fgnet_lib.study.table` reads the runs for the page of results and for lessons 03 and 07.
+measures the rows; `fgnet_lib.study.table` reads the runs for the page of results and for lesson 07.
 """
 
 from __future__ import annotations

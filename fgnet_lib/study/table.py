@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -72,6 +72,35 @@ def questions(rows: Rows) -> dict[str, tuple[str, str]]:
         if f"{ours}_{size}" in ROWS and theirs in ROWS and theirs != "unet_longer":
             pairs[f"SAM2.1 {size}: {question}"] = f"{ours}_{size}", theirs
     return pairs
+
+
+TOPICS = {  # a row that others are compared with -> what these comparisons ask
+    "unet": "What helps a 3D U-Net, at equal iterations?",
+    "unet_longer": "What helps a 3D U-Net, at equal time?",
+    "sam2_only_random": "What does pretraining bring, seen in A_s alone?",
+    "random_frozen": "What does pretraining bring to a frozen guide?",
+    "pretrained_frozen": "Do fine-tuning or other forms of attention help?",
+    "pretrained_frozen_longer": "Does fine-tuning help, at equal time?",
+    "additive_random": "What does pretraining bring, with F' = F + W_v S a?",
+}
+
+
+def by_topic(
+    questions: Mapping[str, tuple[str, str]], rows: Rows | None = None, sections: int = SECTIONS
+) -> dict[str, dict[str, tuple[str, str]]]:
+    """Questions grouped by the row that they compare with: topic -> question -> the pair of rows.
+
+    Args:
+        questions: as `questions` returns them.
+        rows: if given, a question is left out where one of its two rows has no run.
+        sections: labelled sections of the rows; a question is left out where one of its rows has no such variant.
+    """
+    groups = defaultdict(dict)
+    for question, (first, second) in questions.items():
+        pair = with_sections(first, sections), with_sections(second, sections)
+        if None not in pair and (rows is None or {*pair} <= rows.keys()):
+            groups[TOPICS.get(second, f"What differs from: {TITLES[second]}?")][question] = pair
+    return dict(groups)
 
 
 def _encoder(name: str) -> str | None:

@@ -49,7 +49,7 @@ def slender_ids(labels: np.ndarray, n: int) -> list[int]:
     the smallest first. If too few qualify, the largest of the others follow.
 
     Args:
-        labels: ids (z, y, x); 0 and IGNORE are no neurons.
+        labels: ids (z, y, x); 0 and unknown are no neurons.
         n: how many ids to return at most.
     """
     ids, index, voxels = np.unique(labels, return_inverse=True, return_counts=True)
@@ -57,8 +57,8 @@ def slender_ids(labels: np.ndarray, n: int) -> list[int]:
     boxes = np.array([[side.stop - side.start for side in box] for box in find_objects(index + 1)])
     sides = np.concatenate([index[:, [0, -1]].ravel(), index[:, :, [0, -1]].ravel()])
     cut = np.bincount(sides, minlength=len(ids)) > voxels / 20
-    through = (boxes[:, 0] >= 0.75 * len(labels)) & ~cut & (ids != 0) & (ids != IGNORE)
-    by_fill = [int(ids[k]) for k in np.argsort(voxels / boxes.prod(axis=1), kind="stable") if through[k]]
+    through = (boxes[:, 0] >= 0.75 * len(labels)) & ~cut
+    by_fill = [int(ids[k]) for k in np.argsort(voxels / boxes.prod(axis=1), kind="stable") if through[k] and ids[k] not in NO_NEURON]
     return [*by_fill, *(i for i in largest_ids(labels, len(ids)) if i not in by_fill)][:n]
 
 

@@ -10,7 +10,7 @@ volume with `z` (its middle section if `z` is not given)::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -289,81 +289,10 @@ def show_affinities(
     return color_legend(ax, {"z": "red", "y": "lime", "x": "blue"}, "joined along")
 
 
-def show_attention(
-    ax: Axes,
-    attention: np.ndarray,
-    stride: int = 1,
-    voxel_size: Sequence[float] = (1, 1, 1),
-    z: int | None = None,
-    title: str = "",
-    limits: tuple[float, float] = (0, 1),
-    colorbar: bool = True,
-) -> Axes:
-    """Show an attention map in warm colours: bright = high weight.
-
-    Args:
-        ax: axes to draw on; they count raw voxels, so maps of all strides line up with a section.
-        attention: (y / stride, x / stride), or with z before.
-        stride: raw voxels per voxel of the map, in y and x.
-        voxel_size: nm (z, y, x) of the raw volume.
-        z: section to show of a volume.
-        title: of the axes.
-        limits: the weights to show darkest and brightest.
-        colorbar: whether to draw a colour bar beside the map.
-    """
-    picture = _image(ax, _section(attention, z), voxel_size, title, stride, cmap=WARM, vmin=limits[0], vmax=limits[1])
-    if colorbar:
-        ax.figure.colorbar(picture, ax=ax, label="attention", shrink=0.8)
-    return ax
-
-
 def display_range(values: np.ndarray) -> tuple[float, float]:
     """Return the values to show darkest and brightest: the 1st and 99th percentile, at least 0.01 apart."""
     low, high = np.percentile(values, (1, 99))
     return float(low), float(max(high, low + 0.01))
-
-
-def attention_grid(
-    raw: np.ndarray,
-    labels: np.ndarray,
-    attention: Sequence[np.ndarray],
-    sections: Sequence[int],
-    voxel_size: Sequence[float],
-    strides: Sequence[int] = (4, 8, 16),
-) -> Figure:
-    """Attention maps in the layout of the paper's Figure 4: rows = sections; columns = EM, ground truth, a1, a2, a3.
-
-    Args:
-        raw: uint8 (z, y, x).
-        labels: ids (z, y, x).
-        attention: one map (z, y / stride, x / stride) for each stride.
-        sections: the z of each row.
-        voxel_size: nm (z, y, x).
-        strides: of the maps.
-
-    Returns:
-        The figure. Each map has the colour bar of its own range, from the 1st to the 99th percentile of these sections.
-    """
-    columns = 2 + len(attention)
-    figure, axes = plt.subplots(
-        len(sections), columns, squeeze=False, figsize=(2.6 * columns, 2.6 * len(sections) + 0.6)
-    )
-    for row, z in zip(axes, sections, strict=True):
-        show_section(row[0], raw, None, voxel_size, z)
-        show_section(row[1], raw, labels, voxel_size, z, fill=0.6)
-        row[0].set_ylabel(f"section {z}")
-    axes[0, 0].set_title("EM")
-    axes[0, 1].set_title("ground truth")
-    for level, (weights, stride) in enumerate(zip(attention, strides, strict=True), start=1):
-        limits = display_range(np.asarray(weights)[list(sections)])
-        for ax, z in zip(axes[:, 1 + level], sections, strict=True):
-            show_attention(ax, weights, stride, voxel_size, z, limits=limits, colorbar=False)
-            ax.set(xlim=axes[0, 0].get_xlim(), ylim=axes[0, 0].get_ylim())  # a padded map may reach further than raw
-        axes[0, 1 + level].set_title(f"$a_{level}$ (stride {stride})")
-        figure.colorbar(
-            axes[0, 1 + level].images[0], ax=axes[:, 1 + level], location="bottom", label="attention", shrink=0.9
-        )
-    return figure
 
 
 def orthogonal_views(
@@ -468,10 +397,17 @@ def _line_style(number: int) -> str:
     return ("-", "--", ":")[number // 6 % 3]
 
 
+def _quiet_others(name: str, highlighted: Collection[str] | None) -> dict[str, Any]:
+    """Return the style of a line that is not among the `highlighted` ones: grey, behind them, not in the legend."""
+    quiet = highlighted is not None and name not in highlighted
+    return {"color": "0.8", "linestyle": "-", "zorder": 1, "label": f"_{name}"} if quiet else {}
+
+
 def split_against_merge(
     ax: Axes,
     curves: Mapping[str, tuple[Sequence[float], Sequence[float], int]],
     points: Mapping[str, tuple[float, float]] | None = None,
+    highlighted: Collection[str] | None = None,
 ) -> Axes:
     """Plot VOI split against VOI merge over thresholds, a line for each method; nearer to the corner is better.
 
@@ -481,10 +417,12 @@ def split_against_merge(
         ax: axes to draw on.
         curves: name -> VOI merge, VOI split (bits), and the index of the chosen threshold, which gets a dot.
         points: name -> VOI merge and split of segmentations without a threshold, drawn as crosses.
+        highlighted: names of the curves in colour, where all others are to be grey.
     """
     for number, (name, (merge, split, chosen)) in enumerate(curves.items()):
-        (line,) = ax.plot(merge, split, _line_style(number), label=name)
-        ax.plot(merge[chosen], split[chosen], "o", color=line.get_color(), markersize=9)
+        style = {"linestyle": _line_style(number), "label": name} | _quiet_others(name, highlighted)
+        (line,) = ax.plot(merge, split, **style)
+        ax.plot(merge[chosen], split[chosen], "o", color=line.get_color(), markersize=9, zorder=line.get_zorder())
     for number, (name, (merge, split)) in enumerate((points or {}).items()):
         ax.plot(merge, split, "xP+"[number % 3], color="black", markersize=10, markeredgewidth=2, label=name)
     dots = [(merge[chosen], split[chosen]) for merge, split, chosen in curves.values()] + list((points or {}).values())
@@ -507,14 +445,23 @@ def runs_of_rows(ax: Axes, rows: Mapping[str, Sequence[float]], xlabel: str) -> 
     return ax
 
 
-def against_sections(ax: Axes, rows: Mapping[str, Mapping[int, Sequence[float]]]) -> Axes:
-    """Plot VOI (bits) against the number of labelled sections: mean, standard deviation, each run as a small dot."""
+def against_sections(
+    ax: Axes, rows: Mapping[str, Mapping[int, Sequence[float]]], highlighted: Collection[str] | None = None
+) -> Axes:
+    """Plot VOI (bits) against the number of labelled sections: mean, standard deviation, each run as a small dot.
+
+    Args:
+        ax: axes to draw on.
+        rows: name -> labelled sections -> VOI of each run.
+        highlighted: names of the lines in colour, where all others are to be grey.
+    """
     for number, (name, amounts) in enumerate(rows.items()):
         sections = sorted(amounts)
         shifted = np.array(sections) * 1.03**number  # so that bars do not lie on each other
         means = [np.mean(amounts[n]) for n in sections]
         around = [np.std(amounts[n], ddof=1) if len(amounts[n]) > 1 else np.nan for n in sections]
-        bars = ax.errorbar(shifted, means, around, marker="s", linestyle=_line_style(number), capsize=4, label=name)
+        style = {"linestyle": _line_style(number), "label": name} | _quiet_others(name, highlighted)
+        bars = ax.errorbar(shifted, means, around, marker="s", capsize=4, **style)
         for x, n in zip(shifted, sections, strict=True):
             ax.plot([x] * len(amounts[n]), amounts[n], ".", color=bars[0].get_color(), alpha=0.6)
     ticks = sorted({n for amounts in rows.values() for n in amounts})

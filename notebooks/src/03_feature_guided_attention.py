@@ -53,6 +53,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import nn
 
 from fgnet_lib import fgnet
@@ -64,11 +65,17 @@ from fgnet_lib.probing import attention_set_to
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.segmentation import segment
 from fgnet_lib.views import explorers, plots
+from fgnet_lib.views.attention import attention_grid, describe_attention, show_attention
 from fgnet_lib.volumes import IGNORE
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
+# %% [markdown]
+# The model is the small one that ships with this repository. You will look at the volume from part 6 on.
+
+# %%
 torch.manual_seed(SEED)
-volume = session.volume("val")
+# few sections where time is short, but so wide that a3, one value for 16 x 16 voxels, has 16 x 16 values
+volume = session.volume("val", (8, 256, 256) if PROFILE == "fast" else None)
 model = load_pretrained()
 print(f"{volume.name}: {volume.shape} voxels of {volume.voxel_size} nm")
 print("the trained model:", model.config)
@@ -95,7 +102,26 @@ print("raw:", tuple(raw.shape), "= batch, channel, z, y, x")
 # $$\mathrm{DW}(x) = x + W_2\,\mathrm{GELU}\bigl(W_1\,\mathrm{norm}(\mathrm{depthwise}(x))\bigr), \qquad W_1: C \to eC,\quad W_2: eC \to C.$$
 #
 # The input is added at the end (a *residual*), so the block only has to learn a correction. `norm` is GroupNorm. It
-# works with a batch of one, which is often all that fits into memory in 3D.
+# works with a batch of one, which is often all that fits into memory in 3D. The block takes far fewer weights than a
+# dense convolution; the folded section below counts them. Here it is as a module:
+
+
+# %%
+class DWBlock(nn.Module):
+    def __init__(self, channels, expand=2):
+        super().__init__()
+        self.depthwise = nn.Conv3d(channels, channels, 3, padding=1, groups=channels)
+        self.norm = nn.GroupNorm(4, channels)
+        self.widen = nn.Conv3d(channels, expand * channels, 1)
+        self.narrow = nn.Conv3d(expand * channels, channels, 1)
+
+    def forward(self, x):
+        x_filtered = self.norm(self.depthwise(x))
+        return x + self.narrow(F.gelu(self.widen(x_filtered)))
+
+
+# %% [markdown]
+# ### Further: what it saves, and whether it is the library's
 #
 # **Exercise 3.1: the weights of a DW Block.** How many weights do its three convolutions have together, for $C$
 # channels and a factor $e$? Leave out biases and norm.
@@ -121,27 +147,14 @@ checks.dw_weights(my_weights)
 quiz.ask("03", "fewer-weights")
 
 # %% [markdown]
-# Here is the block as a module. We count its parameters, and those of one dense convolution:
-
+# Count the parameters of the module, and those of one dense convolution:
 
 # %%
-class DWBlock(nn.Module):
-    def __init__(self, channels, expand=2):
-        super().__init__()
-        self.depthwise = nn.Conv3d(channels, channels, 3, padding=1, groups=channels)
-        self.norm = nn.GroupNorm(4, channels)
-        self.widen = nn.Conv3d(channels, expand * channels, 1)
-        self.narrow = nn.Conv3d(expand * channels, channels, 1)
-
-    def forward(self, x):
-        x_filtered = self.norm(self.depthwise(x))
-        return x + self.narrow(F.gelu(self.widen(x_filtered)))
-
-
 for channels in model.config.widths[::2]:
     ours, dense = DWBlock(channels), nn.Conv3d(channels, channels, 3)
     count, count_dense = (sum(p.numel() for p in module.parameters()) for module in (ours, dense))
     print(f"{channels:3} channels: DW Block {count:7,} parameters, one dense convolution {count_dense:8,}")
+assert round(count_dense / count) == 6  # with 96 channels, as the prediction says
 
 # %% [markdown]
 # **Does it equal the library's?** Take the weights of a block in the trained model, load them into the class above,
@@ -158,11 +171,17 @@ with torch.no_grad():
 print("equal: our DW Block and the library's")
 
 # %% [markdown]
-# **Do fewer weights take less time?** Not everywhere. A depthwise filter computes little for each number that it
-# fetches, so a CPU may spend most of its time waiting for memory. The shipped mini model had to be trained on a CPU.
-# At its finest levels, where channels are few and maps are large, a *dense block* replaces the DW Block (our choice:
-# `dense_levels`). EfficientNetV2 fuses its first blocks for the same reason. Which block is quicker on *this* machine,
-# at full resolution with few channels, and in a smaller map with twice as many?
+# ## 3 · The Fine-Grained Encoder, without guidance yet
+#
+# A stem gives the first channels at full resolution. It is a 1 × 5 × 5 convolution, in-plane only, because the first
+# thing to see is the section. Full resolution has so many voxels that it gets no block of its own before the decoder.
+# Four levels follow. Each halves y and x by a convolution with stride (1, 2, 2), and adds a block. **z is never
+# pooled**: sections are often much thicker than voxels are wide (look at the voxel size above), and detail that is lost
+# along z can hardly be recovered. The 3 × 3 × 3 filters do see the neighbouring sections: here the network learns that
+# neurites continue.
+#
+# At its finest levels, where channels are few and maps are large, the mini model has a *dense block* instead of the DW
+# Block (our choice: `dense_levels`), because it had to be trained on a CPU:
 
 
 # %%
@@ -178,34 +197,6 @@ class DenseBlock(nn.Module):
 
 
 # %%
-import time
-
-for channels, size in zip(model.config.widths[:2], ((16, 128, 128), (8, 64, 64)), strict=True):
-    x = torch.randn(1, channels, *size, requires_grad=True)  # as in training: gradients go on to earlier layers
-    for block in (DWBlock(channels), DenseBlock(channels)):
-        block(x).sum().backward()  # the first time has set-up in it
-        start = time.perf_counter()
-        for _ in range(3):
-            block(x).sum().backward()
-        milliseconds = (time.perf_counter() - start) / 3 * 1000
-        weights = sum(p.numel() for p in block.parameters())
-        print(f"{channels} channels at {size}: {type(block).__name__:10} {weights:6,} weights, {milliseconds:4.0f} ms")
-
-# %% [markdown]
-# **What to see.** Compare the two lines of each shape. The DW Block has about five times fewer weights, but that does
-# not tell you which block is quicker: the shape of the map and the machine decide. So measure it where you want to use
-# the block.
-#
-# ## 3 · The Fine-Grained Encoder, without guidance yet
-#
-# A stem gives the first channels at full resolution. It is a 1 × 5 × 5 convolution, in-plane only, because the first
-# thing to see is the section. Full resolution has so many voxels that it gets no block of its own before the decoder.
-# Four levels follow. Each halves y and x by a convolution with stride (1, 2, 2), and adds a block (DW, or dense
-# at the finest levels). **z is never pooled**: sections are often much thicker than voxels are wide (look at the voxel
-# size above), and detail that is lost along z can hardly be recovered. The 3 × 3 × 3 filters do see the neighbouring
-# sections: here the network learns that neurites continue.
-
-# %%
 widths = model.config.widths
 stem = nn.Conv3d(1, widths[0], (1, 5, 5), padding=(0, 2, 2))
 halve = nn.Conv3d(widths[0], widths[1], (1, 2, 2), stride=(1, 2, 2))
@@ -213,6 +204,37 @@ with torch.no_grad():
     level0 = F.gelu(stem(raw))
     level1 = DenseBlock(widths[1])(halve(level0))
 print("stride 1:", tuple(level0.shape), "  stride 2:", tuple(level1.shape), "  z keeps its", raw.shape[2], "sections")
+
+# %% [markdown]
+# ### Further: which block is quicker?
+#
+# Do fewer weights take less time? Not everywhere. A depthwise filter computes little for each number that it fetches,
+# so a CPU may spend most of its time waiting for memory. EfficientNetV2 fuses its first blocks for the same reason.
+# Which block is quicker on *this* machine, at full resolution with few channels, and in a smaller map with twice as
+# many?
+
+# %%
+import time
+
+for channels, size in zip(model.config.widths[:2], ((16, 128, 128), (8, 64, 64)), strict=True):
+    x = torch.randn(1, channels, *size, requires_grad=True)  # as in training: gradients go on to earlier layers
+    weights = []
+    for block in (DWBlock(channels), DenseBlock(channels)):
+        block(x).sum().backward()  # the first time has set-up in it
+        start = time.perf_counter()
+        for _ in range(3):
+            block(x).sum().backward()
+        milliseconds = (time.perf_counter() - start) / 3 * 1000
+        weights.append(sum(p.numel() for p in block.parameters()))
+        print(
+            f"{channels} channels at {size}: {type(block).__name__:10} {weights[-1]:6,} weights, {milliseconds:4.0f} ms"
+        )
+    assert 3.5 < weights[1] / weights[0] < 6.5  # "about five times", as the text says
+
+# %% [markdown]
+# **What to see.** Compare the two lines of each shape. The DW Block has about five times fewer weights, but that does
+# not tell you which block is quicker: the shape of the map and the machine decide. So measure it where you want to use
+# the block.
 
 # %% [markdown]
 # ## 4 · Feature-Guided Attention, from the equation
@@ -261,14 +283,31 @@ steps = {"$W_s S_1$ (SAM2)": says_sam2, "$W_f F_1$ (fine)": says_fine, "ReLU of 
 for ax, (title, tensor) in zip(axes[1:], steps.items(), strict=True):
     shown = tensor[0].mean(0).numpy()
     limits = tuple(np.percentile(shown, (1, 99)))
-    plots.show_attention(ax, shown, STRIDES[0], piece.voxel_size, z, title, limits, colorbar=False)
+    show_attention(ax, shown[z], STRIDES[0], title, limits)
 for ax, label in zip(axes, ("grey value", *["mean over channels"] * 3, "attention"), strict=True):
     figure.colorbar(ax.images[0], ax=ax, location="bottom", label=label)
 
 # %% [markdown]
-# **What to see.** SAM2's part and the fine part are both dark along outlines, so both see membranes. The ReLU and
-# $W_a$ turn their sum into one weight per pixel, $a_1$. The percentage above the figure is the part of the variance
-# that comes from SAM2.
+# Do the two parts see membranes? Words should follow from numbers, so here are both. The **AUC** says how often a
+# random voxel on a membrane has a higher value than a random voxel elsewhere: 0.5 means no difference, 0 that membranes
+# are always lower, and 1 that they are always higher. Exercise 3.3 comes back to it.
+
+
+# %%
+def on_voxels(a, stride):
+    """A map at `stride`, every value spread over its voxels."""
+    return a.repeat(stride, 1).repeat(stride, 2)[:, :height, :width]
+
+
+edges = widen_borders(piece.labels) == 0
+for name, tensor in {"SAM2's part": says_sam2, "the fine part": says_fine}.items():
+    auc = roc_auc(on_voxels(tensor[0].mean(0).numpy(), STRIDES[0]), edges)
+    print(describe_attention(name, {"on membranes": auc}))
+
+# %% [markdown]
+# **What to see.** If both sentences say *lower* or *higher*, both encoders see membranes. The ReLU and $W_a$ turn their
+# sum into one weight per pixel, $a_1$. The percentage above the figure is the part of the variance that comes from
+# SAM2.
 #
 # **Exercise 3.2: feature-guided attention.** Now write it as a module. The layers are given; write the two equations
 # above. Return the guided features $F'$ and the attention map $a$. The check loads trained weights into your module,
@@ -315,7 +354,7 @@ torch.testing.assert_close(guided, fine * (1 + a1))
 print(f"equal: attention by hand and by the library's {type(fga).__name__}")
 
 # %% [markdown]
-# ## 5 · The whole guided encoder
+# ## 5 · Further: the whole guided encoder
 #
 # Put together: from stride 4 on, every level is guided, and the **guided** map $F_i'$ goes on to the next level (and
 # later to the decoder). So $a_1$ also has a say in what the coarser levels see.
@@ -360,27 +399,63 @@ for stride, tensor in zip((1, 2, *STRIDES), pyramid, strict=True):
 print("attention:", [tuple(a.shape) for a in attention])
 
 # %% [markdown]
-# You have written the heart of FGNet. The rest of `fgnet_lib/fgnet.py` is two decoders. One reads only SAM2's maps and
-# gives the coarse affinities $A_s$. The other reads the guided pyramid through skip connections and gives the refined
-# affinities $A_r$.
-#
 # ## 6 · What the trained model attends to
 #
-# `predict` takes the whole volume through the network in overlapping tiles. The figure has the layout of Figure 4 of
-# the paper. Each row is a section, and the rows follow each other from top to bottom. The columns are EM, ground
-# truth, and a1, a2, a3 in warm colours (**bright = high weight**). Each map has its own range of colours: read the
-# colour bars.
+# You have written the heart of FGNet. The rest of `fgnet_lib/fgnet.py` puts it into an encoder of five levels, and adds
+# two decoders. One reads only SAM2's maps and gives the coarse affinities $A_s$. The other reads the guided features
+# through skip connections and gives the refined affinities $A_r$. Before you look at the maps of the trained model:
 
-# %% alt="Three successive sections, one row each: EM, ground truth, and the attention maps a1, a2, a3 in warm colours; a1 is fine, bright inside wide neurites and dark along outlines; a2 and a3 are coarse, and dark except in a few places."
-prediction = predict(model, volume.raw, device=session.device)
-middle = depth // 2
-sections = range(max(0, middle - 1), min(depth, middle + 2))
-figure = plots.attention_grid(volume.raw, volume.labels, prediction.attention, list(sections), volume.voxel_size)
+# %%
+quiz.ask("03", "sign")
 
 # %% [markdown]
-# **What to see.** On the phantom, a1 is bright inside some wide neurites and dark along many outlines, and the same
-# neurites are bright in successive sections. a2 is close to 0 almost everywhere, with a few bright pixels. a3 has only
-# a broad pattern: a single pixel covers whole neurites.
+# `predict` takes the whole volume through the network in overlapping tiles. The figure has the layout of Figure 4 of
+# the paper. Each row is a section, and the rows follow each other from top to bottom. The columns are EM, ground
+# truth, and a1, a2, a3 in warm colours (**bright = high weight**).
+#
+# Most weights are close to 0 or close to 1. If colours followed the weights, most of a2 and a3 would be black. So
+# **colours follow the rank of a weight**: half of the pixels are in the darker half of the colours, whatever their
+# weights are. The numbers under each colour bar are the weights. Thin blue lines are the outlines of the ground truth.
+# Between pixels the display is smooth; `smooth=False` shows the true grid.
+
+# %% alt="Three successive sections, one row each: EM, ground truth, and the attention maps a1, a2, a3 in warm colours by rank, with thin outlines of the neurons; a1 is the finest map, a3 the coarsest. The sentences below the figure say what each map marks."
+prediction = predict(model, volume.raw, device=session.device)
+middle = depth // 2
+sections = list(range(max(0, middle - 1), min(depth, middle + 2)))
+figure = attention_grid(volume.raw, volume.labels, prediction.attention, sections, volume.voxel_size)
+
+# %% [markdown]
+# **Which map marks what?** We ask about three structures: membranes, the middle of wide neurites (more than 150 nm from
+# every membrane), and dark organelles (the darkest tenth of what lies more than 30 nm from every membrane). Membranes
+# are compared with all other voxels, the other two with the rest of the interiors.
+
+# %%
+widened = widen_borders(volume.labels)
+known, borders = widened != IGNORE, widened == 0
+inside = known & ~borders
+to_border = np.stack([ndimage.distance_transform_edt(section, volume.voxel_size[1:]) for section in ~borders])
+cytoplasm = inside & (to_border > 30)  # nm, within each section
+organelles = cytoplasm & (volume.raw < np.percentile(volume.raw[cytoplasm], 10))
+structures = {
+    "on membranes": (borders, known),
+    "in the middle of wide neurites": (inside & (to_border > 150), inside),
+    "on dark organelles": (organelles, inside),
+}
+for level, (a, stride) in enumerate(zip(prediction.attention, STRIDES, strict=True), start=1):
+    weights = on_voxels(a, stride)
+    aucs = {where: roc_auc(weights[among], mask[among]) for where, (mask, among) in structures.items()}
+    print(describe_attention(f"a{level}", aucs))
+    print(f"    It is above 0.1 in {np.mean(a > 0.1):.0%} of its pixels.")
+
+# %% [markdown]
+# **What to see.** The sentences are computed from the maps, so they hold for the data and the model in front of you.
+# Take the strongest one (*much higher* or *much lower*), and find it in the figure: bright or dark lines along the
+# outlines, bright or dark patches inside. A map that is *lower* on membranes marks them no less than one that is
+# *higher*.
+#
+# Then read the colour bar. A weight of $10^{-4}$ and a weight of $10^{-8}$ look different here, but both leave $F$ as
+# it is, because $F' = F + F \odot a$. **Only the pixels above 0.1 or so change the features**, and the sentences say how
+# many these are.
 #
 # ## 7 · Measured: how much attention falls on membranes
 #
@@ -413,38 +488,37 @@ def my_auc(weights, borders):
 checks.auc(my_auc)
 
 # %% [markdown]
-# Before you see the numbers of the trained model:
-
-# %%
-quiz.ask("03", "sign")
-
-# %% [markdown]
 # The sign is arbitrary! Nothing in the loss says that attention must be *high* on membranes. A network that lowers the
 # weight on membranes, and inverts the filters that follow, computes the same thing. So both signs count as structure,
 # and we report which one this model has.
 
 # %%
-widened = widen_borders(volume.labels)
-known = widened != IGNORE
-borders = (widened == 0)[known]
-
-
-def on_voxels(a, stride):
-    """A map at `stride`, every value spread over its voxels."""
-    return a.repeat(stride, 1).repeat(stride, 2)[:, :height, :width]
-
-
-print(f"borders are {borders.mean():.0%} of the volume")
+on_border = borders[known]
+print(f"borders are {on_border.mean():.0%} of the volume")
 aucs = []
 for level, (a, stride) in enumerate(zip(prediction.attention, STRIDES, strict=True), start=1):
     weights = on_voxels(a, stride)[known]
-    aucs.append(roc_auc(weights, borders))
-    ratio = weights[borders].mean() / weights[~borders].mean()
-    sign = "brighter" if aucs[-1] > 0.5 else "darker"
-    print(f"a{level}: AUC {aucs[-1]:.3f}, mean on borders / inside {ratio:.2f}: borders are {sign}")
+    aucs.append(roc_auc(weights, on_border))
+    ratio = weights[on_border].mean() / weights[~on_border].mean()
+    sign = "higher" if aucs[-1] > 0.5 else "lower"
+    print(f"a{level}: AUC {aucs[-1]:.3f}, mean on borders / inside {ratio:.2f}: weights on borders are {sign}")
+if DATASET in ("phantom", "fib25"):
+    assert min(aucs) > 0.1 and max(aucs) < 0.5  # as the text below says
 
 # %% [markdown]
-# Here are the distributions behind these numbers. Most weights lie near 0 or near 1, so the vertical axis is
+# **What to see.** On the phantom and on FIB-25 the shipped model has lower weights on borders at all three levels. But
+# the AUCs are far from 0, so none of the three maps is a map of membranes. Two limits keep an AUC away from 0 and 1. A
+# pixel of stride 16 covers many voxels of both kinds, so a3 cannot separate them well whatever it has learned (lesson
+# 02, part 5). And attention need not mark membranes: it learned what helps the affinities.
+#
+# **A caution.** Attention shows where a factor is large. It does not prove that this is *why* the network decides as
+# it does. To test that, we have to change the attention and see whether the affinities change with it. Part 8 does
+# this.
+
+# %% [markdown]
+# ### Further: the distributions behind the AUC
+#
+# Most weights lie near 0 or near 1, so the vertical axis is
 # logarithmic:
 
 # %% alt="Histograms of a1, a2 and a3, on borders and inside neurites: the two overlap widely at each level, and those of borders lie more to the left; the vertical axis is logarithmic."
@@ -453,37 +527,46 @@ axes[0].set(ylabel="share of voxels (%)", yscale="log", ylim=(0.01, 150))
 for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES, strict=True), start=1):
     weights = on_voxels(a, stride)[known]
     bins = np.linspace(*np.percentile(weights, (0.1, 99.9)), 50)
-    for name, mask in {"inside": ~borders, "borders": borders}.items():
+    for name, mask in {"inside": ~on_border, "borders": on_border}.items():
         percent = np.full(mask.sum(), 100 / mask.sum())
         ax.hist(weights[mask], bins, weights=percent, label=name, alpha=0.6)
     ax.set(title=f"$a_{level}$ (stride {stride}): AUC {aucs[level - 1]:.2f}", xlabel="attention")
     ax.legend()
 
 # %% [markdown]
-# **What to see.** In the shipped model borders are darker at all three levels: their histograms lie further to the
-# left. But borders and interiors overlap widely, so none of the three maps is a map of membranes. The further apart
-# the two histograms are, on either side, the more attention knows about borders. Two limits keep the AUC away from 0
-# and 1. A pixel of stride 16 covers many voxels of both kinds, so a3 cannot separate them well whatever it has learned
-# (lesson 02, part 5). And attention need not mark membranes: it learned what helps the affinities.
-#
-# **A caution.** Attention shows where a factor is large. It does not prove that this is *why* the network decides as
-# it does. To test that, we have to change the attention and see whether the affinities change with it. Part 8 does
-# this.
-#
+# **What to see.** Borders and interiors overlap widely at each level. The further apart the two histograms are, on
+# either side, the more attention knows about borders.
+
+# %% [markdown]
 # ## 8 · Explore
 #
 # Slide or play through the sections, switch between a1, a2 and a3, enlarge, and outline the ground truth or the
 # segmentation. Move the cross with the sliders, or by a click in JupyterLab. The explorer answers three questions about
 # that point. What are the weights of all levels? (The table.) Which pixels look similar to SAM2? (The second picture.)
 # How strongly do the guided fine features respond? (The third picture: the length of $F'$.) *save PNG* and *save GIF*
-# write what you see to your results folder. If no kernel is running, for example in the pages that `make tutorial`
-# makes, you see one of its pictures below.
+# write what you see to your results folder.
+#
+# The cross begins where the model doubts a membrane most. Across a membrane that the model sees, the affinities fall to
+# 0 somewhere; where it sees none, they stay at 1. So we take the lowest affinity near each membrane voxel of the middle
+# section, and choose the voxel where it is closest to 0.5.
+
+# %%
+joined = prediction.refined[1:, middle].mean(axis=0)  # along y and x
+doubt = np.abs(ndimage.minimum_filter(joined, 5) - 0.5)
+doubt[~borders[middle]] = 1
+rim = 32  # voxels; nearer to the edge of the picture the model sees less, and so do you
+y, x = (rim + int(k) for k in np.unravel_index(doubt[rim:-rim, rim:-rim].argmin(), (height - 2 * rim, width - 2 * rim)))
+print(f"the cross begins at y = {y}, x = {x}; the affinity nearest to 0.5 differs from it by {doubt[y, x]:.2f}")
 
 # %%
 threshold = pretrained_threshold()
 neurons = segment(prediction.refined, volume.voxel_size, threshold)
 explorer = explorers.attention_explorer(volume, model, neurons, session.out_dir)
+explorer.controls["y"].value, explorer.controls["x"].value = y, x
 explorer
+
+# %% [markdown]
+# If no kernel is running, for example in the pages that `make tutorial` makes, you see one of its pictures here:
 
 # %% alt="A picture of the attention explorer: the section under the map a1 with outlined neurons and a cross, the similarity to the pixel under the cross, the response of the guided features."
 explorer.draw(z=middle, level="a1", opacity=0.7)
@@ -511,88 +594,24 @@ explorer.draw(z=middle, level="a1", what_if="0")
 model.cpu()
 with torch.no_grad():
     before = model(raw).refined.sigmoid()
+    crossed = {}
     for level, value in product((1, 2, 3), (0, 1, "mean")):
         with attention_set_to(model, level, value):
             after = model(raw).refined.sigmoid()
-        crossed = ((after > 0.5) != (before > 0.5)).float().mean()
+        share = crossed[level, value] = ((after > 0.5) != (before > 0.5)).float().mean().item()
         change = (after - before).abs().mean()
-        print(f"a{level} set to {value!s:4}: mean change {change:.3f}, {crossed:.2%} of the affinities cross 0.5")
+        print(f"a{level} set to {value!s:4}: mean change {change:.3f}, {share:.2%} of the affinities cross 0.5")
+if DATASET == "phantom":  # as the text below says
+    assert max(crossed.values()) < 0.015
+    assert crossed[1, "mean"] > max(crossed[2, "mean"], crossed[3, "mean"])
 
 # %% [markdown]
 # **What to see.** On the phantom the changes are small: every replacement moves about 1 % of the affinities across
 # 0.5, or fewer. Of the three means, that of a1 changes the most. If you can replace the map of a level by its mean and
 # little changes, then the model does not use *where* this level attends, however striking its picture is. If many
 # affinities change, the decoder relies on the map. But that does not say that the model would segment worse if it had
-# been **trained** without the map. That is another experiment: an ablation.
-#
-# ## 9 · Used, or decoration? Measured on many trainings
-#
-# So far we looked at one model, and at affinities. `make results` asks the same of every model that it trains, on all
-# of FIB-25's validation part, and goes on to the segmentation. This part shows the results stored so far. For each map
-# you see the AUC for membranes, the correlation with the error of $A_r$, and the VOI when the map is replaced by 0, by
-# its mean, or by 1. The threshold stays that of the untouched model, so only the map changes. A model that was trained
-# only once has no spread.
-#
-# The sign is arbitrary: it may flip from one training to the next. So that signs do not cancel in a mean, an AUC of
-# 0.2 counts as 0.8 here, and *darker* says in how many runs membranes had the lower weights. Correlations are given
-# without their sign too.
-
-# %%
-from fgnet_lib.study import statistics, table
-from fgnet_lib.study.rows import TITLES
-from fgnet_lib.study.statistics import summary
-
-rows = table.load_rows()
-maps = table.attention_statistics(table.fully_labelled_rows(rows))
-heads = "".join(f"{head:>15}" for head in ("with error", "VOI", "a = 0", "a = mean", "a = 1"))
-print(f"{'model, map':42} {'runs':>4} {'AUC':>12} {'darker':>6}{heads}")
-for m in maps:
-    replaced = " ".join(f"{summary(m.set_to[value]):>14}" for value in table.SET_TO)
-    related = f"{summary(m.auc, 2):>12} {m.darker:6} {summary(m.correlation, 2):>14}"
-    print(f"{TITLES[m.row] + ', ' + m.level:42} {len(m.auc):4} {related} {summary(m.voi):>14} {replaced}")
-print(table.describe_gaps(rows))
-
-# %% alt="Three panels with one line for each model and attention map: the AUC for membranes, either sign, with a dotted line at 0.5, the correlation with the error of A_r, without its sign, and how VOI changes when the map is set to 0, to its mean or to 1."
-labels = [f"{TITLES[m.row]}, ${m.level[0]}_{m.level[1]}$" for m in maps]
-figure, axes = plt.subplots(1, 3, figsize=(15, 1.6 + 0.32 * len(maps)), sharey=True)
-panels = {"AUC for membranes": [m.auc for m in maps], "correlation with error": [m.correlation for m in maps]}
-for ax, (name, values) in zip(axes, panels.items(), strict=False):
-    plots.runs_of_rows(ax, dict(zip(labels, values, strict=True)), f"{name}, either sign")
-for value, style in zip(table.SET_TO, ("C0v", "C1s", "C2^"), strict=True):
-    for y, m in enumerate(maps):
-        label = None if y else "its mean" if value == "mean" else value[0]
-        axes[2].plot(np.subtract(m.set_to[value], m.voi), [y] * len(m.voi), style, ls="", alpha=0.7, label=label)
-axes[2].set(xlabel="change of VOI (bits)")
-axes[2].legend(title="map set to", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-axes[2].grid(axis="x", alpha=0.4)
-for ax, nothing in zip(axes, (0.5, 0, 0), strict=True):
-    ax.axvline(nothing, color="black", ls=":")
-plt.show()
-
-# %% [markdown]
-# **What to see.** In the left panel a map at the dotted line says nothing about membranes; 1 would be a map of
-# membranes. Most maps lie nearer to the line than to 1. In the right panel each mark is one run, and a map whose marks
-# lie on the line can be replaced without harm. The *mean* is the fairest replacement: it keeps how strongly a level is
-# stressed, and takes away only *where* (within each window of the prediction, because the mean is taken there). 0 and 1
-# also change the scale of what the next layers get, and do damage for that reason alone.
-#
-# What does fine-tuning do to the maps, and does it matter where they look? These sentences are computed from the stored
-# results:
-
-# %%
-of = {(m.row, m.level): m for m in maps}
-for level in ("a1", "a2", "a3"):
-    tuned, frozen = (of.get((name, level)) for name in ("fine_tuned", "pretrained_frozen"))
-    difference = statistics.compare_runs(tuned.auc if tuned else [], frozen.auc if frozen else [])
-    print(f"{level}, AUC (either sign) of the fine-tuned model, compared with the frozen one: {difference}")
-for m in maps:
-    change = statistics.compare_paired_runs(m.set_to["mean"], m.voi)
-    print(f"{TITLES[m.row]}: VOI when {m.level} is set to its mean: {change}")
-
-# %% [markdown]
-# A difference within the spread says *not shown*: neither used nor unused. With a single run, the change holds for that
-# model only; another training may not show it. [Lesson 07](07_ablations_and_results.ipynb) explains these sentences,
-# and compares with a U-Net that was trained without SAM2 and attention.
+# been **trained** without the map. That is another experiment: an ablation. And it says nothing about other trainings:
+# [lesson 07](07_ablations_and_results.ipynb) asks the same of every model that `make results` trains.
 
 # %% [markdown]
 # ## Your exercises

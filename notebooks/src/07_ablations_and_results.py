@@ -36,6 +36,8 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # trains the rows, which takes hours, and records each run in the table of results: a row trained with one **seed**
 # (another seed means other first weights and other patches). This lesson reads that table. Its text quotes no scores,
 # because you see what the table holds on the day you run it. If a run is missing, you see the command that makes it.
+#
+# Tables show five rows; click on a line with a triangle to unfold more.
 
 # %%
 from itertools import combinations
@@ -48,13 +50,31 @@ from fgnet_lib.study import statistics, table
 from fgnet_lib.study.rows import QUESTIONS, REFERENCES, ROWS, TITLES, Row, build_model, training
 from fgnet_lib.study.runs import load_pictures
 from fgnet_lib.views import plots
+from fgnet_lib.views.tables import fold_table
 
 results = table.load_rows()
 rows = table.trained_rows(results)
-for name, runs in rows.items():
-    dates = ", ".join(sorted({run["date"] for run in runs}))
-    print(f"{TITLES[name]:56} seeds {[run['seed'] for run in runs]}, {dates}")
-print(f"\n{table.describe_gaps(results)}")
+full = table.fully_labelled_rows(results)
+few = {name: runs for name, runs in rows.items() if name not in full}
+print(table.describe_gaps(results))
+
+# %% [markdown]
+# These are the rows that have runs:
+
+
+# %%
+def by_amount(line):
+    """The groups of a table that has `line(name, runs)` for each row."""
+    amounts = {"all labelled sections": full, "5 or 20 labelled sections": few}
+    return {amount: [line(*row) for row in part.items()] for amount, part in amounts.items()}
+
+
+def describe_runs(name, runs):
+    dates = sorted({run["date"] for run in runs})
+    return [TITLES[name], ", ".join(str(run["seed"]) for run in runs), ", ".join(dates)]
+
+
+fold_table(["row", "seeds", "measured on"], by_amount(describe_runs))
 
 # %% [markdown]
 # All rows have the same task. They train on the first sections of FIB-25's training part, and are judged on sections
@@ -86,11 +106,8 @@ def settings(name: str) -> dict:
 
 names = "unet", "random_frozen", "pretrained_frozen", "fine_tuned"
 sides = [settings(name) for name in names]
-print(f"{'':16}" + "".join(f"{name:>20}" for name in names))
-for key in sides[0]:
-    values = [str(side[key]) for side in sides]
-    if len(set(values)) > 1:
-        print(f"{key:16}" + "".join(f"{value:>20}" for value in values))
+lines = [[key, *(str(side[key]) for side in sides)] for key in sides[0]]
+fold_table(["setting", *names], {"": [line for line in lines if len(set(line[1:])) > 1]})
 
 # %% [markdown]
 # The list leaves out the settings that all four share: patch size, iterations, learning rate, augmentation, the
@@ -107,24 +124,38 @@ for version, runs in table.postprocessings(results).items():
 quiz.ask("07", "pretraining")
 
 # %% [markdown]
-# The rows were made to answer these questions. Each question compares a pair:
+# The rows were made to answer these questions. Each question compares a pair, and the questions with the same row to
+# compare with are one group:
+
 
 # %%
-for question, (first, second) in QUESTIONS.items():
+def what_differs(question, first, second):
     both = settings(first), settings(second)
     changed = [key for key in both[0] if both[0][key] != both[1][key]]
-    print(f"{question:48} {first} against {second}: {', '.join(changed)}")
+    return [question, f"{first} against {second}", ", ".join(changed)]
+
+
+fold_table(
+    ["question", "rows", "what differs"],
+    {
+        topic: [what_differs(question, *pair) for question, pair in pairs.items()]
+        for topic, pairs in table.by_topic(QUESTIONS).items()
+    },
+)
 
 # %% [markdown]
-# **What to see.** Some lines end in a single setting; their pairs differ in one thing. If a line ends in several
-# settings, its pair answers the question less clearly: name, for each of them, what else could explain a difference.
+# **What to see.** Where the last column names a single setting, the pair differs in one thing. Where it names several,
+# the pair answers its question less clearly: think, for each of them, what else could explain a difference.
 #
-# The last four questions are about the form of the attention. By default $F' = F + F \odot a$ with one map $a$: where
+# Four questions are about the form of the attention. By default $F' = F + F \odot a$ with one map $a$: where
 # $a$ is high, the fine features $F$ are amplified (lesson 03). *F' = F a* leaves out the first $F$, so attention can
 # also erase. *One map per channel* gives each channel of $F$ its own map. In *F' = F + W_v S a* SAM2's features $S$ are
 # **added**, after $W_v$ projects them to the same number of channels. With the default, SAM2 can say only one number
 # about a voxel; here it can also say what it sees there. We added this last form after the frozen, pretrained guide had
 # brought little with the default. So the seeds and sections that suggested it are the same that judge it.
+
+# %% [markdown]
+# ### Further: find fair pairs by a function
 #
 # **Exercise 7.1: fair pairs.** `rows` is a dictionary from names to settings; each of these is a dictionary too. Return
 # the pairs of names whose settings differ in *exactly one* thing, each pair once. A setting that only one of the two
@@ -154,28 +185,34 @@ checks.fair_pairs(my_fair_pairs)
 # %% [markdown]
 # ## 3 · The table
 #
-# Lower is better in VOI and ARAND. *trained* is the number of parameters that training can change, and *minutes* the
-# duration of training. *MVox/s* is the speed of prediction in million voxels a second, and *MB* the largest peak of
-# memory among the runs. The last lines are segmentations that came with the data; we cannot count their training.
-# Numbers are mean ± spread over seeds. **A number without ± is a single run**: you do not know how far another seed
-# would be from it.
+# Lower is better in VOI and ARAND. Each group answers a question: it begins with the row that the others are compared
+# with, and *difference* is VOI minus the VOI of this row, so **a negative difference is a gain**. Numbers are mean ±
+# spread over seeds. **A number without ± is a single run**: you do not know how far another seed would be from it. The
+# last group has no part in the ablation: the shipped model, and segmentations that came with the data.
+
 
 # %%
-print(f"{'row':56} {'trained':>10} {'minutes':>13} {'MVox/s':>12} {'MB':>6} {'VOI':>14} {'ARAND':>14}")
-for name, runs in rows.items():
-    minutes = statistics.summary([run["training"]["minutes"] for run in runs], 1)
-    rate = statistics.summary(table.rates(runs), 2)
-    memory = max(run["peak_memory_mb"] for run in runs)
-    voi, arand = (statistics.summary(table.scores(runs, key)) for key in ("voi", "arand"))
-    trained = f"{runs[0]['training']['trainable']:10,} {minutes:>13} {rate:>12} {memory:6.0f}"
-    print(f"{TITLES[name]:56} {trained} {voi:>14} {arand:>14}")
+def compare(name, reference):
+    voi, arand = (table.scores(rows[name], key) for key in ("voi", "arand"))
+    difference = np.mean(voi) - np.mean(table.scores(rows[reference], "voi"))
+    change = "compared with" if name == reference else f"{difference:+.3f}"
+    return [TITLES[name], statistics.summary(voi), change, statistics.summary(arand), str(len(voi))]
+
+
+groups = {}
+for topic, pairs in table.by_topic(table.questions(results), rows).items():
+    (reference,) = {second for _, second in pairs.values()}
+    groups[topic] = [compare(name, reference) for name in (reference, *(first for first, _ in pairs.values()))]
+beside = [compare("shipped", "shipped")] if "shipped" in rows else []
 for name, title in REFERENCES.items():
     for voi in table.scores(results.get("references", []), "voi", output=name):
         (arand,) = table.scores(results["references"], "arand", output=name)
-        print(f"{title:101} {voi:14.3f} {arand:14.3f}")
+        beside.append([title, f"{voi:.3f}", "", f"{arand:.3f}", ""])
+groups["No part of the ablation"] = [[title, voi, "", arand, runs] for title, voi, _, arand, runs in beside]
+fold_table(["row", "VOI (bits)", "difference", "ARAND", "runs"], groups)
 
 # %% [markdown]
-# Four things to know before you compare:
+# Three things to know before you compare:
 #
 # - **Trained parameters are not all parameters.** A frozen encoder computes, but it does not learn.
 # - **Equal iterations are not equal time.** A row that computes more in each iteration gets more of the machine. You
@@ -184,20 +221,22 @@ for name, title in REFERENCES.items():
 # - **The shipped model is not a row of the ablation.** It is wider, and had other data, another recipe and far more
 #   minutes. It shows what the same code can reach, and a comparison with it proves nothing. The rows are small
 #   networks, so that three seeds of each can be trained in hours; large networks may behave differently.
-# - **MVox/s depend on the machine and on its other work.** The rows were measured on one core while another run used
-#   the second, the shipped model on two cores of an idle machine.
 
 # %%
 quiz.ask("07", "one-seed")
 
 # %% [markdown]
-# Here are all runs, one dot each:
+# Here are all runs with all labelled sections, one dot each:
 
-# %% alt="One line for each row of the table, from the shipped model down, and on it a dot for the VOI of each of its runs; where a row has several seeds, a bar marks their mean. The number of runs follows each name."
-figure, ax = plt.subplots(figsize=(11, 1.5 + 0.4 * len(rows)))
-vois = {TITLES[name]: table.scores(runs, "voi") for name, runs in rows.items()}
+# %% alt="One line for each row that had all labelled sections, from the shipped model down, and on it a dot for the VOI of each of its runs; where a row has several seeds, a bar marks their mean. The number of runs follows each name."
+figure, ax = plt.subplots(figsize=(11, 1.5 + 0.35 * len(full)))
+vois = {TITLES[name]: table.scores(runs, "voi") for name, runs in full.items()}
 plots.runs_of_rows(ax, vois, "VOI on FIB-25, validation part (bits); in brackets: runs")
 plt.show()
+ranges = [(min(values), max(values)) for values in vois.values() if len(values) > 1]
+overlaps = [a[0] < b[1] and b[0] < a[1] for a, b in combinations(ranges, 2)]
+print(f"the dots of {sum(overlaps)} of {len(overlaps)} pairs of rows overlap")
+assert np.mean(overlaps or [1]) > 0.25  # "many", as the text says
 
 # %% [markdown]
 # **What to see.** Compare the distance between dots of one row with the distance between rows. A row says something
@@ -225,6 +264,25 @@ def my_summary(scores):
 checks.seed_summary(my_summary)
 
 # %% [markdown]
+# ### Further: what the rows cost
+#
+# *Trained* is the number of parameters that training can change, and *minutes* the duration of
+# training. *MVox/s* is the speed of prediction in million voxels a second, and *MB* the largest peak of memory among
+# the runs. The speed depends on the machine and on its other work: the rows were measured on one core while another
+# run used the second, the shipped model on two cores of an idle machine.
+
+
+# %%
+def cost(name, runs):
+    minutes = statistics.summary([run["training"]["minutes"] for run in runs], 1)
+    memory = max(run["peak_memory_mb"] for run in runs)
+    trained = f"{runs[0]['training']['trainable']:,}"
+    return [TITLES[name], trained, minutes, statistics.summary(table.rates(runs), 2), f"{memory:.0f}"]
+
+
+fold_table(["row", "trained", "minutes", "MVox/s", "MB"], by_amount(cost))
+
+# %% [markdown]
 # ## 4 · When is a difference real?
 #
 # Suppose that a method makes no difference at all. Then the runs of both rows come from one bag, and chance alone
@@ -240,6 +298,7 @@ print(f"at random, the hands differ at least as much in {statistics.permutation_
 for seeds in (1, 2, 3, 4, 5):
     best = statistics.permutation_p(np.arange(seeds), 100 + np.arange(seeds))
     print(f"runs of each row: {seeds}; by chance, every run of one beats every run of the other in {best:.1%} of deals")
+assert statistics.permutation_p([1, 2, 3], [4, 5, 6]) == 2 / 20  # as the prediction says
 
 # %% [markdown]
 # **Exercise 7.3: how often by chance.** Take the scores of two rows. Return the share of all deals, the real one
@@ -269,19 +328,27 @@ def my_chance(ours, theirs):
 checks.chance_of(my_chance)
 
 # %% [markdown]
-# Now we return to the questions of part 2, as far as the table answers them. The sentences are computed, so they change
-# when you add runs.
+# Now we return to the questions of part 2, as far as the table answers them. *p* is the share of all deals in which the
+# means differ at least as much. The numbers are computed, so they change when you add runs.
+
 
 # %%
-for question, (first, second) in table.questions(results).items():
-    ours, theirs = (table.scores(rows.get(name, []), "voi") for name in (first, second))
-    print(f"{question} (runs: {len(ours)} and {len(theirs)})")
-    print(f"  VOI of {first}, compared with {second}: {statistics.compare_runs(ours, theirs)}")
+def answer(question, first, second):
+    ours, theirs = (table.scores(rows[name], "voi") for name in (first, second))
+    p = f"{statistics.permutation_p(ours, theirs):.2f}" if min(len(ours), len(theirs)) > 1 else "single run"
+    difference = f"{np.mean(ours) - np.mean(theirs):+.3f}"
+    return [question, statistics.summary(ours), statistics.summary(theirs), difference, p]
+
+
+HEADS = ["question", "VOI (bits)", "compared with", "difference", "p"]
+topics = table.by_topic(table.questions(results), rows)
+fold_table(HEADS, {topic: [answer(key, *pairs[key]) for key in pairs] for topic, pairs in topics.items()})
 
 # %% [markdown]
-# **How to read it.** "Not more than the spread" does not mean that there is *no* difference. A smaller difference may
-# exist, and more seeds would show it. And in a list of many questions, one may look good by chance alone. If you ran a
-# row because an earlier result looked promising, it needs fresh seeds.
+# **How to read it.** Compare the difference with the spread, the number after ±. A difference within the spread does
+# not mean that there is *no* difference. A smaller one may exist, and more seeds would show it. And in a list of many
+# questions, one may look good by chance alone. If you ran a row because an earlier result looked promising, it needs
+# fresh seeds.
 #
 # ## 5 · All thresholds at once
 #
@@ -289,29 +356,35 @@ for question, (first, second) in table.questions(results).items():
 # row was trained on, and then kept it. What would each row gain by peeking, that is, with the best threshold of the
 # validation part?
 
+
 # %%
-print(f"{'row':56} {'chosen':>14} {'by peeking':>14} {'price of honesty':>17}")
-for name, runs in rows.items():
+def price(name, runs):
     honest, peeking = [], []
     for run in runs:
         merge, split, chosen = table.curve(run)
         honest.append((merge + split)[chosen])
         peeking.append((merge + split).min())
-    columns = [statistics.summary(values) for values in (honest, peeking, np.subtract(honest, peeking))]
-    print(f"{TITLES[name]:56} {columns[0]:>14} {columns[1]:>14} {columns[2]:>17}")
+    columns = (honest, peeking, np.subtract(honest, peeking))
+    return [TITLES[name], *(statistics.summary(values) for values in columns)]
+
+
+fold_table(["row", "chosen", "by peeking", "price of honesty"], by_amount(price))
 
 # %% [markdown]
 # If the price of honesty differs much from row to row, a table made by peeking may have another order. Here are the
-# curves of the rows with 120 sections, near the chosen thresholds (they continue beyond the picture). Rows with fewer
-# sections follow in part 7.
+# curves of the rows with 120 sections, near the chosen thresholds (they continue beyond the picture). Three rows are in
+# colour, and all others in grey; change `HIGHLIGHTED` to look at other rows. Rows with fewer sections follow in part 7.
 
-# %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, with a dot at the threshold chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
-full = table.fully_labelled_rows(results)
+# %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, three of them in colour and the others in grey, with a dot at the threshold chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
+HIGHLIGHTED = {name: TITLES[name] for name in ("unet", "pretrained_frozen", "fine_tuned")}
 figure, ax = plt.subplots(figsize=(14, 5.5))
 curves = {TITLES[name]: table.curve(runs[0]) for name, runs in full.items()}
-plots.split_against_merge(ax, curves, table.references(results))
+points = table.references(results)
+plots.split_against_merge(ax, curves, points, HIGHLIGHTED.values())
 ax.set(title="FIB-25, validation part; first seed of each row")
 plt.show()
+ignored, filled = (sum(points.get(REFERENCES[name], ())) for name in ("ffn_ignored", "ffn_filled"))
+assert ignored < filled or not points  # gaps ignored look better than filled ones, as the text says
 
 # %% [markdown]
 # **What to see.** A curve that lies nearer to the lower left corner all along is better at every trade of splits for
@@ -323,7 +396,7 @@ plt.show()
 #
 # Two rows can have the same score and different errors. Each run keeps one section of its segmentation, section 20 of
 # the validation part, and marks the wrong voxels in it. (It does not keep the EM, because these data have a licence of
-# their own. With `DATASET = "fib25"` you see the EM beneath.)
+# own. With `DATASET = "fib25"` you see the EM beneath.) Here are the shipped model and the three rows of the curves:
 
 # %%
 from skimage.segmentation import find_boundaries
@@ -331,9 +404,9 @@ from skimage.segmentation import find_boundaries
 from fgnet_lib.datasets import open_dataset
 
 VOXEL = (10, 10, 10)
-kept = {name: load_pictures(runs[0]) for name, runs in full.items()}
+kept = {name: load_pictures(full[name][0]) for name in ("shipped", *HIGHLIGHTED) if name in full}
 kept = {name: arrays for name, arrays in kept.items() if arrays}
-print(f"shown: {', '.join(kept)}")
+print(f"shown: {', '.join(kept)}; all that have pictures: {', '.join(full)}")
 
 
 def background(arrays: dict) -> np.ndarray:
@@ -356,10 +429,13 @@ plt.show()
 # %% [markdown]
 # **What to see.** Blue and orange rims along borders are a disagreement of one voxel about a membrane, and cost little.
 # Filled profiles are what counts: a blue profile is the smaller part of a neuron that was cut somewhere, in this
-# section or far above it. If the same profiles are wrong in every row, they are hard, and no row of this table solves
+# section or far above it. If the same profiles are wrong in every picture, they are hard, and none of these rows solves
 # them.
+
+# %% [markdown]
+# ### Further: one neuron in 3D
 #
-# Now look at one neuron, the longest of the large ones, in each row. You see the segments that cover it, each in its
+# Now look at one neuron, the longest of the large ones, in each of these rows. You see the segments that cover it, each in its
 # own colour. A neuron in one colour was found whole; several colours are splits. A piece that reaches out where other
 # rows have nothing is a merge. A segment that joins the neuron to a much larger one would hide everything else. So each
 # segment is cut off 80 nm away from the voxels that any row assigns mainly to this neuron, and segments that hold less
@@ -397,17 +473,22 @@ plt.show()
 # In numbers: how much of this neuron lies in its largest segment? (Each run keeps at most eight segments, without the
 # crumbs.)
 
+
 # %%
-for name, arrays in kept.items():
+def coverage(name, arrays):
     covered = arrays["covered"]
     sizes = np.bincount(arrays["parts"].ravel())[1:]
-    share, outside = covered[0] / covered.sum(), 1 - covered[0] / sizes[0]
-    print(f"{TITLES[name]:56} {share:4.0%} in the largest segment; {outside:4.0%} of that segment is not this neuron")
+    return [TITLES[name], f"{covered[0] / covered.sum():.0%}", f"{1 - covered[0] / sizes[0]:.0%}"]
+
+
+heads = ["row", "of the neuron in its largest segment", "of this segment not in the neuron"]
+fold_table(heads, {"": [coverage(*picture) for picture in kept.items()]})
 
 # %% [markdown]
 # The picture shows *one* neuron and one seed. It tells you what kind of error a row makes, but not how often; the score
 # tells you that.
-#
+
+# %% [markdown]
 # ## 7 · How many labels does it take?
 #
 # Labels are expensive: a single section takes an expert hours. If a pretrained encoder knows something useful, it
@@ -416,34 +497,36 @@ for name, arrays in kept.items():
 
 # %%
 amounts = table.by_sections(results)
-for title, measured in amounts.items():
-    for sections, values in sorted(measured.items()):
-        print(f"{title:44} {sections:4} sections: VOI {statistics.summary(values)} (runs: {len(values)})")
+lines = [
+    [title, *(statistics.summary(vois[n]) if n in vois else "" for n in (5, 20, 120))]
+    for title, vois in amounts.items()
+]
+fold_table(["VOI (bits)", "5 sections", "20 sections", "120 sections"], {"": lines})
 
-# %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each row that was also trained on fewer sections, with bars for the spread over seeds and a small dot for each run."
+# %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each row that was also trained on fewer sections, three of them in colour and the others in grey, with bars for the spread over seeds and a small dot for each run."
 figure, ax = plt.subplots(figsize=(13, 5))
-plots.against_sections(ax, amounts)
+plots.against_sections(ax, amounts, HIGHLIGHTED.values())
 ax.set(title=f"FIB-25, validation part; {sum(map(len, amounts.values()))} points measured here")
 plt.show()
 
 # %% [markdown]
 # **What to see.** If pretraining replaces labels, the *distance* between two lines is larger on the left than on the
 # right. Compare it with the bars before you believe it. A line with a single point tells you nothing about labels. Here
-# are the same questions as in part 4, in sentences:
+# are the same questions as in part 4, with 5 and with 20 sections:
 
 # %%
-for question, pair in table.questions(results).items():
-    for sections in (5, 20):
-        names = [table.with_sections(name, sections) for name in pair]
-        if None not in names:
-            ours, theirs = (table.scores(rows.get(name, []), "voi") for name in names)
-            print(f"{question}, {sections} sections: {statistics.compare_runs(ours, theirs)}")
+groups = {}
+for sections in (5, 20):
+    for topic, pairs in table.by_topic(table.questions(results), rows, sections).items():
+        groups[f"{sections} sections: {topic}"] = [answer(question, *pair) for question, pair in pairs.items()]
+fold_table(HEADS, groups)
 
 # %% [markdown]
 # **Mind the horizontal axis.** Neighbouring sections of 10 nm are nearly the same picture, so 20 sections from one
 # place teach far less than 20 sections from different places.
-#
-# ## 8 · Tissue that no row has seen
+
+# %% [markdown]
+# ## 8 · Further: tissue that no row has seen
 #
 # FIB-25's validation part comes from the same block as its training part. What happens elsewhere? Here are another fly
 # volume, the phantom, and serial sections of mouse and fly (AC4 and CREMI B). The serial sections have pixels of 6 and
@@ -451,13 +534,14 @@ for question, pair in table.questions(results).items():
 # fragments that it started from, so you can check that agglomeration gained something.
 
 # %%
+groups = {}
 for volume in ("gala", "phantom", "ac4", "cremi_b_mini"):
-    print(volume)
+    groups[volume] = lines = []
     for name, runs in full.items():
         own = table.scores(runs, "voi", volume)
         start = table.scores(runs, "voi", volume, f"{table.output_of(runs[0])}_fragments")
         if own:
-            print(f"  {TITLES[name]:56} VOI {statistics.summary(own)}, its fragments {statistics.summary(start)}")
+            lines.append([TITLES[name], statistics.summary(own), statistics.summary(start)])
 if {"sam2_only", "sam2_only_random"} <= full.keys():  # the order changes, as the text below says
     gains = {
         volume: np.mean(table.scores(full["sam2_only_random"], "voi", volume))
@@ -465,6 +549,7 @@ if {"sam2_only", "sam2_only_random"} <= full.keys():  # the order changes, as th
         for volume in ("phantom", "gala", "ac4")
     }
     assert gains["phantom"] > 0 > max(gains["gala"], gains["ac4"])
+fold_table(["row", "VOI (bits)", "VOI of its fragments"], groups)
 
 # %% [markdown]
 # **What to see.** The order of the rows changes from volume to volume. SAM2 alone, for example, gains from pretraining
@@ -472,20 +557,86 @@ if {"sam2_only", "sam2_only_random"} <= full.keys():  # the order changes, as th
 # volumes are less new than they look: the shipped model also saw gala's training volume and a phantom, and the
 # pretrained encoder learned from six other phantoms, labels included. Only for the U-Net and the rows with a random
 # encoder is the phantom new.
+
+# %% [markdown]
+# ## 9 · Further: is attention used, or decoration?
 #
-# ## 9 · What you may claim
+# Lesson 03 looks at the attention of one model, and at affinities. `make results` asks the same of every model that it
+# trains, on all of FIB-25's validation part, and goes on to the segmentation. For each map you see the AUC for
+# membranes, the correlation with the error of $A_r$, and how VOI changes when the map is replaced by 0, by its mean, or
+# by 1. The threshold stays that of the untouched model, so only the map changes.
+#
+# The sign is arbitrary: it may flip from one training to the next. So that signs do not cancel in a mean, an AUC of
+# 0.2 counts as 0.8 here, and *darker* says in how many runs membranes had the lower weights. Correlations are given
+# without their sign too.
+
+
+# %%
+def effects(m):
+    changes = [statistics.summary(np.subtract(m.set_to[value], m.voi)) for value in table.SET_TO]
+    auc = f"{statistics.summary(m.auc, 2)}; darker in {m.darker} of {len(m.auc)}"
+    return [m.level, auc, statistics.summary(m.correlation, 2), *changes]
+
+
+maps = sorted(table.attention_statistics(full), key=lambda m: m.row not in HIGHLIGHTED)
+groups = {TITLES[m.row]: [effects(other) for other in maps if other.row == m.row] for m in maps}
+fold_table(["map", "AUC", "correlation with error", "set to 0", "set to its mean", "set to 1"], groups)
+
+# %% alt="Three panels with one line for each attention map of two models: the AUC for membranes, either sign, with a dotted line at 0.5, the correlation with the error of A_r, without its sign, and how VOI changes when the map is set to 0, to its mean or to 1."
+shown = [m for m in maps if m.row in HIGHLIGHTED]
+labels = [f"{TITLES[m.row]}, ${m.level[0]}_{m.level[1]}$" for m in shown]
+figure, axes = plt.subplots(1, 3, figsize=(15, 1.8 + 0.32 * len(shown)), sharey=True)
+panels = {"AUC for membranes": [m.auc for m in shown], "correlation with error": [m.correlation for m in shown]}
+for ax, (name, values) in zip(axes, panels.items(), strict=False):
+    plots.runs_of_rows(ax, dict(zip(labels, values, strict=True)), f"{name}, either sign")
+for value, style in zip(table.SET_TO, ("C0v", "C1s", "C2^"), strict=True):
+    for y, m in enumerate(shown):
+        label = None if y else "its mean" if value == "mean" else value[0]
+        axes[2].plot(np.subtract(m.set_to[value], m.voi), [y] * len(m.voi), style, ls="", alpha=0.7, label=label)
+axes[2].set(xlabel="change of VOI (bits)")
+axes[2].legend(title="map set to", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+axes[2].grid(axis="x", alpha=0.4)
+for ax, nothing in zip(axes, (0.5, 0, 0), strict=True):
+    ax.axvline(nothing, color="black", ls=":")
+plt.show()
+assert np.mean([np.mean(m.auc) < 0.75 for m in maps]) > 0.5 or not maps  # as the text says
+
+# %% [markdown]
+# **What to see.** In the left panel a map at the dotted line says nothing about membranes; 1 would be a map of
+# membranes. Of all maps in the table, most lie nearer to 0.5 than to 1. In the right panel each mark is one run, and a
+# map whose marks lie on the line can be replaced without harm. The *mean* is the fairest replacement: it keeps how
+# strongly a level is stressed, and takes away only *where* (within each window of the prediction, because the mean is
+# taken there). 0 and 1 also change the scale of what the next layers get, and do damage for that reason alone.
+#
+# What does fine-tuning do to the maps? These sentences are computed from the stored results:
+
+# %%
+of = {(m.row, m.level): m for m in maps}
+for level in ("a1", "a2", "a3"):
+    tuned, frozen = (of.get((name, level)) for name in ("fine_tuned", "pretrained_frozen"))
+    difference = statistics.compare_runs(tuned.auc if tuned else [], frozen.auc if frozen else [])
+    print(f"{level}, AUC (either sign) of the fine-tuned model, compared with the frozen one: {difference}")
+
+# %% [markdown]
+# A difference within the spread says *not shown*: neither used nor unused. With a single run, the change holds for that
+# model only; another training may not show it.
+
+# %% [markdown]
+# ## 10 · What you may claim
 #
 # In short, the paper says this of its method. SAM2, trained on photographs, guides a light 3D network. That network
 # segments neurons well with SAM2 frozen, and better with SAM2 fine-tuned. Its attention refines what SAM2's features
 # give alone. We now compare each part with what was measured *here*.
 
 # %%
+groups = {"all labelled sections": [], "5 or 20 labelled sections": []}
 for name, runs in rows.items():
     if {"refined", "coarse"} <= runs[0]["thresholds"].keys():
         refined, coarse = (table.scores(runs, "voi", output=output) for output in ("refined", "coarse"))
-        print(
-            f"VOI from A_s to A_r of the same runs, {TITLES[name]}: {statistics.compare_paired_runs(refined, coarse)}"
-        )
+        change = statistics.compare_paired_runs(refined, coarse)
+        amount = "all labelled sections" if name in full else "5 or 20 labelled sections"
+        groups[amount].append([TITLES[name], statistics.summary(coarse), statistics.summary(refined), change])
+fold_table(["row", "VOI of A_s", "VOI of A_r", "change in the same runs"], groups)
 
 # %%
 for name in (name for name in rows if name in ROWS and ROWS[name].encoder.startswith("sam2.1")):
@@ -498,8 +649,8 @@ print(table.describe_gaps(results))
 # | photographs teach features that help in EM | SAM2.1's checkpoints against the same encoder with random weights | only if the rows above have runs; the small encoder of the other rows has never seen a photograph |
 # | a frozen guide is enough | frozen against no guide, and against fine-tuned | yes, for *this* encoder and these data: read part 4 |
 # | fine-tuning gains | fine-tuned against frozen | yes, with the same limits, at equal iterations and at equal time: read part 4 |
-# | $A_r$ is better than $A_s$ | both from the same runs | yes: read the sentences above |
-# | the network uses *where* it attends | replace the maps, and train without them | half: lesson 03 replaces the maps; no row trains without them, because the U-Net lacks all of SAM2, not only the attention |
+# | $A_r$ is better than $A_s$ | both from the same runs | yes: read the table above |
+# | the network uses *where* it attends | replace the maps, and train without them | half: part 9 replaces the maps; no row trains without them, because the U-Net lacks all of SAM2, not only the attention |
 # | better than other methods | the same data, split and score for both | hardly: there is one published segmentation of one small cube, in part 5 |
 #
 # Some limits hold for every row: a small model, a short training, one data set to train on, and one cube of two and a
@@ -510,8 +661,9 @@ print(table.describe_gaps(results))
 # whose neurons are known; the U-Net began at random. So what these rows gain over the U-Net is what *pretraining*
 # brings through the guide. Would a U-Net that had seen the same synthetic volumes gain as much? No row here asks that.
 # (A 3D U-Net cannot learn from SAM2's photographs at all, and photographs are the paper's case.)
-#
-# ## 10 · Run an ablation yourself
+
+# %% [markdown]
+# ## 11 · Further: run an ablation yourself
 #
 # Use the same functions on a smaller scale: two rows of the list, on the data set of this notebook. Change `PAIR` to
 # ask something else (any two names of `ROWS`). Three quarters of the training part teach, the last quarter chooses the
@@ -586,8 +738,9 @@ for first, second in zip(titles[::2], titles[1::2], strict=True):
 # **What to see.** With `PROFILE = "fast"` you see only that it runs: a handful of iterations teaches nothing, and any
 # difference is noise. With `cpu` each training has a minute or so. What would you need before you believe the last
 # sentence above: more seeds? Longer training? Another volume?
-#
-# Your exercises:
+
+# %% [markdown]
+# ## Your exercises
 
 # %%
 checks.report("07")

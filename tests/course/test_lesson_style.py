@@ -33,9 +33,9 @@ def returns_figure(path: Path) -> set[str]:
     return {node.name for node in functions if isinstance(node.returns, ast.Name) and node.returns.id == "Figure"}
 
 
-PICTURES = (
-    {"subplots", "figure"} | returns_figure(REPOSITORY / "fgnet_lib" / "views" / "plots.py") | {"draw"}
-)  # draw: of an Explorer
+VIEWS = REPOSITORY / "fgnet_lib" / "views"
+PICTURES = {"subplots", "figure", "draw"}  # draw: of an Explorer
+PICTURES |= returns_figure(VIEWS / "plots.py") | returns_figure(VIEWS / "attention.py")
 
 
 def cells_of(source: Path) -> list[NotebookNode]:

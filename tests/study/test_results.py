@@ -453,6 +453,17 @@ def test_scores_of_runs(measured):
     assert level.set_to["mean"] == pytest.approx([1.1])
 
 
+def test_questions_are_grouped_by_the_row_to_compare_with(measured):
+    question = "pretrained and fine-tuned, at equal iterations"
+    topic = {"What helps a 3D U-Net, at equal iterations?": {question: ("fine_tuned", "unet")}}
+    assert table.by_topic(QUESTIONS, measured) == topic
+    everything = table.by_topic(QUESTIONS)
+    assert sum(map(len, everything.values())) == len(QUESTIONS) and table.TOPICS.keys() <= ROWS.keys()
+    assert all(len({second for _, second in pairs.values()}) == 1 for pairs in everything.values())
+    few = table.by_topic(QUESTIONS, table.load_rows(), 5)
+    assert few and {name[-2:] for pairs in few.values() for pair in pairs.values() for name in pair} == {"_5"}
+
+
 def test_the_shipped_row_is_of_the_weights_that_ship():
     (run,) = table.load_rows()["shipped"]
     assert run["training"]["tried"] == read_notes(PRETRAINED / "fgnet_mini.safetensors")["tried"]

@@ -70,13 +70,6 @@ def test_scale_bar_on_the_canvas(volume):
     assert (length, nm) == (pytest.approx(100 / 8, rel=0.02), 100)
 
 
-def test_a_coarse_map_lies_on_the_raw_voxels(volume):
-    _, ax = plt.subplots()
-    plots.show_attention(ax, np.zeros((6, 12, 16)), 4, VOXEL)
-    assert ax.images[0].get_extent() == [-0.5, 63.5, 47.5, -0.5]
-    assert bar_of(ax)[1] == 100  # nm of raw voxels, not of the map's
-
-
 def test_colors_stay_with_the_id(volume):
     _, labels = volume
     colors = plots.label_colors(labels)
@@ -145,31 +138,33 @@ def test_affinities_show_z_y_x_as_red_green_blue():
     assert legend == {"z": (1, 0, 0), "y": (0, 1, 0), "x": (0, 0, 1)}
 
 
-def test_attention_grid_has_the_layout_of_figure_4(volume):
-    raw, labels = volume
-    maps = [np.random.default_rng(0).random((6, 64 // s, 64 // s)) for s in (4, 8, 16)]  # padded in y beyond raw
-    figure = plots.attention_grid(raw, labels, maps, [1, 2], VOXEL)
-    panels, bars = figure.axes[:10], figure.axes[10:]
-    assert [ax.get_title() for ax in panels[:2]] == ["EM", "ground truth"]
-    assert ["a_1" in panels[2].get_title(), "a_3" in panels[4].get_title(), len(bars)] == [True, True, 3]
-    assert {ax.get_ylim() for ax in panels} == {(47.5, -0.5)}
-    assert np.array_equal(panels[7].images[0].get_array(), maps[0][2])
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 300)])
 @pytest.mark.parametrize("label", [0, 5, IGNORE])
 def test_extremes(shape, label):
     raw, labels = np.zeros(shape, np.uint8), np.full(shape, label, np.uint64)
-    figure, axes = plt.subplots(1, 6, figsize=(24, 4))
+    figure, axes = plt.subplots(1, 5, figsize=(20, 4))
     plots.show_section(axes[0], raw, labels, VOXEL)
     plots.show_affinities(axes[1], np.full((3, *shape), 1.5, np.float32), VOXEL)
-    plots.show_attention(axes[2], np.full(shape, np.nan), 16, VOXEL)
-    plots.error_map(axes[3], raw, labels > 0, labels == 0, VOXEL)
-    plots.pca_rgb(axes[4], np.zeros((*shape[1:], 3)), 8, VOXEL)
-    plots.show_similarity(axes[5], np.ones(shape[1:]), 8, VOXEL)
+    plots.error_map(axes[2], raw, labels > 0, labels == 0, VOXEL)
+    plots.pca_rgb(axes[3], np.zeros((*shape[1:], 3)), 8, VOXEL)
+    plots.show_similarity(axes[4], np.ones(shape[1:]), 8, VOXEL)
     figure.canvas.draw()
     plots.orthogonal_views(raw, VOXEL, labels).canvas.draw()
-    plots.attention_grid(raw, labels, [np.full(shape, 0.5)] * 3, [0], VOXEL).canvas.draw()
+
+
+def test_highlighted_curves_are_in_color_and_the_rest_is_grey():
+    curves = {name: ([0.1, 0.2], [0.3, 0.1], 1) for name in "abc"}
+    sections = {name: {5: [2.0, 2.2], 120: [1.0]} for name in "abc"}
+    _, (left, right) = plt.subplots(1, 2)
+    for ax in (
+        plots.split_against_merge(left, curves, highlighted=["b"]),
+        plots.against_sections(right, sections, highlighted=["b"]),
+    ):
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["b"]
+        colors = [
+            line.get_color() for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linestyle() != "None"
+        ]
+        assert [color == "0.8" for color in colors] == [True, False, True]
 
 
 def test_curves():
@@ -242,7 +237,7 @@ def test_text_is_readable_on_a_slide(volume):
     """The widest figure of the lessons is shrunk to a slide of 13.3 inches."""
     figure, axes = plt.subplots(1, 3, figsize=(WIDEST, 5))
     plots.show_affinities(axes[0], np.ones((3, *volume[0].shape)), VOXEL, title="affinities")
-    plots.show_attention(axes[1], np.ones(volume[0].shape), 1, VOXEL)
+    plots.show_similarity(axes[1], np.ones(volume[0][0].shape), 1, VOXEL)
     plots.split_merge_curve(axes[2], [0, 1], [1, 0], [0, 1], title="curve")
     assert min(text.get_fontsize() for text in figure.findobj(Text)) * 13.3 / WIDEST >= 11
 

@@ -101,7 +101,7 @@ WORST = """## The worst split and the worst merge on FIB-25, first seed
 Positions are voxels z, y, x of the crop."""
 ATTENTION = """# Attention on FIB-25: used, or decoration?
 
-Written by `make results`; [lesson 03](../../notebooks/03_feature_guided_attention.ipynb) draws it.
+Written by `make results`; [lesson 07](../../notebooks/07_ablations_and_results.ipynb) draws it.
 
 *AUC* says how well attention tells membranes from interiors: 0.5 not at all, 1 without error. Chance decides in each
 training whether membranes get the higher or the lower weights, so both signs count, and *membranes darker* says in how
