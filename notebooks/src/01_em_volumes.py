@@ -119,7 +119,7 @@ for axis, name in enumerate("zyx"):
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from fgnet_lib.views.panels import explore
+from fgnet_lib.views.interactive import explore
 
 
 def draw(z):

@@ -593,7 +593,7 @@ plt.show()
 from ipywidgets import IntSlider
 from matplotlib.figure import Figure
 
-from fgnet_lib.views.panels import explore
+from fgnet_lib.views.interactive import explore
 
 errors = [("split", error) for error in report.splits] + [("merge", error) for error in report.merges]
 
