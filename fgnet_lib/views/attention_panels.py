@@ -24,7 +24,7 @@ from fgnet_lib.views.panels import (
     interpolate,
     zoom_box,
 )
-from fgnet_lib.volumes import Volume
+from fgnet_lib.volumes import IGNORE, Volume
 
 LEVELS = {"a1": (1,), "a2": (2,), "a3": (3,), "all": (1, 2, 3)}
 WHAT_IF = {"as it is": None, "0": 0.0, "1": 1.0, "mean": "mean"}
@@ -170,7 +170,7 @@ class _Picture:
         self.box = box
         self.raw = grey(box.cut(self.cut(scene.volume.raw)))
         labels = scene.outlined[settings.outlines]
-        self.edges = None if labels is None else plots.label_overlay(box.cut(self.cut(labels)), fill=0)
+        self.edges = None if labels is None else _edges(box.cut(self.cut(labels)))
 
     def cut(self, array: np.ndarray, stride: int = 1) -> np.ndarray:
         """Return the plane of an array (z, y / stride, x / stride)."""
@@ -202,7 +202,12 @@ class _Picture:
         return row + (self._answers(name, inspector) if self.flat and len(levels) == 1 else [])
 
     def _outline(self, image: np.ndarray) -> np.ndarray:
-        return image if self.edges is None else blend(image, self.edges[..., :3] * 255, self.edges[..., 3:])
+        """Return colours of the box with the chosen outlines over them."""
+        if self.edges is None:
+            return image
+        image, (edge, colors) = image.copy(), self.edges
+        image[edge] = colors
+        return image
 
     def _map(self, title: str, values: Values, scale: ColorScale) -> Panel:
         """Return the panel of a map."""
@@ -309,6 +314,16 @@ class _Picture:
         array = array.mean(-1) if array.ndim == 3 else array
         quantity = f"difference of {values.name.partition(': ')[2] or values.name}"
         return self._map(title, Values(quantity, array, values.stride), _both_ways("difference", array))
+
+
+def _edges(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where labels (y, x) have their outlines, and the colours there: `plots.label_overlay`, only quicker."""
+    edge = np.zeros(labels.shape, bool)
+    for axis in (0, 1):
+        steps = np.diff(labels.astype(np.int64), axis=axis) != 0
+        edge |= np.insert(steps, 0, False, axis=axis) | np.insert(steps, steps.shape[axis], False, axis=axis)
+    edge &= (labels != 0) & (labels != IGNORE)
+    return edge, (plots.label_colors(labels[edge])[:, :3] * 255).astype(np.uint8)
 
 
 def _join(name: str, quantity: str) -> str:

@@ -90,7 +90,7 @@ def _attention_controls(volume: Volume, scene: Scene) -> dict[str, widgets.Widge
         "smooth": _buttons([("grid", False), ("smooth", True)], "display"),
         "what_if": widgets.Dropdown(options=tuple(WHAT_IF), description="what if a is"),
         "region": widgets.Text(placeholder="drag, or y0:y1, x0:x1", description="only in", continuous_update=False),
-        "flip": _buttons([("off", "nothing"), *zip("zyx", "zyx", strict=True)], "flip"),
+        "flip": _buttons([("off", "nothing"), *zip("zyx", "zyx", strict=True)], "gradient of"),
     }
 
 
@@ -351,14 +351,14 @@ def _section_slider(volume: Volume) -> widgets.IntSlider:
 
 def _buttons(options: Sequence, description: str) -> widgets.ToggleButtons:
     """Return narrow buttons in a row behind their description."""
-    return widgets.ToggleButtons(options=options, description=description, style={"button_width": "3em"})
+    return widgets.ToggleButtons(options=options, description=description, style={"button_width": "max-content"})
 
 
 def _point_controls(volume: Volume) -> dict[str, widgets.Widget]:
     """Return the controls of the cross's position and of how far the picture is enlarged around it."""
     _, height, width = volume.shape
     return {
-        "zoom": _buttons([(f"{zoom}x", zoom) for zoom in ZOOMS], "zoom"),
         "y": widgets.IntSlider(height // 2, 0, height - 1, description="point y"),
         "x": widgets.IntSlider(width // 2, 0, width - 1, description="point x"),
+        "zoom": _buttons([(f"{zoom}x", zoom) for zoom in ZOOMS], "zoom"),
     }

@@ -74,6 +74,7 @@ if (!window.fgnetListens) {
     picture.tabIndex = 0;
     picture.draggable = false;
   };
+  const clear = () => document.querySelectorAll(".fgnet-mark").forEach(old => old.remove());
   let start = null;
   document.addEventListener("load", event => find(event) && prepare(find(event)), true);
   document.querySelectorAll("img.fgnet-picture").forEach(prepare);
@@ -90,7 +91,7 @@ if (!window.fgnetListens) {
     } else if (picture) {
       follow(picture, event);
     } else {
-      document.querySelectorAll(".fgnet-mark").forEach(old => old.remove());
+      clear();
     }
   });
   document.addEventListener("pointerup", event => {
@@ -103,6 +104,7 @@ if (!window.fgnetListens) {
     far ? report(picture, "drag", ...from.at, ...position(picture, event)) : report(picture, "click", ...from.at);
   });
   document.addEventListener("pointercancel", () => { start = null; });
+  document.addEventListener("scroll", clear, true);
   window.addEventListener("keydown", event => {  // before the notebook takes it for a command
     const picture = find(event);
     if (!picture || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -173,7 +175,6 @@ class Explorer(widgets.VBox):
         self.save_png.on_click(self._save_png)
         self.save_gif.on_click(self._save_gif)
         self.save_arrays.on_click(self._save_arrays)
-        self.values_at.value = self._hint = escape(_hint(self._keys, controls))
         self._redraw()
         self.save_arrays.layout.display = None if getattr(self._figure, "panels", {}) else "none"
 
@@ -185,7 +186,7 @@ class Explorer(widgets.VBox):
         for part, widget in (parts | {"play": self.play}).items():
             widget.add_class(f"fgnet-{part}")
         for control in self.controls.values():
-            control.layout.width = "auto"
+            control.layout.width = "max-content" if isinstance(control, widgets.ToggleButtons) else "auto"
             if hasattr(control.style, "description_width"):
                 control.style.description_width = "6.5em"
         below = [self.save_png, self.save_arrays, *extras]
@@ -257,6 +258,7 @@ class Explorer(widgets.VBox):
             self.picture.value = to_jpeg(self._figure)
             if self._tell:
                 self.readout.value = self._tell(**self.values())
+        self._point({"new": self.hover.value})
         self.status.value = ""
 
     def _act(self, change: dict[str, str]) -> None:
@@ -289,7 +291,8 @@ class Explorer(widgets.VBox):
     def _point(self, change: dict[str, str]) -> None:
         """Show the values of all panels at the position of the mouse that LISTENER wrote."""
         point = point_at(self._figure, *map(float, change["new"].split())) if change["new"] else None
-        self.values_at.value = escape(_values_text(self._figure.panels.values(), *point)) if point else self._hint
+        text = _values_text(self._figure.panels.values(), *point) if point else _hint(self._keys, self.controls)
+        self.values_at.value = escape(text)
 
     def _path(self, ending: str = "") -> Path:
         z = self.values().get("z")

@@ -14,7 +14,8 @@ import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
@@ -143,6 +144,28 @@ class Values(NamedTuple):
         return f"{self.name} {' '.join(str(n) if n.dtype.kind in 'iub' else f'{n:.3f}' for n in at)}"
 
 
+class _Stamp(Artist):
+    """An artist that never changes, drawn once and then copied: a scale bar takes longer than the picture under it."""
+
+    def __init__(self, artist: Artist) -> None:
+        super().__init__()
+        self._artist, self._pixels = artist, None
+        self.set_figure(artist.get_figure())
+        artist.set_animated(True)
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw the artist, on the figure's own canvas from its copy."""
+        if renderer is not self.get_figure().canvas.get_renderer():
+            return self._artist.draw(renderer)
+        if self._pixels is None:
+            sheet = RendererAgg(renderer.width, renderer.height, renderer.dpi)
+            self._artist.draw(sheet)
+            pixels = np.asarray(sheet.buffer_rgba())[::-1]
+            rows, columns = (np.flatnonzero(pixels[..., 3].any(axis=axis)) for axis in (1, 0))
+            self._pixels = columns[0], rows[0], pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
+        renderer.draw_image(renderer.new_gc(), *self._pixels)
+
+
 @dataclass(frozen=True)
 class Panel:
     """A picture of a part of a section.
@@ -215,7 +238,8 @@ class Panel:
                 ax.figure.canvas.background = None
 
         update(self)
-        return update, [image, *ax.artists, cross, edge, ax.title]
+        bar = _Stamp(ax.artists[0])  # the scale bar
+        return update, [image, bar, cross, edge, ax.title]
 
 
 def _corners(box: Box) -> tuple[list[float], list[float]]:

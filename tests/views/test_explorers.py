@@ -91,7 +91,7 @@ def test_every_control_changes_the_picture_from_one_end_to_the_other(kind, make)
     for name, control in explorer.controls.items():
         if name == "channel":
             explorer.controls["show"].value = "one channel"
-        before = {"level": {"plane": "xy"}, "region": {"what_if": "0"}, "flip": {"what_if": "as it is"}}
+        before = {"level": {"plane": "xy", "zoom": 1}, "region": {"what_if": "0"}, "flip": {"what_if": "as it is"}}
         explorer.change(**before.get(name, {}))
         pictures = []
         for value in settings(control):
