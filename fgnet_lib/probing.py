@@ -16,7 +16,9 @@ from fgnet_lib.volumes import Region
 
 
 @contextmanager
-def attention_set_to(model: FGNet, level: int, value: float | Literal["mean"]) -> Iterator[None]:
+def attention_set_to(
+    model: FGNet, level: int, value: float | Literal["mean"], region: tuple[slice, slice] | None = None
+) -> Iterator[None]:
     """Let the model compute, within the context, with the attention map `level` replaced by a constant.
 
     The guided features of that level follow from the model's own equation (`FGNetConfig.attention`), as does all that
@@ -27,6 +29,8 @@ def attention_set_to(model: FGNet, level: int, value: float | Literal["mean"]) -
         level: 1, 2 or 3 for a1, a2, a3.
         value: in [0, 1]; "mean" for the mean of the map over z, y and x, which keeps how strong the attention is and
             removes where it is. The mean is taken over what the model is given: with `predict`, over each window.
+        region: raw voxels (y, x), in every section; only the pixels of the map that they touch are replaced. None for
+            the whole map.
 
     Raises:
         ValueError: the model has no such map, or the value is not in [0, 1].
@@ -39,9 +43,15 @@ def attention_set_to(model: FGNet, level: int, value: float | Literal["mean"]) -
 
     def replace(_layer: nn.Module, _inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
         a = logits.sigmoid().mean((2, 3, 4), keepdim=True) if value == "mean" else torch.tensor(float(value)).to(logits)
-        return torch.logit(a).expand_as(logits)  # in front of the sigmoid, so that the model's own equation goes on
+        constant = torch.logit(a).expand_as(logits)  # in front of the sigmoid, so that the model's own equation goes on
+        if region is None:
+            return constant
+        rows, columns = (slice(part.start // stride, -(-part.stop // stride)) for part in region)
+        changed = logits.clone()
+        changed[..., rows, columns] = constant[..., rows, columns]
+        return changed
 
-    guide = guides[level - 1]
+    guide, stride = guides[level - 1], STRIDES[level - 1]
     assert isinstance(guide, FeatureGuidedAttention)
     handle = guide.to_map.register_forward_hook(replace)
     try:
@@ -54,7 +64,30 @@ CONTEXT = 2  # sections before and after the ones that are kept; a1 sees 3 to ea
 VOXELS = 1_000_000  # at once: about 0.5 GB with the mini model; at least five sections
 CACHE = 512 * 2**20  # bytes
 
-WhatIf = tuple[tuple[int, ...], float | Literal["mean"]]  # levels whose attention is set, and to what
+GRADIENT_WINDOW = 256  # voxels in y and x: with gradients the network needs several times the memory
+
+
+class WhatIf(NamedTuple):
+    """Attention set to a value: of these levels, in raw voxels (top, left, bottom, right) or, if None, everywhere."""
+
+    levels: tuple[int, ...]
+    value: float | Literal["mean"]
+    region: tuple[int, int, int, int] | None = None
+
+
+class Gradient(NamedTuple):
+    """How a single affinity answers to attention.
+
+    Attributes:
+        logit: of the affinity, in front of the sigmoid; it flips where this passes 0.
+        maps: for a1, a2, a3 the change of the logit for a change of 1 of a pixel, float32 (y, x), of the voxel's
+            section; what follows in the levels behind is included.
+        sums: for a1, a2, a3 the change of the logit if all of the map, in all sections, changed by 1 (to first order).
+    """
+
+    logit: float
+    maps: tuple[np.ndarray, ...]
+    sums: tuple[float, ...]
 
 
 class Inspected(NamedTuple):
@@ -91,6 +124,8 @@ class Inspector:
         self._raw = raw
         self._together = max(1, VOXELS // (raw.shape[1] * raw.shape[2]) - 2 * CONTEXT)
         self._cache: dict[tuple[int, WhatIf | None], list[Inspected]] = {}  # the last used at the end
+        self._maps: dict[WhatIf | None, tuple[np.ndarray, ...]] = {}
+        self._gradient: tuple[tuple[int, ...], Gradient] | None = None
 
     def section(self, z: int, what_if: WhatIf | None = None) -> Inspected:
         """Return section `z`, with attention as it is or with the maps of `what_if` set to its value.
@@ -105,22 +140,93 @@ class Inspector:
             del self._cache[next(iter(self._cache))]
         return sections[k]
 
+    def attention(self, what_if: WhatIf | None = None) -> tuple[np.ndarray, ...]:
+        """Return a1, a2, a3 of all sections, float32 (z, y, x); none for a model without attention.
+
+        The last two answers are kept.
+        """
+        if what_if not in self._maps:
+            sections = (self.section(z, what_if).attention for z in range(self._raw.shape[0]))
+            self._maps[what_if] = tuple(np.stack(level) for level in zip(*sections, strict=True))
+            if len(self._maps) > 2:
+                del self._maps[next(iter(self._maps))]
+        return self._maps[what_if]
+
+    def gradient(self, channel: int, z: int, y: int, x: int) -> Gradient:
+        """Return how the affinity `channel` (0, 1, 2 for z, y, x) of a voxel answers to attention; the last is kept.
+
+        It is computed in a window of at most 256 x 256 voxels around the voxel and two sections to each side; outside
+        of the window the maps are 0. A model without attention gives no maps.
+        """
+        key = (channel, z, y, x)
+        if self._gradient is None or self._gradient[0] != key:
+            self._gradient = key, self._compute_gradient(*key)
+        return self._gradient[1]
+
+    def _compute_gradient(self, channel: int, z: int, y: int, x: int) -> Gradient:
+        shape, side, coarse = self._raw.shape, GRADIENT_WINDOW, STRIDES[-1]
+        last = (-(-(n - side) // coarse) for n in shape[1:])
+        # the window begins where pixels of all levels begin
+        top, left = (max(0, min((at - side // 2) // coarse, n)) * coarse for at, n in zip((y, x), last, strict=True))
+        window = Region.at((max(z - CONTEXT, 0), top, left), (2 * CONTEXT + 1, side, side))
+        window = window.intersect(Region.whole(shape))
+        at = [n - start for n, start in zip((z, y, x), window.start, strict=True)]
+        leaves: list[Tensor] = []
+        with self._leaves(leaves):
+            raw = self._load(window)
+            output = self.model(raw, self.model.encode(raw))
+            logits = output.coarse if output.refined is None else output.refined
+            assert logits is not None
+            logit = logits[0, channel][*at]
+            gradients = torch.autograd.grad(logit, leaves) if leaves else ()
+        maps = []
+        for gradient, stride in zip(gradients, STRIDES, strict=False):
+            whole = np.zeros([-(-n // stride) for n in shape[1:]], np.float32)
+            inside = whole[top // stride :, left // stride :]  # and of the gradient no more: the model pads
+            part = gradient[0, :, at[0]].sum(0)[: inside.shape[0], : inside.shape[1]].cpu().numpy()
+            inside[: part.shape[0], : part.shape[1]] = part
+            maps.append(whole)
+        return Gradient(logit.item(), tuple(maps), tuple(float(gradient.sum()) for gradient in gradients))
+
+    @contextmanager
+    def _leaves(self, leaves: list[Tensor]) -> Iterator[None]:
+        """Let the model add a zero to each attention map, collected in `leaves`: its gradient is that of the map."""
+
+        def add_leaf(_layer: nn.Module, _inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+            leaves.append(torch.zeros_like(logits).requires_grad_())
+            return torch.logit(logits.sigmoid() + leaves[-1], eps=1e-6)
+
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        with ExitStack() as stack, torch.enable_grad():
+            for parameter in trained:  # their gradients would need most of the memory
+                stack.callback(parameter.requires_grad_)
+                parameter.requires_grad_(False)
+            for guide in self.model.fine_encoder.guides if self.model.config.refined else ():
+                assert isinstance(guide, FeatureGuidedAttention)
+                stack.callback(guide.to_map.register_forward_hook(add_leaf).remove)
+            yield
+
+    def _load(self, region: Region) -> Tensor:
+        """Return raw values in [0, 1] of a part, where the model computes."""
+        device = next(self.model.parameters()).device
+        return torch.from_numpy(np.asarray(self._raw[*region])).to(device)[None, None].float() / 255
+
     @torch.inference_mode()
     def _compute(self, first: int, what_if: WhatIf | None) -> list[Inspected]:
         """Sections `first` and following, as many as are kept together."""
         shape = self._raw.shape
         block = Region.at((first, 0, 0), (self._together, *shape[1:])).intersect(Region.whole(shape))
         context = block.grow((CONTEXT, 0, 0), shape)
-        device = next(self.model.parameters()).device
-        raw = torch.from_numpy(np.asarray(self._raw[*context])).to(device)[None, None].float() / 255
+        raw = self._load(context)
         pyramid: list[Tensor] = []
         with ExitStack() as stack:
             if self.model.config.refined:
                 hook = self.model.fine_encoder.register_forward_hook(lambda _m, _in, out: pyramid.extend(out[0][2:]))
                 stack.callback(hook.remove)
-                levels, value = what_if or ((), 0.0)
+                levels, value, box = what_if or WhatIf((), 0.0)
+                region = None if box is None else (slice(box[0], box[2]), slice(box[1], box[3]))
                 for level in levels if self.model.fine_encoder.guides else ():
-                    stack.enter_context(attention_set_to(self.model, level, value))
+                    stack.enter_context(attention_set_to(self.model, level, value, region))
             sam2 = self.model.encode(raw)
             output = self.model(raw, sam2)
         logits = output.coarse if output.refined is None else output.refined

@@ -10,7 +10,7 @@ import torch
 
 from fgnet_lib import probing
 from fgnet_lib.fgnet import MINI, FGNet
-from fgnet_lib.probing import Inspector, attention_set_to
+from fgnet_lib.probing import Inspector, WhatIf, attention_set_to
 
 SHAPE = (7, 50, 70)  # no multiple of a stride
 SMALL = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)
@@ -56,7 +56,7 @@ def test_neighbours_are_seen_where_sections_are_computed_one_by_one(raw, monkeyp
 
 
 def test_the_response_is_the_length_of_the_guided_features(raw):
-    as_it_is, doubled = (Inspector(make(), raw).section(2, ask) for ask in (((1,), 0.0), ((1,), 1.0)))
+    as_it_is, doubled = (Inspector(make(), raw).section(2, WhatIf((1,), value)) for value in (0.0, 1.0))
     np.testing.assert_allclose(doubled.response[0], 2 * as_it_is.response[0], rtol=1e-5)  # F' = F + F * a
 
 
@@ -65,8 +65,8 @@ def test_nothing_is_computed_twice(raw, calls, monkeypatch):
     inspector = Inspector(make(), raw)
     for z in (0, 1, 6, 1, 0):
         inspector.section(z)
-    inspector.section(0, ((1, 2), 0.0))
-    assert calls == [(0, None), (6, None), (0, ((1, 2), 0.0))]
+    inspector.section(0, WhatIf((1, 2), 0.0))
+    assert calls == [(0, None), (6, None), (0, WhatIf((1, 2), 0.0))]
 
 
 def test_what_was_not_used_for_longest_is_dropped(raw, calls, monkeypatch):
@@ -80,10 +80,82 @@ def test_what_was_not_used_for_longest_is_dropped(raw, calls, monkeypatch):
 
 @pytest.mark.parametrize("switches", [{"encoder": None}, {"refined": False}])
 def test_models_that_lack_a_part(switches, raw):
-    section = Inspector(make(**switches), raw).section(6, ((1, 2, 3), 0.0))
+    section = Inspector(make(**switches), raw).section(6, WhatIf((1, 2, 3), 0.0))
     assert section.attention == ()
     assert [len(section.sam2), len(section.response)] == ([0, 3] if "encoder" in switches else [3, 0])
     assert section.affinities.shape == (3, *SHAPE[1:])
+
+
+def test_the_attention_of_all_sections_is_that_of_each(raw, calls):
+    inspector = Inspector(make(), raw)
+    for what_if in (None, WhatIf((2,), 1.0, (0, 0, 16, 16))):
+        maps = inspector.attention(what_if)
+        assert [level.shape for level in maps] == [(7, 13, 18), (7, 7, 9), (7, 4, 5)]
+        np.testing.assert_array_equal(maps[1][4], inspector.section(4, what_if).attention[1])
+        assert inspector.attention(what_if) is maps
+    assert Inspector(make(encoder=None), raw).attention() == ()
+
+
+def test_a_region_of_the_map_is_set_alone(raw):
+    plain, changed = (Inspector(make(), raw).section(3, ask) for ask in (None, WhatIf((2,), 1.0, (10, 20, 17, 70))))
+    differs = plain.attention[1] != changed.attention[1]
+    assert differs[1:3, 2:9].all() and differs.sum() == 14  # the pixels of stride 8 that hold rows 10 to 16
+    assert (changed.attention[1][1:3, 2:9] == 1).all()
+
+
+@torch.no_grad()
+def slope(model: FGNet, raw: np.ndarray, level: int, where: tuple, step: float = 0.02) -> float:
+    """How the logit of the y affinity of voxel (2, 20, 30) changes with weights `where`, by small steps both ways."""
+    whole, logits = torch.from_numpy(raw / np.float32(255))[None, None], []
+    for sign in (1, -1):
+
+        def push(_layer, _inputs, map_, sign=sign):
+            a = map_.sigmoid()
+            a[(0, 0, *where)] += sign * step
+            return torch.logit(a)
+
+        handle = model.fine_encoder.guides[level - 1].to_map.register_forward_hook(push)
+        logits.append(model(whole).refined[0, 1, 2, 20, 30].item())
+        handle.remove()
+    return (logits[0] - logits[1]) / (2 * step)
+
+
+@pytest.mark.parametrize(("level", "pixel"), [(1, (5, 7)), (2, (2, 3)), (3, (1, 1))])
+def test_the_gradient_is_what_small_steps_say(level, pixel, raw):
+    model, raw = make(), raw[:5]  # as many sections as it sees at once
+    gradient = Inspector(model, raw).gradient(1, 2, 20, 30)
+    assert [part.shape for part in gradient.maps] == [(13, 18), (7, 9), (4, 5)]
+    assert abs(gradient.maps[level - 1][pixel]) > 1e-4
+    np.testing.assert_allclose(gradient.maps[level - 1][pixel], slope(model, raw, level, (2, *pixel)), rtol=0.05)
+    np.testing.assert_allclose(gradient.sums[level - 1], slope(model, raw, level, (slice(None),) * 3), rtol=0.05)
+    affinity = Inspector(model, raw).section(2).affinities[1, 20, 30]
+    np.testing.assert_allclose(1 / (1 + np.exp(-gradient.logit)), affinity, atol=1e-3)
+
+
+def test_the_gradient_leaves_the_model_as_it_was(raw):
+    model = make()
+    model.freeze_encoder()
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    inspector = Inspector(model, raw)
+    first = inspector.gradient(0, 3, 20, 30)
+    assert inspector.gradient(0, 3, 20, 30) is first  # kept
+    assert [parameter.requires_grad for parameter in model.parameters()] == wanted
+    assert not any(guide.to_map._forward_hooks for guide in model.fine_encoder.guides)
+
+
+@pytest.mark.parametrize("point", [(0, 0, 0), (6, 299, 309), (3, 150, 160)])
+def test_a_gradient_in_a_large_section_lies_where_its_voxel_is(point):
+    raw = np.random.default_rng(1).integers(0, 256, (7, 300, 310), np.uint8)
+    gradient = Inspector(make(), raw).gradient(2, *point)
+    assert [part.shape for part in gradient.maps] == [(75, 78), (38, 39), (19, 20)]
+    y, x = np.unravel_index(np.abs(gradient.maps[0]).argmax(), gradient.maps[0].shape)
+    assert abs(y - point[1] // 4) <= 3 and abs(x - point[2] // 4) <= 3
+
+
+@pytest.mark.parametrize("switches", [{"encoder": None}, {"refined": False}])
+def test_a_model_without_attention_has_no_gradient(switches, raw):
+    gradient = Inspector(make(**switches), raw).gradient(1, 2, 20, 30)
+    assert gradient.maps == gradient.sums == () and np.isfinite(gradient.logit)
 
 
 # --- attention set to a value -----------------------------------------------------------------------------------------

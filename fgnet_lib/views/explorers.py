@@ -1,7 +1,7 @@
 """The explorers of the lessons: attention, SAM2's features, a segmentation over thresholds.
 
-Each is made of a plain function that returns the panels for the controls' values. An `Explorer` draws and controls
-them.
+Each is made of a plain function that returns the panels for the controls' values. An `interactive.Explorer` draws and
+controls them.
 """
 
 from __future__ import annotations
@@ -10,27 +10,34 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from fgnet_lib.fgnet import FGNet
+from fgnet_lib.files.images import MAX_BYTES, read_image
 from fgnet_lib.metrics import Scores, error_masks, evaluate
-from fgnet_lib.probing import Inspected, Inspector, WhatIf
+from fgnet_lib.probing import Inspector
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views import plots
+from fgnet_lib.views.attention_panels import (
+    LEVELS,
+    WHAT_IF,
+    Scene,
+    Settings,
+    attention_panels,
+    attention_readout,
+    html_table,
+)
 from fgnet_lib.views.feature_maps import cosine_similarity, principal_components, stretch
-from fgnet_lib.views.panels import Box, Canvas, ColorScale, Curve, Explorer, Panel, blend, enlarge, grey, zoom_box
+from fgnet_lib.views.interactive import Explorer, Keys
+from fgnet_lib.views.panels import Canvas, ColorScale, Curve, Panel, Values, blend, grey, zoom_box
 from fgnet_lib.volumes import Volume
 
-LEVELS = {"a1": (1,), "a2": (2,), "a3": (3,), "all": (1, 2, 3)}
-WHAT_IF = {"as it is": None, "0": 0.0, "1": 1.0, "mean": "mean"}
 COLORS = (plots.WARM, "viridis", "cividis", "magma", "gray")
 ZOOMS = (1, 2, 4, 8)
-
-Shared = dict[str, Any]  # what all panels of a section share: box, voxel size, cross
 
 
 def attention_explorer(
@@ -44,197 +51,106 @@ def attention_explorer(
     Args:
         volume: in memory; its labels, if any, can be outlined.
         model: a model, or several by name, which appear one above the other (before and after training, with and
-            without attention).
+            without attention); two models get a row of their differences, too.
         prediction: ids (z, y, x) that can be outlined, too.
-        folder: where saved pictures go.
+        folder: where saved pictures and arrays go.
     """
     models = {"": model} if isinstance(model, FGNet) else model
-    inspectors = {name: Inspector(network, volume.raw) for name, network in models.items()}
-    middle = {name: inspector.section(volume.shape[0] // 2) for name, inspector in inspectors.items()}
-    labels = {"ground truth": volume.labels, "prediction": prediction}
-    labels = {name: ids for name, ids in labels.items() if ids is not None}
-    outlines = {"nothing": None} | labels
-    panels = partial(attention_panels, volume, inspectors, attention_ranges(middle), outlines)
-    controls = {
+    work = _AttentionWork(volume, models, prediction)
+    controls = _attention_controls(volume, work.scene)
+    upload = widgets.FileUpload(accept=".png,.jpg,.jpeg,.tif,.tiff", description="own image", layout={"width": "auto"})
+    upload.tooltip = f"PNG, JPEG or TIFF, at most {MAX_BYTES // 10**6} MB"
+    neuroglancer = widgets.Button(description="open here in neuroglancer", layout={"width": "auto"})
+    keys: Keys = {str(i): ("level", lambda _value, level=f"a{i}": level) for i in (1, 2, 3)}
+    keys |= {"o": ("opacity", lambda opacity: 0.0 if opacity else 0.6)}
+    explorer = Explorer(work.draw, controls, work.tell, folder, "attention", keys, [neuroglancer, upload])
+    neuroglancer.add_class("fgnet-neuroglancer")
+    upload.add_class("fgnet-upload")
+    neuroglancer.on_click(lambda _button: work.open_viewer(explorer))
+    upload.observe(lambda change: work.take_image(explorer, change["new"]), "value")
+    return explorer
+
+
+def _attention_controls(volume: Volume, scene: Scene) -> dict[str, widgets.Widget]:
+    """Return the controls, each with the name of a field of `Settings`."""
+    outlines = tuple(scene.outlined)
+    return {
         "z": _section_slider(volume),
-        "level": _buttons(tuple(LEVELS), "attention"),
-        "what_if": widgets.Dropdown(options=tuple(WHAT_IF), description="what if a is"),
-        "opacity": widgets.FloatSlider(0.6, min=0, max=1, step=0.1, description="opacity"),
-        "colors": widgets.Dropdown(options=COLORS, description="colours"),
-        "outlines": widgets.Dropdown(
-            options=tuple(outlines), value=next(iter(labels), "nothing"), description="outlines"
-        ),
         **_point_controls(volume),
+        "plane": _buttons(("xy", "xz"), "plane"),
+        "level": _buttons(tuple(LEVELS), "attention"),
+        "opacity": widgets.FloatSlider(0.6, min=0, max=1, step=0.1, description="opacity"),
+        "outlines": widgets.Dropdown(options=outlines, value=outlines[:2][-1], description="outlines"),
+        "colors": widgets.Dropdown(options=COLORS, description="colours"),
+        "ranks": _buttons([("value", False), ("rank", True)], "colour by"),
+        "span": widgets.FloatRangeSlider(
+            value=(1, 99), min=0, max=100, step=0.5, description="range (%)", continuous_update=False
+        ),
+        "gamma": widgets.FloatSlider(1, min=0.2, max=3, step=0.1, description="gamma"),
+        "smooth": _buttons([("grid", False), ("smooth", True)], "display"),
+        "what_if": widgets.Dropdown(options=tuple(WHAT_IF), description="what if a is"),
+        "region": widgets.Text(placeholder="drag, or y0:y1, x0:x1", description="only in", continuous_update=False),
+        "flip": _buttons([("off", "nothing"), *zip("zyx", "zyx", strict=True)], "gradient of"),
     }
-    canvas, readout = Canvas(), partial(attention_readout, inspectors)
-    return Explorer(lambda **values: canvas.show(panels(**values)), controls, readout, folder, "attention")
 
 
-def attention_ranges(sections: Mapping[str, Inspected]) -> dict[tuple[str, int], tuple[float, float]]:
-    """Return the range of values that colours cover, from a single section, so that colours compare along z.
+class _AttentionWork:
+    """What the attention explorer does; its scene changes with an image of the reader's own."""
 
-    Args:
-        sections: the same section of each model.
+    def __init__(self, volume: Volume, models: Mapping[str, FGNet], prediction: np.ndarray | None) -> None:
+        self._models, self._prediction, self._canvas = models, prediction, Canvas()
+        self.scene = self._open(volume, prediction)
 
-    Returns:
-        ("attention", level) -> range over all models; (name of the model, level) -> range of its encoder's response.
-    """
-    ranges = {}
-    for i in range(len(STRIDES)):
-        maps = [section.attention[i].ravel() for section in sections.values() if section.attention]
-        ranges["attention", i + 1] = plots.display_range(np.concatenate(maps)) if maps else (0.0, 1.0)
-        for name, section in sections.items():
-            ranges[name, i + 1] = plots.display_range(section.response[i]) if section.response else (0.0, 1.0)
-    return ranges
+    def _open(self, volume: Volume, prediction: np.ndarray | None) -> Scene:
+        return Scene.of(
+            volume, {name: Inspector(model, volume.raw) for name, model in self._models.items()}, prediction
+        )
 
+    def draw(self, **values: object) -> Figure:
+        """Return the figure for the controls' values."""
+        return self._canvas.show(attention_panels(self.scene, Settings(**values)))
 
-def attention_panels(
-    volume: Volume,
-    inspectors: Mapping[str, Inspector],
-    ranges: Mapping[tuple[str, int], tuple[float, float]],
-    outlined: Mapping[str, np.ndarray | None],
-    *,
-    z: int,
-    level: str,
-    what_if: str,
-    opacity: float,
-    colors: str,
-    outlines: str,
-    zoom: int,
-    y: int,
-    x: int,
-) -> list[list[Panel]]:
-    """Return a row of panels for each model: attention over the section, then what the controls ask for.
+    def tell(self, **values: object) -> str:
+        """Return HTML for the controls' values."""
+        return attention_readout(self.scene, Settings(**values))
 
-    For a single level these are SAM2's similarity to the point and the Fine-Grained Encoder's response; for "all" they
-    are all levels. Whenever attention is set to a value, they are the affinities that follow and how they differ.
+    def open_viewer(self, explorer: Explorer) -> None:
+        """Open neuroglancer on the same volume, at the point, with the attention of the first model as it is set."""
+        from fgnet_lib.views import viewer  # it loads a web server, which most readers never need
 
-    Args:
-        volume: raw in memory.
-        inspectors: of each model.
-        ranges: as `attention_ranges` returns them.
-        outlined: a name that `outlines` may take -> labels (z, y, x), or None.
-        z: section.
-        level: a key of `LEVELS`.
-        what_if: a key of `WHAT_IF`: what the attention of this level is set to.
-        opacity: of attention over the section.
-        colors: matplotlib's name of the colour map for attention.
-        outlines: a key of `outlined`.
-        zoom: how many times the section is enlarged.
-        y, x: the point, in raw voxels.
-    """
-    box = zoom_box(volume.shape[1:], y, x, zoom)
-    shared = {"box": box, "voxel_size": volume.voxel_size, "cross": (y, x)}
-    raw = box.cut(volume.raw[z])
-    edges = None if outlined[outlines] is None else plots.label_overlay(box.cut(outlined[outlines][z]), fill=0)
-    rows = []
-    for name, inspector in inspectors.items():
-        plain = inspector.section(z)
-        changed = inspector.section(z, _question(level, what_if))
-        row = []
-        for i in LEVELS[level]:
-            scale = ColorScale(f"attention $a_{i}$", *ranges["attention", i], colors)
-            image = _lay_attention(grey(raw), changed, i, scale, box, opacity)
-            if edges is not None:
-                image = blend(image, edges[..., :3] * 255, edges[..., 3:])
-            title = f"a{i}, section {z}" if what_if == "as it is" else f"a{i} = {what_if}, section {z}"
-            title = title if changed.attention else "no attention"
-            row.append(Panel(_title(name, title), image, scale=scale, **shared))
-        if what_if != "as it is":
-            row += _consequence_panels(plain, changed, shared)
-        elif level != "all":
-            row += _point_panels(plain, LEVELS[level][0], ranges[name, LEVELS[level][0]], shared)
-        rows.append(row)
-    return rows
+        settings, scene = Settings(**explorer.values()), self.scene
+        with explorer.working("opening neuroglancer"):
+            inspector = next(iter(scene.inspectors.values()))
+            attention = inspector.attention(settings.question(scene.volume.shape[1:]))
+            segmentations = {"prediction": self._prediction} if "prediction" in scene.outlined else None
+            view = viewer.show(scene.volume, segmentations, attention=attention)
+            corner = np.divide(scene.volume.offset, scene.volume.voxel_size)
+            with view.viewer.txn() as state:
+                state.position = (corner + (settings.z, settings.y, settings.x) + 0.5)[::-1]
+                for level in LEVELS[settings.level] if attention else ():
+                    state.layers[f"attention a{level}"].visible = True
+        explorer.status.value = f'<a href="{view.url}" target="_blank">neuroglancer at the point</a>'
 
-
-def _lay_attention(
-    raw: np.ndarray, section: Inspected, level: int, scale: ColorScale, box: Box, opacity: float
-) -> np.ndarray:
-    """Return raw colours (y, x, 3) of a box with the attention of a level laid over them, if the model has any."""
-    if not section.attention:
-        return raw
-    stride = STRIDES[level - 1]
-    over = scale.rgb(box.cut(section.attention[level - 1], stride))
-    return blend(raw, enlarge(over, box, stride), opacity)
-
-
-def _question(level: str, what_if: str) -> WhatIf | None:
-    return None if what_if == "as it is" else (LEVELS[level], WHAT_IF[what_if])
-
-
-def _title(name: str, title: str) -> str:
-    return f"{name}: {title}" if name else title
-
-
-def _point_panels(section: Inspected, level: int, response: tuple[float, float], shared: Shared) -> list[Panel]:
-    """Return the panels of SAM2's similarity to the point and of how strongly the Fine-Grained Encoder responds."""
-    stride, blank = STRIDES[level - 1], np.full((1, 1), np.nan)
-    similarity, strength = (
-        ColorScale("cosine similarity", -1, 1, "viridis"),
-        ColorScale("length of $F'$", *response, "magma"),
-    )
-    (y, x), box = shared["cross"], shared["box"]
-    similar = cosine_similarity(section.sam2[level - 1], y // stride, x // stride) if section.sam2 else None
-    maps = (
-        (similar, similarity, f"SAM2, stride {stride}"),
-        (section.response[level - 1] if section.response else None, strength, f"FGE, stride {stride}"),
-    )
-    return [
-        Panel(title, scale.rgb(box.cut(values, stride)), stride=stride, scale=scale, **shared)
-        if values is not None
-        else Panel(f"no {title}", scale.rgb(blank), stride=max(box.height, box.width), scale=scale, **shared)
-        for values, scale, title in maps
-    ]
-
-
-def _consequence_panels(plain: Inspected, changed: Inspected, shared: Shared) -> list[Panel]:
-    """Return the panels of the affinities that follow from a changed attention, and of how they differ from before."""
-    box = shared["box"]
-    affinities = np.moveaxis(changed.affinities[:, box.top :, box.left :][:, : box.height, : box.width], 0, -1)
-    change = (changed.affinities.astype(np.float32) - plain.affinities).mean(axis=0)
-    largest = np.percentile(np.abs(change), 99.5)
-    most = next((step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5) if step >= largest), 1.0)
-    scale = ColorScale("mean of z, y, x", -most, most, "PuOr")
-    return [
-        Panel("$A_r$ that follows", (affinities * 255).astype(np.uint8), **shared),
-        Panel("its change", scale.rgb(box.cut(change)), scale=scale, **shared),
-    ]
-
-
-def attention_readout(
-    inspectors: Mapping[str, Inspector], *, z: int, level: str, what_if: str, y: int, x: int, **_others: object
-) -> str:
-    """Return HTML of attention and the Fine-Grained Encoder's response at the point, and of how far A_r changes.
-
-    Args:
-        inspectors: of each model.
-        z, y, x: the point, in raw voxels.
-        level: a key of `LEVELS`.
-        what_if: a key of `WHAT_IF`.
-    """
-    lines = []
-    for name, inspector in inspectors.items():
-        plain = inspector.section(z)
-        cells = [name]
-        for maps in (plain.attention, plain.response):
-            cells += [f"{level_map[y // s, x // s]:.3f}" for level_map, s in zip(maps, STRIDES, strict=False)] or [
-                "-"
-            ] * 3
-        if what_if == "as it is":
-            cells.append("-")
-        else:
-            after = inspector.section(z, _question(level, what_if)).affinities.astype(np.float32)
-            flipped = np.mean((after > 0.5) != (plain.affinities > 0.5))
-            cells.append(f"{np.abs(after - plain.affinities).mean():.3f} on average; {flipped:.1%} cross 0.5")
-        lines.append(cells)
-    heads = ["", *(f"a{i}" for i in (1, 2, 3)), *(f"|F'{i}|" for i in (1, 2, 3)), "change of A_r in the section"]
-    return f"At z = {z}, y = {y}, x = {x}:" + _table([heads, *lines])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    cells = ("".join(f"<td style='padding: 0 1em 0 0'>{escape(cell)}</td>" for cell in row) for row in rows)
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+    def take_image(self, explorer: Explorer, files: object) -> None:
+        """Explore an uploaded image in place of the volume; a file that is none leaves all as it was."""
+        uploads = list(files.values()) if isinstance(files, dict) else list(files)  # ipywidgets 7 and 8
+        if not uploads:
+            return
+        name = uploads[0].get("name") or uploads[0]["metadata"]["name"]
+        try:
+            volume = read_image(name, bytes(uploads[0]["content"]), self.scene.volume.voxel_size)
+        except ValueError as error:
+            explorer.status.value = escape(str(error))
+            return
+        with explorer.working(f"computing {name}"):
+            self.scene = self._open(volume, None)
+        with explorer.hold():
+            explorer.controls["outlines"].options = tuple(self.scene.outlined)
+            explorer.controls["region"].value = ""
+        explorer.resize(volume.shape)
+        explorer.status.value = escape(
+            f"{name}: {volume.shape} voxels, taken to be of {volume.voxel_size} nm (z, y, x)"
+        )
 
 
 def feature_explorer(volume: Volume, features: Sequence[np.ndarray], folder: str | Path = ".") -> Explorer:
@@ -256,7 +172,8 @@ def feature_explorer(volume: Volume, features: Sequence[np.ndarray], folder: str
         **_point_controls(volume),
     }
     canvas, panels = Canvas(), partial(feature_panels, volume, features, colors)
-    return Explorer(lambda **values: canvas.show(panels(**values)), controls, None, folder, "features")
+    keys: Keys = {str(i): ("stride", lambda _value, stride=stride: stride) for i, stride in enumerate(STRIDES, start=1)}
+    return Explorer(lambda **values: canvas.show(panels(**values)), controls, None, folder, "features", keys)
 
 
 def feature_panels(
@@ -285,26 +202,31 @@ def feature_panels(
         zoom: how many times the section is enlarged.
         y, x: the point, in raw voxels.
     """
-    level = STRIDES.index(stride)
+    level, strides = STRIDES.index(stride), (stride, stride)
     box = zoom_box(volume.shape[1:], y, x, zoom)
     shared = {"box": box, "voxel_size": volume.voxel_size, "cross": (y, x)}
     if show == "one channel":
-        values = np.asarray(features[level][channel])
-        scale = ColorScale(f"channel {channel}", *plots.display_range(values), "cividis")
-        map_ = Panel(f"stride {stride}", scale.rgb(box.cut(values[z], stride)), stride=stride, scale=scale, **shared)
+        array = np.asarray(features[level][channel])
+        scale = ColorScale(f"channel {channel}", *plots.display_range(array), "cividis")
+        values = Values(f"channel {channel}", array[z], strides)
+        colors, title = scale.rgb(box.cut(array[z], strides)), f"stride {stride}"
     else:
-        colors = box.cut(components[level][z], stride)
-        map_ = Panel(f"main components, stride {stride}", colors, stride=stride, **shared)
-    similarity, scale = (
-        cosine_similarity(features[level][:, z], y // stride, x // stride),
-        ColorScale("cosine similarity", -1, 1, "viridis"),
-    )
-    similar = scale.rgb(box.cut(similarity, stride))
+        colors, title, scale, values = (
+            box.cut(components[level][z], strides),
+            f"main components, stride {stride}",
+            None,
+            None,
+        )
+    map_ = Panel(title, colors, stride=strides, scale=scale, values=values, **shared)
+    similarity = Values("similarity", cosine_similarity(features[level][:, z], y // stride, x // stride), strides)
+    scale = ColorScale("cosine similarity", -1, 1, "viridis")
+    similar = scale.rgb(box.cut(similarity.array, strides))
+    section = volume.raw[z]
     return [
         [
-            Panel(f"EM, section {z}", grey(box.cut(volume.raw[z])), **shared),
+            Panel(f"EM, section {z}", grey(box.cut(section)), values=Values("EM", section), **shared),
             map_,
-            Panel("similarity to the cross", similar, stride=stride, scale=scale, **shared),
+            Panel("similarity to the cross", similar, stride=strides, scale=scale, values=similarity, **shared),
         ]
     ]
 
@@ -382,8 +304,14 @@ def segmentation_panels(
     segments = blend(raw, 255 * fill[..., :3], fill[..., 3:])
     return [
         [
-            Panel(f"segments, section {z}", segments, **shared),
-            Panel("errors", errors, legend={"split": plots.SPLIT, "merge": plots.MERGE}, **shared),
+            Panel(f"segments, section {z}", segments, values=Values("segment", segmentations[threshold][z]), **shared),
+            Panel(
+                "errors",
+                errors,
+                legend={"split": plots.SPLIT, "merge": plots.MERGE},
+                values=Values("neuron", volume.labels[z]),
+                **shared,
+            ),
             curve,
         ]
     ]
@@ -414,7 +342,7 @@ def segmentation_readout(
     bits = score.voi_split, score.voi_merge, score.voi_split + score.voi_merge
     cells = [f"{threshold:g}", *(f"{value:.3f}" for value in (*bits, score.arand))]
     where = f"At z = {z}, y = {y}, x = {x}: segment {segmentations[threshold][voxel]}, neuron {volume.labels[voxel]}."
-    return where + _table([heads, cells])
+    return where + html_table([heads, cells])
 
 
 def _section_slider(volume: Volume) -> widgets.IntSlider:
@@ -423,16 +351,14 @@ def _section_slider(volume: Volume) -> widgets.IntSlider:
 
 def _buttons(options: Sequence, description: str) -> widgets.ToggleButtons:
     """Return narrow buttons in a row behind their description."""
-    return widgets.ToggleButtons(
-        options=options, description=description, style={"button_width": "3em"}, layout={"width": "max-content"}
-    )
+    return widgets.ToggleButtons(options=options, description=description, style={"button_width": "max-content"})
 
 
 def _point_controls(volume: Volume) -> dict[str, widgets.Widget]:
     """Return the controls of the cross's position and of how far the picture is enlarged around it."""
     _, height, width = volume.shape
     return {
-        "zoom": _buttons([(f"{zoom}x", zoom) for zoom in ZOOMS], "zoom"),
         "y": widgets.IntSlider(height // 2, 0, height - 1, description="point y"),
         "x": widgets.IntSlider(width // 2, 0, width - 1, description="point x"),
+        "zoom": _buttons([(f"{zoom}x", zoom) for zoom in ZOOMS], "zoom"),
     }

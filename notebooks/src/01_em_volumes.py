@@ -120,7 +120,7 @@ assert DATASET != "phantom" or changes["z"] > 1.2 * max(changes["y"], changes["x
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from fgnet_lib.views.panels import explore
+from fgnet_lib.views.interactive import explore
 
 colors = plots.neighbour_colors(labels)  # neurons that touch differ in colour
 

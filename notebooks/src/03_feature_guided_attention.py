@@ -542,8 +542,9 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
 #
 # Slide or play through the sections, switch between a1, a2 and a3, enlarge, and outline the ground truth or the
 # segmentation. Move the cross with the sliders, or by a click in JupyterLab. The explorer answers three questions about
-# that point. What are the weights of all levels? (The table.) Which pixels look similar to SAM2? (The second picture.)
-# How strongly do the guided fine features respond? (The third picture: the length of $F'$.) *save PNG* and *save GIF*
+# that point. What are the weights of all levels? (The table.) Which pixels look similar to SAM2? (The third picture.)
+# How strongly do the guided fine features respond? (The fourth picture: the length of $F'$.) The line under the
+# pictures tells the values at your mouse and the keys that work after a click. *save PNG*, *save GIF* and *save arrays*
 # write what you see to your results folder.
 #
 # The cross begins where the model doubts a membrane most. Across a membrane that the model sees, the affinities fall to
@@ -568,13 +569,15 @@ explorer
 # %% [markdown]
 # If no kernel is running, for example in the pages that `make tutorial` makes, you see one of its pictures here:
 
-# %% alt="A picture of the attention explorer: the section under the map a1 with outlined neurons and a cross, the similarity to the pixel under the cross, the response of the guided features."
+# %% alt="A picture of the attention explorer: the section, the section under the map a1, both with outlined neurons and a cross, the similarity to the pixel under the cross, the response of the guided features."
 explorer.draw(z=middle, level="a1", opacity=0.7)
 
 # %% [markdown]
 # **What if?** Choose *what if a is 0*: this replaces the map of that level before it is multiplied, and the rest of
 # the network computes again. The pictures to the right show the new affinities and their change: purple where voxels
-# are now joined more, orange where they are joined less. The table says how many affinities cross 0.5.
+# are now joined more, orange where they are joined less. The table says how many affinities cross 0.5. Drag a rectangle
+# on a picture to change the map only there. *gradient of* asks the question the other way round: which pixels of the
+# map would change the affinity at the cross, and could the map flip it at all?
 
 # %%
 quiz.ask("03", "zero")
@@ -635,7 +638,8 @@ checks.report("03")
 # 1. **Cut the guide.** Call `model.fine_encoder(raw, [torch.zeros_like(s) for s in guides])`. How much do the maps
 #    change? At which stride does SAM2 matter most?
 # 2. **Two models at once.** `explorers.attention_explorer(volume, {"trained": model, "untrained": fgnet.FGNet(model.config)})`
-#    shows both on the same sliders and in the same colours. What did training change in these pictures?
+#    shows both on the same sliders and in the same colours, and their difference. What did training change in these
+#    pictures?
 # 3. Change our formula to $F' = F \odot a$ (the switch `attention="plain"` of `FGNetConfig`). What can the network do
 #    now that it could not do before? And with `attention="additive"`, $F' = F + W_v S \odot a$?
 # 4. Run this notebook with `DATASET = "fib25"`. Do the AUCs cross 0.5 on other tissue?

@@ -625,7 +625,7 @@ if session.dataset == "phantom":  # as the text says
 from ipywidgets import IntSlider
 from matplotlib.figure import Figure
 
-from fgnet_lib.views.panels import explore
+from fgnet_lib.views.interactive import explore
 
 listed = [(*key, error) for key, some in errors.items() for error in some[:5]]
 

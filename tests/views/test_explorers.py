@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from PIL import Image
 
 from fgnet_lib.fgnet import MINI, FGNet
-from fgnet_lib.probing import Inspector
+from fgnet_lib.probing import Inspector, WhatIf
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views import explorers, plots
+from fgnet_lib.views.attention_panels import LEVELS, WHAT_IF, parse_region
 from fgnet_lib.views.feature_maps import cosine_similarity
-from fgnet_lib.views.panels import ColorScale, Explorer, Panel
+from fgnet_lib.views.interactive import Explorer
+from fgnet_lib.views.panels import Box, ColorScale, Panel, enlarge, interpolate
 from fgnet_lib.volumes import Volume
 
 SHAPE = (3, 50, 70)  # no multiple of a stride: maps reach further than the section
 THRESHOLDS = (0.1, 0.5, 0.9)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def make_model(**switches) -> FGNet:
@@ -69,6 +75,10 @@ def make(volume, model, features, tried):
 
 
 def settings(control: widgets.Widget) -> list:
+    if isinstance(control, widgets.FloatRangeSlider):
+        return [(0, 60), (40, 100)]
+    if isinstance(control, widgets.Text):
+        return ["0:20, 8:40", ""]
     if hasattr(control, "options"):
         return [option[1] if isinstance(option, tuple) else option for option in control.options]
     return [control.min, control.max]
@@ -81,6 +91,8 @@ def test_every_control_changes_the_picture_from_one_end_to_the_other(kind, make)
     for name, control in explorer.controls.items():
         if name == "channel":
             explorer.controls["show"].value = "one channel"
+        before = {"level": {"plane": "xy", "zoom": 1}, "region": {"what_if": "0"}, "flip": {"what_if": "as it is"}}
+        explorer.change(**before.get(name, {}))
         pictures = []
         for value in settings(control):
             control.value = value
@@ -95,7 +107,8 @@ def test_every_control_changes_the_picture_from_one_end_to_the_other(kind, make)
 def test_all_extremes_together(kind, make):
     explorer = make[kind]()
     for end in (0, -1):
-        figure = explorer.draw(**{name: settings(control)[end] for name, control in explorer.controls.items()})
+        ends = {name: settings(control)[end] for name, control in explorer.controls.items()}
+        figure = explorer.draw(**ends)
         figure.canvas.draw()
         assert explorer._tell(**explorer.values())
 
@@ -111,27 +124,31 @@ def panels_of(explorer: Explorer, monkeypatch, **changes) -> list[list[Panel]]:
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_attention_lies_on_the_section_it_was_computed_from(level, volume, model, make, monkeypatch):
     options = {"level": f"a{level}", "z": 2, "opacity": 1.0, "outlines": "nothing", "colors": "gray"}
-    first, similarity, response = panels_of(make["attention"](), monkeypatch, **options)[0]
+    em, first, similarity, response = panels_of(make["attention"](), monkeypatch, **options)[0]
+    np.testing.assert_array_equal(em.image[..., 0], volume.raw[2])
     stride, section = STRIDES[level - 1], Inspector(model, volume.raw).section(2)
     np.testing.assert_array_equal(first.image[::stride, ::stride], first.scale.rgb(section.attention[level - 1]))
     assert first.image.shape == (*SHAPE[1:], 3)
     own = cosine_similarity(section.sam2[level - 1], 25 // stride, 35 // stride)
     np.testing.assert_array_equal(similarity.image, ColorScale("", -1, 1, "viridis").rgb(own))
-    assert similarity.cross == (25, 35) and similarity.stride == response.stride == stride
+    assert similarity.cross == (25, 35) and similarity.stride == response.stride == (stride, stride)
     assert response.image.shape[:2] == section.response[level - 1].shape
 
 
 def test_no_opacity_leaves_the_section(volume, make, monkeypatch):
     rows = panels_of(make["attention"](), monkeypatch, z=1, opacity=0.0, outlines="nothing")
-    np.testing.assert_array_equal(rows[0][0].image[..., 0], volume.raw[1])
+    np.testing.assert_array_equal(rows[0][1].image[..., 0], volume.raw[1])
 
 
 def test_outlines_are_those_asked_for(volume, make, monkeypatch):
     explorer = make["attention"]()
     plain, truth, prediction = (
-        panels_of(explorer, monkeypatch, opacity=0.0, outlines=name)[0][0].image.astype(int)
+        [panel.image.astype(int) for panel in panels_of(explorer, monkeypatch, opacity=0.0, outlines=name)[0][:2]]
         for name in ("nothing", "ground truth", "prediction")
     )
+    np.testing.assert_array_equal(plain[0], plain[1])  # the EM has the same outlines as the map beside it
+    np.testing.assert_array_equal(truth[0], truth[1])
+    plain, truth, prediction = plain[1], truth[1], prediction[1]
     changed = [sorted(set(np.argwhere((image != plain).any(-1))[:, 1])) for image in (truth, prediction)]
     assert changed == [[34, 35], [17, 18, 35, 36, 53, 54]]
 
@@ -141,12 +158,12 @@ def test_a_volume_without_labels_has_nothing_to_outline(volume, model):
     assert explorer.controls["outlines"].options == ("nothing",)
 
 
-@pytest.mark.parametrize("level", explorers.LEVELS)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("value", ["0", "1", "mean"])
 def test_what_if_shows_what_follows(level, value, volume, model, make, monkeypatch):
     row = panels_of(make["attention"](), monkeypatch, level=level, what_if=value, z=0)[0]
-    assert len(row) == len(explorers.LEVELS[level]) + 2
-    asked = explorers.LEVELS[level], explorers.WHAT_IF[value]
+    assert len(row) == (3 if level == "all" else 4)
+    asked = WhatIf(LEVELS[level], WHAT_IF[value])
     inspector = Inspector(model, volume.raw)
     before, after = inspector.section(0).affinities, inspector.section(0, asked).affinities
     np.testing.assert_array_equal(row[-2].image, np.moveaxis((after * 255).astype(np.uint8), 0, -1))
@@ -155,10 +172,80 @@ def test_what_if_shows_what_follows(level, value, volume, model, make, monkeypat
     assert row[-1].scale.low == -row[-1].scale.high
 
 
+def test_what_if_may_hold_in_a_region_alone(volume, model, make, monkeypatch):
+    row = panels_of(make["attention"](), monkeypatch, level="a1", what_if="1", region="8:24, 0:40", z=0)[0]
+    plain = Inspector(model, volume.raw).section(0).attention[0]
+    changed = plain != row[1].values.array
+    assert changed[2:6, 0:10].all() and changed.sum() == 4 * 10 and (row[1].values.array[2:6, 0:10] == 1).all()
+    assert {panel.region for panel in row} == {Box(8, 0, 16, 40)}
+
+
+@pytest.mark.parametrize("text", ["1:5", "5:1, 0:4", "0:99, 0:4", "-1:3, 0:4", "a:b, 0:4", "0:3, 0:4, 1:2"])
+def test_a_region_that_is_none_is_explained(text):
+    with pytest.raises(ValueError, match="region"):
+        parse_region(text, SHAPE[1:])
+
+
+def test_ranks_and_range_are_those_of_the_middle_section(volume, model, make, monkeypatch):
+    explorer, shared = make["attention"](), {"level": "a1", "opacity": 1.0, "outlines": "nothing", "z": 2}
+    attention = [Inspector(model, volume.raw).section(z).attention[0] for z in (1, 2)]
+    panel = panels_of(explorer, monkeypatch, span=(25, 75), **shared)[0][1]
+    np.testing.assert_allclose((panel.scale.low, panel.scale.high), np.percentile(attention[0], (25, 75)))
+    panel = panels_of(explorer, monkeypatch, ranks=True, span=(10, 90), gamma=0.5, **shared)[0][1]
+    assert panel.scale == ColorScale("rank of $a_1$", 0.1, 0.9, plots.WARM, 0.5)
+    rank = (attention[0].ravel() < attention[1].ravel()[:, None]).mean(1).reshape(attention[1].shape)
+    darker, brighter = (panel.scale.rgb(rank + step)[..., 0].astype(int) for step in (-0.02, 0.02))
+    shown = panel.image[::4, ::4, 0].astype(int)
+    assert ((shown >= darker) & (shown <= brighter)).all()
+    np.testing.assert_array_equal(panel.values.array, attention[1])  # the read-out and the files keep the weights
+
+
+def test_a_smooth_map_has_the_same_values(make, monkeypatch):
+    explorer = make["attention"]()
+    grid, smooth = (panels_of(explorer, monkeypatch, smooth=smooth, zoom=2)[0][2] for smooth in (False, True))
+    assert grid.image.shape[:2] == (7, 10) and smooth.image.shape[:2] == (25, 35)
+    np.testing.assert_array_equal(grid.values.array, smooth.values.array)
+    expected = smooth.scale.rgb(interpolate(smooth.values.array, smooth.box, (4, 4)))
+    np.testing.assert_array_equal(smooth.image, expected)
+
+
+def test_the_plane_xz_is_a_row_of_every_section(volume, model, make, monkeypatch):
+    options = {"plane": "xz", "level": "a2", "y": 33, "x": 5, "z": 1, "opacity": 1.0, "outlines": "nothing"}
+    (em,), (attention,) = panels_of(make["attention"](), monkeypatch, **options)
+    np.testing.assert_array_equal(em.image[..., 0], volume.raw[:, 33])
+    inspector = Inspector(model, volume.raw)
+    rows = np.stack([inspector.section(z).attention[1][33 // 8] for z in range(3)])
+    np.testing.assert_array_equal(attention.values.array, rows)
+    np.testing.assert_array_equal(attention.image, enlarge(attention.scale.rgb(rows), Box(0, 0, 3, 70), (1, 8)))
+    assert (attention.cross, attention.axes, attention.voxel_size[1:]) == ((1, 5), ("z", "x"), (40, 8))
+    assert attention.values.text(2, 69) == f"a2 {rows[2, 8]:.3f}"
+
+
+@pytest.mark.parametrize("level", ["a2", "all"])
+def test_flipping_shows_the_gradient_of_the_affinity_at_the_point(level, volume, model, make, monkeypatch):
+    row = panels_of(make["attention"](), monkeypatch, level=level, flip="x", y=20, x=40, z=1)[0]
+    maps = Inspector(model, volume.raw).gradient(2, 1, 20, 40).maps
+    shown = [panel.values.array for panel in row if panel.values.name.startswith("gradient")]
+    assert len(row) == (4 if level == "all" else 3) and len(shown) == len(LEVELS[level])
+    for array, expected in zip(shown, [maps[i - 1] for i in LEVELS[level]], strict=True):
+        np.testing.assert_allclose(array, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_the_table_says_which_map_could_flip_the_affinity(make, volume, model):
+    explorer = make["attention"]()
+    explorer.change(flip="y", z=1, y=20, x=40)
+    logit, _, sums = Inspector(model, volume.raw).gradient(1, 1, 20, 40)
+    assert f">{1 / (1 + np.exp(-logit)):.3f}<" in explorer.readout.value
+    for move in (-logit / total for total in sums):
+        assert (f">{move:+.3g}<" if abs(move) <= 1 else f">{move:+.3g} (out of reach)<") in explorer.readout.value
+
+
 def test_the_numbers_at_the_point(volume, model):
-    inspectors = {"ours": Inspector(model, volume.raw), "plain": Inspector(make_model(encoder=None), volume.raw)}
-    section = inspectors["ours"].section(1)
-    table = explorers.attention_readout(inspectors, z=1, level="a1", what_if="as it is", y=49, x=69)
+    models = {"ours": model, "plain": make_model(encoder=None)}
+    explorer = explorers.attention_explorer(volume, models)
+    section = Inspector(model, volume.raw).section(1)
+    explorer.change(z=1, y=49, x=69)
+    table = explorer.readout.value
     for maps in (section.attention, section.response):
         for level_map, (y, x) in zip(maps, ((12, 17), (6, 8), (3, 4)), strict=True):
             assert f">{level_map[y, x]:.3f}<" in table
@@ -166,15 +253,85 @@ def test_the_numbers_at_the_point(volume, model):
 
 
 def test_names_are_shown_as_they_are(volume, model):
-    table = explorers.attention_readout({"<b>": Inspector(model, volume.raw)}, z=0, level="a1", what_if="0", y=0, x=0)
-    assert "&lt;b&gt;" in table and "cross 0.5" in table
+    explorer = explorers.attention_explorer(volume, {"<b>": model})
+    explorer.change(what_if="0")
+    assert "&lt;b&gt;" in explorer.readout.value and "cross 0.5" in explorer.readout.value
 
 
 def test_models_are_shown_in_rows_on_the_same_colours(make, monkeypatch):
-    upper, lower = panels_of(make["two models"](), monkeypatch)
-    assert [panel.title for panel in upper] == ["with: a1, section 1", "SAM2, stride 4", "FGE, stride 4"]
-    assert [panel.title for panel in lower] == ["without: no attention", "no SAM2, stride 4", "FGE, stride 4"]
-    assert upper[0].scale == lower[0].scale
+    upper, lower, difference = panels_of(make["two models"](), monkeypatch)
+    assert [panel.title for panel in upper] == ["with, z = 1", "a1", "SAM2, stride 4", "FGE, stride 4"]
+    assert [panel.title for panel in lower] == ["without, z = 1", "no attention", "no SAM2, stride 4", "FGE, stride 4"]
+    assert upper[1].scale == lower[1].scale
+    assert [panel.title for panel in difference[1:]] == ["no difference", "no difference", "FGE, stride 4"]
+
+
+def test_two_models_are_subtracted(volume, model, monkeypatch):
+    other = make_model(attention="plain")
+    explorer = explorers.attention_explorer(volume, {"first": model, "second": other})
+    row = panels_of(explorer, monkeypatch, z=2, level="a3")[-1]
+    first, second = (Inspector(network, volume.raw).section(2) for network in (model, other))
+    assert row[0].title == "first - second: $A_r$" and row[1].values.name == "difference of a3"
+    refined = first.affinities.astype(np.float32) - second.affinities
+    np.testing.assert_allclose(row[0].values.array, refined.mean(0), atol=1e-6)
+    np.testing.assert_allclose(row[1].values.array, first.attention[2] - second.attention[2], atol=1e-6)
+    np.testing.assert_allclose(row[3].values.array, first.response[2] - second.response[2], atol=1e-4)
+    assert all(panel.scale.low == -panel.scale.high for panel in row)
+
+
+def upload(explorer: Explorer, name: str, content: bytes) -> None:
+    """What ipywidgets 8 does with a chosen file."""
+    widget = next(widget for widget in explorer.children[4].children if isinstance(widget, widgets.FileUpload))
+    widget.value = ({"name": name, "type": "", "size": len(content), "content": content, "last_modified": NOW},)
+
+
+def test_an_image_of_ones_own_takes_the_volumes_place(make, monkeypatch):
+    explorer = make["attention"]()
+    explorer.controls["region"].value = "0:50, 0:70"
+    own = np.random.default_rng(5).integers(0, 256, (40, 48), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(own).save(file, "PNG")
+    upload(explorer, "own.png", file.getvalue())
+    assert "own.png" in explorer.status.value and "(1, 40, 48)" in explorer.status.value
+    values = explorer.values()
+    assert (values["z"], values["y"], values["x"]) == (0, 20, 24) and values["region"] == ""
+    assert [explorer.controls[axis].max for axis in "zyx"] == [0, 39, 47]
+    assert explorer.controls["outlines"].options == ("nothing",)
+    np.testing.assert_array_equal(panels_of(explorer, monkeypatch)[0][0].image[..., 0], own)
+
+
+def test_a_file_that_is_no_image_leaves_all_as_it_was(make):
+    explorer = make["attention"]()
+    before = explorer.values(), explorer.picture.value
+    upload(explorer, "<notes>.txt", b"not an image")
+    assert explorer.status.value.startswith("&lt;notes&gt;.txt cannot be read as an image; choose a PNG, JPEG or TIFF")
+    assert (explorer.values(), explorer.picture.value) == before
+
+
+def test_keys_choose_the_map_and_hide_it(make):
+    explorer = make["attention"]()
+    assert {"1", "2", "3", "o", "z", "Z"} <= set(explorer._keys)
+    explorer.pick.value = json.dumps([[1, "key", "3"], [2, "key", "o"]])
+    assert (explorer.controls["level"].value, explorer.controls["opacity"].value) == ("a3", 0)
+    explorer.pick.value = json.dumps([[3, "key", "o"]])
+    assert explorer.controls["opacity"].value == 0.6
+    features = make["features"]()
+    features.pick.value = json.dumps([[1, "key", "3"]])
+    assert features.controls["stride"].value == 16
+
+
+@pytest.mark.slow
+def test_neuroglancer_opens_at_the_point_with_the_map(volume, make):
+    from fgnet_lib.views import viewer
+
+    explorer = make["attention"]()
+    explorer.change(level="a2", z=2, y=10, x=60)
+    next(child for child in explorer.children[4].children if "fgnet-neuroglancer" in child._dom_classes).click()
+    (view,) = viewer._latest
+    assert view.url in explorer.status.value
+    state = view.viewer.state
+    np.testing.assert_allclose(state.position, (60.5, 10.5, 2.5))
+    assert {layer.name for layer in state.layers if layer.visible} == {"raw", "prediction", "attention a2"}
 
 
 @pytest.mark.parametrize("stride", STRIDES)

@@ -1,29 +1,28 @@
-"""Pictures with controls: drawn in place yet the same as drawn anew, redrawn once, clicked, saved."""
+"""Panels: drawn in place yet the same as drawn anew, cut and enlarged exactly, colours from end to end."""
 
 from __future__ import annotations
 
 import io
 
-import ipywidgets as widgets
 import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 
+from fgnet_lib.views.interactive import to_jpeg
 from fgnet_lib.views.panels import (
     Box,
     Canvas,
     ColorScale,
     Curve,
     Panel,
+    Values,
     blend,
     enlarge,
-    explore,
+    interpolate,
     point_at,
-    to_jpeg,
     zoom_box,
 )
 
@@ -59,7 +58,9 @@ def test_a_zoom_box_lies_in_the_section_and_holds_the_point(height, width, zoom,
 def test_a_cut_map_spread_over_its_voxels_is_the_box(top, left, height, width, stride):
     box = Box(top, left, height, width)
     full = np.arange(50 * 50).reshape(50, 50) // 50 // stride * 100 + np.arange(50) // stride
-    np.testing.assert_array_equal(enlarge(box.cut(full[::stride, ::stride], stride), box, stride), box.cut(full))
+    np.testing.assert_array_equal(
+        enlarge(box.cut(full[::stride, ::stride], (stride,) * 2), box, (stride,) * 2), box.cut(full)
+    )
 
 
 def test_colours_run_from_end_to_end():
@@ -97,7 +98,7 @@ def test_what_is_kept_and_what_moves_make_the_whole_picture():
         figure = canvas.show(rows)
         figure.canvas.draw()
         quick = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
-        np.testing.assert_array_equal(quick, pixels(figure))
+        np.testing.assert_allclose(quick, pixels(figure), atol=2)  # a copied scale bar is rounded once more
 
 
 def test_other_arrangements_have_figures_of_their_own():
@@ -124,102 +125,59 @@ def test_the_line_of_a_curve_moves():
 
 
 @pytest.mark.parametrize("stride", [1, 8])
-def test_a_click_finds_the_voxel_in_every_panel(stride):
+def test_a_point_of_the_picture_is_the_voxel_in_every_panel(stride):
     box = Box(8, 13, 20, 30)
     image = np.zeros((-(-28 // stride) - 8 // stride, -(-43 // stride) - 13 // stride, 3), np.uint8)
     scale = ColorScale("a", 0, 1, "gray")
-    figure = Canvas().show([[Panel("", image, box, VOXEL, stride, scale)] * 2, [Curve((0,), (0,), (0,), 0), panel()]])
-    for ax in (ax for ax in figure.axes if ax.images and ax.get_xlim()[0] == 12.5):
+    shown = Panel("", image, box, VOXEL, (stride, stride), scale)
+    figure = Canvas().show([[shown] * 2, [Curve((0,), (0,), (0,), 0), panel()]])
+    for ax in (ax for ax in figure.panels if ax.get_xlim()[0] == 12.5):
         for y, x in ((8, 13), (27, 42), (20, 20)):
             right, down = ax.transData.transform((x, y)) / figure.bbox.size
-            assert point_at(figure, right, 1 - down) == (y, x)
-    assert point_at(figure, 0, 0) is None
+            assert point_at(figure, right, 1 - down) == (shown, y, x)
+        corner = ax.get_window_extent().get_points()[1] / figure.bbox.size  # half a voxel beyond the last one
+        assert point_at(figure, corner[0] - 1e-9, 1 - corner[1] + 1e-9) == (shown, 8, 42)
+    assert point_at(figure, 0, 0) is None and len(figure.panels) == 3
     curve = next(ax for ax in figure.axes if ax.get_xlabel() == "threshold")
     right, up = curve.get_window_extent().get_points().mean(0) / figure.bbox.size
     assert point_at(figure, right, 1 - up) is None
+    assert point_at(Figure(), 0.5, 0.5) is None  # not made of panels
 
 
-def test_a_change_is_drawn_once():
-    calls = []
-
-    def draw(**values) -> Figure:
-        calls.append(values)
-        return Figure(figsize=(1, 1))
-
-    slider, box = widgets.IntSlider(1, 0, 5), widgets.Checkbox(True)
-    explore(draw, z=slider, outlines=box)
-    slider.value = 4
-    box.value = False
-    assert calls == [{"z": 1, "outlines": True}, {"z": 4, "outlines": True}, {"z": 4, "outlines": False}]
-
-
-def explorer_of_a_point(calls: list):
+def test_gamma_spreads_the_low_values_and_the_colour_bar_tells():
+    scale = ColorScale("a", 2, 4, "gray", 0.5)
+    np.testing.assert_array_equal(scale.rgb([1, 2, 2.5, 4])[:, 0], [0, 0, 127, 255])
+    np.testing.assert_allclose(scale.norm([2, 2.5, 4]), [0, 0.5, 1])
     canvas = Canvas()
-
-    def draw(z: int, y: int, x: int) -> Figure:
-        calls.append((z, y, x))
-        return canvas.show([[panel(z, cross=(y, x))]])
-
-    sliders = {name: widgets.IntSlider(0, 0, n - 1) for name, n in zip("zyx", (3, 40, 60), strict=True)}
-    return explore(draw, **sliders)
+    canvas.show([[panel(scale=ColorScale("a", 2, 4, "gray"))]])
+    second = [[panel(scale=scale)]]
+    np.testing.assert_array_equal(pixels(canvas.show(second)), pixels(Canvas().show(second)))
 
 
-def test_a_click_moves_the_point_and_draws_once():
-    calls = []
-    explorer = explorer_of_a_point(calls)
-    ax = explorer.draw().axes[0]
-    right, down = ax.transData.transform((50, 30)) / ax.figure.bbox.size
-    calls.clear()
-    explorer.pick.value = f"{right} {1 - down}"  # what the listener in the page types
-    assert calls == [(0, 30, 50)]
-    assert (explorer.controls["y"].value, explorer.controls["x"].value) == (30, 50)
-    explorer.pick.value = "0.001 0.001"  # beside the section
-    assert len(calls) == 1
+@pytest.mark.parametrize("stride", [(4, 4), (1, 8)])
+def test_a_smooth_map_is_the_map_in_the_middle_of_its_pixels_and_linear_between(stride):
+    rows, columns = 40 // stride[0], 40 // stride[1]
+    ramp = 3 * np.arange(rows)[:, None] * stride[0] + np.arange(columns) * stride[1]
+    smooth = interpolate(ramp, Box(10, 12, 20, 16), stride)
+    middle = [(side - 1) / 2 for side in stride]  # of the first pixel
+    y, x = np.mgrid[10:30, 12:28]
+    np.testing.assert_allclose(smooth, 3 * (y - middle[0]) + x - middle[1], atol=1e-4)
+    whole = interpolate(ramp, Box(0, 0, 40, 40), stride)
+    assert whole.min() == ramp.min() and whole.max() == ramp.max()  # nothing is invented at the rim
+    np.testing.assert_array_equal(interpolate(np.full((1, 1), 7), Box(0, 0, 3, 5), (8, 8)), np.full((3, 5), 7))
 
 
-def test_a_click_without_a_point_to_move_does_nothing():
-    canvas = Canvas()
-    explorer = explore(lambda z: canvas.show([[panel(z)]]), z=widgets.IntSlider(0, 0, 2))
-    before = explorer.picture.value
-    explorer.pick.value = "0.5 0.5"
-    assert explorer.picture.value == before
+def test_values_are_told_by_voxel():
+    assert Values("a1", np.array([[0.25, 0.5]]), (2, 4)).text(1, 7) == "a1 0.500"
+    assert Values("A_r", np.arange(6.0).reshape(1, 2, 3)).text(0, 1) == "A_r 3.000 4.000 5.000"
+    assert Values("EM", np.array([[3]], np.uint8)).text(0, 0) == "EM 3"
 
 
-def test_a_static_figure_leaves_the_controls():
-    explorer = explorer_of_a_point([])
-    before = explorer.picture.value
-    figure = explorer.draw(z=2)
-    assert figure.axes[0].get_title() == "panel 2"
-    assert explorer.values() == {"z": 0, "y": 0, "x": 0} and explorer.picture.value == before
-
-
-def test_the_picture_has_the_pixels_of_the_figure():
-    figure = Canvas().show([[panel()]])
-    shown = imread(io.BytesIO(to_jpeg(figure)), format="jpeg")
-    assert shown.shape == (*figure.canvas.get_width_height()[::-1], 3)
-    assert np.abs(shown.astype(int) - pixels(figure)).mean() < 8  # noise, the worst there is
-
-
-def test_the_view_and_the_run_through_z_are_saved(tmp_path):
-    calls = []
-    explorer = explorer_of_a_point(calls)
-    explorer._folder = tmp_path / "new"
-    explorer.save_png.click()
-    assert imread(tmp_path / "new" / "view-0000.png").shape[1] > explorer.draw().bbox.width
-    calls.clear()
-    explorer.save_gif.click()
-    assert {z for z, _, _ in calls} == {0, 1, 2}
-    with (tmp_path / "new" / "view.gif").open("rb") as file:
-        content = file.read()
-    assert content.startswith(b"GIF89a") and content.count(b"\x21\xf9\x04") == 3  # one control block for each frame
-    assert explorer.progress.value == explorer.progress.max == 3 and "view.gif" in explorer.status.value
-
-
-def test_parts_can_be_found_in_the_page():
-    explorer = explorer_of_a_point([])
-
-    def classes(widget: widgets.Widget) -> set[str]:
-        return set(widget._dom_classes).union(*map(classes, getattr(widget, "children", ())))
-
-    names = "explorer picture readout status progress play save-png save-gif pick z y x"
-    assert classes(explorer) == {f"fgnet-{name}" for name in names.split()}
+def test_a_flat_plane_alone_is_as_wide_as_a_slide_and_may_be_stretched():
+    flat = Panel("xz", np.zeros((5, 100, 3), np.uint8), Box(0, 0, 5, 100), VOXEL)
+    assert Canvas().show([[flat], [flat]]).get_figwidth() > 13
+    assert Panel("xz", flat.image, flat.box, VOXEL, stretch=4).ratio == 4 * flat.ratio == 0.2
+    region = Box(1, 10, 2, 20)
+    outlined = Canvas().show([[Panel("xz", flat.image, flat.box, VOXEL, region=region)]])
+    x, y = outlined.axes[0].lines[-1].get_data()
+    assert (min(x), max(x), min(y), max(y)) == (9.5, 29.5, 0.5, 2.5)

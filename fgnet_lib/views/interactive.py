@@ -1,0 +1,455 @@
+"""Controls above a picture that follows them, of core ipywidgets only, so that they work wherever notebooks run.
+
+A lesson calls the function that draws once more for a figure that stays where widgets do not.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import tifffile
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from fgnet_lib.files.atomic import atomic
+from fgnet_lib.views.panels import Panel, point_at
+
+FRAMES = 5  # sections a second
+# Core widgets report neither clicks on a picture nor keys. This listener writes them into hidden text fields beside the
+# picture, as if somebody had typed them; `fgnet-about` tells it where the panels lie, which keys count, and alt text.
+LISTENER = """
+if (!window.fgnetListens) {
+  window.fgnetListens = true;
+  const find = event => event.target.closest && event.target.closest("img.fgnet-picture");
+  const part = (picture, name) => picture.closest(".fgnet-explorer").querySelector(".fgnet-" + name);
+  const about = picture => JSON.parse(part(picture, "about").textContent.trim() || '{"panels": [], "keys": []}');
+  const type = (picture, name, text) => {
+    const field = part(picture, name).querySelector("input");
+    field.value = text;
+    for (const kind of ["input", "change"]) field.dispatchEvent(new Event(kind, {bubbles: true}));
+  };
+  const queues = new WeakMap();
+  const report = (picture, ...what) => {  // the last events, numbered: a busy kernel misses none
+    const queue = queues.get(picture) || [];
+    const number = Math.max(Date.now(), queue.length ? queue[queue.length - 1][0] + 1 : 0);
+    queues.set(picture, [...queue, [number, ...what]].slice(-20));
+    type(picture, "pick", JSON.stringify(queues.get(picture)));
+  };
+  const position = (picture, event) => {
+    const box = picture.getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  };
+  const mark = (picture, kind, places) => {  // frames [left, top, width, height] above the page
+    document.querySelectorAll("." + kind).forEach(old => old.remove());
+    for (const [left, top, width, height] of places) {
+      const frame = document.body.appendChild(document.createElement("div"));
+      frame.className = kind;
+      frame.style.cssText = `position: fixed; z-index: 1000; pointer-events: none; border: 2px solid white;
+        outline: 1px solid black; left: ${left}px; top: ${top}px; width: ${width}px; height: ${height}px`;
+    }
+  };
+  const inside = ([right, down], [left, top, width, height]) =>
+    right >= left && right <= left + width && down >= top && down <= top + height;
+  const follow = (picture, event) => {  // the same place in the other panels
+    const box = picture.getBoundingClientRect(), at = position(picture, event), panels = about(picture).panels;
+    const over = panels.find(panel => inside(at, panel)), side = 10;
+    const places = panels.filter(panel => over && panel !== over && panel[4] === over[4]).map(panel => [
+      box.left + box.width * (panel[0] + (at[0] - over[0]) / over[2] * panel[2]) - side / 2 - 2,
+      box.top + box.height * (panel[1] + (at[1] - over[1]) / over[3] * panel[3]) - side / 2 - 2, side, side]);
+    mark(picture, "fgnet-mark", places);
+    type(picture, "hover", over ? at.join(" ") : "");
+  };
+  const prepare = picture => {
+    picture.alt = about(picture).alt || "";
+    picture.tabIndex = 0;
+    picture.draggable = false;
+  };
+  const clear = () => document.querySelectorAll(".fgnet-mark").forEach(old => old.remove());
+  let start = null;
+  document.addEventListener("load", event => find(event) && prepare(find(event)), true);
+  document.querySelectorAll("img.fgnet-picture").forEach(prepare);
+  document.addEventListener("pointerdown", event => {
+    const picture = event.button === 0 && find(event);
+    if (picture) start = {picture, event, at: position(picture, event)};
+  });
+  document.addEventListener("pointermove", event => {
+    const picture = find(event);
+    if (start && start.picture === picture) {
+      const x = Math.min(start.event.clientX, event.clientX), y = Math.min(start.event.clientY, event.clientY);
+      mark(picture, "fgnet-drag", [[x, y, Math.abs(event.clientX - start.event.clientX),
+        Math.abs(event.clientY - start.event.clientY)]]);
+    } else if (picture) {
+      follow(picture, event);
+    } else {
+      clear();
+    }
+  });
+  document.addEventListener("pointerup", event => {
+    document.querySelectorAll(".fgnet-drag").forEach(old => old.remove());
+    const picture = find(event), from = start;
+    start = null;
+    if (!picture || !from || from.picture !== picture) return;
+    picture.focus({preventScroll: true});
+    const far = Math.hypot(event.clientX - from.event.clientX, event.clientY - from.event.clientY) > 5;
+    far ? report(picture, "drag", ...from.at, ...position(picture, event)) : report(picture, "click", ...from.at);
+  });
+  document.addEventListener("pointercancel", () => { start = null; });
+  document.addEventListener("scroll", clear, true);
+  window.addEventListener("keydown", event => {  // before the notebook takes it for a command
+    const picture = find(event);
+    if (!picture || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!about(picture).keys.includes(event.key)) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    report(picture, "key", event.key);
+  }, true);
+}
+"""
+
+Keys = Mapping[str, tuple[str, Callable[[Any], Any]]]  # key -> the name of a control, and its value after -> before
+
+
+class Explorer(widgets.VBox):
+    """Controls above a picture that follows them; as the last line of a cell it appears below the cell.
+
+    An integer slider named `z` gets a button that plays through the sections, one that saves them as a GIF, and the
+    keys z and Z on the picture (next and previous section). Sliders named `y` and `x` follow clicks on the picture and
+    the arrow keys; a text field named `region` takes the rectangle that is dragged. Under the picture are the values at
+    the mouse. All of this needs a page that runs the script of an output, as JupyterLab does; where a page runs none
+    (maybe Colab and VS Code), the controls alone remain.
+
+    For style sheets and tests the parts have CSS classes: `fgnet-explorer`, `fgnet-picture`, `fgnet-values`,
+    `fgnet-readout`, `fgnet-status`, `fgnet-play`, `fgnet-save-png`, `fgnet-save-gif`, `fgnet-save-arrays`,
+    `fgnet-progress`, and `fgnet-` with the name of each control.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[..., Figure],
+        controls: dict[str, widgets.Widget],
+        tell: Callable[..., str] | None = None,
+        folder: str | Path = ".",
+        name: str = "view",
+        keys: Keys | None = None,
+        extras: Sequence[widgets.Widget] = (),
+    ) -> None:
+        """Build the picture and its controls.
+
+        Args:
+            draw: called with the value of each control under its name.
+            controls: the widgets, in the order they are shown.
+            tell: called with the same values; returns HTML to show under the picture.
+            folder: where saved pictures go; made when missing.
+            name: their file names begin with it.
+            keys: more keys for the picture.
+            extras: widgets to show beside the buttons.
+        """
+        self.controls, self._draw, self._tell = controls, draw, tell
+        self._folder, self._name, self._quiet, self._seen = Path(folder), name, False, 0
+        self._keys = _motion_keys(controls) | dict(keys or {})
+        self.picture = widgets.Image(format="jpeg")  # a third of a PNG's size, at the same pixels
+        self.readout, self.status, self.values_at = (widgets.HTML() for _ in range(3))
+        self.progress = widgets.IntProgress(0, 0, 1, layout={"visibility": "hidden"})
+        self.save_png, self.save_gif, self.save_arrays = (
+            widgets.Button(description=f"save {what}", layout={"width": "auto"}) for what in ("PNG", "GIF", "arrays")
+        )
+        self.play = widgets.Play(interval=1000 // FRAMES)
+        self.pick, self.hover = (widgets.Text(layout={"display": "none"}) for _ in range(2))
+        self._about = widgets.HTML(layout={"display": "none"})
+        super().__init__(self._arrange(extras))
+        self.add_class("fgnet-explorer")
+        for control in controls.values():
+            control.observe(self._redraw, "value")
+        self.pick.observe(self._act, "value")
+        self.hover.observe(self._point, "value")
+        self.save_png.on_click(self._save_png)
+        self.save_gif.on_click(self._save_gif)
+        self.save_arrays.on_click(self._save_arrays)
+        self._redraw()
+        self.save_arrays.layout.display = None if getattr(self._figure, "panels", {}) else "none"
+
+    def _arrange(self, extras: Sequence[widgets.Widget]) -> list[widgets.Widget]:
+        """Return the parts from top to bottom, named for style sheets, controls aligned in columns."""
+        parts = self.controls | {name: getattr(self, name) for name in ("picture", "readout", "status", "progress")}
+        parts |= {"pick": self.pick, "hover": self.hover, "about": self._about, "values": self.values_at}
+        parts |= {"save-png": self.save_png, "save-gif": self.save_gif, "save-arrays": self.save_arrays}
+        for part, widget in (parts | {"play": self.play}).items():
+            widget.add_class(f"fgnet-{part}")
+        for control in self.controls.values():
+            control.layout.width = "max-content" if isinstance(control, widgets.ToggleButtons) else "auto"
+            if hasattr(control.style, "description_width"):
+                control.style.description_width = "6.5em"
+        below = [self.save_png, self.save_arrays, *extras]
+        if isinstance(z := self.controls.get("z"), widgets.IntSlider):
+            self.play.min, self.play.max, self.play.value = z.min, z.max, z.value
+            widgets.jslink((self.play, "value"), (z, "value"))
+            below = [self.play, self.save_png, self.save_gif, self.save_arrays, *extras]
+        columns = {"grid_template_columns": "repeat(auto-fill, minmax(21em, 1fr))", "grid_gap": "2px 1em"}
+        above = widgets.GridBox(list(self.controls.values()), layout=columns)
+        below = widgets.HBox([*below, self.progress, self.status], layout={"flex_flow": "row wrap"})
+        script = {"application/javascript": LISTENER, "text/plain": ""}
+        listener = widgets.Output(outputs=({"output_type": "display_data", "data": script, "metadata": {}},))
+        hidden = [self.pick, self.hover, self._about, listener]
+        return [above, self.picture, self.values_at, self.readout, below, *hidden]
+
+    def values(self) -> dict[str, Any]:
+        """Return the present value of each control by its name."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def draw(self, **changes: Any) -> Figure:
+        """Return the figure of the controls' values, with some `changes`; the controls stay as they are.
+
+        `explorer.draw(z=3)` is a figure of section 3 that stays in a notebook without a kernel.
+        """
+        return self._draw(**self.values() | changes)
+
+    def change(self, **values: Any) -> None:
+        """Set several controls and draw once; numbers beyond a slider's ends become its ends."""
+        with self.hold():
+            for name, value in values.items():
+                control = self.controls[name]
+                inside = isinstance(value, int | float) and hasattr(control, "min")
+                control.value = max(control.min, min(control.max, value)) if inside else value
+        self._redraw()
+
+    def resize(self, shape: Sequence[int]) -> None:
+        """Let the sliders z, y, x cover a volume of another shape, and go to its middle."""
+        with self.hold():
+            for axis, size in zip("zyx", shape, strict=True):
+                self.controls[axis].max = size - 1
+            self.play.max = shape[0] - 1
+        self.change(**{axis: size // 2 for axis, size in zip("zyx", shape, strict=True)})
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Let controls change without a new picture."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
+    @contextmanager
+    def working(self, task: str) -> Iterator[None]:
+        """Tell beside the buttons what is going on, and what went wrong: Jupyter only logs what a callback raises."""
+        self.status.value = task
+        try:
+            yield
+        except Exception as error:
+            self.status.value = escape(f"{type(error).__name__}: {error}")
+            raise
+
+    def _redraw(self, _change: object = None) -> None:
+        if self._quiet:
+            return
+        with self.working("drawing"):  # a new section may have to go through the network first
+            self._figure = self.draw()
+            self._about.value = escape(json.dumps(_describe(self._figure) | {"keys": list(self._keys)}))
+            self.picture.value = to_jpeg(self._figure)
+            if self._tell:
+                self.readout.value = self._tell(**self.values())
+        self._point({"new": self.hover.value})
+        self.status.value = ""
+
+    def _act(self, change: dict[str, str]) -> None:
+        """Do what happened on the picture since the last time: LISTENER writes the last events with their numbers."""
+        values = self.values()
+        for number, kind, *what in json.loads(change["new"]):
+            if number > self._seen:
+                self._seen = number
+                values |= self._changes(values, kind, what)
+        before = self.values()
+        if changes := {name: value for name, value in values.items() if value != before[name]}:
+            self.change(**changes)
+
+    def _changes(self, values: dict[str, Any], kind: str, what: list[Any]) -> dict[str, Any]:
+        """Return the controls' new values by an event: a key, a click at (right, down), a drag between two points."""
+        if kind == "key":
+            name, step = self._keys[what[0]]
+            return {name: step(values[name])}
+        points = [point_at(self._figure, *what[i : i + 2]) for i in range(0, len(what), 2)]
+        if None in points or points[0][0] is not points[-1][0]:
+            return {}
+        panel, *position = points[0]
+        if kind == "click" and set(panel.axes) <= self.controls.keys():
+            return dict(zip(panel.axes, position, strict=True))
+        if kind == "drag" and "region" in self.controls and panel.axes == ("y", "x"):
+            spans = (sorted(ends) for ends in zip(points[0][1:], points[1][1:], strict=True))
+            return {"region": ", ".join(f"{first}:{last + 1}" for first, last in spans)}
+        return {}
+
+    def _point(self, change: dict[str, str]) -> None:
+        """Show the values of all panels at the position of the mouse that LISTENER wrote."""
+        point = point_at(self._figure, *map(float, change["new"].split())) if change["new"] else None
+        text = _values_text(self._figure.panels.values(), *point) if point else _hint(self._keys, self.controls)
+        self.values_at.value = escape(text)
+
+    def _path(self, ending: str = "") -> Path:
+        z = self.values().get("z")
+        return self._folder / (f"{self._name}{'' if z is None else f'-{z:04}'}{ending}")
+
+    def _save_png(self, _button: widgets.Button) -> None:
+        path = self._path(".png")
+        with self.working(f"saving {path}"), atomic(path) as part:
+            self.draw().savefig(part, dpi=160, format="png")
+        self.status.value = f"saved {path}"
+
+    def _save_gif(self, _button: widgets.Button) -> None:
+        z, path = self.controls["z"], self._folder / f"{self._name}.gif"
+        self.progress.max, self.progress.layout.visibility = z.max - z.min + 1, "visible"
+
+        def tell(done: int) -> None:
+            self.progress.value = done
+            self.status.value = f"{done} of {self.progress.max} sections"
+
+        try:
+            with self.working(f"saving {path}"):
+                save_run(lambda section: self.draw(z=section), range(z.min, z.max + 1), path, tell)
+        finally:
+            self.progress.layout.visibility = "hidden"
+        self.status.value = f"saved {path}"
+
+    def _save_arrays(self, _button: widgets.Button) -> None:
+        path = self._path()
+        with self.working(f"saving {path}"):
+            save_arrays_of(getattr(self.draw(), "panels", {}).values(), self.values(), path)
+        self.status.value = f"saved {path}: each array as .npy and .tif, the settings as settings.json"
+
+
+def _motion_keys(controls: Mapping[str, widgets.Widget]) -> dict[str, tuple[str, Callable[[Any], Any]]]:
+    """Return the keys that move through sections and move the point, as far as there are sliders for them."""
+    steps = {"z": ("z", 1), "Z": ("z", -1), "ArrowUp": ("y", -1), "ArrowDown": ("y", 1)}
+    steps |= {"ArrowLeft": ("x", -1), "ArrowRight": ("x", 1)}
+
+    def move(step: int, slider: widgets.IntSlider) -> Callable[[int], int]:
+        return lambda value: max(slider.min, min(slider.max, value + step))
+
+    return {key: (name, move(step, controls[name])) for key, (name, step) in steps.items() if name in controls}
+
+
+def _hint(keys: Keys, controls: Mapping[str, widgets.Widget]) -> str:
+    """Return which keys do what."""
+    symbols = {"ArrowUp": "↑", "ArrowDown": "↓", "ArrowLeft": "←", "ArrowRight": "→"}
+    names = dict.fromkeys(name for name, _ in keys.values())
+    parts = (
+        f"{' '.join(symbols.get(key, key) for key, (control, _) in keys.items() if control == name)}: "
+        f"{controls[name].description}"
+        for name in names
+    )
+    return f"Keys, after a click on the picture: {', '.join(parts)}." if names else ""
+
+
+def _describe(figure: Figure) -> dict[str, Any]:
+    """Return alt text of a figure, and [left, top, width, height, plane] of its panels as fractions of the picture."""
+    panels = []
+    for ax, panel in getattr(figure, "panels", {}).items():
+        box = ax.get_position()
+        panels.append([*(round(n, 4) for n in (box.x0, 1 - box.y1, box.width, box.height)), "".join(panel.axes)])
+    return {"alt": "; ".join(ax.get_title() for ax in figure.axes if ax.get_title()), "panels": panels}
+
+
+def _values_text(panels: Sequence[Panel], over: Panel, row: int, column: int) -> str:
+    """Return the values that all panels of the plane of `over` have at a raw voxel of it, each quantity once."""
+    texts = [panel.values.text(row, column) for panel in panels if panel.values and panel.axes == over.axes]
+    where = ", ".join(f"{axis} = {at}" for axis, at in zip(over.axes, (row, column), strict=True))
+    return f"Mouse at {where}: " + " · ".join(dict.fromkeys(texts))
+
+
+def save_run(draw: Callable[[int], Figure], sections: Sequence[int], path: Path, tell: Callable[[int], None]) -> None:
+    """Write an animated GIF with one frame for each section; it appears when it is complete.
+
+    Args:
+        draw: returns the figure of a section; all figures must have the same size.
+        sections: in the order of the frames.
+        path: of the file; its folder is made when missing.
+        tell: called with the number of frames done after each of them.
+    """
+    frames = []
+    for done, z in enumerate(sections, start=1):
+        frames.append(Image.fromarray(_pixels(draw(z))).quantize())
+        tell(done)
+    with atomic(path) as part:
+        frames[0].save(part, "GIF", save_all=True, append_images=frames[1:], duration=1000 // FRAMES, loop=0)
+
+
+def save_arrays_of(panels: Sequence[Panel], settings: Mapping[str, Any], folder: Path) -> None:
+    """Write the numbers that panels show into a folder, which appears when it is complete.
+
+    Each quantity, of the whole section, is `NAME.npy` and `NAME.tif` (with its pixel size and the settings);
+    `settings.json` holds the settings and, by name, voxels per pixel and the pixel size.
+
+    Args:
+        panels: those without numbers are left out.
+        settings: of the controls, by name.
+        folder: what was in it is replaced.
+
+    Raises:
+        ValueError: no panel has numbers.
+        OSError: the disk is full or cannot be written; what was there before is untouched.
+    """
+    arrays = {re.sub(r"[^\w.-]+", "-", panel.values.name).strip("-"): panel for panel in panels if panel.values}
+    if not arrays:
+        raise ValueError("this picture has no panels with numbers to save")
+    about = {"settings": dict(settings), "arrays": {}}
+    with atomic(folder) as part:
+        part.mkdir()
+        for name, panel in arrays.items():
+            quantity, array, stride = panel.values
+            size = [nm * n for nm, n in zip(panel.voxel_size[1:], stride, strict=True)]
+            about["arrays"][name] = {"quantity": quantity, "axes": panel.axes, "stride": stride, "pixel_nm": size}
+            tiff = _encode_tiff(array, size, {"settings": about["settings"], "quantity": quantity})
+            for ending, content in (("npy", _encode_npy(array)), ("tif", tiff)):
+                (part / f"{name}.{ending}").write_bytes(content)  # NumPy itself is silent about a full disk
+        (part / "settings.json").write_text(json.dumps(about, indent=1, default=str))
+
+
+def _encode_npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def _encode_tiff(array: np.ndarray, size: Sequence[float], settings: Mapping[str, Any]) -> bytes:
+    """Return a section (y, x) or (y, x, channels) as TIFF, with its pixel size in nm and settings as description."""
+    array = array.astype(np.float32) if array.dtype.kind == "f" else array  # few programs read 16 bits of a float
+    array, file = np.moveaxis(array, -1, 0) if array.ndim == 3 else array, io.BytesIO()
+    resolution = {"resolution": (1e7 / size[1], 1e7 / size[0]), "resolutionunit": "CENTIMETER"}
+    text = json.dumps(settings, default=str)
+    tifffile.imwrite(file, array, photometric="minisblack", description=text, metadata=None, **resolution)
+    return file.getvalue()
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    """Return the picture of a figure at its own size, uint8 (y, x, 3)."""
+    canvas = figure.canvas if isinstance(figure.canvas, FigureCanvasAgg) else FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def to_jpeg(figure: Figure) -> bytes:
+    """Return a figure as a JPEG of the figure's own size, at a quality that keeps thin lines and their colours."""
+    picture = io.BytesIO()
+    Image.fromarray(_pixels(figure)).save(picture, "JPEG", quality=90, subsampling=0)
+    return picture.getvalue()
+
+
+def explore(draw: Callable[..., Figure], **controls: widgets.Widget) -> Explorer:
+    """Return controls above the picture that `draw` makes of their values, redrawn whenever a value changes.
+
+    `explore(lambda z: plot(volume, z), z=IntSlider(0, 0, 9))` draws section 0 and follows the slider.
+
+    Args:
+        draw: called with the value of each control under its name.
+        controls: the widgets, in the order they are shown.
+    """
+    return Explorer(draw, controls)
