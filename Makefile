@@ -40,7 +40,7 @@ $(INSTALLED): requirements.txt requirements-lib.txt requirements-site.txt constr
 tutorial: env  ## run every lesson and write out/tutorial-*/index.html (DATASET=fib25, PROFILE=cpu, FRESH=1 to start over)
 	@$(BIN)/python tools/course/run_tutorial.py --dataset $(DATASET) --profile $(PROFILE) $(if $(filter-out 0,$(FRESH)),--fresh)
 
-site: env  ## build out/site/html from what `make tutorial` has run: lessons, figures, 3D scenes, glossary, API, search
+site: tutorial  ## run the lessons that have changed, then build out/site/html of all (PROFILE=cpu for the pictures that we publish)
 	@$(BIN)/python tools/course/build_site.py --dataset $(DATASET) --profile $(PROFILE)
 
 notebooks: env  ## regenerate notebooks/*.ipynb and the README's table from notebooks/src

@@ -44,7 +44,7 @@ html_js_files = ["site.js"]
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_copyright = False
-html_context = {"default_mode": "light"}  # figures have a white ground
+html_context = {"default_mode": "auto"}  # as the reader's system; figures keep their white ground
 html_theme_options = {"use_download_button": False, "show_toc_level": 2, "navbar_persistent": []}
 
 GLOSSARY = Path(__file__).resolve().parents[1] / "docs" / "learn" / "glossary.md"

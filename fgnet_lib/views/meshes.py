@@ -58,7 +58,11 @@ def slender_ids(labels: np.ndarray, n: int) -> list[int]:
     sides = np.concatenate([index[:, [0, -1]].ravel(), index[:, :, [0, -1]].ravel()])
     cut = np.bincount(sides, minlength=len(ids)) > voxels / 20
     through = (boxes[:, 0] >= 0.75 * len(labels)) & ~cut
-    by_fill = [int(ids[k]) for k in np.argsort(voxels / boxes.prod(axis=1), kind="stable") if through[k] and ids[k] not in NO_NEURON]
+    by_fill = [
+        int(ids[k])
+        for k in np.argsort(voxels / boxes.prod(axis=1), kind="stable")
+        if through[k] and ids[k] not in NO_NEURON
+    ]
     return [*by_fill, *(i for i in largest_ids(labels, len(ids)) if i not in by_fill)][:n]
 
 

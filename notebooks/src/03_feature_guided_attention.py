@@ -573,6 +573,17 @@ explorer
 explorer.draw(z=middle, level="a1", opacity=0.7)
 
 # %% [markdown]
+# **Without a kernel.** The next cell writes EM, a1, a2, a3 and SAM2's features into one HTML file. It opens in any
+# browser, also on a phone, and you can send it to a colleague. Point at a picture: the cross and the values follow in
+# all of them. Click: the last picture shows where SAM2 sees something similar.
+
+# %%
+from fgnet_lib.views.attention_page import export_attention
+
+page = export_attention(volume, model, session.out_dir / "attention.html")
+print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
+
+# %% [markdown]
 # **What if?** Choose *what if a is 0*: this replaces the map of that level before it is multiplied, and the rest of
 # the network computes again. The pictures to the right show the new affinities and their change: purple where voxels
 # are now joined more, orange where they are joined less. The table says how many affinities cross 0.5. Drag a rectangle

@@ -1,10 +1,151 @@
-// A figure opens in its full size: four panels are small on a phone.
-document.addEventListener("DOMContentLoaded", () => {
-  for (const picture of document.querySelectorAll(".cell_output img")) {
-    const link = document.createElement("a");
-    link.href = picture.src;
-    link.title = "Open in full size";
+"use strict";
+const LESSON = /\/notebooks\/(\d\d_\w+)\.html/;
+const STORE = "fgnet-finished";
+
+// --- figures: a click enlarges; on a phone, panels side by side are shown one below the other -------------------------
+
+function makeDialog() {
+  const dialog = document.createElement("dialog");
+  dialog.className = "enlarged";
+  dialog.setAttribute("aria-label", "Enlarged figure");
+  dialog.innerHTML = '<form method="dialog"><button>Close</button></form><div tabindex="0" role="group" aria-label="Figure"><img alt=""></div>';
+  dialog.addEventListener("click", event => { if (event.target === dialog) dialog.close(); });
+  document.body.append(dialog);
+  return dialog;
+}
+
+function enlarge(dialog, picture) {
+  const large = dialog.querySelector("img");
+  large.src = picture.src;
+  large.alt = picture.alt;
+  large.style.width = `${Math.max(picture.naturalWidth, Math.min(2 * picture.naturalWidth, 0.9 * innerWidth))}px`;
+  dialog.showModal();
+}
+
+// Where white columns part the panels of a figure: [start, end] of each, in pixels; null if there is one panel only.
+function findPanels(picture) {
+  const { naturalWidth: width, naturalHeight: height } = picture;
+  if (width < 1.6 * height || width < 500) return null;
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const context = canvas.getContext("2d");
+  context.drawImage(picture, 0, 0);
+  const { data } = context.getImageData(0, 0, width, height);
+  const empty = x => {
+    for (let y = 0; y < height; y++) if (data[4 * (y * width + x)] < 250 && data[4 * (y * width + x) + 3] > 0) return false;
+    return true;
+  };
+  const cuts = [0];
+  for (let x = 0, first = null; x < width; x++) {
+    if (empty(x)) first ??= x;
+    else if (first !== null) {
+      const cut = Math.round((first + x) / 2);
+      if (first > 0 && x - first >= 8 && cut - cuts.at(-1) > 0.18 * width && width - cut > 0.18 * width) cuts.push(cut);
+      first = null;
+    }
+  }
+  return cuts.length > 1 ? cuts.map((cut, k) => [cut, cuts[k + 1] ?? width]) : null;
+}
+
+function stack(link, picture) {
+  let panels = null;
+  try { panels = findPanels(picture); } catch { return; }  // opened as a file: the browser lets no script see pixels
+  if (!panels) return;
+  const { naturalWidth: width, naturalHeight: height } = picture;
+  const column = document.createElement("span");
+  column.className = "stacked";
+  column.setAttribute("role", "img");
+  column.setAttribute("aria-label", picture.alt);
+  for (const [start, end] of panels) {
+    const part = document.createElement("span");
+    part.style.backgroundImage = `url("${picture.src}")`;
+    part.style.backgroundSize = `${100 * width / (end - start)}% 100%`;
+    part.style.backgroundPosition = `${100 * start / (width - end + start)}% 0`;
+    part.style.aspectRatio = `${end - start} / ${height}`;
+    column.append(part);
+  }
+  link.classList.add("has-stack");
+  link.append(column);
+}
+
+function showFigures() {
+  const pictures = document.querySelectorAll(".cell_output img, .bd-article > section > p > img");
+  const dialog = pictures.length ? makeDialog() : null;
+  for (const picture of pictures) {
+    const link = Object.assign(document.createElement("a"), { href: picture.src, className: "figure", title: "Enlarge" });
     picture.replaceWith(link);
     link.append(picture);
+    link.addEventListener("click", event => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      enlarge(dialog, picture);
+    });
+    if (matchMedia("(max-width: 600px)").matches)
+      picture.decode().then(() => stack(link, picture)).catch(() => {});
   }
+}
+
+// --- progress across lessons, kept in this browser --------------------------------------------------------------------
+
+function finished() {
+  try { return new Set(JSON.parse(localStorage.getItem(STORE)) || []); } catch { return new Set(); }
+}
+
+function setFinished(lesson, done) {
+  const lessons = finished();
+  if (done) lessons.add(lesson); else lessons.delete(lesson);
+  try { localStorage.setItem(STORE, JSON.stringify([...lessons])); } catch { return; }  // storage is switched off
+  showProgress();
+}
+
+function showProgress() {
+  const lessons = finished();
+  for (const link of document.querySelectorAll(".bd-links a")) {
+    const name = (LESSON.exec(link.href) || [])[1];
+    if (name) link.classList.toggle("finished", lessons.has(name));
+  }
+  const all = [...document.querySelectorAll("li.lesson")];
+  for (const card of all) card.classList.toggle("finished", lessons.has(card.dataset.lesson));
+  const line = document.getElementById("progress");
+  if (line && lessons.size) {
+    const next = all.find(card => !lessons.has(card.dataset.lesson));
+    line.textContent = `You have finished ${all.filter(card => lessons.has(card.dataset.lesson)).length} of ${all.length} lessons. `;
+    if (next) line.append("Go on with ", Object.assign(document.createElement("a"), {
+      href: next.querySelector("a").href, textContent: next.querySelector(".name").textContent }), ".");
+  }
+}
+
+function addMark() {
+  const name = (LESSON.exec(location.pathname) || [])[1], article = document.querySelector(".bd-article > section");
+  if (!name || !article) return;
+  const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: finished().has(name) });
+  box.addEventListener("change", () => setFinished(name, box.checked));
+  const label = Object.assign(document.createElement("label"), { className: "finish" });
+  label.append(box, " I have finished this lesson");
+  article.append(label);
+}
+
+// --- explorers in frames: as high as they need, and as light or dark as the page --------------------------------------
+
+function sendTheme() {
+  const theme = document.documentElement.dataset.theme;
+  for (const frame of document.querySelectorAll(".explorer iframe"))
+    frame.contentWindow.postMessage({ fgnetTheme: theme }, "*");
+}
+
+window.addEventListener("message", event => {
+  const frames = [...document.querySelectorAll(".explorer iframe")];
+  const frame = frames.find(frame => frame.contentWindow === event.source);
+  if (!frame || !Number.isFinite(event.data.fgnetHeight)) return;
+  frame.style.height = `${event.data.fgnetHeight + 2}px`;
+  sendTheme();
+});
+
+document.addEventListener("DOMContentLoaded", () => {
+  showFigures();
+  addMark();
+  showProgress();
+  new MutationObserver(sendTheme).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  // what scrolls has to be reached by keys
+  for (const part of document.querySelectorAll("pre, div.math, .pst-scrollable-table-container, .output.text_html"))
+    if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
 });

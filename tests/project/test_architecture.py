@@ -25,7 +25,14 @@ MAY_IMPORT = {  # a subpackage -> the others that it may import; all may import 
     "course": {"files", "views"},
 }
 ONLY = {  # the modules that may import a package; computing never draws
-    "matplotlib": {"views.plots", "views.attention", "views.panels", "views.interactive", "views.explorers", "views.viewer"},
+    "matplotlib": {
+        "views.plots",
+        "views.attention",
+        "views.panels",
+        "views.interactive",
+        "views.explorers",
+        "views.viewer",
+    },
     "ipywidgets": {"views.interactive", "course.quiz", "views.explorers", "views.viewer"},
     "neuroglancer": {"views.viewer", "views.exports"},
     "plotly": {"views.exports"},

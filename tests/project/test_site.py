@@ -14,9 +14,12 @@ from pathlib import Path
 
 import build_site
 import nbformat
+import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from helpers.browser import SCREENSHOTS, open_browser
 from nbformat.v4 import new_code_cell, new_output
+from PIL import Image
 from run_tutorial import Lesson, lesson_parameters, sources_key
 
 from fgnet_lib.__init__ import REPOSITORY
@@ -108,7 +111,7 @@ def test_what_goes_further_is_folded_with_all_of_its_section(site):
 
 def test_outputs_need_no_kernel_and_name_no_folder(site):
     text = page(site, NOTEBOOKS[0])
-    assert text.count("needs a running notebook") == 1  # of the explorer, not of the progress bar
+    assert text.count("In a running notebook, controls appear here") == 1  # of the explorer, not of the progress bar
     assert "Instead of a <b>widget</b>" in text
     assert "widget-view" not in text and "Explorer()" not in text and "10%|" not in text
     assert 'The outputs on this page were made with PROFILE = "fast" and DATASET = "phantom".' in words(text)
@@ -199,7 +202,23 @@ def test_files_beside_the_site_are_linked_on_github():
     assert pointed("[a](../docs/a.md#b)") == "[a](../docs/a.md#b)"
     assert pointed("[l](../LICENSE)") == f"[l]({build_site.REPOSITORY}/blob/main/LICENSE)"
     assert pointed("[n](../nowhere.md) [w](https://example.org)") == "[n](../nowhere.md) [w](https://example.org)"
-    assert pointed("[![Colab](https://c.org/b.svg)](https://c.org/x)") == "Open this lesson in [Colab](https://c.org/x)"
+    assert pointed("| [![Colab](https://c.org/b.svg)](https://c.org/x) |") == "| [Colab](https://c.org/x) |"
+
+
+@pytest.mark.parametrize("lesson", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_lesson_has_buttons_to_open_and_to_download_it(site, lesson):
+    buttons = re.findall(r'<a class="button" href="([^"]+)"( download)?>([^<]+)</a>', page(site, lesson))
+    assert [name for _, _, name in buttons if name == "Open in Colab"] == ["Open in Colab"]
+    assert (lesson.name, " download", "Download") in buttons
+    assert (site / "notebooks" / lesson.name).read_bytes() == lesson.read_bytes()
+
+
+def test_the_front_page_has_a_card_with_a_picture_for_each_lesson(site):
+    text = (site / "index.html").read_text(encoding="utf-8")
+    cards = re.findall(r'<li class="lesson" data-lesson="([^"]+)">.*?src="([^"]+)" alt="([^"]+)"', text, re.DOTALL)
+    assert [lesson for lesson, _, _ in cards] == [path.stem for path in NOTEBOOKS]
+    assert all((site / picture).is_file() for _, picture, _ in cards)
+    assert text.count("download>") == text.count(">Colab<span") == len(NOTEBOOKS)
 
 
 def test_the_front_page_says_where_to_get_the_course(site):
@@ -286,3 +305,71 @@ def test_pages_fit_the_screen_and_the_search_finds_a_term(address, width):
         page.goto(f"{address}/search.html?q=agglomeration")
         page.locator("ul.search a[href*='docs/learn/glossary.html']").first.wait_for()
         assert (watch.problems, watch.outside) == ([], [])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_have_no_serious_barrier_and_follow_the_system_at_the_first_visit(address, width, scheme):
+    with open_browser(width, 900) as (page, _):
+        page.emulate_media(color_scheme=scheme)
+        barriers = []
+        for path in PAGES:
+            page.goto(f"{address}/{path}")
+            assert page.locator("html").get_attribute("data-theme") == scheme
+            violations = Axe().run(page).response["violations"]
+            barriers += [
+                (path, violation["id"], node["html"][:200])
+                for violation in violations
+                if violation["impact"] in ("critical", "serious")
+                for node in violation["nodes"]
+            ]
+        assert barriers == []
+
+
+def test_a_finished_lesson_is_marked_on_the_front_page_and_stays_so(address):
+    with open_browser(1280, 900) as (page, watch):
+        page.goto(f"{address}/notebooks/{NOTEBOOKS[0].stem}.html")
+        page.get_by_label("I have finished this lesson").check()
+        page.goto(f"{address}/index.html")
+        assert page.locator("#progress").inner_text().startswith(f"You have finished 1 of {len(NOTEBOOKS)} lessons.")
+        assert page.locator("#progress a").get_attribute("href") == f"notebooks/{NOTEBOOKS[1].stem}.html"
+        assert page.locator("li.lesson.finished").count() == 1
+        page.goto(f"{address}/notebooks/{NOTEBOOKS[0].stem}.html")
+        page.get_by_label("I have finished this lesson").uncheck()
+        page.goto(f"{address}/index.html")
+        assert page.locator("li.lesson.finished").count() == 0 and watch.problems == []
+
+
+def test_a_click_or_a_key_enlarges_a_figure(address):
+    with open_browser(1280, 900) as (page, watch):
+        page.goto(f"{address}/index.html")
+        page.locator("a.figure").first.click()
+        box = page.locator("dialog.enlarged img").bounding_box()
+        assert box["width"] > page.locator("a.figure img").first.bounding_box()["width"]
+        page.keyboard.press("Escape")
+        assert not page.locator("dialog.enlarged").is_visible()
+        page.locator("a.figure").first.focus()
+        page.keyboard.press("Enter")
+        assert page.locator("dialog.enlarged").is_visible() and watch.problems == []
+
+
+def test_panels_side_by_side_are_stacked_on_a_phone(site, address):
+    panels = np.full((200, 900), 255, np.uint8)
+    panels[10:190, 10:290] = panels[10:190, 310:590] = panels[10:190, 610:890] = 90
+    folder = site / "panels"
+    folder.mkdir()
+    Image.fromarray(panels).save(folder / "panels.png")
+    (folder / "index.html").write_text(
+        '<!doctype html><meta name="viewport" content="width=device-width"><link rel="stylesheet" '
+        'href="../_static/site.css"><div class="cell_output"><img src="panels.png" alt="three"></div>'
+        '<script src="../_static/site.js"></script>'
+    )
+    for width, count in ((390, 3), (1280, 0)):
+        with open_browser(width, 900) as (page, _):
+            page.goto(f"{address}/panels/")
+            page.wait_for_timeout(1000)
+            parts = page.locator(".stacked > span")
+            assert parts.count() == count
+            if count:
+                tops = [part.bounding_box()["y"] for part in parts.all()]
+                assert tops == sorted(set(tops)) and parts.first.bounding_box()["width"] > 340

@@ -7,6 +7,9 @@ like the repository so that its relative links hold; Sphinx makes out/site/html 
 from __future__ import annotations
 
 import argparse
+import base64
+import html
+import io
 import os
 import re
 import shutil
@@ -21,7 +24,9 @@ from build_notebooks import NAME, REPOSITORY, TABLE
 from exercises import tags
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
+from PIL import Image
 from run_tutorial import DATASETS, PROFILES, done_before, lesson_parameters, sources_key
+from still_pages import has_picture, make_still
 
 from fgnet_lib.datasets import results_dir
 
@@ -31,14 +36,18 @@ TUTORIALS = results_dir()
 OUT = ROOT / "out" / "site"
 PAGES = ("docs/**/*.md", "data/**/*.md")
 FILES = ("docs/*.png", "docs/measured/*.png", "docs/learn/*.bib")
+COPIED = ("scenes", "thumbnails")  # folders that Sphinx leaves alone
 FOREIGN = ("_static", "scenes")  # pages of the site that are not ours
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#])")
 BADGE = re.compile(r"\[!\[(\w+)\]\([^)]*\)\]")
-PROGRESS = re.compile(r"\d+%\|")
-SCENE = (
-    '<div class="scene"><iframe src="../scenes/{}" loading="lazy" title="3D scene, turns when dragged"></iframe></div>'
-)
-WIDGET = "*This control needs a running notebook: open the lesson by a link at its head.*"
+BADGES = re.compile(r"^\[!\[Colab\].*$", re.MULTILINE)
+ROW = re.compile(r"^\| \[(.+?)\]\((.+?)\.ipynb\) \| (.+?) \| (.*?) \| \[.*\]\((.+?)\) \|$", re.MULTILINE)
+THUMBNAIL = (640, 400)  # pixels at most
+CARD = """<li class="lesson" data-lesson="{lesson}"><a href="{page}.html">
+<img src="thumbnails/{lesson}.jpg" alt="{alt}" loading="lazy"><span class="name">{name}</span></a>
+<p>{goal}</p><p class="cost">{cost}</p>
+<p class="open"><a class="button" href="{colab}">Colab<span class="spoken"> of lesson {name}</span></a>
+<a class="button" href="{page}.ipynb" download>Download<span class="spoken"> lesson {name}</span></a></p></li>"""
 AUTODOC = "```{{eval-rst}}\n.. automodule:: {}\n   :{}:\n```"
 NAVIGATION = {
     "Teaching": {"docs/teach/instructors": "Instructor guide", "docs/learn/platforms": "Platforms"},
@@ -65,7 +74,8 @@ def gather(executed: Path, source: Path) -> None:
         ValueError: a figure without an alternative text.
     """
     shutil.rmtree(source, ignore_errors=True)
-    (source / "scenes").mkdir(parents=True)
+    for folder in COPIED:
+        (source / folder).mkdir(parents=True)
     lessons = sorted(executed.glob("[0-9][0-9]_*.ipynb"))
     pages = sorted({path for pattern in PAGES for path in ROOT.glob(pattern)})
     staged = {*pages, *(path for pattern in FILES for path in ROOT.glob(pattern))}
@@ -85,11 +95,12 @@ def gather(executed: Path, source: Path) -> None:
         nbformat.write(notebook, source / "notebooks" / lesson.name)
     write_library(source)
     shutil.copy(SITE / "bibliography.md", source)
-    (source / "index.md").write_text(front_page(source), encoding="utf-8")
+    alts = {lesson.stem: write_thumbnail(lesson, source / "thumbnails") for lesson in lessons}
+    (source / "index.md").write_text(front_page(source, alts), encoding="utf-8")
 
 
 def point_links(text: str, page: Path, staged: set[Path]) -> str:
-    """Badges become plain links, and links to files of the repository that are no part of the site lead to GitHub."""
+    """Badges become buttons or plain links; links to files of the repository beside the site lead to GitHub."""
 
     def address(match: re.Match[str]) -> str:
         file = Path(os.path.normpath(page.parent / match[0]))
@@ -97,13 +108,27 @@ def point_links(text: str, page: Path, staged: set[Path]) -> str:
             return match[0]  # what leads nowhere is left for Sphinx to complain about
         return f"{REPOSITORY}/blob/main/{file.relative_to(ROOT).as_posix()}"
 
-    text = re.sub(r"^(?=\[!\[Colab)", "Open this lesson in ", text, flags=re.MULTILINE)
+    text = BADGES.sub(lambda match: buttons(match[0], page.name), text)
     return LINK.sub(address, BADGE.sub(r"[\1]", text))
+
+
+def buttons(badges: str, notebook: str) -> str:
+    """The badges of a lesson as HTML that opens it elsewhere, and a button that downloads it."""
+    links = re.findall(r"\[!\[(\w+)\]\([^)]*\)\]\(([^)]+)\)", badges)
+    opened = [f'<a class="button" href="{address}">Open in {name}</a>' for name, address in links]
+    return " ".join(['<p class="open">', *opened, f'<a class="button" href="{notebook}" download>Download</a></p>'])
 
 
 def page_of(executed: Path, source: Path) -> NotebookNode:
     """An executed lesson as it is shown: solutions folded, figures described, scenes in the page, no dead widgets."""
+
+    def address(path: Path) -> str:
+        scene = f"{executed.stem}-{path.name}"
+        shutil.copy(path, source / "scenes" / scene)
+        return f"../scenes/{scene}"
+
     notebook = nbformat.read(executed, as_version=4)
+    make_still(notebook, executed.parent / "results" / executed.stem, address)
     add_solutions(notebook, ROOT / "notebooks" / "solutions" / executed.name)
     cells = []
     for number, cell in enumerate(notebook.cells):
@@ -113,10 +138,9 @@ def page_of(executed: Path, source: Path) -> NotebookNode:
         cells.append(cell)
         if cell.cell_type == "code":
             fold(cell)
-            cells += [new_markdown_cell(text) for text in static_outputs(cell, executed, source)]
+            hide_folders(cell)
             describe(cell, f"{executed.name}, cell {number}")
     notebook.cells = cells
-    notebook.metadata.pop("widgets", None)
     return notebook
 
 
@@ -147,36 +171,16 @@ def fold(cell: NotebookNode) -> None:
             cell.metadata["mystnb"] = {"code_prompt_show": f"Show the {name}", "code_prompt_hide": f"Hide the {name}"}
 
 
-def static_outputs(cell: NotebookNode, executed: Path, source: Path) -> list[str]:
-    """Leave only outputs that live without a kernel; returns what to say below the cell instead, as Markdown.
-
-    Of a widget stays what it shows elsewhere, if anything; a viewer on this machine is dropped; an HTML file that the
-    cell says it wrote is copied and framed.
-    """
-    below, outputs = [], []
+def hide_folders(cell: NotebookNode) -> None:
+    """Take this machine's folders out of what a cell printed."""
     for output in cell.outputs:
-        data, text = output.get("data", {}), str(output.get("text", ""))
-        widget = data.pop("application/vnd.jupyter.widget-view+json", None)
-        if "//127.0.0.1" in data.get("text/html", "") or widget and data.keys() <= {"text/plain"}:
-            if not PROGRESS.search(data.get("text/plain", "")) and WIDGET not in below:
-                below.append(WIDGET)
-            continue
-        if text:
-            output["text"] = text.replace(f"{ROOT}{os.sep}", "")
-        outputs.append(output)
-        for name in re.findall(r"[\w-]+\.html", text):
-            file = executed.parent / "results" / executed.stem / name
-            if file.exists():
-                scene = f"{executed.stem}-{name}"
-                shutil.copy(file, source / "scenes" / scene)
-                below.append(SCENE.format(scene))
-    cell.outputs = outputs
-    return below
+        if "text" in output:
+            output["text"] = str(output["text"]).replace(f"{ROOT}{os.sep}", "")
 
 
 def describe(cell: NotebookNode, where: str) -> None:
     """Give the figures of a cell its alternative text."""
-    if any("image/png" in output.get("data", {}) for output in cell.outputs):
+    if has_picture(cell):
         if not cell.metadata.get("alt"):
             raise ValueError(f'{where}: a figure without alternative text; write # %% alt="..." in the source')
         cell.metadata.setdefault("mystnb", {})["image"] = {"alt": cell.metadata["alt"]}
@@ -199,14 +203,49 @@ def write_library(source: Path) -> None:
     (source / "api" / "index.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def front_page(source: Path) -> str:
-    """site/index.md with the README's table of lessons, and the navigation over all pages."""
+def write_thumbnail(executed: Path, folder: Path) -> str:
+    """Write the most detailed figure of an executed lesson as a small JPEG; returns its alternative text."""
+    cells = [cell for cell in nbformat.read(executed, as_version=4).cells if cell.cell_type == "code"]
+    figures = [(o.data["image/png"], c.metadata.get("alt", "")) for c in cells for o in c.outputs if has_png(o)]
+    if not figures:
+        raise ValueError(f"{executed.name}: no figure for the front page; every lesson draws one")
+    picture, alt = max(figures, key=lambda figure: len(figure[0]))
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        small = image.convert("RGB")
+    small.thumbnail((2 * THUMBNAIL[0], THUMBNAIL[1]))  # the page shows the left part of a wide one
+    small.save(folder / f"{executed.stem}.jpg", quality=85)
+    return alt
+
+
+def has_png(output: NotebookNode) -> bool:
+    """Whether an output is a figure."""
+    return "image/png" in output.get("data", {})
+
+
+def cards(table: str, alts: dict[str, str]) -> str:
+    """The README's table of lessons as cards with a picture; `alts` has the text of each picture by lesson."""
+    items = []
+    for name, page, goal, cost, colab in ROW.findall(table):
+        lesson = Path(page).name
+        values = {"name": name, "goal": goal, "cost": cost and f"{cost} on a CPU", "alt": alts.get(lesson, "")}
+        values = {key: html.escape(value) for key, value in values.items()}
+        items.append(CARD.format(lesson=lesson, page=page, colab=colab, **values))
+    return "\n".join(['<ul class="lessons">', *items, "</ul>"]) + "\n\n" + table.split("\n\n")[-1]
+
+
+def front_page(source: Path, alts: dict[str, str]) -> str:
+    """site/index.md with the lessons of the README's table, and the navigation over all pages.
+
+    Args:
+        source: with all pages.
+        alts: alternative texts of the lessons' pictures, by lesson.
+    """
     table = TABLE.search((ROOT / "README.md").read_text(encoding="utf-8"))[0]
     lessons = {page: name for name, page in re.findall(r"^\| \[(.+?)\]\((.+?)\.ipynb\)", table, re.MULTILINE)}
     named = {page for part in NAVIGATION.values() for page in part}
     others = {path.relative_to(source).with_suffix("").as_posix() for path in source.glob("d*/**/*.md")} - named
     parts = {"Lessons": lessons} | NAVIGATION | {"Behind the course": {page: "" for page in sorted(others)}}
-    text = (SITE / "index.md").read_text(encoding="utf-8").replace("<!-- lessons -->", BADGE.sub(r"[\1]", table))
+    text = (SITE / "index.md").read_text(encoding="utf-8").replace("<!-- lessons -->", cards(table, alts))
     text = text.replace("<!-- repository -->", REPOSITORY).replace("<!-- name -->", NAME)
     return text.replace("<!-- navigation -->", "\n\n".join(toctree(*part) for part in parts.items()))
 
@@ -232,7 +271,10 @@ def build(executed: Path, out: Path) -> Path:
     shutil.rmtree(out / "html", ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--fresh-env", "--conf-dir", SITE]
     subprocess.run([*command, "--doctree-dir", out / "doctrees", out / "source", out / "html"], check=True)
-    shutil.copytree(out / "source" / "scenes", out / "html" / "scenes")
+    for folder in COPIED:
+        shutil.copytree(out / "source" / folder, out / "html" / folder)
+    for lesson in (out / "source" / "notebooks").glob("*.ipynb"):
+        shutil.copy(ROOT / "notebooks" / lesson.name, out / "html" / "notebooks")  # to download, without outputs
     if problems := find_problems(out / "html"):
         raise ValueError("\n".join(problems))
     return out / "html"
@@ -257,13 +299,13 @@ class Page(HTMLParser):
             self.pictures.append(values)
 
 
-def find_problems(html: Path) -> list[str]:
+def find_problems(site: Path) -> list[str]:
     """Links within the site that lead nowhere, anchors included, and pictures without alternative text."""
-    pages = {path: Page(path) for path in html.rglob("*.html") if path.relative_to(html).parts[0] not in FOREIGN}
+    pages = {path: Page(path) for path in site.rglob("*.html") if path.relative_to(site).parts[0] not in FOREIGN}
     problems = []
     for path, page in pages.items():
         undescribed = [picture["src"] for picture in page.pictures if not picture.get("alt")]
-        problems += [f"{path.relative_to(html)}: no alternative text for {source}" for source in undescribed]
+        problems += [f"{path.relative_to(site)}: no alternative text for {source}" for source in undescribed]
         for link in page.links:
             parts = urlsplit(link)
             target = Path(os.path.normpath(path.parent / unquote(parts.path))) if parts.path else path
@@ -271,7 +313,7 @@ def find_problems(html: Path) -> list[str]:
                 continue
             anchor = unquote(parts.fragment)
             if not target.exists() or target in pages and anchor not in pages[target].anchors | {""}:
-                problems.append(f"{path.relative_to(html)}: {link} leads nowhere")
+                problems.append(f"{path.relative_to(site)}: {link} leads nowhere")
     return problems
 
 

@@ -31,6 +31,7 @@ import nbformat
 import psutil
 from nbconvert import HTMLExporter
 from record_times import report
+from still_pages import make_still
 
 from fgnet_lib.course.session import PROFILES
 from fgnet_lib.datasets import DATASETS, data_dir, named_folder, open_dataset, results_dir
@@ -186,15 +187,26 @@ def extract_figures(executed: Path, folder: Path) -> list[str]:
 
 
 def write_html(executed: Path) -> None:
-    """Convert an executed notebook to a page beside it; a widget that says the same as HTML is shown as HTML."""
+    """Convert an executed notebook to a page beside it that needs no kernel."""
     notebook = nbformat.read(executed, as_version=4)
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        if "text/html" in output.get("data", {}):
-            output.data.pop("application/vnd.jupyter.widget-view+json", None)  # without a kernel it would be dead
+    make_still(
+        notebook, executed.parent / "results" / executed.stem, lambda path: f"results/{executed.stem}/{path.name}"
+    )
     page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": executed.stem}})
     with atomic(executed.with_suffix(".html")) as part:
-        part.write_text(page, encoding="utf-8")
+        part.write_text(page.replace("</head>", f"{FRAMES}</head>", 1), encoding="utf-8")
 
+
+# What a lesson wrote as HTML is shown in its page; an explorer says how high it is
+FRAMES = """<style>
+.explorer iframe, .scene iframe { display: block; width: 100%; height: 44rem; border: 1px solid #bbb; background: #fff }
+</style><script>
+addEventListener("message", event => {
+  const frame = [...document.querySelectorAll(".explorer iframe")].find(frame => frame.contentWindow === event.source);
+  if (frame && Number.isFinite(event.data.fgnetHeight)) frame.style.height = `${event.data.fgnetHeight + 2}px`;
+});
+</script>
+"""
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
