@@ -84,6 +84,30 @@ def test_feature_reuse_equals_the_plain_forward_pass():
     np.testing.assert_allclose(prediction.attention[2], output.attention[2][0, 0], atol=1e-5)
 
 
+@given(shapes)
+@settings(max_examples=5, deadline=None)
+def test_three_views_are_the_least_of_the_volume_turned_by_hand(shape):
+    """Affinity c joins a voxel with its predecessor along axis c, so channels are exchanged with the axes."""
+    torch.manual_seed(0)
+    model, raw = FGNet(FGNetConfig(None, widths=(4,) * 5)), np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    z = predict(model, raw, progress=False).refined
+    y = predict(model, raw.transpose(1, 0, 2), progress=False).refined.transpose(0, 2, 1, 3)[[1, 0, 2]]
+    x = predict(model, raw.transpose(2, 1, 0), progress=False).refined.transpose(0, 3, 2, 1)[[2, 1, 0]]
+    np.testing.assert_allclose(
+        predict(model, raw, progress=False, three_views=True).refined, np.minimum(z, np.minimum(y, x)), atol=1e-6
+    )
+
+
+def test_three_views_of_a_region_are_those_of_the_whole_volume():
+    torch.manual_seed(0)
+    model, raw = FGNet(MINI).eval(), np.random.default_rng(0).integers(0, 255, (20, 40, 50), np.uint8)
+    region = Region(slice(3, 12), slice(8, 24), slice(10, 33))
+    whole, part = (predict(model, raw, progress=False, three_views=True, region=r) for r in (None, region))
+    np.testing.assert_allclose(part.refined, whole.refined[:, *region], atol=1e-5)
+    np.testing.assert_allclose(part.coarse, whole.coarse[:, *region], atol=1e-5)
+    assert part.attention[0].shape == predict(model, raw, progress=False, region=region).attention[0].shape
+
+
 @pytest.mark.parametrize("config", [FGNetConfig(None, widths=(4,) * 5), FGNetConfig("mini", refined=False)])
 def test_models_without_a_part_leave_it_out(config):
     prediction = predict(FGNet(config), np.zeros((2, 33, 31), np.uint8), progress=False)

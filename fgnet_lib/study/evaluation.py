@@ -7,23 +7,29 @@ import zlib
 import fastremap
 import numpy as np
 from scipy import ndimage
+from skimage.measure import label
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import Prediction, predict
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.segmentation import sweep
-from fgnet_lib.volumes import Volume
+from fgnet_lib.volumes import IGNORE, Volume, is_anisotropic
 
 TRAINED_NM = 10.0  # FIB-25's voxel
+BLUR_NM = 5.0  # of perfect affinities: half a voxel of FIB-25
 # Evaluated on: data set -> whether its sections are rescaled to FIB-25's voxel before the network sees them.
 VOLUMES = {"fib25": False, "gala": False, "phantom": False, "ac4": True, "cremi_b_mini": True}
 
 
-def predict_rescaled(model: FGNet, volume: Volume, rescale: bool) -> Prediction:
-    """Affinities in the volume's own voxels, predicted in FIB-25's voxels in-plane where `rescale`."""
+def predict_rescaled(model: FGNet, volume: Volume, rescale: bool, three_views: bool = False) -> Prediction:
+    """Affinities in the volume's own voxels, predicted in FIB-25's voxels in-plane where `rescale`.
+
+    Three views are taken of isotropic volumes only.
+    """
     if not rescale:
-        return predict(model, volume.raw, progress=False)
+        views = three_views and not is_anisotropic(volume.voxel_size)
+        return predict(model, volume.raw, progress=False, three_views=views)
     zoom = (1, *(size / TRAINED_NM for size in volume.voxel_size[1:]))
     raw = ndimage.zoom(volume.raw, zoom, order=1, grid_mode=True, mode="nearest")
     prediction = predict(model, raw, progress=False)
@@ -35,6 +41,26 @@ def predict_rescaled(model: FGNet, volume: Volume, rescale: bool) -> Prediction:
         return ndimage.zoom(affinities, back, order=1, grid_mode=True, mode="nearest").clip(0, 1)
 
     return Prediction(enlarge(prediction.refined), enlarge(prediction.coarse), prediction.attention)
+
+
+def connected_components(labels: np.ndarray) -> np.ndarray:
+    """Number each connected piece of each label (z, y, x): what a crop leaves of neurons that go out and come back.
+
+    Unlabelled and unknown voxels keep their value.
+    """
+    pieces = label(np.where(labels == IGNORE, 0, labels), background=0, connectivity=1)
+    return np.where((labels == 0) | (labels == IGNORE), labels, pieces.astype(labels.dtype))
+
+
+def perfect_affinities(volume: Volume) -> np.ndarray:
+    """The affinities (3, z, y, x) of a network without faults.
+
+    They are the ground truth's, with borders widened as in training, and blurred a little, so that the watershed finds
+    slopes instead of plateaus.
+    """
+    borders = widen_borders(volume.labels, in_3d=not is_anisotropic(volume.voxel_size))
+    sigma = BLUR_NM / np.array(volume.voxel_size)
+    return ndimage.gaussian_filter(affinities_from_labels(borders).astype(np.float32), (0, *sigma))
 
 
 def postprocessing_version() -> int:

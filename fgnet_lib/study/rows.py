@@ -122,12 +122,15 @@ for _size, _name in product(OFFICIAL, GUIDED):
 TITLES = {
     "references": "published with the data",
     "shipped": "the shipped model",
+    "shipped_three_views": "the shipped model, three views",
     **{name: row.title for name, row in ROWS.items()},
 }
 REFERENCES = {
     "fragments": "published fragments",
     "ffn_ignored": "published FFN, its gaps ignored",
     "ffn_filled": "published FFN, its gaps filled by the nearest label",
+    "perfect": "perfect affinities through the same steps",
+    "components": "ground truth, in the pieces that the crop leaves",
 }
 
 

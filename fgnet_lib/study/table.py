@@ -126,11 +126,14 @@ def scores(runs: Sequence[dict], key: str, volume: str = "fib25", output: str = 
 
     Args:
         runs: of one row.
-        key: "voi_split", "voi_merge", "arand", or "voi" for the sum of the first two.
+        key: "voi_split", "voi_merge", "arand", "voi" for the sum of the first two, or "voi_components": the same sum
+            against the connected pieces of the ground truth, which runs from before 2026-11-28 do not have.
         volume: a data set.
         output: "refined", "coarse", these with "_fragments", or a name in `REFERENCES`; empty for `output_of` the run.
     """
     evaluations = [run["volumes"].get(volume, {}).get(output or output_of(run)) for run in runs]
+    if key == "voi_components":
+        key, evaluations = "voi", [evaluation and evaluation.get("against_components") for evaluation in evaluations]
     keys = ("voi_split", "voi_merge") if key == "voi" else (key,)
     return [sum(evaluation[k] for k in keys) for evaluation in evaluations if evaluation]
 

@@ -168,6 +168,7 @@ def made(name: str, seed: int, voi: float) -> dict:
         "voi_split": voi - 0.25,
         "voi_merge": 0.25,
         "arand": voi / 10,
+        "against_components": {"voi_split": voi - 0.5, "voi_merge": 0.25},
         "segments": 40,
         "worst": [{"kind": "merge", "label": 3, "bits": 0.1, "parts": 4, "voxel": [1, 2, 3]}],
     }
@@ -262,7 +263,7 @@ def test_the_pages_say_what_the_table_says(measured):
     text = render_results.rows_page(measured)
     line = next(line for line in text.splitlines() if line.startswith("| 3D U-Net (FGE alone) |"))
     assert "1,000 (500) | 7 | 1.5 ± 0.0 | 2.00 ± 0.00 | 900 |" in line
-    assert "| 0.950 ± 0.200 | 0.250 ± 0.000 | 1.200 ± 0.200 | 0.120 ± 0.020 | 3 |" in line
+    assert "| 0.950 ± 0.200 | 0.250 ± 0.000 | 1.200 ± 0.200 | 0.120 ± 0.020 | 0.950 ± 0.200 | 3 |" in line
     assert "may be too slow (seeds): 3D U-Net (FGE alone) (2)." in text
     assert "| 3D U-Net (FGE alone) | 40 |  | 0.100 bits, 4 parts, at (1, 2, 3) |" in text
     attention = render_results.attention_page(measured)

@@ -86,9 +86,13 @@ Written by `make results`; [results.md](../results.md) has the findings.
 Means ± standard deviation over seeds. Minutes are those of training on the machines named below, without the
 pretraining of an encoder; peak memory is that of the whole run (of the shipped model's evaluation alone). The rows ran
 on one thread each, beside another run on the second core; the shipped model had both cores, so do not compare its
-MVox/s with theirs.
+MVox/s with theirs. *Components* is VOI against the connected pieces of the ground truth: the crop's faces cut
+neurites that leave and come back, and no segmentation of the crop alone can join those pieces. Empty: measured before
+this was.
 """
-COLUMNS = "row|parameters (trained)|iterations|minutes|MVox/s|peak MB|VOI split|VOI merge|VOI|ARAND|seeds"
+COLUMNS = (
+    "row|parameters (trained)|iterations|minutes|MVox/s|peak MB|VOI split|VOI merge|VOI|ARAND|against components|seeds"
+)
 OTHERS = """## Other volumes
 
 The rows learned from FIB-25's labels alone, so gala, AC4 and CREMI B are unseen tissue. Two exceptions: the *shipped*
@@ -125,6 +129,12 @@ def cells(runs: list[dict], volume: str = "fib25", output: str = "") -> list[str
     """VOI split, VOI merge, VOI and ARAND of the runs that have this output on this volume, None if none has."""
     values = [scores(runs, key, volume, output) for key in ("voi_split", "voi_merge", "voi", "arand")]
     return [summary(value) for value in values] if values[0] else None
+
+
+def against_components(runs: list[dict], output: str = "") -> str:
+    """VOI on FIB-25 against the connected pieces of the ground truth; empty where runs were not measured so."""
+    values = scores(runs, "voi_components", output=output)
+    return summary(values) if values else ""
 
 
 def table(columns: str, lines: list[list[str]]) -> str:
@@ -174,6 +184,23 @@ def findings(rows: Rows) -> str:
         for name in ("ffn_filled", "ffn_ignored"):
             if published := cells(rows.get("references", []), output=name):
                 lines[-1] += f" The {REFERENCES[name]}: {published[2]} and {published[3]}."
+    ceiling, cut = (cells(rows.get("references", []), output=name) for name in ("perfect", "components"))
+    if ceiling and cut:
+        lines.append(
+            f"- **How good could any network be?** Perfect affinities through the same steps have VOI {ceiling[2]} and "
+            f"ARAND {ceiling[3]}; the ground truth itself, in the pieces that the crop leaves, has {cut[2]}."
+        )
+    one, three = (rows.get(name, []) for name in ("shipped", "shipped_three_views"))
+    if one and three:
+        pairs = [
+            f"{volume} {scores(three, 'voi', volume)[0]:.3f} against {scores(one, 'voi', volume)[0]:.3f}"
+            for volume in ("fib25", "gala")
+            if scores(one, "voi", volume) and scores(three, "voi", volume)
+        ]
+        lines.append(
+            "- **Does the shipped model gain by looking along three axes?** VOI of three views against one: "
+            f"{'; '.join(pairs)}. It takes three times as long. One model: another training may differ."
+        )
     return "\n## Findings\n\n" + "\n".join(lines or ["Nothing is measured yet."]) + "\n"
 
 
@@ -223,9 +250,10 @@ def fib25_table(rows: Rows) -> str:
     for key, title in REFERENCES.items():
         if own := cells(rows.get("references", []), output=key):
             coverage = rows["references"][0]["volumes"]["fib25"][key].get("coverage", 1)
-            lines.append([f"{title} ({coverage:.0%} of the voxels)", *[""] * 5, *own, ""])
+            cut = against_components(rows["references"], key)
+            lines.append([f"{title} ({coverage:.0%} of the voxels)", *[""] * 5, *own, cut, ""])
     for name, runs in trained_rows(rows).items():
-        lines.append([TITLES[name], *costs(runs), *cells(runs), str(len(runs))])
+        lines.append([TITLES[name], *costs(runs), *cells(runs), against_components(runs), str(len(runs))])
     runs = [run for runs in trained_rows(rows).values() for run in runs]
     notes = ""
     if runs:

@@ -16,6 +16,7 @@ import time
 import zlib
 from dataclasses import asdict, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 # isort: split
@@ -38,7 +39,13 @@ from fgnet_lib.probing import attention_set_to
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.segmentation import fragments, segment, sweep
-from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_rescaled
+from fgnet_lib.study.evaluation import (
+    VOLUMES,
+    connected_components,
+    perfect_affinities,
+    postprocessing_version,
+    predict_rescaled,
+)
 from fgnet_lib.study.rows import OFFICIAL, ROWS, SECTIONS, SEEDS_OF_FEW, Row, build_model, checkpoint, seeds, training
 from fgnet_lib.study.runs import RESULTS, add_runs, keeps_pictures, merge, picture_path, read_runs, remove_rows
 from fgnet_lib.training import train
@@ -77,7 +84,13 @@ def score_segmentation(segmentation: np.ndarray, volume: Volume) -> dict:
         {"kind": error.kind, "label": error.label, "bits": error.bits, "parts": len(error.parts), "voxel": error.voxel}
         for error in (*report.splits, *report.merges)
     ]
-    return {**asdict(evaluate(segmentation, volume.labels)), "segments": len(np.unique(segmentation)), "worst": worst}
+    pieces = connected_components(volume.labels)
+    return {
+        **asdict(evaluate(segmentation, volume.labels)),
+        "against_components": asdict(evaluate(segmentation, pieces)),
+        "segments": len(np.unique(segmentation)),
+        "worst": worst,
+    }
 
 
 def choose_neuron(labels: np.ndarray) -> int:
@@ -114,7 +127,9 @@ def make_pictures(segmentation: np.ndarray, volume: Volume) -> dict[str, np.ndar
     }
 
 
-def measure_volumes(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+def measure_volumes(
+    model: FGNet, thresholds: dict[str, float], three_views: bool
+) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
     """Score A_r and A_s, and the fragments of each, on every volume that is here; also returns the pictures.
 
     Thresholds come with A_r first.
@@ -126,7 +141,7 @@ def measure_volumes(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[st
         except OSError:
             continue
         start = time.perf_counter()
-        prediction = predict_rescaled(model, volume, rescale)
+        prediction = predict_rescaled(model, volume, rescale, three_views)
         results[name] = {"seconds": time.perf_counter() - start, "voxels": int(np.prod(volume.shape))}
         for output, threshold in thresholds.items():
             affinities = getattr(prediction, output)
@@ -141,17 +156,23 @@ def measure_volumes(model: FGNet, thresholds: dict[str, float]) -> tuple[dict[st
     return results, pictures
 
 
-def choose_thresholds(model: FGNet) -> dict[str, float]:
-    """For A_r and A_s, the threshold with the least VOI on the last 20 sections of the training part."""
-    volume = open_dataset("fib25", "train").load()[SECTIONS:, :, :]
-    prediction = predict(model, volume.raw, progress=False)
-    thresholds = {}
-    for output in ("refined", "coarse"):
-        if (affinities := getattr(prediction, output)) is not None:
-            steps = sweep(affinities, volume.voxel_size, THRESHOLDS)
-            scores = {threshold: asdict(evaluate(step, volume.labels)) for threshold, step in steps.items()}
-            thresholds[output] = best_threshold(scores)
-    return thresholds
+def choose_threshold(affinities: np.ndarray, volume: Volume) -> float:
+    """The threshold with the least VOI."""
+    steps = sweep(affinities, volume.voxel_size, THRESHOLDS)
+    return best_threshold({threshold: asdict(evaluate(step, volume.labels)) for threshold, step in steps.items()})
+
+
+def open_choosing_part() -> Volume:
+    """The last 20 sections of the training part, which choose thresholds."""
+    return open_dataset("fib25", "train").load()[SECTIONS:, :, :]
+
+
+def choose_thresholds(model: FGNet, three_views: bool) -> dict[str, float]:
+    """The thresholds of A_r and A_s, as far as the model has them."""
+    volume = open_choosing_part()
+    prediction = predict(model, volume.raw, progress=False, three_views=three_views)
+    outputs = {output: getattr(prediction, output) for output in ("refined", "coarse")}
+    return {output: choose_threshold(a, volume) for output, a in outputs.items() if a is not None}
 
 
 def measure_attention(model: FGNet, threshold: float) -> dict:
@@ -183,17 +204,17 @@ def run_row(name: str, seed: int, work: Path) -> tuple[dict, dict[str, np.ndarra
     return evaluate_model(*train_row(ROWS[name], seed, work))
 
 
-def evaluate_model(model: FGNet, costs: dict) -> tuple[dict, dict[str, np.ndarray]]:
+def evaluate_model(model: FGNet, costs: dict, three_views: bool = False) -> tuple[dict, dict[str, np.ndarray]]:
     """Thresholds, scores on all volumes, and what attention does, measured for every row alike; and the pictures."""
-    thresholds = choose_thresholds(model)
-    volumes, pictures = measure_volumes(model, thresholds)
+    thresholds = choose_thresholds(model, three_views)
+    volumes, pictures = measure_volumes(model, thresholds, three_views)
     results = {"training": costs, "thresholds": thresholds, "volumes": volumes}
-    if model.config.encoder and model.config.refined:
+    if model.config.encoder and model.config.refined and not three_views:  # attention is that of one view
         results["attention"] = measure_attention(model, thresholds["refined"])
     return results, pictures
 
 
-def run_shipped() -> tuple[dict, dict[str, np.ndarray]]:
+def run_shipped(three_views: bool = False) -> tuple[dict, dict[str, np.ndarray]]:
     """Evaluate the shipped model like a row; the costs of its training are in the notes of its own file."""
     weights = PRETRAINED / "fgnet_mini.safetensors"
     model, notes = load_model(weights, choose_device()), read_notes(weights)
@@ -206,14 +227,20 @@ def run_shipped() -> tuple[dict, dict[str, np.ndarray]]:
             "iterations": sum(stage["iterations"] for stage in notes["stages"]),
             "minutes": notes["minutes"],
             "device": notes["device"],
-            "tried": notes["tried"],
+            "tried": [] if three_views else notes["tried"],
         },
+        three_views,
     )
 
 
 def run_references() -> tuple[dict, dict[str, np.ndarray]]:
-    """Score what came with the crops: watershed fragments, and the published FFN segmentation of FIB-25."""
-    folder, results = Path(os.environ["FGNET_DATA_DIR"]), {}
+    """Score what the rows are compared with.
+
+    Published: the fragments that came with the crops, and the FFN segmentation of FIB-25. The ceiling: perfect
+    affinities through the steps that all rows take, and the pieces that a crop's faces leave of the ground truth.
+    """
+    folder, results, part = Path(os.environ["FGNET_DATA_DIR"]), {}, open_choosing_part()
+    threshold = choose_threshold(perfect_affinities(part), part)
     for name in VOLUMES:
         if (name, "val") not in CROPS or not (folder / CROPS[name, "val"]).is_file():
             continue
@@ -229,9 +256,18 @@ def run_references() -> tuple[dict, dict[str, np.ndarray]]:
             results.setdefault(name, {})["ffn_ignored"] = score_segmentation(ffn, covered) | {
                 "coverage": float((ffn > 0).mean())
             }
+        segmentations["perfect"] = segment(perfect_affinities(volume), volume.voxel_size, threshold)
+        segmentations["components"] = connected_components(volume.labels)
         for key, segmentation in segmentations.items():
             results.setdefault(name, {})[key] = score_segmentation(segmentation, volume)
     return {"volumes": results}, {}
+
+
+SPECIAL = {  # rows that are only measured
+    "references": run_references,
+    "shipped": run_shipped,
+    "shipped_three_views": partial(run_shipped, three_views=True),
+}
 
 
 def list_runs() -> list[tuple[str, int]]:
@@ -240,7 +276,7 @@ def list_runs() -> list[tuple[str, int]]:
     The rows with SAM2.1's encoders, which take longest, come last.
     """
     rows = [(name, seed) for seed in SEEDS_OF_FEW for name in ROWS if seed in seeds(name)]
-    return [("references", 0), ("shipped", 0), *sorted(rows, key=lambda run: ROWS[run[0]].config.encoder in OFFICIAL)]
+    return [*((name, 0) for name in SPECIAL), *sorted(rows, key=lambda run: ROWS[run[0]].config.encoder in OFFICIAL)]
 
 
 def read_run_keys() -> set[tuple[str, int]]:
@@ -250,8 +286,7 @@ def read_run_keys() -> set[tuple[str, int]]:
 
 def run_once(name: str, seed: int, work: Path) -> None:
     """Do one run and add it to the table; in a process of its own, so that its peak of memory is its own."""
-    special = {"references": run_references, "shipped": run_shipped}
-    results, pictures = special[name]() if name in special else run_row(name, seed, work)
+    results, pictures = SPECIAL[name]() if name in SPECIAL else run_row(name, seed, work)
     weights = checkpoint(ROWS[name]) if name in ROWS else None
     declared = asdict(ROWS[name]) | {"training": asdict(training(ROWS[name], seed))} if name in ROWS else {}
     run = {
@@ -330,7 +365,7 @@ def main() -> None:
         return print(f"{merge(arguments.merge, RESULTS)} runs added to the table")
     if arguments.remove:
         return print(f"{remove_rows(arguments.remove, RESULTS)} runs removed from the table")
-    rows = arguments.rows or ["references", "shipped", *ROWS]
+    rows = arguments.rows or [*SPECIAL, *ROWS]
     if arguments.encoder:
         rows = [name for name in rows if name in ROWS and ROWS[name].config.encoder == arguments.encoder]
     if failed := run_missing(rows, arguments.minutes, arguments.work):
