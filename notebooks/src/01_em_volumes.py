@@ -439,7 +439,7 @@ for seed, column in enumerate(axes.T):
     shown = Augment(seed)(patch) if seed else patch
     title = f"seed {seed}" if seed else "as it is"
     plots.show_section(column[0], shown["raw"], None, volume.voxel_size, z=4, title=title)
-    plots.show_section(column[1], shown["raw"], shown["labels"], volume.voxel_size, z=4, fill=0.5)
+    plots.show_section(column[1], shown["raw"], shown["labels"], volume.voxel_size, z=4, fill=0.5, colors=colors)
 plt.show()
 
 # %% [markdown]
