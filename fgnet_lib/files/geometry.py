@@ -117,6 +117,8 @@ def arrange(claims: Claims, where: str, axes: str | None = None, sized: bool = F
     offset = _state(claims.origins, names, f"{where}: offset", sized)
     if size is not None and not sized:
         _refuse_implausible(size, where)
+    if claims.origins and offset is None:
+        mention(f"{where}: the offset in the file is not understood as a length, and left out")
     return Arranged(_turn(claims.array, order), size, offset)
 
 

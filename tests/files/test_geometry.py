@@ -152,6 +152,12 @@ def test_attributes_that_are_not_understood_are_refused_unless_you_decide(tmp_pa
     np.testing.assert_array_equal(volume.load().raw, grey())
 
 
+def test_an_offset_that_is_not_understood_is_left_out_with_a_word_where_you_decide(tmp_path):
+    path = hdf5(tmp_path / "a.h5", {"raw": grey()}, raw={"resolution": SIZE, "offset": "here"})
+    with pytest.warns(UserWarning, match="offset in the file is not understood"):
+        assert read_volume(path, voxel_size=SIZE).offset == (0, 0, 0)
+
+
 def test_the_axes_that_you_give_win(tmp_path):
     wrong = {"axis_names": ["z", "y", "x"], "resolution": [8, 8, 40]}
     path = hdf5(tmp_path / "a.h5", {"raw": turn(grey(), "xyz")}, raw=wrong)
