@@ -208,6 +208,8 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     sections(tmp_path / "a", grey())
     np.testing.assert_array_equal(read("~/a"), grey())
+    with pytest.raises(FileNotFoundError, match="~nobody-of-that-name/a.*home folder is unknown"):
+        read("~nobody-of-that-name/a")
 
 
 @pytest.mark.parametrize("stray", ["s3.tif~", "._s0.tif", "s0.tif.aux.xml", "Thumbs.db", ".DS_Store", "s3.tif.bak"])
