@@ -209,8 +209,8 @@ def _names(claims: Claims, where: str) -> list[str]:
 
 def _refuse_shape(shape: Sequence[int], where: str) -> None:
     raise FormatError(
-        f"{where}: raw has shape {tuple(shape)}; a volume has three axes z, y, x (one section: raw[None]; colour: take "
-        "one channel or the mean of them). AXES names the axes and chooses a channel, as in 'c0zyx'"
+        f"{where}: the array has the shape {tuple(shape)}; a volume has three axes z, y, x (one section: "
+        "raw[None]; colour: take one channel or the mean of them). AXES names the axes and chooses a channel, as in 'c0zyx'"
     )
 
 
