@@ -210,7 +210,8 @@ def _names(claims: Claims, where: str) -> list[str]:
 def _refuse_shape(shape: Sequence[int], where: str) -> None:
     raise FormatError(
         f"{where}: the array has the shape {tuple(shape)}; a volume has three axes z, y, x (one section: "
-        "raw[None]; colour: take one channel or the mean of them). AXES names the axes and chooses a channel, as in 'c0zyx'"
+        "raw[None]; colour: take one channel or the mean of them). AXES names the axes and chooses a channel, as in "
+        "'c0zyx'"
     )
 
 
