@@ -117,7 +117,7 @@ def arrange(claims: Claims, where: str, axes: str | None = None, sized: bool = F
     offset = _state(claims.origins, names, f"{where}: offset", sized)
     if size is not None and not sized:
         _refuse_implausible(size, where)
-    if claims.origins and offset is None:
+    if sized and offset is None and any(map(_is_away, claims.origins.values())):
         mention(f"{where}: the offset in the file is not understood as a length, and left out")
     return Arranged(_turn(claims.array, order), size, offset)
 
@@ -323,6 +323,14 @@ def _state(
         text = "; ".join(f"{who} gives {lengths} nm" for who, lengths in stated.items())
         raise FormatError(f"{what}: the file contradicts itself ({text}); VOXEL_SIZE decides, in nm along z, y, x")
     return values[0] if values else None
+
+
+def _is_away(origin: Measure) -> bool:
+    """Whether an offset is anything but 0, whatever its unit."""
+    try:
+        return any(number != 0 for number, _ in split_lengths(origin.value, SPACE))
+    except ValueError:
+        return True
 
 
 def _along_space(measure: Measure, names: list[str]) -> tuple[float, float, float] | None:

@@ -261,6 +261,16 @@ def test_ome_zarr_that_is_not_understood_is_refused_unless_you_decide(tmp_path, 
     np.testing.assert_array_equal(volume.load().raw, grey())
 
 
+def test_a_transformation_that_may_turn_the_axes_leaves_them_to_you(tmp_path):
+    turned = {"type": "mapAxis", "mapAxis": [2, 1, 0]}
+    image = ome_image("0.6", "zyx", SIZE, (0, 0, 0), "nanometer")
+    image["datasets"][0]["coordinateTransformations"][0]["transformations"].append(turned)
+    path = ome_zarr(tmp_path / "a.zarr", turn(grey(), "xyz"), image, "0.6")
+    with pytest.raises(ValueError, match="transformation that is not read: mapAxis; AXES names the axes"):
+        read_volume(path, voxel_size=SIZE)
+    np.testing.assert_array_equal(read_volume(path, voxel_size=SIZE, axes="xyz").load().raw, grey())
+
+
 def test_a_transformation_of_all_levels_is_applied_last(tmp_path):
     both = {"coordinateTransformations": [{"type": "scale", "scale": [2, 2, 2]}]}
     path = ome_zarr(tmp_path / "a.zarr", grey(), described(**both))
