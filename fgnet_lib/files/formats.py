@@ -208,7 +208,10 @@ def _write_arrays(volume: Volume, create: Callable[..., Any], disk: _Surviving |
 
 
 def _expand(path: str | Path) -> Path:
-    return Path(str(path)).expanduser()
+    try:
+        return Path(str(path)).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{path}: begins with ~, and its home folder is unknown") from error
 
 
 def _key(value: Any) -> str | None:

@@ -117,6 +117,8 @@ def arrange(claims: Claims, where: str, axes: str | None = None, sized: bool = F
     offset = _state(claims.origins, names, f"{where}: offset", sized)
     if size is not None and not sized:
         _refuse_implausible(size, where)
+    if sized and offset is None and any(map(_is_away, claims.origins.values())):
+        mention(f"{where}: the offset in the file is not understood as a length, and left out")
     return Arranged(_turn(claims.array, order), size, offset)
 
 
@@ -207,8 +209,9 @@ def _names(claims: Claims, where: str) -> list[str]:
 
 def _refuse_shape(shape: Sequence[int], where: str) -> None:
     raise FormatError(
-        f"{where}: raw has shape {tuple(shape)}; a volume has three axes z, y, x (one section: raw[None]; colour: take "
-        "one channel or the mean of them). AXES names the axes and chooses a channel, as in 'c0zyx'"
+        f"{where}: the array has the shape {tuple(shape)}; a volume has three axes z, y, x (one section: "
+        "raw[None]; colour: take one channel or the mean of them). AXES names the axes and chooses a channel, as in "
+        "'c0zyx'"
     )
 
 
@@ -320,6 +323,14 @@ def _state(
         text = "; ".join(f"{who} gives {lengths} nm" for who, lengths in stated.items())
         raise FormatError(f"{what}: the file contradicts itself ({text}); VOXEL_SIZE decides, in nm along z, y, x")
     return values[0] if values else None
+
+
+def _is_away(origin: Measure) -> bool:
+    """Whether an offset is anything but 0, whatever its unit."""
+    try:
+        return any(number != 0 for number, _ in split_lengths(origin.value, SPACE))
+    except ValueError:
+        return True
 
 
 def _along_space(measure: Measure, names: list[str]) -> tuple[float, float, float] | None:

@@ -218,8 +218,12 @@ def _claim_level(claims: Claims, image: Mapping[str, Any], level: Mapping[str, A
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             unclear = f"{error}"
     if unclear:
-        sizes = {"OME-Zarr": Measure(f"a transformation that is not read: {unclear}"[:200])}
-        return replace(claims, axes=named, sizes=sizes, origins={})
+        remark = f"its OME-Zarr has a transformation that is not read: {unclear}"[:200]
+        if system is None:
+            return replace(claims, axes=named, remark=remark)
+        return replace(
+            claims, order_unsure=f"{remark}; AXES names the axes, as in 'zyx'", remark=remark
+        )  # may turn them
     if not scaled:
         return replace(claims, axes=named, remark="its OME-Zarr has no scale")
     return replace(

@@ -159,7 +159,7 @@ def _one_kind(folder: Path, files: list[Path], pattern: str | None) -> list[Path
     if pattern is not None:
         if _kind(pattern) not in kinds:
             raise FormatError(
-                f"{folder}: RAW_KEY is {pattern!r}; its kinds of files are: {', '.join(list(kinds)[:20])}"
+                f"{folder}: the key is {pattern!r}; its kinds of files are: {', '.join(list(kinds)[:20])}"
             )
         return kinds[_kind(pattern)]
     if len(kinds) == 1:
@@ -170,7 +170,7 @@ def _one_kind(folder: Path, files: list[Path], pattern: str | None) -> list[Path
     counts = "; ".join(f"{kind!r}: {len(members)}" for kind, members in list(kinds.items())[:10])
     raise FormatError(
         f"{folder}: holds TIFFs of {len(kinds)} kinds ({counts}; # is a number); move away those that are no sections, "
-        f"or name a kind by RAW_KEY, as in {max(kinds, key=lambda kind: len(kinds[kind]))!r}"
+        f"or name a kind by RAW_KEY, or LABELS_KEY, as in {max(kinds, key=lambda kind: len(kinds[kind]))!r}"
     )
 
 
@@ -277,7 +277,7 @@ class _Stack:
         """The series to read with their shape and axes: one, or all if they are equal pages."""
         series = list(self._file.series)
         if key is not None and (not key.isdigit() or int(key) >= len(series)):
-            raise FormatError(f"{self.path}: RAW_KEY is {key!r}; it holds {len(series)} images: give a number from 0")
+            raise FormatError(f"{self.path}: the key is {key!r}; it holds {len(series)} images: give a number from 0")
         first = series[int(key or 0)]
         if key is not None or len(series) == 1:
             return [first], tuple(first.shape), first.axes
@@ -285,7 +285,8 @@ class _Stack:
             return series, (len(series), *first.shape), "QYX"
         shapes = "; ".join(f"{i}: {part.shape} {part.axes}" for i, part in enumerate(series[:10]))
         raise FormatError(
-            f"{self.path}: holds {len(series)} images, or pages of several sizes ({shapes}); RAW_KEY chooses one"
+            f"{self.path}: holds {len(series)} images, or pages of several sizes ({shapes}); RAW_KEY, or "
+            "LABELS_KEY, chooses one"
         )
 
     def _check_bytes(self, page: Any) -> None:

@@ -106,14 +106,14 @@ figure.suptitle("three planes through the middle")
 plt.show()
 
 # %% [markdown]
-# Now compare the grey values with those of the phantom, which is part of what the shipped model was trained on. They
-# need not agree. But a volume that uses only a tenth of the grey range, or is inverted (membranes bright), will not
+# Now compare the grey values with those of a phantom, made in the same way as the one that the shipped model was
+# trained on. They need not agree. But a volume that uses only a tenth of the grey range, or is inverted (membranes bright), will not
 # work as it is.
 
-# %% alt="Histograms of the grey values of this volume and of the phantom, on one axis from 0 to 255. Similar curves mean that the model knows this contrast."
+# %% alt="Histograms of the grey values of this volume and of a phantom, on one axis from 0 to 255. Similar curves mean that the model knows this contrast."
 from fgnet_lib.phantom import make_phantom
 
-grey = {"this volume": volume.raw, "the phantom": make_phantom((16, 192, 192), seed=0).raw}
+grey = {"this volume": volume.raw, "a phantom": make_phantom((16, 192, 192), seed=0).raw}
 figure, ax = plt.subplots(figsize=(8, 3.5))
 for name, raw in grey.items():
     low, middle, high = np.percentile(raw, (1, 50, 99))

@@ -152,6 +152,12 @@ def test_attributes_that_are_not_understood_are_refused_unless_you_decide(tmp_pa
     np.testing.assert_array_equal(volume.load().raw, grey())
 
 
+def test_an_offset_that_is_not_understood_is_left_out_with_a_word_where_you_decide(tmp_path):
+    path = hdf5(tmp_path / "a.h5", {"raw": grey()}, raw={"resolution": SIZE, "offset": "here"})
+    with pytest.warns(UserWarning, match="offset in the file is not understood"):
+        assert read_volume(path, voxel_size=SIZE).offset == (0, 0, 0)
+
+
 def test_the_axes_that_you_give_win(tmp_path):
     wrong = {"axis_names": ["z", "y", "x"], "resolution": [8, 8, 40]}
     path = hdf5(tmp_path / "a.h5", {"raw": turn(grey(), "xyz")}, raw=wrong)
@@ -253,6 +259,16 @@ def test_ome_zarr_that_is_not_understood_is_refused_unless_you_decide(tmp_path, 
     key = None if "levels" not in message else "0"
     volume = read_volume(path, key, voxel_size=SIZE, axes="zyx")
     np.testing.assert_array_equal(volume.load().raw, grey())
+
+
+def test_a_transformation_that_may_turn_the_axes_leaves_them_to_you(tmp_path):
+    turned = {"type": "mapAxis", "mapAxis": [2, 1, 0]}
+    image = ome_image("0.6", "zyx", SIZE, (0, 0, 0), "nanometer")
+    image["datasets"][0]["coordinateTransformations"][0]["transformations"].append(turned)
+    path = ome_zarr(tmp_path / "a.zarr", turn(grey(), "xyz"), image, "0.6")
+    with pytest.raises(ValueError, match="transformation that is not read: mapAxis; AXES names the axes"):
+        read_volume(path, voxel_size=SIZE)
+    np.testing.assert_array_equal(read_volume(path, voxel_size=SIZE, axes="xyz").load().raw, grey())
 
 
 def test_a_transformation_of_all_levels_is_applied_last(tmp_path):

@@ -111,7 +111,7 @@ def test_pages_of_several_sizes_are_several_images(tmp_path):
     with pytest.raises(ValueError, match=r"holds 2 images.*0: \(3, 10, 14\).*1: \(6, 20, 28\).*RAW_KEY"):
         read_volume(path, voxel_size=SIZE)
     np.testing.assert_array_equal(read(path, 1), grey())
-    with pytest.raises(ValueError, match="RAW_KEY is '2'; it holds 2 images"):
+    with pytest.raises(ValueError, match="the key is '2'; it holds 2 images"):
         read_volume(path, "2", voxel_size=SIZE)
 
 
@@ -208,6 +208,8 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     sections(tmp_path / "a", grey())
     np.testing.assert_array_equal(read("~/a"), grey())
+    with pytest.raises(FileNotFoundError, match="~nobody-of-that-name/a.*home folder is unknown"):
+        read("~nobody-of-that-name/a")
 
 
 @pytest.mark.parametrize("stray", ["s3.tif~", "._s0.tif", "s0.tif.aux.xml", "Thumbs.db", ".DS_Store", "s3.tif.bak"])
@@ -233,7 +235,9 @@ def test_files_of_another_kind_are_named_and_can_be_chosen(tmp_path):
     with pytest.raises(ValueError, match=r"2 kinds \('s#.tif': 6; 's#_mask.tif': 6.*RAW_KEY"):
         read_volume(folder, voxel_size=SIZE)
     np.testing.assert_array_equal(read(folder, "s#.tif"), grey())
-    with pytest.raises(ValueError, match="RAW_KEY is 'mask'; its kinds of files are: s#.tif, s#_mask.tif"):
+    volume = read_volume(folder, "s#.tif", "s#_mask.tif", voxel_size=SIZE)
+    np.testing.assert_array_equal(volume.load().labels, grey() > 9)
+    with pytest.raises(ValueError, match="the key is 'mask'; its kinds of files are: s#.tif, s#_mask.tif"):
         read_volume(folder, "mask", voxel_size=SIZE)
 
 
