@@ -204,8 +204,9 @@ plt.show()
 # about its *method* only if the second distance is clearly larger than the first. Many rows overlap, and a row with one
 # dot cannot tell you.
 #
-# **Exercise 7.2: mean and spread.** Take the scores of a row's runs, and return their mean and their spread. The spread
-# is the standard deviation of a sample, which divides by the number of runs minus one. A single run has no spread:
+# **Exercise 7.2: mean and spread.** Take the scores of a row's runs, and return two values, their mean and their
+# spread. The spread is the standard deviation of a sample, which divides by the number of runs minus one. A single run
+# has no spread:
 # return `None` for it, not 0.
 
 
