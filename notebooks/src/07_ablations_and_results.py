@@ -206,8 +206,7 @@ plt.show()
 #
 # **Exercise 7.2: mean and spread.** Take the scores of a row's runs, and return two values, their mean and their
 # spread. The spread is the standard deviation of a sample, which divides by the number of runs minus one. A single run
-# has no spread:
-# return `None` for it, not 0.
+# has no spread: return `None` for it, not 0.
 
 
 # %% tags=["task"]
