@@ -61,7 +61,7 @@ def learning_rate(answer: Callable[[int, int, float, int], float]) -> None:
         _judge_rates(answer, n, peak, warmup)
 
 
-def rates(n: int, peak: float, warmup: int) -> np.ndarray:
+def right_rates(n: int, peak: float, warmup: int) -> np.ndarray:
     """Return the right learning rates of n iterations."""
     k = np.arange(n)
     return peak * np.minimum(1, (k + 1) / warmup) * (1 + np.cos(np.pi * k / n)) / 2
@@ -92,7 +92,9 @@ def _judge_rates(answer: Callable[[int, int, float, int], float], n: int, peak: 
         "The cosine is not halved, so the rate is twice too high": 2 * peak * warm * cosine,
     }
     otherwise = f"{{n}} of {n} rates are wrong, the first in iteration {{at}}"
-    right = 1000 * rates(n, peak, warmup)  # in thousandths, because rates close to 0 would all be close to one another
+    right = 1000 * right_rates(
+        n, peak, warmup
+    )  # in thousandths, because rates close to 0 would all be close to one another
     require_equal(result * 1000, right, {hint: 1000 * value for hint, value in mistakes.items()}, otherwise)
 
 

@@ -61,7 +61,7 @@ def _similarity(answer: Callable) -> Figure:
 def _learning_rate(answer: Callable) -> Figure:
     n, peak, warmup = lesson04.SCHEDULE
     figure, axes = _panels()
-    results = [answer(k, n, peak, warmup) for k in range(n)], lesson04.rates(n, peak, warmup)
+    results = [answer(k, n, peak, warmup) for k in range(n)], lesson04.right_rates(n, peak, warmup)
     for ax, side, rates in zip(axes, SIDES, results, strict=True):
         ax.plot(rates, ".-")
         ax.set(title=f"{side}: {warmup} iterations of warm-up", xlabel="iteration", ylabel="learning rate")
