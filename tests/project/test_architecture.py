@@ -25,7 +25,13 @@ MAY_IMPORT = {  # a subpackage -> the others that it may import; all may import 
     "course": {"files", "views"},
 }
 ONLY = {  # the modules that may import a package; computing never draws
-    "matplotlib": {"views.plots", "views.panels", "views.explorers", "views.viewer"},
+    "matplotlib": {
+        "views.plots",
+        "views.panels",
+        "views.explorers",
+        "views.viewer",
+        "course.checks",
+    },  # its pictures.py
     "ipywidgets": {"views.panels", "course.quiz", "views.explorers", "views.viewer"},
     "neuroglancer": {"views.viewer", "views.exports"},
     "plotly": {"views.exports"},
