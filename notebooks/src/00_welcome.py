@@ -71,7 +71,9 @@ print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm
 #
 # Each lesson has a few exercises, and they all work in the same way. One cell holds a stub, with three dots where your
 # answer goes. Replace the dots and run the cell. Then run the cell below it: it tells you whether your answer is
-# right, and if not, what is wrong. As long as the dots are there, the exercise is *open*, and nothing else happens.
+# right. If it is not, you first get a small hint. Run the check again, and it says what is wrong. If a right answer
+# makes a picture, you see yours beside the expected one. As long as the dots are there, the exercise is *open*, and
+# nothing else happens.
 # You may skip any exercise: **no other cell needs your answer**. Your answer may use anything that the lesson has
 # imported, and whatever you define in the same cell. The folder `solutions` has every lesson with its exercises
 # solved.

@@ -310,8 +310,8 @@ for name, tensor in {"SAM2's part": says_sam2, "the fine part": says_fine}.items
 # SAM2.
 #
 # **Exercise 3.2: feature-guided attention.** Now write it as a module. The layers are given; write the two equations
-# above. Return the guided features $F'$ and the attention map $a$. The check loads trained weights into your module,
-# and compares it with the library's.
+# above. Return the guided features $F'$ and the attention map $a$. The check gives your module the weights of the
+# library's module, and compares what the two compute.
 
 
 # %% tags=["task"]

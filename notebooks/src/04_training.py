@@ -283,7 +283,7 @@ def my_rate(k, n, peak, warmup):
     return peak * min(1, (k + 1) / warmup) * cosine
 
 
-# %%
+# %% alt="Learning rate over 40 iterations, yours on the left and the expected one on the right: it rises for 8 iterations and falls to 0."
 checks.learning_rate(my_rate)
 
 # %% [markdown]
@@ -371,7 +371,8 @@ except ValueError as error:
 # %% [markdown]
 # **Exercise 4.3: a run that can be resumed.** Here is the smallest possible loop. Complete it, so that the same call
 # goes on after a kill as if nothing had happened. What does the next iteration depend on?
-# `torch.save(dictionary, path)` writes a checkpoint, and `torch.load(path)` reads it; `path` is a `pathlib.Path`.
+# `patch(k)` gives the data of iteration k. `torch.save(dictionary, path)` writes a checkpoint, and `torch.load(path)`
+# reads it; `path` is a `pathlib.Path`, so `path.exists()` tells you whether there is one.
 # Return the number of the first iteration that this call computed.
 
 

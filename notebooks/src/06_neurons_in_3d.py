@@ -312,8 +312,9 @@ print(view.report("ground truth", split.label))
 # that both are nearly the same set of voxels. A few dozen voxels of something else are a rim along a membrane;
 # thousands are an error.
 #
-# **Exercise 6.2: the match of a segment.** Write the first line of such a report: return the neuron of `truth` that has
-# most voxels in `segment`, and the share of the segment's voxels that lie in it. The id 0 in `truth` is not a neuron.
+# **Exercise 6.2: the match of a segment.** Write the first line of such a report: return two values, the neuron of
+# `truth` that has most voxels in `segment`, and the share of the segment's voxels that lie in it. The id 0 in `truth`
+# is not a neuron, but its voxels belong to the segment.
 
 
 # %% tags=["task"]

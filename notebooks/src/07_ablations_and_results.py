@@ -243,9 +243,9 @@ assert np.mean(overlaps or [1]) > 0.25  # "many", as the text says
 # about its *method* only if the second distance is clearly larger than the first. Many rows overlap, and a row with one
 # dot cannot tell you.
 #
-# **Exercise 7.2: mean and spread.** Take the scores of a row's runs, and return their mean and their spread. The spread
-# is the standard deviation of a sample, which divides by the number of runs minus one. A single run has no spread:
-# return `None` for it, not 0.
+# **Exercise 7.2: mean and spread.** Take the scores of a row's runs, and return two values, their mean and their
+# spread. The spread is the standard deviation of a sample, which divides by the number of runs minus one. A single run
+# has no spread: return `None` for it, not 0.
 
 
 # %% tags=["task"]

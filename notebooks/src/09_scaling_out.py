@@ -136,7 +136,7 @@ def my_read(start, stop, halo, shape):
     return np.maximum(np.subtract(start, halo), 0), np.minimum(np.add(stop, halo), shape)
 
 
-# %%
+# %% alt="What two blocks of a volume read, yours on the left and the expected on the right: each block grows by a halo, cut off at the rim."
 checks.halo(my_read)
 
 # %% [markdown]

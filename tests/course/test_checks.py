@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import build_notebooks
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from fgnet_lib.affinities import affinities_from_labels
 from fgnet_lib.course import checks
+from fgnet_lib.course.checks import exercise, pictures
 from fgnet_lib.course.checks.exercise import Exercise, Outcome, call, of_lesson
 from fgnet_lib.fgnet import FeatureGuidedAttention
 
@@ -198,6 +200,51 @@ def test_a_smaller_hint_comes_first(capsys):
     assert "has no predecessor" in judge(lambda row: row > 3)
     assert "has no predecessor" in judge(lambda row: row > 4)  # another wrong answer: no need to ask twice
     assert "passed" in judge(solve("mask")) and small in judge(lambda row: row > 3)
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list[str]:
+    """Pretend that a notebook is open, and collect the titles of what it shows."""
+    titles = []
+    figures = pictures.plt
+    monkeypatch.setattr(exercise, "get_ipython", lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setattr(figures, "show", lambda: titles.extend(ax.get_title() for ax in figures.gcf().axes))
+    yield titles
+    figures.close("all")
+
+
+def drawn(part: Any) -> np.ndarray:
+    """Return what an image, a line or a rectangle shows, in the coordinates of its axes."""
+    reader = next(name for name in ("get_xydata", "get_corners", "get_array") if hasattr(part, name))
+    return np.asarray(getattr(part, reader)())
+
+
+@pytest.mark.parametrize("name", pictures.PICTURES)
+def test_the_picture_of_a_right_answer_is_beside_the_expected_one(name, shown):
+    checks.EXERCISES[name](lambda *_: 7)
+    assert shown == []  # a wrong answer is not shown what is right
+    checks.EXERCISES[name](solve(name))
+    assert [title.partition(":")[0] for title in shown[:2]] == ["yours", "expected"]
+    left, right = pictures.plt.gcf().axes[:2]
+    for kind in ("images", "lines", "patches"):
+        yours, expected = getattr(left, kind), getattr(right, kind)
+        assert len(yours) == len(expected)
+        for a, b in zip(yours, expected, strict=True):
+            np.testing.assert_allclose(drawn(a), drawn(b))
+    assert any(getattr(left, kind) for kind in ("images", "lines", "patches"))
+
+
+def test_without_a_notebook_no_picture_is_drawn(monkeypatch):
+    monkeypatch.setattr(pictures.plt, "subplots", lambda *_, **__: pytest.fail("drawn"))
+    checks.widened(solve("widened"))
+    assert checks.widened.outcome == Outcome("passed")
+
+
+def test_a_check_with_a_picture_describes_it():
+    for cells in CELLS.values():
+        for cell in cells:
+            if cell.cell_type == "code" and (name := re.match(r"checks\.(\w+)\(my_|checks\.(\w+)\(My", cell.source)):
+                assert bool(cell.metadata.get("alt")) == ((name[1] or name[2]) in pictures.PICTURES), cell.source
 
 
 class Broken(nn.Module):

@@ -26,12 +26,8 @@ MAY_IMPORT = {  # a subpackage -> the others that it may import; all may import 
 }
 ONLY = {  # the modules that may import a package; computing never draws
     "matplotlib": {
-        "views.plots",
-        "views.attention",
-        "views.panels",
-        "views.interactive",
-        "views.explorers",
-        "views.viewer",
+        *(f"views.{name}" for name in ("plots", "attention", "panels", "interactive", "explorers", "viewer")),
+        "course.checks",  # its pictures
     },
     "ipywidgets": {"views.interactive", "course.quiz", "views.explorers", "views.viewer"},
     "neuroglancer": {"views.viewer", "views.exports"},

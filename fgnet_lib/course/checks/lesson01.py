@@ -10,7 +10,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.course.checks.exercise import call_array, exercise, require, require_equal
 from fgnet_lib.phantom import make_phantom
-from fgnet_lib.volumes import IGNORE
+from fgnet_lib.volumes import IGNORE, Volume
 
 BLOCKS = np.kron(  # four neurons and a membrane, in three sections, touching in every direction
     np.array([[[7, 7, 0], [4, 9, 9]], [[7, 0, 9], [4, 4, 9]], [[4, 7, 0], [4, 9, 9]]], np.uint64),
@@ -18,20 +18,20 @@ BLOCKS = np.kron(  # four neurons and a membrane, in three sections, touching in
 )
 
 
-def neurites() -> np.ndarray:
-    """Return labels (3, 96, 96) of a small phantom, which look like neurites in a picture."""
-    return make_phantom((3, 96, 96), seed=3).labels
+def neurites() -> Volume:
+    """Return a small phantom (3, 96, 96) with labels, which look like neurites in a picture."""
+    return make_phantom((3, 96, 96), seed=3)
 
 
 @exercise(
     "01",
     "the affinity target",
-    "Try your function on the row of part 3, as `row[None, None]`, and compare channel 2 with what was printed there.",
+    "Try your function on the row of part 5, as `row[None, None]`, and compare channel 2 with what was printed there.",
     points=2,
 )
 def affinities(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     """Check the affinities (3, z, y, x) of labels (z, y, x) with the predecessor along each axis."""
-    for labels in (BLOCKS, widen_borders(neurites())):
+    for labels in (BLOCKS, widen_borders(neurites().labels)):
         _judge_affinities(call_array(answer, labels, shape=(3, *labels.shape)), labels)
 
 
@@ -67,7 +67,7 @@ def _judge_affinities(result: np.ndarray, labels: np.ndarray) -> None:
 def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     """Check labels (z, y, x) that become 0 wherever any of the eight neighbours in the section differs."""
     blocks = [[[4, 4, 9], [4, 7, 9]], [[4, 4, 9], [4, 4, 9]], [[4, 0, 9], [4, 7, 7]]]  # with corners that jut out
-    for labels in (np.kron(np.array(blocks, np.uint64), np.ones((1, 5, 5), np.uint64)), neurites()):
+    for labels in (np.kron(np.array(blocks, np.uint64), np.ones((1, 5, 5), np.uint64)), neurites().labels):
         _judge_widened(call_array(answer, labels, shape=labels.shape), labels)
 
 

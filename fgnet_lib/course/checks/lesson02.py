@@ -11,6 +11,7 @@ from fgnet_lib.course.checks.exercise import Hint, call_array, exercise, require
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views.feature_maps import cosine_similarity
+from fgnet_lib.volumes import Volume
 
 
 @exercise("02", "the shape of a map", "Compare the shapes printed above with the shape of `raw`: what stays the same?")
@@ -32,11 +33,15 @@ def map_shape(answer: Callable[[tuple[int, int, int], int, int], tuple[int, ...]
         require_equal(result, right, mistakes, words)
 
 
-def local_features() -> np.ndarray:
-    """Return features (6, 64, 64) of a section: brightness and edges at three widths, which make a picture."""
-    section = make_phantom((1, 64, 64), seed=3).raw[0] / 255.0
+PIXEL = (40, 60)  # y, x of the second question
+
+
+def local_features() -> tuple[Volume, np.ndarray]:
+    """Return a section (1, 96, 96) and its features (6, 96, 96): brightness and edges at three widths."""
+    section = make_phantom((1, 96, 96), seed=3)
     filters = (gaussian_filter, gaussian_gradient_magnitude)
-    return np.stack([apply(section, width) for apply in filters for width in (1, 2, 4)])
+    maps = [apply(section.raw[0] / 255, width) for apply in filters for width in (1, 2, 4)]
+    return section, np.stack([values - values.mean() for values in maps])
 
 
 @exercise(
@@ -48,7 +53,7 @@ def local_features() -> np.ndarray:
 def similarity(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
     """Check the cosine similarity (y, x) of features (C, y, x) to a pixel."""
     _judge_similarity(answer, np.random.default_rng(0).normal(0.3, 1, (5, 6, 7)), 4, 2)
-    _judge_similarity(answer, local_features(), 20, 40)
+    _judge_similarity(answer, local_features()[1], *PIXEL)
 
 
 def _judge_similarity(answer: Callable, features: np.ndarray, y: int, x: int) -> None:

@@ -8,6 +8,14 @@ import numpy as np
 
 from fgnet_lib.course.checks.exercise import call_array, exercise, require, require_equal
 
+WIDTH, SHAPE = (4, 16, 20), (40, 512, 500)  # of a halo, and of a volume
+BLOCKS = (((0, 128, 384), (32, 256, 500)), ((16, 8, 128), (32, 128, 256)))  # start and stop, both z, y, x
+
+
+def grow(start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
+    """Return the first and the last + 1 voxel (2, 3) that a block reads, halo included."""
+    return np.clip([np.subtract(start, WIDTH), np.add(stop, WIDTH)], 0, SHAPE)
+
 
 @exercise(
     "09",
@@ -16,11 +24,11 @@ from fgnet_lib.course.checks.exercise import call_array, exercise, require, requ
 )
 def halo(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
     """Check the first and last + 1 voxel that a block reads: grown by a halo, as far as the volume goes."""
-    width, shape = (4, 16, 20), (40, 512, 500)
-    for start, stop in (((0, 128, 384), (32, 256, 500)), ((16, 8, 128), (32, 128, 256))):
+    width, shape = WIDTH, SHAPE
+    for start, stop in BLOCKS:
         result = call_array(answer, start, stop, width, shape, shape=(2, 3))
         grown = np.array([np.subtract(start, width), np.add(stop, width)])
-        right = np.clip(grown, 0, shape)
+        right = grow(start, stop)
         mistakes = {
             "A block at the near side reads before the volume begins": np.minimum(grown, shape),
             "A block at the far side reads past the volume's end": np.maximum(grown, 0),
