@@ -186,7 +186,9 @@ class Explorer(widgets.VBox):
         for part, widget in (parts | {"play": self.play}).items():
             widget.add_class(f"fgnet-{part}")
         for control in self.controls.values():
-            control.layout.width = "max-content" if isinstance(control, widgets.ToggleButtons) else "auto"
+            control.layout.width = "auto"
+            if isinstance(control, widgets.ToggleButtons):
+                control.add_class("widget-inline-hbox")  # its description beside it, as other widgets have it
             if hasattr(control.style, "description_width"):
                 control.style.description_width = "6.5em"
         below = [self.save_png, self.save_arrays, *extras]
