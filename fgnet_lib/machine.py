@@ -15,6 +15,13 @@ _PLATFORM_VARIABLES = (  # set by each host in every notebook; Binder is a Jupyt
     ("KAGGLE_KERNEL_RUN_TYPE", "kaggle"),
     ("BINDER_REPO_URL", "binder"),
     ("JUPYTERHUB_SERVICE_PREFIX", "jupyterhub"),
+    ("CODESPACE_NAME", "codespaces"),
+    ("GITPOD_WORKSPACE_URL", "gitpod"),
+    ("SAGEMAKER_APP_TYPE", "sagemaker"),
+    ("SLURM_JOB_ID", "cluster"),  # jobs before ssh, whose variable a job may inherit
+    ("PBS_JOBID", "cluster"),
+    ("LSB_JOBID", "cluster"),
+    ("SSH_CONNECTION", "ssh"),
 )
 
 
@@ -57,7 +64,12 @@ def precision(device: torch.device) -> str:
 
 
 def platform() -> str:
-    """Name the host of this notebook: "colab", "kaggle", "binder", "jupyterhub" or "local"."""
+    """Name the host of this notebook, "local" if nothing tells that it is another machine than the browser's.
+
+    Returns:
+        "colab", "kaggle", "binder", "jupyterhub", "codespaces", "gitpod", "sagemaker", "cluster" (a batch job, as Open
+        OnDemand starts it), "ssh" or "local".
+    """
     return next((name for variable, name in _PLATFORM_VARIABLES if variable in os.environ), "local")
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 import heapq
 import io
 import os
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
+from itertools import combinations, permutations, product
 
 import fastremap
 import numpy as np
 import waterz
 from scipy import ndimage, sparse
-from scipy.optimize import linear_sum_assignment
 from skimage.segmentation import watershed
 
 from fgnet_lib.volumes import Region, is_anisotropic
@@ -28,11 +30,16 @@ LINK = 0.1  # affinities up to it join nothing
 SMOOTHING = 2.0  # voxels; of the distance transform, so that a neurite has one seed and not one for each bump
 MIDDLE = 64  # voxels around the centre in which the order of channels is checked
 
+_RIGHT_ORDER = ((0, 1, 2), (0, 0, 0))  # the channel of each axis, and whether it joins a voxel to its successor
+
 Sides = tuple[tuple[bool, bool], ...]  # before and after, along each axis
 
 
 def fragments(
-    affinities: np.ndarray, voxel_size: tuple[float, float, float], per_section: bool | None = None
+    affinities: np.ndarray,
+    voxel_size: tuple[float, float, float],
+    per_section: bool | None = None,
+    strict: bool = True,
 ) -> np.ndarray:
     """Oversegment a volume by a watershed that floods low affinities last.
 
@@ -44,6 +51,7 @@ def fragments(
         affinities: float32 (3, z, y, x) in [0, 1].
         voxel_size: nm (z, y, x).
         per_section: Flood section by section; by default in anisotropic data.
+        strict: Refuse affinities whose channel order looks wrong; False only warns.
 
     Returns:
         Dense uint64 ids from 1 (z, y, x), without gaps.
@@ -51,7 +59,7 @@ def fragments(
     Raises:
         ValueError: For affinities of another type, shape, range or channel order, or with NaN.
     """
-    check_affinities(affinities)
+    check_affinities(affinities, strict)
     return flood(affinities, voxel_size, is_anisotropic(voxel_size) if per_section is None else per_section)
 
 
@@ -133,6 +141,7 @@ def sweep(
     voxel_size: tuple[float, float, float],
     thresholds: Iterable[float],
     fragments: np.ndarray | None = None,
+    strict: bool = True,
 ) -> dict[float, np.ndarray]:
     """Segment at several thresholds in one agglomeration.
 
@@ -141,6 +150,7 @@ def sweep(
         voxel_size: nm (z, y, x).
         thresholds: Scores in [0, 1]; 0 merges nothing.
         fragments: Integer ids (z, y, x) to start from, 0 for background; by default ``fragments`` makes them.
+        strict: Refuse affinities whose channel order looks wrong; False only warns.
 
     Returns:
         Threshold -> uint64 labels (z, y, x), by rising threshold; no two arrays share memory.
@@ -149,7 +159,7 @@ def sweep(
         ValueError: For thresholds outside of [0, 1], fragments of another shape, or affinities that ``fragments``
             refuses.
     """
-    check_affinities(affinities)
+    check_affinities(affinities, strict)
     thresholds = sorted({float(threshold) for threshold in thresholds})
     if not thresholds or not 0 <= thresholds[0] <= thresholds[-1] <= 1:
         raise ValueError(f"thresholds must be scores (1 - mean affinity) in [0, 1], not {thresholds}")
@@ -160,16 +170,18 @@ def sweep(
             f"fragments must be integer ids of shape {affinities.shape[1:]}, not {fragments.dtype} {fragments.shape}"
         )
     # waterz indexes by id, overwrites the array of fragments, and yields that same array every time: hence two copies.
-    dense = fastremap.renumber(fragments)[0].astype(np.uint64, order="C")
+    dense = fastremap.renumber(_native(fragments))[0].astype(np.uint64, order="C")
     affinities = np.ascontiguousarray(affinities)
     with _silenced():
         steps = waterz.agglomerate(affinities, thresholds, fragments=dense, scoring_function=MEAN_AFFINITY)
         return {threshold: np.array(labels) for threshold, labels in zip(thresholds, steps, strict=True)}
 
 
-def segment(affinities: np.ndarray, voxel_size: tuple[float, float, float], threshold: float) -> np.ndarray:
+def segment(
+    affinities: np.ndarray, voxel_size: tuple[float, float, float], threshold: float, strict: bool = True
+) -> np.ndarray:
     """Segment at one threshold (score) into uint64 labels (z, y, x); arguments and errors are those of ``sweep``."""
-    return sweep(affinities, voxel_size, [threshold])[float(threshold)]
+    return sweep(affinities, voxel_size, [threshold], strict=strict)[float(threshold)]
 
 
 def agglomerate(faces: np.ndarray, sums: np.ndarray, counts: np.ndarray, nodes: int, threshold: float) -> np.ndarray:
@@ -240,13 +252,18 @@ def remove_small(labels: np.ndarray, min_voxels: int) -> np.ndarray:
     Returns:
         A new array of the same type; a copy of `labels` if no segment is large enough.
     """
-    ids, voxels = fastremap.unique(labels, return_counts=True)
+    ids, voxels = fastremap.unique(_native(labels), return_counts=True)
     small = np.isin(labels, ids[(ids != 0) & (voxels < min_voxels)])
     large = (labels != 0) & ~small
     if not small.any() or not large.any():
         return labels.copy()
     nearest = ndimage.distance_transform_edt(~large, return_distances=False, return_indices=True)
     return np.where(small, labels[tuple(nearest)], labels)
+
+
+def _native(labels: np.ndarray) -> np.ndarray:
+    """Labels in this machine's byte order, which fastremap needs."""
+    return labels.astype(labels.dtype.newbyteorder("="), copy=False)
 
 
 @contextmanager
@@ -263,8 +280,18 @@ def _silenced() -> Iterator[None]:
         os.close(devnull)
 
 
-def check_affinities(affinities: np.ndarray) -> None:
-    """Raise a ValueError unless affinities have the right shape, type, range and channel order; it says what to do."""
+def check_affinities(affinities: np.ndarray, strict: bool = True) -> None:
+    """Check that affinities have the right shape, type, range and channel order, for example after reading a file.
+
+    The channel order is read from the middle of the volume, see docs/measured/channel_order.md for how often it errs.
+
+    Args:
+        affinities: float32 (3, z, y, x) in [0, 1].
+        strict: Refuse affinities whose channel order looks wrong; False only warns.
+
+    Raises:
+        ValueError: They do not qualify; the message says what to do.
+    """
     shape, dtype = np.shape(affinities), getattr(affinities, "dtype", type(affinities))
     if len(shape) != 4 or shape[0] != 3 or 0 in shape:
         hint = "; move the channels to the front with np.moveaxis(affinities, -1, 0)" if shape[-1:] == (3,) else ""
@@ -276,7 +303,8 @@ def check_affinities(affinities: np.ndarray) -> None:
         raise ValueError(f"affinities hold NaN in {np.isnan(affinities).any(axis=0).sum()} voxels")
     if low < -1e-5 or high > 1 + 1e-5:  # blending of tiles may overshoot by rounding
         raise ValueError(f"affinities must lie in [0, 1], not [{low:g}, {high:g}]; logits need a sigmoid")
-    _check_channel_order(affinities)
+    if better := _find_channel_order(affinities):
+        _complain(better, strict)
 
 
 def middle(shape: tuple[int, int, int]) -> Region:
@@ -284,26 +312,65 @@ def middle(shape: tuple[int, int, int]) -> Region:
     return Region.at([n // 2 for n in shape], (0, 0, 0)).grow((MIDDLE, MIDDLE, MIDDLE), shape)
 
 
-def _check_channel_order(affinities: np.ndarray) -> None:
-    """Raise a ValueError if channels plainly belong to other axes, or join voxels to their successors (our own test).
+def _complain(order: tuple[Sequence[int], Sequence[int]], strict: bool) -> None:
+    """Raise a ValueError, or warn unless `strict`, that channels fit better in another `order`."""
+    axis_of, sides = {channel: axis for axis, channel in enumerate(order[0])}, ("predecessor", "successor")
+    fit = ", ".join(f"{sides[order[1][axis_of[channel]]]} along {'zyx'[axis_of[channel]]}" for channel in range(3))
+    message = (
+        f"affinities seem to have another channel order: their three channels fit best as {fit}. Channel c at a voxel "
+        "must belong to the face that it shares with its predecessor along axis c (z, y, x)"
+    )
+    if strict:
+        raise ValueError(f"{message}; if you are sure that it does, pass strict=False")
+    warnings.warn(message, stacklevel=4)
 
-    A channel joins a voxel to its predecessor, so it lies half a voxel before the others along its own axis: there, and
-    only there, it resembles them more one voxel earlier than one voxel later. The difference of the two correlations is
-    taken for each channel and axis, and the assignment with the largest sum has to be channel = axis.
+
+def _find_channel_order(affinities: np.ndarray) -> tuple[Sequence[int], Sequence[int]] | None:
+    """Return the order, as `_RIGHT_ORDER` says it, that fits affinities plainly better than the right one, if any.
+
+    Four neighbours in a square share four faces. Objects may cut none, two, three or all of these, but never one alone:
+    a path around the square that leaves an object has to enter it again. So affinities of labels have no square with
+    one low face, whatever the shapes of objects, and predicted ones have few (our own test). In another order the
+    faces belong to other squares, and the rule breaks wherever that makes a difference.
     """
     crop = affinities[:, *middle(affinities.shape[1:])]
-    if abs(2 * crop - 1).mean() < 0.5:  # affinities of an untrained network are undecided, and may lean anywhere
-        return
-    crop = crop - crop.mean(axis=(1, 2, 3), keepdims=True)
-    lean = np.zeros((3, 3))
-    for channel, axis in np.ndindex(3, 3):
-        own = np.moveaxis(crop[channel], axis, 0)
-        others = np.moveaxis(np.delete(crop, channel, axis=0).mean(axis=0), axis, 0)
-        scale = own.size * own.std() * others.std()
-        lean[channel, axis] = (own[1:-1] * (others[:-2] - others[2:])).sum() / max(scale, 1e-6)
-    best = lean[linear_sum_assignment(lean, maximize=True)].sum()
-    if best - lean.trace() > max(0.2, 6 * np.sqrt(6 / crop[0].size)):  # 6 * sqrt is chance in few voxels
-        raise ValueError(
-            "affinities seem to have another channel order than (z, y, x), or to join voxels to their successors: "
-            "channel c at a voxel must belong to the face it shares with its predecessor along axis c"
-        )
+    # Affinities of an untrained network are undecided, and may fit any order.
+    if min(crop.shape[1:]) < 3 or abs(2 * crop - 1).mean() < 0.5:
+        return None
+
+    @cache
+    def face(channel: int, axis: int, side: int) -> np.ndarray:
+        """A channel as joined to the predecessor; to a successor, that is one voxel later. What is rolled in is cut."""
+        return np.roll(crop[channel], side, axis)[1:, 1:, 1:]
+
+    @cache
+    def plane(first: tuple[int, int, int], second: tuple[int, int, int]) -> float:
+        return _lone_cut(face(*first), face(*second), first[1], second[1])
+
+    def lone_cuts(channels: Sequence[int], sides: Sequence[int]) -> float:
+        return sum(plane(*pair) for pair in combinations(zip(channels, range(3), sides, strict=True), 2))
+
+    right = lone_cuts(*_RIGHT_ORDER)
+    squares = np.prod(np.subtract(crop.shape[1:], 2))  # in each plane, at least
+    margin = max(0.02 * right, 6 * np.sqrt(right / squares))  # chance, in few voxels or with few membranes
+    if right <= margin:
+        return None
+    cuts = {order: lone_cuts(*order) for order in product(permutations(range(3)), product(range(2), repeat=3))}
+    best = min(cuts, key=lambda order: cuts[order])
+    return best if right - cuts[best] > margin else None
+
+
+def _lone_cut(first: np.ndarray, second: np.ndarray, axis: int, other: int) -> float:
+    """How far one face of a square alone is low, on average: the second lowest of the four minus the lowest.
+
+    Args:
+        first: Affinities (z, y, x) to the predecessor along `axis`.
+        second: Affinities (z, y, x) to the predecessor along `other`.
+        axis: An axis.
+        other: Another axis.
+    """
+    first, second = (np.moveaxis(faces, (axis, other), (0, 1)) for faces in (first, second))
+    pairs = (first[1:, 1:], first[1:, :-1]), (second[1:, 1:], second[:-1, 1:])
+    low, high = ([choose(*pair) for pair in pairs] for choose in (np.minimum, np.maximum))
+    lowest, next_lowest = np.minimum(*low), np.minimum(np.maximum(*low), np.minimum(*high))
+    return float((next_lowest - lowest).mean())

@@ -58,6 +58,13 @@ def test_the_cpu_stays_with_fp32():
         ({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}, "kaggle"),
         ({"JUPYTERHUB_SERVICE_PREFIX": "/user/x/"}, "jupyterhub"),
         ({"JUPYTERHUB_SERVICE_PREFIX": "/user/x/", "BINDER_REPO_URL": "https://example.org"}, "binder"),
+        ({"JUPYTERHUB_SERVICE_PREFIX": "/user/x/", "SLURM_JOB_ID": "7"}, "jupyterhub"),
+        ({"CODESPACE_NAME": "ada-x7"}, "codespaces"),
+        ({"GITPOD_WORKSPACE_URL": "https://ada.ws.gitpod.io"}, "gitpod"),
+        ({"SAGEMAKER_APP_TYPE": "JupyterLab"}, "sagemaker"),
+        ({"SLURM_JOB_ID": "7", "SSH_CONNECTION": "10.0.0.1 5 10.0.0.2 22"}, "cluster"),
+        ({"PBS_JOBID": "7"}, "cluster"),
+        ({"SSH_CONNECTION": "10.0.0.1 5 10.0.0.2 22"}, "ssh"),
     ],
 )
 def test_platform_is_read_from_the_environment(monkeypatch, environment, expected):

@@ -12,10 +12,12 @@ import pytest
 from helpers.volumes import affinities_of, cells, parts_of, thin_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.metrics import evaluate, voi
-from fgnet_lib.segmentation import fragments, remove_small, segment, sweep
+from fgnet_lib.segmentation import check_affinities, fragments, remove_small, segment, sweep
 
 ISOTROPIC, ANISOTROPIC = (8.0, 8.0, 8.0), (40.0, 8.0, 8.0)
 
@@ -163,7 +165,9 @@ def wrong(change) -> np.ndarray:
         (lambda a: a.tolist(), "list"),
         (lambda a: a[::-1], "channel order"),
         (lambda a: a[[0, 2, 1]], "channel order"),
-        (lambda a: np.stack([np.roll(a[axis], -1, axis) for axis in range(3)]), "predecessor"),
+        (lambda a: np.stack([np.roll(a[axis], -1, axis) for axis in range(3)]), "fit best as successor along z, succ"),
+        (lambda a: np.stack([a[0], np.roll(a[1], -1, 1), a[2]]), "predecessor along z, successor along y, predecessor"),
+        (lambda a: a[[1, 2, 0]], "predecessor along y, predecessor along x, predecessor along z"),
     ],
 )
 def test_affinities_that_do_not_qualify_are_refused(change, message: str) -> None:
@@ -178,6 +182,46 @@ def test_no_channel_order_is_refused_by_chance(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for shape in ((1, 1, 1), (1, 6, 6), (2, 3, 40), (8, 32, 32)):
         fragments(rng.random((3, *shape), np.float32).round(), ISOTROPIC)
+
+
+def fibres(slope: float, seed: int, shape: tuple[int, int, int] = (16, 64, 64)) -> np.ndarray:
+    """Parallel axons that move by `slope` voxels along y, and half as much along x, from section to section."""
+    z, y, x = np.indices(shape)
+    where = np.stack([y + slope * z, x + slope / 2 * z], -1)
+    extent = where.reshape(-1, 2).max(0) + 1
+    points = np.random.default_rng(seed).random((int(extent.prod() / 150), 2)) * extent
+    return cKDTree(points).query(where)[1].astype(np.uint64) + np.uint64(1)
+
+
+@pytest.mark.parametrize("slope", [0, 0.25, 0.5, 1, 2, 3.3, 6, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_right_affinities_of_oblique_fibres_are_accepted(slope: float, seed: int) -> None:
+    labels = fibres(slope, seed)
+    hard = affinities_from_labels(labels).astype(np.float32)
+    for affinities in (hard, gaussian_filter(hard, (0, 0.5, 0.7, 0.7)), affinities_of(labels)):
+        check_affinities(affinities)
+    if slope not in (0, 1):  # where two channels do not differ
+        with pytest.raises(ValueError, match="channel order"):
+            check_affinities(hard[[1, 0, 2]])
+
+
+def test_a_refused_channel_order_can_be_overruled() -> None:
+    wrong_order, labels = wrong(lambda a: a[::-1]), cells()
+    with pytest.warns(UserWarning, match="another channel order: .* predecessor along x"):
+        start = fragments(wrong_order, ISOTROPIC, strict=False)
+    with pytest.warns(UserWarning, match="another channel order"):
+        segmentation = segment(wrong_order, ISOTROPIC, 0.5, strict=False)
+    assert start.shape == segmentation.shape == labels.shape
+    with pytest.warns(UserWarning, match="another channel order"):
+        sweep(wrong_order, ISOTROPIC, [0.5], labels, strict=False)
+
+
+@pytest.mark.parametrize("dtype", ["<u4", ">u4", ">u8", ">i2", "u1"])
+def test_fragments_and_labels_may_have_any_byte_order(dtype: str) -> None:
+    start = cells()
+    segmentation = sweep(affinities_of(start), ISOTROPIC, [0.5], start.astype(dtype))[0.5]
+    assert voi(segmentation, sweep(affinities_of(start), ISOTROPIC, [0.5], start)[0.5]) == (0, 0)
+    assert np.array_equal(remove_small(start.astype(dtype), 1500), remove_small(start, 1500))
 
 
 @pytest.mark.parametrize("thresholds", [[], [-0.1], [0.5, 1.1], [float("nan")]])

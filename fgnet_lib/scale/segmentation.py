@@ -37,6 +37,7 @@ def segment_blocks(
     threshold: float,
     block: tuple[int, int, int] = BLOCK,
     progress: bool = True,
+    strict: bool = True,
 ) -> list[Report]:
     """Segment affinities into neurons, to `neurons.zarr` in a folder; ids are unique over the volume.
 
@@ -52,6 +53,7 @@ def segment_blocks(
         threshold: Score, 1 - mean affinity, up to which fragments merge.
         block: Voxels (z, y, x) of a block.
         progress: Show a bar for each step.
+        strict: Refuse affinities whose channel order looks wrong; False only warns.
 
     Returns:
         A report for each step.
@@ -63,7 +65,7 @@ def segment_blocks(
     if not 0 <= threshold <= 1:
         raise ValueError(f"a threshold is a score (1 - mean affinity) in [0, 1], not {threshold}")
     affinities, folder = Path(affinities).resolve(), Path(folder).resolve()
-    array = _open_affinities(affinities)
+    array = _open_affinities(affinities, strict)
     grid = Grid(array.shape[1:], block)
     fragments = Fragments(folder, grid, affinities, _voxel_size(affinities, array), _stamp_affinities(affinities))
     largest = [min(b + 2 * h, n) for b, h, n in zip(grid.block, fragments.halo, grid.shape, strict=True)]
@@ -85,7 +87,7 @@ def run_here(step: Merge) -> Report:
     return Report(step.name, int(not done.kept), int(done.kept), seconds, done.peak_bytes)
 
 
-def _open_affinities(path: Path) -> zarr.Array:
+def _open_affinities(path: Path, strict: bool) -> zarr.Array:
     """Open affinities and check them as far as that is quick: kind, shape, values in the middle, missing blocks."""
     wanted = f"{path}: affinities are a Zarr array of floats (3, z, y, x) with the attribute `resolution`, three in nm"
     if not path.is_dir():
@@ -95,7 +97,7 @@ def _open_affinities(path: Path) -> zarr.Array:
         raise ValueError(f"{wanted}; this is a group with {sorted(array)}: name an array in it, as {path}/NAME")
     if array.ndim != 4 or array.dtype.kind != "f" or np.shape(array.attrs.get("resolution")) != (3,):
         raise ValueError(f"{wanted}; this is {array.dtype} {array.shape} with the attributes {dict(array.attrs)}")
-    check_affinities(array[:, *middle(array.shape[1:])].astype(np.float32))
+    check_affinities(array[:, *middle(array.shape[1:])].astype(np.float32), strict)
     predicted = Journal(path.parent, Predict.name)
     if path.name == Predict.output and (settings := predicted.settings()):
         missing = predicted.missing(Grid(array.shape[1:], settings["block"]))

@@ -7,6 +7,7 @@ random token in the address is the only guard, so treat the address like a passw
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -83,12 +84,18 @@ class View:
         return f"neuroglancer at {self.url} (port {self.port} of this kernel's machine; lives as long as the kernel)"
 
     def _repr_html_(self) -> str:
-        link = f'<a href="{self.url}" target="_blank">Open neuroglancer in a tab of its own</a>'
+        url = escape(self.url)
+        link = f'<a href="{url}" target="_blank">Open neuroglancer in a tab of its own</a>'
         if platform() == "kaggle":
             return "Kaggle lets no port through to your browser: use <code>exports.export_html</code> and download it."
         if {"VSCODE_PID", "VSCODE_CWD"} & os.environ.keys():  # its notebooks show no frames of other servers
             return f"{link} (with VS Code on a remote machine, forward port {self.port} in its Ports view first)."
-        return f'<iframe src="{self.url}" width="100%" height="640" allow="fullscreen"></iframe><br>{link}'
+        if how := _forwarding(self.port):
+            return f'{how}, then open <a href="{url}" target="_blank">{url}</a>'
+        frame = f'<iframe src="{url}" width="100%" height="640" allow="fullscreen"></iframe><br>{link}'
+        if url.startswith("http://127.0.0.1"):
+            frame += f" (if the kernel runs on another machine than your browser, forward port {self.port} first)"
+        return frame
 
     def _ipython_display_(self) -> None:
         display(HTML(self._repr_html_()), self.panel)
@@ -245,7 +252,29 @@ def _proxy(port: int) -> str:
         return eval_js(f"google.colab.kernel.proxyPort({port})").rstrip("/")  # a second slash would lead to a 404
     if hub := os.environ.get("JUPYTERHUB_SERVICE_PREFIX"):  # JupyterHub and Binder, by jupyter-server-proxy
         return f"{hub}proxy/{port}"
+    if platform() == "codespaces":
+        domain = os.environ.get("GITHUB_CODESPACES_PORT_FORWARDING_DOMAIN", "app.github.dev")
+        return f"https://{os.environ['CODESPACE_NAME']}-{port}.{domain}"
+    if platform() == "gitpod":
+        return os.environ["GITPOD_WORKSPACE_URL"].replace("://", f"://{port}-", 1)
+    if platform() == "sagemaker":
+        return f"/{os.environ['SAGEMAKER_APP_TYPE'].lower()}/default/proxy/{port}"
     return f"http://127.0.0.1:{port}"
+
+
+def _forwarding(port: int) -> str:
+    """Return, as HTML, how to forward a port from a remote machine; empty where the server's frame needs no help."""
+    host = platform()
+    if host in ("codespaces", "gitpod"):
+        return f"Forward port {port} in the Ports view of this workspace, and keep it private"
+    if host == "sagemaker":
+        return f"Port {port} is forwarded by jupyter-server-proxy: install it in the space and restart JupyterLab"
+    if host not in ("ssh", "cluster"):
+        return ""
+    machine = os.environ["SSH_CONNECTION"].split()[2] if host == "ssh" else socket.gethostname()
+    through = " -J LOGIN-NODE" * (host == "cluster")
+    command = escape(f"ssh -N -L {port}:127.0.0.1:{port}{through} {machine}")
+    return f"The kernel runs on another machine: forward port {port} by <code>{command}</code> on your own computer"
 
 
 def _check(array: np.ndarray, shape: tuple[int, ...], name: str) -> None:

@@ -157,7 +157,7 @@ from fgnet_lib.scale.cluster import cluster
 running = ExitStack()
 client = running.enter_context(cluster(workers=2, memory="4GiB"))
 print(f"workers (process ids): {sorted(client.run(os.getpid).values())}")
-if platform() == "local":
+if platform() in ("local", "ssh", "cluster"):
     print(f"dashboard: {client.dashboard_link}")
 else:
     print("This platform hides the dashboard from your browser. The progress bars below show how far the workers are.")

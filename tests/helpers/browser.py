@@ -34,6 +34,7 @@ from playwright.sync_api import (
 )
 
 from fgnet_lib import REPOSITORY
+from fgnet_lib.machine import _PLATFORM_VARIABLES
 
 SCREENSHOTS = REPOSITORY / "out" / "screenshots"
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
@@ -166,8 +167,10 @@ def jupyterlab(folder: Path, prefix: str = "/", **environment: str) -> Iterator[
     settings = own / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    remote = {variable for variable, _ in _PLATFORM_VARIABLES}  # as where somebody tests by ssh
+    inherited = {name: value for name, value in os.environ.items() if name not in remote}
     with (own / "log.txt").open("w") as log:
-        server = subprocess.Popen(command, env=os.environ | folders | environment, stdout=log, stderr=log)
+        server = subprocess.Popen(command, env=inherited | folders | environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}{prefix}{{}}?token={token}"
     try:
         deadline = time.monotonic() + 120

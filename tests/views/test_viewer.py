@@ -33,7 +33,7 @@ from helpers.browser import (
 )
 from helpers.viewing import BOX, SHAPE, VOXEL, assert_box_in_3d, center, make_volume, screenshot
 
-from fgnet_lib import REPOSITORY
+from fgnet_lib import REPOSITORY, machine
 from fgnet_lib.metrics import error_masks, neuron_report
 from fgnet_lib.views import viewer
 from fgnet_lib.views.plots import label_colors
@@ -311,14 +311,7 @@ def test_a_report_names_three_parts_and_counts_the_rest():
 @pytest.fixture
 def bare(monkeypatch):
     """No sign of any host."""
-    for name in (
-        "COLAB_RELEASE_TAG",
-        "KAGGLE_KERNEL_RUN_TYPE",
-        "BINDER_REPO_URL",
-        "JUPYTERHUB_SERVICE_PREFIX",
-        "VSCODE_PID",
-        "VSCODE_CWD",
-    ):
+    for name in (*(variable for variable, _ in machine._PLATFORM_VARIABLES), "VSCODE_PID", "VSCODE_CWD"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -339,6 +332,38 @@ def test_the_port_stays_the_same_unless_it_is_taken(volume, monkeypatch):
         assert get(f"/v/{view.viewer.token}/")
     finally:
         viewer.neuroglancer.stop()  # the next test starts one on a port of the library's
+
+
+@pytest.mark.parametrize(
+    ("environment", "address", "words"),
+    [
+        (
+            {"SSH_CONNECTION": "10.0.0.1 50000 192.0.2.7 22"},
+            "http://127.0.0.1:{port}",
+            "ssh -N -L {port}:127.0.0.1:{port} 192.0.2.7</code>",
+        ),
+        (
+            {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "sys/dashboard/sys/jupyter"},  # as Open OnDemand starts it
+            "http://127.0.0.1:{port}",
+            "ssh -N -L {port}:127.0.0.1:{port} -J LOGIN-NODE {host}</code>",
+        ),
+        ({"PBS_JOBID": "7"}, "http://127.0.0.1:{port}", "-J LOGIN-NODE {host}"),
+        ({"CODESPACE_NAME": "ada-x7"}, "https://ada-x7-{port}.app.github.dev", "in the Ports view"),
+        ({"GITPOD_WORKSPACE_URL": "https://ada.ws.gitpod.io"}, "https://{port}-ada.ws.gitpod.io", "in the Ports view"),
+        ({"SAGEMAKER_APP_TYPE": "JupyterLab"}, "/jupyterlab/default/proxy/{port}", "jupyter-server-proxy"),
+    ],
+)
+def test_a_remote_machine_names_the_port_and_the_address_in_place_of_a_frame(volume, bare, environment, address, words):
+    view = viewer.show(volume)
+    assert f"another machine than your browser, forward port {view.port}" in view._repr_html_(), "it may be any"
+    for name, value in environment.items():
+        bare.setenv(name, value)
+    assert view.url == f"{address.format(port=view.port)}/v/{view.viewer.token}/"
+    text = view._repr_html_()
+    assert "<iframe" not in text
+    assert f">{view.url}</a>" in text
+    assert re.search(f"[Pp]ort {view.port}", text)
+    assert words.format(port=view.port, host=socket.gethostname()) in text
 
 
 def test_each_platform_gets_its_link(volume, bare):
