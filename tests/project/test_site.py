@@ -288,10 +288,9 @@ def address(site):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_pages_fit_the_screen_and_the_search_finds_a_term(address, width):
     with open_browser(width, 900) as (page, watch):
-        for number, path in enumerate(PAGES):
+        for path in PAGES:
             page.goto(f"{address}/{path}")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} is wider than the screen"
-            page.screenshot(path=SCREENSHOTS / f"site-{width}-{number}.png")
         page.goto(f"{address}/search.html?q=agglomeration")
         page.locator("ul.search a[href*='docs/learn/glossary.html']").first.wait_for()
         assert (watch.problems, watch.outside) == ([], [])
@@ -303,8 +302,9 @@ def test_pages_have_no_serious_barrier_and_follow_the_system_at_the_first_visit(
     with open_browser(width, 900) as (page, _):
         page.emulate_media(color_scheme=scheme)
         barriers = []
-        for path in PAGES:
+        for number, path in enumerate(PAGES):
             page.goto(f"{address}/{path}")
+            page.screenshot(path=SCREENSHOTS / f"site-{width}-{scheme}-{number}.png")
             assert page.locator("html").get_attribute("data-theme") == scheme
             violations = Axe().run(page).response["violations"]
             barriers += [
