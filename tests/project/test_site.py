@@ -322,7 +322,7 @@ def test_a_finished_lesson_is_marked_on_the_front_page_and_stays_so(address):
         page.get_by_label("I have finished this lesson").check()
         page.goto(f"{address}/index.html")
         assert page.locator("#progress").inner_text().startswith(f"You have finished 1 of {len(NOTEBOOKS)} lessons.")
-        assert page.locator("#progress a").get_attribute("href") == f"notebooks/{NOTEBOOKS[1].stem}.html"
+        assert page.locator("#progress a").get_attribute("href").endswith(f"/notebooks/{NOTEBOOKS[1].stem}.html")
         assert page.locator("li.lesson.finished").count() == 1
         page.goto(f"{address}/notebooks/{NOTEBOOKS[0].stem}.html")
         page.get_by_label("I have finished this lesson").uncheck()
