@@ -145,6 +145,10 @@ document.addEventListener("DOMContentLoaded", () => {
   addMark();
   showProgress();
   new MutationObserver(sendTheme).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  for (const toggle of document.querySelectorAll(".bd-links summary"))
+    toggle.setAttribute("aria-label", "Show the pages in this part");
+  // Sphinx writes a signature of several lines as a list of descriptions without terms: to a reader it is plain text
+  for (const part of document.querySelectorAll(".sig > dl, .sig > dl > dd")) part.setAttribute("role", "presentation");
   // what scrolls has to be reached by keys
   for (const part of document.querySelectorAll("pre, div.math, .pst-scrollable-table-container, .output.text_html"))
     if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;

@@ -298,10 +298,9 @@ def address(site):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_pages_fit_the_screen_and_the_search_finds_a_term(address, width):
     with open_browser(width, 900) as (page, watch):
-        for number, path in enumerate(PAGES):
+        for path in PAGES:
             page.goto(f"{address}/{path}")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} is wider than the screen"
-            page.screenshot(path=SCREENSHOTS / f"site-{width}-{number}.png")
         page.goto(f"{address}/search.html?q=agglomeration")
         page.locator("ul.search a[href*='docs/learn/glossary.html']").first.wait_for()
         assert (watch.problems, watch.outside) == ([], [])
@@ -313,8 +312,9 @@ def test_pages_have_no_serious_barrier_and_follow_the_system_at_the_first_visit(
     with open_browser(width, 900) as (page, _):
         page.emulate_media(color_scheme=scheme)
         barriers = []
-        for path in PAGES:
+        for number, path in enumerate(PAGES):
             page.goto(f"{address}/{path}")
+            page.screenshot(path=SCREENSHOTS / f"site-{width}-{scheme}-{number}.png")
             assert page.locator("html").get_attribute("data-theme") == scheme
             violations = Axe().run(page).response["violations"]
             barriers += [
@@ -332,7 +332,7 @@ def test_a_finished_lesson_is_marked_on_the_front_page_and_stays_so(address):
         page.get_by_label("I have finished this lesson").check()
         page.goto(f"{address}/index.html")
         assert page.locator("#progress").inner_text().startswith(f"You have finished 1 of {len(NOTEBOOKS)} lessons.")
-        assert page.locator("#progress a").get_attribute("href") == f"notebooks/{NOTEBOOKS[1].stem}.html"
+        assert page.locator("#progress a").get_attribute("href").endswith(f"/notebooks/{NOTEBOOKS[1].stem}.html")
         assert page.locator("li.lesson.finished").count() == 1
         page.goto(f"{address}/notebooks/{NOTEBOOKS[0].stem}.html")
         page.get_by_label("I have finished this lesson").uncheck()

@@ -115,7 +115,8 @@ def point_links(text: str, page: Path, staged: set[Path]) -> str:
 def buttons(badges: str, notebook: str) -> str:
     """The badges of a lesson as HTML that opens it elsewhere, and a button that downloads it."""
     links = re.findall(r"\[!\[(\w+)\]\([^)]*\)\]\(([^)]+)\)", badges)
-    opened = [f'<a class="button" href="{address}">Open in {name}</a>' for name, address in links]
+    verbs = {"GitHub": "View on"}
+    opened = [f'<a class="button" href="{url}">{verbs.get(name, "Open in")} {name}</a>' for name, url in links]
     return " ".join(['<p class="open">', *opened, f'<a class="button" href="{notebook}" download>Download</a></p>'])
 
 

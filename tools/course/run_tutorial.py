@@ -212,10 +212,12 @@ PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
+:root {{ color-scheme: light dark }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }}
 table {{ border-collapse: collapse }} td, th {{ padding: .25rem 1rem .25rem 0; text-align: left }}
 td.number, th.number {{ text-align: right }}
-td.done {{ color: #17692f }} td.wrong {{ color: #b3261e; font-weight: bold }}
+td.done {{ color: light-dark(#17692f, #7fd69a) }}
+td.wrong {{ color: light-dark(#b3261e, #ffb4ab); font-weight: bold }}
 h2 {{ margin: 2.5rem 0 .5rem; border-top: 1px solid #ddd; padding-top: 1rem }}
 .figures {{ display: flex; flex-wrap: wrap; gap: 1rem }}
 .figures img {{ height: 13rem; max-width: 100%; object-fit: contain; border: 1px solid #ddd; background: #fff }}
