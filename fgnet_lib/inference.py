@@ -162,7 +162,7 @@ def predict(
     model = model.to(device).eval()
     region = Region.whole(raw.shape) if region is None else region
     views = [_View(raw, region, axis) for axis in range(3 if three_views else 1)]
-    layouts = [lay_windows(view.raw.shape, tile, overlap).overlapping(view.region) for view in views]
+    layouts = [lay_windows(triple(view.raw.shape), tile, overlap).overlapping(view.region) for view in views]
     maps: dict[str | int, np.ndarray] = {}
     with tqdm(total=sum(map(len, layouts)), desc="predict", unit="tile", disable=not progress) as bar:
         for view, windows in zip(views, layouts, strict=True):
