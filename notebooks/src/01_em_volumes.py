@@ -25,7 +25,8 @@ DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 
 # %% tags=["setup"]
-from fgnet_lib.course.session import REPOSITORY, start_session
+from fgnet_lib import REPOSITORY
+from fgnet_lib.course.session import start_session
 
 session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 

@@ -22,7 +22,7 @@ from nbformat.v4 import new_code_cell, new_output
 from PIL import Image
 from run_tutorial import Lesson, lesson_parameters, sources_key
 
-from fgnet_lib.__init__ import REPOSITORY
+from fgnet_lib import REPOSITORY
 
 pytestmark = pytest.mark.slow  # builds the whole site
 
