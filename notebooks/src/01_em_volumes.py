@@ -25,7 +25,6 @@ DEVICE = "auto"  # auto | cpu | cuda | mps
 SEED = 0
 
 # %% tags=["setup"]
-from fgnet_lib import REPOSITORY
 from fgnet_lib.course.session import start_session
 
 session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
@@ -500,10 +499,11 @@ for z in (12, 13):
 # %%
 import json
 
+from fgnet_lib import REPOSITORY
 from fgnet_lib.course.texture import GREY_BINS, WAVELENGTHS, grey_histogram, overlap, power_spectrum
 from fgnet_lib.datasets import open_dataset
 
-real = json.loads((REPOSITORY / "data" / "texture.json").read_text())
+real = json.loads((REPOSITORY / "data" / "texture.json").read_text(encoding="utf-8"))
 phantom = open_dataset("phantom", "val").load()
 spectrum = power_spectrum(phantom.raw, phantom.voxel_size[2])
 measured = {"phantom, 8 nm": {"histogram": grey_histogram(phantom.raw), "power": spectrum}, **real}
