@@ -281,7 +281,7 @@ class _QuickCanvas(FigureCanvasAgg):
             self.figure.draw_artist(artist)
 
 
-class PanelFigure(Figure):
+class _PanelFigure(Figure):
     """A figure that knows which panel each of its axes shows."""
 
     panels: dict[Axes, Panel]
@@ -291,9 +291,9 @@ class Canvas:
     """Figures, each built once for an arrangement of panels and given new data from then on."""
 
     def __init__(self) -> None:
-        self._built: dict[tuple[object, ...], tuple[PanelFigure, list[Axes], list[Update]]] = {}
+        self._built: dict[tuple[object, ...], tuple[_PanelFigure, list[Axes], list[Update]]] = {}
 
-    def show(self, rows: Sequence[Sequence[Panel | Curve]]) -> PanelFigure:
+    def show(self, rows: Sequence[Sequence[Panel | Curve]]) -> _PanelFigure:
         """Return the figure of rows of panels; it is the same object until the arrangement changes."""
         panels = [panel for row in rows for panel in row]
         key = (len(rows), *(panel.kind for panel in panels))
@@ -309,12 +309,12 @@ class Canvas:
         return figure
 
 
-def _build(rows: Sequence[Sequence[Panel | Curve]]) -> tuple[PanelFigure, list[Axes], list[Update]]:
+def _build(rows: Sequence[Sequence[Panel | Curve]]) -> tuple[_PanelFigure, list[Axes], list[Update]]:
     columns = len(rows[0])
     flat = max(panel.ratio for row in rows for panel in row) < 0.5
     width = min(SLIDE if flat else 4.4, SLIDE / columns)
     height = sum(max(panel.ratio for panel in row) * (width - 1) + 0.6 for row in rows)
-    figure = PanelFigure(figsize=(columns * width, height), layout="constrained")
+    figure = _PanelFigure(figsize=(columns * width, height), layout="constrained")
     axes = list(figure.subplots(len(rows), columns, squeeze=False).flat)
     canvas = _QuickCanvas(figure)
     built = [panel.build(ax) for ax, panel in zip(axes, (panel for row in rows for panel in row), strict=True)]
