@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -208,10 +210,22 @@ def test_ilastik_tells_axes_and_resolutions_by_vigras_tags(tmp_path):
 def test_n5_lists_its_resolution_in_x_y_z(tmp_path):
     attributes = {"pixelResolution": {"dimensions": [8, 8, 40], "unit": "nm"}}
     assert read_volume(plain_zarr(tmp_path / "a.zarr", grey(), attributes=attributes)).voxel_size == SIZE
+    as_text = {name: json.dumps(table) for name, table in attributes.items()}
+    assert read_volume(hdf5(tmp_path / "a.h5", {"raw": grey()}, raw=as_text)).voxel_size == SIZE
     (tmp_path / "a.n5").mkdir()
     (tmp_path / "a.n5" / "attributes.json").write_text("{}")
     with pytest.raises(ValueError, match="N5 is not read: convert it to Zarr"):
         read_volume(tmp_path / "a.n5")
+
+
+def test_a_transform_may_be_a_table_or_its_json(tmp_path):
+    table = {"axes": ["x", "y", "z"], "scale": [8, 8, 40], "translate": [16, 0, 40], "units": ["nm"] * 3}
+    plain = plain_zarr(tmp_path / "a.zarr", turn(grey(), "xyz"), attributes={"transform": table})
+    text = hdf5(tmp_path / "a.h5", {"raw": turn(grey(), "xyz")}, raw={"transform": json.dumps(table)})
+    for path in (plain, text):
+        volume = read_volume(path)
+        assert volume.voxel_size == SIZE and volume.offset == (40, 0, 16)
+        np.testing.assert_array_equal(volume.load().raw, grey())
 
 
 def test_netcdf_names_dimensions_by_their_scales(tmp_path):
