@@ -72,7 +72,7 @@ def data_dir() -> Path | None:
     return check_data_dir(name, "FGNET_DATA_DIR") if name else None
 
 
-def check_data_dir(name: str, variable: str) -> Path:
+def check_data_dir(name: object, variable: str) -> Path:
     """Return the folder of data sets that a setting names, with `~` expanded, if it can be read.
 
     Raises:
@@ -95,14 +95,14 @@ def named_folder(variable: str) -> Path | None:
     return expand_home(name, variable) if name else None
 
 
-def expand_home(name: str, variable: str) -> Path:
+def expand_home(name: object, variable: str) -> Path:
     """Return the path that a setting names, with `~` replaced by the home folder, which no shell does in a notebook.
 
     Raises:
         FileNotFoundError: the path begins with the home folder of an unknown user.
     """
     try:
-        return Path(name).expanduser()
+        return Path(str(name)).expanduser()  # papermill makes a number of the folder 2024
     except RuntimeError as error:
         raise FileNotFoundError(f"{variable} {name!r} begins with ~, and its home folder is unknown") from error
 

@@ -99,7 +99,7 @@ def start_session(profile: str, dataset: str, data_dir: str, out_dir: str, devic
         seed: for Python, NumPy and PyTorch.
 
     Raises:
-        ValueError: an unknown profile, data set or device.
+        ValueError: an unknown profile, data set or device, or a seed that is none.
         FileNotFoundError: `data_dir`, or else FGNET_DATA_DIR, is not a folder.
         PermissionError: it cannot be read.
         OSError: results cannot be written to `out_dir`.
@@ -108,13 +108,15 @@ def start_session(profile: str, dataset: str, data_dir: str, out_dir: str, devic
         raise ValueError(f"unknown PROFILE {profile!r}: choose one of {', '.join(PROFILES)}")
     if dataset not in DATASETS:
         raise ValueError(f"unknown DATASET {dataset!r}: choose one of {', '.join(DATASETS)}")
-    if data_dir:  # FGNET_DATA_DIR is where datasets.fetch looks first
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"SEED is {seed!r}: give a whole number from 0 to 2^32 - 1")
+    if data_dir not in ("", None):  # FGNET_DATA_DIR is where datasets.fetch looks first
         os.environ["FGNET_DATA_DIR"] = str(check_data_dir(data_dir, "DATA_DIR"))
     session = Session(
         profile=PROFILES[profile],
         dataset=dataset,
         data_dir=datasets.data_dir(),
-        out_dir=_writable(expand_home(out_dir, "OUT_DIR") if out_dir else results_dir()),
+        out_dir=_writable(expand_home(out_dir, "OUT_DIR") if out_dir not in ("", None) else results_dir()),
         device=choose_device(device),
         seed=seed,
     )

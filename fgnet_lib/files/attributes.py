@@ -19,11 +19,12 @@ from contextlib import suppress
 from typing import Any
 
 from fgnet_lib.files.geometry import Claims
-from fgnet_lib.files.lengths import Measure, parse_json
+from fgnet_lib.files.lengths import Measure, parse_json, read_table
 
 _SIZE = re.compile(r"(resolution|voxel_?size|element_?size|pixel_?size)(?:_?(nm|um|angstrom))?", re.IGNORECASE)
+_START = re.compile(r"(?:offset|translation|translate)(?:_?(nm|um|angstrom))?", re.IGNORECASE)
 _UNITS = ("units", "unit", "resolution_units", "resolution_unit", "voxel_size_units", "voxel_size_unit")
-_NAMES = ("axis_names", "axes", "axis_order", "dimension_names", "dims", "_ARRAY_DIMENSIONS")
+_NAMES = re.compile(r"_?(?:array_)?(?:axis|axes|dims?|dimensions?)(?:_?(?:names?|labels?|order))?", re.IGNORECASE)
 
 
 def claim_attributes(array: Any, attributes: Mapping[str, Any], around: Sequence[Mapping[str, Any]]) -> Claims:
@@ -32,20 +33,23 @@ def claim_attributes(array: Any, attributes: Mapping[str, Any], around: Sequence
     Args:
         array: the array.
         attributes: its own attributes.
-        around: those of the groups around it, the nearest first; they count where the array states no voxel size.
+        around: those of the groups around it, the nearest first; they count where the array states no voxel size, or
+            does not name its axes.
     """
-    axes = {key: _list(attributes[key]) for key in _NAMES if key in attributes}
+    axes = _name_axes(attributes)
     sizes, origins = _lengths(attributes)
     for group in around:
         if not sizes:
-            sizes = _lengths(group)[0]
+            sizes, shared = _lengths(group)
+            origins = origins or shared
+        axes = axes or {key: names for key, names in _name_axes(group).items() if len(names) == len(array.shape)}
     unsure = _MATLAB if "MATLAB_class" in attributes else ""
     if "axistags" in attributes:
         if (tags := _vigra(attributes)) is None:
             unsure = "its attribute axistags is not vigra's JSON; AXES names the axes, as in 'zyx'"
         else:
             axes["axistags"], sizes["axistags"] = tags
-    if isinstance(transform := attributes.get("transform"), Mapping):
+    if isinstance(transform := read_table(attributes.get("transform")), Mapping):
         axes["transform"] = _list(transform.get("axes", []))
         sizes["transform"] = Measure(transform.get("scale"), transform.get("units"))
         origins["transform"] = Measure(transform.get("translate"), transform.get("units"))
@@ -79,14 +83,21 @@ def read_attributes(node: Any) -> dict[str, Any]:
 def _lengths(attributes: Mapping[str, Any]) -> tuple[dict[str, Measure], dict[str, Measure]]:
     """The voxel sizes and the offsets that the attributes of an array or of a group state."""
     unit = next((attributes[key] for key in _UNITS if key in attributes), "nm")
-    sizes = {}
-    for key in attributes:
-        if match := _SIZE.fullmatch(str(key)):
-            sizes[str(key)] = Measure(attributes[key], match[2] or unit)
-    if isinstance(n5 := attributes.get("pixelResolution"), Mapping):
+    sizes, origins = {}, {}
+    for key in map(str, attributes):
+        if match := _SIZE.fullmatch(key):
+            sizes[key] = Measure(attributes[key], match[2] or unit)
+        elif match := _START.fullmatch(key):
+            origins[key] = Measure(attributes[key], match[1] or unit)
+    if isinstance(n5 := read_table(attributes.get("pixelResolution")), Mapping):
         sizes["pixelResolution"] = Measure(n5.get("dimensions"), n5.get("unit", "nm"), "xyz")
-    origins = {"offset": Measure(attributes["offset"], unit)} if "offset" in attributes else {}
     return sizes, origins
+
+
+def _name_axes(attributes: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The names of axes, by the attributes that give them; HDF5's own labels are read from its dimensions."""
+    keys = [key for key in map(str, attributes) if _NAMES.fullmatch(key) and key != "DIMENSION_LABELS"]
+    return {key: names for key in keys if (names := _list(attributes[key]))}
 
 
 def _list(value: Any) -> list[Any]:

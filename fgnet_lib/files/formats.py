@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,10 @@ def read_volume(
     grey = _grey(raw.array, claims, str(path))
     volume = Volume(grey, size, offset=raw.offset or (0, 0, 0), name=path.name)
     labels_key = _key(labels_key)
-    if not labels_path and labels_key is None and not _has_labels(path):
+    separate = labels_path not in (None, "")  # a file may be called 0
+    if not separate and labels_key is None and not _has_labels(path):
         return volume
-    labels_path = _expand(labels_path or path)
+    labels_path = _expand(labels_path) if separate and labels_path is not None else path
     labels = _open(labels_path, labels_key, (LABELS_KEY, "stack"))
     with naming(labels_path):
         marked = replace(labels, array=mark_unknown(labels.array, ids, str(labels_path)))
@@ -265,18 +266,25 @@ def _describe_unknown(path: Path) -> str:
     return f", but its folders {', '.join(inside[:10])} hold volumes: name one" if inside else ""
 
 
+def _open_inner(path: Path) -> Claims | None:
+    """The claims of an array that lies in a Zarr folder, whose groups may say what its axes and lengths are."""
+    around = list(takewhile(is_zarr, path.absolute().parents))
+    top = open_zarr(around[-1]) if around else None
+    key = path.absolute().relative_to(around[-1]).as_posix() if around else ""
+    inside = isinstance(top, zarr.Group) and isinstance(top.get(key), zarr.Array)
+    return claim_zarr(top, key, around[-1]) if inside else None
+
+
 def _open_node(path: Path, root: Any, key: str | None, known: tuple[str, ...]) -> Claims:
     """The claims of a node in an HDF5 or Zarr file."""
     if isinstance(root, zarr.Array):
         if key is not None:
             raise FormatError(f"{path}: no dataset {key}; it is an array itself")
-        if is_zarr(path.parent) and multiscales(parent := open_zarr(path.parent)):
-            return claim_zarr(parent, path.name, path.parent)  # a level of an image, which says what its axes are
-        return claim_zarr(root, "", path)
+        return _open_inner(path) or claim_zarr(root, "", path)
     if key is None:
         key = next((k for k in known if k in root), None) or ("" if multiscales(root) else default_image(root, path))
     listed = list_datasets if isinstance(root, h5py.Group) else list_arrays
-    if key is None or (key and key not in root):
+    if key is None or (key and root.get(key) is None):  # a link may lead nowhere
         names = ", ".join(listed(root)[:20]) or "none"
         raise FormatError(f"{path}: no dataset {key or ' or '.join(known)}; its datasets are: {names}")
     node = root[key] if key else root

@@ -85,6 +85,11 @@ def naming(path: Path) -> Iterator[None]:
     except (FormatError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:
+        if type(error).__name__ == "UnknownCodecError":  # numcodecs and Zarr have one each
+            raise FormatError(
+                f"{path}: is packed with a codec that is not installed ({error}); install the package that has it, or "
+                "store the array with a codec that Zarr has, such as zstd"
+            ) from error
         reason = f"{type(error).__name__}: {error}"[:300]
         raise FormatError(
             f"{path}: cannot be read, it may be truncated, damaged or not what its name says ({reason})"
@@ -194,7 +199,10 @@ def _names(claims: Claims, where: str) -> list[str]:
         return ["?"] * lead + list(SPACE) + ["?"] * (len(claims.array.shape) - len(shape))
     names = next(iter(named.values()))
     if len(names) != len(shape):
-        raise FormatError(f"{where}: the file names the axes {_join(names)}, but the array has the shape {shape}")
+        raise FormatError(
+            f"{where}: the file names the axes {_join(names)}, but the array has the shape {shape}; AXES names the "
+            f"{len(shape)} axes in the file's order, as in 'zyx'"
+        )
     lost = [axis for axis in SPACE if names.count(axis) != 1]
     if lost:
         if "s" in names and shape[names.index("s")] > 1:

@@ -75,6 +75,8 @@ def claim_hdf5(node: h5py.Dataset, path: Path) -> Claims:
         FormatError: it is packed with a filter that is not installed, or in chunks that are too large for memory.
     """
     where = f"{path}: {node.name}"
+    if node.shape is None:
+        raise FormatError(f"{where} is an empty dataset, without a shape; RAW_KEY, or LABELS_KEY, names another one")
     _check_filters(node, where)
     refuse_large_chunks(node.chunks, node.dtype, where)
     groups, parent = [], node

@@ -160,6 +160,8 @@ def map_bodies(stack: Any, transforms: np.ndarray, where: str) -> Lazy:
     Raises:
         FormatError: `transforms` is something else.
     """
+    if np.dtype(stack.dtype).kind not in "iu":
+        raise FormatError(f"{where}: `stack` is {stack.dtype}; with `transforms` it holds ids of supervoxels, integers")
     if transforms.ndim != 2 or transforms.shape[1] != 2 or not len(transforms) or transforms.dtype.kind not in "iu":
         raise FormatError(
             f"{where}: `transforms` is {transforms.dtype} {transforms.shape}; it lists a supervoxel and its body a row"

@@ -104,6 +104,7 @@ def nm_per(unit: Any) -> float | None:
     """
     text = re.sub(r"\\u00b5", "μ", to_text(unit), flags=re.IGNORECASE)
     word = unicodedata.normalize("NFKC", text).strip().rstrip(".").casefold()
+    word = re.sub(r"(?<=\w)\s*(?:/|\bper\b)\s*(?:px|pixel|vx|voxel)s?$", "", word)
     singular = word.removesuffix("s")
     if word in NO_LENGTH or singular in NO_LENGTH:
         return None
@@ -121,7 +122,7 @@ def split_lengths(value: Any, names: Sequence[str] = ()) -> list[tuple[float, st
     """Return numbers and the units written behind them, "" where there is none; of a table, those of `names`."""
     value = read_table(value)
     if isinstance(value, str):
-        text = re.sub(r"(?<=\d)\s*[x×*]\s*(?=[\d.])", " ", value, flags=re.IGNORECASE).strip(" []()\t\n")
+        text = re.sub(r"(?:(?<=\d)\s*|(?<=\w)\s+)[x×*]\s*(?=[\d.])", " ", value, flags=re.IGNORECASE).strip(" []()\t\n")
         pairs = [(float(number), unit) for number, unit in _LENGTH.findall(text)]
         if not pairs or _LENGTH.sub("", text).strip(" ,;\t\n"):
             raise ValueError(f"no lengths in {value!r}")
@@ -160,6 +161,8 @@ def to_plain(value: Any) -> Any:
     """Return what an attribute holds in Python's own types, without axes of length 1."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.names and value.size == 1:
+        return dict(zip(value.dtype.names, to_plain(np.squeeze(value).tolist()), strict=True))
     if isinstance(value, np.ndarray | np.generic):
         return to_plain(np.squeeze(value).tolist())
     if isinstance(value, list | tuple):

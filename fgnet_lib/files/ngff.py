@@ -106,7 +106,7 @@ def claim_zarr(root: Any, key: str, path: Path) -> Claims:
         image, level = _image_around(root, key)
         return _claim_level(claims, image, level) if image else claims
     image, level = _full_resolution(node, where)
-    array = node[level["path"]]
+    array = node[str(level["path"])]
     return _claim_level(_claim_array(root, array, path, where), image, level)
 
 
@@ -172,7 +172,7 @@ def _image_around(root: Any, key: str) -> tuple[Any, Any]:
         for image in images if isinstance(images, list) else []:
             levels = image.get("datasets") if isinstance(image, Mapping) else None
             for level in levels if isinstance(levels, list) else []:
-                if isinstance(level, Mapping) and level.get("path") == rest:
+                if isinstance(level, Mapping) and str(level.get("path")) == rest:
                     return image, level
     return None, None
 
@@ -182,18 +182,19 @@ def _full_resolution(group: Any, where: str) -> tuple[Any, Any]:
     images = multiscales(group)
     if not isinstance(images, list) or not images or not isinstance(images[0], Mapping):
         raise FormatError(f"{where} is a group; its datasets are: {', '.join(list_arrays(group)[:20]) or 'none'}")
-    levels = [level for image in images for level in image.get("datasets") or [] if "path" in level]
+    levels = [level for image in images for level in image.get("datasets") or [] if isinstance(level, Mapping)]
+    levels = [level for level in levels if "path" in level]
     paths = [str(level["path"]) for level in levels]
     if len(images) > 1:
         raise FormatError(f"{where}: holds {len(images)} OME-Zarr images; RAW_KEY names an array: {', '.join(paths)}")
     lost = [name for name in paths if name not in group or not isinstance(group[name], zarr.Array)]
     if not levels or paths[0] in lost:
         raise FormatError(
-            f"{where}: OME-Zarr names the levels {', '.join(paths) or 'none'}, and {', '.join(lost) or 'none'} of them "
-            f"is missing; there are: {', '.join(list_arrays(group)[:20]) or 'none'}. RAW_KEY names an array"
+            f"{where}: OME-Zarr names the levels {', '.join(paths) or 'none'}; missing: {', '.join(lost) or 'none'}; "
+            f"there are: {', '.join(list_arrays(group)[:20]) or 'none'}. RAW_KEY names an array"
         )
     levels = [level for level in levels if str(level["path"]) not in lost]
-    return images[0], max(levels, key=lambda level: math.prod(group[level["path"]].shape))
+    return images[0], max(levels, key=lambda level: math.prod(group[str(level["path"])].shape))
 
 
 def _claim_level(claims: Claims, image: Mapping[str, Any], level: Mapping[str, Any]) -> Claims:

@@ -33,11 +33,13 @@ def is_tiff(path: Path) -> bool:
 def list_sections(folder: Path) -> list[Path]:
     """List the TIFF files of a folder in natural order (sec_2 before sec_10), without hidden files."""
     files = (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    return sorted((file for file in files if not file.is_dir()), key=lambda file: (_natural(file.name), file.name))
+    return sorted(
+        (file for file in files if not file.is_dir()), key=lambda file: (_natural(file.name.lower()), file.name)
+    )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", name)]
+    return [(int(text), "") if text.isdecimal() else (-1, text) for text in re.split(r"(\d+)", name)]
 
 
 def claim_tiff(path: Path, key: str | None) -> Claims:
@@ -188,12 +190,11 @@ def _check_numbers(folder: Path, files: list[Path]) -> None:
             f"{folder}: names differ in {len(changing)} numbers, as in {files[0].name} and {files[-1].name}; they are "
             "taken as sections in the order of the first number, then the next: tiles of a section would be wrong"
         )
-    elif changing:
-        numbers = changing[0]
-        steps = np.diff(numbers)
-        step = int(steps.min())
+    if changing:
+        numbers = sorted(set(changing[0]))  # the first number is that of the section, also where tiles or times follow
+        step = int(np.diff(numbers).min())
         gaps = [f"{a} to {b}" for a, b in zip(numbers, numbers[1:], strict=False) if b - a > step]
-        if gaps or step > 1:
+        if (gaps or step > 1) and (len(changing) == 1 or step == 1):
             what = (
                 f"the numbers jump from {', '.join(gaps[:10])}" if gaps else f"sections are numbered in steps of {step}"
             )
@@ -276,7 +277,7 @@ class _Stack:
     def _choose_series(self, key: str | None) -> tuple[list[Any], tuple[int, ...], str]:
         """The series to read with their shape and axes: one, or all if they are equal pages."""
         series = list(self._file.series)
-        if key is not None and (not key.isdigit() or int(key) >= len(series)):
+        if key is not None and (not key.isdecimal() or int(key) >= len(series)):
             raise FormatError(f"{self.path}: the key is {key!r}; it holds {len(series)} images: give a number from 0")
         first = series[int(key or 0)]
         if key is not None or len(series) == 1:
@@ -362,7 +363,7 @@ def _sizes(file: tifffile.TiffFile, image: int, page: Any) -> dict[str, Measure]
         nodes = [node for node in ElementTree.fromstring(file.ome_metadata).iter() if node.tag.endswith("}Pixels")]
         stated = nodes[image].attrib if image < len(nodes) else {}
         if all(f"PhysicalSize{axis}" in stated for axis in "ZYX"):
-            numbers = [float(stated[f"PhysicalSize{axis}"]) for axis in "ZYX"]
+            numbers = [stated[f"PhysicalSize{axis}"] for axis in "ZYX"]
             units = [stated.get(f"PhysicalSize{axis}Unit", "um") for axis in "ZYX"]
             sizes["PhysicalSize"] = Measure(numbers, units, "zyx")
     imagej = file.imagej_metadata if file.is_imagej else None
@@ -371,5 +372,5 @@ def _sizes(file: tifffile.TiffFile, image: int, page: Any) -> dict[str, Measure]
         if a and c:
             unit = imagej.get("unit", "pixel")
             units = [imagej.get(f"{axis}unit", unit) for axis in "zyx"]
-            sizes["ImageJ"] = Measure([float(imagej["spacing"]), b / a, d / c], units, "zyx")
+            sizes["ImageJ"] = Measure([imagej["spacing"], b / a, d / c], units, "zyx")
     return sizes

@@ -126,7 +126,9 @@ class Network:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "checkpoint", Path(self.checkpoint).resolve())  # workers run in other folders
+        object.__setattr__(
+            self, "checkpoint", Path(self.checkpoint).expanduser().resolve()
+        )  # workers run in other folders
 
     def settings(self) -> dict[str, Any]:
         """Everything but raw that the affinities depend on: weights, arithmetic, tile and overlap."""

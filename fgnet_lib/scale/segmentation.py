@@ -16,6 +16,7 @@ import zarr
 from distributed import Client
 
 from fgnet_lib.files.atomic import load_arrays, save_arrays
+from fgnet_lib.files.geometry import mention
 from fgnet_lib.files.lengths import is_plausible
 from fgnet_lib.files.locks import inside, lock
 from fgnet_lib.files.stamps import checksum, stamp, stamp_all
@@ -48,7 +49,7 @@ def segment_blocks(
         client: Dask's client, as `cluster.cluster` yields it.
         affinities: Path of a Zarr array (3, z, y, x) of floats in [0, 1] with the attribute `resolution` in nm, as
             `predict_blocks` writes it. Lost files are noticed where `predict_blocks` wrote them, beside its journal; in
-            any other array Zarr reads zeros for them.
+            any other array Zarr reads zeros for them, and a warning says how many.
         folder: Folder for the results; may be the one of `predict_blocks`.
         threshold: Score, 1 - mean affinity, up to which fragments merge.
         block: Voxels (z, y, x) of a block.
@@ -64,7 +65,7 @@ def segment_blocks(
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"a threshold is a score (1 - mean affinity) in [0, 1], not {threshold}")
-    affinities, folder = Path(affinities).resolve(), Path(folder).resolve()
+    affinities, folder = (Path(path).expanduser().resolve() for path in (affinities, folder))
     array = _open_affinities(affinities, strict)
     grid = Grid(array.shape[1:], block)
     fragments = Fragments(folder, grid, affinities, _voxel_size(affinities, array), _stamp_affinities(affinities))
@@ -103,6 +104,11 @@ def _open_affinities(path: Path, strict: bool) -> zarr.Array:
         missing = predicted.missing(Grid(array.shape[1:], settings["block"]))
         if missing:
             raise ValueError(f"{path}: blocks {missing[:10]} are missing; run the prediction again to fill them")
+    elif (stored := array.nchunks_initialized) < array.nchunks:
+        mention(
+            f"{path}: {array.nchunks - stored} of {array.nchunks} chunks are not on disk and read as "
+            f"{array.fill_value}; if nothing is meant to be empty there, a copy or a download was not complete"
+        )
     return array
 
 

@@ -74,7 +74,7 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %%
 from fgnet_lib.files.formats import read_volume
 
-if VOLUME:
+if VOLUME not in ("", None):  # a folder may be called 0
     volume = read_volume(VOLUME, RAW_KEY, LABELS_KEY, LABELS, VOXEL_SIZE, AXES, UNKNOWN).load()
 else:
     volume = session.volume("val")

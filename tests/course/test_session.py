@@ -51,6 +51,9 @@ def test_the_same_seed_gives_the_same_numbers(start):
         ({"profile": "turbo"}, "'turbo'.*fast, cpu, gpu, full"),
         ({"dataset": "phantm"}, "'phantm'.*" + ".*".join(DATASETS)),
         ({"device": "tpu"}, "'tpu'.*auto, cpu"),
+        ({"seed": "one"}, "SEED is 'one'"),
+        ({"seed": -1}, "SEED is -1"),
+        ({"seed": 0.5}, "SEED is 0.5"),
     ],
 )
 def test_unknown_names_are_refused_with_the_list(start, wrong, message):
@@ -78,6 +81,14 @@ def test_a_folder_of_data_that_cannot_be_read_is_refused(start, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everywhere
     with pytest.raises(PermissionError, match="FGNET_DATA_DIR .* cannot be read by you"):
         start()
+
+
+@pytest.mark.parametrize("number", [0, 2024])
+def test_a_folder_may_have_a_number_for_a_name(start, monkeypatch, tmp_path, number):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"{number}").mkdir()
+    session = start(out_dir=number, data_dir=number)
+    assert (session.out_dir.resolve(), session.data_dir.resolve()) == (tmp_path / f"{number}",) * 2
 
 
 def test_the_home_folder_is_expanded(start, monkeypatch, tmp_path):

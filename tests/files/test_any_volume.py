@@ -7,6 +7,7 @@ import warnings
 import h5py
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from helpers.volume_files import grey, hdf5, imagej, ome_image, ome_tiff, ome_zarr, plain_zarr, turn
 from hypothesis import given, settings
@@ -199,3 +200,37 @@ def test_images_in_the_layout_of_bioformats2raw_go_by_number(tmp_path):
     with pytest.raises(ValueError, match="holds 2 images, 0, 1; RAW_KEY"):
         read_volume(tmp_path / "a.zarr")
     np.testing.assert_array_equal(read_volume(tmp_path / "a.zarr", 1).load().raw, grey(seed=1))
+
+
+def test_a_folder_inside_of_an_image_is_what_the_image_says(tmp_path):
+    image = ome_image("0.4", "xyz", (8, 8, 40), (0, 0, 0), "nanometer")
+    image["datasets"][0]["path"] = "scale0/image"
+    path = ome_zarr(tmp_path / "a.zarr", turn(grey(), "xyz"), image)
+    (path / "scale0").mkdir()
+    (path / "scale0/.zgroup").write_text('{"zarr_format": 2}')
+    (path / "0").rename(path / "scale0/image")
+    for source, key in ((path, None), (path, "scale0/image"), (path / "scale0/image", None)):
+        volume = read_volume(source, key)
+        assert volume.voxel_size == (40, 8, 8)
+        np.testing.assert_array_equal(volume.load().raw, grey())
+
+
+def test_a_level_named_by_a_number_is_read(tmp_path):
+    image = ome_image("0.4", "xyz", (8, 8, 40), (0, 0, 0), "nanometer")
+    image["datasets"][0]["path"] = 0
+    path = ome_zarr(tmp_path / "a.zarr", turn(grey(), "xyz"), image)
+    for key in (None, 0, "0"):
+        np.testing.assert_array_equal(read_volume(path, key).load().raw, grey())
+
+
+@pytest.mark.parametrize("spacing", ["abc", None])
+def test_the_voxel_size_that_you_give_is_used_before_that_of_a_tiff_is_parsed(tmp_path, spacing):
+    ome = {f"PhysicalSize{axis}": spacing for axis in "ZYX"}
+    stack = {"spacing": spacing, "unit": "um", "axes": "ZYX"}
+    tifffile.imwrite(tmp_path / "a.tif", grey(), imagej=True, resolution=(125, 125), metadata=stack)
+    tifffile.imwrite(tmp_path / "a.ome.tif", grey(), photometric="minisblack", metadata={"axes": "ZYX", **ome})
+    for name in ("a.tif", "a.ome.tif"):
+        with pytest.raises(ValueError, match=f"{name}.*VOXEL_SIZE"):
+            read_volume(tmp_path / name)
+        volume = read_volume(tmp_path / name, voxel_size="40 8 8")
+        assert volume.voxel_size == (40, 8, 8) and (volume.load().raw == grey()).all()

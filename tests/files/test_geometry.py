@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
 import pytest
+import zarr
 from helpers.volume_files import SIZE, grey, hdf5, ome_image, ome_zarr, plain_zarr, turn
 
 from fgnet_lib.files.formats import read_volume
@@ -71,6 +74,16 @@ def test_axes_are_read_in_every_form(given, axes):
 def test_axes_need_each_of_z_y_x_once(given):
     with pytest.raises(ValueError, match="AXES is .*'xyz'.*'c0zyx'"):
         parse_axes(given)
+
+
+@pytest.mark.parametrize("text", ["40 nm x 8 nm x 8 nm", "40 nm × 8 nm × 8 nm", "40x8x8 nm/px", "40 8 8 nm/voxel"])
+def test_units_are_read_between_lengths_and_per_voxel(text):
+    assert parse_voxel_size(text) == (40, 8, 8)
+
+
+@pytest.mark.parametrize(("unit", "nm"), [("nm/px", 1), ("um / voxel", 1e3), ("nm per pixel", 1), ("Å/pixels", 0.1)])
+def test_a_length_per_pixel_is_a_length(unit, nm):
+    assert nm_per(unit) == nm
 
 
 @pytest.mark.parametrize("unit", ["pixel", "Pixels", "", None, "px", "voxel", b"", "arbitrary"])
@@ -197,10 +210,22 @@ def test_ilastik_tells_axes_and_resolutions_by_vigras_tags(tmp_path):
 def test_n5_lists_its_resolution_in_x_y_z(tmp_path):
     attributes = {"pixelResolution": {"dimensions": [8, 8, 40], "unit": "nm"}}
     assert read_volume(plain_zarr(tmp_path / "a.zarr", grey(), attributes=attributes)).voxel_size == SIZE
+    as_text = {name: json.dumps(table) for name, table in attributes.items()}
+    assert read_volume(hdf5(tmp_path / "a.h5", {"raw": grey()}, raw=as_text)).voxel_size == SIZE
     (tmp_path / "a.n5").mkdir()
     (tmp_path / "a.n5" / "attributes.json").write_text("{}")
     with pytest.raises(ValueError, match="N5 is not read: convert it to Zarr"):
         read_volume(tmp_path / "a.n5")
+
+
+def test_a_transform_may_be_a_table_or_its_json(tmp_path):
+    table = {"axes": ["x", "y", "z"], "scale": [8, 8, 40], "translate": [16, 0, 40], "units": ["nm"] * 3}
+    plain = plain_zarr(tmp_path / "a.zarr", turn(grey(), "xyz"), attributes={"transform": table})
+    text = hdf5(tmp_path / "a.h5", {"raw": turn(grey(), "xyz")}, raw={"transform": json.dumps(table)})
+    for path in (plain, text):
+        volume = read_volume(path)
+        assert volume.voxel_size == SIZE and volume.offset == (40, 0, 16)
+        np.testing.assert_array_equal(volume.load().raw, grey())
 
 
 def test_netcdf_names_dimensions_by_their_scales(tmp_path):
@@ -211,6 +236,64 @@ def test_netcdf_names_dimensions_by_their_scales(tmp_path):
             file[axis].make_scale(axis)
             file["raw"].dims[number].attach_scale(file[axis])
     np.testing.assert_array_equal(read_volume(path).load().raw, grey())
+
+
+@pytest.mark.parametrize("name", ["axis_labels", "dimension_order", "AxisOrder", "dim_names", "DIMENSIONS"])
+def test_axes_are_named_by_an_attribute_of_any_usual_name(tmp_path, name):
+    path = hdf5(tmp_path / "a.h5", {"raw": turn(grey(), "xyz")}, raw={"resolution": [8, 8, 40], name: "xyz"})
+    np.testing.assert_array_equal(read_volume(path).load().raw, grey())
+
+
+def test_an_attribute_with_numbers_of_voxels_names_no_axes(tmp_path):
+    path = hdf5(tmp_path / "a.h5", {"raw": grey()}, raw={"resolution": SIZE, "dimensions": list(grey().shape)})
+    np.testing.assert_array_equal(read_volume(path).load().raw, grey())
+
+
+def test_names_of_axes_that_do_not_fit_the_array_are_refused_with_the_parameter_that_decides(tmp_path):
+    path = hdf5(tmp_path / "a.h5", {"raw": grey()}, raw={"resolution": SIZE, "axes": "czyx"})
+    with pytest.raises(ValueError, match=r"a.h5: the file names the axes c, z, y, x, but .*; AXES names the 3 axes"):
+        read_volume(path)
+    np.testing.assert_array_equal(read_volume(path, axes="zyx").load().raw, grey())
+
+
+@pytest.mark.parametrize("open_folder", [False, True])
+def test_the_groups_around_an_array_name_its_axes_and_state_its_place(tmp_path, open_folder):
+    path, attributes = (
+        tmp_path / "a.zarr",
+        {"axis_names": ["x", "y", "z"], "resolution": [8, 8, 40], "offset": [8, 0, 0]},
+    )
+    plain_zarr(path, turn(grey(), "xyz"))
+    zarr.open_group(path)["volumes"].attrs.update(attributes)
+    volume = read_volume(path / "volumes/raw" if open_folder else path)
+    assert volume.voxel_size == SIZE and volume.offset == (0, 0, 8)
+    np.testing.assert_array_equal(volume.load().raw, grey())
+    path = hdf5(tmp_path / "a.h5", {"em/raw": turn(grey(), "xyz"), "em/flat": grey()[0]}, file=attributes)
+    np.testing.assert_array_equal(read_volume(path, "em/raw").load().raw, grey())
+    with pytest.raises(ValueError, match="a volume has three axes"):  # two axes are not these three
+        read_volume(path, "em/flat")
+
+
+def test_the_names_of_the_array_and_of_its_group_may_not_contradict(tmp_path):
+    path = plain_zarr(tmp_path / "a.zarr", grey(), "em/raw", 3, dimension_names=["z", "y", "x"])
+    zarr.open_group(path)["em"].attrs.update(axes="xyz", resolution=SIZE)
+    with pytest.raises(ValueError, match="contradicts itself about its axes.*AXES decides"):
+        read_volume(path, "em/raw")
+
+
+@pytest.mark.parametrize("names", ["zyx", "xyz"])
+def test_a_table_of_lengths_goes_by_its_names(tmp_path, names):
+    size = np.array(
+        tuple(dict(zip("zyx", SIZE, strict=True))[name] for name in names), [(name, "f8") for name in names]
+    )
+    assert read_volume(hdf5(tmp_path / "a.h5", {"raw": grey()}, raw={"resolution": size})).voxel_size == SIZE
+
+
+def test_a_table_of_lengths_with_other_names_is_refused(tmp_path):
+    size = np.array(SIZE, [(name, "f8") for name in "abc"])
+    path = hdf5(tmp_path / "a.h5", {"raw": grey()}, raw={"resolution": size})
+    with pytest.raises(ValueError, match="resolution is .*lengths for a, b, c.*VOXEL_SIZE"):
+        read_volume(path)
+    assert read_volume(path, voxel_size=SIZE).voxel_size == SIZE
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 20, 28), (1, 1, 6, 20, 28), (6, 20, 28, 1), (1, 6, 20, 28, 1)])

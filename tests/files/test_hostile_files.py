@@ -141,6 +141,34 @@ def test_an_odd_table_of_bodies_is_refused(tmp_path, table):
         read_volume(path, voxel_size=SIZE)
 
 
+def test_supervoxels_that_are_no_integers_are_refused(tmp_path):
+    table = np.array([[1, 1], [2, 1]], np.uint64)
+    path = hdf5(tmp_path / "a.h5", {"raw": grey(), "stack": neurons() + 0.5, "transforms": table})
+    with pytest.raises(ValueError, match="a.h5: `stack` is float64"):
+        read_volume(path, voxel_size=SIZE)
+
+
+def test_links_that_lead_nowhere_and_empty_datasets_are_named(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"] = h5py.SoftLink("/gone")
+        file["em"] = h5py.Empty("u1")
+    with pytest.raises(ValueError, match="a.h5: no dataset raw; its datasets are: em"):
+        read_volume(tmp_path / "a.h5", voxel_size=SIZE)
+    with pytest.raises(ValueError, match="a.h5: /em is an empty dataset.*RAW_KEY"):
+        read_volume(tmp_path / "a.h5", "em", voxel_size=SIZE)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_codec_that_is_not_installed_is_named(tmp_path, version):
+    path = plain_zarr(tmp_path / "a.zarr", grey(), "raw", version)
+    mark = path / "raw" / (".zarray" if version == 2 else "zarr.json")
+    table = json.loads(mark.read_text())
+    change = {"compressor": {"id": "best"}} if version == 2 else {"codecs": [*table["codecs"], {"name": "best"}]}
+    mark.write_text(json.dumps(table | change))
+    with pytest.raises(ValueError, match=r"a.zarr: is packed with a codec that is not installed \(.*best"):
+        read_volume(path, voxel_size=SIZE)
+
+
 def test_a_group_instead_of_the_table_of_bodies_is_refused(tmp_path):
     path = hdf5(tmp_path / "a.h5", {"raw": grey(), "stack": neurons(), "transforms/a": neurons()})
     with pytest.raises(ValueError, match="transforms is a group"):

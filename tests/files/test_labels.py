@@ -69,6 +69,8 @@ def test_the_last_coarse_voxel_may_stick_out(tmp_path):
         {"resolution": SIZE, "offset": (0, 0, 3)},  # between two voxels
         {"resolution": SIZE, "offset": (40, 0, 0)},  # beyond the end
         {"offset": (0, -8, 0)},
+        {"translation": (40, 0, 0)},
+        {"offset_um": (0, 0.008, 0)},
     ],
 )
 def test_labels_of_the_shape_of_raw_on_another_grid_are_refused(tmp_path, attributes):

@@ -193,7 +193,7 @@ def test_reading_page_by_page_takes_time_in_proportion_to_the_pages(tmp_path, co
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["s{z}.tif", "s{z}.TIF", "Brain {z:03} ü.tiff", "exp12_z{z}.tif"])
+@pytest.mark.parametrize("name", ["s{z}.tif", "s{z}.TIF", "Brain {z:03} ü.tiff", "exp12_z{z}.tif", "1²{z}.tif"])
 def test_a_folder_of_sections(tmp_path, name):
     np.testing.assert_array_equal(read(sections(tmp_path / "my ü folder", grey((12, 8, 9)), name)), grey((12, 8, 9)))
 
@@ -202,6 +202,12 @@ def test_suffixes_may_be_mixed(tmp_path):
     folder = sections(tmp_path / "a", grey())
     (folder / "s3.tif").rename(folder / "s3.TIFF")
     np.testing.assert_array_equal(read(folder), grey())
+
+
+def test_letters_of_either_case_do_not_change_the_order(tmp_path):
+    for z, section in enumerate(grey()):
+        sections(tmp_path / "a", section[None], f"{'sS'[z % 2]}{z}.tif")
+    np.testing.assert_array_equal(read(tmp_path / "a"), grey())
 
 
 def test_home_is_expanded(tmp_path, monkeypatch):
@@ -253,6 +259,17 @@ def test_a_gap_in_the_numbers_is_mentioned(tmp_path, numbers, message):
     folder = sections(tmp_path / "a", grey(), numbers=numbers)
     with pytest.warns(UserWarning, match=f"{message}.*z is wrong"):
         np.testing.assert_array_equal(read_volume(folder, voxel_size=SIZE).load().raw, grey())
+
+
+def test_a_gap_in_the_first_of_several_numbers_is_mentioned(tmp_path):
+    for z in (0, 1, 2, 4):
+        sections(tmp_path / "a", grey()[:1], f"z{z}_at{1200 + 7 * z}.tif")
+    with pytest.warns(UserWarning) as warned:
+        read_volume(tmp_path / "a", voxel_size=SIZE)
+    assert [word in str(warning.message) for word, warning in zip(("2 numbers", "2 to 4"), warned, strict=True)] == [
+        1,
+        1,
+    ]
 
 
 def test_a_number_that_occurs_twice_is_refused(tmp_path):

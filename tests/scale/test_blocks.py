@@ -510,6 +510,16 @@ def test_what_is_no_array_of_affinities_is_refused_with_what_it_is(client, tmp_p
             segment_blocks(client, tmp_path / name, tmp_path / "run", 0.5, progress=False)
 
 
+def test_chunks_that_strangers_affinities_lack_are_mentioned(client, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    array = affinities_from_labels(make_phantom((8, 64, 64), seed=3).labels).astype(np.float32)
+    zarr.create_array(tmp_path / "a.zarr", data=array, chunks=(3, 8, 32, 32), attributes={"resolution": [40, 8, 8]})
+    (tmp_path / "a.zarr/c/0/0/1/1").unlink()
+    with pytest.warns(UserWarning, match=r"a.zarr: 1 of 4 chunks are not on disk and read as 0"):
+        segment_blocks(client, "~/a.zarr", "~/run", 0.5, (8, 32, 32), progress=False)
+    assert (tmp_path / "run/neurons.zarr").is_dir()
+
+
 @given(st.integers(0, 10**6), st.floats(0.1, 0.9))
 @settings(max_examples=25, deadline=None)
 def test_the_graph_is_merged_as_waterz_merges_it(seed, threshold):
