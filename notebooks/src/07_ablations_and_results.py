@@ -189,7 +189,8 @@ checks.fair_pairs(my_fair_pairs)
 # Lower is better in VOI and ARAND. Each group answers a question: it begins with the row that the others are compared
 # with, and *difference* is VOI minus the VOI of this row, so **a negative difference is a gain**. Numbers are mean ±
 # spread over seeds. **A number without ± is a single run**: you do not know how far another seed would be from it. The
-# last group has no part in the ablation: the shipped model, and segmentations that came with the data.
+# last group has no part in the ablation: the shipped model, segmentations that came with the data, and two limits that no
+# network can pass, from the ground truth.
 
 
 # %%
@@ -268,8 +269,9 @@ checks.seed_summary(my_summary)
 # ### Further: what the rows cost
 #
 # *Trained* is the number of parameters that training can change, and *minutes* the duration of training. *MVox/s* is
-# the speed of prediction in million voxels a second, and *MB* the largest peak of memory among the runs. The speed depends on the machine and on its other work: the rows were measured on one core while another
-# run used the second, the shipped model on two cores of an idle machine.
+# the speed of prediction in million voxels a second, and *MB* the largest peak of memory among the runs. The speed
+# depends on the machine and on its other work: the rows were measured on one core while another run used the second,
+# the shipped model on two cores of an idle machine.
 
 
 # %%
@@ -395,8 +397,9 @@ assert ignored < filled or not points  # gaps ignored look better than filled on
 # ## 6 · Look at it
 #
 # Two rows can have the same score and different errors. Each run keeps one section of its segmentation, section 20 of
-# the validation part, and marks the wrong voxels in it. (It does not keep the EM, because these data have a licence
-# of their own. With `DATASET = "fib25"` you see the EM beneath.) Here are the shipped model and the three rows of the curves:
+# the validation part, and marks the wrong voxels in it. (It does not keep the EM, because these data have a licence of
+# their own. With `DATASET = "fib25"` you see the EM beneath.) Here are the shipped model and the three rows of the
+# curves:
 
 # %%
 from skimage.segmentation import find_boundaries
@@ -436,10 +439,10 @@ plt.show()
 # ### Further: one neuron in 3D
 #
 # Now look at one neuron, the longest of the large ones, in each of these rows. You see the segments that cover it, each
-# in its own colour. A neuron in one colour was found whole; several colours are splits. A piece that reaches out where other
-# rows have nothing is a merge. A segment that joins the neuron to a much larger one would hide everything else. So each
-# segment is cut off 80 nm away from the voxels that any row assigns mainly to this neuron, and segments that hold less
-# than a twentieth of it are left out.
+# in its own colour. A neuron in one colour was found whole; several colours are splits. A piece that reaches out where
+# other rows have nothing is a merge. A segment that joins the neuron to a much larger one would hide everything else.
+# So each segment is cut off 80 nm away from the voxels that any row assigns mainly to this neuron, and segments that
+# hold less than a twentieth of it are left out.
 
 # %%
 from scipy import ndimage
