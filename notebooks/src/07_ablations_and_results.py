@@ -377,7 +377,7 @@ fold_table(["row", "chosen", "by peeking", "price of honesty"], by_amount(price)
 # curves of the rows with 120 sections, near the chosen thresholds (they continue beyond the picture). Three rows are in
 # colour, and all others in grey; change `HIGHLIGHTED` to look at other rows. Rows with fewer sections follow in part 7.
 
-# %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, three of them in colour and the others in grey, with a dot at the threshold chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
+# %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, three of them in colour and the others in grey, with a dot at the threshold chosen on training data, and black marks for segmentations without a threshold. Lower left is better."
 HIGHLIGHTED = {name: TITLES[name] for name in ("unet", "pretrained_frozen", "fine_tuned")}
 figure, ax = plt.subplots(figsize=(14, 5.5))
 curves = {TITLES[name]: table.curve(runs[0]) for name, runs in full.items()}
@@ -390,8 +390,8 @@ assert ignored < filled or not points  # gaps ignored look better than filled on
 
 # %% [markdown]
 # **What to see.** A curve that lies nearer to the lower left corner all along is better at every trade of splits for
-# merges. Where curves cross, the order of two rows depends on the threshold, and a single number hides that. A cross is
-# a segmentation without a threshold. The published FFN segmentation leaves voxels out. It looks better than it is if
+# merges. Where curves cross, the order of two rows depends on the threshold, and a single number hides that. A black mark
+# is a segmentation without a threshold; two of these come from the ground truth and show what no row can pass. The published FFN segmentation leaves voxels out. It looks better than it is if
 # you ignore them, and worse if you fill them, so the figure shows both.
 #
 # ## 6 · Look at it
