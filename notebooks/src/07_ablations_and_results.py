@@ -189,8 +189,8 @@ checks.fair_pairs(my_fair_pairs)
 # Lower is better in VOI and ARAND. Each group answers a question: it begins with the row that the others are compared
 # with, and *difference* is VOI minus the VOI of this row, so **a negative difference is a gain**. Numbers are mean ±
 # spread over seeds. **A number without ± is a single run**: you do not know how far another seed would be from it. The
-# last group has no part in the ablation: the shipped model, segmentations that came with the data, and two limits that no
-# network can pass, from the ground truth.
+# last group has no part in the ablation: the shipped model, segmentations that came with the data, and two made from
+# the ground truth, for comparison.
 
 
 # %%
@@ -391,8 +391,9 @@ assert ignored < filled or not points  # gaps ignored look better than filled on
 # %% [markdown]
 # **What to see.** A curve that lies nearer to the lower left corner all along is better at every trade of splits for
 # merges. Where curves cross, the order of two rows depends on the threshold, and a single number hides that. A black mark
-# is a segmentation without a threshold; two of these come from the ground truth and show what no row can pass. The published FFN segmentation leaves voxels out. It looks better than it is if
-# you ignore them, and worse if you fill them, so the figure shows both.
+# is a segmentation without a threshold; two of these come from the ground truth, for comparison. The published FFN
+# segmentation leaves voxels out. It looks better than it is if you ignore them, and worse if you fill them, so the figure
+# shows both.
 #
 # ## 6 · Look at it
 #
