@@ -416,7 +416,7 @@ def split_against_merge(
     Args:
         ax: axes to draw on.
         curves: name -> VOI merge, VOI split (bits), and the index of the chosen threshold, which gets a dot.
-        points: name -> VOI merge and split of segmentations without a threshold, drawn as crosses.
+        points: name -> VOI merge and split of segmentations without a threshold, drawn in black.
         highlighted: names of the curves in colour, where all others are to be grey.
     """
     for number, (name, (merge, split, chosen)) in enumerate(curves.items()):
@@ -424,7 +424,7 @@ def split_against_merge(
         (line,) = ax.plot(merge, split, **style)
         ax.plot(merge[chosen], split[chosen], "o", color=line.get_color(), markersize=9, zorder=line.get_zorder())
     for number, (name, (merge, split)) in enumerate((points or {}).items()):
-        ax.plot(merge, split, "xP+"[number % 3], color="black", markersize=10, markeredgewidth=2, label=name)
+        ax.plot(merge, split, "xP+*D"[number % 5], color="black", ms=10, mew=2, label=name, clip_on=False)
     dots = [(merge[chosen], split[chosen]) for merge, split, chosen in curves.values()] + list((points or {}).values())
     ends = 1.5 * np.max(dots, axis=0) if dots else (1, 1)
     ax.set(xlabel="VOI merge (bits)", ylabel="VOI split (bits)", xlim=(0, ends[0]), ylim=(0, ends[1]))

@@ -6,7 +6,7 @@
 # **What you will learn**
 #
 # - what this course is about: getting from grey electron-microscopy sections to separate neurons;
-# - how the whole way fits into ten lines, with a small model that comes with the repository;
+# - how all of it fits into ten lines, with a small model that comes with the repository;
 # - how to read a segmentation score, and which lesson explains which line;
 # - what your machine can do in this course.
 #
@@ -130,8 +130,8 @@ plots.neurons_figure({"Twelve neurons of the segmentation": (surfaces, colors)})
 plt.show()
 
 # %% [markdown]
-# Each colour is one object that the program takes for one neuron. Follow one from top to bottom: it bends, becomes
-# thinner and thicker, and some divide. The box is a small crop, a few thousandths of a millimetre deep. So you see
+# Each colour is one object that the program takes for one neuron. Follow a few of them from top to bottom: they bend and
+# become thinner and thicker, and some divide. The box is a small crop, a few thousandths of a millimetre deep. So you see
 # pieces of branches that enter on one side and leave on another, not whole cells.
 #
 # ## 3 · What happened in between
@@ -221,8 +221,8 @@ for name, answer in answers.items():
 # %% [markdown]
 # "One neuron everywhere" never splits anything, and merges everything; the squares do some of both. A useful model has
 # to be low in both columns at once: on the phantom, the sum of this model's columns is less than half of that of either
-# answer. ARAND, between 0 and 1, is a second score, which gives more weight to large
-# neurons. Lesson 05 derives both scores, and shows how the threshold trades splits for merges.
+# answer. ARAND, between 0 and 1, is a second score, which gives more weight to large neurons; here, too, lower is better.
+# Lesson 05 derives both scores, and shows how the threshold trades splits for merges.
 #
 # The model is small on purpose: it is the **mini** FGNet, which was trained on a CPU. Its encoder is *not* SAM2's
 # pretrained encoder. [Its card](../data/pretrained/README.md) says what it was trained on, and how well it does on
@@ -257,7 +257,7 @@ checks.report("00")
 #
 # - Segmenting neurons means giving each voxel the id of its neuron. The network predicts affinities; a second step
 #   turns them into objects.
-# - The whole way is ten lines of code, and it runs without a GPU.
+# - All of it is ten lines of code, and it runs without a GPU.
 # - A segmentation is judged by its splits and its merges together.
 #
 # ## Try it

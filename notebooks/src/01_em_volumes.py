@@ -598,8 +598,8 @@ checks.report("01")
 #
 # - EM shows every membrane as a dark line, but dark lines also lie inside neurons, and oblique membranes are not
 #   lines.
-# - In anisotropic volumes, neighbouring sections differ more than neighbouring pixels. The voxel size
-#   has to travel with the data.
+# - In anisotropic volumes, neighbouring sections differ more than neighbouring pixels. The voxel size has to travel with
+#   the data.
 # - Ids are names. Affinities ask whether neighbours belong together, and do not depend on names.
 # - Targets are made from augmented labels with widened borders, and are masked where nobody looked. Scores use the
 #   labels as they are.

@@ -264,16 +264,19 @@ for ax in axes:
 # %%
 same, border = labels == largest, labels == 0
 regions = {"same neurite": same, "other neurites": ~same & ~border, "borders": border}
+gaps = []  # between other neurites and borders
 for level, stride in zip(features, STRIDES, strict=True):
     similarity = cosine_similarity(level[:, z], y // stride, x // stride).repeat(stride, 0).repeat(stride, 1)
     means = ", ".join(f"{name} {similarity[region].mean():5.2f}" for name, region in regions.items())
     print(f"stride {stride:2}: {means}")
+    gaps.append(similarity[regions["other neurites"]].mean() - similarity[border].mean())
+assert DATASET != "phantom" or gaps[2] < gaps[0] / 2  # as the text says
 
 # %% [markdown]
 # **What to see.** At stride 4, cytoplasm is similar to the cross in almost every neurite. Outlines and mitochondria
 # are not, even in the cross's own neurite. So the features say *what* a pixel looks like (cytoplasm, membrane,
-# mitochondrion, a wide or a thin process), not *whose* it is. At stride 16 almost everything looks alike, and borders
-# no longer stand out. You cannot read a segmentation off the similarity. That is why FGNet predicts affinities, which
+# mitochondrion, a wide or a thin process), not *whose* it is. At stride 16 a pixel covers several structures at once, and
+# borders hardly stand out from other neurites: compare the means above. You cannot read a segmentation off the similarity. That is why FGNet predicts affinities, which
 # ask only whether two neighbouring voxels belong together.
 
 # %% [markdown]

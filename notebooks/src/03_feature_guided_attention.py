@@ -518,8 +518,7 @@ if DATASET in ("phantom", "fib25"):
 # %% [markdown]
 # ### Further: the distributions behind the AUC
 #
-# Most weights lie near 0 or near 1, so the vertical axis is
-# logarithmic:
+# Most weights lie near 0 or near 1, so the vertical axis is logarithmic:
 
 # %% alt="Histograms of a1, a2 and a3, on borders and inside neurites: the two overlap widely at each level, and those of borders lie more to the left; the vertical axis is logarithmic."
 figure, axes = plt.subplots(1, 3, figsize=(14, 3.6), sharey=True)
@@ -549,7 +548,8 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
 #
 # The cross begins where the model doubts a membrane most. Across a membrane that the model sees, the affinities fall to
 # 0 somewhere; where it sees none, they stay at 1. So we take the lowest affinity near each membrane voxel of the middle
-# section, and choose the voxel where it is closest to 0.5.
+# section, and choose the voxel where it is closest to 0.5. (If the difference printed below is near 0.5, the model is
+# sure of every membrane of this section.)
 
 # %%
 joined = prediction.refined[1:, middle].mean(axis=0)  # along y and x

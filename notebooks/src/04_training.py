@@ -643,8 +643,9 @@ checks.report("04")
 #
 # ## Try it
 #
-# 1. **Leave out the balance.** Copy the loop of part 5, replace `affinity_loss` with
-#    `F.binary_cross_entropy_with_logits`, and train both for 50 iterations. Which one finds membranes first?
+# 1. **Leave out the balance.** Copy the loop of part 5, replace the loss with
+#    `F.binary_cross_entropy_with_logits(model(raw).refined[mask], target[mask])`, and train both for 50 iterations. Which
+#    one finds membranes first?
 # 2. **Find the largest patch** that an 8 GB GPU can take with SAM2 tiny fine-tuned, with `activation_bytes`. How much
 #    larger may it be in 16 bits?
 # 3. **Kill it for real.** Interrupt the kernel while part 7 trains, restart it, and run all cells. Where does the

@@ -36,8 +36,7 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # section may be one neuron that bends back. Two neurons that always lie side by side may be joined by a single wrong
 # voxel somewhere. So we want to see neurons from all sides, together with the data behind them.
 #
-# First the shipped model segments the volume, exactly as in lessons 00 and 05. Its threshold is a score, 1 − mean
-# affinity.
+# First the shipped model segments the volume, exactly as in lesson 00. Its threshold is a score, 1 − mean affinity.
 
 # %%
 from fgnet_lib.inference import predict

@@ -145,9 +145,10 @@ fold_table(
 
 # %% [markdown]
 # **What to see.** Where the last column names a single setting, the pair differs in one thing. Where it names several,
-# the pair answers its question less clearly: think, for each of them, what else could explain a difference.
+# the pair answers its question less clearly: think, for each of them, what else could explain a difference. The rows with
+# *natural images* have another encoder, which was trained on photographs (ImageNet): a stand-in for SAM2's.
 #
-# Four questions are about the form of the attention. By default $F' = F + F \odot a$ with one map $a$: where
+# Some questions are about the form of the attention. By default $F' = F + F \odot a$ with one map $a$: where
 # $a$ is high, the fine features $F$ are amplified (lesson 03). *F' = F a* leaves out the first $F$, so attention can
 # also erase. *One map per channel* gives each channel of $F$ its own map. In *F' = F + W_v S a* SAM2's features $S$ are
 # **added**, after $W_v$ projects them to the same number of channels. With the default, SAM2 can say only one number
@@ -188,7 +189,8 @@ checks.fair_pairs(my_fair_pairs)
 # Lower is better in VOI and ARAND. Each group answers a question: it begins with the row that the others are compared
 # with, and *difference* is VOI minus the VOI of this row, so **a negative difference is a gain**. Numbers are mean ±
 # spread over seeds. **A number without ± is a single run**: you do not know how far another seed would be from it. The
-# last group has no part in the ablation: the shipped model, and segmentations that came with the data.
+# last group has no part in the ablation: the shipped model, segmentations that came with the data, and two made from
+# the ground truth, for comparison.
 
 
 # %%
@@ -266,10 +268,10 @@ checks.seed_summary(my_summary)
 # %% [markdown]
 # ### Further: what the rows cost
 #
-# *Trained* is the number of parameters that training can change, and *minutes* the duration of
-# training. *MVox/s* is the speed of prediction in million voxels a second, and *MB* the largest peak of memory among
-# the runs. The speed depends on the machine and on its other work: the rows were measured on one core while another
-# run used the second, the shipped model on two cores of an idle machine.
+# *Trained* is the number of parameters that training can change, and *minutes* the duration of training. *MVox/s* is
+# the speed of prediction in million voxels a second, and *MB* the largest peak of memory among the runs. The speed
+# depends on the machine and on its other work: the rows were measured on one core while another run used the second,
+# the shipped model on two cores of an idle machine.
 
 
 # %%
@@ -375,7 +377,7 @@ fold_table(["row", "chosen", "by peeking", "price of honesty"], by_amount(price)
 # curves of the rows with 120 sections, near the chosen thresholds (they continue beyond the picture). Three rows are in
 # colour, and all others in grey; change `HIGHLIGHTED` to look at other rows. Rows with fewer sections follow in part 7.
 
-# %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, three of them in colour and the others in grey, with a dot at the threshold chosen on training data, and crosses for the segmentations that came with the data. Lower left is better."
+# %% alt="VOI split against VOI merge on FIB-25's validation part: a curve for each row, three of them in colour and the others in grey, with a dot at the threshold chosen on training data, and black marks for segmentations without a threshold. Lower left is better."
 HIGHLIGHTED = {name: TITLES[name] for name in ("unet", "pretrained_frozen", "fine_tuned")}
 figure, ax = plt.subplots(figsize=(14, 5.5))
 curves = {TITLES[name]: table.curve(runs[0]) for name, runs in full.items()}
@@ -388,15 +390,17 @@ assert ignored < filled or not points  # gaps ignored look better than filled on
 
 # %% [markdown]
 # **What to see.** A curve that lies nearer to the lower left corner all along is better at every trade of splits for
-# merges. Where curves cross, the order of two rows depends on the threshold, and a single number hides that. A cross is
-# a segmentation without a threshold. The published FFN segmentation leaves voxels out. It looks better than it is if
-# you ignore them, and worse if you fill them, so the figure shows both.
+# merges. Where curves cross, the order of two rows depends on the threshold, and a single number hides that. A black mark
+# is a segmentation without a threshold; two of these come from the ground truth, for comparison. The published FFN
+# segmentation leaves voxels out. It looks better than it is if you ignore them, and worse if you fill them, so the figure
+# shows both.
 #
 # ## 6 · Look at it
 #
 # Two rows can have the same score and different errors. Each run keeps one section of its segmentation, section 20 of
 # the validation part, and marks the wrong voxels in it. (It does not keep the EM, because these data have a licence of
-# own. With `DATASET = "fib25"` you see the EM beneath.) Here are the shipped model and the three rows of the curves:
+# their own. With `DATASET = "fib25"` you see the EM beneath.) Here are the shipped model and the three rows of the
+# curves:
 
 # %%
 from skimage.segmentation import find_boundaries
@@ -435,11 +439,11 @@ plt.show()
 # %% [markdown]
 # ### Further: one neuron in 3D
 #
-# Now look at one neuron, the longest of the large ones, in each of these rows. You see the segments that cover it, each in its
-# own colour. A neuron in one colour was found whole; several colours are splits. A piece that reaches out where other
-# rows have nothing is a merge. A segment that joins the neuron to a much larger one would hide everything else. So each
-# segment is cut off 80 nm away from the voxels that any row assigns mainly to this neuron, and segments that hold less
-# than a twentieth of it are left out.
+# Now look at one neuron, the longest of the large ones, in each of these rows. You see the segments that cover it, each
+# in its own colour. A neuron in one colour was found whole; several colours are splits. A piece that reaches out where
+# other rows have nothing is a merge. A segment that joins the neuron to a much larger one would hide everything else.
+# So each segment is cut off 80 nm away from the voxels that any row assigns mainly to this neuron, and segments that
+# hold less than a twentieth of it are left out.
 
 # %%
 from scipy import ndimage
@@ -646,7 +650,7 @@ print(table.describe_gaps(results))
 # %% [markdown]
 # | claim | what would show it | can our table tell? |
 # | --- | --- | --- |
-# | photographs teach features that help in EM | SAM2.1's checkpoints against the same encoder with random weights | only if the rows above have runs; the small encoder of the other rows has never seen a photograph |
+# | photographs teach features that help in EM | SAM2.1's checkpoints against the same encoder with random weights | only if SAM2.1's rows have runs; the rows with *natural images* ask it of a stand-in, in part 7; the encoder of all other rows has never seen a photograph |
 # | a frozen guide is enough | frozen against no guide, and against fine-tuned | yes, for *this* encoder and these data: read part 4 |
 # | fine-tuning gains | fine-tuned against frozen | yes, with the same limits, at equal iterations and at equal time: read part 4 |
 # | $A_r$ is better than $A_s$ | both from the same runs | yes: read the table above |

@@ -330,7 +330,7 @@ for victim, keys in killed.items():
 print(f"workers before {sorted(workers.values())}, now {sorted(alive.values())}")
 
 # %% [markdown]
-# A process may die, but what about a file? We cut one of the results in half and run again:
+# A process may die, but what about a file? Suppose that one of the results is cut in half:
 
 # %%
 quiz.ask("09", "half-a-file")
