@@ -43,7 +43,7 @@ def predict_rescaled(model: FGNet, volume: Volume, rescale: bool, three_views: b
     return Prediction(enlarge(prediction.refined), enlarge(prediction.coarse), prediction.attention)
 
 
-def connected_components(labels: np.ndarray) -> np.ndarray:
+def label_pieces(labels: np.ndarray) -> np.ndarray:
     """Number each connected piece of each label (z, y, x): what a crop leaves of neurons that go out and come back.
 
     Unlabelled and unknown voxels keep their value.

@@ -10,14 +10,14 @@ import pytest
 from fgnet_lib.metrics import evaluate, voi
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.segmentation import segment
-from fgnet_lib.study.evaluation import connected_components, perfect_affinities, predict_rescaled
+from fgnet_lib.study.evaluation import label_pieces, perfect_affinities, predict_rescaled
 from fgnet_lib.volumes import IGNORE, Volume
 from fgnet_lib.weights import load_pretrained
 
 
 def test_a_neuron_that_leaves_the_crop_and_comes_back_is_two_pieces():
     labels = np.array([[[7, 0, 7, 7, 3, IGNORE, IGNORE]]], np.uint64)
-    pieces = connected_components(labels)
+    pieces = label_pieces(labels)
     assert len({pieces[0, 0, 0], pieces[0, 0, 2], pieces[0, 0, 4]}) == 3
     assert pieces[0, 0, 2] == pieces[0, 0, 3]
     assert np.array_equal(pieces[labels == 0], [0]) and np.all(pieces[labels == IGNORE] == IGNORE)
@@ -25,7 +25,7 @@ def test_a_neuron_that_leaves_the_crop_and_comes_back_is_two_pieces():
 
 def test_objects_in_one_piece_stay_as_they_are():
     labels = make_phantom((8, 64, 64), seed=0).labels
-    assert sum(voi(connected_components(labels), labels)) < 1e-9
+    assert sum(voi(label_pieces(labels), labels)) < 1e-9
 
 
 def test_perfect_affinities_of_neurons_give_neurons():

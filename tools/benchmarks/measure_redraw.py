@@ -51,7 +51,7 @@ def slide(explorer: Explorer, **settings: object) -> tuple[float, float]:
     return time_steps(lambda z: setattr(explorer.controls["z"], "value", z))
 
 
-def grow(explorer: Explorer, steps: int) -> float:
+def measure_growth(explorer: Explorer, steps: int) -> float:
     """Return by how many MB the process grows in `steps` steps through sections and points, read out in between."""
     before = psutil.Process().memory_info().rss
     _, height, width = SHAPE
@@ -104,8 +104,8 @@ def main() -> None:
     for name, (clock, processor) in (times | {"attention, a new figure for each step, as PNG": anew}).items():
         print(f"{clock:6.0f} {processor:6.0f}  {name}")
     print(f"a new figure takes {anew[1] / again[1]:.1f} times as long as the one that is kept")
-    grow(attention, MEMORY_STEPS)  # fills what is kept: sections, figures, colours
-    growth = [grow(attention, MEMORY_STEPS) for _ in range(3)]
+    measure_growth(attention, MEMORY_STEPS)  # fills what is kept: sections, figures, colours
+    growth = [measure_growth(attention, MEMORY_STEPS) for _ in range(3)]
     print(f"memory in {MEMORY_STEPS} steps, three times: {', '.join(f'{mb:+.1f} MB' for mb in growth)}")
 
 

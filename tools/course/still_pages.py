@@ -39,7 +39,7 @@ def make_still(notebook: NotebookNode, results: Path, address: Address) -> None:
     """
     states = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    frames = {cell.id: [frame(path, address) for path in written_pages(cell, results)] for cell in code}
+    frames = {cell.id: [embed(path, address) for path in written_pages(cell, results)] for cell in code}
     scene = next((text for texts in frames.values() for text in texts if 'class="scene"' in text), None)
     for cell, following in zip(code, [*code[1:], None], strict=True):
         outputs: list[NotebookNode] = []
@@ -94,7 +94,7 @@ def written_pages(cell: NotebookNode, results: Path) -> list[Path]:
     return [results / name for name in re.findall(r"[\w-]+\.html", text) if (results / name).is_file()]
 
 
-def frame(path: Path, address: Address) -> str:
+def embed(path: Path, address: Address) -> str:
     """The HTML that shows a page in a page: an explorer, which fits any width, or a 3D scene, which does not."""
     page = path.read_text(encoding="utf-8")
     title = re.search(r"<title>(.*?)</title>", page)

@@ -190,12 +190,12 @@ def findings(rows: Rows) -> str:
             f"- **How good could any network be?** Perfect affinities through the same steps have VOI {ceiling[2]} and "
             f"ARAND {ceiling[3]}; the ground truth itself, in the pieces that the crop leaves, has {cut[2]}."
         )
-    one, three = (rows.get(name, []) for name in ("shipped", "shipped_three_views"))
-    if one and three:
+    single, three = (rows.get(name, []) for name in ("shipped", "shipped_three_views"))
+    if single and three:
         pairs = [
-            f"{volume} {scores(three, 'voi', volume)[0]:.3f} against {scores(one, 'voi', volume)[0]:.3f}"
+            f"{volume} {scores(three, 'voi', volume)[0]:.3f} against {scores(single, 'voi', volume)[0]:.3f}"
             for volume in ("fib25", "gala")
-            if scores(one, "voi", volume) and scores(three, "voi", volume)
+            if scores(single, "voi", volume) and scores(three, "voi", volume)
         ]
         lines.append(
             "- **Does the shipped model gain by looking along three axes?** VOI of three views against one: "

@@ -41,7 +41,7 @@ from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.segmentation import fragments, segment, sweep
 from fgnet_lib.study.evaluation import (
     VOLUMES,
-    connected_components,
+    label_pieces,
     perfect_affinities,
     postprocessing_version,
     predict_rescaled,
@@ -84,7 +84,7 @@ def score_segmentation(segmentation: np.ndarray, volume: Volume) -> dict:
         {"kind": error.kind, "label": error.label, "bits": error.bits, "parts": len(error.parts), "voxel": error.voxel}
         for error in (*report.splits, *report.merges)
     ]
-    pieces = connected_components(volume.labels)
+    pieces = label_pieces(volume.labels)
     return {
         **asdict(evaluate(segmentation, volume.labels)),
         "against_components": asdict(evaluate(segmentation, pieces)),
@@ -257,7 +257,7 @@ def run_references() -> tuple[dict, dict[str, np.ndarray]]:
                 "coverage": float((ffn > 0).mean())
             }
         segmentations["perfect"] = segment(perfect_affinities(volume), volume.voxel_size, threshold)
-        segmentations["components"] = connected_components(volume.labels)
+        segmentations["components"] = label_pieces(volume.labels)
         for key, segmentation in segmentations.items():
             results.setdefault(name, {})[key] = score_segmentation(segmentation, volume)
     return {"volumes": results}, {}
