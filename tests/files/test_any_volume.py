@@ -147,6 +147,23 @@ def test_ome_tiff_tells_its_axes_and_its_voxel_size(tmp_path, unit, nm):
     np.testing.assert_array_equal(volume.load().raw, grey())
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    axes=st.sampled_from(["zyx", "czyx", "zcyx", "tczyx", "tzyx"]),
+    unit=st.sampled_from(["nm", "µm", "Å", "mm"]),
+    size=st.tuples(*[st.sampled_from([0.5, 4.0, 8.0, 30.0, 40.0, 1000.0])] * 3),
+)
+def test_every_order_that_ome_tiff_allows_reads_as_the_same_volume(tmp_path_factory, axes, unit, size):
+    """OME-TIFF keeps y and x last; the other axes come in any order."""
+    path = tmp_path_factory.mktemp("volume") / "a.ome.tif"
+    ome_tiff(path, turn(grey(), axes), axes.upper(), unit, SPELLINGS[unit], size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the axes of length 1 are named; the property above has that
+        volume = read_volume(path)
+    assert volume.voxel_size == pytest.approx(size)
+    np.testing.assert_array_equal(volume.load().raw, grey())
+
+
 def test_every_unit_has_a_length():
     assert (
         all(nm > 0 for nm in NM_PER_UNIT.values())
