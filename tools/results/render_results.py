@@ -55,7 +55,8 @@ What does a guide add to a 3D U-Net, and how many labels does it save? `make res
 from the first 5, 20 or {SECTIONS} sections of FIB-25's training part and are judged on its validation part, sections
 144-183. Training sections {SECTIONS}-139 chose the threshold; fragments and agglomeration are the same for all rows.
 The pretrained encoder is our small one (`make encoder`): it learned from EM without hand-drawn labels and has never
-seen a photograph.
+seen a photograph. Rows of *natural images* are guided by EfficientNet-Lite0 with ImageNet's weights, a stand-in for
+SAM2's encoder; only some of their runs are done.
 
 **How large is p?** *p (permutation)* is the share of all deals of the same runs into two groups in which the means
 differ at least as much. With {len(SEEDS)} runs against {len(SEEDS)} it is never below {SMALLEST_P:.2f}, so such a
