@@ -412,7 +412,7 @@ def save_arrays_of(panels: Sequence[Panel], settings: Mapping[str, Any], folder:
             tiff = _encode_tiff(array, size, {"settings": about["settings"], "quantity": quantity})
             for ending, content in (("npy", _encode_npy(array)), ("tif", tiff)):
                 (part / f"{name}.{ending}").write_bytes(content)  # NumPy itself is silent about a full disk
-        (part / "settings.json").write_text(json.dumps(about, indent=1, default=str))
+        (part / "settings.json").write_text(json.dumps(about, indent=1, default=str), encoding="utf-8")
 
 
 def _encode_npy(array: np.ndarray) -> bytes:

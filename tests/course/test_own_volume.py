@@ -78,14 +78,6 @@ def test_without_labels_there_is_no_score_and_no_old_one(lesson, phantom):
     assert not Path("results/metrics.json").exists()
 
 
-def test_a_cache_that_cannot_be_written_costs_a_warning_only(lesson, phantom, monkeypatch):
-    write_volume(phantom, "brain.h5")
-    monkeypatch.setenv("FGNET_CACHE_DIR", "brain.h5/cache")
-    with pytest.warns(UserWarning, match="Set FGNET_CACHE_DIR to a folder of yours"):
-        lesson(VOLUME="brain.h5")
-    assert read_volume("results/segmentation.h5").labels.shape == SHAPE
-
-
 def test_keys_labels_in_a_file_of_their_own_and_a_threshold(lesson, phantom):
     with h5py.File("raw.h5", "w") as file:
         file["em/image"] = phantom.raw

@@ -14,7 +14,7 @@ FOLDERS = ("fgnet_lib", "tools", "site")
 TEXT = {"read_text", "write_text"}
 FILES = {"open", "fdopen", "NamedTemporaryFile", "TemporaryFile", "TextIOWrapper"}
 PROCESSES = {"run", "Popen", "check_output"}
-NOT_TEXT = {"os", "zarr", "tensorstore", "Image", "zipped"}  # whose `open` knows no encoding
+NOT_TEXT = {"os", "zarr", "tensorstore", "Image", "zipped", "part.parent.filehandle"}  # whose `open` knows no encoding
 METHODS = {"self.open", "source.open"}  # our own, of `scale.prediction.Source`
 
 

@@ -102,4 +102,4 @@ def test_another_address_needs_one_change_and_a_build(tmp_path):
     places = [path for path in files if path.parent == tmp_path / "site"]
     assert places and [path.name for path in places if NAME in path.read_text(encoding="utf-8")] == []
     notebook = (tmp_path / "notebooks" / "00_welcome.ipynb").read_text(encoding="utf-8")
-    assert 'Path(\\"course-2027\\")' in notebook and "github/school/course-2027/blob" in notebook
+    assert 'here / \\"course-2027\\"' in notebook and "github/school/course-2027/blob" in notebook
