@@ -23,6 +23,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return all(np.array_equal(a[key], b[key]) for key in ("raw", "labels"))
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_a_seed_gives_one_result_and_no_new_ids(seed: int) -> None:
@@ -56,6 +57,7 @@ def test_raw_and_labels_move_together() -> None:
     assert len(agreements) > 90 and np.min(agreements) > 0.9
 
 
+@pytest.mark.slow
 def test_flips_and_quarter_turns_all_occur() -> None:
     """A single marked corner column must be seen in every corner, at both ends of z."""
     marked = {"raw": np.zeros((4, 64, 64), np.uint8), "labels": np.ones((4, 64, 64), np.uint64)}

@@ -186,6 +186,7 @@ def test_weights_that_cannot_be_right_are_refused_with_their_name(tmp_path, mode
         load_model(tmp_path / "odd.safetensors")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1), noise=st.binary(min_size=1, max_size=40))
 def test_a_damaged_head_of_a_file_is_refused_or_changes_nothing(tmp_path, model, at, noise):

@@ -84,6 +84,7 @@ def test_feature_reuse_equals_the_plain_forward_pass():
     np.testing.assert_allclose(prediction.attention[2], output.attention[2][0, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 @given(shapes)
 @settings(max_examples=5, deadline=None)
 def test_three_views_are_the_least_of_the_volume_turned_by_hand(shape):
@@ -98,6 +99,7 @@ def test_three_views_are_the_least_of_the_volume_turned_by_hand(shape):
     )
 
 
+@pytest.mark.slow
 def test_three_views_of_a_region_are_those_of_the_whole_volume():
     torch.manual_seed(0)
     model, raw = FGNet(MINI).eval(), np.random.default_rng(0).integers(0, 255, (20, 40, 50), np.uint8)

@@ -43,6 +43,7 @@ def scikit_image(seg: np.ndarray, gt: np.ndarray) -> tuple[float, float, float]:
         return split, merge, np.nan_to_num(adapted_rand_error(gt, seg)[0])
 
 
+@pytest.mark.slow
 @given(labels(IDS), labels(IDS))
 def test_scores_equal_scikit_image_for_any_ids(seg: np.ndarray, gt: np.ndarray) -> None:
     assume(np.any((gt != 0) & (gt != IGNORE)))
@@ -74,6 +75,7 @@ def test_unknown_ground_truth_does_not_count_but_unsegmented_voxels_do() -> None
 INTEGERS = [np.dtype(order + kind) for kind in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8") for order in "<>"]
 
 
+@pytest.mark.slow
 @given(labels(np.arange(100)), labels(np.arange(100)), *[st.sampled_from(INTEGERS)] * 2, st.sampled_from("CF"))
 def test_integer_type_byte_order_and_memory_order_change_nothing(seg, gt, seg_dtype, gt_dtype, order) -> None:
     assume(gt.any())
@@ -185,6 +187,7 @@ def test_report_points_into_a_bent_neurite_not_at_its_empty_centre() -> None:
     assert ring[split.voxel] == split.parts[1][0] == 2
 
 
+@pytest.mark.slow
 @given(labels(IDS[:6]), labels(IDS))
 def test_report_is_sorted_and_its_shares_add_up_to_voi(seg: np.ndarray, gt: np.ndarray) -> None:
     assume(np.any((gt != 0) & (gt != IGNORE)))

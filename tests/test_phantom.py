@@ -11,6 +11,8 @@ from scipy import ndimage as ndi
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.volumes import IGNORE, Volume
 
+pytestmark = pytest.mark.slow  # makes whole phantoms
+
 SMALL = (8, 96, 96)
 
 
@@ -43,7 +45,6 @@ def test_any_shape_and_voxel_size(shape, voxel_size):
     assert np.array_equal(np.unique(phantom.labels), np.arange(1, phantom.labels.max() + 1))
 
 
-@pytest.mark.slow
 def test_seconds_on_one_core(default):
     assert default[1] < 15
 

@@ -120,6 +120,7 @@ def slope(model: FGNet, raw: np.ndarray, level: int, where: tuple, step: float =
     return (logits[0] - logits[1]) / (2 * step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("level", "pixel"), [(1, (5, 7)), (2, (2, 3)), (3, (1, 1))])
 def test_the_gradient_is_what_small_steps_say(level, pixel, raw):
     model, raw = make(), raw[:5]  # as many sections as it sees at once
@@ -143,6 +144,7 @@ def test_the_gradient_leaves_the_model_as_it_was(raw):
     assert not any(guide.to_map._forward_hooks for guide in model.fine_encoder.guides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [(0, 0, 0), (6, 299, 309), (3, 150, 160)])
 def test_a_gradient_in_a_large_section_lies_where_its_voxel_is(point):
     raw = np.random.default_rng(1).integers(0, 256, (7, 300, 310), np.uint8)

@@ -59,6 +59,7 @@ def test_every_size_has_the_published_number_of_parameters(size, millions):
     assert sum(p.numel() for p in trunk.parameters()) == pytest.approx(millions * 1e6, abs=0.06e6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["fpn", "trunk"])
 @pytest.mark.parametrize("size", ["mini", "tiny"])
 def test_shapes_are_what_the_attributes_promise(size, source):
@@ -69,6 +70,7 @@ def test_shapes_are_what_the_attributes_promise(size, source):
     assert [tuple(f.shape) for f in features] == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(batch=st.integers(1, 2), depth=st.integers(1, 3), tiles=st.tuples(st.integers(1, 3), st.integers(1, 3)))
 def test_every_section_is_encoded_on_its_own(batch, depth, tiles):
@@ -198,6 +200,7 @@ def test_a_truncated_checkpoint_is_named_as_such(kept, mini, tmp_path):
         load_checkpoint(mini, path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_size_says_which(official, mini):
     with pytest.raises(ValueError, match="holds an image encoder of size 'tiny', expected size 'mini'"):
         load_checkpoint(mini, official[1])

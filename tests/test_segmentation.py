@@ -31,6 +31,7 @@ def test_objects_are_found_again(voxel_size: tuple[float, float, float]) -> None
     assert inside.voi_split + inside.voi_merge < 0.15 and inside.arand < 0.012
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("voxel_size", [ISOTROPIC, ANISOTROPIC])
 @given(st.integers(1, 60), st.integers(0, 10**6), st.tuples(*[st.sampled_from([0.3, 1.0, 2.0])] * 3))
 @settings(max_examples=40, deadline=None)
@@ -128,6 +129,7 @@ def test_nothing_is_printed_and_printing_works_afterwards(capfd) -> None:
     assert set(capfd.readouterr().out.split()) == {"python", "descriptor"}
 
 
+@pytest.mark.slow
 def test_works_without_a_compiler_and_silently_where_stdout_is_not_descriptor_1() -> None:
     """As in Jupyter: sys.stdout is an object of the kernel, and nothing that could compile is on PATH."""
     program = """if True:

@@ -316,6 +316,7 @@ def test_the_encoder_is_frozen_or_moves_slowly(volume: Volume, tmp_path: Path, f
     assert step["encoder.weight"] == pytest.approx(0 if frozen else 0.1 * CONFIG.learning_rate, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [True, False])
 def test_both_regimes_of_fgnet_itself(volume: Volume, tmp_path: Path, frozen: bool) -> None:
     model, modes = FGNet(MINI), []
@@ -351,6 +352,7 @@ def test_precision_follows_the_device_and_may_change(volume: Volume, tmp_path: P
         assert False in model.in_half
 
 
+@pytest.mark.slow
 def test_training_learns(volume: Volume, tmp_path: Path) -> None:
     config = replace(CONFIG, iterations=40, learning_rate=0.05, freeze_encoder=False)
     loss = train(Tiny(), [volume], config, tmp_path).loss

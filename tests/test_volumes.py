@@ -44,6 +44,7 @@ def test_an_intersection_has_the_voxels_that_both_have(a: Region, b: Region) -> 
     assert a.intersect(Region.whole(SHAPE)) == a
 
 
+@pytest.mark.slow
 @given(regions, margins)
 def test_a_grown_region_has_every_voxel_within_the_margin(region: Region, margin: tuple[int, int, int]) -> None:
     grown = region.grow(margin, SHAPE)

@@ -150,6 +150,7 @@ def test_a_wrong_answer_gets_its_hint(name, old, new, hint):
     assert not any(line in judged.hint for line in right if len(line) > 8), "a hint, not the answer"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXERCISES)
 def test_an_answer_that_gives_always_the_same_is_wrong(name):
     for change in (remember, *(lambda _, value=value: lambda *_: value for value in (0, 1, True, "none", [], {}))):
@@ -157,6 +158,7 @@ def test_an_answer_that_gives_always_the_same_is_wrong(name):
         assert judged.state == "wrong" and judged.hint, judged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXERCISES)
 def test_an_answer_that_gives_back_what_it_got_is_wrong(name):
     for number in range(5):

@@ -68,6 +68,7 @@ def test_every_question_is_asked_once_in_its_lesson(file):
     assert asked == [(file.stem, name) for name in quizzes]
 
 
+@pytest.mark.slow
 def test_a_page_of_an_executed_notebook_shows_question_and_answer(tmp_path):
     ask = 'from fgnet_lib.course import quiz\nquiz.ask("01", "most-changes")'
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ask)])

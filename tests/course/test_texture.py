@@ -50,6 +50,7 @@ def test_histograms_sum_to_one_and_overlap_by_what_they_share():
     assert overlap(histogram, grey_histogram(np.array([1, 100], np.uint8))) == 0.5
 
 
+@pytest.mark.slow
 def test_the_phantom_is_as_near_to_real_sections_as_other_real_ones_are():
     real = json.loads(measure_texture.TEXTURE.read_text(encoding="utf-8"))
     *others, sections = real.values()  # AC4, the one of serial sections, is the last

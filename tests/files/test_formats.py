@@ -432,6 +432,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
 @pytest.mark.parametrize("suffix", [".h5", ".zarr"])
 def test_a_full_disk_leaves_what_was_there(tmp_path, suffix):

@@ -109,6 +109,7 @@ def test_a_chunk_that_unpacks_to_far_more_than_its_voxels_is_not_unpacked(tmp_pa
         read_volume(path)[0:1, 0:2, 0:2]
 
 
+@pytest.mark.slow
 def test_a_chunk_of_hdf5_that_unpacks_to_far_more_than_its_voxels_is_not_unpacked(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         array = file.create_dataset("raw", (8, 64, 64), "u1", chunks=(8, 64, 64), compression="gzip")

@@ -173,6 +173,7 @@ def test_an_ome_tiff_reads_no_file_of_another_folder(tmp_path, name):
         read_volume(path, voxel_size=SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_reading_page_by_page_takes_time_in_proportion_to_the_pages(tmp_path, compression):
     """The last pages of a long file come as fast as the first: no page is looked for from the beginning."""

@@ -34,6 +34,8 @@ from fgnet_lib.segmentation import agglomerate, segment, sweep
 from fgnet_lib.volumes import Region, Volume
 from fgnet_lib.weights import load_model, load_pretrained, save_model
 
+pytestmark = pytest.mark.slow  # predicts and segments in blocks
+
 ISOTROPIC, ANISOTROPIC = (32.0, 32.0, 32.0), (80.0, 32.0, 32.0)  # a halo of 10 voxels is less than the volumes
 
 
@@ -85,7 +87,6 @@ volumes = st.tuples(st.integers(1, 20), st.integers(1, 80), st.integers(1, 110))
 pieces = st.tuples(st.integers(1, 16), st.integers(9, 80), st.integers(9, 80))
 
 
-@pytest.mark.slow
 @given(volumes, pieces, st.sampled_from([0.0, 0.25, 0.6]), st.randoms(use_true_random=False))
 @settings(max_examples=10, deadline=None)
 def test_every_window_is_computed_and_every_section_of_a_tile_encoded_once(
@@ -132,7 +133,6 @@ def network(client, tmp_path, monkeypatch):
     return again, tmp_path / "run", whole, encoded
 
 
-@pytest.mark.slow
 def test_the_network_gives_the_same_in_blocks(network):
     predict_again, folder, whole, encoded = network
     report, array = predict_again(), zarr.open_array(folder / "affinities.zarr")
@@ -145,7 +145,6 @@ def test_the_network_gives_the_same_in_blocks(network):
     assert (report.kept, report.seconds.total(), encoded.total()) == (12, 0, 20 * 6)
 
 
-@pytest.mark.slow
 def test_a_lost_block_is_made_again_though_its_windows_were_removed(network):
     predict_again, folder, _, encoded = network
     predict_again()
@@ -158,7 +157,6 @@ def test_a_lost_block_is_made_again_though_its_windows_were_removed(network):
     assert 1 in encoded.values()  # sections of tiles that do not reach the block
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("removed", [False, True])
 def test_encoding_goes_on_and_encodes_nothing_again(network, monkeypatch, removed):
     """Unless somebody has removed the features meanwhile."""
@@ -178,7 +176,6 @@ def test_encoding_goes_on_and_encodes_nothing_again(network, monkeypatch, remove
     np.testing.assert_allclose(zarr.open_array(folder / "affinities.zarr")[:], whole, atol=1e-3)
 
 
-@pytest.mark.slow
 def test_windows_that_fail_leave_holes_where_they_reach(network, monkeypatch):
     predict_again, folder, whole, _ = network
     compute, grid = Decode.compute, Grid((20, 70, 100), (8, 40, 50))
@@ -378,7 +375,6 @@ def same_partition(a, b):
 blocks = st.tuples(st.integers(2, 8), st.integers(10, 28), st.integers(10, 28))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("voxel_size", [ISOTROPIC, ANISOTROPIC])
 @given(st.integers(2, 40), st.integers(0, 10**6), st.tuples(*[st.sampled_from([0.3, 1.0, 2.0])] * 3), blocks)
 @settings(max_examples=6, deadline=None)
@@ -541,7 +537,6 @@ def test_a_graph_without_faces_stays_as_it_is():
     assert agglomerate(np.zeros((0, 2), int), empty, empty, 3, 0.5).tolist() == [0, 1, 2]
 
 
-@pytest.mark.slow
 def test_borders_of_blocks_cost_little_on_real_em(client, em_data, tmp_path):
     """Twin: `test_borders_of_blocks_cost_little`. The whole part is measured by tools/benchmarks/bench_blocks.py."""
     with h5py.File(em_data / "val" / "fib25_t2_val_z144-183.h5") as file:

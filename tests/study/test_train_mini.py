@@ -72,6 +72,7 @@ def test_the_far_loss_is_a_weighted_sum(model: FGNet, volume: Volume) -> None:
     torch.testing.assert_close(train_mini.far_loss(model, batch), near + 0.5 * far)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "far"), [(1, False), (4, True), (5, True)])
 def test_a_stage_trains_the_model_and_keeps_its_form(monkeypatch, tmp_path, volume, number: int, far: bool) -> None:
     """The last two stages learn far affinities; before the last, the encoder is the pretrained one."""

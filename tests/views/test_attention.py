@@ -12,17 +12,11 @@ import pytest
 from matplotlib.collections import LineCollection
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from fgnet_lib.views import attention, plots
+from fgnet_lib.views import attention
 from fgnet_lib.volumes import IGNORE
 
 VOXEL = (40.0, 8.0, 8.0)
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    plots.style()
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("drawing")
 
 
 @pytest.fixture
@@ -80,6 +74,7 @@ def test_outlines_are_thin_and_lie_between_voxels(volume):
     assert (segments[:, :, 1].min(), segments[:, :, 1].max()) == (-0.5, 47.5) and lines.get_linewidth()[0] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 300)])
 @pytest.mark.parametrize("label", [0, 5, IGNORE])
 @pytest.mark.parametrize("weight", [0.0, 0.5, np.nan])

@@ -25,6 +25,8 @@ from fgnet_lib.views.interactive import Explorer
 from fgnet_lib.views.panels import Box, ColorScale, Panel, enlarge, interpolate
 from fgnet_lib.volumes import Volume
 
+pytestmark = pytest.mark.slow  # computes sections of a model
+
 SHAPE = (3, 50, 70)  # no multiple of a stride: maps reach further than the section
 THRESHOLDS = (0.1, 0.5, 0.9)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -84,7 +86,6 @@ def settings(control: widgets.Widget) -> list:
     return [control.min, control.max]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attention", "two models", "features", "segmentation"])
 def test_every_control_changes_the_picture_from_one_end_to_the_other(kind, make):
     explorer = make[kind]()
@@ -102,7 +103,6 @@ def test_every_control_changes_the_picture_from_one_end_to_the_other(kind, make)
             assert all(a != b for a, b in itertools.pairwise(pictures)), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attention", "two models", "segmentation"])
 def test_all_extremes_together(kind, make):
     explorer = make[kind]()
@@ -320,7 +320,6 @@ def test_keys_choose_the_map_and_hide_it(make):
     assert features.controls["stride"].value == 16
 
 
-@pytest.mark.slow
 def test_neuroglancer_opens_at_the_point_with_the_map(volume, make):
     from fgnet_lib.views import viewer
 

@@ -111,6 +111,7 @@ def test_volumes_are_in_neuroglancers_format(tmp_path):
     assert (segmentation["mesh"], segmentation["segment_properties"]) == ("mesh", "segment_properties")
 
 
+@pytest.mark.slow
 def test_large_volumes_come_in_coarser_copies_too(tmp_path):
     """First of the axes with the finest voxels."""
     shape = (70, 300, 260)

@@ -205,6 +205,7 @@ def full_disk(after: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["save_png", "save_gif", "save_arrays"])
 def test_a_full_disk_leaves_no_half_file_and_the_old_one(what, tmp_path):
     explorer = explorer_of_a_point([])

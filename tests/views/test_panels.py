@@ -86,7 +86,7 @@ def test_a_figure_drawn_in_place_is_the_one_drawn_anew():
     np.testing.assert_array_equal(pixels(again), pixels(Canvas().show(second)))
 
 
-def test_what_is_kept_and_what_moves_make_the_whole_picture():
+def test_what_is_kept_and_what_moves_make_the_whole_picture(drawing):
     canvas, scale = Canvas(), ColorScale("attention", 0, 0.5, "afmhot")
     rows = [[panel(0, scale=scale, cross=(3, 4)), panel(1, legend={"split": "red"}), Curve((0, 1), (2, 1), (0, 1), 0)]]
     to_jpeg(canvas.show(rows))

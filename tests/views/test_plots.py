@@ -25,13 +25,7 @@ from fgnet_lib.views.meshes import largest_ids, neuron_mesh, neuron_meshes
 from fgnet_lib.volumes import IGNORE
 
 VOXEL = (40.0, 8.0, 8.0)
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    plots.style()
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("drawing")
 
 
 @pytest.fixture
@@ -51,6 +45,7 @@ def bar_of(ax) -> tuple[float, float]:
     return box.width, float(bar.txt_label.get_text().removesuffix(" nm"))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(width=st.integers(2, 5000), size=st.floats(0.5, 200))
 def test_scale_bar_is_as_long_as_it_says(width, size):
@@ -138,6 +133,7 @@ def test_affinities_show_z_y_x_as_red_green_blue():
     assert legend == {"z": (1, 0, 0), "y": (0, 1, 0), "x": (0, 0, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 300)])
 @pytest.mark.parametrize("label", [0, 5, IGNORE])
 def test_extremes(shape, label):
@@ -177,6 +173,7 @@ def test_curves():
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["training", "validation"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "meshes",
     [
@@ -197,6 +194,7 @@ def test_neurons_in_3d_are_to_scale(meshes):
     assert np.allclose(ax._box_aspect / ax._box_aspect[0], spans / spans[0])
 
 
+@pytest.mark.slow
 def test_numbers_of_two_axes_do_not_meet_in_their_corner():
     mesh = neuron_mesh(np.ones((56, 256, 256), np.uint8), 1, (80, 8, 8), 500)
     ax = plots.neurons_3d(plt.figure().add_subplot(projection="3d"), {1: mesh})
@@ -251,6 +249,7 @@ def hue_distance(first, second) -> float:
     return float(np.linalg.norm((rgb2lab(first) - rgb2lab(second)) * (0.5, 1, 1)))
 
 
+@pytest.mark.slow
 def test_what_touches_has_colours_far_apart(phantom):
     labels = phantom.labels
     colors = plots.neighbour_colors(labels)
@@ -291,6 +290,7 @@ def test_a_segment_takes_the_colour_of_the_neuron_that_it_covers_most():
     assert set(plots.matched_colors(np.where(segments == 9, 9, 0), truth, colors)) == {9}  # 0 is no segment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(16, 192, 192), (64, 100, 60), (4, 40, 200)])
 def test_no_text_of_a_3d_figure_lies_on_another_and_nothing_is_cut_off(shape):
     ramp = np.ones(shape, np.uint8)
