@@ -49,7 +49,7 @@ class Claims:
         axes: who names the axes -> their names, as many as the array has axes; None or "" for an axis without a name.
         sizes: who states a voxel size -> the lengths, for each axis of space or for each axis.
         origins: the same for the position of the first voxel.
-        remark: what is known instead of a voxel size, for the error where there is none.
+        remark: what the file says instead of a voxel size; an error about a missing one ends with it.
         order_unsure: why the order of axes is not what it seems, where the file names none.
         centred: whether origins are centres of voxels, as in OME-Zarr, and not their corners.
         inverted: whether 0 is white.

@@ -74,7 +74,7 @@ def parse_lengths(value: Any, unit: Any = None, names: Sequence[str] = ()) -> li
     Args:
         value: as in [40, 8, 8], "40 nm", b"[40, 8, 8]", ["40 nm", "8 nm", "8 nm"], {"z": 40, "y": 8, "x": 8}.
         unit: of all lengths, or one for each; what a text says itself comes first.
-        names: the axes, for a table by axis.
+        names: the axes, where a table has one entry for each.
 
     Returns:
         The lengths; None if the unit is no length, such as a pixel.

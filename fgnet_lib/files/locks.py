@@ -49,7 +49,7 @@ def lock(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _lock_file(folder: Path, wait: bool) -> TextIO:
-    """Open a folder's lock file and lock it; once more if the file was removed meanwhile and locks out nobody."""
+    """Open a folder's lock file and lock it; if somebody removed the file meanwhile, lock the new one."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         path = inside(folder, NAME)

@@ -16,7 +16,7 @@ def check_tensors(tensors: Mapping[str, Tensor], model: nn.Module, path: str | P
     Args:
         tensors: Of the file, by the names of the model's state.
         model: What they are for.
-        path: Of the file, for the message.
+        path: The file, which an error names.
 
     Raises:
         ValueError: Another dtype, NaN or an infinite value; names the file and the first such tensor.

@@ -126,7 +126,7 @@ def interpolate(section: np.ndarray, box: Box, stride: Stride) -> np.ndarray:
 
 
 class Values(NamedTuple):
-    """The numbers that a panel shows, for the read-out under the mouse and for files.
+    """The numbers that a panel shows; the read-out under the mouse and saved files take them from here.
 
     Attributes:
         name: of the quantity, such as "a1".

@@ -487,7 +487,7 @@ def neurons_3d(
     title: str = "",
     colors: Mapping[int, np.ndarray] | None = None,
 ) -> Axes3D:
-    """Draw closed meshes on 3D axes, lengths to scale, for the axes' present view.
+    """Draw closed meshes on 3D axes, with lengths to scale, shaded as the axes are seen now.
 
     Args:
         ax: axes of `projection="3d"`.

@@ -387,7 +387,7 @@ plots.show_affinities(axes[3], target, volume.voxel_size, title="target: its aff
 plt.show()
 
 # %% [markdown]
-# ### Further: where nobody knows
+# ### Further: voxels that nobody labelled
 #
 # The last question is what to do where the labels are **unknown** (2⁶⁴ − 1). Neither 0 nor 1 would be true there, so
 # the loss must not look: an affinity counts only if both of its voxels are known. The library calls this the mask.
