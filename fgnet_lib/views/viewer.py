@@ -366,7 +366,7 @@ def _others(what: str, parts: Sequence[tuple[int, int]], match: int) -> str:
 def set_camera(state: neuroglancer.ViewerState, volume: Volume) -> None:
     """Show four panels on the middle of the volume, all of it in view; the 3D panel shows meshes alone, from aside."""
     state.dimensions = neuroglancer.CoordinateSpace(names=["x", "y", "z"], units="nm", scales=volume.voxel_size[::-1])
-    middle = np.divide(volume.offset, volume.voxel_size) + np.divide(volume.shape, 2)
+    middle = np.divide(volume.offset, volume.voxel_size) + np.floor_divide(volume.shape, 2) + 0.5  # a voxel's middle
     state.position = middle[::-1]
     _zoom(state, max(np.multiply(volume.shape, volume.voxel_size)), volume.voxel_size)
     state.layout = "4panel"

@@ -77,7 +77,7 @@ def move(slider: Locator) -> None:
 def test_a_slider_moves_the_picture(name, opened):
     with opened(name) as page:
         explorers = page.locator(EXPLORERS)
-        assert explorers.count() > 0
+        wait_until(page, lambda: explorers.count() > 0, "no explorer appears")
         for number, explorer in enumerate(explorers.all(), start=1):
             before = pictures(explorer)
             move(explorer.locator(".widget-slider:visible").first)

@@ -52,6 +52,10 @@ CODE_CELLS = """() => Array.from(jupyterapp.shell.currentWidget.content.model.ce
   .filter(cell => cell.type === "code")
   .map(cell => ({done: cell.executionCount !== null && cell.executionState !== "running",
                  error: cell.outputs.toJSON().find(output => output.output_type === "error")}))"""
+SETTINGS = {  # of JupyterLab: no questions, and all cells in the page, also those that are scrolled out of view
+    "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
+    "notebook-extension/tracker": '{"windowingMode": "none"}',
+}
 BLANK = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 
 
@@ -164,9 +168,10 @@ def jupyterlab(folder: Path, prefix: str = "/", **environment: str) -> Iterator[
     folders |= {f"JUPYTERLAB_{name}_DIR": str(own / name.lower()) for name in ("SETTINGS", "WORKSPACES")}
     command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", "--no-browser", "--allow-root"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    settings = own / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    for name, values in SETTINGS.items():
+        settings = own / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(values)
     remote = {variable for variable, _ in _PLATFORM_VARIABLES}  # as where somebody tests by ssh
     inherited = {name: value for name, value in os.environ.items() if name not in remote}
     with (own / "log.txt").open("w") as log:
@@ -209,10 +214,14 @@ def wait_for_cells(page: Page, number: int | None = None) -> None:
 
 def bring_into_view(page: Page, thing: Locator | ElementHandle) -> None:
     """Scroll until a thing stays in view: JupyterLab lays out cells when they appear, which moves those below."""
-    box = None
-    while box != (box := thing.bounding_box()):
+    boxes: list[object] = [None]
+
+    def stays() -> bool:
         thing.scroll_into_view_if_needed()
-        page.wait_for_timeout(500)
+        boxes.append(thing.bounding_box())
+        return boxes[-1] == boxes[-2]
+
+    wait_until(page, stays, "the page does not come to rest")
 
 
 def run_cell(page: Page, number: int) -> None:
@@ -232,7 +241,8 @@ def show_frame(page: Page, part: str = "/v/") -> Frame:
 
 
 def run_all(page: Page) -> None:
-    """Run > Run All Cells, and wait until the last one is done."""
+    """Unfold all parts, then Run > Run All Cells, and wait until the last one is done."""
+    page.evaluate("jupyterapp.commands.execute('notebook:expand-all-headings')")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     wait_for_cells(page)
