@@ -97,6 +97,8 @@ def _lengths(attributes: Mapping[str, Any]) -> tuple[dict[str, Measure], dict[st
 def _name_axes(attributes: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The names of axes, by the attributes that give them; HDF5's own labels are read from its dimensions."""
     keys = [key for key in map(str, attributes) if _NAMES.fullmatch(key) and key != "DIMENSION_LABELS"]
+    if set("xy") <= set(map(str, _list(attributes.get("order", "")))):  # not numpy's "C" or "F"
+        keys.append("order")
     return {key: names for key in keys if (names := _list(attributes[key]))}
 
 

@@ -77,9 +77,16 @@ class Journal:
         self.folder = inside(self.run, self.name)
 
     def settings(self) -> dict[str, Any] | None:
-        """The settings that the step began with, or None if it has not begun."""
+        """The settings that the step began with, or None if it has not begun.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         path = self.folder / "settings.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except ValueError as error:  # cut by something else than this library, which writes it whole or not at all
+            raise ValueError(f"{path} is damaged ({error}); remove {self.run} and run again") from error
 
     def begin(self, settings: dict[str, Any]) -> None:
         """Write the settings, or compare them with those that the step began with.

@@ -116,6 +116,8 @@ def test_an_unknown_unit_is_refused():
         {"voxelsize": [40, 8, 8], "axes": "zyx"},
         {"resolution": [40, 8, 8], "voxel_size": [40.0, 8.0, 8.0]},
         {"resolution": [40, 8, 8], "dims": [6, 20, 28]},  # a shape, and no names
+        {"resolution": [40, 8, 8], "order": "zyx"},
+        {"resolution": [40, 8, 8], "order": "C"},  # numpy's, and no names
     ],
 )
 def test_attributes_of_the_voxel_size(tmp_path, attributes):
@@ -254,6 +256,12 @@ def test_names_of_axes_that_do_not_fit_the_array_are_refused_with_the_parameter_
     with pytest.raises(ValueError, match=r"a.h5: the file names the axes c, z, y, x, but .*; AXES names the 3 axes"):
         read_volume(path)
     np.testing.assert_array_equal(read_volume(path, axes="zyx").load().raw, grey())
+
+
+def test_an_attribute_order_names_the_axes(tmp_path):
+    path = hdf5(tmp_path / "a.h5", {"raw": turn(grey(), "xyz")}, raw={"order": "xyz", "resolution": [8, 8, 40]})
+    np.testing.assert_array_equal(read_volume(path).load().raw, grey())
+    assert read_volume(path).voxel_size == SIZE
 
 
 @pytest.mark.parametrize("open_folder", [False, True])

@@ -135,6 +135,15 @@ def test_other_settings_are_refused_and_named(tmp_path):
         journal.begin({"block": [1, 2, 3], "tile": 5, "new": 1})
 
 
+def test_settings_that_were_cut_are_named_with_the_remedy(tmp_path):
+    journal = Journal(tmp_path, "predict")
+    journal.begin({"tile": 4})
+    settings = journal.folder / "settings.json"
+    settings.write_text(settings.read_text()[:6])
+    with pytest.raises(ValueError, match=r"settings.json is damaged .*remove .* and run again"):
+        journal.begin({"tile": 4})
+
+
 def test_an_error_that_is_kept_keeps_no_array_of_its_block(tmp_path):
     seen = []
 
