@@ -72,12 +72,17 @@ def export_onnx(model: FGNet, path: str | Path, shape: tuple[int, int, int] | No
     if shape is not None and (len(shape) != 3 or min(shape) < 1):
         raise ValueError(f"shape is voxels along z, y, x, each at least 1; got {shape}")
     path, affinities = Path(path), Affinities(model.cpu().eval())
-    example = torch.rand((1, 1, *(shape or EXAMPLE)), generator=torch.Generator().manual_seed(0))
+    example = noise(shape or EXAMPLE)
     content = to_onnx(affinities, {"raw": example}, output_names(model), free=shape is None)
     check_onnx(content, affinities, example)
     with atomic(path) as part:
         part.write_bytes(content)
     return path
+
+
+def noise(shape: Sequence[int]) -> Tensor:
+    """Return random grey values (1, 1, z, y, x) in [0, 1], the same for a shape; PyTorch's own sequence goes on."""
+    return torch.rand((1, 1, *shape), generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
