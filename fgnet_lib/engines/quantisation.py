@@ -64,7 +64,9 @@ def _to_8_bits(content: bytes, inputs: Iterable[dict[str, np.ndarray]]) -> bytes
         file, quantised = Path(folder) / "part.onnx", Path(folder) / "part_int8.onnx"
         file.write_bytes(content)
         quantize_static(
-            file, quantised, _Samples(inputs), quant_format=QuantFormat.QDQ, per_channel=True,
-            op_types_to_quantize=LAYERS, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            file, quantised, _Samples(inputs), quant_format=QuantFormat.QDQ, op_types_to_quantize=LAYERS,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True,
+            reduce_range=True,  # weights of 7 bits: without VNNI, sums of products of 8 bits overflow
+            extra_options={"MatMulConstBOnly": True},  # weights, but not products of two activations
         )  # fmt: skip
         return quantised.read_bytes()

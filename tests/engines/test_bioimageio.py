@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fgnet_lib.engines.bioimageio import export_bioimageio
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.fgnet import FGNet, FGNetConfig
 
 pytestmark = pytest.mark.slow
 core = pytest.importorskip("bioimageio.core")
@@ -19,8 +19,8 @@ core = pytest.importorskip("bioimageio.core")
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("package") / "fgnet.zip"
-    return export_bioimageio(FGNet(MINI), path, "FGNet mini", "# A card\n\n## Validation\n\nNone: random weights.\n")
+    model, card = FGNet(FGNetConfig("natural", widths=(8, 8, 16, 16, 16))), "# A card\n\n## Validation\n\nNone.\n"
+    return export_bioimageio(model, tmp_path_factory.mktemp("package") / "fgnet.zip", "FGNet with random weights", card)
 
 
 def test_bioimage_io_accepts_the_package(package):

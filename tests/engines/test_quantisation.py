@@ -16,7 +16,7 @@ from fgnet_lib.inference import predict
 @pytest.mark.skipif(installed_engines() != ["torch", "openvino", "onnxruntime"], reason="an engine is not installed")
 def test_affinities_of_8_bits_are_near(capsys):
     torch.manual_seed(0)
-    model = FGNet(FGNetConfig("mini", widths=(8, 8, 16, 16, 16), dense_levels=1)).eval()
+    model = FGNet(FGNetConfig("natural", widths=(8, 8, 16, 16, 16), dense_levels=1)).eval()
     raw = np.random.default_rng(0).integers(0, 255, (5, 64, 96), np.uint8)
     quantised = predict(quantise(model, [raw[:4, :64, :64], raw[1:, :64, 32:]]), raw, (4, 64, 64))
     difference = np.abs(quantised.refined - predict(model, raw, (4, 64, 64), progress=False).refined)

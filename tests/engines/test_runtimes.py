@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif("openvino" not in installed_engines(), reason="O
 @pytest.fixture(scope="module")
 def model() -> FGNet:
     torch.manual_seed(0)
-    return FGNet(FGNetConfig("mini", widths=NARROW, norm="channel", dense_levels=1)).eval()
+    return FGNet(FGNetConfig("natural", widths=NARROW, norm="channel", dense_levels=1)).eval()
 
 
 @pytest.fixture(scope="module")
