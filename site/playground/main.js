@@ -142,8 +142,8 @@ function draw() {
   if (!result) return;
   const { maps, neurons, colors } = result;
   drawNeurons(byId("neurons"), neurons, colors, edited, model.shape, state.z, sample().voxelSize[2]);
-  drawAffinities(byId("refined"), maps.refined, model.shape, state.z);
-  drawAffinities(byId("coarse"), maps.coarse, model.shape, state.z);
+  drawAffinities(byId("refined"), maps.A_r, model.shape, state.z);
+  drawAffinities(byId("coarse"), maps.A_s, model.shape, state.z);
   for (const [name, stride] of Object.entries(STRIDES)) {
     const highest = Math.max(0.01, ...maps[name], ...untouched.maps[name]);
     drawAttention(byId(name), maps[name], stride, model.shape, state.z, highest);
@@ -153,7 +153,7 @@ function draw() {
 }
 
 function showNumbers() {
-  const change = result.maps.refined.reduce((sum, value, i) => sum + Math.abs(value - untouched.maps.refined[i]), 0) / result.maps.refined.length;
+  const change = result.maps.A_r.reduce((sum, value, i) => sum + Math.abs(value - untouched.maps.A_r[i]), 0) / result.maps.A_r.length;
   const voi = k => ({ voi }) => voi ? voi[k].toFixed(2) : "unknown";
   const rows = {
     "neurons in the 8 sections": ({ neurons }) => new Set(neurons).size,

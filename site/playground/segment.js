@@ -78,16 +78,20 @@ function distanceToBoundary(inside, shape, voxelSize) {
   return squares.map(Math.sqrt);
 }
 
+/** In place: of each place of a line the smallest sum of a height and the squared distance to its place. */
 function lowerEnvelope(line, unit) {
-  const heights = line.slice(), lowest = [0], starts = [-Infinity];  // parabola lowest[k] rules from starts[k] on
+  const n = line.length, heights = line.slice(), lowest = new Int32Array(n), starts = new Float64Array(n);
   const meet = (p, q) => ((heights[q] - heights[p]) / unit + q * q - p * p) / (2 * (q - p));
-  for (let q = 1; q < line.length; q++) {
-    while (meet(lowest.at(-1), q) <= starts.at(-1)) { lowest.pop(); starts.pop(); }
-    starts.push(meet(lowest.at(-1), q));
-    lowest.push(q);
+  let last = 0;  // parabola lowest[k] is the lowest from starts[k] on
+  starts[0] = -Infinity;
+  for (let q = 1; q < n; q++) {
+    let start = meet(lowest[last], q);
+    while (start <= starts[last]) start = meet(lowest[--last], q);
+    starts[++last] = start;
+    lowest[last] = q;
   }
-  for (let q = 0, k = 0; q < line.length; q++) {
-    while (k + 1 < starts.length && starts[k + 1] < q) k++;
+  for (let q = 0, k = 0; q < n; q++) {
+    while (k < last && starts[k + 1] < q) k++;
     line[q] = unit * (q - lowest[k]) ** 2 + heights[lowest[k]];
   }
 }
@@ -118,42 +122,63 @@ function largestNearby(values, shape) {
   const largest = values.slice();
   for (let axis = 0; axis < 3; axis++)
     forEachLine(largest, shape, axis, line => {
-      const before = line.slice();
-      for (let k = 0; k < line.length; k++) line[k] = Math.max(...before.subarray(Math.max(0, k - 1), k + 2));
+      for (let k = 0, before = -Infinity; k < line.length; k++) {
+        const here = line[k], next = k + 1 < line.length ? line[k + 1] : -Infinity;
+        line[k] = Math.max(before, here, next);
+        before = here;
+      }
     });
   return largest;
 }
 
-/** Offsets and index steps to the neighbours of a voxel: across faces, or all with `diagonal`. */
-function neighbourSteps(shape, diagonal) {
-  const steps = [], [dz, dy] = strides(shape);
-  for (let z = -1; z <= 1; z++) for (let y = -1; y <= 1; y++) for (let x = -1; x <= 1; x++)
-    if (diagonal ? z || y || x : Math.abs(z) + Math.abs(y) + Math.abs(x) === 1) steps.push([z, y, x, z * dz + y * dy + x]);
-  return steps;
+// Neighbours are visited in volumes with a rim of one voxel, where no step leads out.
+const widen = shape => shape.map(n => n + 2);
+
+function forEachRow(shape, visit) {
+  const [section, width] = strides(widen(shape));
+  for (let z = 0, inner = 0; z < shape[0]; z++)
+    for (let y = 0; y < shape[1]; y++, inner += shape[2]) visit(inner, (z + 1) * section + (y + 1) * width + 1);
 }
 
-/** Calls `visit` with the index of every neighbour of voxel i within the volume. */
-function forEachNeighbour(i, shape, steps, visit) {
-  const [section, width] = strides(shape);
-  const z = Math.floor(i / section), y = Math.floor(i / width) % shape[1], x = i % width;
-  for (const [dz, dy, dx, step] of steps)
-    if (z + dz >= 0 && z + dz < shape[0] && y + dy >= 0 && y + dy < shape[1] && x + dx >= 0 && x + dx < width) visit(i + step);
+function addRim(values, shape, rim) {
+  const wide = new values.constructor(count(widen(shape))).fill(rim);
+  forEachRow(shape, (inner, outer) => wide.set(values.subarray(inner, inner + shape[2]), outer));
+  return wide;
+}
+
+function removeRim(wide, shape) {
+  const values = new wide.constructor(count(shape));
+  forEachRow(shape, (inner, outer) => values.set(wide.subarray(outer, outer + shape[2]), inner));
+  return values;
+}
+
+/** Steps of an index to the neighbours of a voxel with a rim: across faces, or all with `diagonal`. */
+function neighbourSteps(shape, diagonal) {
+  const steps = [], [dz, dy] = strides(widen(shape));
+  for (let z = -1; z <= 1; z++) for (let y = -1; y <= 1; y++) for (let x = -1; x <= 1; x++)
+    if (diagonal ? z || y || x : Math.abs(z) + Math.abs(y) + Math.abs(x) === 1) steps.push(z * dz + y * dy + x);
+  return Int32Array.from(steps);
 }
 
 /** Labels the connected parts of a mask from 1 on. */
 function labelParts(mask, shape, diagonal) {
-  const labels = new Int32Array(mask.length), steps = neighbourSteps(shape, diagonal), stack = [];
+  const wide = addRim(mask, shape, 0), labels = new Int32Array(wide.length), steps = neighbourSteps(shape, diagonal), stack = [];
   let label = 0;
-  for (let start = 0; start < mask.length; start++) {
-    if (!mask[start] || labels[start]) continue;
+  for (let start = 0; start < wide.length; start++) {
+    if (!wide[start] || labels[start]) continue;
     labels[start] = ++label;
     stack.push(start);
-    while (stack.length)
-      forEachNeighbour(stack.pop(), shape, steps, i => {
-        if (mask[i] && !labels[i]) { labels[i] = label; stack.push(i); }
-      });
+    while (stack.length) {
+      const from = stack.pop();
+      for (let k = 0; k < steps.length; k++) {
+        const i = from + steps[k];
+        if (!wide[i] || labels[i]) continue;
+        labels[i] = label;
+        stack.push(i);
+      }
+    }
   }
-  return labels;
+  return removeRim(labels, shape);
 }
 
 /** Makes every connected part of the mask a seed that has none yet. */
@@ -169,50 +194,51 @@ function addSeeds(seeds, mask, shape) {
   });
 }
 
-/** A queue that gives back the lowest key first, and of equal keys the one that came first. */
+/** A queue (binary heap) that gives back the lowest key first, and of equal keys the one that came first. */
 class Queue {
   keys = []; ages = []; items = []; age = 0;
 
   get size() { return this.keys.length; }
 
-  before(a, b) { return this.keys[a] < this.keys[b] || this.keys[a] === this.keys[b] && this.ages[a] < this.ages[b]; }
+  set(k, key, age, item) { this.keys[k] = key; this.ages[k] = age; this.items[k] = item; }
 
-  swap(a, b) {
-    for (const list of [this.keys, this.ages, this.items]) [list[a], list[b]] = [list[b], list[a]];
-  }
+  move(from, to) { this.set(to, this.keys[from], this.ages[from], this.items[from]); }
 
   push(key, item) {
-    this.keys.push(key); this.ages.push(this.age++); this.items.push(item);
-    for (let k = this.size - 1, up; k > 0 && this.before(k, up = (k - 1) >> 1); k = up) this.swap(k, up);
+    let k = this.size;
+    for (let up; k > 0 && key < this.keys[up = (k - 1) >> 1]; k = up) this.move(up, k);
+    this.set(k, key, this.age++, item);
   }
 
+  /** Removes the first item; its key is not needed. */
   pop() {
-    this.swap(0, this.size - 1);
-    const key = this.keys.pop(), item = this.items.pop();
-    this.ages.pop();
-    for (let k = 0; ;) {
-      let next = 2 * k + 1;
-      if (next + 1 < this.size && this.before(next + 1, next)) next += 1;
-      if (next >= this.size || !this.before(next, k)) return [key, item];
-      this.swap(k, next);
-      k = next;
+    const { keys, ages } = this, first = this.items[0], key = keys.pop(), age = ages.pop(), item = this.items.pop();
+    if (this.size === 0) return first;
+    let k = 0;
+    for (let next; (next = 2 * k + 1) < keys.length; k = next) {
+      if (next + 1 < keys.length && (keys[next + 1] < keys[next] || keys[next + 1] === keys[next] && ages[next + 1] < ages[next])) next++;
+      if (key < keys[next] || key === keys[next] && age < ages[next]) break;
+      this.move(next, k);
     }
+    this.set(k, key, age, item);
+    return first;
   }
 }
 
 /** Lets the seeds grow over the lowest values first, until every voxel has a label. */
 function watershed(values, seeds, shape) {
-  const labels = seeds.slice(), queue = new Queue(), steps = neighbourSteps(shape, false);
-  labels.forEach((label, i) => { if (label) queue.push(values[i], i); });
+  const labels = addRim(seeds, shape, -1), heights = addRim(values, shape, 0), queue = new Queue(), steps = neighbourSteps(shape, false);
+  for (let i = 0; i < labels.length; i++) if (labels[i] > 0) queue.push(heights[i], i);
   while (queue.size) {
-    const [, from] = queue.pop();
-    forEachNeighbour(from, shape, steps, i => {
-      if (labels[i]) return;
+    const from = queue.pop();
+    for (let k = 0; k < steps.length; k++) {
+      const i = from + steps[k];
+      if (labels[i]) continue;
       labels[i] = labels[from];
-      queue.push(values[i], i);
-    });
+      queue.push(heights[i], i);
+    }
   }
-  return labels;
+  return removeRim(labels, shape);
 }
 
 /** For each fragment its neighbours: Map of neighbour -> [sum, number] of the affinities of their face. */
@@ -240,7 +266,7 @@ export function agglomerate(graph, threshold) {
   const push = (a, b, face) => { if (score(face) < threshold) queue.push(score(face), [a, b, face]); };
   graph.forEach((faces, a) => faces.forEach((face, b) => { if (a < b) push(a, b, face); }));
   while (queue.size) {
-    let [, [a, b, face]] = queue.pop();
+    let [a, b, face] = queue.pop();
     if (graph[a].get(b) !== face) continue;  // merged, or changed, since it was queued
     if (graph[a].size < graph[b].size) [a, b] = [b, a];
     parent[b] = a;

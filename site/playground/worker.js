@@ -8,7 +8,7 @@ ort.env.wasm.wasmPaths = { wasm: new URL("./runtime/ort-wasm-simd-threaded.wasm"
 
 // An attention map a becomes p a + q mean(a) + r.
 const KNOBS = { "as computed": [1, 0, 0], 0: [0, 0, 0], mean: [0, 1, 0], 1: [0, 0, 1] };
-const OUTPUTS = ["coarse", "refined", "a1", "a2", "a3"];
+const OUTPUTS = ["A_s", "A_r", "a1", "a2", "a3"];
 
 let session, shape;
 let current = {};  // fragments and graph of the last volume, to merge again at another threshold
@@ -36,8 +36,8 @@ const answers = {
 
   async compute({ raw, attention, voxelSize, threshold, truth }) {
     const start = performance.now(), maps = await predict(raw, attention), middle = performance.now();
-    const fragments = makeFragments(maps.refined, shape, voxelSize);
-    current = { fragments, graph: makeGraph(fragments, maps.refined, shape) };
+    const fragments = makeFragments(maps.A_r, shape, voxelSize);
+    current = { fragments, graph: makeGraph(fragments, maps.A_r, shape) };
     const segmentation = findNeurons(threshold, truth);
     return { maps, ...segmentation, ms: { model: middle - start, neurons: performance.now() - middle } };
   },

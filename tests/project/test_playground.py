@@ -77,7 +77,7 @@ def settle(page: Page) -> None:
 
 
 def output(page: Page, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array that the page holds: "edited", "result.neurons", "result.maps.refined"."""
+    """An array that the page holds: "edited", "result.neurons", "result.maps.A_r"."""
     return np.array(page.evaluate(f"Array.from(playground.{name})")).reshape(shape)
 
 
@@ -95,7 +95,7 @@ def predict(raw: np.ndarray, **settings: float | str) -> dict[str, np.ndarray]:
             stack.enter_context(attention_set_to(model, int(name[1]), value))
         output = model(torch.from_numpy(raw.astype(np.float32))[None, None] / 255)
     maps = dict(zip(("a1", "a2", "a3"), (a[0, 0].numpy() for a in output.attention), strict=True))
-    return maps | {"coarse": output.coarse[0].sigmoid().numpy(), "refined": output.refined[0].sigmoid().numpy()}
+    return maps | {"A_s": output.coarse[0].sigmoid().numpy(), "A_r": output.refined[0].sigmoid().numpy()}
 
 
 # --- it computes what PyTorch and our segmentation compute -----------------------------------------------------------
@@ -113,7 +113,7 @@ def test_affinities_attention_and_neurons_are_those_of_the_library(desktop, addr
     expected = predict(volume.raw)
     for name, values in expected.items():
         assert np.abs(output(page, f"result.maps.{name}", values.shape) - values).max() < SAME, name
-    ours = segment(expected["refined"], volume.voxel_size, pretrained_threshold())
+    ours = segment(expected["A_r"], volume.voxel_size, pretrained_threshold())
     neurons = output(page, "result.neurons", shape).astype(int)
     assert sum(voi(neurons, ours)) < 0.05
     split, merge = voi(neurons, volume.labels)
@@ -138,7 +138,7 @@ def test_attention_is_set_as_the_lessons_set_it(desktop, address):
 def test_each_control_changes_the_picture_the_numbers_and_the_address(desktop, address):
     page, watch = desktop
     show(page, address)
-    plain = output(page, "result.maps.refined", (3, *build_playground.SHAPE))
+    plain = output(page, "result.maps.A_r", (3, *build_playground.SHAPE))
     assert page.url == f"{address}#" and numbers(page)["mean change of refined affinities"] == ["0.000", ""]
     for control, value, kept in [("noise", "30", "noise=30"), ("contrast", "0.5", "contrast=0.5")]:
         page.locator(f"#{control}").fill(value)
@@ -152,7 +152,7 @@ def test_each_control_changes_the_picture_the_numbers_and_the_address(desktop, a
         assert page.url.endswith(f"{name}=0") and not output(page, f"result.maps.{name}", (-1,)).any()
     page.locator("#reset").click()
     settle(page)
-    assert np.array_equal(output(page, "result.maps.refined", plain.shape), plain)
+    assert np.array_equal(output(page, "result.maps.A_r", plain.shape), plain)
     counts = []
     for threshold in ("0.2", "0.95"):
         page.locator("#threshold").fill(threshold)
@@ -246,7 +246,7 @@ def test_own_images_stay_here_and_wrong_ones_get_a_sentence(desktop, address, tm
     grey = np.random.default_rng(0).integers(0, 256, (10, 140, 160), np.uint8)
     tifffile.imwrite(tmp_path / "packed.tif", grey, compression="zlib")
     for file, sentence in {
-        "notes.txt": '"notes.txt" is no image that this page can read. Choose a PNG, a JPEG or an uncompressed grey TIFF.',
+        "notes.txt": '"notes.txt" is no image that this page can read. Choose a PNG, a JPEG or an uncompressed',
         "cut.tif": '"cut.tif" is a TIFF that this page cannot read: it is damaged or cut short.',
         "packed.tif": '"packed.tif" is a TIFF that this page cannot read: it is compressed.',
         "small.png": '"small.png" has 60 × 40 pixels; at 8 nm a pixel the page needs at least 128 × 128.',

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from fgnet_lib.datasets import open_dataset
+from fgnet_lib.engines.export import to_onnx
 from fgnet_lib.fgnet import FeatureGuidedAttention, FGNet
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.volumes import Region, Volume
@@ -30,7 +31,7 @@ RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 SHAPE = (8, 128, 128)  # of the volume that the page computes, in one piece
 AS_COMPUTED = ((1.0, 0.0, 0.0),) * 3  # a' = 1 a + 0 mean(a) + 0, for each attention map
-OUTPUTS = ("coarse", "refined", "a1", "a2", "a3")
+OUTPUTS = ("A_s", "A_r", "a1", "a2", "a3")
 MODEL_CREDIT = "The model's weights: CC BY 4.0, trained on FIB-25 (CC BY), gala (HHMI, BSD-style) and phantoms."
 
 
@@ -87,13 +88,11 @@ def export_steered(model: FGNet, path: Path) -> None:
 
     Weights are stored as float16, which halves the file; the runtime computes in float32.
     """
-    inputs = (torch.zeros(1, 1, *SHAPE), torch.tensor(AS_COMPUTED))
-    names = {"input_names": ["raw", "attention"], "output_names": list(OUTPUTS)}
-    program = torch.onnx.export(SteeredFGNet(model).eval(), inputs, dynamo=True, verbose=False, **names)
-    content = program.model_proto
+    inputs = {"raw": torch.zeros(1, 1, *SHAPE), "attention": torch.tensor(AS_COMPUTED)}
+    content = onnx.load_model_from_string(to_onnx(SteeredFGNet(model).eval(), inputs, OUTPUTS, free=False))
     _halve(content.graph)
     with atomic(path) as part:
-        onnx.save(content, part)
+        part.write_bytes(content.SerializeToString())
 
 
 def _halve(graph: onnx.GraphProto) -> None:

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import build_playground
 import nbformat
-from build_notebooks import NAME, REPOSITORY, TABLE
+from build_notebooks import NAME, PLAYGROUND, REPOSITORY, TABLE
 from exercises import tags
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
@@ -49,8 +49,6 @@ CARD = """<li class="lesson" data-lesson="{lesson}"><a href="{page}.html">
 <p>{goal}</p><p class="cost">{cost}</p>
 <p class="open"><a class="button" href="{colab}">Colab<span class="spoken"> of lesson {name}</span></a>
 <a class="button" href="{page}.ipynb" download>Download<span class="spoken"> lesson {name}</span></a></p></li>"""
-PLAYGROUND = """Or <a href="playground/index.html">play with the model</a> first: draw a membrane in your browser, and
-watch the neurons change."""
 AUTODOC = "```{{eval-rst}}\n.. automodule:: {}\n   :{}:\n```"
 NAVIGATION = {
     "Teaching": {"docs/teach/instructors": "Instructor guide", "docs/learn/platforms": "Platforms"},
@@ -66,13 +64,12 @@ def find_outdated(executed: Path, parameters: dict[str, str]) -> list[str]:
     return [name for name in keys if name not in done]
 
 
-def gather(executed: Path, source: Path, playground: bool) -> None:
+def gather(executed: Path, source: Path) -> None:
     """Write everything that Sphinx reads to `source`.
 
     Args:
         executed: folder of executed lessons, with what they saved in results/.
         source: emptied first.
-        playground: Link to the playground.
 
     Raises:
         ValueError: a figure without an alternative text.
@@ -100,7 +97,7 @@ def gather(executed: Path, source: Path, playground: bool) -> None:
     write_library(source)
     shutil.copy(SITE / "bibliography.md", source)
     alts = {lesson.stem: write_thumbnail(lesson, source / "thumbnails") for lesson in lessons}
-    (source / "index.md").write_text(front_page(source, alts, playground), encoding="utf-8")
+    (source / "index.md").write_text(front_page(source, alts), encoding="utf-8")
 
 
 def point_links(text: str, page: Path, staged: set[Path]) -> str:
@@ -238,13 +235,12 @@ def cards(table: str, alts: dict[str, str]) -> str:
     return "\n".join(['<ul class="lessons">', *items, "</ul>"]) + "\n\n" + table.split("\n\n")[-1]
 
 
-def front_page(source: Path, alts: dict[str, str], playground: bool) -> str:
+def front_page(source: Path, alts: dict[str, str]) -> str:
     """site/index.md with the lessons of the README's table, and the navigation over all pages.
 
     Args:
         source: with all pages.
         alts: alternative texts of the lessons' pictures, by lesson.
-        playground: Link to the playground.
     """
     table = TABLE.search((ROOT / "README.md").read_text(encoding="utf-8"))[0]
     lessons = {page: name for name, page in re.findall(r"^\| \[(.+?)\]\((.+?)\.ipynb\)", table, re.MULTILINE)}
@@ -253,7 +249,7 @@ def front_page(source: Path, alts: dict[str, str], playground: bool) -> str:
     parts = {"Lessons": lessons} | NAVIGATION | {"Behind the course": {page: "" for page in sorted(others)}}
     text = (SITE / "index.md").read_text(encoding="utf-8").replace("<!-- lessons -->", cards(table, alts))
     text = text.replace("<!-- repository -->", REPOSITORY).replace("<!-- name -->", NAME)
-    text = text.replace("<!-- playground -->", PLAYGROUND if playground else "")
+    text = text.replace("<!-- playground -->", PLAYGROUND)
     return text.replace("<!-- navigation -->", "\n\n".join(toctree(*part) for part in parts.items()))
 
 
@@ -269,25 +265,33 @@ def build(executed: Path, out: Path, playground: Path | None = None) -> Path:
     Args:
         executed: folder of executed lessons.
         out: gets source/ and html/.
-        playground: folder of `build_playground.build`, which becomes a part of the site.
+        playground: folder of `build_playground.build`; without it, links lead to the published playground.
 
     Raises:
         ValueError: as `gather`, or a link of the site leads nowhere, or a picture has no alternative text.
         subprocess.CalledProcessError: Sphinx found something wrong, and has said so.
     """
-    gather(executed, out / "source", playground is not None)
+    gather(executed, out / "source")
     shutil.rmtree(out / "html", ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--fresh-env", "--conf-dir", SITE]
     subprocess.run([*command, "--doctree-dir", out / "doctrees", out / "source", out / "html"], check=True)
     for folder in COPIED:
         shutil.copytree(out / "source" / folder, out / "html" / folder)
-    if playground:
-        shutil.copytree(playground, out / "html" / "playground")
     for lesson in (out / "source" / "notebooks").glob("*.ipynb"):
         shutil.copy(ROOT / "notebooks" / lesson.name, out / "html" / "notebooks")  # to download, without outputs
+    if playground:
+        add_playground(playground, out / "html")
     if problems := find_problems(out / "html"):
         raise ValueError("\n".join(problems))
     return out / "html"
+
+
+def add_playground(playground: Path, site: Path) -> None:
+    """Copy the playground into the site, and let the links of all pages lead to this copy."""
+    for page in site.rglob("*.html"):
+        text, own = page.read_text(encoding="utf-8"), os.path.relpath(site / "playground" / "index.html", page.parent)
+        page.write_text(text.replace(f'href="{PLAYGROUND}"', f'href="{Path(own).as_posix()}"'), encoding="utf-8")
+    shutil.copytree(playground, site / "playground")
 
 
 class Page(HTMLParser):
