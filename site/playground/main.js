@@ -105,14 +105,14 @@ async function compute() {
   await loadSample();
   edit();
   await opened;
-  const { id } = sample(), { a1, a2, a3, threshold } = state;
-  if (untouched?.id !== id) {
+  const shown = sample(), { a1, a2, a3, threshold } = state;
+  if (untouched?.sample !== shown) {
     const first = await request(sample().raw, Array(3).fill(START.a1), model.threshold);
-    untouched = { id, ...first, colors: matchColors(first.neurons, null) };
+    untouched = { sample: shown, ...first, colors: matchColors(first.neurons, null) };
     result = { ...untouched, threshold: model.threshold };
-    computed = inputs({ ...START, sample: id });
+    computed = inputs({ ...START, sample: shown.id });
   }
-  if (id !== state.sample) return;
+  if (shown !== sample()) return;
   const key = inputs(state);
   if (key !== computed) {
     result = await request(edited, [a1, a2, a3], threshold);
@@ -120,7 +120,7 @@ async function compute() {
   } else if (result.threshold !== threshold) {
     result = { ...result, ...await ask("merge", { threshold, truth: sample().truth }) };
   }
-  if (id !== state.sample) return;
+  if (shown !== sample()) return;
   result = { ...result, threshold, colors: matchColors(result.neurons, untouched) };
   history.replaceState(null, "", `#${writeAddress(state)}`);
   draw();
