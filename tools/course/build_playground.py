@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import fastremap
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
@@ -89,10 +91,21 @@ def export_steered(model: FGNet, path: Path) -> None:
     Weights are stored as float16, which halves the file; the runtime computes in float32.
     """
     inputs = {"raw": torch.zeros(1, 1, *SHAPE), "attention": torch.tensor(AS_COMPUTED)}
-    content = onnx.load_model_from_string(to_onnx(SteeredFGNet(model).eval(), inputs, OUTPUTS, free=False))
+    content = _simplify(to_onnx(SteeredFGNet(model).eval(), inputs, OUTPUTS, free=False))
     _halve(content.graph)
     with atomic(path) as part:
         part.write_bytes(content.SerializeToString())
+
+
+def _simplify(content: bytes) -> onnx.ModelProto:
+    """Replace what follows from the fixed sizes alone by constants: onnxruntime-web refuses the tracer's branches."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(Path(folder) / "simple.onnx")
+        options.log_severity_level = 3  # errors alone: the tracer guesses some shapes, and the runtime corrects them
+        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)
 
 
 def _halve(graph: onnx.GraphProto) -> None:
