@@ -52,7 +52,7 @@ SAMPLES = {
     ),
     "fib25": Sample(
         "FIB-25 (fruit fly)",
-        (16, 60, 60),
+        (0, 20, 120),
         "Real tissue, from the medulla of a fruit fly (FIB-SEM)",
         "FIB-25: Takemura et al. 2015, PNAS, doi:10.1073/pnas.1509820112, Janelia FlyEM; licence CC BY; cropped here.",
     ),
