@@ -159,12 +159,12 @@ function showNumbers() {
     "neurons in the 8 sections": ({ neurons }) => new Set(neurons).size,
     "VOI split": voi(0),
     "VOI merge": voi(1),
-    "mean change of refined affinities": column => column === untouched ? "" : change.toFixed(3),
+    "mean change of A<sub>r</sub>": column => column === untouched ? "" : change.toFixed(3),
   };
   byId("numbers").replaceChildren(...Object.entries(rows).map(([name, value]) => {
     const row = document.createElement("tr"), head = document.createElement("th");
     head.scope = "row";
-    head.textContent = name;
+    head.innerHTML = name;
     row.append(head, ...[result, untouched].map(column => Object.assign(document.createElement("td"), { textContent: value(column) })));
     return row;
   }));
@@ -256,10 +256,11 @@ function press(event) {
 /** A panel for an attention map, with a bar of its colours and a choice of what it is set to. */
 function addMap(name, stride) {
   const figure = document.createElement("figure");
-  figure.innerHTML = `<figcaption>Attention ${name}, ${stride} voxels a pixel</figcaption>
+  figure.className = "attention";
+  figure.innerHTML = `<figcaption>Attention ${name}</figcaption>
     <canvas id="${name}" width="256" height="256" role="img" aria-label="Attention ${name}: bright where it is high"></canvas>
     <canvas class="bar" width="256" height="8" aria-hidden="true"></canvas><div class="ends" id="${name}-ends"><span>0</span><span></span></div>
-    <label>${name} is <select id="${name}-setting"></select></label>`;
+    <label>stride ${stride}; ${name} is <select id="${name}-setting"></select></label>`;
   document.querySelector(".maps").append(figure);
   drawBar(figure.querySelector(".bar"));
   const select = byId(`${name}-setting`);

@@ -3,6 +3,7 @@
 import * as ort from "./runtime/ort.wasm.bundle.min.mjs";
 import { agglomerate, makeFragments, makeGraph, variationOfInformation } from "./segment.js";
 
+ort.env.logLevel = "error";
 ort.env.wasm.numThreads = 1;  // more need headers that static hosts do not send
 ort.env.wasm.wasmPaths = { wasm: new URL("./runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
 

@@ -130,7 +130,7 @@ def test_attention_is_set_as_the_lessons_set_it(desktop, address):
     assert np.std(edited.astype(float) - (0.7 * untouched + 0.3 * untouched.mean())) == pytest.approx(20, rel=0.05)
     for name, values in predict(edited, a1="mean", a2=0, a3=1).items():
         assert np.abs(output(page, f"result.maps.{name}", values.shape) - values).max() < SAME, name
-    assert float(numbers(page)["mean change of refined affinities"][0]) > 0
+    assert float(numbers(page)["mean change of Ar"][0]) > 0
 
 
 # --- each control changes what it says -------------------------------------------------------------------------------
@@ -140,11 +140,11 @@ def test_each_control_changes_the_picture_the_numbers_and_the_address(desktop, a
     page, watch = desktop
     show(page, address)
     plain = output(page, "result.maps.A_r", (3, *build_playground.SHAPE))
-    assert page.url == f"{address}#" and numbers(page)["mean change of refined affinities"] == ["0.000", ""]
+    assert page.url == f"{address}#" and numbers(page)["mean change of Ar"] == ["0.000", ""]
     for control, value, kept in [("noise", "30", "noise=30"), ("contrast", "0.5", "contrast=0.5")]:
         page.locator(f"#{control}").fill(value)
         settle(page)
-        assert page.url.endswith(kept) and float(numbers(page)["mean change of refined affinities"][0]) > 0.001
+        assert page.url.endswith(kept) and float(numbers(page)["mean change of Ar"][0]) > 0.001
         page.locator("#reset").click()
         settle(page)
     for name in ("a1", "a2", "a3"):
@@ -182,7 +182,7 @@ def test_a_membrane_is_drawn_and_erased_by_mouse_and_kept_in_the_address(desktop
     rows = np.flatnonzero((drawn != before).any(axis=(0, 2)))
     assert 62 <= rows.min() <= rows.max() <= 67 and (drawn != before)[:, 64].mean() > 0.7  # through all sections
     told = numbers(page)
-    assert float(told["mean change of refined affinities"][0]) > 0.002
+    assert float(told["mean change of Ar"][0]) > 0.002
     kept = page.url
     page.get_by_label("erase").check()
     page.mouse.click(box["x"] + 60, box["y"] + box["height"] / 2)
