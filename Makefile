@@ -16,12 +16,13 @@ export SUBMISSION LESSON
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+RUNTIME := site/playground/node_modules/.package-lock.json
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 ASROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help env tutorial site notebooks lab grade lint check test chromium encoder weights results bench picture times clean
+.PHONY: help env tutorial site notebooks lab grade lint check test chromium runtime encoder weights results bench picture times clean
 
 help:  ## list these targets (below each: what you can set, and how long it takes)
 	@awk -F':.*## ' '/^[a-z]+:.*## / { at = index($$2, " ("); more = substr($$2, at + 2, length($$2) - at - 2); \
@@ -40,7 +41,7 @@ $(INSTALLED): requirements.txt requirements-lib.txt requirements-site.txt requir
 tutorial: env  ## run every lesson and write out/tutorial-*/index.html (DATASET=fib25, PROFILE=cpu, FRESH=1 to start over)
 	@$(BIN)/python tools/course/run_tutorial.py --dataset $(DATASET) --profile $(PROFILE) $(if $(filter-out 0,$(FRESH)),--fresh)
 
-site: tutorial  ## run the lessons that have changed, then build out/site/html of all (PROFILE=cpu for the pictures that we publish)
+site: tutorial runtime  ## run the lessons that have changed, then build out/site/html of all (PROFILE=cpu for the pictures that we publish)
 	@$(BIN)/python tools/course/build_site.py --dataset $(DATASET) --profile $(PROFILE)
 
 notebooks: env  ## regenerate notebooks/*.ipynb and the README's table from notebooks/src
@@ -58,6 +59,13 @@ chromium: env  ## install Chromium for the tests in a browser (Debian and Ubuntu
 	  $(ASROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qy chromium; } || \
 	  echo "No Chromium could be installed here: install it, or Google Chrome, by hand"
 
+# The same for npm: without it the site has no playground, and the playground's tests are skipped, or fail when CI is set.
+runtime: $(RUNTIME)  ## install what runs the model in the site's playground (onnxruntime-web, by npm)
+
+$(RUNTIME): site/playground/package.json site/playground/package-lock.json
+	@npm ci --prefix site/playground --ignore-scripts --no-audit --no-fund --loglevel error && touch $@ || \
+	  echo "onnxruntime-web could not be installed: the playground needs npm, which comes with Node.js"
+
 lint: env  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -67,7 +75,7 @@ lint: env  ## ruff and mypy
 check: lint  ## linters and the fast tests, before every commit (a minute and a half; names the slowest tests)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" --durations 5
 
-test: chromium lint  ## linters and all tests: lessons run, a browser opens, processes are killed
+test: chromium runtime lint  ## linters and all tests: lessons run, a browser opens, processes are killed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 encoder: env  ## pretrain the mini encoder without labels of people (an hour on one core)

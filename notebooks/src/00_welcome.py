@@ -226,7 +226,8 @@ for name, answer in answers.items():
 #
 # The model is small on purpose: it is the **mini** FGNet, which was trained on a CPU. Its encoder is *not* SAM2's
 # pretrained encoder. [Its card](../data/pretrained/README.md) says what it was trained on, and how well it does on
-# data it has not seen.
+# data it has not seen. The same model runs in [the playground](https://fgnet-tutorials.github.io/fgnet-tutorials/playground/),
+# where you draw or erase membranes and watch the neurons change.
 #
 # ## 5 · The map of the course
 #

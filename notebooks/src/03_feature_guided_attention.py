@@ -653,7 +653,9 @@ checks.report("03")
 #    pictures?
 # 3. Change our formula to $F' = F \odot a$ (the switch `attention="plain"` of `FGNetConfig`). What can the network do
 #    now that it could not do before? And with `attention="additive"`, $F' = F + W_v S \odot a$?
-# 4. Run this notebook with `DATASET = "fib25"`. Do the AUCs cross 0.5 on other tissue?
+# 4. In [the playground](https://fgnet-tutorials.github.io/fgnet-tutorials/playground/), set a1, a2 and a3 to 0, to
+#    their mean and to 1, one after the other. Which map changes the neurons most?
+# 5. Run this notebook with `DATASET = "fib25"`. Do the AUCs cross 0.5 on other tissue?
 #
 # ## References
 #

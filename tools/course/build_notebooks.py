@@ -25,6 +25,7 @@ CLONE = re.compile(r"(?<=^git clone )\S+ && cd \S+$", re.MULTILINE)
 CITED = re.compile(r"(?<=^repository-code: )\S+$", re.MULTILINE)
 FIRST = re.compile(r"(?<=<!-- first -->\n).*?(?=<!-- /first -->)", re.DOTALL)
 FURTHER = re.compile(r"#{2,3} (\d+ · )?Further: ")  # a heading whose part is folded, and is no part of the path
+PLAYED = re.compile(r"https://[\w-]+\.github\.io/[\w.-]+/playground/")
 TABLE = re.compile(r"(?<=<!-- lessons -->\n).*?(?=<!-- /lessons -->)", re.DOTALL)
 
 with (ROOT / "pyproject.toml").open("rb") as file:
@@ -32,7 +33,8 @@ with (ROOT / "pyproject.toml").open("rb") as file:
 REPOSITORY, TAG = PROJECT["urls"]["Repository"], f"v{PROJECT['version']}"
 SLUG = REPOSITORY.removeprefix("https://github.com/")
 
-NAME = SLUG.split("/")[1]
+OWNER, NAME = SLUG.split("/")
+PLAYGROUND = f"https://{OWNER}.github.io/{NAME}/playground/"
 BINDER_MB = 1650  # resident memory; Binder gives 2 GB at most, and its notebook server and a longer session need a part
 
 PATH = (
@@ -174,6 +176,7 @@ def build(source: Path, solved: bool = False) -> str:
             raise ValueError(f"{source}: the line '# <!-- {placeholder} -->' has to be there exactly once")
         head.source = head.source.replace(f"<!-- {placeholder} -->", content)
     for cell in cells:
+        cell.source = PLAYED.sub(PLAYGROUND, cell.source)
         if "setup" in tags(cell):
             cell.source = BOOTSTRAP + cell.source
     notebook = nbformat.v4.new_notebook(cells=cells)
@@ -241,7 +244,7 @@ def outputs() -> dict[Path, str]:
     files = {folder / f"{source.stem}.ipynb": build(source) for source in sources}
     files |= {folder / "solutions" / f"{source.stem}.ipynb": build(source, solved=True) for source in sources}
     first = badge("Colab", addresses(sources[0].stem)["Colab"]) + "\n"
-    readme = {FIRST: first, TABLE: lesson_table(sources), CLONE: f"{REPOSITORY} && cd {NAME}"}
+    readme = {FIRST: first, TABLE: lesson_table(sources), CLONE: f"{REPOSITORY} && cd {NAME}", PLAYED: PLAYGROUND}
     for path, places in {"README.md": readme, "CITATION.cff": {CITED: REPOSITORY}}.items():
         files[ROOT / path] = fill(ROOT / path, places)
     return files

@@ -19,8 +19,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import build_playground
 import nbformat
-from build_notebooks import NAME, REPOSITORY, TABLE
+from build_notebooks import NAME, PLAYGROUND, REPOSITORY, TABLE
 from exercises import tags
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
@@ -248,6 +249,7 @@ def front_page(source: Path, alts: dict[str, str]) -> str:
     parts = {"Lessons": lessons} | NAVIGATION | {"Behind the course": {page: "" for page in sorted(others)}}
     text = (SITE / "index.md").read_text(encoding="utf-8").replace("<!-- lessons -->", cards(table, alts))
     text = text.replace("<!-- repository -->", REPOSITORY).replace("<!-- name -->", NAME)
+    text = text.replace("<!-- playground -->", PLAYGROUND)
     return text.replace("<!-- navigation -->", "\n\n".join(toctree(*part) for part in parts.items()))
 
 
@@ -257,12 +259,13 @@ def toctree(caption: str, pages: dict[str, str]) -> str:
     return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```"])
 
 
-def build(executed: Path, out: Path) -> Path:
+def build(executed: Path, out: Path, playground: Path | None = None) -> Path:
     """Gather, let Sphinx write the pages, and check their links; returns the folder of the site.
 
     Args:
         executed: folder of executed lessons.
         out: gets source/ and html/.
+        playground: folder of `build_playground.build`; without it, links lead to the published playground.
 
     Raises:
         ValueError: as `gather`, or a link of the site leads nowhere, or a picture has no alternative text.
@@ -276,9 +279,19 @@ def build(executed: Path, out: Path) -> Path:
         shutil.copytree(out / "source" / folder, out / "html" / folder)
     for lesson in (out / "source" / "notebooks").glob("*.ipynb"):
         shutil.copy(ROOT / "notebooks" / lesson.name, out / "html" / "notebooks")  # to download, without outputs
+    if playground:
+        add_playground(playground, out / "html")
     if problems := find_problems(out / "html"):
         raise ValueError("\n".join(problems))
     return out / "html"
+
+
+def add_playground(playground: Path, site: Path) -> None:
+    """Copy the playground into the site, and let the links of all pages lead to this copy."""
+    for page in site.rglob("*.html"):
+        text, own = page.read_text(encoding="utf-8"), os.path.relpath(site / "playground" / "index.html", page.parent)
+        page.write_text(text.replace(f'href="{PLAYGROUND}"', f'href="{Path(own).as_posix()}"'), encoding="utf-8")
+    shutil.copytree(playground, site / "playground")
 
 
 class Page(HTMLParser):
@@ -329,7 +342,12 @@ def main() -> int:
         print(f"Not executed, or changed since: {', '.join(late)}\nFirst run: {command}")
         return 1
     try:
-        print(f"Open {build(executed, OUT) / 'index.html'}")
+        playground = build_playground.build(OUT / "playground")
+    except FileNotFoundError as error:
+        print(f"The site is built without its playground: {error}")
+        playground = None
+    try:
+        print(f"Open {build(executed, OUT, playground) / 'index.html'}")
     except (ValueError, subprocess.CalledProcessError) as error:
         print(error)
         return 1
