@@ -195,7 +195,7 @@ class Transform:
     scale: Tensor
 
 
-def fold(weight: Tensor, bias: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:
+def fold_transform(weight: Tensor, bias: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:
     """Change a linear layer so that it computes from X^ = (X - z) / s what it computed from X.
 
     Args:
@@ -280,7 +280,7 @@ class QuantisedLayer(nn.Module):
         if not is_pointwise(self.layer):
             return weight, bias
         now = Transform(self.group, self.shift, self.log_scale.exp())
-        flat, bias = fold(weight.flatten(1), bias, now)
+        flat, bias = fold_transform(weight.flatten(1), bias, now)
         return flat.reshape(weight.shape), bias
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from fgnet_lib.neighbours.quantisation import (
     Quantiser,
     Recipe,
     Transform,
-    fold,
+    fold_transform,
     group_channels,
     identity,
     integer_linear,
@@ -109,7 +109,7 @@ def test_a_folded_transform_changes_nothing_in_floating_point(seed, groups):
     rows, weight, bias = normal(seed, 50, 16) * torch.arange(1, 17), normal(seed + 1, 6, 16), normal(seed + 2, 6)
     for transform in (group_channels(activations_of(rows), groups), smooth(activations_of(rows), weight)):
         shift, scale = transform.shift[transform.group], transform.scale[transform.group]
-        folded = nn.functional.linear((rows - shift) / scale, *fold(weight, bias, transform))
+        folded = nn.functional.linear((rows - shift) / scale, *fold_transform(weight, bias, transform))
         torch.testing.assert_close(folded, nn.functional.linear(rows, weight, bias), rtol=1e-5, atol=1e-4)
 
 

@@ -3,23 +3,24 @@
 The shipped model is rounded in several ways (`METHODS`), calibrated on a crop of FIB-25's training part that a seed
 draws, and judged on validation parts, with the threshold that was chosen for it in floating point. Rounding is
 simulated, so sizes are counted and not times. The rows "ONNX Runtime" are real models, with whole numbers inside; they
-are timed. What is measured already is not measured again.
+are timed, where onnxruntime is installed. What is measured already is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
 
 import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wait
 
 # isort: split
 import numpy as np
 import torch
-from onnx_model import OnnxFGNet
 from render_results import table
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate, roc_auc
 from fgnet_lib.neighbours.quantisation import Recipe, megabytes, plant_outliers, quantise_fgnet
 from fgnet_lib.segmentation import segment
-from fgnet_lib.study.evaluation import predict_rescaled
+from fgnet_lib.study.evaluation import postprocessing_version, predict_rescaled
 from fgnet_lib.study.runs import add_runs, read_runs
 from fgnet_lib.study.statistics import compare_runs, summary
 from fgnet_lib.volumes import IGNORE, Volume, is_anisotropic
@@ -90,7 +91,7 @@ def draw_crop(seed: int) -> Tensor:
     return torch.from_numpy(volume[z, y, x].raw / np.float32(255))[None, None]
 
 
-def judge(model: FGNet, names: tuple[str, ...], expected: dict[str, np.ndarray]) -> dict[str, dict]:
+def score_volumes(model: FGNet, names: tuple[str, ...], expected: dict[str, np.ndarray]) -> dict[str, dict]:
     """Score A_r on volumes that are here: VOI and ARAND, AUC of affinities, and the mean change against `expected`."""
     scores = {}
     for name in names:
@@ -117,7 +118,8 @@ def affinity_auc(affinities: np.ndarray, volume: Volume) -> float:
 def float_run(model: FGNet, expected: dict[str, np.ndarray]) -> dict:
     """The shipped model as it is, on all volumes."""
     sizes = {"megabytes": megabytes(model), "encoder_megabytes": megabytes(model.encoder)}
-    return {"row": "float", "seed": 0, **sizes, "volumes": judge(model, tuple(VOLUMES), expected)}
+    scores = score_volumes(model, tuple(VOLUMES), expected)
+    return {"row": "float", "seed": 0, **sizes, "postprocessing": postprocessing_version(), "volumes": scores}
 
 
 def rounded_run(case: Case, seed: int, model: FGNet, expected: dict[str, np.ndarray]) -> dict:
@@ -135,12 +137,14 @@ def rounded_run(case: Case, seed: int, model: FGNet, expected: dict[str, np.ndar
         "seconds_to_quantise": time.perf_counter() - start,
         "megabytes": megabytes(quantised),
         "encoder_megabytes": megabytes(quantised.encoder),
-        "volumes": judge(quantised, case.volumes, expected),
+        "volumes": score_volumes(quantised, case.volumes, expected),
     }
 
 
 def onnx_run(kind: str, seed: int, model: FGNet, expected: dict[str, np.ndarray]) -> dict:
     """The model in ONNX Runtime on all volumes, and its times on one thread."""
+    from onnx_model import OnnxFGNet  # here, because onnxruntime may be missing
+
     crop = draw_crop(seed) if kind.startswith("int8") else None
     converted = OnnxFGNet(model, crop, decoder=kind == "int8 whole model").eval()
     tile = torch.rand(1, 1, 16, 160, 160, generator=torch.Generator().manual_seed(0))
@@ -155,7 +159,7 @@ def onnx_run(kind: str, seed: int, model: FGNet, expected: dict[str, np.ndarray]
         "ms": ms[0],
         "ms_torch": ms[1],
         "machine": hardware(),
-        "volumes": judge(converted, tuple(VOLUMES), expected),
+        "volumes": score_volumes(converted, tuple(VOLUMES), expected),
     }
 
 
@@ -172,6 +176,13 @@ def milliseconds(model: nn.Module, tile: Tensor, features: list[Tensor]) -> tupl
     return float(encoder), float(rest)
 
 
+def onnx_kinds(seed: int) -> list[str]:
+    """What ONNX Runtime computes for a seed; nothing where it is not installed, and floating point only once."""
+    if not all(map(find_spec, ("onnx", "onnxruntime"))):
+        return []
+    return ["int8 encoder", "int8 whole model", *["floating point"] * (seed == SEEDS[0])]
+
+
 def measure(minutes: float) -> None:
     """Measure what is missing of the table, seed by seed, until the time is over."""
     torch.set_num_threads(1)
@@ -182,15 +193,14 @@ def measure(minutes: float) -> None:
     if ("float", 0) not in done:
         add_runs([reference], FOLDER)
     for seed in SEEDS:
-        for kind in ("int8 encoder", "int8 whole model", "floating point")[: 3 if seed == SEEDS[0] else 2]:
-            name = f"ONNX Runtime, {kind}"
+        work: dict[str, Callable[[], dict]] = {
+            f"ONNX Runtime, {kind}": partial(onnx_run, kind, seed, model, expected) for kind in onnx_kinds(seed)
+        }
+        work |= {case.name: partial(rounded_run, case, seed, model, expected) for case in cases()}
+        for name, run in work.items():
             if (name, seed) not in done and time.monotonic() < end:
-                add_runs([onnx_run(kind, seed, model, expected)], FOLDER)
-                print(name, seed, flush=True)
-        for case in cases():
-            if (case.name, seed) not in done and time.monotonic() < end:
-                add_runs([rounded_run(case, seed, model, expected)], FOLDER)
-                print(case.name, seed, flush=True)
+                add_runs([run()], FOLDER)
+                print(f"{name}, seed {seed}", flush=True)
 
 
 def page(runs: list[dict]) -> str:
@@ -223,7 +233,7 @@ def fib25_line(name: str, runs: list[dict], reference: dict) -> list[str]:
     return [
         name,
         f"{runs[0]['encoder_megabytes']:.2f}",
-        summary(voi(runs)),
+        summary(voi_of(runs)),
         summary([each["arand"] for each in scores]),
         summary([each["auc"] for each in scores], 4),
         change,
@@ -231,7 +241,7 @@ def fib25_line(name: str, runs: list[dict], reference: dict) -> list[str]:
     ]
 
 
-def voi(runs: list[dict], volume: str = "fib25") -> list[float]:
+def voi_of(runs: list[dict], volume: str = "fib25") -> list[float]:
     """VOI of each run on a volume; none where it was not judged there."""
     scores = [run["volumes"][volume] for run in runs if volume in run["volumes"]]
     return [each["voi_split"] + each["voi_merge"] for each in scores]
@@ -239,7 +249,7 @@ def voi(runs: list[dict], volume: str = "fib25") -> list[float]:
 
 def volume_lines(rows: dict[str, list[dict]]) -> list[list[str]]:
     wide = [name for name in order(rows) if len(rows[name][0]["volumes"]) > 1]
-    return [[name, *(summary(voi(rows[name], each)) for each in VOLUMES), str(len(rows[name]))] for name in wide]
+    return [[name, *(summary(voi_of(rows[name], each)) for each in VOLUMES), str(len(rows[name]))] for name in wide]
 
 
 def time_line(name: str, runs: list[dict]) -> list[str]:
@@ -256,7 +266,7 @@ def comparison_lines(rows: dict[str, list[dict]]) -> list[list[str]]:
             for method in list(METHODS)[1:]:
                 if own := rows.get(Case(part, bits, method).name, []):
                     question = f"{part}, W{bits[0]}A{bits[1]}: {method} against min-max"
-                    lines.append([question, compare_runs(voi(own), voi(plain))])
+                    lines.append([question, compare_runs(voi_of(own), voi_of(plain))])
     return lines
 
 
