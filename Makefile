@@ -29,7 +29,7 @@ help:  ## list these targets (below each: what you can set, and how long it take
 
 env: $(INSTALLED)  ## build .venv with everything that is needed (several GB, a few minutes, once)
 
-$(INSTALLED): requirements.txt requirements-lib.txt requirements-site.txt constraints.txt pyproject.toml
+$(INSTALLED): requirements.txt requirements-lib.txt requirements-site.txt requirements-engines.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make env PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)

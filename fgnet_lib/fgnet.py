@@ -276,7 +276,8 @@ class FGNet(nn.Module):
         if self.config.refined:
             pyramid, maps = self.fine_encoder(_pad(raw), guides)
             refined = self.refined_decoder(pyramid)[..., :height, :width]  # A_r: (B, 3, D, H, W)
-        attention = tuple(a[..., : -(-height // s), : -(-width // s)] for a, s in zip(maps, STRIDES, strict=False))
+        sizes = (((height + s - 1) // s, (width + s - 1) // s) for s in STRIDES)  # rounded up
+        attention = tuple(a[..., :h, :w] for a, (h, w) in zip(maps, sizes, strict=False))
         return FGNetOutput(coarse, refined, attention)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
+from fgnet_lib.engines.runtimes import Converted, Engine, choose_engine
 from fgnet_lib.fgnet import FGNet, FGNetOutput
 from fgnet_lib.machine import precision
 from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES
@@ -47,6 +48,11 @@ class Windows:
 
     def __len__(self) -> int:
         return math.prod(map(len, self.starts))
+
+    @property
+    def voxels(self) -> int:
+        """Voxels to compute; those in several windows count several times."""
+        return len(self) * math.prod(self.size)
 
     @property
     def columns(self) -> list[tuple[int, int]]:
@@ -133,6 +139,7 @@ def predict(
     progress: bool = True,
     region: Region | None = None,
     three_views: bool = False,
+    engine: Engine = "auto",
 ) -> Prediction:
     """Predict affinities and attention of a volume of any size, also smaller than a tile, or of a region of it.
 
@@ -152,9 +159,14 @@ def predict(
         progress: Show a progress bar with the time left.
         region: A box inside the volume; None for all of it.
         three_views: Predict along all three axes; for volumes with isotropic voxels. Attention is that along z.
+        engine: What computes: "torch", "openvino" or "onnxruntime"; "auto" takes OpenVINO for large volumes on a CPU,
+            where it is installed and gives the same affinities (`engines.runtimes`). The progress bar names it.
 
     Raises:
-        ValueError: If raw is not a non-empty uint8 volume, or tile or overlap do not fit.
+        ValueError: If raw is not a non-empty uint8 volume, or tile or overlap do not fit, or the engine is unknown or
+            cannot compute this model.
+        ModuleNotFoundError: If the engine is not installed.
+        ArithmeticError: If the engine's affinities differ from PyTorch's.
     """
     if len(raw.shape) != 3 or raw.dtype != np.uint8 or 0 in raw.shape:
         raise ValueError(f"raw must be a non-empty uint8 volume (z, y, x); got {raw.dtype} of shape {tuple(raw.shape)}")
@@ -163,10 +175,13 @@ def predict(
     region = Region.whole(raw.shape) if region is None else region
     views = [_View(raw, region, axis) for axis in range(3 if three_views else 1)]
     layouts = [lay_windows(triple(view.raw.shape), tile, overlap).overlapping(view.region) for view in views]
+    network = choose_engine(model, engine, layouts[0].size, sum(windows.voxels for windows in layouts))
     maps: dict[str | int, np.ndarray] = {}
     with tqdm(total=sum(map(len, layouts)), desc="predict", unit="tile", disable=not progress) as bar:
+        if isinstance(network, Converted):
+            bar.set_postfix_str(network.report)
         for view, windows in zip(views, layouts, strict=True):
-            patches = _patches(model, view.raw, windows, lambda sections, corner: model.encode(sections), bar)
+            patches = _patches(network, view.raw, windows, lambda sections, corner: network.encode(sections), bar)
             seen = _blend(patches, view.region)
             if not maps:
                 maps = seen
@@ -200,12 +215,12 @@ class _View:
 
 @torch.inference_mode()
 def predict_windows(
-    model: FGNet, raw: np.ndarray | Lazy, windows: Windows, stored: Mapping[Corner, list[np.ndarray]]
+    model: FGNet | Converted, raw: np.ndarray | Lazy, windows: Windows, stored: Mapping[Corner, list[np.ndarray]]
 ) -> np.ndarray:
     """Predict the affinities of some windows alone, blended over everything that they reach.
 
     Args:
-        model: An FGNet, on its device and in eval mode.
+        model: An FGNet, on its device and in eval mode, or one that another engine computes.
         raw: uint8 volume (z, y, x), or anything lazy that gives it when sliced.
         windows: At least one window.
         stored: Features of sections, as `encode_sections` gives them, by their corner; the others are encoded here.
@@ -233,11 +248,11 @@ def predict_windows(
 
 
 @torch.inference_mode()
-def encode_sections(model: FGNet, raw: np.ndarray, size: tuple[int, int, int]) -> list[np.ndarray]:
+def encode_sections(model: FGNet | Converted, raw: np.ndarray, size: tuple[int, int, int]) -> list[np.ndarray]:
     """Encode sections of one tile with SAM2, for `predict_windows`.
 
     Args:
-        model: An FGNet, on its device and in eval mode.
+        model: An FGNet, on its device and in eval mode, or one that another engine computes.
         raw: uint8 sections (n, y, x), smaller than a tile where the volume ends.
         size: Voxels of a window along z, y, x; sections are padded to its y and x.
 
@@ -270,7 +285,7 @@ def _at_stride(region: Region, stride: int) -> Region:
 
 
 def _patches(
-    model: FGNet, raw: np.ndarray | Lazy, windows: Windows, features_of: FeatureSource, bar: tqdm
+    model: FGNet | Converted, raw: np.ndarray | Lazy, windows: Windows, features_of: FeatureSource, bar: tqdm
 ) -> Iterator[tuple[Corner, Patches]]:
     """The maps of each window. A section is encoded once for a tile, and dropped when no window needs it any more."""
     device, (depth, height, width) = next(model.parameters()).device, windows.size

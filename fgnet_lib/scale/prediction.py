@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from distributed import Client, get_worker
 
+from fgnet_lib.engines.runtimes import Converted, Engine, choose_engine
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.formats import fingerprint, read_volume
 from fgnet_lib.files.locks import inside, lock
@@ -118,12 +119,14 @@ class Network:
         tile: voxels of a window along z, y, x; y and x are multiples of 32.
         overlap: least fraction of a window that it shares with the next one.
         device: "auto", "cpu", "cuda" or "mps".
+        engine: what computes, as in `inference.predict`. No setting of a run: engines differ by less than float16 does.
     """
 
     checkpoint: Path = PRETRAINED / "fgnet_mini.safetensors"
     tile: tuple[int, int, int] = (16, 160, 160)
     overlap: float = 0.25
     device: str = "auto"
+    engine: Engine = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -141,9 +144,10 @@ class Network:
         """Whether the network has SAM2."""
         return read_config(self.checkpoint).encoder is not None
 
-    def model(self) -> FGNet:
-        """The model on this worker's device, loaded once."""
-        return _load(self.checkpoint, self.device, str(stamp(self.checkpoint)))
+    def model(self, windows: Windows) -> FGNet | Converted:
+        """The model on this worker's device, loaded once, with the engine that suits `windows`, all of the volume."""
+        model = _load(self.checkpoint, self.device, str(stamp(self.checkpoint)))
+        return choose_engine(model, self.engine, windows.size, windows.voxels)
 
     def windows(self, shape: tuple[int, int, int]) -> Windows:
         """All windows of a volume of `shape`."""
@@ -337,7 +341,8 @@ class Encode(ToFiles):
 
     def compute(self, index: int, data: list[np.ndarray]) -> dict[str, np.ndarray]:
         """Encode the sections of each tile: for each stride (tiles, sections, C, h, w)."""
-        levels = [encode_sections(self.network.model(), sections, self.windows.size) for sections in data]
+        windows = self.windows
+        levels = [encode_sections(self.network.model(windows), sections, windows.size) for sections in data]
         return {str(s): np.stack(level) for s, level in zip(STRIDES, zip(*levels, strict=True), strict=False)}
 
     def features(self, index: int) -> dict[Corner, list[np.ndarray]]:
@@ -388,7 +393,8 @@ class Decode(Step):
     def compute(self, index: int, data: tuple[Lazy, dict[Corner, list[np.ndarray]]] | None) -> dict[str, np.ndarray]:
         if data is None:
             return {"affinities": np.zeros((3, 0, 0, 0), np.float16)}
-        affinities = predict_windows(self.encode.network.model(), data[0], self.windows(index), data[1])
+        model = self.encode.network.model(self.encode.windows)
+        affinities = predict_windows(model, data[0], self.windows(index), data[1])
         return {"affinities": affinities.astype(np.float16)}
 
     def write(self, index: int, result: dict[str, np.ndarray]) -> None:

@@ -129,7 +129,8 @@ plt.show()
 # A checkpoint carries its own configuration and notes, so you need only the file. One note is the **threshold** of part
 # 3, which was chosen on labelled *training* data; a model without this note gets 0.5. Overlapping tiles cover the whole
 # volume and are blended; a volume smaller than a tile is padded. The affinities of each of the two decoders take 12
-# bytes a voxel.
+# bytes a voxel. On a CPU, OpenVINO computes a large volume faster than PyTorch; if it is installed, `predict` takes it and
+# [says so](../docs/understand/engines.md) in the progress bar.
 
 # %%
 from pathlib import Path

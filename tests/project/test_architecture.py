@@ -18,7 +18,8 @@ MODULES = re.findall(r"^\| `([\w.]+)` \|", PAGE, re.MULTILINE)  # the page's tab
 WALK = [module for module in MODULES if "." not in module]
 MAY_IMPORT = {  # a subpackage -> the others that it may import; all may import the walk, but for `files`
     "files": set(),
-    "scale": {"files"},
+    "engines": {"files"},
+    "scale": {"files", "engines"},
     "views": {"files"},
     "study": {"files"},
     "neighbours": set(),  # nor each other
@@ -38,6 +39,8 @@ ONLY = {  # the modules that may import a package; computing never draws
     "accelerate": {"training", "checkpoints"},
     "waterz": {"segmentation"},
     "pooch": {"datasets"},
+    "onnxruntime": {"engines.export", "engines.quantisation"},
+    "openvino": {"engines.runtimes"},
     "distributed": {"scale.cluster", "scale.prediction", "scale.segmentation"},
 }
 PROVIDED_BY = metadata.packages_distributions()  # "skimage" -> ["scikit-image"]
@@ -84,6 +87,9 @@ def test_every_subpackage_has_a_rule():
 def test_a_module_imports_only_earlier_rows_hence_no_cycle(module):
     rows = [*(m for m in MODULES if m.startswith("files.")), *(m for m in MODULES if not m.startswith("files."))]
     rows = ["volumes", *(row for row in rows if row != "volumes")]  # files are read into volumes, data sets read files
+    engines = [row for row in rows if row.startswith("engines.")]  # they compute models, and inference chooses one
+    rows = [row for row in rows if row not in engines]
+    rows[rows.index("inference") : rows.index("inference")] = engines
     later = own_imports(module) - set(rows[: rows.index(module)])
     assert not later, f"{module} imports {sorted(later)}, which come later"
 
@@ -92,7 +98,8 @@ def test_a_module_imports_only_earlier_rows_hence_no_cycle(module):
 def test_the_top_level_imports_no_room_but_files(module):
     rooms = {name.split(".")[0] for name in own_imports(module) if "." in name}
     room = module.split(".")[0]
-    allowed = {"files"} if module in WALK else MAY_IMPORT[room] | ({room} - {"neighbours"})
+    walk = {"files", "engines"} if module == "inference" else {"files"}
+    allowed = walk if module in WALK else MAY_IMPORT[room] | ({room} - {"neighbours"})
     assert rooms <= allowed, f"{module} imports from {sorted(rooms - allowed)}"
 
 
@@ -104,7 +111,8 @@ def test_a_package_is_imported_only_where_it_belongs(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_what_a_module_imports_is_required(module):
-    text = (REPOSITORY / "requirements-lib.txt").read_text(encoding="utf-8")
+    lists = ["requirements-lib.txt", *["requirements-engines.txt"] * module.startswith("engines.")]
+    text = "\n".join((REPOSITORY / file).read_text(encoding="utf-8") for file in lists)
     required = set(re.findall(r"^([\w-]+)", text, re.MULTILINE))
     known = sys.stdlib_module_names | {"fgnet_lib", "google"}  # google.colab is only there on Colab
     packages = {name.split(".")[0] for name in imports(module)} - known

@@ -1,0 +1,130 @@
+"""A model as a package of bioimage.io (format 0.5), which ilastik, deepImageJ, napari and BioEngine load.
+
+The package is a zip: the model as ONNX, a description of its axes, a card, and arrays to test it with, made from a
+phantom of ours. The description is JSON, which every reader of YAML reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fgnet_lib.engines.export import OPSET, TOLERANCE, Affinities, check_onnx, output_names, to_onnx
+from fgnet_lib.fgnet import FGNet
+from fgnet_lib.files.atomic import atomic
+from fgnet_lib.phantom import make_phantom
+from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES
+
+FORMAT = "0.5.3"  # has all that is used here, so that older readers accept it
+TESTED = (4, 64, 96)  # voxels z, y, x of the arrays in the package
+REPOSITORY = "https://github.com/fgnet-tutorials/fgnet-tutorials"
+CITE = [
+    {"text": "Li et al., Leveraging Feature-Guided Attention to Refine SAM2 for 3D EM Neuron Segmentation, AAAI 2026",
+     "doi": "10.1609/aaai.v40i8.37606"},
+]  # fmt: skip
+
+
+def export_bioimageio(
+    model: FGNet, path: str | Path, name: str, card: str, licence: str = "CC-BY-4.0", authors: tuple[str, ...] = ()
+) -> Path:
+    """Write a model as a bioimage.io package, a zip that `bioimageio test` accepts.
+
+    The package takes raw as uint8, and y and x are multiples of 32. Its outputs are called as `export.output_names`
+    calls them, in lower case. As in `predict`, what a model says near the rim of a window is worth less.
+
+    Args:
+        model: Any FGNet; put into eval mode, and moved to the CPU.
+        path: Of the zip; its folder is made if there is none.
+        name: Of the model, as users of bioimage.io read it.
+        card: Markdown: training data and their licences, recipe, scores, limits.
+        licence: Of the weights, an SPDX identifier.
+        authors: Of the weights; the developers of this repository, if none is named.
+
+    Returns:
+        The path.
+
+    Raises:
+        ModuleNotFoundError, ArithmeticError: As `export_onnx`.
+    """
+    affinities = Affinities(model.cpu().eval())
+    raw = make_phantom(TESTED, seed=0).raw[None, None]
+    scaled = torch.from_numpy(raw).float() / 255
+    onnx = to_onnx(affinities, {"raw": scaled}, output_names(model), free=True)
+    check_onnx(onnx, affinities, scaled)
+    with torch.no_grad():
+        outputs = dict(zip(map(str.lower, output_names(model)), affinities(scaled), strict=True))
+    files = {"model.onnx": onnx, "README.md": card.encode(), "raw.npy": _npy(raw)}
+    files |= {f"{output}.npy": _npy(values.numpy()) for output, values in outputs.items()}
+    description: dict[str, Any] = {
+        "type": "model",
+        "format_version": FORMAT,
+        "name": name,
+        "description": "Affinities of voxels in electron microscopy, from which a watershed makes neurons.",
+        "authors": [{"name": author} for author in authors or ("The FGNet Tutorials developers",)],
+        "cite": CITE,
+        "license": licence,
+        "git_repo": REPOSITORY,
+        "tags": ["electron-microscopy", "neurons", "segmentation", "3d", "fgnet"],
+        "documentation": _entry("README.md", files),
+        "inputs": [_describe_input(files)],
+        "outputs": [_describe_output(output, values.shape[1], files) for output, values in outputs.items()],
+        "weights": {"onnx": {**_entry("model.onnx", files), "opset_version": OPSET}},
+        "config": {"bioimageio": {"reproducibility_tolerance": [{"absolute_tolerance": TOLERANCE}]}},
+    }
+    path = Path(path)
+    with atomic(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as package:
+        for file, content in {"rdf.yaml": json.dumps(description, indent=1).encode(), **files}.items():
+            package.writestr(file, content)
+    return path
+
+
+def _describe_input(files: dict[str, bytes]) -> dict[str, Any]:
+    """Describe raw: which axes it has, which sizes they may have, and what is done with the grey values."""
+    multiples = {"z": 1, "y": MULTIPLE, "x": MULTIPLE}
+    space = [{"type": "space", "id": axis, "size": {"min": n, "step": n}} for axis, n in multiples.items()]
+    return {
+        "id": "raw",
+        "description": "grey values of sections",
+        "axes": [{"type": "batch"}, {"type": "channel", "channel_names": ["raw"]}, *space],
+        "data": {"type": "uint8", "range": [0, 255]},
+        "preprocessing": [
+            {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}},
+            {"id": "scale_linear", "kwargs": {"gain": 1 / 255}},
+        ],
+        "test_tensor": _entry("raw.npy", files),
+    }
+
+
+def _describe_output(name: str, channels: int, files: dict[str, bytes]) -> dict[str, Any]:
+    """Describe affinities, or an attention map, whose pixels are larger than voxels."""
+    stride = STRIDES[int(name[1]) - 1] if name[1].isdigit() else 1
+    names = ["z", "y", "x"] if stride == 1 else [f"attention{i + 1}" for i in range(channels)]
+    space = [
+        {"type": "space", "id": axis, "scale": stride if axis != "z" else 1,
+         "size": {"tensor_id": "raw", "axis_id": axis}}
+        for axis in "zyx"
+    ]  # fmt: skip
+    return {
+        "id": name,
+        "description": f"attention at stride {stride}" if stride > 1 else "does a voxel join its predecessor?",
+        "axes": [{"type": "batch"}, {"type": "channel", "channel_names": names}, *space],
+        "data": {"type": "float32", "range": [0, 1]},
+        "test_tensor": _entry(f"{name}.npy", files),
+    }
+
+
+def _entry(file: str, files: dict[str, bytes]) -> dict[str, str]:
+    return {"source": file, "sha256": hashlib.sha256(files[file]).hexdigest()}
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()

@@ -1,0 +1,217 @@
+"""The same model computed by another runtime, and the choice among the runtimes that are installed.
+
+A conversion has two parts, as `FGNet` has: one encodes sections, the other computes affinities from sections and their
+features. So inference encodes each section once, whatever computes it. Gradients and training stay with PyTorch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fgnet_lib.engines.export import EXAMPLE, noise, open_session, to_onnx
+from fgnet_lib.fgnet import FGNet, FGNetOutput
+
+Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
+PACKAGES = {"torch": ("torch",), "openvino": ("onnx", "openvino"), "onnxruntime": ("onnx", "onnxruntime")}
+TOLERANCE = 1e-3  # largest difference of an affinity or attention value from PyTorch's
+MEASURED_ON = ("x86_64", "AMD64")  # where OpenVINO is known to be faster than PyTorch
+WORTHWHILE = 2**25  # voxels to compute from which "auto" converts a model, which takes some seconds
+T = TypeVar("T")
+Network = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # a runtime with one part of a model
+
+
+def installed_engines() -> list[str]:
+    """Name the engines whose packages are installed, "torch" first."""
+    return [engine for engine, packages in PACKAGES.items() if all(map(find_spec, packages))]
+
+
+class Converted(nn.Module):
+    """A model that another runtime computes, with FGNet's interface as far as `inference` uses it; no gradients.
+
+    Attributes:
+        difference: Largest difference of an affinity or attention value from PyTorch's; NaN before it is compared.
+        report: What computes, in a few words, and how exactly.
+    """
+
+    def __init__(self, model: FGNet, engine: str, parts: tuple[bytes | None, bytes]) -> None:
+        """Load the two parts of a model, as `record_parts` gives them, into an engine with PyTorch's threads."""
+        super().__init__()
+        self.model = model
+        load, threads = _LOADERS[engine], torch.get_num_threads()
+        self._encoder = load(parts[0], threads) if parts[0] else None
+        self._decoder = load(parts[1], threads)
+        self.difference, self.report = float("nan"), engine
+
+    def encode(self, raw: Tensor) -> list[Tensor]:
+        """Compute the features of every section, as `FGNet.encode` does."""
+        return _run(self._encoder, [raw]) if self._encoder else []
+
+    def forward(self, raw: Tensor, features: list[Tensor] | None = None) -> FGNetOutput:
+        """Compute affinities and attention, as `FGNet.forward` does."""
+        outputs = _run(self._decoder, [raw, *(self.encode(raw) if features is None else features)])
+        coarse = outputs.pop(0) if self._encoder else None
+        refined = outputs.pop(0) if self.model.config.refined else None
+        return FGNetOutput(coarse, refined, tuple(outputs))
+
+
+@torch.no_grad()
+def record_parts(model: FGNet) -> tuple[bytes | None, bytes]:
+    """Record a model as two ONNX files: sections to features (None without SAM2), and both to affinities (logits)."""
+    raw = noise(EXAMPLE)
+    features = model.encode(raw)
+    inputs = name_inputs([raw, *features])
+    encoder = to_onnx(_Encoder(model), {"raw": raw}, list(inputs)[1:], free=True) if features else None
+    outputs = [f"output{i}" for i in range(len(_Decoder(model)(raw, *features)))]
+    return encoder, to_onnx(_Decoder(model), inputs, outputs, free=True)
+
+
+def name_inputs(values: Sequence[T]) -> dict[str, T]:
+    """Name what the two parts take: "raw", and the features S1, S2, S3."""
+    return dict(zip(("raw", "S1", "S2", "S3"), values, strict=False))
+
+
+def choose_engine(model: FGNet, engine: str, size: Sequence[int], voxels: int) -> FGNet | Converted:
+    """Give the model, or the same model converted to the engine and proven equal on one window.
+
+    "auto" is OpenVINO on processors of Intel's kind where it is installed and the work is worth a conversion, and
+    PyTorch otherwise; so the same machine chooses the same engine again. A conversion is kept while the process runs
+    and the weights stay as they are.
+
+    Args:
+        model: In eval mode, on its device.
+        engine: One of `Engine`.
+        size: Voxels z, y, x of a window.
+        voxels: How many voxels will be computed in all windows.
+
+    Raises:
+        ValueError: If the engine is unknown, or only PyTorch can compute this model.
+        ModuleNotFoundError: If the engine is not installed.
+        ArithmeticError: If the engine's affinities or attention differ from PyTorch's by more than `TOLERANCE`.
+    """
+    if engine not in get_args(Engine):
+        raise ValueError(f"unknown engine {engine!r}: choose one of {', '.join(get_args(Engine))}")
+    reason, wanted = only_torch(model), engine
+    if engine == "auto":
+        suits = not reason and voxels >= WORTHWHILE and platform.machine() in MEASURED_ON
+        engine = "openvino" if suits and "openvino" in installed_engines() else "torch"
+    if engine == "torch":
+        return model
+    if reason:
+        raise ValueError(f"engine {engine!r} cannot compute this model: {reason}; use engine='torch'")
+    if engine not in installed_engines():
+        raise ModuleNotFoundError(
+            f"engine {engine!r} needs the packages {' and '.join(PACKAGES[engine])}: run "
+            "`pip install -r requirements-engines.txt`, or use engine='torch'"
+        )
+    converted = _convert(_Weights(_checksum(model), engine, tuple(size), model))
+    if converted.difference <= TOLERANCE:
+        return converted
+    if wanted == "auto":
+        return model
+    raise ArithmeticError(
+        f"engine {engine!r} differs from PyTorch by {converted.difference:.2g}, more than {TOLERANCE}; "
+        "use engine='torch'"
+    )
+
+
+def only_torch(model: nn.Module) -> str | None:
+    """Say why only PyTorch can compute a model; None if other engines can."""
+    if type(model) is not FGNet:
+        return f"it is of class {type(model).__name__}, and the other engines know FGNet alone"
+    if (device := next(model.parameters()).device).type != "cpu":
+        return f"it is on {device}, and the other engines compute on the CPU"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return "a hook changes or watches a part of it, as probing.attention_set_to does"
+    return None
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What a conversion depends on; the model itself is compared by its checksum."""
+
+    checksum: str
+    engine: str
+    size: tuple[int, ...] = field(compare=False)  # of the window that proves it
+    model: FGNet = field(compare=False)
+    threads: int = field(default_factory=torch.get_num_threads)
+
+
+@lru_cache(maxsize=2)
+def _convert(weights: _Weights) -> Converted:
+    """Convert a model, and compare it with PyTorch on one window of noise."""
+    with torch.inference_mode(False), torch.no_grad():
+        converted = Converted(weights.model, weights.engine, record_parts(weights.model)).eval()
+        raw = noise(weights.size)
+        ours, theirs = (_compute(network, raw) for network in (weights.model, converted))
+    converted.difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    converted.report = f"{weights.engine}, differs from PyTorch by {converted.difference:.0e}"
+    return converted
+
+
+def _compute(network: Callable[[Tensor], FGNetOutput], raw: Tensor) -> list[Tensor]:
+    """Compute affinities and attention in [0, 1]."""
+    output = network(raw)
+    return [*(logits.sigmoid() for logits in (output.coarse, output.refined) if logits is not None), *output.attention]
+
+
+def _checksum(model: FGNet) -> str:
+    digest = hashlib.sha256(repr(model.config).encode())
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().contiguous().numpy())
+    return digest.hexdigest()
+
+
+class _Encoder(nn.Module):
+    """The part of a model that encodes sections."""
+
+    def __init__(self, model: FGNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, raw: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.encode(raw))
+
+
+class _Decoder(nn.Module):
+    """The part of a model that computes affinities (as logits) and attention from sections and their features."""
+
+    def __init__(self, model: FGNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, raw: Tensor, *features: Tensor) -> tuple[Tensor, ...]:
+        output = self.model(raw, list(features))
+        return (*(logits for logits in (output.coarse, output.refined) if logits is not None), *output.attention)
+
+
+def _run(network: Network, tensors: list[Tensor]) -> list[Tensor]:
+    inputs = name_inputs([tensor.detach().contiguous().numpy() for tensor in tensors])
+    return [torch.from_numpy(array) for array in network(inputs)]
+
+
+def _load_openvino(content: bytes, threads: int) -> Network:
+    import openvino
+
+    # f32: where the processor has bfloat16, OpenVINO would compute in it
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(content), "CPU", settings)
+    return lambda inputs: list(compiled(inputs).to_tuple())
+
+
+def _load_onnxruntime(content: bytes, threads: int) -> Network:
+    session = open_session(content, threads)
+    return lambda inputs: session.run(None, inputs)
+
+
+_LOADERS = {"openvino": _load_openvino, "onnxruntime": _load_onnxruntime}

@@ -1,0 +1,45 @@
+"""A bioimage.io package passes the test of bioimage.io's own software."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from fgnet_lib.engines.bioimageio import export_bioimageio
+from fgnet_lib.fgnet import MINI, FGNet
+
+pytestmark = pytest.mark.slow
+core = pytest.importorskip("bioimageio.core")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("package") / "fgnet.zip"
+    return export_bioimageio(FGNet(MINI), path, "FGNet mini", "# A card\n\n## Validation\n\nNone: random weights.\n")
+
+
+def test_bioimage_io_accepts_the_package(package):
+    summary = core.test_model(package)
+    assert summary.status == "passed", summary.format()
+
+
+def test_the_package_describes_every_output(package):
+    with zipfile.ZipFile(package) as files:
+        description = json.loads(files.read("rdf.yaml"))
+        assert np.load(files.open("raw.npy")).dtype == np.uint8
+    assert [output["id"] for output in description["outputs"]] == ["a_s", "a_r", "a1", "a2", "a3"]
+    assert description["outputs"][3]["axes"][3]["scale"] == 8
+    assert description["authors"] == [{"name": "The FGNet Tutorials developers"}]
+
+
+def test_a_file_that_was_changed_is_noticed(package, tmp_path):
+    changed = tmp_path / "changed.zip"
+    with zipfile.ZipFile(package) as old, zipfile.ZipFile(changed, "w") as new:
+        for file in old.namelist():
+            new.writestr(file, old.read(file)[:-1] + b"\0" if file == "model.onnx" else old.read(file))
+    assert core.test_model(changed).status == "failed"

@@ -1,0 +1,98 @@
+"""Other runtimes give what PyTorch gives, through `predict` and through blocks; PyTorch computes what they cannot."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers.models import Echo
+
+from fgnet_lib import inference
+from fgnet_lib.engines import runtimes
+from fgnet_lib.engines.runtimes import Converted, choose_engine, installed_engines
+from fgnet_lib.fgnet import FGNet, FGNetConfig
+from fgnet_lib.inference import lay_windows, predict, predict_windows
+from fgnet_lib.probing import attention_set_to
+
+NARROW = (8, 8, 16, 16, 16)
+SIZE = (4, 64, 64)
+PLENTY = runtimes.WORTHWHILE
+pytestmark = pytest.mark.skipif("openvino" not in installed_engines(), reason="OpenVINO is not installed")
+
+
+@pytest.fixture(scope="module")
+def model() -> FGNet:
+    torch.manual_seed(0)
+    return FGNet(FGNetConfig("mini", widths=NARROW, norm="channel", dense_levels=1)).eval()
+
+
+@pytest.fixture(scope="module")
+def raw() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (7, 100, 70), np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_prediction_is_the_same_by_every_engine(engine, model, raw, capsys):
+    ours = predict(model, raw, SIZE, 0.5, progress=False, engine="torch")
+    theirs = predict(model, raw, SIZE, 0.5, engine=engine)
+    for a, b in zip((ours.refined, ours.coarse, *ours.attention), (theirs.refined, theirs.coarse, *theirs.attention),
+                    strict=True):  # fmt: skip
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert f"{engine}, " in capsys.readouterr().err  # the progress bar names it
+
+
+@pytest.mark.slow
+def test_a_conversion_is_kept_until_weights_change(model, raw, monkeypatch):
+    converted = choose_engine(model, "openvino", SIZE, 1)
+    assert isinstance(converted, Converted) and choose_engine(model, "openvino", SIZE, 1) is converted
+    windows = lay_windows(raw.shape, SIZE, 0.5)
+    affinities = [predict_windows(network, raw, windows, {}) for network in (model, converted)]
+    np.testing.assert_allclose(*affinities, atol=1e-4)  # what a block computes
+    trained = FGNet(model.config).eval()
+    assert choose_engine(trained, "openvino", SIZE, 1) is not converted
+    monkeypatch.setattr(runtimes, "TOLERANCE", 0)
+    with pytest.raises(ArithmeticError, match="'openvino' differs from PyTorch by .* use engine='torch'"):
+        choose_engine(trained, "openvino", SIZE, 1)
+    monkeypatch.setattr(runtimes.platform, "machine", lambda: "x86_64")
+    assert choose_engine(trained, "auto", SIZE, PLENTY) is trained
+
+
+def test_auto_is_openvino_where_it_is_faster_and_worth_a_conversion(model, monkeypatch):
+    converted = SimpleNamespace(difference=0.0)
+    monkeypatch.setattr(runtimes, "_convert", lambda weights: converted)
+    for machine, voxels, chosen in (
+        ("AMD64", PLENTY, converted),
+        ("AMD64", PLENTY - 1, model),
+        ("arm64", PLENTY, model),
+    ):
+        monkeypatch.setattr(runtimes.platform, "machine", lambda machine=machine: machine)
+        assert choose_engine(model, "auto", SIZE, voxels) is chosen
+    monkeypatch.setattr(runtimes.platform, "machine", lambda: "x86_64")
+    assert choose_engine(model, "auto", SIZE, PLENTY) is converted
+    monkeypatch.setattr(runtimes, "installed_engines", lambda: ["torch", "onnxruntime"])
+    assert choose_engine(model, "auto", SIZE, PLENTY) is model
+
+
+def test_what_only_pytorch_computes_is_left_to_it(model):
+    echo = Echo()
+    assert choose_engine(echo, "auto", SIZE, PLENTY) is echo
+    with attention_set_to(model, 1, 0.5):
+        assert choose_engine(model, "auto", SIZE, PLENTY) is model
+        with pytest.raises(ValueError, match="a hook changes or watches a part of it.*; use engine='torch'"):
+            choose_engine(model, "openvino", SIZE, 1)
+    with pytest.raises(ValueError, match="it is of class Echo, .*; use engine='torch'"):
+        predict(Echo(), np.zeros((2, 32, 32), np.uint8), progress=False, engine="openvino")
+
+
+def test_engines_that_are_unknown_or_missing_are_named(model, raw, monkeypatch):
+    with pytest.raises(ValueError, match="unknown engine 'tensorrt': choose one of auto, torch, openvino, onnxruntime"):
+        predict(model, raw, progress=False, engine="tensorrt")
+    monkeypatch.setattr(runtimes, "find_spec", lambda package: None if package == "openvino" else object())
+    assert installed_engines() == ["torch", "onnxruntime"]
+    with pytest.raises(ModuleNotFoundError, match="'openvino' needs the packages onnx and openvino: run"):
+        predict(model, raw, progress=False, engine="openvino")
+    assert inference.choose_engine(model, "auto", SIZE, PLENTY) is model
