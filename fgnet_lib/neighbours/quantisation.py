@@ -314,7 +314,7 @@ class Recipe:
 
 
 @torch.no_grad()
-def quantise(model: nn.Module, recipe: Recipe, run: Callable[[nn.Module], Any], part: str = "") -> nn.Module:
+def quantise_layers(model: nn.Module, recipe: Recipe, run: Callable[[nn.Module], Any], part: str = "") -> nn.Module:
     """Return a copy of a model with rounded weights and activations.
 
     Args:
@@ -472,7 +472,7 @@ def quantise_fgnet(model: FGNet, recipe: Recipe, raw: Tensor, part: str = "encod
         raw: float (1, 1, D, H, W) in [0, 1], of the training part; no labels are needed.
         part: "encoder" for SAM2's encoder alone, empty for the whole model.
     """
-    quantised = quantise(model, recipe, lambda each: each(raw), part)
+    quantised = quantise_layers(model, recipe, lambda each: each(raw), part)
     if recipe.steps:
         learn_blocks(quantised.encoder, model.encoder, raw, recipe.steps)
     return quantised

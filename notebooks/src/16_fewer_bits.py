@@ -476,7 +476,7 @@ checks.report("16")
 #
 # ## Try it
 #
-# 1. **Which layer is to blame?** Give `quantise` a longer `part`, such as `"encoder.image_encoder.trunk.blocks.5"`, and
+# 1. **Which layer is to blame?** Give `quantise_fgnet` a longer `part`, such as `"encoder.image_encoder.trunk.blocks.5"`, and
 #    round one block at a time. Where does VOI rise first?
 # 2. **Plant harder.** `plant_outliers(model.encoder, channels=8, factor=1000)`: which method gives up first?
 # 3. **Calibrate on the wrong tissue.** Take the crop from another data set than the volume. How much worse do the steps

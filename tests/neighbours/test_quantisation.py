@@ -29,8 +29,8 @@ from fgnet_lib.neighbours.quantisation import (
     observe,
     outlier_ratio,
     plant_outliers,
-    quantise,
     quantise_fgnet,
+    quantise_layers,
     smooth,
     value_range,
 )
@@ -181,7 +181,7 @@ def errors(encoder, raw) -> dict[str, float]:
         "groups": Recipe(4, 4, transform="groups", groups=4),
         "8 bits": Recipe(8, 8, transform="groups", groups=4),
     }
-    quantised = {name: quantise(planted, recipe, lambda each: each(raw)) for name, recipe in recipes.items()}
+    quantised = {name: quantise_layers(planted, recipe, lambda each: each(raw)) for name, recipe in recipes.items()}
     quantised["learned"] = deepcopy(quantised["groups"])
     weights = quantised["learned"].image_encoder.trunk.blocks[0].attn.qkv.layer.weight.clone()
     learn_blocks(quantised["learned"], planted, raw, steps=5)

@@ -25,17 +25,17 @@ def small(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_a_row_is_measured_once_and_whole_numbers_are_near_floating_point(small, monkeypatch):
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(measure_bits, "installed_engines", lambda: ["torch", "onnxruntime"])
     measure_bits.measure(minutes=5)
     table = {run["row"]: run for run in read_runs(small)}
-    kinds = {"int8 encoder", "int8 whole model", "floating point"}
-    assert table.keys() == {"float", "whole model, W8A8, min-max", *(f"ONNX Runtime, {kind}" for kind in kinds)}
+    whole, same = (f"whole model in onnxruntime, {bits} bits" for bits in (8, 32))
+    assert table.keys() == {"float", "whole model, W8A8, min-max", whole, same}
     change = {row: run["volumes"]["fib25"]["change"] for row, run in table.items()}
-    assert change["float"] == 0 and change["ONNX Runtime, floating point"] < 1e-4
-    assert 1e-4 < change["ONNX Runtime, int8 encoder"] < change["ONNX Runtime, int8 whole model"] < 0.05
-    assert 1e-4 < change["whole model, W8A8, min-max"] < 0.05
-    assert table["ONNX Runtime, int8 whole model"]["megabytes"] < table["float"]["megabytes"] / 2
+    assert change["float"] == 0 and change[same] < 1e-4
+    assert 1e-4 < change[whole] < 0.05 and 1e-4 < change["whole model, W8A8, min-max"] < 0.05
+    assert table["whole model, W8A8, min-max"]["megabytes"] < table["float"]["megabytes"] / 2
     monkeypatch.setattr(measure_bits, "rounded_run", lambda *_: pytest.fail("measured again"))
-    monkeypatch.setattr(measure_bits, "onnx_run", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(measure_bits, "engine_run", lambda *_: pytest.fail("measured again"))
     measure_bits.measure(minutes=5)
     assert "| whole model, W8A8, min-max |" in measure_bits.page(read_runs(small))
 

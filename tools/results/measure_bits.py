@@ -2,8 +2,8 @@
 
 The shipped model is rounded in several ways (`METHODS`), calibrated on a crop of FIB-25's training part that a seed
 draws, and judged on validation parts, with the threshold that was chosen for it in floating point. Rounding is
-simulated, so sizes are counted and not times. The rows "ONNX Runtime" are real models, with whole numbers inside; they
-are timed, where onnxruntime is installed. What is measured already is not measured again.
+simulated, so sizes are counted and not times. Where other engines are installed, the whole model is also converted to
+them with whole numbers of 8 bits inside, and timed. What is measured already is not measured again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from fgnet_lib import REPOSITORY
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.datasets import open_dataset
+from fgnet_lib.engines.quantisation import quantise
+from fgnet_lib.engines.runtimes import Converted, installed_engines, record_parts
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate, roc_auc
@@ -43,6 +45,7 @@ FOLDER = MEASURED / "quantisation"
 SEEDS = (0, 1, 2)
 CROP = (4, 128, 128)  # voxels (z, y, x) to calibrate on, and to learn from
 STEPS = 40
+TILE, WINDOWS = (16, 160, 160), 4  # to time, and to calibrate an engine
 BITS = ((8, 8), (4, 8), (4, 4))  # of weights, of activations
 METHODS = {
     "min-max": {},
@@ -141,26 +144,36 @@ def rounded_run(case: Case, seed: int, model: FGNet, expected: dict[str, np.ndar
     }
 
 
-def onnx_run(kind: str, seed: int, model: FGNet, expected: dict[str, np.ndarray]) -> dict:
-    """The model in ONNX Runtime on all volumes, and its times on one thread."""
-    from onnx_model import OnnxFGNet  # here, because onnxruntime may be missing
-
-    crop = draw_crop(seed) if kind.startswith("int8") else None
-    converted = OnnxFGNet(model, crop, decoder=kind == "int8 whole model").eval()
-    tile = torch.rand(1, 1, 16, 160, 160, generator=torch.Generator().manual_seed(0))
+def engine_run(engine: str, bits: int, seed: int, model: FGNet, expected: dict[str, np.ndarray]) -> dict:
+    """The model in another engine on all volumes, and its times on one thread."""
+    if bits == 8:
+        network = quantise(model, draw_windows(seed), engine)
+    else:
+        network = Converted(model, engine, record_parts(model)).eval()
+    tile = torch.rand(1, 1, *TILE, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         features = model.encode(tile)
-        ms = [milliseconds(each, tile, features) for each in (converted, model)]
+        ours, theirs = (milliseconds(each, tile, features) for each in (network, model))
     return {
-        "row": f"ONNX Runtime, {kind}",
+        "row": engine_row(engine, bits),
         "seed": seed,
-        "megabytes": sum(converted.megabytes),
-        "encoder_megabytes": converted.megabytes[0],
-        "ms": ms[0],
-        "ms_torch": ms[1],
+        "ms": ours,
+        "ms_torch": theirs,
         "machine": hardware(),
-        "volumes": score_volumes(converted, tuple(VOLUMES), expected),
+        "volumes": score_volumes(network, tuple(VOLUMES), expected),
     }
+
+
+def engine_row(engine: str, bits: int) -> str:
+    return f"whole model in {engine}, {bits} bits"
+
+
+def draw_windows(seed: int) -> list[np.ndarray]:
+    """Windows of FIB-25's training part, uint8 (z, y, x), to calibrate an engine."""
+    raw, rng = open_dataset("fib25", "train").load().raw, np.random.default_rng(seed)
+    size = np.minimum(TILE, raw.shape)
+    corners = [[int(rng.integers(n - s + 1)) for n, s in zip(raw.shape, size, strict=True)] for _ in range(WINDOWS)]
+    return [raw[tuple(slice(a, a + s) for a, s in zip(corner, size, strict=True))] for corner in corners]
 
 
 def milliseconds(model: nn.Module, tile: Tensor, features: list[Tensor]) -> tuple[float, float]:
@@ -176,11 +189,10 @@ def milliseconds(model: nn.Module, tile: Tensor, features: list[Tensor]) -> tupl
     return float(encoder), float(rest)
 
 
-def onnx_kinds(seed: int) -> list[str]:
-    """What ONNX Runtime computes for a seed; nothing where it is not installed, and floating point only once."""
-    if not all(map(find_spec, ("onnx", "onnxruntime"))):
-        return []
-    return ["int8 encoder", "int8 whole model", *["floating point"] * (seed == SEEDS[0])]
+def engine_rows(seed: int) -> list[tuple[str, int]]:
+    """The engines that are installed, with 8 bits for each seed, and with 32 bits once."""
+    engines = installed_engines()[1:] if find_spec("onnxruntime") else []  # it calibrates, whatever computes then
+    return [(engine, bits) for bits in (8, 32) for engine in engines if bits == 8 or seed == SEEDS[0]]
 
 
 def measure(minutes: float) -> None:
@@ -194,7 +206,7 @@ def measure(minutes: float) -> None:
         add_runs([reference], FOLDER)
     for seed in SEEDS:
         work: dict[str, Callable[[], dict]] = {
-            f"ONNX Runtime, {kind}": partial(onnx_run, kind, seed, model, expected) for kind in onnx_kinds(seed)
+            engine_row(*row): partial(engine_run, *row, seed, model, expected) for row in engine_rows(seed)
         }
         work |= {case.name: partial(rounded_run, case, seed, model, expected) for case in cases()}
         for name, run in work.items():
@@ -214,7 +226,7 @@ def page(runs: list[dict]) -> str:
     return PAGE.format(
         fib25=table("row | encoder, MB | VOI | ARAND | AUC of A_r | mean change of A_r | seeds", on_fib25),
         volumes=table(f"row | {' | '.join(VOLUMES)} | seeds", volume_lines(rows)),
-        real=table("in ONNX Runtime | MB | encoder, ms | in PyTorch | the rest, ms | in PyTorch | seeds", real),
+        real=table("row | encoder, ms | in PyTorch | the rest, ms | in PyTorch | seeds", real),
         comparisons=table("question | VOI on FIB-25", comparison_lines(rows)),
         machine=next((own[0]["machine"] for own in rows.values() if "machine" in own[0]), "not measured yet"),
     )
@@ -222,7 +234,7 @@ def page(runs: list[dict]) -> str:
 
 def order(rows: dict[str, list[dict]]) -> list[str]:
     """The rows in the order of the page: floating point, the real models, then part by part."""
-    first = ["float", *(name for name in rows if "ONNX" in name)]
+    first = ["float", *(name for name in rows if " bits" in name)]
     own = sorted(cases(), key=lambda case: (list(PARTS).index(case.part), BITS.index(case.bits)))
     return [name for name in (*first, *(case.name for case in own)) if name in rows]
 
@@ -232,7 +244,7 @@ def fib25_line(name: str, runs: list[dict], reference: dict) -> list[str]:
     change = "0" if runs == [reference] else summary([each["change"] for each in scores], 4)
     return [
         name,
-        f"{runs[0]['encoder_megabytes']:.2f}",
+        f"{runs[0]['encoder_megabytes']:.2f}" if "encoder_megabytes" in runs[0] else "",
         summary(voi_of(runs)),
         summary([each["arand"] for each in scores]),
         summary([each["auc"] for each in scores], 4),
@@ -254,7 +266,7 @@ def volume_lines(rows: dict[str, list[dict]]) -> list[list[str]]:
 
 def time_line(name: str, runs: list[dict]) -> list[str]:
     times = [summary([run[key][part] for run in runs], 1) for part in (0, 1) for key in ("ms", "ms_torch")]
-    return [name.partition(", ")[2], f"{runs[0]['megabytes']:.2f}", *times, str(len(runs))]
+    return [name, *times, str(len(runs))]
 
 
 def comparison_lines(rows: dict[str, list[dict]]) -> list[list[str]]:
@@ -280,8 +292,8 @@ The shipped model, with weights and activations rounded after training. W4A8 mea
 FIB-25's training part, without labels. A seed draws the crop; means ± standard deviation are over seeds. All volumes
 are segmented with the threshold of the model in floating point. *Planted*: outliers of ours, see the lesson. *AUC of
 A_r*: how well refined affinities tell joined voxels from cut ones. *Mean change*: of an affinity, against the model in
-floating point. Rounding is simulated in all rows but those of ONNX Runtime, which computes with 8-bit whole numbers
-(*int8*). There weights have 7 bits, because a processor without VNNI instructions may overflow with 8.
+floating point. Rounding is simulated, but for the rows of [other engines](engines.md): there the whole model is
+converted, calibrated on 4 windows that the seed draws, and computes with whole numbers of 8 bits.
 
 ## FIB-25, validation part
 
@@ -302,7 +314,7 @@ With three seeds each, the smallest p that is possible is 0.10.
 ## Time
 
 Milliseconds a section: the median of five runs on a tile of 16 x 160 x 160 voxels, one thread, beside other work, on
-this machine: {machine}. PyTorch computes in floating point. The file of ONNX holds the graph beside the weights.
+this machine: {machine}. PyTorch computes in floating point, right after the other engine.
 
 {real}
 """
