@@ -157,9 +157,8 @@ with torch.no_grad():
     fake = torch.nn.functional.linear(inputs(seen.rows), weights(layer.weight), layer.bias)
     exact = layer(seen.rows)
 print(f"whole numbers against fake: largest difference {(whole - fake).abs().max():.1e}")
-print(
-    f"8 bits against 32 bits:     largest difference {(whole - exact).abs().max():.1e}, values up to {exact.abs().max():.1f}"
-)
+error, size = (whole - exact).abs().max(), exact.abs().max()
+print(f"8 bits against 32 bits:     largest difference {error:.1e}, values up to {size:.1f}")
 assert (whole - fake).abs().max() < 1e-4
 
 # %% [markdown]
@@ -367,56 +366,58 @@ runs = read_runs(REPOSITORY / "docs" / "measured" / "quantisation")
 
 
 def scores(row, volume="fib25"):
-    found_in = [run["volumes"][volume] for run in runs if run["row"] == row and volume in run["volumes"]]
-    return [each["voi_split"] + each["voi_merge"] for each in found_in]
+    volumes = [run["volumes"][volume] for run in runs if run["row"] == row and volume in run["volumes"]]
+    return [each["voi_split"] + each["voi_merge"] for each in volumes]
 
 
-(exact,) = scores("float")
-print(f"32 bits: VOI {exact:.3f}; {len(runs)} runs")
+(exact_voi,) = scores("float")
+print(f"{len(runs)} runs; with 32 bits VOI is {exact_voi:.3f}")
 BITS = ("W8A8", "W4A8", "W4A4")
 METHODS = ("min-max", "percentile", "SmoothQuant", "4 groups", "16 groups")
+
+# %% [markdown]
+# Each dot is a calibration crop, each line a method's mean:
+
+
+# %%
+def draw_methods(ax, part):
+    ax.axhline(exact_voi, color="0.4", ls="--", label="32 bits")
+    for number, method in enumerate(METHODS):
+        values = [scores(f"{part}, {bits}, {method}") for bits in BITS]
+        places = np.arange(3) + 0.12 * (number - 2)
+        if all(values):
+            ax.plot(places, list(map(np.mean, values)), color=f"C{number}", lw=1, label=method)
+            for x_place, own in zip(places, values, strict=True):
+                ax.plot([x_place] * len(own), own, "o", ms=5, color=f"C{number}")
+    ax.set(title=part, xticks=range(3), xticklabels=BITS, xlabel="bits of weights (W) and activations (A)")
+
 
 # %% alt="Three panels, for the encoder, the encoder with planted outliers, and the whole model: VOI at 8 and 4 bits for each method, a dot for each calibration crop, and a dashed line for 32 bits."
 figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), sharey=True)
 for ax, part in zip(axes, ("encoder", "encoder with planted outliers", "whole model"), strict=True):
-    ax.axhline(exact, color="0.4", ls="--", label="32 bits")
-    for number, method in enumerate(METHODS):
-        rows = {bits: scores(f"{part}, {bits}, {method}") for bits in BITS}
-        points = [(k + 0.12 * (number - 2), value) for k, bits in enumerate(BITS) for value in rows[bits]]
-        if points:
-            (line,) = ax.plot(*zip(*points, strict=True), "o", ms=6, color=f"C{number}", label=method)
-            ax.plot(
-                [k + 0.12 * (number - 2) for k in range(3)],
-                [np.mean(v) for v in rows.values()],
-                color=line.get_color(),
-                lw=1,
-            )
-    ax.set(title=part, xticks=range(3), xticklabels=BITS, xlabel="bits of weights (W) and activations (A)")
+    draw_methods(ax, part)
 axes[0].set(ylabel="VOI on FIB-25 (bits, lower is better)")
-axes[1].legend()
+axes[1].legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
 # **What to see.** @@MEASURED@@
 
-# %% alt="Left, bars with the size of the encoder in MB at 32, 8 and 4 bits. Right, bars with the milliseconds for a section of encoder and rest, in PyTorch and in ONNX Runtime with floating point and whole numbers."
-figure, (left, right) = plt.subplots(1, 2, figsize=(13, 3.6))
-sizes = {row["row"]: row["encoder_megabytes"] for row in runs}
-rows = {"32 bits": "float", "W8A8": "encoder, W8A8, min-max", "W4A8": "encoder, W4A8, min-max"}
-left.bar(rows.keys(), [sizes.get(row, 0) for row in rows.values()], width=0.6)
+# %% alt="Left, bars with the size of the encoder in MB at 32, 8 and 4 bits. Right, stacked bars with the milliseconds for a section of encoder and rest, in PyTorch and in other engines with 32 and 8 bits."
+figure, (left, right) = plt.subplots(1, 2, figsize=(13, 3.8))
+sizes = {run["row"]: run["encoder_megabytes"] for run in runs if "encoder_megabytes" in run}
+bars = {"32 bits": "float", "W8A8": "encoder, W8A8, min-max", "W4A8 or W4A4": "encoder, W4A8, min-max"}
+left.bar(bars.keys(), [sizes[row] for row in bars.values()], width=0.6)
 left.bar_label(left.containers[0], fmt="%.1f MB")
-left.set(ylabel="encoder, MB", title="size of the encoder's weights")
-real = {run["row"].partition(", ")[2]: run for run in runs if "ms" in run}
-if real:
-    times = {"PyTorch, 32 bits": next(iter(real.values()))["ms_torch"]} | {
-        name: run["ms"] for name, run in real.items()
-    }
-    names = [name.replace("whole", "\nwhole").replace("int8 encoder", "int8\nencoder") for name in times]
-    encoder_ms, rest_ms = np.transpose(list(times.values()))
-    right.bar(names, encoder_ms, label="encoder", width=0.6)
-    right.bar(names, rest_ms, bottom=encoder_ms, label="the rest of FGNet", width=0.6)
-    right.legend()
-right.set(ylabel="ms for a section of 160 x 160", title="time of real models, one thread")
+left.set(ylabel="MB", title="the encoder's weights")
+timed = {run["row"]: run for run in runs if "ms" in run and run["seed"] == 0}
+times = {"PyTorch\n32 bits": next(iter(timed.values()))["ms_torch"]}
+times |= {row.removeprefix("whole model in ").replace(", ", "\n"): run["ms"] for row, run in timed.items()}
+encoder_ms, rest_ms = np.transpose(list(times.values()))
+right.bar(times.keys(), encoder_ms, label="encoder", width=0.6)
+right.bar(times.keys(), rest_ms, bottom=encoder_ms, label="the rest of FGNet", width=0.6)
+right.set(ylabel="ms for a section of 160 x 160", title="real models, one thread")
+right.legend()
 plt.show()
 
 # %% [markdown]
