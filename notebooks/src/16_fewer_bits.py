@@ -353,7 +353,7 @@ plt.show()
 # ## 7 · Measured: bits against neurons, MB and ms
 #
 # One crop, one small volume: this is too little for a claim. So the rows below were measured with three calibration
-# crops each, on the whole validation part of FIB-25 (`make bits`, [all rows](../docs/measured/quantisation.md)).
+# crops each, on 20 sections of FIB-25's validation part (`make bits`, [all rows](../docs/measured/quantisation.md)).
 
 # %%
 quiz.ask("16", "smaller-quicker")
