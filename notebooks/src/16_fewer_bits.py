@@ -410,9 +410,12 @@ bars = {"32 bits": "float", "W8A8": "encoder, W8A8, min-max", "W4A8 or W4A4": "e
 left.bar(bars.keys(), [sizes[row] for row in bars.values()], width=0.6)
 left.bar_label(left.containers[0], fmt="%.1f MB")
 left.set(ylabel="MB", title="the encoder's weights")
-timed = {run["row"]: run for run in runs if "ms" in run and run["seed"] == 0}
-times = {"PyTorch\n32 bits": next(iter(timed.values()))["ms_torch"]}
-times |= {row.removeprefix("whole model in ").replace(", ", "\n"): run["ms"] for row, run in timed.items()}
+times = {}
+for run in runs:
+    if "ms" in run and run["seed"] == 0:
+        engine = run["row"].removeprefix("whole model in ").partition(",")[0]
+        times["PyTorch\n32 bits"] = run["ms"]["32 bits in PyTorch"]
+        times |= {f"{engine}\n{kind}": run["ms"][kind] for kind in ("32 bits", "8 bits")}
 encoder_ms, rest_ms = np.transpose(list(times.values()))
 right.bar(times.keys(), encoder_ms, label="encoder", width=0.6)
 right.bar(times.keys(), rest_ms, bottom=encoder_ms, label="the rest of FGNet", width=0.6)
