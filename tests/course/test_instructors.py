@@ -45,7 +45,7 @@ def test_minutes_are_estimated_as_the_guide_says(lesson):
 
 
 def test_exercises_that_are_named_exist():
-    named = {name for run in re.findall(r"xercises? ([\d., and]+)", GUIDE) for name in re.findall(r"\d\.\d", run)}
+    named = {name for run in re.findall(r"xercises? ([\d., and]+)", GUIDE) for name in re.findall(r"\d+\.\d", run)}
     assert len(named) > 20
     assert named <= {f"{int(exercise.lesson)}.{exercise.number}" for exercise in EXERCISES.values()}
 
@@ -59,6 +59,6 @@ def test_minutes_of_training_are_those_of_the_profiles():
 
 def test_every_exercise_is_handed_in_during_the_semester():
     plan = GUIDE.partition("### A semester")[2].partition("Project ideas")[0]
-    assert set(re.findall(r"\d\.\d", plan)) == {
+    assert set(re.findall(r"\d+\.\d", plan)) == {
         f"{int(exercise.lesson)}.{exercise.number}" for exercise in EXERCISES.values()
     }

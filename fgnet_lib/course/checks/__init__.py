@@ -45,6 +45,7 @@ from fgnet_lib.course.checks.lesson06 import match, neuron_volume, viewer_positi
 from fgnet_lib.course.checks.lesson07 import chance_of, fair_pairs, seed_summary
 from fgnet_lib.course.checks.lesson08 import cut_geometry, flat_sections, sections_in_memory
 from fgnet_lib.course.checks.lesson09 import block_ids, halo, worker_hours
+from fgnet_lib.course.checks.lesson16 import folded_layer, integer_product, rounded_values
 
 __all__ = [
     "EXERCISES",
@@ -61,8 +62,10 @@ __all__ = [
     "fair_pairs",
     "fine_stride",
     "flat_sections",
+    "folded_layer",
     "halo",
     "honest_threshold",
+    "integer_product",
     "learning_rate",
     "map_shape",
     "mask",
@@ -71,6 +74,7 @@ __all__ = [
     "neuron_volume",
     "report",
     "resume",
+    "rounded_values",
     "sections_in_memory",
     "seed_summary",
     "similarity",

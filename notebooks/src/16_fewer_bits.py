@@ -1,0 +1,501 @@
+# %% [markdown]
+# # 16 · Fewer bits: what breaks first when a network is squeezed, and what repairs it without training
+#
+# <!-- badges -->
+#
+# **What you will learn**
+#
+# - how a network's numbers become whole numbers of 8 or 4 bits, and how large the error of one number can be;
+# - why a layer's activations share one step, and what one wide channel does to all others;
+# - how to plant such a channel without changing what the network computes;
+# - how SmoothQuant and groups with a shift and a scale move the width out of the activations, for free;
+# - what few bits cost in neurons, in MB and in ms, measured with several calibrations.
+#
+# **Before you start.** Lessons 02 and 03 explain the encoder and the model. You can start without them.
+#
+# <!-- times -->
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # fast | cpu | gpu | full
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
+OUT_DIR = ""  # folder for results; empty: out/
+DEVICE = "auto"  # auto | cpu | cuda | mps
+SEED = 0
+
+# %% tags=["setup"]
+from fgnet_lib.course.session import start_session
+
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+
+# %% [markdown]
+# ## 1 · From numbers to levels
+#
+# A trained network is a file of numbers with 32 bits each, about seven digits. Does it need seven digits? With 8 bits
+# a number has one of 256 values, with 4 bits one of 16. The file shrinks to a quarter or an eighth, and processors
+# multiply small whole numbers faster than long ones. Turning the numbers of a network that is already trained into few
+# bits is called **post-training quantisation**. It needs no labels and hardly any time.
+#
+# Rounding works with evenly spaced levels. A **step** $\Delta$ is the distance of two levels, and each value gets the
+# number of its nearest level, its **code**:
+#
+# $$k = \mathrm{round}(x / \Delta) + k_0, \qquad \hat x = \Delta\,(k - k_0), \qquad 0 \le k < 2^b.$$
+#
+# $k_0$ is the code of the value 0. It is a whole number, so 0 stays exactly 0.
+
+# %%
+from copy import deepcopy
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from fgnet_lib.course import checks, quiz
+from fgnet_lib.inference import predict
+from fgnet_lib.metrics import voi
+from fgnet_lib.neighbours import quantisation
+from fgnet_lib.neighbours.quantisation import Quantiser, Recipe
+from fgnet_lib.segmentation import segment
+from fgnet_lib.views import plots
+from fgnet_lib.weights import load_pretrained, pretrained_threshold
+
+# %% [markdown]
+# Here are values between -1 and 2, rounded with 3 bits: 8 levels.
+
+# %% alt="Left, a staircase of 8 levels along the diagonal. Right, the error: a saw between minus and plus half a step."
+x = torch.linspace(-1.2, 2.2, 800)
+quantiser = Quantiser(low=torch.tensor(-1.0), high=torch.tensor(2.0), bits=3)
+with torch.no_grad():
+    rounded, step = quantiser(x), quantiser.step
+figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.6))
+left.plot(x, x, color="0.7", label="exact")
+left.plot(x, rounded, label="rounded to 3 bits")
+left.set(xlabel="value x", ylabel="value after rounding", title=f"8 levels, {step:.2f} apart")
+left.legend()
+right.plot(x, rounded - x)
+for sign in (-1, 1):
+    right.axhline(sign * float(step) / 2, color="0.5", ls="--")
+right.set(xlabel="value x", ylabel="error", title="within the range the error is at most half a step (dashed)")
+plt.show()
+
+# %% [markdown]
+# **What to see.** Within the range no error exceeds half a step. Beyond its ends the error grows without limit, because
+# values there get the first or the last level. So the range is a trade. A wide range clips nothing but has long steps;
+# a narrow one has short steps but clips. Two rules follow from the equation, and a test of the library checks both:
+# rounding twice is rounding once, and the error within the range is at most $\Delta / 2$.
+#
+# **Exercise 16.1: round to levels.** Write it with evenly spaced levels whose first is the least value of `x` and whose
+# last is the largest. (This simple version need not keep 0 exact.)
+
+
+# %% tags=["task"]
+def my_round(x, bits):
+    return ...
+
+
+# %% tags=["solution"]
+def my_round(x, bits):
+    low, high = x.min(), x.max()
+    step = (high - low) / (2**bits - 1)
+    return low + np.round((x - low) / step) * step
+
+
+# %%
+checks.rounded_values(my_round)
+
+# %% [markdown]
+# ## 2 · Whole numbers inside
+#
+# Why must all activations of a layer share one step? Look at a linear layer, $y_k = \sum_c w_{kc}\,x_c$. Put in the
+# codes:
+#
+# $$y_k \approx \sum_c \Delta^w_k\, q_{kc}\; \Delta^x (p_c - p_0) = \Delta^w_k\, \Delta^x \underbrace{\sum_c q_{kc}\,(p_c - p_0)}_{\text{whole numbers}}.$$
+#
+# The sum needs whole numbers only, because both steps can be taken out of it. The step of the **weights** may differ
+# from one output $k$ to the next (*per channel*). The step of the **activations** must not depend on $c$, or it could
+# not leave the sum. So it is one for the whole layer (*per tensor*). Remember this: it is the cause of all trouble
+# below.
+#
+# **Exercise 16.2: a layer of whole numbers.** `codes` are activations (n, C) in uint8, with the code `zero` for 0 and one
+# `step`. `weight_codes` are weights (K, C) in int8, with `weight_steps` (K,). Return the outputs (n, K) as floats. Mind
+# that 8 bits overflow.
+
+
+# %% tags=["task"]
+def my_product(codes, zero, step, weight_codes, weight_steps):
+    return ...
+
+
+# %% tags=["solution"]
+def my_product(codes, zero, step, weight_codes, weight_steps):
+    total = (codes.astype(np.int32) - zero) @ weight_codes.astype(np.int32).T
+    return total * step * weight_steps
+
+
+# %%
+checks.integer_product(my_product)
+
+# %% [markdown]
+# So there are two ways to the same result: compute with whole numbers, or round in floating point and compute as
+# before. The second is called *fake* quantisation. It is slower, but it runs everywhere and is good enough to ask what
+# rounding costs. Are the two really equal? We try it on a layer of the trained encoder, the one that makes queries,
+# keys and values in block 3. The crop that shows what activations are like comes from the training part, and **needs no
+# labels**: this is **calibration**.
+
+# %%
+model = load_pretrained()
+training = session.volume("train", (4, 128, 128))
+raw = torch.from_numpy(training.raw / np.float32(255))[None, None]
+name = "image_encoder.trunk.blocks.3.attn.qkv"
+layer = model.encoder.get_submodule(name)
+seen = quantisation.observe(model.encoder, lambda: model.encode(raw), [name])[name]
+inputs = Quantiser(seen.low.min(), seen.high.max(), bits=8)
+largest = layer.weight.detach().abs().amax(dim=1, keepdim=True)
+weights = Quantiser(-largest, largest, bits=8)
+with torch.no_grad():
+    whole = quantisation.integer_linear(seen.rows, layer.weight, layer.bias, inputs, weights)
+    fake = torch.nn.functional.linear(inputs(seen.rows), weights(layer.weight), layer.bias)
+    exact = layer(seen.rows)
+print(f"whole numbers against fake: largest difference {(whole - fake).abs().max():.1e}")
+error, size = (whole - exact).abs().max(), exact.abs().max()
+print(f"8 bits against 32 bits:     largest difference {error:.1e}, values up to {size:.1f}")
+assert (whole - fake).abs().max() < 1e-4
+
+# %% [markdown]
+# ## 3 · Whose range? Tensor, channel, group
+#
+# The layer reads 128 channels. Each has its own range on our crop. What would the error be with 4 bits if every channel
+# had a step of its own, or every group of 16 channels in a row, or all together?
+
+# %%
+channels = len(seen.low)
+lows, highs = seen.low.detach(), seen.high.detach()
+for name_of, size in {"per tensor": channels, "per group of 16": 16, "per channel": 1}.items():
+    low = lows.reshape(-1, size).amin(1).repeat_interleave(size)
+    high = highs.reshape(-1, size).amax(1).repeat_interleave(size)
+    with torch.no_grad():
+        error = Quantiser(low, high, bits=4)(seen.rows) - seen.rows
+    print(f"{name_of:16} {100 * error.norm() / seen.rows.norm():5.1f} % error of the activations with 4 bits")
+
+# %% [markdown]
+# **What to see.** The finer the ranges, the smaller the error. But only *per tensor* lets the steps leave the sum. The
+# question of this lesson is how to get some of the gain of finer ranges with one step.
+#
+# ## 4 · One wide channel
+#
+# Large networks have **outlier channels**: a few channels whose activations are ten or a hundred times as wide as the
+# others. PQ-SAM found them in SAM. The mini model that ships with this course is small and has hardly any. So we
+# **plant** them, and say so. In each norm of each block we make two channels 100 times as large, and the columns of the
+# next layers that read them 100 times as small. Both changes cancel: the network computes what it did before.
+
+# %%
+planted = deepcopy(model)
+planted.encoder = quantisation.plant_outliers(model.encoder, channels=2, factor=100)
+with torch.no_grad():
+    for stride, ours, theirs in zip((4, 8, 16), planted.encode(raw), model.encode(raw), strict=True):
+        print(f"stride {stride:2}: features differ by {(ours - theirs).norm() / theirs.norm():.0e} of their size")
+        assert (ours - theirs).norm() / theirs.norm() < 1e-4
+
+# %%
+quiz.ask("16", "levels-left")
+
+# %% [markdown]
+# The picture shows the range of each channel of the same layer, the narrowest to the left, and the 16 levels that 4
+# bits lay over the range of the layer as grey lines.
+
+
+# %%
+def draw_ranges(ax, low, high, title):
+    order = np.argsort(high - low)
+    low, high = low[order], high[order]
+    levels = np.linspace(low.min(), high.max(), 16)
+    inside = np.median([np.sum((levels >= a) & (levels <= b)) for a, b in zip(low, high, strict=True)])
+    ax.hlines(levels, -2, len(low) + 1, color="0.8", lw=0.8, zorder=0)
+    ax.vlines(np.arange(len(low)), low, high, lw=1.5)
+    ax.set(
+        xlabel="channel, by width",
+        ylabel="activation",
+        title=f"{title}\nlevels in a typical channel: {inside:.0f} of 16",
+    )
+
+
+def ranges_of(encoder):
+    activations = quantisation.observe(encoder, lambda: encoder(raw), [name])[name]
+    return activations, activations.low.numpy(), activations.high.numpy()
+
+
+# %% alt="Left, the ranges of 128 channels cover most of the 16 grey levels. Right, after planting, two channels at the right end reach a hundred times as far, and all others are a thin line between two levels."
+figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2))
+draw_ranges(left, *ranges_of(model.encoder)[1:], "as trained")
+draw_ranges(right, *ranges_of(planted.encoder)[1:], "with two planted channels")
+plt.show()
+
+# %% [markdown]
+# **What to see.** Two channels decide the step, and the other 126 fall between two levels: after rounding they are
+# constants. Their information is gone, although the function is the same in floating point. No better range for the
+# whole layer helps, because clipping the two wide channels destroys what *they* carry.
+#
+# ## 5 · Move the width where it does no harm
+#
+# Divide channel $c$ of the activations by $s_c$, and multiply the column $c$ of the weights by $s_c$. The product is the
+# same, but the width has moved into the weights, whose steps are finer, and which do not change from image to image.
+# **SmoothQuant** chooses $s_c = \max|X_c|^{1/2} / \max|W_c|^{1/2}$, so that activations and weights share the burden.
+#
+# **PQ-SAM** adds a shift, and a second thought: channels with similar ranges may share both numbers. It cuts off extreme
+# values, clusters the channels into $k$ groups, and gives each group a shift $z$ and a scale $s$:
+#
+# $$\hat X = \frac{X - z}{s}, \qquad \hat W = s\,W, \qquad \hat b = b + z\,W.$$
+#
+# Where the layer reads a norm, the norm's own weight and bias can take $1/s$ and $-z/s$, so this costs nothing at run
+# time. (Behind a GELU it costs a multiplication and an addition for each value.)
+#
+# **Exercise 16.3: a shift and a scale that change nothing.** The layer computes `weight @ x + bias`, with `weight`
+# (K, C). `z` and `s` are (C,), one number for each channel. Return the weight and the bias of the layer that computes the
+# same from $(x - z) / s$.
+
+
+# %% tags=["task"]
+def my_fold(weight, bias, z, s):
+    return ...
+
+
+# %% tags=["solution"]
+def my_fold(weight, bias, z, s):
+    return weight * s, bias + weight @ z
+
+
+# %%
+checks.folded_layer(my_fold)
+
+# %% [markdown]
+# Here are 4 groups for the layer with the planted channels, with the scale chosen so that all groups become equally
+# wide:
+
+# %% alt="Left, channels before: two reach a hundred times as far as the rest. Right, after a shift and a scale for each of 4 groups, all channels cover many of the 16 levels."
+activations, low, high = ranges_of(planted.encoder)
+transform = quantisation.group_channels(activations, groups=4, alpha=1)
+z, s = (values[transform.group].numpy() for values in (transform.shift, transform.scale))
+figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2))
+draw_ranges(left, low, high, "before")
+draw_ranges(right, (low - z) / s, (high - z) / s, "after, 4 groups")
+plt.show()
+sizes = np.bincount(transform.group.numpy())
+print("channels in each group:", *sizes, "  scale of each group:", *(f"{value:.1f}" for value in transform.scale))
+
+# %% [markdown]
+# **What to see.** One step now serves all channels. The wide channels form a group of their own, so two numbers for each
+# group were enough.
+#
+# What remains is to choose well: *how much* of the width should move? Weights with 4 bits suffer when they have to
+# carry it all. So the library tries five powers of the width for each layer. Then it **learns** shifts, scales and
+# steps, block by block: a block that is rounded should give what the original block gives, from what the rounded blocks
+# before it give. A few steps of Adam on our crop, no labels, the weights stay. (Rounding has no useful derivative, so
+# gradients pass it as if it were not there: a *straight-through* estimate.)
+#
+# ## 6 · All of it, on a volume
+#
+# Now the whole encoder, first as trained, then with planted outliers. We look at three things: the error of the finest
+# features, the mean change of an affinity of $A_r$, and the neurons. All rows use the threshold that was chosen for the
+# model in floating point.
+
+# %%
+volume = session.volume("val", (8, 160, 160) if PROFILE == "fast" else (16, 192, 192))
+test = torch.from_numpy(volume.raw[:2, :128, :128] / np.float32(255))[None, None]
+with torch.no_grad():
+    wanted = model.encode(test)[0]
+steps = 5 if PROFILE == "fast" else 20
+affinities = {}
+
+
+def judge(title, quantised):
+    with torch.no_grad():
+        error = ((quantised.encode(test)[0] - wanted).norm() / wanted.norm()).item()
+    affinities[title] = predict(quantised, volume.raw, device="cpu", progress=False).refined
+    change = np.abs(affinities[title] - affinities["32 bits"]).mean()
+    labels = segment(affinities[title], volume.voxel_size, pretrained_threshold())
+    bits = sum(voi(labels, volume.labels))
+    size = quantisation.megabytes(quantised.encoder)
+    print(f"{title:34} features {error:6.1%} wrong, A_r changed by {change:.4f}, VOI {bits:.2f}, encoder {size:.1f} MB")
+
+
+judge("32 bits", model)
+
+# %%
+recipes = {
+    "W8A8, min-max": Recipe(8, 8),
+    "W4A8, min-max": Recipe(4, 8),
+    "W4A4, min-max": Recipe(4, 4),
+    "W4A4, 16 groups, learned": Recipe(4, 4, transform="groups", groups=16, steps=steps),
+}
+for start, network in {"": model, "planted: ": planted}.items():
+    for title, recipe in recipes.items():
+        judge(start + title, quantisation.quantise_fgnet(network, recipe, raw))
+
+# %% [markdown]
+# W4A8 means weights of 4 bits and activations of 8. The first and the last layer of the network keep 8 bits, as usual.
+
+# %% alt="A section of EM and its affinities with 32 bits, with 4 bits by min-max and planted outliers, and with 4 bits in 16 learned groups."
+middle = volume.shape[0] // 2
+figure, axes = plt.subplots(1, 4, figsize=(15, 4.2))
+plots.show_section(axes[0], volume.raw, None, volume.voxel_size, middle, f"EM, section {middle}")
+shown = {
+    "32 bits": "32 bits",
+    "planted: W4A4, min-max": "4 bits, min-max, planted",
+    "planted: W4A4, 16 groups, learned": "4 bits, 16 groups, planted",
+}
+for ax, (title, words) in zip(axes[1:], shown.items(), strict=True):
+    plots.show_affinities(ax, affinities[title], volume.voxel_size, middle, words)
+plt.show()
+
+# %% [markdown]
+# **What to see.** @@LIVE@@
+#
+# ## 7 · Measured: bits against neurons, MB and ms
+#
+# One crop, one small volume: this is too little for a claim. So the rows below were measured with three calibration
+# crops each, on 20 sections of FIB-25's validation part (`make bits`, [all rows](../docs/measured/quantisation.md)).
+
+# %%
+quiz.ask("16", "smaller-quicker")
+
+# %%
+from fgnet_lib import REPOSITORY
+from fgnet_lib.study.runs import read_runs
+
+runs = read_runs(REPOSITORY / "docs" / "measured" / "quantisation")
+
+
+def scores(row, volume="fib25"):
+    volumes = [run["volumes"][volume] for run in runs if run["row"] == row and volume in run["volumes"]]
+    return [each["voi_split"] + each["voi_merge"] for each in volumes]
+
+
+(exact_voi,) = scores("float")
+print(f"{len(runs)} runs; with 32 bits VOI is {exact_voi:.3f}")
+BITS = ("W8A8", "W4A8", "W4A4")
+METHODS = ("min-max", "percentile", "SmoothQuant", "4 groups", "16 groups")
+
+# %% [markdown]
+# Each dot is a calibration crop, each line a method's mean:
+
+
+# %%
+def draw_methods(ax, part):
+    ax.axhline(exact_voi, color="0.4", ls="--", label="32 bits")
+    for number, method in enumerate(METHODS):
+        values = [scores(f"{part}, {bits}, {method}") for bits in BITS]
+        places = np.arange(3) + 0.12 * (number - 2)
+        if all(values):
+            ax.plot(places, list(map(np.mean, values)), color=f"C{number}", lw=1, label=method)
+            for x_place, own in zip(places, values, strict=True):
+                ax.plot([x_place] * len(own), own, "o", ms=5, color=f"C{number}")
+    ax.set(title=part, xticks=range(3), xticklabels=BITS, xlabel="bits of weights (W) and activations (A)")
+
+
+# %% alt="Three panels, for the encoder, the encoder with planted outliers, and the whole model: VOI at 8 and 4 bits for each method, a dot for each calibration crop, and a dashed line for 32 bits."
+figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), sharey=True)
+for ax, part in zip(axes, ("encoder", "encoder with planted outliers", "whole model"), strict=True):
+    draw_methods(ax, part)
+axes[0].set(ylabel="VOI on FIB-25 (bits, lower is better)")
+axes[1].legend(loc="upper left")
+plt.show()
+
+# %% [markdown]
+# **What to see.** @@MEASURED@@
+
+# %% alt="Left, bars with the size of the encoder in MB at 32, 8 and 4 bits. Right, stacked bars with the milliseconds for a section of encoder and rest, in PyTorch and in other engines with 32 and 8 bits."
+figure, (left, right) = plt.subplots(1, 2, figsize=(13, 3.8))
+sizes = {run["row"]: run["encoder_megabytes"] for run in runs if "encoder_megabytes" in run}
+bars = {"32 bits": "float", "W8A8": "encoder, W8A8, min-max", "W4A8 or W4A4": "encoder, W4A8, min-max"}
+left.bar(bars.keys(), [sizes[row] for row in bars.values()], width=0.6)
+left.bar_label(left.containers[0], fmt="%.1f MB")
+left.set(ylabel="MB", title="the encoder's weights")
+times = {}
+for run in runs:
+    if "ms" in run and run["seed"] == 0:
+        engine = run["row"].removeprefix("whole model in ").partition(",")[0]
+        times["PyTorch\n32 bits"] = run["ms"]["32 bits in PyTorch"]
+        times |= {f"{engine}\n{kind}": run["ms"][kind] for kind in ("32 bits", "8 bits")}
+encoder_ms, rest_ms = np.transpose(list(times.values()))
+right.bar(times.keys(), encoder_ms, label="encoder", width=0.6)
+right.bar(times.keys(), rest_ms, bottom=encoder_ms, label="the rest of FGNet", width=0.6)
+right.set(ylabel="ms for a section of 160 x 160", title="real models, one thread")
+right.legend()
+plt.show()
+
+# %% [markdown]
+# **What to see.** @@TIMES@@
+#
+# ## 8 · Does the real SAM2.1 have outlier channels?
+#
+# The mini encoder had to be given its outliers. SAM2.1's own encoder can be asked, where its weights are. The number is
+# the width of the widest channel of a layer's input, divided by the width of the median channel; for each encoder you
+# see the five highest of all layers of its trunk.
+
+
+# %%
+from fgnet_lib.datasets import fetch
+from fgnet_lib.sam2_encoder import build_encoder
+
+
+def show_widest(title, encoder):
+    layers = quantisation.layer_names(encoder, "image_encoder.trunk.blocks")
+    seen = quantisation.observe(encoder, lambda: encoder(raw), layers)
+    ratios = sorted(map(quantisation.outlier_ratio, seen.values()), reverse=True)
+    print(
+        f"{title:24} widest / median channel, five highest of {len(ratios)} layers:", *(f"{r:.0f}" for r in ratios[:5])
+    )
+
+
+show_widest("mini, as trained", model.encoder)
+show_widest("mini, planted", planted.encoder)
+try:
+    show_widest("SAM2.1 tiny", build_encoder("tiny", fetch("sam2.1_hiera_tiny.pt", download=False)).eval())
+except FileNotFoundError:
+    print("SAM2.1 tiny: its weights (156 MB) are not on this machine, so nothing was measured. To measure it, run")
+    print("    from fgnet_lib.datasets import fetch; fetch('sam2.1_hiera_tiny.pt')")
+    print("in a cell of its own, with internet, and then this cell again.")
+
+# %% [markdown]
+# **What to see.** Layers that read a norm have ratios of a few, and behind a GELU they are higher, because a hidden unit
+# that hardly ever fires has a narrow range. With planted channels the highest ratios grow by far. Whether SAM2.1's
+# encoder looks like the first line or the second, the third line tells you. (We had no access to its weights when we
+# wrote this, so we do not claim either.)
+
+# %% [markdown]
+# ## Your exercises
+
+# %%
+checks.report("16")
+
+# %% [markdown]
+# ## What you learned
+#
+# - Rounding has a step. Within the range an error is at most half a step; rounding twice is rounding once.
+# - Weights may have a step for each output. Activations of a layer share one, or the sum is not one of whole numbers.
+# - One wide channel makes this step coarse for all. A shift and a scale, folded into the weights, repair it and change
+#   nothing in floating point.
+# - Learning shifts, scales and steps block by block needs a crop, no labels and seconds.
+# - A smaller file is certain. A faster one is not: measure it on the machine that will run it.
+#
+# ## Try it
+#
+# 1. **Which layer is to blame?** Give `quantise_fgnet` a longer `part`, such as `"encoder.image_encoder.trunk.blocks.5"`, and
+#    round one block at a time. Where does VOI rise first?
+# 2. **Plant harder.** `plant_outliers(model.encoder, channels=8, factor=1000)`: which method gives up first?
+# 3. **Calibrate on the wrong tissue.** Take the crop from another data set than the volume. How much worse do the steps
+#    become?
+# 4. **3 bits.** `Recipe(3, 8, transform="groups", groups=16, steps=50)`: is the network still of use?
+#
+# ## References
+#
+# - X. Liu et al. *PQ-SAM: Post-training Quantization for Segment Anything Model.* ECCV 2024 (groups with a learned shift
+#   and scale; no public code, so ours is written from its description and is small).
+# - W. Zhang et al. *AHCPTQ: Accurate and Hardware-Compatible Post-Training Quantization for Segment Anything Model.*
+#   ICCV 2025, [arXiv:2503.03088](https://arxiv.org/abs/2503.03088).
+# - G. Xiao et al. *SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models.* ICML 2023,
+#   [arXiv:2211.10438](https://arxiv.org/abs/2211.10438).
+# - Y. Li et al. *BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction.* ICLR 2021,
+#   [arXiv:2102.05426](https://arxiv.org/abs/2102.05426) (learning block by block).
+# - B. Jacob et al. *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference.* CVPR
+#   2018, [arXiv:1712.05877](https://arxiv.org/abs/1712.05877).

@@ -1,0 +1,226 @@
+"""Rounding is what it says it is, and what is folded into weights changes nothing before it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.neighbours.quantisation import (
+    Activations,
+    QuantisedLayer,
+    Quantiser,
+    Recipe,
+    Transform,
+    fold_transform,
+    group_channels,
+    identity,
+    integer_linear,
+    layer_names,
+    learn_blocks,
+    megabytes,
+    observe,
+    outlier_ratio,
+    plant_outliers,
+    quantise_fgnet,
+    quantise_layers,
+    smooth,
+    value_range,
+)
+from fgnet_lib.sam2_encoder import Sam2Encoder
+
+SEEDS = st.integers(0, 2**16)
+BITS = st.integers(2, 8)
+
+
+def normal(seed: int, *shape: int, width: float = 1.0) -> Tensor:
+    return width * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def activations_of(rows: Tensor) -> Activations:
+    return Activations(rows, rows.amin(0), rows.amax(0))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Sam2Encoder:
+    torch.manual_seed(0)
+    return Sam2Encoder("mini").eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def raw() -> Tensor:
+    return torch.rand(1, 1, 2, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@settings(max_examples=50, deadline=None)
+@given(SEEDS, BITS, st.floats(-50, 50), st.floats(0.01, 100))
+def test_an_error_is_at_most_half_a_step_within_the_range(seed, bits, middle, width):
+    x = middle + normal(seed, 200, width=width)
+    quantiser = Quantiser(x.min(), x.max(), bits)
+    assert float((quantiser(x) - x).detach().abs().max() / quantiser.step.detach()) <= 0.5 + 1e-3
+    assert len(quantiser(x).detach().unique()) <= 2**bits
+    assert quantiser(torch.zeros(1)).item() == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(SEEDS, BITS, st.floats(0.01, 100))
+def test_rounding_twice_is_rounding_once(seed, bits, width):
+    x = normal(seed, 200, width=width)
+    quantiser = Quantiser(x.quantile(0.1), x.quantile(0.9), bits)  # some values are outside
+    once = quantiser(x)
+    assert torch.equal(quantiser(once), once)
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_bits_that_make_no_sense_are_refused(bits):
+    with pytest.raises(ValueError, match=f"from 2 to 8; got {bits}"):
+        Quantiser(torch.tensor(-1.0), torch.tensor(1.0), bits)
+
+
+def test_gradients_pass_the_rounding_within_the_range_and_reach_the_step():
+    quantiser = Quantiser(torch.tensor(-1.0), torch.tensor(1.0), 4)
+    x = torch.tensor([-5.0, 0.3, 0.31, 5.0], requires_grad=True)
+    quantiser(x).sum().backward()
+    assert x.grad.tolist() == [0, 1, 1, 0]
+    assert quantiser.log_step.grad.abs() > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, BITS, st.booleans())
+def test_whole_numbers_give_what_simulated_rounding_gives(seed, bits, per_channel):
+    x, weight, bias = normal(seed, 40, 24) + 1, normal(seed + 1, 10, 24), normal(seed + 2, 10)
+    inputs = Quantiser(x.min(), x.max(), 8)
+    largest = weight.abs().amax(1, keepdim=True) if per_channel else weight.abs().max()
+    weights = Quantiser(-largest, largest, bits)
+    simulated = nn.functional.linear(inputs(x), weights(weight), bias)
+    torch.testing.assert_close(integer_linear(x, weight, bias, inputs, weights), simulated, rtol=1e-5, atol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.integers(1, 16))
+def test_a_folded_transform_changes_nothing_in_floating_point(seed, groups):
+    rows, weight, bias = normal(seed, 50, 16) * torch.arange(1, 17), normal(seed + 1, 6, 16), normal(seed + 2, 6)
+    for transform in (group_channels(activations_of(rows), groups), smooth(activations_of(rows), weight)):
+        shift, scale = transform.shift[transform.group], transform.scale[transform.group]
+        folded = nn.functional.linear((rows - shift) / scale, *fold_transform(weight, bias, transform))
+        torch.testing.assert_close(folded, nn.functional.linear(rows, weight, bias), rtol=1e-5, atol=1e-4)
+
+
+def test_groups_are_of_similar_channels_and_a_wide_one_is_alone():
+    rows = normal(0, 500, 12)
+    rows[:, 3] *= 100
+    rows[:, [5, 6]] += 40
+    group = group_channels(activations_of(rows), 3).group
+    assert len(group.unique()) == 3 and (group == group[3]).sum() == 1
+    assert group[5] == group[6] != group[0]
+    moved = group_channels(activations_of(rows), 3, alpha=1)
+    z, s = moved.shift[group], moved.scale[group]
+    assert ((rows - z) / s).abs().amax() < 1.2 * ((rows - z) / s)[:, 0].abs().amax()
+
+
+def test_one_extreme_voxel_founds_no_group():
+    rows = normal(0, 4000, 8)
+    rows[0, 2] = 500.0
+    wide = group_channels(activations_of(rows), 2, alpha=1)
+    assert wide.scale.max() / wide.scale.min() < 3
+
+
+def test_a_percentile_leaves_extremes_out():
+    rows = normal(0, 5000, 4)
+    rows[0, 0] = 1000.0
+    assert value_range(activations_of(rows), "min-max")[1] == 1000
+    assert 3 < value_range(activations_of(rows), "percentile")[1] < 6
+
+
+def test_what_a_layer_is_given_is_observed():
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    x = normal(0, 7, 3)
+    seen = observe(model, lambda: model(x), ["0", "2"])
+    assert torch.equal(seen["0"].rows, x) and torch.equal(seen["0"].low, x.amin(0))
+    assert seen["2"].low.min() >= 0 and not model[0]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(4, 6), nn.Conv3d(4, 6, 1), nn.Conv3d(4, 6, 3, padding=1, groups=2)])
+def test_a_layer_of_8_bits_is_near_the_layer(layer):
+    x = normal(0, 2, 5, 4) if isinstance(layer, nn.Linear) else normal(0, 2, 4, 3, 5, 5)
+    transform = Transform(torch.tensor([0, 0, 1, 1]), torch.tensor([0.5, -1]), torch.tensor([1.0, 4.0]))
+    inputs = Quantiser(torch.tensor(-6.0), torch.tensor(6.0), 8)
+    with torch.no_grad():
+        wanted, rounded = layer(x), QuantisedLayer(layer, transform, inputs, 8)(x)
+    assert 0 < (rounded - wanted).abs().max() < 0.1
+
+
+@torch.no_grad()
+def test_planted_outliers_change_activations_and_not_the_function(encoder, raw):
+    planted = plant_outliers(encoder, channels=2, factor=100)
+    for ours, theirs in zip(planted(raw), encoder(raw), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    name = "image_encoder.trunk.blocks.2.attn.qkv"
+    before, after = (observe(each, lambda each=each: each(raw), [name])[name] for each in (encoder, planted))
+    wider = (after.high - after.low) / (before.high - before.low)
+    np.testing.assert_allclose(sorted(wider.numpy())[-3:], [1, 100, 100], rtol=1e-3)
+    assert outlier_ratio(after) > 20 > outlier_ratio(before) >= 1
+
+
+@pytest.fixture(scope="module")
+def errors(encoder, raw) -> dict[str, float]:
+    """Method -> the relative error of the finest features with 4 bits, outliers planted."""
+    planted = plant_outliers(encoder)
+    with torch.no_grad():
+        wanted = planted(raw)[0]
+    recipes = {
+        "min-max": Recipe(4, 4),
+        "SmoothQuant": Recipe(4, 4, transform="smooth"),
+        "groups": Recipe(4, 4, transform="groups", groups=4),
+        "8 bits": Recipe(8, 8, transform="groups", groups=4),
+    }
+    quantised = {name: quantise_layers(planted, recipe, lambda each: each(raw)) for name, recipe in recipes.items()}
+    quantised["learned"] = deepcopy(quantised["groups"])
+    weights = quantised["learned"].image_encoder.trunk.blocks[0].attn.qkv.layer.weight.clone()
+    learn_blocks(quantised["learned"], planted, raw, steps=5)
+    assert torch.equal(weights, quantised["learned"].image_encoder.trunk.blocks[0].attn.qkv.layer.weight)
+    with torch.no_grad():
+        return {name: float((each(raw)[0] - wanted).norm() / wanted.norm()) for name, each in quantised.items()}
+
+
+@pytest.mark.slow
+def test_moving_the_width_into_the_weights_repairs_planted_outliers(errors):
+    assert errors["SmoothQuant"] < 0.7 * errors["min-max"] and errors["groups"] < 0.7 * errors["min-max"]
+    assert errors["8 bits"] < 0.1 < errors["groups"]
+
+
+@pytest.mark.slow
+def test_learning_a_block_lowers_its_error(errors):
+    assert errors["learned"] < errors["groups"]
+
+
+def test_only_the_part_that_is_named_is_rounded_and_the_model_stays(raw):
+    torch.manual_seed(0)
+    small = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)
+    model = FGNet(small).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    quantised = quantise_fgnet(model, Recipe(4, 8), raw)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    rounded = [name for name, module in quantised.named_modules() if isinstance(module, QuantisedLayer)]
+    assert rounded == layer_names(model, "encoder") and len(rounded) > 30
+    assert quantised.encoder.image_encoder.trunk.patch_embed.proj.weights.bits == 8  # the first layer
+    everything = quantise_fgnet(model, Recipe(4, 8), raw, part="")
+    assert everything.refined_decoder.head.weights.bits == 8 and everything.refined_decoder.ups[0].weights.bits == 4
+    with torch.no_grad():
+        assert torch.isfinite(everything(raw).refined).all()
+
+
+def test_megabytes_are_counted():
+    layer = nn.Linear(100, 50)
+    assert megabytes(layer) == pytest.approx(4 * 5050 / 1e6)
+    inputs = Quantiser(torch.tensor(-1.0), torch.tensor(1.0), 8)
+    rounded = QuantisedLayer(layer, identity(100), inputs, 4)
+    by_hand = 5000 / 2 + 4 * 50 + 100 + 4 * 2 * (1 + 50) + 4 * 2  # weights, bias, groups, quantisers, transform
+    assert megabytes(nn.Sequential(rounded, nn.Linear(3, 1))) == pytest.approx((by_hand + 16) / 1e6)
