@@ -38,6 +38,7 @@ ONLY = {  # the modules that may import a package; computing never draws
     "accelerate": {"training", "checkpoints"},
     "waterz": {"segmentation"},
     "pooch": {"datasets"},
+    "peft": {"neighbours.adapters"},
     "distributed": {"scale.cluster", "scale.prediction", "scale.segmentation"},
 }
 PROVIDED_BY = metadata.packages_distributions()  # "skimage" -> ["scikit-image"]
