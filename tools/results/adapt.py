@@ -125,7 +125,10 @@ def measure_adapted(model: FGNet) -> dict[str, Any]:
         except OSError:
             continue
         affinities = predict_rescaled(model, volume, VOLUMES[name]).coarse
-        scores[name] = asdict(evaluate(segment(affinities, volume.voxel_size, threshold), volume.labels))
+        segmentation = segment(
+            affinities, volume.voxel_size, threshold, strict=False
+        )  # some are too poor for the check
+        scores[name] = asdict(evaluate(segmentation, volume.labels))
     return {"threshold": threshold, "volumes": scores}
 
 
