@@ -127,7 +127,7 @@ def measure_adapted(model: FGNet) -> dict[str, Any]:
         affinities = predict_rescaled(model, volume, VOLUMES[name]).coarse
         segmentation = segment(
             affinities, volume.voxel_size, threshold, strict=False
-        )  # some are too poor for the check
+        )  # some are poor
         scores[name] = asdict(evaluate(segmentation, volume.labels))
     return {"threshold": threshold, "volumes": scores}
 
