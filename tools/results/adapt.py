@@ -2,7 +2,7 @@
 
 Everything is declared in `fgnet_lib/study/adaptation.py`. You may stop the command at any time and start it again: a
 run that is in the table is not done again. Several terminals share the work, because a run is locked while it is being
-done. Afterwards the page docs/measured/adaptation.md is written from the table.
+done. After each run the page docs/measured/adaptation.md is written anew from the table.
 """
 
 from __future__ import annotations
@@ -125,9 +125,7 @@ def measure_adapted(model: FGNet) -> dict[str, Any]:
         except OSError:
             continue
         affinities = predict_rescaled(model, volume, VOLUMES[name]).coarse
-        segmentation = segment(
-            affinities, volume.voxel_size, threshold, strict=False
-        )  # some are poor
+        segmentation = segment(affinities, volume.voxel_size, threshold, strict=False)  # some are poor
         scores[name] = asdict(evaluate(segmentation, volume.labels))
     return {"threshold": threshold, "volumes": scores}
 
@@ -148,6 +146,7 @@ def run_adaptation(name: str, sections: int, seed: int) -> None:
     }
     run["declared"]["config"]["widths"] = list(METHODS[name].config.widths)  # as JSON gives it back
     add_runs([run], ADAPTATIONS)
+    write_page()
 
 
 def train_missing(minutes: float, work: Path) -> None:
@@ -155,7 +154,7 @@ def train_missing(minutes: float, work: Path) -> None:
     started = time.monotonic()
     for name, sections, seed in list_adaptations():
         elapsed = (time.monotonic() - started) / 60
-        if elapsed > minutes:
+        if elapsed >= minutes:
             return
         try:
             with lock(work / f"{name}-{sections}-{seed}"):
@@ -204,7 +203,7 @@ def _times_line(rows: Adaptations) -> str:
 
 def page() -> str:
     """The page of the runs."""
-    rows = read_adaptations()
+    rows = read_adaptations(ADAPTATIONS)
     lines = [INTRODUCTION.format(missing=describe_missing(rows))]
     if rows:
         lines += [_times_line(rows), ""]
@@ -215,6 +214,12 @@ def page() -> str:
     return "\n".join(lines)
 
 
+def write_page() -> None:
+    """Write the page of the runs that are in the table now."""
+    with atomic(PAGE) as part:
+        part.write_text(page(), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further run after so long")
@@ -222,8 +227,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # rows are equal in the time of one core
     train_missing(arguments.minutes, arguments.work)
-    with atomic(PAGE) as part:
-        part.write_text(page(), encoding="utf-8")
+    write_page()
 
 
 if __name__ == "__main__":
