@@ -29,8 +29,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import atomic
-from fgnet_lib.files.tensors import check_tensors
 from fgnet_lib.natural_encoder import NaturalEncoder
 from fgnet_lib.sam2_encoder import Sam2Encoder
 
@@ -270,8 +268,10 @@ def save_adapters(model: nn.Module, path: str | Path, config: AdapterConfig, not
         "base": base_fingerprint(model, trained),
         "notes": json.dumps(notes),
     }
-    with atomic(path) as part:
-        save_file(tensors, part, metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")  # under its own name the file is complete
+    save_file(tensors, part, metadata)
+    part.replace(path)
     return path
 
 
@@ -297,12 +297,15 @@ def load_adapters(model: FGNet, path: str | Path) -> dict[str, Any]:
     detach_adapters(model.encoder)
     attach_adapters(model.encoder, config)
     state = model.state_dict()
-    unknown = sorted(name for name, tensor in tensors.items() if state.get(name, torch.empty(0)).shape != tensor.shape)
+    kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+    unknown = sorted(name for name, tensor in tensors.items() if kinds.get(name) != (tensor.shape, tensor.dtype))
     if unknown or metadata.get("base") != base_fingerprint(model, set(tensors)):
         detach_adapters(model.encoder)
         reason = f"its {unknown[0]} does not fit" if unknown else "other weights beside the trained ones"
         raise ValueError(f"{path} belongs to another base model ({reason}): load the model that it was trained on")
-    check_tensors(tensors, model, path)
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        detach_adapters(model.encoder)
+        raise ValueError(f"{path}: {broken[0]} holds NaN or infinite values; train it again")
     model.load_state_dict(tensors, strict=False)
     return notes
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
@@ -97,17 +98,15 @@ def test_an_update_has_r_times_both_sides_and_its_product_distributes(inputs, ou
             super().__init__()
             self.qkv = nn.Linear(inputs, outputs)
 
-    from peft import LoraConfig, inject_adapter_in_model
-
-    layer, x = Layer().double(), torch.randn(5, inputs).double()
+    layer, x = Layer(), torch.randn(5, inputs)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=["qkv"]), layer)
-    a, b = (getattr(layer.qkv, name)["default"].weight for name in ("lora_A", "lora_B"))
-    nn.init.normal_(b)
+    nn.init.normal_(layer.qkv.lora_B["default"].weight)
+    a, b = (getattr(layer.qkv, name)["default"].weight.double() for name in ("lora_A", "lora_B"))
     assert a.numel() + b.numel() == rank * (inputs + outputs)  # 2 r d where both sides are d
-    base = layer.qkv.get_base_layer()
-    together = x @ (base.weight + b @ a).T + base.bias
-    torch.testing.assert_close(layer.qkv(x), together.to(x.dtype), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(together, x @ base.weight.T + base.bias + (x @ a.T) @ b.T)
+    weight, bias = (parameter.double() for parameter in layer.qkv.get_base_layer().parameters())
+    together = x.double() @ (weight + b @ a).T + bias
+    torch.testing.assert_close(together, x.double() @ weight.T + bias + (x.double() @ a.T) @ b.T)
+    torch.testing.assert_close(layer.qkv(x).double(), together, atol=1e-4, rtol=1e-4)
 
 
 def test_a_learned_update_has_at_most_rank_r(base):
@@ -208,6 +207,10 @@ def test_a_file_of_adapters_is_refused_where_it_does_not_belong(base, tmp_path):
         with pytest.raises(ValueError, match=r"fly.safetensors belongs to another base model"):
             load_adapters(other, path)
         assert not has_adapters(other.encoder)
+    nn.init.constant_(base.coarse_decoder.head.bias, float("nan"))
+    broken = save_adapters(base, tmp_path / "broken.safetensors", AdapterConfig(rank=2), {})
+    with pytest.raises(ValueError, match="coarse_decoder.head.bias holds NaN"):
+        load_adapters(base, broken)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(ValueError, match="no file of adapters, or damaged"):
         load_adapters(base, path)
@@ -224,7 +227,7 @@ def test_sam2_s_official_checkpoints_take_adapters_by_one_parameter(tmp_path):
     torch.save({"model": official}, path)
     models = [FGNet(FGNetConfig(encoder="tiny", refined=False, coarse_width=8), path).eval() for _ in range(2)]
     expected = models[0](raw()).coarse
-    config = AdapterConfig(rank=2, gate=True)
+    config = AdapterConfig(rank=1, gate=True)
     attach_adapters(models[0].encoder, config)
     assert len(lora_layers(models[0].encoder)) == 12
     assert torch.equal(models[0](raw()).coarse, expected)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import adapt
 import pytest
-import results
 
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study import adaptation
@@ -20,10 +19,9 @@ def tiny(monkeypatch, tmp_path):
     methods = {name: replace(METHODS[name], iterations=2) for name in ("gate", "natural_rank_4")}
     for module in (adapt, adaptation):
         monkeypatch.setattr(module, "METHODS", methods)
-    for module in (adapt, results):
-        monkeypatch.setattr(module, "open_dataset", lambda name, part: volume)
+    monkeypatch.setattr(adapt, "open_dataset", lambda name, part: volume)
     monkeypatch.setattr(adapt, "open_choosing_part", lambda: volume)
-    monkeypatch.setattr(results, "THRESHOLDS", [0.3, 0.6])
+    monkeypatch.setattr(adapt, "THRESHOLDS", [0.3, 0.6])
     monkeypatch.setattr(adapt, "ADAPTATIONS", tmp_path / "runs")
     monkeypatch.setattr(adapt, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(adapt, "list_adaptations", lambda: [(name, 5, 0) for name in methods])

@@ -20,7 +20,8 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 
 # isort: split
 import torch
-from results import choose_threshold, open_choosing_part
+from results import open_choosing_part
+from train_mini import THRESHOLDS, best_threshold
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.augment import Augment
@@ -34,7 +35,7 @@ from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.neighbours.adapters import AdapterConfig, attach_adapters, train_only
 from fgnet_lib.patches import PatchDataset
-from fgnet_lib.segmentation import segment
+from fgnet_lib.segmentation import segment, sweep
 from fgnet_lib.study.adaptation import (
     ADAPTATIONS,
     JUDGED_ON,
@@ -117,7 +118,9 @@ def train_adapted(name: str, sections: int, seed: int) -> tuple[FGNet, dict[str,
 def measure_adapted(model: FGNet) -> dict[str, Any]:
     """Choose the threshold of A_s on sections that no row is trained on, and score every volume that is here."""
     part = open_choosing_part()
-    threshold = choose_threshold(predict(model, part.raw, progress=False).coarse, part)
+    affinities = predict(model, part.raw, progress=False).coarse
+    steps = sweep(affinities, part.voxel_size, THRESHOLDS, strict=False)  # some are too poor to show their order
+    threshold = best_threshold({t: asdict(evaluate(step, part.labels)) for t, step in steps.items()})
     scores = {}
     for name in JUDGED_ON:
         try:
@@ -125,7 +128,7 @@ def measure_adapted(model: FGNet) -> dict[str, Any]:
         except OSError:
             continue
         affinities = predict_rescaled(model, volume, VOLUMES[name]).coarse
-        segmentation = segment(affinities, volume.voxel_size, threshold, strict=False)  # some are poor
+        segmentation = segment(affinities, volume.voxel_size, threshold, strict=False)
         scores[name] = asdict(evaluate(segmentation, volume.labels))
     return {"threshold": threshold, "volumes": scores}
 
