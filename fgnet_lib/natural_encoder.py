@@ -28,11 +28,17 @@ class _Convolution(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, groups=groups)
         self.before, self.after = (kernel - stride) // 2, (kernel - stride + 1) // 2
-        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")  # random weights keep the size of the features
-        nn.init.zeros_(self.get_parameter("bias"))
+        _keep_size(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (self.before, self.after, self.before, self.after)))
+
+
+def _keep_size(convolution: nn.Conv2d) -> nn.Conv2d:
+    """Give a convolution random weights that keep the size of the features, and return it."""
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    nn.init.zeros_(convolution.get_parameter("bias"))
+    return convolution
 
 
 class _Bottleneck(nn.Module):
@@ -41,9 +47,9 @@ class _Bottleneck(nn.Module):
     def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
         wide = inputs * expansion
-        self.widen = _Convolution(inputs, wide, 1) if expansion > 1 else None
+        self.widen = _keep_size(nn.Conv2d(inputs, wide, 1)) if expansion > 1 else None
         self.depthwise = _Convolution(wide, wide, kernel, stride, groups=wide)
-        self.narrow = _Convolution(wide, outputs, 1)
+        self.narrow = _keep_size(nn.Conv2d(wide, outputs, 1))
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from fgnet_lib.views.feature_maps import stretch
 from fgnet_lib.volumes import IGNORE, Lazy
 
 TEXT = 12.5  # points; a figure 15 inches wide is shrunk to 11 points on a slide of 13.3 inches
+FROZEN_AT = 300  # where "0 parameters" lies on a logarithmic axis
 WARM = "afmhot"  # attention; the viewer's shader is the same ramp, so both show a weight in the same colour
 # Okabe and Ito's colour-blind safe hues, each in five lightnesses: neighbours differ in hue or in lightness.
 _HUES = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -469,6 +470,39 @@ def against_sections(
     ax.set_xticks(ticks, [str(n) for n in ticks])
     ax.minorticks_off()
     if rows:
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return ax
+
+
+def against_parameters(ax: Axes, rows: Mapping[str, tuple[int, Mapping[int, Sequence[float]]]]) -> Axes:
+    """Plot VOI (bits) against an encoder's trained parameters: a line for each number of labelled sections.
+
+    Squares are means, bars standard deviations, small dots single runs. The methods are named above the axes.
+
+    Args:
+        ax: axes to draw on.
+        rows: method -> its trained parameters in the encoder (0 if it is frozen), labelled sections -> VOI of each run.
+    """
+    positions = {name: count or FROZEN_AT for name, (count, _) in rows.items()}
+    amounts = sorted({n for _, of_sections in rows.values() for n in of_sections})
+    for number, sections in enumerate(amounts):
+        names = sorted((name for name, (_, vois) in rows.items() if vois.get(sections)), key=positions.__getitem__)
+        vois = [rows[name][1][sections] for name in names]
+        x = np.array([positions[name] for name in names]) * 1.06**number  # so that bars do not lie on each other
+        around = [np.std(values, ddof=1) if len(values) > 1 else np.nan for values in vois]
+        style = {"linestyle": _line_style(number), "label": f"{sections} labelled sections"}
+        bars = ax.errorbar(x, [np.mean(values) for values in vois], around, marker="s", capsize=4, **style)
+        for at, values in zip(x, vois, strict=True):
+            ax.plot([at] * len(values), values, ".", color=bars[0].get_color(), alpha=0.6)
+    ax.set(xscale="log", xlabel="trained parameters of the encoder", ylabel="VOI (bits)")
+    ticks = [FROZEN_AT, *(10**k for k in range(3, 8) if 10**k <= 3 * max(positions.values(), default=10**4))]
+    ax.set_xticks(ticks, ["0", *(f"{tick:,}" for tick in ticks[1:])])
+    ax.minorticks_off()
+    above = ax.get_xaxis_transform()
+    for name, x in positions.items():
+        ax.axvline(x, color="0.85", lw=0.8, zorder=0)
+        ax.text(x, 1.02, name, transform=above, rotation=35, ha="left", va="bottom", fontsize=9)
+    if amounts:
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return ax
 

@@ -39,6 +39,7 @@ ONLY = {  # the modules that may import a package; computing never draws
     "accelerate": {"training", "checkpoints"},
     "waterz": {"segmentation"},
     "pooch": {"datasets"},
+    "peft": {"neighbours.adapters"},
     "onnxruntime": {"engines.export", "engines.quantisation"},
     "openvino": {"engines.runtimes"},
     "distributed": {"scale.cluster", "scale.prediction", "scale.segmentation"},

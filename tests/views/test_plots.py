@@ -163,6 +163,16 @@ def test_highlighted_curves_are_in_color_and_the_rest_is_grey():
         assert [color == "0.8" for color in colors] == [True, False, True]
 
 
+def test_a_frozen_encoder_is_left_of_all_others_and_has_no_number_in_between():
+    rows = {"frozen": (0, {5: [2.0, 2.2]}), "LoRA": (10880, {5: [1.8], 20: [1.5, 1.7]}), "full": (1400576, {20: [1.4]})}
+    ax = plots.against_parameters(plt.figure().subplots(), rows)
+    labels = [tick.get_text() for tick in ax.get_xticklabels()]
+    assert labels[0] == "0" and "10,000" in labels and ax.get_xticks()[0] < 1000
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["5 labelled sections", "20 labelled sections"]
+    assert {text.get_text() for text in ax.texts} == rows.keys()
+    plots.against_parameters(plt.figure().subplots(), {})
+
+
 def test_curves():
     _, (left, right) = plt.subplots(1, 2)
     plots.split_merge_curve(left, [0.1, 0.5, 0.9], [2, 1, 0.2], [0.1, 0.3, 3], chosen=0.5)

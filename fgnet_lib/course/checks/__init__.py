@@ -45,10 +45,12 @@ from fgnet_lib.course.checks.lesson06 import match, neuron_volume, viewer_positi
 from fgnet_lib.course.checks.lesson07 import chance_of, fair_pairs, seed_summary
 from fgnet_lib.course.checks.lesson08 import cut_geometry, flat_sections, sections_in_memory
 from fgnet_lib.course.checks.lesson09 import block_ids, halo, worker_hours
+from fgnet_lib.course.checks.lesson11 import adapter_size, log_spectrum, low_rank_update
 from fgnet_lib.course.checks.lesson16 import folded_layer, integer_product, rounded_values
 
 __all__ = [
     "EXERCISES",
+    "adapter_size",
     "affinities",
     "attention",
     "auc",
@@ -67,6 +69,8 @@ __all__ = [
     "honest_threshold",
     "integer_product",
     "learning_rate",
+    "log_spectrum",
+    "low_rank_update",
     "map_shape",
     "mask",
     "match",

@@ -1,0 +1,511 @@
+# %% [markdown]
+# # 11 · Adapt without retraining: how few parameters an encoder needs to learn a new tissue
+#
+# <!-- badges -->
+#
+# **What you will learn**
+#
+# - what lies between a frozen and a fine-tuned encoder: three orders of magnitude of parameters;
+# - **LoRA**: a low-rank update of a frozen layer, why it changes nothing at first, and how it disappears by merging;
+# - a gate for each image, and a **frequency adapter**, which sees the texture of a section but not its place;
+# - how to keep what was learned in a file of a few kilobytes, so that one base model serves several tissues;
+# - what our measurements say about the knee: how many parameters suffice, with 5, 20 and 120 labelled sections.
+#
+# **Before you start.** Lesson 02 shows what an encoder's features are, and lesson 07 what seeds and *p* are.
+#
+# <!-- times -->
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # fast | cpu | gpu | full
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
+OUT_DIR = ""  # folder for results; empty: out/
+DEVICE = "auto"  # auto | cpu | cuda | mps
+SEED = 0
+
+# %% tags=["setup"]
+from fgnet_lib.course.session import start_session
+
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+
+# %% [markdown]
+# ## 1 · Between frozen and fine-tuned
+#
+# SAM2's encoder is large, and your labelled sections are few. You can **freeze** it and train only the decoder behind
+# it, or **fine-tune** it and change every weight. Frozen, it cannot learn what your tissue looks like. Fine-tuned, it
+# may forget what it knew, and you must store a whole encoder for each tissue. I-MedSAM (references below) goes between:
+# the encoder stays frozen, and small **adapters** beside its layers learn.
+#
+# **What is the paper's and what is ours.** The paper gives low-rank updates of SAM's attention, one gate for each image,
+# and the frequency adapter. It segments organs in 2D medical images. Here, the encoder is SAM2's Hiera, the task is our
+# affinities, and the code is written from the equations.
+
+# %%
+from copy import deepcopy
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from fgnet_lib.augment import Augment
+from fgnet_lib.course import checks, quiz
+from fgnet_lib.datasets import fetch
+from fgnet_lib.fgnet import FGNet
+from fgnet_lib.losses import fgnet_loss
+from fgnet_lib.natural_encoder import build_natural_encoder
+from fgnet_lib.neighbours import adapters
+from fgnet_lib.neighbours.adapters import AdapterConfig
+from fgnet_lib.patches import PatchDataset
+from fgnet_lib.study import adaptation
+from fgnet_lib.training import TrainConfig, fit
+from fgnet_lib.views import plots
+from fgnet_lib.views.tables import fold_table
+from fgnet_lib.weights import PRETRAINED
+
+# %% [markdown]
+# The model is SAM2's encoder and the coarse decoder behind it, without the Fine-Grained Encoder. So the affinities
+# depend on the encoder alone, and you see what adapting it changes. The encoder is the small one that ships with this
+# repository. **Another size needs one change**: with `ENCODER = "tiny"` everything below runs with SAM2.1's official
+# checkpoint, if you have it or can download it.
+
+# %%
+ENCODER = "mini"  # mini | tiny | small | base_plus | large
+weights = PRETRAINED / "encoder_mini.pt" if ENCODER == "mini" else fetch(f"sam2.1_hiera_{ENCODER}.pt")
+torch.manual_seed(SEED)
+base = FGNet(replace(adaptation.METHODS["frozen"].config, encoder=ENCODER), weights).eval()
+volume = session.volume("train")
+section = torch.from_numpy(volume.raw[len(volume.raw) // 2 :][:1] / np.float32(255))[None, None]
+section = section[..., : section.shape[-2] // 32 * 32, : section.shape[-1] // 32 * 32]
+count = sum(parameter.numel() for parameter in base.encoder.parameters())
+print(f"{volume.name}: {volume.shape} voxels; one section of it: {tuple(section.shape)}")
+print(
+    f"the encoder has {count:,} parameters, the rest of the model {sum(p.numel() for p in base.parameters()) - count:,}"
+)
+
+# %% [markdown]
+# ## 2 · LoRA: a low-rank update
+#
+# A layer of the encoder computes $Wx$. Fine-tuning replaces $W$ by $W + \Delta W$, where $\Delta W$ has as many numbers
+# as $W$. LoRA (Hu et al. 2022) assumes that a *low-rank* change is enough, $\Delta W = BA$:
+#
+# $$h = W x + g\, B (A x), \qquad A: r \times d_\mathrm{in},\quad B: d_\mathrm{out} \times r,\quad r \ll d.$$
+#
+# $A$ looks at the input in $r$ directions, and $B$ says what each of them adds to the output. $W$ is frozen. **$B$ is 0
+# at first, so the adapted encoder begins as the frozen one**, whatever the gate $g$ is. Leave $g = 1$ for the moment;
+# part 4 explains it.
+#
+# In each block of Hiera one layer, `qkv`, computes queries, keys and values together. The library peft puts an update
+# beside it, and one line says where: `LoraConfig(r=4, target_modules=["qkv"])`. (The paper changes queries and values.
+# With the fused layer, keys change too.)
+
+# %%
+model = deepcopy(base)
+adapters.attach_adapters(model.encoder, AdapterConfig(rank=4))
+qkv = model.encoder.image_encoder.trunk.blocks[0].attn.qkv
+print(qkv)
+with torch.no_grad():
+    before, after = base.encoder(section), model.encoder(section)
+assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+print("with adapters, before training: the same features, bit for bit")
+
+# %% [markdown]
+# **Exercise 11.1: a low-rank update.** `x` holds the tokens of several images, with the shape (images, tokens, inputs).
+# `weight` is $W$ (outputs, inputs), `a` is $A$ (r, inputs), `b` is $B$ (outputs, r), and `gate` has one number for each
+# image. Return $W x + g\, B (A x)$ for every token, in the shape (images, tokens, outputs).
+
+
+# %% tags=["task"]
+def my_adapted(x, weight, a, b, gate):
+    return ...
+
+
+# %% tags=["solution"]
+def my_adapted(x, weight, a, b, gate):
+    update = x @ a.T @ b.T
+    return x @ weight.T + gate[:, None, None] * update
+
+
+# %%
+checks.low_rank_update(my_adapted)
+
+# %% [markdown]
+# ### Merging loses nothing
+#
+# Because $(W + BA)x = Wx + B(Ax)$, you may add $BA$ to $W$ once, after training. The layer is then as fast as before.
+# Here the adapters get random weights, as if they had been trained, and we compare both ways:
+
+# %%
+for layer in model.encoder.modules():
+    if hasattr(layer, "lora_B"):
+        torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.1)
+merged = deepcopy(model)
+adapters.merge_adapters(merged.encoder)
+with torch.no_grad():
+    pairs = list(zip(model.encoder(section), merged.encoder(section), base.encoder(section), strict=True))
+rounding = max((a - b).abs().max().item() for a, b, _ in pairs)
+change = max((a - c).abs().max().item() for a, _, c in pairs)
+print(f"adapted against merged: at most {rounding:.1e}; adapted against the base model: up to {change:.2f}")
+print("layers of the merged model:", type(merged.encoder.image_encoder.trunk.blocks[0].attn.qkv).__name__)
+assert rounding < 1e-3 * change
+
+# %% [markdown]
+# **What to see.** The first number is rounding: the two ways add the same numbers in another order. The second says
+# that these adapters did change the features.
+#
+# ## 3 · What does it cost?
+
+# %%
+quiz.ask("11", "parameters")
+
+# %% [markdown]
+# **Exercise 11.2: the size of an adapter.** `layers` is a list of pairs, inputs and outputs of each layer that gets an
+# update, and `rank` is $r$. How many parameters are trained in $A$ and $B$ of all layers together?
+
+
+# %% tags=["task"]
+def my_size(layers, rank):
+    return ...
+
+
+# %% tags=["solution"]
+def my_size(layers, rank):
+    return sum(rank * (inputs + outputs) for inputs, outputs in layers)
+
+
+# %%
+checks.adapter_size(my_size)
+
+# %% [markdown]
+# Now count for our encoder. Two more ways to train little are in the list: **norm layers only** trains the scale and
+# the shift of each layer norm, and the frequency adapter follows in part 5.
+
+# %%
+METHODS = {name: adaptation.METHODS[name] for name in adaptation.SHOWN}
+
+
+def count_trained(method):
+    model = deepcopy(base)
+    if method.regime == "adapters":
+        adapters.attach_adapters(model.encoder, AdapterConfig(method.rank, method.gate, method.spectrum))
+    adapters.train_only(model, method.regime)
+    return sum(p.numel() for p in model.encoder.parameters() if p.requires_grad)
+
+
+trained = {name: count_trained(method) for name, method in METHODS.items()}
+heads = ["method", "trained in the encoder", "share", "kB in a file"]
+lines = [
+    [METHODS[name].title, f"{n:,}", f"{n / trained['full']:.1%}", f"{4 * n / 1000:,.0f}"] for name, n in trained.items()
+]
+fold_table(heads, {"": lines[:5], "more": lines[5:]})
+
+# %% [markdown]
+# ## 4 · A gate for each image
+#
+# Sections differ: one is dark, one is blurred. I-MedSAM multiplies the update by a gate $g = \sigma(w^\top \bar x + b)$,
+# where $\bar x$ is the mean of the image's tokens. So each image gets its own share of the update. We compute one gate in
+# each block. **With a gate you cannot merge**: the best weights would differ from image to image.
+
+# %%
+gated = deepcopy(base)
+adapters.attach_adapters(gated.encoder, AdapterConfig(rank=4, gate=True))
+seen = []
+for gate in gated.encoder.adapters.gates:
+    gate.score.register_forward_hook(lambda layer, inputs, output: seen.append(output.sigmoid()))
+two = torch.cat([section, 0.3 * section])  # the same section, and a darker copy
+with torch.no_grad():
+    gated.encoder(two)
+for block, values in enumerate(seen):
+    print(f"block {block}: gate {values[0].item():.3f} for the section, {values[1].item():.3f} for the dark copy")
+try:
+    adapters.merge_adapters(gated.encoder)
+except ValueError as error:
+    print("merging:", error)
+
+# %% [markdown]
+# **What to see.** Two images, two gates in every block. These gates have not been trained, so their values mean nothing
+# yet.
+#
+# ## 5 · The frequency adapter
+#
+# A membrane is an edge, and edges are high frequencies. I-MedSAM therefore also shows the encoder the **amplitude
+# spectrum** of the image, $|\mathrm{FFT}(\text{image})|$, with frequency 0 in the middle and scaled to 0 to 1. The frozen
+# patch embedding cuts it into tokens. In each block a small branch (down to a quarter of the channels, GELU, up again)
+# makes $x_f$ of these tokens, and the block's output becomes $x + 0.5\, x_f$. (In Hiera, later blocks have coarser grids,
+# so we average the tokens over them. That is ours.)
+#
+# A detail decides whether this can work. Look at the values of the spectrum, as they are and after $\log(1 + \cdot)$:
+
+# %% alt="A section, its amplitude spectrum as it is, nearly black but for a point in the middle, its spectrum after the logarithm, where a cloud of frequencies is visible, and a histogram of both: the raw values all lie close to 0, those after the logarithm spread around the middle."
+grey = section[0, 0, 0]
+spectra = {kind: adapters.amplitude_spectrum(grey, kind).numpy() for kind in ("raw", "log1p")}
+figure, axes = plt.subplots(1, 4, figsize=(15, 3.9), layout="constrained")
+axes[0].imshow(grey, cmap="gray")
+axes[0].set(title="section", xlabel="x (voxels)", ylabel="y (voxels)")
+for ax, (kind, spectrum) in zip(axes[1:], spectra.items(), strict=False):
+    image = ax.imshow(spectrum, cmap="magma", vmin=0, vmax=1)
+    ax.set(title=f"amplitude, {kind}: median {np.median(spectrum):.1g}", xticks=[], yticks=[])
+    ax.set(xlabel="frequency in x (0 in the middle)")
+    axes[3].hist(
+        spectrum.ravel(), bins=np.linspace(0, 1, 41), weights=[100 / spectrum.size] * spectrum.size, label=kind
+    )
+figure.colorbar(image, ax=axes[2])
+axes[3].set(title="values of the two spectra", xlabel="value", ylabel="share of frequencies (%)", yscale="log")
+axes[3].legend()
+plt.show()
+assert np.median(spectra["raw"]) < 0.02 and np.median(spectra["log1p"]) > 10 * np.median(spectra["raw"])
+
+# %% [markdown]
+# **What to see.** Frequency 0 is the sum of all grey values, far larger than any other amplitude. After scaling, it is 1
+# and nearly everything else is 0: the adapter sees one bright pixel. The logarithm brings the other frequencies into
+# view. So we measure both, *raw* and *log1p*.
+#
+# **Exercise 11.3: the spectrum that the adapter sees.** Take a section (y, x), and return $\log(1 + |\mathrm{FFT}|)$ with
+# frequency 0 in the middle (`np.fft.fftshift`), scaled so that its least value is 0 and its largest 1.
+
+
+# %% tags=["task"]
+def my_spectrum(section):
+    return ...
+
+
+# %% tags=["solution"]
+def my_spectrum(section):
+    amplitude = np.abs(np.fft.fftshift(np.fft.fft2(section)))
+    logarithm = np.log1p(amplitude)
+    return (logarithm - logarithm.min()) / (logarithm.max() - logarithm.min())
+
+
+# %%
+checks.log_spectrum(my_spectrum)
+
+# %% [markdown]
+# What does the adapter *not* see? Predict first:
+
+# %%
+quiz.ask("11", "moved")
+
+# %%
+moved = torch.roll(grey, (20, -7), dims=(0, 1))
+difference = (adapters.amplitude_spectrum(moved, "log1p") - adapters.amplitude_spectrum(grey, "log1p")).abs().max()
+print(f"grey values change by up to {(moved - grey).abs().max():.2f}, the spectrum by {difference:.0e} (rounding)")
+power = torch.fft.fft2(grey.double()).abs().square().mean()
+print(f"Parseval: mean power {power:.3f}, sum of squared grey values {grey.double().square().sum():.3f}")
+assert difference < 1e-4 and torch.isclose(power, grey.double().square().sum())
+
+# %% [markdown]
+# The spectrum keeps the energy of the picture (Parseval's theorem), and drops where things are. It can tell the encoder
+# *which* texture a section has: how blurred, how noisy, how coarse. It cannot tell it where a membrane is.
+#
+# ## 6 · Adapt it yourself
+#
+# Now train: the decoder and an update of rank 4, on the training part of your data set, within the budget of your
+# profile. Nothing else of the encoder changes.
+
+# %%
+CONFIG = AdapterConfig(rank=4)
+minutes = {"fast": 0.1, "cpu": 1.0, "gpu": 1.0}.get(PROFILE, 10.0)
+side = 64 if PROFILE == "fast" else 128
+recipe = TrainConfig((8, side, side), iterations=2000, minutes=minutes, learning_rate=2e-3, warmup=10, seed=SEED)
+recipe = replace(recipe, encoder_lr_factor=1.0, checkpoint_every=10_000)
+
+
+def loss(model, batch):
+    raw, target, mask = batch
+    return fgnet_loss(model(raw), target, mask)
+
+
+model = deepcopy(base).to(session.device)
+adapters.attach_adapters(model.encoder, CONFIG)
+adapters.train_only(model, "adapters")
+patches = PatchDataset([volume], recipe.patch, Augment(), SEED)
+history = fit(model, patches, loss, recipe, session.out_dir / f"11_{DATASET}_{PROFILE}_{SEED}_{ENCODER}")
+ends = np.mean(history.loss[:5]), np.mean(history.loss[-5:])
+print(f"iterations: {len(history)}; loss {ends[0]:.3f} in the first five, {ends[1]:.3f} in the last five")
+
+# %% [markdown]
+# What has it learned? The update $BA$ of a layer is a matrix as large as $W$. Its **singular values** say how many
+# directions it has:
+
+# %% alt="Singular values of the learned update of each attention layer, on a logarithmic axis: four values of ordinary size, and from the fifth on nothing but rounding."
+model.cpu()
+figure, ax = plt.subplots(figsize=(9, 3.8), layout="constrained")
+for name, layer in model.encoder.named_modules():
+    if hasattr(layer, "get_delta_weight"):
+        values = torch.linalg.svdvals(layer.get_delta_weight("default").detach().double())[:10]
+        ax.semilogy(np.arange(1, 1 + len(values)), values.clamp(min=1e-12), "o-", ms=4, label=name.split(".")[-3])
+        assert (values[CONFIG.rank :] < 1e-5 * values[0]).all()
+ax.axvline(CONFIG.rank + 0.5, color="black", ls=":")
+ax.set(xlabel="number of the singular value", ylabel="singular value of B A", title="four directions, then rounding")
+ax.legend(title="block", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+plt.show()
+
+# %% [markdown]
+# **What to see.** Behind the dotted line, at $r = 4$, everything is rounding: an update of rank 4 has four directions, no
+# matter how long it is trained.
+#
+# ## 7 · One base, several tissues
+#
+# `save_adapters` writes only what was trained, and a checksum of all the rest. So a file cannot be put onto another base
+# model by mistake.
+
+# %%
+path = adapters.save_adapters(model, session.out_dir / "11_tissue.safetensors", CONFIG, {"tissue": volume.name})
+print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB; an encoder of its own: {4 * count / 1000:,.0f} kB")
+served = deepcopy(base)
+notes = adapters.load_adapters(served, path)
+with torch.no_grad():
+    same = torch.equal(served(section).coarse, model(section).coarse)
+    adapters.detach_adapters(served.encoder)
+    restored = all(torch.equal(a, b) for a, b in zip(served.encoder(section), base.encoder(section), strict=True))
+print(f"loaded for {notes['tissue']}: same affinities {same}; taken off again: the base encoder {restored}")
+assert same and restored and (path.stat().st_size <= 200_000 or ENCODER != "mini")
+other = FGNet(base.config).eval()  # another encoder, with random weights
+try:
+    adapters.load_adapters(other, path)
+except ValueError as error:
+    print("on another base:", str(error).replace(f"{path.parent}", "").lstrip("/"))
+
+# %% [markdown]
+# A laboratory with ten tissues stores one encoder and ten such files.
+#
+# **The guide that knows photographs** (`natural_encoder`) has no attention, so it has no `qkv`. There, the same library
+# puts its updates beside the 1 × 1 convolutions, which hold nearly all of its weights. They merge as well:
+
+# %%
+natural = build_natural_encoder(PRETRAINED / "encoder_natural.safetensors").eval()
+with torch.no_grad():
+    before = natural(section)
+    adapters.attach_adapters(natural, CONFIG)
+    after = natural(section)
+assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+sizes = {True: 0, False: 0}
+for name, parameter in natural.named_parameters():
+    sizes["lora_" in name] += parameter.numel()
+print(f"photographs: {sizes[True]:,} parameters in updates of rank 4, beside {sizes[False]:,} that are frozen")
+
+# %% [markdown]
+# ## 8 · Measured: where is the knee?
+#
+# The rows below were trained as this lesson trains: the same encoder, a new decoder, the first 5, 20 or 120 sections of
+# FIB-25, the same time of one core for each method, three seeds each. They are judged on FIB-25's validation part, and on
+# gala and AC4, two tissues that none of them was trained on. What is there, and what is missing?
+
+# %%
+rows = adaptation.read_adaptations()
+print(adaptation.describe_missing(rows))
+
+
+def parameters_and_scores(name, volume="fib25"):
+    runs = [run for (method, _), of_row in rows.items() if method == name for run in of_row]
+    vois = {n: adaptation.adaptation_scores(rows, name, n, volume) for n in adaptation.SECTIONS}
+    return runs[0]["trained"]["encoder"], {n: values for n, values in vois.items() if values}
+
+
+measured = [name for name in METHODS if any(method == name for method, _ in rows)]
+points = {METHODS[name].title: parameters_and_scores(name) for name in measured}
+
+# %% alt="VOI on FIB-25 against the trained parameters of the encoder, from 0 for a frozen one to more than a million for a fully fine-tuned one, on a logarithmic axis: one line for each number of labelled sections, with bars for the spread over seeds and a dot for each run. An inset shows the histograms of the two spectra."
+figure, ax = plt.subplots(figsize=(13, 6), layout="constrained")
+plots.against_parameters(ax, points)
+ax.set_ylabel("VOI on FIB-25, validation part (bits)")
+inset = ax.inset_axes((1.06, 0.08, 0.3, 0.38))
+for kind, spectrum in spectra.items():
+    inset.hist(spectrum.ravel(), bins=np.linspace(0, 1, 31), weights=[100 / spectrum.size] * spectrum.size, label=kind)
+inset.set(title="what a frequency adapter sees", xlabel="value", ylabel="frequencies (%)", yscale="log")
+inset.legend(frameon=False, fontsize=9)
+plt.show()
+
+# %% [markdown]
+# **How to read it.** Lower is better. Go from left to right along one line: where does it stop falling? That is the knee.
+# Then compare the step between two methods with the bars. A line whose points are missing is not flat, it is unmeasured.
+#
+# The same in numbers. *p* is counted by permutation, as in lesson 07; with three runs of each method it cannot be less
+# than 0.10.
+
+# %%
+groups = {}
+for volume_name, title in adaptation.JUDGED_ON.items():
+    for sections in adaptation.SECTIONS:
+        answers = {
+            question: adaptation.adaptation_answer(rows, pair, sections, volume_name)
+            for question, pair in adaptation.QUESTIONS.items()
+        }
+        groups[f"{title}, {sections} sections"] = [[q, *answer] for q, answer in answers.items() if answer]
+fold_table(["question", "VOI of the first", "of the second", "difference", "p"], groups)
+
+# %%
+for volume_name, title in adaptation.JUDGED_ON.items():
+    scored = [
+        run["volumes"][volume_name] for of_row in rows.values() for run in of_row if volume_name in run["volumes"]
+    ]
+    merged_bits, split_bits = (sum(score[key] for score in scored) for key in ("voi_merge", "voi_split"))
+    if scored:
+        print(f"{title}: {merged_bits / (merged_bits + split_bits):.0%} of VOI are merges, over all runs")
+
+# %% [markdown]
+# A negative difference means that the first method of a question is better: "Does low-rank adaptation help?" compares
+# LoRA with the frozen encoder. Where nearly all of VOI are merges, the segmentation has joined nearly everything, and a
+# difference there says little. [adaptation.md](../docs/measured/adaptation.md) has every row, with the time that each
+# took.
+#
+# **What was expected, and did it come?** These sentences are computed from the rows:
+
+# %%
+EXPECTED = {
+    "full fine-tuning gains over a frozen encoder, with 120 sections": ("full", "frozen", 120, "fib25"),
+    "LoRA gains over a frozen encoder, with 120 sections": ("rank_4", "frozen", 120, "fib25"),
+    "with 5 sections full fine-tuning overfits, and LoRA is better": ("rank_4", "full", 5, "fib25"),
+    "a higher rank helps when there are more labels": ("rank_8", "rank_2", 120, "fib25"),
+    "the frequency adapter helps (in the paper it brings 2.7 points of Dice)": ("log1p", "rank_4", 5, "fib25"),
+    "on AC4, which is new to both, LoRA has lost less than full fine-tuning": ("rank_4", "full", 5, "ac4"),
+}
+
+
+def judge(ours, theirs):
+    if not ours or not theirs:
+        return "not measured yet"
+    came = "came, in all runs" if max(ours) < min(theirs) else "came in the mean, but runs overlap"
+    means = f"{np.mean(ours):.3f} against {np.mean(theirs):.3f}; runs: {len(ours)} and {len(theirs)}"
+    return f"{came if np.mean(ours) < np.mean(theirs) else 'did not come'} ({means})"
+
+
+for expectation, (first, second, sections, volume_name) in EXPECTED.items():
+    scores = [adaptation.adaptation_scores(rows, name, sections, volume_name) for name in (first, second)]
+    print(f"{expectation}: {judge(*scores)}")
+
+# %% [markdown]
+# **Limits.** The networks are small, and a run takes about one minute of a quiet core. The learning rates are one
+# choice for each kind of method (adapters and norms as the decoder, full fine-tuning a tenth of it), and none was tuned.
+# The encoder has seen other sections of FIB-25 without labels, so a new tissue would ask more of it. The gain of I-MedSAM
+# was measured on other images, with SAM's large encoder and long training: our rows neither repeat nor refute it.
+#
+# ## Your exercises
+
+# %%
+checks.report("11")
+
+# %% [markdown]
+# ## What you learned
+#
+# - LoRA adds $BA$ of rank $r$ beside a frozen layer: $r(d_\mathrm{in} + d_\mathrm{out})$ parameters, nothing changed at
+#   first, and nothing lost by merging.
+# - A gate makes the update depend on the image, and then it can no longer be merged.
+# - The amplitude spectrum says which texture a section has, not where. Without a logarithm it is nearly empty.
+# - Adapters are files of a few kilobytes that fit one base model and no other.
+# - Where the knee lies is a question for measurements with several seeds, and for the tissue that you have.
+#
+# ## Try it
+#
+# 1. Train with `AdapterConfig(rank=1)`, and with `rank=16`. How does the loss after the same time differ?
+# 2. Set `gate=True`, train, and print the gates of sections of another data set. Do they differ from those of your own?
+# 3. Adapt to a second data set and put both files onto one base in turn. How bad is the wrong file?
+# 4. Why is $B$ zero at first, and not $A$? What if both were? (Write down the two gradients.)
+#
+# ## References
+#
+# - X. Wei, J. Cao, Y. Jin, M. Lu, G. Wang, S. Zhang. *I-MedSAM: Implicit Medical Image Segmentation with Segment
+#   Anything.* ECCV 2024, [arXiv:2311.17081](https://arxiv.org/abs/2311.17081).
+# - E. J. Hu et al. *LoRA: Low-Rank Adaptation of Large Language Models.* ICLR 2022,
+#   [arXiv:2106.09685](https://arxiv.org/abs/2106.09685).
+# - peft, the library of Hugging Face: [github.com/huggingface/peft](https://github.com/huggingface/peft) (Apache-2.0).

@@ -1,0 +1,72 @@
+"""The rows of lesson 11: one through all of its run on a phantom, what the table answers, and the current page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import adapt
+import pytest
+
+from fgnet_lib.phantom import make_phantom
+from fgnet_lib.study import adaptation
+from fgnet_lib.study.adaptation import METHODS, SECTIONS, adaptation_answer, describe_missing, list_adaptations
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """Two methods of two iterations on a small phantom in the place of every volume; their runs in a folder."""
+    volume = make_phantom((8, 96, 96), seed=0)
+    methods = {name: replace(METHODS[name], iterations=2) for name in ("gate", "natural_rank_4")}
+    for module in (adapt, adaptation):
+        monkeypatch.setattr(module, "METHODS", methods)
+    monkeypatch.setattr(adapt, "open_dataset", lambda name, part: volume)
+    monkeypatch.setattr(adapt, "open_choosing_part", lambda: volume)
+    monkeypatch.setattr(adapt, "THRESHOLDS", [0.3, 0.6])
+    monkeypatch.setattr(adapt, "ADAPTATIONS", tmp_path / "runs")
+    monkeypatch.setattr(adapt, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(adapt, "list_adaptations", lambda: [(name, 5, 0) for name in methods])
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_trained_measured_and_not_done_again(tiny, capsys):
+    for _ in range(2):
+        adapt.train_missing(60, tiny / "work")
+    assert capsys.readouterr().out.count("seed 0, after") == 2
+    rows = adaptation.read_adaptations(tiny / "runs")
+    assert adapt.PAGE.read_text(encoding="utf-8").count(f"| {METHODS['gate'].title} | 11,398 |") == 3  # volumes
+    assert [*rows] == [("gate", 5), ("natural_rank_4", 5)]
+    for (name, _), (run,) in rows.items():
+        assert run["trained"]["encoder"] > 0 and run["core_seconds"] > 0 and run["threshold"] in (0.3, 0.6)
+        for volume in adaptation.JUDGED_ON:
+            (voi,) = adaptation.adaptation_scores(rows, name, 5, volume)
+            assert voi == run["volumes"][volume]["voi_split"] + run["volumes"][volume]["voi_merge"] > 0
+    assert rows["gate", 5][0]["trained"]["encoder"] == 4 * 2720 + 512 + 6  # A and B, gates
+
+
+def score(voi: float) -> dict:
+    return {"volumes": {"fib25": {"voi_split": voi - 0.25, "voi_merge": 0.25, "arand": 0.1}}}
+
+
+def test_an_answer_has_difference_and_p():
+    rows = {("rank_4", 5): [score(v) for v in (1.0, 1.1, 1.2)], ("frozen", 5): [score(v) for v in (1.5, 1.6, 1.7)]}
+    answer = adaptation_answer(rows, ("rank_4", "frozen"), 5, "fib25")
+    assert answer == ["1.100 ± 0.100", "1.600 ± 0.100", "-0.500", "0.10"]
+    assert adaptation_answer(rows, ("rank_4", "frozen"), 20, "fib25") == []
+    assert adaptation_answer(rows, ("rank_4", "frozen"), 5, "ac4") == []
+    single = {key: runs[:1] for key, runs in rows.items()}
+    assert adaptation_answer(single, ("rank_4", "frozen"), 5, "fib25")[-1] == "single run"
+
+
+def test_what_is_missing_is_said_and_five_sections_come_first():
+    runs = list_adaptations()
+    assert len(set(runs)) == len(runs) == len(METHODS) * len(SECTIONS) * 3
+    assert {sections for _, sections, _ in runs[:21]} == {5}
+    complete = {(name, n): [{"seed": seed} for seed in range(3)] for name in METHODS for n in SECTIONS}
+    assert describe_missing(complete) == "Every declared run is measured."
+    del complete["full", 20]
+    assert "3 of 108 runs (0 with 5 sections, 3 with 20 sections, 0 with 120" in describe_missing(complete)
+
+
+def test_the_page_says_what_the_table_says():
+    assert adapt.PAGE.read_text(encoding="utf-8") == adapt.page(), "run tools/results/adapt.py --minutes 0"

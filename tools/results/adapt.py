@@ -1,0 +1,237 @@
+"""Adapt an encoder to FIB-25 in every declared way, and add the runs to docs/measured/adaptation.
+
+Everything is declared in `fgnet_lib/study/adaptation.py`. You may stop the command at any time and start it again: a
+run that is in the table is not done again. Several terminals share the work, because a run is locked while it is being
+done. After each run the page docs/measured/adaptation.md is written anew from the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wait
+
+# isort: split
+import torch
+from results import open_choosing_part
+from train_mini import THRESHOLDS, best_threshold
+
+from fgnet_lib import REPOSITORY
+from fgnet_lib.augment import Augment
+from fgnet_lib.datasets import open_dataset
+from fgnet_lib.fgnet import FGNet
+from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.locks import LockedError, lock
+from fgnet_lib.inference import predict
+from fgnet_lib.losses import fgnet_loss
+from fgnet_lib.machine import hardware
+from fgnet_lib.metrics import evaluate
+from fgnet_lib.neighbours.adapters import AdapterConfig, attach_adapters, train_only
+from fgnet_lib.patches import PatchDataset
+from fgnet_lib.segmentation import segment, sweep
+from fgnet_lib.study.adaptation import (
+    ADAPTATIONS,
+    JUDGED_ON,
+    METHODS,
+    QUESTIONS,
+    SECTIONS,
+    Adaptations,
+    Method,
+    adaptation_answer,
+    adaptation_scores,
+    adaptation_training,
+    describe_missing,
+    list_adaptations,
+    read_adaptations,
+    row_name,
+)
+from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_rescaled
+from fgnet_lib.study.rows import SHIPPED
+from fgnet_lib.study.runs import add_runs, read_runs
+from fgnet_lib.study.statistics import summary
+from fgnet_lib.training import fit
+from fgnet_lib.weights import PRETRAINED
+
+PAGE = REPOSITORY / "docs" / "measured" / "adaptation.md"
+INTRODUCTION = """\
+# Adapting an encoder with few parameters
+
+<!-- written by tools/results/adapt.py from docs/measured/adaptation; edit that tool instead -->
+
+These are the rows of [lesson 11](../../notebooks/11_adapt_without_retraining.ipynb), declared in
+`fgnet_lib/study/adaptation.py`. Every method begins with the same encoder and a new decoder, trains on the first
+sections of FIB-25's training part for the same time of one core, and is judged by the coarse affinities A_s. The
+threshold of each run is chosen on sections 120-139. No learning rate was tuned for any method. gala and AC4 are tissues
+that no row was trained on.
+
+{missing} You may stop that command and start it again.
+"""
+PAIRS = """\
+## Questions
+
+You see VOI of the first and of the second method, their difference (negative: the first is better), and how often
+chance alone separates the runs as much (*p*, by permutation; with three runs of each it is at least 0.10).
+"""
+
+
+def build_adapted(method: Method, seed: int) -> FGNet:
+    """The model of a method before its training, the same for the same seed."""
+    torch.manual_seed(seed)
+    weights = SHIPPED["natural" if method.config.encoder == "natural" else "pretrained"]
+    model = FGNet(method.config, PRETRAINED / weights)
+    if method.regime == "adapters":
+        attach_adapters(model.encoder, AdapterConfig(method.rank, method.gate, method.spectrum))
+    train_only(model, method.regime)
+    return model
+
+
+def count_trained(model: FGNet) -> dict[str, int]:
+    """How many parameters training may change, in the encoder and in the rest."""
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    encoder = sum(count for name, count in trained.items() if name.startswith("encoder."))
+    return {"encoder": encoder, "decoder": sum(trained.values()) - encoder}
+
+
+def train_adapted(name: str, sections: int, seed: int) -> tuple[FGNet, dict[str, Any]]:
+    """Train a method on the first sections of FIB-25; also returns what that took."""
+    method = METHODS[name]
+    model, config = build_adapted(method, seed), adaptation_training(method, seed)
+    volume = open_dataset("fib25", "train").load()[:sections, :, :]
+    dataset = PatchDataset([volume], config.patch, Augment(), config.seed)
+    started = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        history = fit(model, dataset, lambda network, batch: fgnet_loss(network(batch[0]), *batch[1:]), config, folder)
+    return model, {
+        "trained": count_trained(model),
+        "core_seconds": round(time.process_time() - started, 1),
+        "loss": [round(sum(history.loss[k : k + 20]) / 20, 4) for k in range(0, len(history), 20)],
+    }
+
+
+def measure_adapted(model: FGNet) -> dict[str, Any]:
+    """Choose the threshold of A_s on sections that no row is trained on, and score every volume that is here."""
+    part = open_choosing_part()
+    affinities = predict(model, part.raw, progress=False).coarse
+    steps = sweep(affinities, part.voxel_size, THRESHOLDS, strict=False)  # some are too poor to show their order
+    threshold = best_threshold({t: asdict(evaluate(step, part.labels)) for t, step in steps.items()})
+    scores = {}
+    for name in JUDGED_ON:
+        try:
+            volume = open_dataset(name, "val").load()
+        except OSError:
+            continue
+        affinities = predict_rescaled(model, volume, VOLUMES[name]).coarse
+        segmentation = segment(affinities, volume.voxel_size, threshold, strict=False)
+        scores[name] = asdict(evaluate(segmentation, volume.labels))
+    return {"threshold": threshold, "volumes": scores}
+
+
+def run_adaptation(name: str, sections: int, seed: int) -> None:
+    """Do one run and add it to the table."""
+    model, costs = train_adapted(name, sections, seed)
+    run = {
+        "row": row_name(name, sections),
+        "seed": seed,
+        "declared": asdict(METHODS[name]) | {"sections": sections},
+        "machine": hardware(),
+        "load": round(os.getloadavg()[0], 1),
+        "postprocessing": postprocessing_version(),
+        "date": date.today().isoformat(),
+        **costs,
+        **measure_adapted(model),
+    }
+    run["declared"]["config"]["widths"] = list(METHODS[name].config.widths)  # as JSON gives it back
+    add_runs([run], ADAPTATIONS)
+    write_page()
+
+
+def train_missing(minutes: float, work: Path) -> None:
+    """Do every declared run that is neither in the table nor being done by another terminal."""
+    started = time.monotonic()
+    for name, sections, seed in list_adaptations():
+        elapsed = (time.monotonic() - started) / 60
+        if elapsed >= minutes:
+            return
+        try:
+            with lock(work / f"{name}-{sections}-{seed}"):
+                if (row_name(name, sections), seed) in {(run["row"], run["seed"]) for run in read_runs(ADAPTATIONS)}:
+                    continue
+                print(f"{name}, {sections} sections, seed {seed}, after {elapsed:.0f} minutes", flush=True)
+                run_adaptation(name, sections, seed)
+        except LockedError as error:
+            print(f"{name}, {sections} sections, seed {seed}: {error}")  # another terminal does it
+
+
+def _scores_table(rows: Adaptations, volume: str) -> list[str]:
+    lines = ["| method | trained in the encoder | " + " | ".join(f"{n} sections" for n in SECTIONS) + " |"]
+    lines.append("| --- | ---: |" + " ---: |" * len(SECTIONS))
+    for name, method in METHODS.items():
+        of_method = [runs for (key, _), runs in rows.items() if key == name]
+        if not of_method:
+            continue
+        cells = [adaptation_scores(rows, name, n, volume) for n in SECTIONS]
+        written = [f"{summary(values)} ({len(values)})" if values else "" for values in cells]
+        lines.append(f"| {method.title} | {of_method[0][0]['trained']['encoder']:,} | {' | '.join(written)} |")
+    return lines
+
+
+def _questions_table(rows: Adaptations) -> list[str]:
+    lines = [
+        "| question | volume | sections | first | second | difference | p |",
+        "| --- | --- | ---: |" + " ---: |" * 4,
+    ]
+    for question, pair in QUESTIONS.items():
+        for volume, title in JUDGED_ON.items():
+            for sections in SECTIONS:
+                if answer := adaptation_answer(rows, pair, sections, volume):
+                    lines.append(f"| {question} | {title} | {sections} | {' | '.join(answer)} |")
+    return lines
+
+
+def _times_line(rows: Adaptations) -> str:
+    seconds = {
+        name: [run["core_seconds"] for (key, _), runs in rows.items() if key == name for run in runs]
+        for name in METHODS
+    }
+    spans = [f"{METHODS[name].title} {sum(values) / len(values):.0f}" for name, values in seconds.items() if values]
+    return f"Mean seconds of one core in training: {'; '.join(spans)}."
+
+
+def page() -> str:
+    """The page of the runs."""
+    rows = read_adaptations(ADAPTATIONS)
+    lines = [INTRODUCTION.format(missing=describe_missing(rows))]
+    if rows:
+        lines += [_times_line(rows), ""]
+        for volume, title in JUDGED_ON.items():
+            lines += [f"## VOI on {title}", "", "Bits, mean ± spread over seeds, in brackets the number of runs.", ""]
+            lines += [*_scores_table(rows, volume), ""]
+        lines += [PAIRS, *_questions_table(rows), ""]
+    return "\n".join(lines)
+
+
+def write_page() -> None:
+    """Write the page of the runs that are in the table now."""
+    with atomic(PAGE) as part:
+        part.write_text(page(), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further run after so long")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "out" / "adapt", help="folder for the locks")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # rows are equal in the time of one core
+    train_missing(arguments.minutes, arguments.work)
+    write_page()
+
+
+if __name__ == "__main__":
+    main()
