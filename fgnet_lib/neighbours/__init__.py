@@ -1,0 +1,1 @@
+"""Part II of the course, a module for each lesson; nothing else in the library imports them."""
