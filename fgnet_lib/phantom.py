@@ -62,17 +62,41 @@ def make_phantom(
         if z is not None and not 0 <= z < shape[0]:
             raise ValueError(f"section {z} is outside a phantom of {shape[0]} sections: choose 0 to {shape[0] - 1}")
     rng = np.random.default_rng(seed)
-    sections = _grow(rng, shape, voxel_size)
-    rows, columns = np.ogrid[: shape[1], : shape[2]]
-    points = np.stack([28 * _noise(rng, shape, voxel_size, 200) for _ in range(2)], axis=-1)  # bent space
-    points += np.stack(np.broadcast_arrays(rows * voxel_size[1], columns * voxel_size[2]), axis=-1)
-    labels = _whole(np.stack([_part(*cut) for cut in zip(points, sections, strict=True)]))
-    raw = _image(rng, _stain(rng, labels, points, sections, voxel_size), voxel_size)
+    labels, grey, _ = _tissue(rng, shape, voxel_size)
+    raw = _image(rng, grey, voxel_size)
     if missing_section is not None:
         raw[missing_section] = 0
     if misaligned_section is not None:
         _slip(rng, raw[misaligned_section], labels[misaligned_section], voxel_size)
     return Volume(raw, voxel_size, labels, name=f"phantom, seed {seed}")
+
+
+def label_organelles(
+    shape: tuple[int, int, int] = (64, 256, 256), seed: int = 0, voxel_size: Triple = (40.0, 8.0, 8.0)
+) -> np.ndarray:
+    """Compute which organelle each voxel of a phantom lies in, exactly; the arguments are those of `make_phantom`.
+
+    Returns:
+        uint8 (z, y, x), the index of the voxel's kind in `ORGANELLES`; 0 outside of all organelles.
+
+    Example:
+        >>> organelles = label_organelles((4, 64, 64), seed=3)
+        >>> organelles.dtype, organelles.max() < len(ORGANELLES)
+        (dtype('uint8'), True)
+    """
+    return _tissue(np.random.default_rng(seed), shape, voxel_size)[2]
+
+
+def _tissue(
+    rng: np.random.Generator, shape: tuple[int, int, int], voxel_size: Triple
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, grey values before they are imaged, and organelles of a phantom, each (z, y, x)."""
+    sections = _grow(rng, shape, voxel_size)
+    rows, columns = np.ogrid[: shape[1], : shape[2]]
+    points = np.stack([28 * _noise(rng, shape, voxel_size, 200) for _ in range(2)], axis=-1)  # bent space
+    points += np.stack(np.broadcast_arrays(rows * voxel_size[1], columns * voxel_size[2]), axis=-1)
+    labels = _whole(np.stack([_part(*cut) for cut in zip(points, sections, strict=True)]))
+    return labels, *_stain(rng, labels, points, sections, voxel_size)
 
 
 class Section(NamedTuple):
@@ -216,19 +240,21 @@ def _whole(owner: np.ndarray, least: int = 200) -> np.ndarray:
 
 def _stain(
     rng: np.random.Generator, labels: np.ndarray, points: np.ndarray, sections: list[Section], voxel_size: Triple
-) -> np.ndarray:
-    """Grey values of the stained tissue, float (z, y, x)."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Grey values of the stained tissue, float (z, y, x), and the index in `ORGANELLES` of each voxel, uint8."""
     edge = ndi.maximum_filter(labels, (1, 3, 3)) != ndi.minimum_filter(labels, (1, 3, 3))  # both sides of a membrane
     depth = np.stack([_distance_to(cut, voxel_size) for cut in edge]) + voxel_size[1] / 2
     grey = CYTOPLASM + rng.normal(0, 15, int(labels.max()) + 1)[labels.astype(int)]
     grey += 8 * _noise(rng, labels.shape, voxel_size, 17)
     rough = np.clip(1 + 0.7 * _noise(rng, labels.shape, voxel_size, 250), 0.2, None)  # granular here, clear there
     grey -= rough * 24 * np.clip(_noise(rng, labels.shape, voxel_size, 26) - 0.6, 0, 2)
+    organelles = np.zeros(labels.shape, np.uint8)
     for cuts in _organelles(rng, VESICLES, labels, depth, points, sections, voxel_size):
         for box, out, _ in cuts:
             grey[box] -= (out < 0) * _vesicles(rng, out.shape, voxel_size)
+            organelles[box][out < 0] = ORGANELLES.index("vesicles")
     occupied = np.zeros(labels.shape, bool)
-    for kind in (MITOCHONDRIA, RETICULUM):
+    for name, kind in (("mitochondrion", MITOCHONDRIA), ("reticulum", RETICULUM)):
         for cuts in _organelles(rng, kind, labels, depth, points, sections, voxel_size):
             if any(occupied[box][out < 0].any() for box, out, _ in cuts):
                 continue
@@ -236,6 +262,7 @@ def _stain(
                 cristae = np.sin(along[..., 0] / 7 + 4 * np.sin(along[..., 1] / 50 + along[..., 0] / 90))
                 fill = np.where(out < 0, kind.inside + kind.stripes * cristae, grey[box])
                 grey[box] = fill + (kind.rim - fill) * np.exp(-((out / 8) ** 2))
+                organelles[box][out < 0] = ORGANELLES.index(name)
                 occupied[box] |= out < 10
     vary = np.clip(_noise(rng, labels.shape, voxel_size, 220), -2, 3)
     width = 11 + 2.5 * np.minimum(vary, 2) + 14 * np.clip(vary - 1.7, 0, 1)  # above 1.7: a synaptic density
@@ -244,7 +271,7 @@ def _stain(
     for section, next_to in ((slice(-1), slice(1, None)), (slice(1, None), slice(-1))):
         smear = (labels[section] != labels[next_to]) & (depth[section] <= depth[next_to])
         stain[section] = np.maximum(stain[section], smear * 22 / (22 + depth[section] + depth[next_to]))
-    return grey + (MEMBRANE - grey) * stain
+    return grey + (MEMBRANE - grey) * stain, organelles
 
 
 class Organelle(NamedTuple):
@@ -260,6 +287,7 @@ class Organelle(NamedTuple):
 
 MITOCHONDRIA = Organelle(7, (80, 170), (200, 900), inside=102, rim=56, stripes=11)
 RETICULUM = Organelle(28, (20, 55), (50, 250), inside=168, rim=75)
+ORGANELLES = ("none", "vesicles", "mitochondrion", "reticulum")
 VESICLES = Organelle(6, (90, 280), (120, 400))  # clouds of them
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage as ndi
 
-from fgnet_lib.phantom import make_phantom
+from fgnet_lib.phantom import ORGANELLES, label_organelles, make_phantom
 from fgnet_lib.volumes import IGNORE, Volume
 
 pytestmark = pytest.mark.slow  # makes whole phantoms
@@ -121,3 +121,12 @@ def test_a_misaligned_section_slips_with_its_labels():
 def test_bad_input_is_named(wrong):
     with pytest.raises(ValueError, match=str(list(wrong.values())[-1]).strip("()")):
         make_phantom(**wrong)
+
+
+def test_organelles_lie_inside_neurites_and_mitochondria_are_dark(default):
+    phantom, organelles = default[0], label_organelles()
+    assert organelles.shape == phantom.shape and organelles.dtype == np.uint8
+    means = dict(zip(ORGANELLES, ndi.mean(phantom.raw, organelles, range(len(ORGANELLES))), strict=True))
+    assert means["mitochondrion"] < min(means["none"], means["reticulum"]) - 10
+    borders = phantom.labels[:, :, 1:] != phantom.labels[:, :, :-1]
+    assert not organelles[:, :, 1:][borders].any()
