@@ -334,8 +334,8 @@ class Explorer(widgets.VBox):
         symbols = {"ArrowUp": "↑", "ArrowDown": "↓", "ArrowLeft": "←", "ArrowRight": "→"}
         keys: dict[str, list[str]] = {}
         for key, (name, _) in self._keys.items():
-            keys.setdefault(self.controls[name].description, []).append(symbols.get(key, key))
-        parts = [f"{' '.join(names)}: {description}" for description, names in keys.items()]
+            keys.setdefault(name, []).append(symbols.get(key, key))
+        parts = [f"{' '.join(names)}: {self.controls[name].description}" for name, names in keys.items()]
         text = f"Keys, after a click on the picture: {', '.join(parts)}." if parts else ""
         if any(panel.brush for panel in getattr(self._figure, "panels", {}).values()):
             text = f"Drag on a picture to paint where attention changes. {text}"
