@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fgnet_lib.fgnet import FeatureGuidedAttention, FGNet
 from fgnet_lib.sam2_encoder import STRIDES
@@ -17,7 +19,7 @@ from fgnet_lib.volumes import Region
 
 @contextmanager
 def attention_set_to(
-    model: FGNet, level: int, value: float | Literal["mean"], region: tuple[slice, slice] | None = None
+    model: FGNet, level: int, value: float | Literal["mean"], region: np.ndarray | None = None
 ) -> Iterator[None]:
     """Let the model compute, within the context, with the attention map `level` replaced by a constant.
 
@@ -29,8 +31,8 @@ def attention_set_to(
         level: 1, 2 or 3 for a1, a2, a3.
         value: in [0, 1]; "mean" for the mean of the map over z, y and x, which keeps how strong the attention is and
             removes where it is. The mean is taken over what the model is given: with `predict`, over each window.
-        region: raw voxels (y, x), in every section; only the pixels of the map that they touch are replaced. None for
-            the whole map.
+        region: bool (y, x), which raw voxels, in every section; only the pixels of the map that they touch are
+            replaced. None for the whole map.
 
     Raises:
         ValueError: the model has no such map, or the value is not in [0, 1].
@@ -46,10 +48,10 @@ def attention_set_to(
         constant = torch.logit(a).expand_as(logits)  # in front of the sigmoid, so that the model's own equation goes on
         if region is None:
             return constant
-        rows, columns = (slice(part.start // stride, -(-part.stop // stride)) for part in region)
-        changed = logits.clone()
-        changed[..., rows, columns] = constant[..., rows, columns]
-        return changed
+        voxels = torch.from_numpy(region).to(logits)[None, None]
+        touched = functional.max_pool2d(voxels, stride, ceil_mode=True)[0, 0] > 0
+        (height, width), (rows, columns) = logits.shape[-2:], touched.shape  # the model may have padded its input
+        return torch.where(functional.pad(touched, (0, width - columns, 0, height - rows)), constant, logits)
 
     guide, stride = guides[level - 1], STRIDES[level - 1]
     assert isinstance(guide, FeatureGuidedAttention)
@@ -64,15 +66,27 @@ CONTEXT = 2  # sections before and after the ones that are kept; a1 sees 3 to ea
 VOXELS = 1_000_000  # at once: about 0.5 GB with the mini model; at least five sections
 CACHE = 512 * 2**20  # bytes
 
+GRADIENTS = 64  # kept; one takes 0.1 MB in a section of 512 x 512
 GRADIENT_WINDOW = 256  # voxels in y and x: with gradients the network needs several times the memory
 
 
 class WhatIf(NamedTuple):
-    """Attention set to a value: of these levels, in raw voxels (top, left, bottom, right) or, if None, everywhere."""
+    """Attention set to a value.
+
+    Attributes:
+        levels: 1, 2, 3 for a1, a2, a3.
+        value: as `attention_set_to` takes it.
+        region: which raw voxels (y, x), as `np.packbits` packs them, in bytes; None for everywhere.
+    """
 
     levels: tuple[int, ...]
     value: float | Literal["mean"]
-    region: tuple[int, int, int, int] | None = None
+    region: bytes | None = None
+
+
+def _unpack(bits: bytes, shape: Sequence[int]) -> np.ndarray:
+    """Return the region (y, x) that `WhatIf` holds."""
+    return np.unpackbits(np.frombuffer(bits, np.uint8), count=math.prod(shape)).reshape(shape).astype(bool)
 
 
 class Gradient(NamedTuple):
@@ -98,7 +112,7 @@ class Inspected(NamedTuple):
         sam2: SAM2's features (C, ...), float16; none for a model without SAM2.
         response: length of the Fine-Grained Encoder's feature vectors F', as they go on to the decoder, float32; none
             for a model without that encoder.
-        affinities: A_r, or A_s of a model without A_r, float16 (3, y, x) in [0, 1].
+        affinities: A_r, or A_s of a model without A_r, float32 (3, y, x) in [0, 1].
     """
 
     attention: tuple[np.ndarray, ...]
@@ -125,7 +139,7 @@ class Inspector:
         self._together = max(1, VOXELS // (raw.shape[1] * raw.shape[2]) - 2 * CONTEXT)
         self._cache: dict[tuple[int, WhatIf | None], list[Inspected]] = {}  # the last used at the end
         self._maps: dict[WhatIf | None, tuple[np.ndarray, ...]] = {}
-        self._gradient: tuple[tuple[int, ...], Gradient] | None = None
+        self._gradients: dict[tuple[int, ...], Gradient] = {}
 
     def section(self, z: int, what_if: WhatIf | None = None) -> Inspected:
         """Return section `z`, with attention as it is or with the maps of `what_if` set to its value.
@@ -153,15 +167,17 @@ class Inspector:
         return self._maps[what_if]
 
     def gradient(self, channel: int, z: int, y: int, x: int) -> Gradient:
-        """Return how the affinity `channel` (0, 1, 2 for z, y, x) of a voxel answers to attention; the last is kept.
+        """Return how the affinity `channel` (0, 1, 2 for z, y, x) of a voxel answers to attention.
 
         It is computed in a window of at most 256 x 256 voxels around the voxel and two sections to each side; outside
-        of the window the maps are 0. A model without attention gives no maps.
+        of the window the maps are 0. A model without attention gives no maps. The last 64 answers are kept.
         """
         key = (channel, z, y, x)
-        if self._gradient is None or self._gradient[0] != key:
-            self._gradient = key, self._compute_gradient(*key)
-        return self._gradient[1]
+        if key not in self._gradients:
+            self._gradients[key] = self._compute_gradient(*key)
+            if len(self._gradients) > GRADIENTS:
+                del self._gradients[next(iter(self._gradients))]
+        return self._gradients[key]
 
     def _compute_gradient(self, channel: int, z: int, y: int, x: int) -> Gradient:
         shape, side, coarse = self._raw.shape, GRADIENT_WINDOW, STRIDES[-1]
@@ -223,8 +239,8 @@ class Inspector:
             if self.model.config.refined:
                 hook = self.model.fine_encoder.register_forward_hook(lambda _m, _in, out: pyramid.extend(out[0][2:]))
                 stack.callback(hook.remove)
-                levels, value, box = what_if or WhatIf((), 0.0)
-                region = None if box is None else (slice(box[0], box[2]), slice(box[1], box[3]))
+                levels, value, bits = what_if or WhatIf((), 0.0)
+                region = None if bits is None else _unpack(bits, shape[1:])
                 for level in levels if self.model.fine_encoder.guides else ():
                     stack.enter_context(attention_set_to(self.model, level, value, region))
             sam2 = self.model.encode(raw)
@@ -233,7 +249,7 @@ class Inspector:
         attention = [a[0].mean(0).float() for a in output.attention]  # per-channel attention is shown as its mean
         features = [level[0].half() for level in sam2]
         response = [level[0].float().norm(dim=0) for level in pyramid]
-        affinities = logits[0].sigmoid().half()
+        affinities = logits[0].sigmoid().float()
         sizes = [(-(-shape[1] // s), -(-shape[2] // s)) for s in STRIDES]  # without what the model had to pad
 
         def crop(maps: list[Tensor], k: int) -> tuple[np.ndarray, ...]:

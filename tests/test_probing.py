@@ -86,9 +86,16 @@ def test_models_that_lack_a_part(switches, raw):
     assert section.affinities.shape == (3, *SHAPE[1:])
 
 
+def packed(rows: slice, columns: slice) -> bytes:
+    """A rectangle of voxels, as a what-if holds it."""
+    region = np.zeros(SHAPE[1:], bool)
+    region[rows, columns] = True
+    return np.packbits(region).tobytes()
+
+
 def test_the_attention_of_all_sections_is_that_of_each(raw, calls):
     inspector = Inspector(make(), raw)
-    for what_if in (None, WhatIf((2,), 1.0, (0, 0, 16, 16))):
+    for what_if in (None, WhatIf((2,), 1.0, packed(slice(0, 16), slice(0, 16)))):
         maps = inspector.attention(what_if)
         assert [level.shape for level in maps] == [(7, 13, 18), (7, 7, 9), (7, 4, 5)]
         np.testing.assert_array_equal(maps[1][4], inspector.section(4, what_if).attention[1])
@@ -97,10 +104,15 @@ def test_the_attention_of_all_sections_is_that_of_each(raw, calls):
 
 
 def test_a_region_of_the_map_is_set_alone(raw):
-    plain, changed = (Inspector(make(), raw).section(3, ask) for ask in (None, WhatIf((2,), 1.0, (10, 20, 17, 70))))
-    differs = plain.attention[1] != changed.attention[1]
-    assert differs[1:3, 2:9].all() and differs.sum() == 14  # the pixels of stride 8 that hold rows 10 to 16
-    assert (changed.attention[1][1:3, 2:9] == 1).all()
+    regions = packed(slice(10, 17), slice(20, 70)), packed(slice(49, 50), slice(69, 70))
+    plain, *changed = (
+        Inspector(make(), raw).section(3, ask) for ask in (None, *(WhatIf((2,), 1.0, region) for region in regions))
+    )
+    expected = np.zeros((2, 7, 9), bool)
+    expected[0, 1:3, 2:9] = expected[1, 6, 8] = True  # the pixels of stride 8 that hold rows 10 to 16; the last pixel
+    for section, pixels in zip(changed, expected, strict=True):
+        np.testing.assert_array_equal(section.attention[1] != plain.attention[1], pixels)
+        assert (section.attention[1][pixels] == 1).all()
 
 
 @torch.no_grad()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from html import escape
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from fgnet_lib.probing import Inspected, Inspector, WhatIf
 from fgnet_lib.sam2_encoder import STRIDES
-from fgnet_lib.views import plots
 from fgnet_lib.views.feature_maps import cosine_similarity
 from fgnet_lib.views.panels import (
     Box,
@@ -22,9 +24,10 @@ from fgnet_lib.views.panels import (
     enlarge,
     grey,
     interpolate,
+    outlines,
     zoom_box,
 )
-from fgnet_lib.volumes import IGNORE, Volume
+from fgnet_lib.volumes import Volume
 
 LEVELS = {"a1": (1,), "a2": (2,), "a3": (3,), "all": (1, 2, 3)}
 WHAT_IF = {"as it is": None, "0": 0.0, "1": 1.0, "mean": "mean"}
@@ -81,7 +84,8 @@ class Settings:
         level: a key of `LEVELS`.
         outlines: a key of the scene's `outlined`.
         what_if: a key of `WHAT_IF`: what the attention of this level is set to.
-        region: where it is set, "y0:y1, x0:x1" in raw voxels, in every section; empty for everywhere.
+        region: where it is set, in every section: strokes as `paint` takes them; empty for everywhere.
+        brush: radius in voxels of the brush that paints the region.
         flip: the affinity ("z", "y", "x") whose gradient for attention is shown, or "nothing".
         opacity: of attention over the section.
         colors: matplotlib's name of the colour map for attention.
@@ -99,6 +103,7 @@ class Settings:
     outlines: str
     what_if: str
     region: str
+    brush: int
     flip: str
     opacity: float
     colors: str
@@ -114,29 +119,41 @@ class Settings:
         """Return what attention is set to, for an `Inspector`, or None."""
         if self.what_if == "as it is":
             return None
-        box = parse_region(self.region, shape)
-        corners = None if box is None else (box.top, box.left, box.top + box.height, box.left + box.width)
-        return WhatIf(LEVELS[self.level], WHAT_IF[self.what_if], corners)
+        region = paint(self.region, tuple(shape))
+        bits = None if region is None else np.packbits(region).tobytes()
+        return WhatIf(LEVELS[self.level], WHAT_IF[self.what_if], bits)
 
 
-def parse_region(text: str, shape: Sequence[int]) -> Box | None:
-    """Return the box that "y0:y1, x0:x1" means in sections of `shape` (y, x), or None for an empty text.
+@lru_cache(maxsize=8)
+def paint(strokes: str, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return the voxels, bool (y, x), of a section that a round brush went over, or None for no stroke.
 
-    >>> parse_region("8:24, 0:16", (64, 64))
-    Box(top=8, left=0, height=16, width=16)
+    >>> paint("[[1, 1, 1, 1, 3]]", (4, 6)).astype(int)
+    array([[0, 1, 1, 1, 0, 0],
+           [1, 1, 1, 1, 1, 0],
+           [0, 1, 1, 1, 0, 0],
+           [0, 0, 0, 0, 0, 0]])
+
+    Args:
+        strokes: JSON: a list with [radius, y, x, y, x, ...] for each stroke, in voxels; empty for no stroke.
+        shape: of the section (y, x).
 
     Raises:
-        ValueError: another text, or an empty or too large box.
+        ValueError: another text.
     """
-    if not text.strip():
+    if not strokes:
         return None
+    image = Image.new("L", shape[::-1])
+    pen = ImageDraw.Draw(image)
     try:
-        (top, bottom), (left, right) = (map(int, span.split(":")) for span in text.split(","))
-    except ValueError:
-        raise ValueError(f"region is {text!r}; write y0:y1, x0:x1 in voxels, or nothing for the whole map") from None
-    if not (0 <= top < bottom <= shape[0] and 0 <= left < right <= shape[1]):
-        raise ValueError(f"region {text!r} is empty or leaves the section, which is {shape[0]} x {shape[1]}")
-    return Box(top, left, bottom - top, right - left)
+        for radius, *numbers in json.loads(strokes):
+            points = list(zip(numbers[1::2], numbers[::2], strict=True))  # Pillow counts x first
+            pen.line(points, 1, 2 * radius + 1)
+            for x, y in points:
+                pen.ellipse((x - radius, y - radius, x + radius, y + radius), 1)
+    except (TypeError, ValueError):
+        raise ValueError(f"region is {strokes!r}; write a JSON list with [radius, y, x, y, x, ...] a stroke") from None
+    return np.asarray(image) > 0
 
 
 def attention_panels(scene: Scene, settings: Settings) -> list[list[Panel]]:
@@ -160,8 +177,9 @@ class _Picture:
         depth, *shape = scene.volume.shape
         box, size = zoom_box(shape, settings.y, settings.x, settings.zoom), scene.volume.voxel_size
         if self.flat:
-            region = parse_region(settings.region, shape)
-            self.shared = {"box": box, "voxel_size": size, "cross": (settings.y, settings.x), "region": region}
+            self.shared = {"box": box, "voxel_size": size, "cross": (settings.y, settings.x)}
+            if self.question is not None:  # only what is set to a value can be set in a region
+                self.shared |= {"region": paint(settings.region, tuple(shape)), "brush": settings.brush}
         else:
             box, size = Box(0, box.left, depth, box.width), (size[1], size[0], size[2])
             stretch = max(1, round(FLATTEST * box.width * size[2] / (box.height * size[1])))
@@ -170,7 +188,7 @@ class _Picture:
         self.box = box
         self.raw = grey(box.cut(self.cut(scene.volume.raw)))
         labels = scene.outlined[settings.outlines]
-        self.edges = None if labels is None else _edges(box.cut(self.cut(labels)))
+        self.edges = None if labels is None else outlines(box.cut(self.cut(labels)))
 
     def cut(self, array: np.ndarray, stride: int = 1) -> np.ndarray:
         """Return the plane of an array (z, y / stride, x / stride)."""
@@ -271,11 +289,9 @@ class _Picture:
 
     def _consequences(self, name: str, inspector: Inspector) -> list[Panel]:
         """Return the panels of the affinities that follow from a changed attention, and of their change."""
-        before, after = (
-            np.moveaxis(inspector.section(self.settings.z, question).affinities, 0, -1)
-            for question in (None, self.question)
-        )
-        change = Values(_join(name, "change of A_r"), (after.astype(np.float32) - before).mean(-1))
+        before, after = (inspector.section(self.settings.z, question).affinities for question in (None, self.question))
+        change = Values(_join(name, "change of A_r"), (after - before).mean(0))
+        after = np.moveaxis(after, 0, -1)
         image = (self.box.cut(after) * 255).astype(np.uint8)
         follows = Panel("$A_r$ that follows", image, values=Values(_join(name, "A_r"), after), **self.shared)
         return [follows, self._map("its change", change, _both_ways("mean of z, y, x", change.array))]
@@ -310,20 +326,10 @@ class _Picture:
         """Return the panel of the difference of two maps, averaged over channels, if there are both."""
         if values is None or other is None or values.array.shape != other.array.shape:
             return self._blank("no difference", ColorScale("difference", -1, 1, DIFFERENCES))
-        array = values.array.astype(np.float32) - other.array
+        array = np.subtract(values.array, other.array, dtype=np.float32)
         array = array.mean(-1) if array.ndim == 3 else array
         quantity = f"difference of {values.name.partition(': ')[2] or values.name}"
         return self._map(title, Values(quantity, array, values.stride), _both_ways("difference", array))
-
-
-def _edges(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where labels (y, x) have their outlines, and the colours there: `plots.label_overlay`, only quicker."""
-    edge = np.zeros(labels.shape, bool)
-    for axis in (0, 1):
-        steps = np.diff(labels.astype(np.int64), axis=axis) != 0
-        edge |= np.insert(steps, 0, False, axis=axis) | np.insert(steps, steps.shape[axis], False, axis=axis)
-    edge &= (labels != 0) & (labels != IGNORE)
-    return edge, (plots.label_colors(labels[edge])[:, :3] * 255).astype(np.uint8)
 
 
 def _join(name: str, quantity: str) -> str:
@@ -332,7 +338,8 @@ def _join(name: str, quantity: str) -> str:
 
 def _both_ways(label: str, array: np.ndarray) -> ColorScale:
     """Return a scale around 0 whose ends are 1, 2 or 5 times a power of ten, so that they stay for similar maps."""
-    largest = max(float(np.percentile(np.abs(array), 99.5)), 1e-6)
+    step = 1 if array.size < 2**16 else 4  # a sixteenth of the voxels of a section says the same, and quicker
+    largest = max(float(np.percentile(np.abs(array[::step, ::step]), 99.5)), 1e-6)
     power = 10.0 ** np.floor(np.log10(largest))
     end = next(step * power for step in (1, 2, 5, 10) if step * power >= largest)
     return ColorScale(label, -end, end, DIFFERENCES)
@@ -349,8 +356,8 @@ def attention_readout(scene: Scene, settings: Settings) -> str:
         if question is None:
             cells.append("-")
         else:
-            before, after = (s.affinities.astype(np.float32) for s in (plain, inspector.section(z, question)))
-            flipped = np.mean((after > 0.5) != (before > 0.5))  # numbers of 16 bits take several times as long
+            before, after = plain.affinities, inspector.section(z, question).affinities
+            flipped = np.count_nonzero((after > 0.5) != (before > 0.5)) / after.size
             cells.append(f"{np.abs(after - before).mean():.3f} on average; {flipped:.1%} cross 0.5")
         lines.append(cells)
     heads = ["", *(f"a{i}" for i in (1, 2, 3)), *(f"|F'{i}|" for i in (1, 2, 3)), "change of A_r in the section"]

@@ -33,11 +33,12 @@ from fgnet_lib.views.attention_panels import (
 )
 from fgnet_lib.views.feature_maps import cosine_similarity, principal_components, stretch
 from fgnet_lib.views.interactive import Explorer, Keys
-from fgnet_lib.views.panels import Canvas, ColorScale, Curve, Panel, Values, blend, grey, zoom_box
+from fgnet_lib.views.panels import Canvas, ColorScale, Curve, Panel, Values, blend, grey, outlines, zoom_box
 from fgnet_lib.volumes import Volume
 
 COLORS = (plots.WARM, "viridis", "cividis", "magma", "gray")
 ZOOMS = (1, 2, 4, 8)
+BRUSHES = (4, 8, 16, 32)  # voxels; a pixel of a1 has 4, of a3 16
 
 
 def attention_explorer(
@@ -61,9 +62,13 @@ def attention_explorer(
     upload = widgets.FileUpload(accept=".png,.jpg,.jpeg,.tif,.tiff", description="own image", layout={"width": "auto"})
     upload.tooltip = f"PNG, JPEG or TIFF, at most {MAX_BYTES // 10**6} MB"
     neuroglancer = widgets.Button(description="open here in neuroglancer", layout={"width": "auto"})
+    clear = widgets.Button(description="clear painting", layout={"width": "auto"})
     keys: Keys = {str(i): ("level", lambda _value, level=f"a{i}": level) for i in (1, 2, 3)}
-    keys |= {"o": ("opacity", lambda opacity: 0.0 if opacity else 0.6)}
-    explorer = Explorer(work.draw, controls, work.tell, folder, "attention", keys, [neuroglancer, upload])
+    keys |= {"o": ("opacity", lambda opacity: 0.0 if opacity else 0.6), "c": ("region", lambda _strokes: "")}
+    extras = [clear, neuroglancer, upload]
+    explorer = Explorer(work.draw, controls, work.tell, folder, "attention", keys, extras)
+    clear.add_class("fgnet-clear")
+    clear.on_click(lambda _button: explorer.change(region=""))
     neuroglancer.add_class("fgnet-neuroglancer")
     upload.add_class("fgnet-upload")
     neuroglancer.on_click(lambda _button: work.open_viewer(explorer))
@@ -89,7 +94,8 @@ def _attention_controls(volume: Volume, scene: Scene) -> dict[str, widgets.Widge
         "gamma": widgets.FloatSlider(1, min=0.2, max=3, step=0.1, description="gamma"),
         "smooth": _buttons([("grid", False), ("smooth", True)], "display"),
         "what_if": widgets.Dropdown(options=tuple(WHAT_IF), description="what if a is"),
-        "region": widgets.Text(placeholder="drag, or y0:y1, x0:x1", description="only in", continuous_update=False),
+        "brush": _buttons(BRUSHES, "brush radius"),
+        "region": widgets.Text(description="clear what is painted", layout={"display": "none"}),
         "flip": _buttons([("off", "nothing"), *zip("zyx", "zyx", strict=True)], "gradient of"),
     }
 
@@ -289,19 +295,21 @@ def segmentation_panels(
     box = zoom_box(volume.shape[1:], y, x, zoom)
     shared = {"box": box, "voxel_size": volume.voxel_size, "cross": (y, x)}
     raw = grey(box.cut(volume.raw[z]))
-    fill = plots.label_overlay(box.cut(segmentations[threshold][z]), fill=0.45)
-    errors = raw
+    ids = box.cut(segmentations[threshold][z])
+    colors, (edge, edge_colors) = (plots.label_colors(ids) * 255).astype(np.uint8), outlines(ids)
+    segments = np.where(colors[..., 3:], blend(raw, colors[..., :3], 0.45), raw)
+    segments[edge] = edge_colors
+    errors, (edge, _) = raw.copy(), outlines(box.cut(volume.labels[z]))
     for mask, color in zip(wrong[threshold], (plots.SPLIT, plots.MERGE), strict=True):
-        errors = blend(errors, 255 * np.array(to_rgb(color)), 0.6 * box.cut(mask[z])[..., None])
-    truth = plots.label_overlay(box.cut(volume.labels[z]), fill=0)[..., 3:]
-    errors = blend(errors, 255.0, 0.5 * truth)
+        part = box.cut(mask[z])
+        errors[part] = 0.4 * errors[part] + 0.6 * 255 * np.array(to_rgb(color))
+    errors[edge] = 0.5 * errors[edge] + 0.5 * 255
     curve = Curve(
         tuple(scores),
         tuple(score.voi_split for score in scores.values()),
         tuple(score.voi_merge for score in scores.values()),
         threshold,
     )
-    segments = blend(raw, 255 * fill[..., :3], fill[..., 3:])
     return [
         [
             Panel(f"segments, section {z}", segments, values=Values("segment", segmentations[threshold][z]), **shared),

@@ -42,6 +42,6 @@ def cosine_similarity(features: np.ndarray, y: int, x: int) -> np.ndarray:
         (y, x) in [-1, 1]; 1 at the pixel itself, 0 where all channels are 0.
     """
     features = np.asarray(features, dtype=np.float64)
-    length = np.linalg.norm(features, axis=0)
-    directions = features / np.where(length > 0, length, 1)
-    return np.einsum("c,cyx->yx", directions[:, y, x], directions)
+    length = np.sqrt(np.einsum("cyx,cyx->yx", features, features))  # features as they are: no copy of unit length
+    length[length == 0] = 1
+    return np.tensordot(features[:, y, x] / length[y, x], features, axes=1) / length

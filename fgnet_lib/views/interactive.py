@@ -25,6 +25,7 @@ from fgnet_lib.files.atomic import atomic
 from fgnet_lib.views.panels import Panel, point_at
 
 FRAMES = 5  # sections a second
+READABLE = 0.7  # of a picture's own width: on narrower pages its text would be too small
 # Core widgets report neither clicks on a picture nor keys. This listener writes them into hidden text fields beside the
 # picture, as if somebody had typed them; `fgnet-about` tells it where the panels lie, which keys count, and alt text.
 LISTENER = """
@@ -49,61 +50,90 @@ if (!window.fgnetListens) {
     const box = picture.getBoundingClientRect();
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
-  const mark = (picture, kind, places) => {  // frames [left, top, width, height] above the page
-    document.querySelectorAll("." + kind).forEach(old => old.remove());
-    for (const [left, top, width, height] of places) {
-      const frame = document.body.appendChild(document.createElement("div"));
-      frame.className = kind;
-      frame.style.cssText = `position: fixed; z-index: 1000; pointer-events: none; border: 2px solid white;
-        outline: 1px solid black; left: ${left}px; top: ${top}px; width: ${width}px; height: ${height}px`;
-    }
+  const panelAt = (picture, [right, down]) => about(picture).panels.find(([left, top, width, height]) =>
+    right >= left && right <= left + width && down >= top && down <= top + height);
+  const remove = kind => document.querySelectorAll("." + kind).forEach(old => old.remove());
+  const put = (element, kind, left, top, width, height) => {  // above the page; the mouse goes through it
+    element.setAttribute("class", kind);
+    element.style.cssText = `position: fixed; z-index: 1000; pointer-events: none; box-sizing: border-box;
+      left: ${left}px; top: ${top}px; width: ${width}px; height: ${height}px`;
+    return document.body.appendChild(element);
   };
-  const inside = ([right, down], [left, top, width, height]) =>
-    right >= left && right <= left + width && down >= top && down <= top + height;
-  const follow = (picture, event) => {  // the same place in the other panels
-    const box = picture.getBoundingClientRect(), at = position(picture, event), panels = about(picture).panels;
-    const over = panels.find(panel => inside(at, panel)), side = 10;
-    const places = panels.filter(panel => over && panel !== over && panel[4] === over[4]).map(panel => [
-      box.left + box.width * (panel[0] + (at[0] - over[0]) / over[2] * panel[2]) - side / 2 - 2,
-      box.top + box.height * (panel[1] + (at[1] - over[1]) / over[3] * panel[3]) - side / 2 - 2, side, side]);
-    mark(picture, "fgnet-mark", places);
+  const follow = (picture, event) => {  // the same place in the other panels; the brush in all of them
+    const box = picture.getBoundingClientRect(), at = position(picture, event), over = panelAt(picture, at);
+    remove("fgnet-mark");
+    for (const panel of about(picture).panels) {
+      if (!over || panel[4] !== over[4] || (panel === over && !panel[5])) continue;
+      const side = panel[5] ? 2 * panel[5] * box.width : 14;
+      const x = box.left + box.width * (panel[0] + (at[0] - over[0]) / over[2] * panel[2]);
+      const y = box.top + box.height * (panel[1] + (at[1] - over[1]) / over[3] * panel[3]);
+      const frame = put(document.createElement("div"), "fgnet-mark", x - side / 2, y - side / 2, side, side);
+      Object.assign(frame.style, {border: "2px solid white", outline: "1px solid black",
+        borderRadius: panel[5] ? "50%" : "0"});
+    }
     type(picture, "hover", over ? at.join(" ") : "");
+  };
+  const paint = ({picture, panel, stroke}) => {  // shown until the picture with its outline comes
+    const box = picture.getBoundingClientRect(), space = "http://www.w3.org/2000/svg";
+    const [left, top, width, height, , brush] = panel;
+    remove("fgnet-stroke");
+    const sheet = put(document.createElementNS(space, "svg"), "fgnet-stroke", box.left + left * box.width,
+      box.top + top * box.height, width * box.width, height * box.height);
+    const line = sheet.appendChild(document.createElementNS(space, "polyline"));
+    const points = stroke.map(([x, y]) => `${(x - left) * box.width},${(y - top) * box.height}`);
+    const style = {points: points.join(" "), fill: "none", stroke: "white", "stroke-opacity": 0.6,
+      "stroke-width": 2 * brush * box.width, "stroke-linecap": "round", "stroke-linejoin": "round"};
+    for (const [name, value] of Object.entries(style)) line.setAttribute(name, value);
   };
   const prepare = picture => {
     picture.alt = about(picture).alt || "";
     picture.tabIndex = 0;
     picture.draggable = false;
+    picture.style.touchAction = about(picture).panels.some(panel => panel[5]) ? "none" : "";  // a finger paints
+    remove("fgnet-stroke");
   };
-  const clear = () => document.querySelectorAll(".fgnet-mark").forEach(old => old.remove());
-  let start = null;
+  const clear = () => remove("fgnet-mark");
+  const distance = (picture, a, b) => {
+    const box = picture.getBoundingClientRect();
+    return Math.hypot((a[0] - b[0]) * box.width, (a[1] - b[1]) * box.height);
+  };
+  let start = null;  // where the mouse or a finger went down, and the stroke since then
   document.addEventListener("load", event => find(event) && prepare(find(event)), true);
   document.querySelectorAll("img.fgnet-picture").forEach(prepare);
   document.addEventListener("pointerdown", event => {
-    const picture = event.button === 0 && find(event);
-    if (picture) start = {picture, event, at: position(picture, event)};
+    const picture = event.button === 0 && event.isPrimary && find(event);
+    if (!picture) return;
+    const at = position(picture, event), panel = panelAt(picture, at);
+    start = {picture, panel, stroke: [at]};
+    if (panel && panel[5]) picture.setPointerCapture(event.pointerId);
   });
   document.addEventListener("pointermove", event => {
     const picture = find(event);
-    if (start && start.picture === picture) {
-      const x = Math.min(start.event.clientX, event.clientX), y = Math.min(start.event.clientY, event.clientY);
-      mark(picture, "fgnet-drag", [[x, y, Math.abs(event.clientX - start.event.clientX),
-        Math.abs(event.clientY - start.event.clientY)]]);
-    } else if (picture) {
-      follow(picture, event);
-    } else {
-      clear();
-    }
+    if (picture) follow(picture, event);
+    else clear();
+    if (!picture || !start || start.picture !== picture || !start.panel || !start.panel[5]) return;
+    const at = position(picture, event), last = start.stroke[start.stroke.length - 1];
+    const [left, top, width, height, , brush] = start.panel, span = brush * picture.getBoundingClientRect().width;
+    const inside = [Math.min(Math.max(at[0], left), left + width), Math.min(Math.max(at[1], top), top + height)];
+    if (distance(picture, inside, last) < Math.max(2, span / 4)) return;
+    start.stroke.push(inside.map(number => Math.round(number * 1e5) / 1e5));
+    paint(start);
   });
   document.addEventListener("pointerup", event => {
-    document.querySelectorAll(".fgnet-drag").forEach(old => old.remove());
     const picture = find(event), from = start;
     start = null;
     if (!picture || !from || from.picture !== picture) return;
     picture.focus({preventScroll: true});
-    const far = Math.hypot(event.clientX - from.event.clientX, event.clientY - from.event.clientY) > 5;
-    far ? report(picture, "drag", ...from.at, ...position(picture, event)) : report(picture, "click", ...from.at);
+    if (event.pointerType === "touch") clear();
+    const far = distance(picture, from.stroke[0], position(picture, event)) > 5 || from.stroke.length > 2;
+    if (!far) {
+      remove("fgnet-stroke");
+      report(picture, "click", ...from.stroke[0]);
+    } else if (from.panel && from.panel[5]) {
+      report(picture, "paint", ...from.stroke.flat());
+    }
   });
-  document.addEventListener("pointercancel", () => { start = null; });
+  document.addEventListener("pointercancel", () => { start = null; remove("fgnet-stroke"); });
   document.addEventListener("scroll", clear, true);
   window.addEventListener("keydown", event => {  // before the notebook takes it for a command
     const picture = find(event);
@@ -124,9 +154,10 @@ class Explorer(widgets.VBox):
 
     An integer slider named `z` gets a button that plays through the sections, one that saves them as a GIF, and the
     keys z and Z on the picture (next and previous section). Sliders named `y` and `x` follow clicks on the picture and
-    the arrow keys; a text field named `region` takes the rectangle that is dragged. Under the picture are the values at
-    the mouse. All of this needs a page that runs the script of an output, as JupyterLab does; where a page runs none
-    (maybe Colab and VS Code), the controls alone remain.
+    the arrow keys. A text field named `region` takes what is painted on panels that have a brush: a JSON list with
+    [radius, y, x, y, x, ...], in voxels, for each stroke. Under the picture are the values at the mouse. All of this
+    needs a page that runs the script of an output, as JupyterLab does; where a page runs none (maybe Colab and VS
+    Code), the controls alone remain.
 
     For style sheets and tests the parts have CSS classes: `fgnet-explorer`, `fgnet-picture`, `fgnet-values`,
     `fgnet-readout`, `fgnet-status`, `fgnet-play`, `fgnet-save-png`, `fgnet-save-gif`, `fgnet-save-arrays`,
@@ -202,7 +233,8 @@ class Explorer(widgets.VBox):
         script = {"application/javascript": LISTENER, "text/plain": ""}
         listener = widgets.Output(outputs=({"output_type": "display_data", "data": script, "metadata": {}},))
         hidden = [self.pick, self.hover, self._about, listener]
-        return [above, self.picture, self.values_at, self.readout, below, *hidden]
+        view = widgets.Box([self.picture], layout={"overflow": "auto"})  # on a phone the picture is moved sideways
+        return [above, view, self.values_at, self.readout, below, *hidden]
 
     def values(self) -> dict[str, Any]:
         """Return the present value of each control by its name."""
@@ -257,6 +289,7 @@ class Explorer(widgets.VBox):
         with self.working("drawing"):  # a new section may have to go through the network first
             self._figure = self.draw()
             self._about.value = escape(json.dumps(_describe(self._figure) | {"keys": list(self._keys)}))
+            self.picture.layout.min_width = f"{READABLE * self._figure.bbox.width:.0f}px"
             self.picture.value = to_jpeg(self._figure)
             if self._tell:
                 self.readout.value = self._tell(**self.values())
@@ -275,26 +308,38 @@ class Explorer(widgets.VBox):
             self.change(**changes)
 
     def _changes(self, values: dict[str, Any], kind: str, what: list[Any]) -> dict[str, Any]:
-        """Return the controls' new values by an event: a key, a click at (right, down), a drag between two points."""
+        """Return the controls' new values by an event: a key, a click at (right, down), a stroke of a brush."""
         if kind == "key":
             name, step = self._keys[what[0]]
             return {name: step(values[name])}
         points = [point_at(self._figure, *what[i : i + 2]) for i in range(0, len(what), 2)]
-        if None in points or points[0][0] is not points[-1][0]:
+        if points[0] is None:
             return {}
         panel, *position = points[0]
         if kind == "click" and set(panel.axes) <= self.controls.keys():
             return dict(zip(panel.axes, position, strict=True))
-        if kind == "drag" and "region" in self.controls and panel.axes == ("y", "x"):
-            spans = (sorted(ends) for ends in zip(points[0][1:], points[1][1:], strict=True))
-            return {"region": ", ".join(f"{first}:{last + 1}" for first, last in spans)}
+        if kind == "paint" and panel.brush:
+            ends = (at for point in points if point and point[0] is panel for at in point[1:])
+            return {"region": json.dumps([*json.loads(values["region"] or "[]"), [panel.brush, *ends]])}
         return {}
 
     def _point(self, change: dict[str, str]) -> None:
         """Show the values of all panels at the position of the mouse that LISTENER wrote."""
         point = point_at(self._figure, *map(float, change["new"].split())) if change["new"] else None
-        text = _values_text(self._figure.panels.values(), *point) if point else _hint(self._keys, self.controls)
+        text = _values_text(self._figure.panels.values(), *point) if point else self._hint()
         self.values_at.value = escape(text)
+
+    def _hint(self) -> str:
+        """Return which keys do what, and whether dragging paints."""
+        symbols = {"ArrowUp": "↑", "ArrowDown": "↓", "ArrowLeft": "←", "ArrowRight": "→"}
+        keys: dict[str, list[str]] = {}
+        for key, (name, _) in self._keys.items():
+            keys.setdefault(name, []).append(symbols.get(key, key))
+        parts = [f"{' '.join(names)}: {self.controls[name].description}" for name, names in keys.items()]
+        text = f"Keys, after a click on the picture: {', '.join(parts)}." if parts else ""
+        if any(panel.brush for panel in getattr(self._figure, "panels", {}).values()):
+            text = f"Drag on a picture to paint where attention changes. {text}"
+        return text
 
     def _path(self, ending: str = "") -> Path:
         z = self.values().get("z")
@@ -339,24 +384,17 @@ def _motion_keys(controls: Mapping[str, widgets.Widget]) -> dict[str, tuple[str,
     return {key: (name, move(step, controls[name])) for key, (name, step) in steps.items() if name in controls}
 
 
-def _hint(keys: Keys, controls: Mapping[str, widgets.Widget]) -> str:
-    """Return which keys do what."""
-    symbols = {"ArrowUp": "↑", "ArrowDown": "↓", "ArrowLeft": "←", "ArrowRight": "→"}
-    names = dict.fromkeys(name for name, _ in keys.values())
-    parts = (
-        f"{' '.join(symbols.get(key, key) for key, (control, _) in keys.items() if control == name)}: "
-        f"{controls[name].description}"
-        for name in names
-    )
-    return f"Keys, after a click on the picture: {', '.join(parts)}." if names else ""
-
-
 def _describe(figure: Figure) -> dict[str, Any]:
-    """Return alt text of a figure, and [left, top, width, height, plane] of its panels as fractions of the picture."""
+    """Return alt text of a figure, and of its panels [left, top, width, height, plane, radius of the brush].
+
+    All lengths are fractions of the picture's.
+    """
     panels = []
     for ax, panel in getattr(figure, "panels", {}).items():
         box = ax.get_position()
-        panels.append([*(round(n, 4) for n in (box.x0, 1 - box.y1, box.width, box.height)), "".join(panel.axes)])
+        brush = (panel.brush + 0.5) / panel.box.width * box.width if panel.brush else 0
+        edges = (round(n, 4) for n in (box.x0, 1 - box.y1, box.width, box.height))
+        panels.append([*edges, "".join(panel.axes), round(brush, 5)])
     return {"alt": "; ".join(ax.get_title() for ax in figure.axes if ax.get_title()), "panels": panels}
 
 
@@ -378,7 +416,7 @@ def save_run(draw: Callable[[int], Figure], sections: Sequence[int], path: Path,
     """
     frames = []
     for done, z in enumerate(sections, start=1):
-        frames.append(Image.fromarray(_pixels(draw(z))).quantize())
+        frames.append(Image.fromarray(_pixels(draw(z))[..., :3]).quantize())
         tell(done)
     with atomic(path) as part:
         frames[0].save(part, "GIF", save_all=True, append_images=frames[1:], duration=1000 // FRAMES, loop=0)
@@ -432,16 +470,17 @@ def _encode_tiff(array: np.ndarray, size: Sequence[float], settings: Mapping[str
 
 
 def _pixels(figure: Figure) -> np.ndarray:
-    """Return the picture of a figure at its own size, uint8 (y, x, 3)."""
+    """Return the picture of a figure at its own size, uint8 (y, x, 4); the last channel means nothing."""
     canvas = figure.canvas if isinstance(figure.canvas, FigureCanvasAgg) else FigureCanvasAgg(figure)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
+    return np.asarray(canvas.buffer_rgba())
 
 
 def to_jpeg(figure: Figure) -> bytes:
     """Return a figure as a JPEG of the figure's own size, at a quality that keeps thin lines and their colours."""
-    picture = io.BytesIO()
-    Image.fromarray(_pixels(figure)).save(picture, "JPEG", quality=90, subsampling=0)
+    picture, rgba = io.BytesIO(), _pixels(figure)
+    image = Image.frombuffer("RGBX", rgba.shape[1::-1], rgba, "raw", "RGBX", 0, 1)  # as it is, without a copy
+    image.save(picture, "JPEG", quality=90, subsampling=0)
     return picture.getvalue()
 
 

@@ -543,8 +543,12 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
 # segmentation. Move the cross with the sliders, or by a click in JupyterLab. The explorer answers three questions about
 # that point. What are the weights of all levels? (The table.) Which pixels look similar to SAM2? (The third picture.)
 # How strongly do the guided fine features respond? (The fourth picture: the length of $F'$.) The line under the
-# pictures tells the values at your mouse and the keys that work after a click. *save PNG*, *save GIF* and *save arrays*
-# write what you see to your results folder.
+# pictures tells the values at your mouse and the keys that work after a click.
+#
+# *xz* cuts through all sections. *range*, *gamma* and *rank* bring out weak differences, and *smooth* hides the pixels
+# of a map. *save PNG*, *save GIF* and *save arrays* (.npy and TIFF, with the settings) write what you see to your
+# results folder. *open here in neuroglancer* shows the same place in 3D, and *own image* puts an image of yours in the
+# volume's place.
 #
 # The cross begins where the model doubts a membrane most. Across a membrane that the model sees, the affinities fall to
 # 0 somewhere; where it sees none, they stay at 1. So we take the lowest affinity near each membrane voxel of the middle

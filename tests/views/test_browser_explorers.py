@@ -1,7 +1,8 @@
-"""Explorers in JupyterLab, in a real browser: mouse, keys and dragging reach the kernel, and what is saved is there."""
+"""Explorers in JupyterLab, in a real browser: mouse, keys and touch reach the kernel, and what is saved is there."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.browser import SCREENSHOTS, Watch, jupyterlab, open_browser, open_notebook, run_all, wait_until
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Locator, Page
 
 pytestmark = pytest.mark.slow  # opens a browser
 
@@ -66,6 +67,18 @@ def choose(page: Page, file: Path) -> None:
     chooser.value.set_files(file)
 
 
+def swipe(page: Page, picture: Locator, x: float, y: float) -> None:
+    """Move a finger over the picture, as the browser itself tells a page of touches."""
+    assert picture.evaluate("picture => getComputedStyle(picture).touchAction") == "none"  # or the page would scroll
+    session = page.context.new_cdp_session(page)
+    for number, step in enumerate(range(0, 50, 6)):
+        points = [{"x": x + step, "y": y + step / 2}]
+        session.send(
+            "Input.dispatchTouchEvent", {"type": "touchMove" if number else "touchStart", "touchPoints": points}
+        )
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
 def test_click_play_and_save(tmp_path):
     with explorer_in_the_page(tmp_path, FEATURES) as (page, watch):
         picture = page.locator("img.fgnet-picture")
@@ -87,7 +100,7 @@ def test_click_play_and_save(tmp_path):
         assert watch.problems == []
 
 
-def test_keys_hover_drag_and_a_file_of_ones_own(tmp_path):
+def test_keys_hover_brush_and_a_file_of_ones_own(tmp_path):
     with explorer_in_the_page(tmp_path, ATTENTION) as (page, watch):
         picture = page.locator("img.fgnet-picture")
         page.screenshot(path=SCREENSHOTS / "explorer-attention.png")
@@ -118,15 +131,24 @@ def test_keys_hover_drag_and_a_file_of_ones_own(tmp_path):
         assert len(marks) == 3 and all(abs(mark["y"] + mark["height"] / 2 - first[1]) < 2 for mark in marks)
         page.screenshot(path=SCREENSHOTS / "explorer-hover.png")
 
-        page.mouse.down()
-        page.mouse.move(first[0] + 60, first[1] + 40, steps=5)
-        assert page.locator(".fgnet-drag").count() == 1
-        page.mouse.up()
-        region = page.locator(".fgnet-region input")
-        wait_until(page, lambda: ":" in region.input_value(), "a drag marks no region")
         page.locator(".fgnet-what_if select").select_option("1")
         wait_until(page, lambda: "its change" in picture.get_attribute("alt"), "attention is not set")
+        painted = page.locator(".fgnet-region input")
+        page.mouse.move(*first)
+        page.mouse.down()
+        page.mouse.move(first[0] + 60, first[1] + 40, steps=8)
+        assert page.locator(".fgnet-stroke polyline").count() == 1
+        page.screenshot(path=SCREENSHOTS / "explorer-brush.png")
+        page.mouse.up()
+        wait_until(page, lambda: painted.input_value(), "the brush paints nothing")
+        radius, *ends = json.loads(painted.input_value())[0]
+        assert radius == 4 and len(ends) > 8 and ends[-2] > ends[0] and ends[-1] > ends[1]
+        wait_until(page, lambda: page.locator(".fgnet-stroke").count() == 0, "the stroke stays over the picture")
         page.screenshot(path=SCREENSHOTS / "explorer-region.png")
+        swipe(page, picture, *first)
+        wait_until(page, lambda: len(json.loads(painted.input_value())) == 2, "a finger paints nothing")
+        page.locator("button.fgnet-clear").click()
+        wait_until(page, lambda: painted.input_value() == "", "the painting stays")
 
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48), np.uint8)).save(tmp_path / "own.png")
         (tmp_path / "notes.png").write_text("no image")
@@ -137,4 +159,10 @@ def test_keys_hover_drag_and_a_file_of_ones_own(tmp_path):
         wait_until(page, lambda: "own.png: (1, 40, 48)" in status.inner_text(), "the image is not taken")
         assert (shown(page, "z"), shown(page, "y"), shown(page, "x")) == (0, 20, 24)
         page.screenshot(path=SCREENSHOTS / "explorer-own.png")
+
+        page.set_viewport_size({"width": 390, "height": 844})
+        wide = "picture => picture.getBoundingClientRect().width >= 0.69 * picture.naturalWidth"
+        wait_until(page, lambda: picture.evaluate(wide), "the picture is too small to read on a phone")
+        picture.scroll_into_view_if_needed()
+        page.screenshot(path=SCREENSHOTS / "explorer-phone.png")
         assert watch.problems == []

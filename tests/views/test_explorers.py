@@ -19,7 +19,7 @@ from fgnet_lib.fgnet import MINI, FGNet
 from fgnet_lib.probing import Inspector, WhatIf
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views import explorers, plots
-from fgnet_lib.views.attention_panels import LEVELS, WHAT_IF, parse_region
+from fgnet_lib.views.attention_panels import LEVELS, WHAT_IF, paint
 from fgnet_lib.views.feature_maps import cosine_similarity
 from fgnet_lib.views.interactive import Explorer
 from fgnet_lib.views.panels import Box, ColorScale, Panel, enlarge, interpolate
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow  # computes sections of a model
 
 SHAPE = (3, 50, 70)  # no multiple of a stride: maps reach further than the section
 THRESHOLDS = (0.1, 0.5, 0.9)
+STROKE = "[[4, 12, 6, 12, 30]]"  # radius, y, x, y, x
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -80,7 +81,7 @@ def settings(control: widgets.Widget) -> list:
     if isinstance(control, widgets.FloatRangeSlider):
         return [(0, 60), (40, 100)]
     if isinstance(control, widgets.Text):
-        return ["0:20, 8:40", ""]
+        return [STROKE, ""]
     if hasattr(control, "options"):
         return [option[1] if isinstance(option, tuple) else option for option in control.options]
     return [control.min, control.max]
@@ -92,6 +93,8 @@ def test_every_control_changes_the_picture_from_one_end_to_the_other(kind, make)
     for name, control in explorer.controls.items():
         if name == "channel":
             explorer.controls["show"].value = "one channel"
+        if name == "brush":  # which shows only while one paints
+            continue
         before = {"level": {"plane": "xy", "zoom": 1}, "region": {"what_if": "0"}, "flip": {"what_if": "as it is"}}
         explorer.change(**before.get(name, {}))
         pictures = []
@@ -172,18 +175,49 @@ def test_what_if_shows_what_follows(level, value, volume, model, make, monkeypat
     assert row[-1].scale.low == -row[-1].scale.high
 
 
-def test_what_if_may_hold_in_a_region_alone(volume, model, make, monkeypatch):
-    row = panels_of(make["attention"](), monkeypatch, level="a1", what_if="1", region="8:24, 0:40", z=0)[0]
+def test_what_if_may_hold_where_one_has_painted(volume, model, make, monkeypatch):
+    explorer, options = make["attention"](), {"level": "a1", "what_if": "1", "brush": 8, "z": 0}
+    row = panels_of(explorer, monkeypatch, region=STROKE, **options)[0]
     plain = Inspector(model, volume.raw).section(0).attention[0]
     changed = plain != row[1].values.array
-    assert changed[2:6, 0:10].all() and changed.sum() == 4 * 10 and (row[1].values.array[2:6, 0:10] == 1).all()
-    assert {panel.region for panel in row} == {Box(8, 0, 16, 40)}
+    assert changed[2:5, 1:8].all() and changed.sum() < 40 and (row[1].values.array[changed] == 1).all()
+    for panel in row:
+        np.testing.assert_array_equal(panel.region, paint(STROKE, SHAPE[1:]))
+    assert {panel.brush for panel in row} == {8}
+    everywhere = panels_of(explorer, monkeypatch, region="", **options)[0]
+    assert everywhere[1].region is None and (everywhere[1].values.array == 1).all()
+    nothing = panels_of(explorer, monkeypatch, region=STROKE, **options | {"what_if": "as it is"})[0]
+    assert {panel.brush for panel in nothing} == {0} and nothing[0].region is None
 
 
-@pytest.mark.parametrize("text", ["1:5", "5:1, 0:4", "0:99, 0:4", "-1:3, 0:4", "a:b, 0:4", "0:3, 0:4, 1:2"])
+def test_a_stroke_covers_what_is_near_it():
+    y, x = np.mgrid[: SHAPE[1], : SHAPE[2]]
+    distance = np.hypot(y - 12, x - np.clip(x, 6, 30))
+    painted = paint(STROKE, SHAPE[1:])
+    assert painted[distance <= 3.5].all() and not painted[distance > 5].any()
+    dot = paint("[[2, 0, 69]]", SHAPE[1:])  # in a corner, with no movement
+    assert dot[0, 69] and dot.sum() < 9
+    both = paint("[[4, 12, 6, 12, 30], [2, 0, 69]]", SHAPE[1:])
+    np.testing.assert_array_equal(both, painted | dot)
+    assert paint("", SHAPE[1:]) is None
+
+
+@pytest.mark.parametrize("text", ["0:3, 0:4", "[1, 2, 3]", "[[1, 2]]", '[["a", 1, 2]]', "{}x"])
 def test_a_region_that_is_none_is_explained(text):
-    with pytest.raises(ValueError, match="region"):
-        parse_region(text, SHAPE[1:])
+    with pytest.raises(ValueError, match="region is "):
+        paint(text, SHAPE[1:])
+
+
+def test_painting_is_cleared_by_the_button_and_by_a_key(make):
+    explorer = make["attention"]()
+    for clear in (
+        lambda: next(child for child in explorer.children[4].children if "fgnet-clear" in child._dom_classes).click(),
+        lambda: setattr(explorer.pick, "value", json.dumps([[1, "key", "c"]])),
+    ):
+        explorer.change(what_if="0", region=STROKE)
+        painted = explorer.picture.value
+        clear()
+        assert explorer.controls["region"].value == "" and explorer.picture.value != painted
 
 
 def test_ranks_and_range_are_those_of_the_middle_section(volume, model, make, monkeypatch):
@@ -287,7 +321,7 @@ def upload(explorer: Explorer, name: str, content: bytes) -> None:
 
 def test_an_image_of_ones_own_takes_the_volumes_place(make, monkeypatch):
     explorer = make["attention"]()
-    explorer.controls["region"].value = "0:50, 0:70"
+    explorer.controls["region"].value = STROKE
     own = np.random.default_rng(5).integers(0, 256, (40, 48), np.uint8)
     file = io.BytesIO()
     Image.fromarray(own).save(file, "PNG")

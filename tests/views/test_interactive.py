@@ -84,7 +84,7 @@ def test_a_click_without_a_point_to_move_does_nothing():
     canvas = Canvas()
     explorer = explore(lambda z: canvas.show([[panel(z)]]), z=widgets.IntSlider(0, 0, 2))
     before = explorer.picture.value
-    do(explorer, ["click", 0.5, 0.5], ["drag", 0.4, 0.4, 0.5, 0.5])
+    do(explorer, ["click", 0.5, 0.5], ["paint", 0.4, 0.4, 0.5, 0.5])
     assert explorer.picture.value == before
 
 
@@ -101,11 +101,21 @@ def test_events_that_came_together_are_drawn_once_and_none_twice():
     assert calls[-1] == (2, 1, 0)
 
 
-def test_a_drag_writes_the_region_it_covers():
+def test_strokes_of_the_brush_are_kept_in_voxels():
     canvas = Canvas()
-    explorer = explore(lambda region: canvas.show([[panel()]]), region=widgets.Text())
-    do(explorer, ["drag", *at(explorer, 30, 50), *at(explorer, 10, 40)])
-    assert explorer.controls["region"].value == "10:31, 40:51"
+    brushes = {"region": widgets.Text(), "brush": widgets.IntSlider(3, 0, 9)}
+    explorer = explore(lambda region, brush: canvas.show([[panel(brush=brush), panel(1, brush=brush)]]), **brushes)
+    assert explorer.values_at.value.startswith("Drag on a picture to paint")
+    about = json.loads(html.unescape(explorer._about.value))
+    (left, *_), (right, *_) = (at(explorer, 0, x) for x in (0, 7))
+    assert about["panels"][0][5] == pytest.approx((right - left) / 2, abs=1e-4)  # radius 3: 7 voxels wide
+    do(explorer, ["paint", *at(explorer, 30, 50), *at(explorer, 10, 40), 0.001, 0.001])  # the last is beside the panel
+    explorer.controls["brush"].value = 8
+    do(explorer, ["paint", *at(explorer, 5, 6)])
+    assert json.loads(explorer.controls["region"].value) == [[3, 30, 50, 10, 40], [8, 5, 6]]
+    explorer.controls["brush"].value = 0
+    do(explorer, ["paint", *at(explorer, 5, 6)])
+    assert len(json.loads(explorer.controls["region"].value)) == 2
 
 
 def test_the_values_under_the_mouse_are_those_of_all_panels():
@@ -123,9 +133,10 @@ def test_the_page_is_told_alt_text_keys_and_where_the_panels_are():
     explorer.controls["z"].value = 2
     about = json.loads(html.unescape(explorer._about.value))
     assert about["alt"] == "panel 2; panel 2" and {"z", "Z", "ArrowLeft"} <= set(about["keys"])
-    left, top, width, height, plane = about["panels"][0]
+    left, top, width, height, plane, brush = about["panels"][0]
     right, down = at(explorer, 0, 0)
-    assert left < right < left + width / 50 and top < down < top + height / 30 and plane == "yx"
+    assert left < right < left + width / 50 and top < down < top + height / 30
+    assert (plane, brush) == ("yx", 0)
 
 
 def test_a_picture_that_cannot_be_drawn_says_why():

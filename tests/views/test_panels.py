@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from fgnet_lib.views import plots
 from fgnet_lib.views.interactive import to_jpeg
 from fgnet_lib.views.panels import (
     Box,
@@ -22,9 +23,11 @@ from fgnet_lib.views.panels import (
     blend,
     enlarge,
     interpolate,
+    outlines,
     point_at,
     zoom_box,
 )
+from fgnet_lib.volumes import IGNORE
 
 VOXEL = (40.0, 8.0, 8.0)
 
@@ -70,10 +73,19 @@ def test_colours_run_from_end_to_end():
 
 
 def test_blending():
-    under, over = np.full((2, 2, 3), 100, np.uint8), np.array([200.0, 0, 100])
+    under, over = np.full((2, 2, 3), 100, np.uint8), np.full((2, 2, 3), (200, 0, 100), np.uint8)
     np.testing.assert_array_equal(blend(under, over, 0), under)
     np.testing.assert_array_equal(blend(under, over, 0.5)[0, 0], [150, 50, 100])
-    np.testing.assert_array_equal(blend(under, over, np.array([[[1], [0]]]))[0], [[200, 0, 100], [100, 100, 100]])
+    np.testing.assert_array_equal(blend(under, over, 1), over)
+
+
+def test_quick_outlines_are_those_of_an_overlay():
+    labels = np.random.default_rng(3).choice(np.array([0, 7, 9, 12], np.uint64), (6, 8)).repeat(3, 0).repeat(3, 1)
+    edge, colors = outlines(labels)
+    overlay = plots.label_overlay(labels, fill=0)
+    np.testing.assert_array_equal(edge, overlay[..., 3] > 0)
+    np.testing.assert_array_equal(colors, (overlay[edge][:, :3] * 255).astype(np.uint8))
+    np.testing.assert_array_equal(outlines(np.array([[7, 7, IGNORE]], np.uint64))[0], [[False, True, False]])
 
 
 def test_a_figure_drawn_in_place_is_the_one_drawn_anew():
@@ -177,7 +189,18 @@ def test_a_flat_plane_alone_is_as_wide_as_a_slide_and_may_be_stretched():
     flat = Panel("xz", np.zeros((5, 100, 3), np.uint8), Box(0, 0, 5, 100), VOXEL)
     assert Canvas().show([[flat], [flat]]).get_figwidth() > 13
     assert Panel("xz", flat.image, flat.box, VOXEL, stretch=4).ratio == 4 * flat.ratio == 0.2
-    region = Box(1, 10, 2, 20)
-    outlined = Canvas().show([[Panel("xz", flat.image, flat.box, VOXEL, region=region)]])
-    x, y = outlined.axes[0].lines[-1].get_data()
-    assert (min(x), max(x), min(y), max(y)) == (9.5, 29.5, 0.5, 2.5)
+
+
+def test_a_region_is_outlined_and_followed():
+    canvas, image = Canvas(), np.zeros((40, 60, 3), np.uint8)
+    region = np.zeros((40, 60), bool)
+    region[1:3, 10:30] = region[39, 59] = True  # two parts; the second in a corner
+
+    def show(**options) -> Figure:
+        return canvas.show([[Panel("", image, Box(0, 0, 40, 60), VOXEL, **options)]])
+
+    x, y = show(region=region).axes[0].lines[-1].get_data()
+    assert (min(x[x < 40]), max(x[x < 40]), min(y), max(y)) == (9.5, 29.5, 0.5, 39.5)
+    assert np.isnan(x).sum() == np.isnan(y).sum() == 2  # lines are not joined
+    shown = [to_jpeg(show(region=part)) for part in (region, None, region, region[::-1])]
+    assert shown[0] == shown[2] and len(set(shown)) == 3

@@ -90,9 +90,11 @@ def main() -> None:
     attention, times = made["attention"], {name: slide(explorer) for name, explorer in made.items()}
     times["attention, ranks, smooth"] = slide(attention, ranks=True, smooth=True)
     times["a1, a2, a3"] = slide(attention, level="all", ranks=False, smooth=False)
-    times["what if a1 = 0 in a region"] = slide(attention, level="a1", what_if="0", region="100:200, 100:300")
-    times["plane xz"] = slide(attention, plane="xz", what_if="as it is", region="")
+    times["what if a1 = 0 in a region"] = slide(attention, level="a1", what_if="0", region="[[32, 150, 150, 150, 300]]")
+    times["gradient of an affinity"] = slide(attention, flip="x", what_if="as it is", region="")
+    times["plane xz"] = slide(attention, plane="xz", flip="nothing")
     attention.change(plane="xy")
+    times["two models, what if a1 = 0"] = slide(made["two models"], what_if="0")
     settings = attention.values()
     scene = Scene.of(volume, {"": Inspector(load_pretrained(), volume.raw)}, None)
     anew = time_steps(lambda z: to_png(Canvas().show(attention_panels(scene, Settings(**settings | {"z": z})))))
