@@ -16,7 +16,7 @@ from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
 from sphinx.writers.html5 import HTML5Translator
 
-project = "FGNet Tutorials"
+project, author = "FGNet Tutorials", "the FGNet Tutorials developers"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib.bibtex"]
 
 # Lessons: shown as they were executed, never run here
@@ -39,6 +39,7 @@ napoleon_use_ivar = True
 html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["static"]
+html_favicon = "static/icon.svg"
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_math_renderer = "mathml"

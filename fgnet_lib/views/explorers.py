@@ -89,7 +89,13 @@ def _attention_controls(volume: Volume, scene: Scene) -> dict[str, widgets.Widge
         "colors": widgets.Dropdown(options=COLORS, description="colours"),
         "ranks": _buttons([("value", False), ("rank", True)], "colour by"),
         "span": widgets.FloatRangeSlider(
-            value=(1, 99), min=0, max=100, step=0.5, description="range (%)", continuous_update=False
+            value=(1, 99),
+            min=0,
+            max=100,
+            step=0.5,
+            description="range (%)",
+            readout_format=".3g",
+            continuous_update=False,
         ),
         "gamma": widgets.FloatSlider(1, min=0.2, max=3, step=0.1, description="gamma"),
         "smooth": _buttons([("grid", False), ("smooth", True)], "display"),

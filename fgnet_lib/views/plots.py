@@ -102,13 +102,15 @@ def neighbour_colors(
     lab = rgb2lab(_PALETTE) * (0.5, 1, 1)  # a tint on grey tissue differs in hue more than in lightness
     colors = {int(i): np.asarray(color, float)[:3] for i, color in (fixed or {}).items() if i in ids}
     settled = {int(np.searchsorted(ids, i)): rgb2lab(color) * (0.5, 1, 1) for i, color in colors.items()}
+    used = {tuple(color) for color in settled.values()}
     order = [k for k in np.argsort(-voxels, kind="stable") if ids[k] not in (0, IGNORE)]
     order = [int(np.searchsorted(ids, i)) for i in first] + order
     for k in (k for k in order if k not in settled):
         near = [settled[other] for other in (settled if ids[k] in first else touching[k]) if other in settled]
-        apart = _distance(lab, near).clip(max=60) + 0.1 * _distance(lab, list(settled.values()))
+        apart = _distance(lab, near).clip(max=60) + 0.1 * _distance(lab, list(used))
         best = int(np.argmax(apart))
         settled[k], colors[int(ids[k])] = lab[best], _PALETTE[best]
+        used.add(tuple(lab[best]))
     return colors
 
 
@@ -511,7 +513,7 @@ def loss_curve(ax: Axes, steps: Sequence[int], losses: Sequence[float], label: s
     """Add a curve of the loss over iterations to `ax`."""
     ax.plot(steps, losses, label=label)
     ax.set(xlabel="iteration", ylabel="loss")
-    ax.legend()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False)  # below: curves may be anywhere
     return ax
 
 
@@ -561,7 +563,6 @@ def neurons_3d(
     ax.set_proj_type("ortho")
     ax.set_box_aspect(sides, zoom=0.9)
     _number(ax, sides.max())
-    ax.zaxis.set_tick_params(pad=18)
     ax.legend(
         handles=[Patch(color=color, label=str(neuron)) for neuron, color in rgb.items()],
         title="neuron",
@@ -575,7 +576,6 @@ def neurons_3d(
 def _number(ax: Axes3D, longest: float) -> None:
     """Set ticks in nm, as many as an axis has room for if four or five fit on `longest` nm."""
     limits = [sorted(edges) for edges in (ax.get_xlim(), ax.get_ylim(), ax.get_zlim())]
-    flat = np.ptp(limits[2]) < 0.3 * longest
     for axis, (start, end) in zip((ax.xaxis, ax.yaxis, ax.zaxis), limits, strict=True):
         share = (end - start) / longest
         ticks = MaxNLocator(max(2, 1 + int(3 * share))).tick_values(start, end)
@@ -583,7 +583,23 @@ def _number(ax: Axes3D, longest: float) -> None:
         last = start + (1 if axis is ax.zaxis else 0.85) * (end - start)
         ticks = [tick for tick in ticks if start <= tick <= last]
         axis.set_ticks(ticks if share > 0.2 else ticks[-1:])  # a thin crop has room for one number
-        axis.labelpad = 32 if axis is ax.zaxis else 28 if flat else 14
+    _keep_distance(ax, np.ptp(limits, axis=1))
+
+
+def _keep_distance(ax: Axes3D, sides: np.ndarray) -> None:
+    """Set pads so that numbers and names are equally far from boxes of all shapes, seen from the default direction.
+
+    matplotlib moves the text of an axis by a share of the other two sides: in a narrow box hardly at all.
+    """
+    x, y, z = sides / np.linalg.norm(sides)
+    across, under_x, under_y = 0.87 * x + 0.5 * y, 0.87 * z + 0.43 * y, 0.87 * z + 0.25 * x  # as projected
+    for axis, moved, number, name in (
+        (ax.xaxis, under_x, 10, 29),
+        (ax.yaxis, under_y, 10, 29),
+        (ax.zaxis, across, 12, 25),
+    ):
+        axis.set_tick_params(pad=number / moved - 8)  # matplotlib adds 8 and 21
+        axis.labelpad = name / moved - 21
 
 
 def neurons_figure(

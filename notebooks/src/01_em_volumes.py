@@ -473,7 +473,8 @@ faulty = make_phantom((20, 128, 128), seed=SEED, missing_section=6, misaligned_s
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5))
 in_xz = faulty.voxel_size[0], faulty.voxel_size[2]
 plots.show_section(left, faulty.raw[:, 64], None, in_xz, title="xz: section 6 is lost, 13 has slipped")
-plots.show_section(right, faulty.raw[:, 64], faulty.labels[:, 64], in_xz, title="its labels", fill=0.5)
+its_labels = {"title": "its labels", "fill": 0.5, "colors": plots.neighbour_colors(faulty.labels)}
+plots.show_section(right, faulty.raw[:, 64], faulty.labels[:, 64], in_xz, **its_labels)
 plt.show()
 for z in (12, 13):
     print(f"unknown labels in section {z}: {np.mean(faulty.labels[z] == IGNORE):.0%}")

@@ -183,10 +183,11 @@ assert np.diff([len(np.unique(labels)) for labels in segmentations.values()]).ma
 
 # %% alt="One section three times: EM, the predicted affinities with dark lines around the neurites, and the neurons at the chosen threshold, each in its own colour."
 z = volume.shape[0] // 2
+colors = plots.neighbour_colors(segmentation)  # neurons that touch differ in colour
 figure, axes = plt.subplots(1, 3, figsize=(15, 5.6))
 plots.show_section(axes[0], volume.raw, None, volume.voxel_size, z, f"EM, section {z}")
 plots.show_affinities(axes[1], affinities, volume.voxel_size, z, "affinities")
-plots.show_section(axes[2], volume.raw, segmentation, volume.voxel_size, z, f"neurons at {threshold:g}")
+plots.show_section(axes[2], volume.raw, segmentation, volume.voxel_size, z, f"neurons at {threshold:g}", colors=colors)
 plt.show()
 
 # %% [markdown]
@@ -200,7 +201,7 @@ quiz.ask("08", "colours")
 # section, neurites are split. Often the volume is badly aligned or the voxel size is wrong.
 
 # %% alt="Three planes through the middle with the predicted neurons in colour. A neurite that keeps its colour along z, the short side of the narrow planes, is in one piece."
-figure = plots.orthogonal_views(volume.raw, volume.voxel_size, segmentation)
+figure = plots.orthogonal_views(volume.raw, volume.voxel_size, segmentation, colors=colors)
 figure.suptitle("do neurites keep their colour through z?")
 plt.show()
 
@@ -212,7 +213,8 @@ plt.show()
 # %% alt="The same section segmented at half the threshold, at the threshold, and half-way from there to 1. The left picture has more pieces, the right one fewer and larger pieces."
 figure, axes = plt.subplots(1, len(segmentations), figsize=(15, 5.4))
 for ax, (candidate, labels) in zip(axes, segmentations.items(), strict=True):
-    plots.show_section(ax, volume.raw, labels, volume.voxel_size, z, f"threshold {candidate:g}", fill=0.6)
+    matched = {"fill": 0.6, "colors": plots.matched_colors(labels, segmentation, colors)}
+    plots.show_section(ax, volume.raw, labels, volume.voxel_size, z, f"threshold {candidate:g}", **matched)
 plt.show()
 
 # %% [markdown]

@@ -413,7 +413,8 @@ section = np.asarray(raw[middle : middle + 1])
 figure, axes = plt.subplots(1, 3, figsize=(15, 4.4))
 plots.show_section(axes[0], section, None, size, 0, f"EM, section {middle}")
 plots.show_affinities(axes[1], arrays["affinities"].astype(np.float32), size, 0, "affinities")
-plots.show_section(axes[2], section, arrays["neurons"], size, 0, "neurons and block borders")
+colors = plots.neighbour_colors(arrays["neurons"])
+plots.show_section(axes[2], section, arrays["neurons"], size, 0, "neurons and block borders", colors=colors)
 for y in range(block[1], shape[1], block[1]):
     axes[2].axhline(y - 0.5, color="white", lw=0.6)
 for x in range(block[2], shape[2], block[2]):

@@ -22,28 +22,53 @@ function enlarge(dialog, picture) {
   dialog.showModal();
 }
 
-// Where white columns part the panels of a figure: [start, end] of each, in pixels; null if there is one panel only.
-function findPanels(picture) {
+// The longest piece of each column that is not white, in pixels: 0 where the column is empty.
+function measureColumns(picture) {
   const { naturalWidth: width, naturalHeight: height } = picture;
-  if (width < 1.6 * height || width < 500) return null;
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const context = canvas.getContext("2d");
   context.drawImage(picture, 0, 0);
   const { data } = context.getImageData(0, 0, width, height);
-  const empty = x => {
-    for (let y = 0; y < height; y++) if (data[4 * (y * width + x)] < 250 && data[4 * (y * width + x) + 3] > 0) return false;
-    return true;
-  };
-  const cuts = [0];
-  for (let x = 0, first = null; x < width; x++) {
-    if (empty(x)) first ??= x;
-    else if (first !== null) {
-      const cut = Math.round((first + x) / 2);
-      if (first > 0 && x - first >= 8 && cut - cuts.at(-1) > 0.18 * width && width - cut > 0.18 * width) cuts.push(cut);
-      first = null;
+  return Array.from({ length: width }, (_, x) => {
+    let longest = 0;
+    for (let y = 0, piece = 0; y < height; y++) {
+      const at = 4 * (y * width + x);
+      const white = data[at + 3] === 0 || Math.min(data[at], data[at + 1], data[at + 2]) >= 250;
+      piece = white ? 0 : piece + 1;
+      longest = Math.max(longest, piece);
+    }
+    return longest;
+  });
+}
+
+// Where empty columns part the panels of a figure: [start, end] of each, in pixels; null if there is one panel only.
+function findPanels(picture) {
+  const { naturalWidth: width, naturalHeight: height } = picture;
+  if (width < 500) return null;
+  const columns = measureColumns(picture), gaps = [];
+  for (let x = 0, start = null; x < width; x++) {
+    if (columns[x] === 0) start ??= x;
+    else if (start !== null) {
+      if (start > 0 && x - start >= 5) gaps.push({ start, end: x });
+      start = null;
     }
   }
-  return cuts.length > 1 ? cuts.map((cut, k) => [cut, cuts[k + 1] ?? width]) : null;
+  // a colour bar stays with the panel on its left
+  const longest = (from, to) => Math.max(...columns.slice(from, to));
+  const isBar = (from, to) => to - from < 0.06 * width && longest(from, to) > 0.3 * height;
+  const wide = gaps.filter(({ end }, k) => !isBar(end, gaps[k + 1]?.start ?? width))
+    .sort((a, b) => b.end - b.start - (a.end - a.start));
+  let edges = [0, width], least = 0;
+  for (const { start, end } of wide) {  // the widest first; much narrower ones lie between text and axes
+    const tried = [...edges, Math.round((start + end) / 2)].sort((a, b) => a - b);
+    if (end - start < least || tried.some((edge, k) => k && edge - tried[k - 1] < 0.18 * width)) continue;
+    if (tried.slice(1, -1).some((edge, k) => longest(tried[k], edge) < 0.2 * height)) continue;  // text before its axes
+    edges = tried;
+    least ||= 0.4 * (end - start);
+  }
+  const panels = edges.slice(1).map((edge, k) => [edges[k], edge]);
+  const tall = panels.some(([start, end]) => height > 2.5 * (end - start));  // several rows: longer than a screen
+  return panels.length > 1 && !tall ? panels : null;
 }
 
 function stack(link, picture) {

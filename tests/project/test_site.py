@@ -23,6 +23,7 @@ from PIL import Image
 from run_tutorial import Lesson, lesson_parameters, sources_key
 
 from fgnet_lib import REPOSITORY
+from fgnet_lib.views.tables import fold_table
 
 pytestmark = pytest.mark.slow  # builds the whole site
 
@@ -30,7 +31,9 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 PAGES = (
     "",
+    "notebooks/03_feature_guided_attention.html",
     "notebooks/06_neurons_in_3d.html",
+    "notebooks/07_ablations_and_results.html",
     "docs/learn/glossary.html",
     "docs/learn/platforms.html",
     "api/volumes.html",
@@ -38,21 +41,29 @@ PAGES = (
 WIDGET = {"application/vnd.jupyter.widget-view+json": {"model_id": "0"}}
 SETTINGS = '# Parameters\nPROFILE = "fast"\nDATASET = "phantom"\nOUT_DIR = "/home/teacher/out"\n'
 SCENE = "<!doctype html><title>scene</title><p>neurons</p>"
+EXPLORER = '<!doctype html><meta name="viewport" content="width=device-width"><title>Attention</title><p>maps</p>'
+WRITTEN = {"export_html(": ("neurons.html", SCENE), "export_attention(": ("attention.html", EXPLORER)}
+ROWS = [[f"FGNet, row {k}", "1.234 ± 0.012", "-0.123", "3"] for k in range(7)]
+
+UNFOLD = "document.querySelectorAll('details').forEach(part => part.open = true)"
 
 CONF = runpy.run_path(str(REPOSITORY / "site" / "conf.py"))
 
 
 def execute(notebook: Path, folder: Path) -> None:
-    """Write a lesson to `folder` as if it had been run: a figure in each cell that describes one."""
+    """Write a lesson to `folder` as if it had been run: a figure in each cell that describes one, tables and pages."""
     made = nbformat.read(notebook, as_version=4)
-    for cell in made.cells:
-        if cell.cell_type == "code" and "alt" in cell.metadata:
+    for cell in (cell for cell in made.cells if cell.cell_type == "code"):
+        if "alt" in cell.metadata:
             cell.outputs = [new_output("display_data", {"image/png": PIXEL})]
-        if cell.cell_type == "code" and "export_html" in cell.source:
-            saved = folder / "results" / notebook.stem / "neurons.html"
+        if "\nfold_table(" in cell.source:
+            table = fold_table(["row", "VOI (bits)", "difference", "runs"], {"attention": ROWS, "encoder": ROWS})
+            cell.outputs = [new_output("display_data", {"text/html": table.data})]
+        for name, content in (written for call, written in WRITTEN.items() if call in cell.source):
+            saved = folder / "results" / notebook.stem / name
             saved.parent.mkdir(parents=True)
-            saved.write_text(SCENE)
-            cell.outputs = [new_output("stream", text=f"{REPOSITORY}/out/neurons.html (0.1 MB)")]
+            saved.write_text(content)
+            cell.outputs = [new_output("stream", text=f"{REPOSITORY}/out/{name} (0.1 MB)")]
     outputs = [new_output("display_data", WIDGET | {"text/plain": plain}) for plain in ("Explorer()", " 10%|# |")]
     outputs += [new_output("display_data", WIDGET | {"text/html": "<p>Instead of a <b>widget</b></p>"})]
     made.cells.append(new_code_cell("explorer", outputs=outputs))
@@ -118,10 +129,11 @@ def test_outputs_need_no_kernel_and_name_no_folder(site):
     assert all(str(REPOSITORY) not in page(site, lesson) and "/home/" not in page(site, lesson) for lesson in NOTEBOOKS)
 
 
-def test_the_3d_scene_is_in_the_page(site):
-    lesson = next(path for path in NOTEBOOKS if path.stem.startswith("06"))
+@pytest.mark.parametrize(("number", "written"), [("03", EXPLORER), ("06", SCENE)])
+def test_a_page_that_a_lesson_wrote_is_in_its_page(site, number, written):
+    lesson = next(path for path in NOTEBOOKS if path.stem.startswith(number))
     (source,) = re.findall(r'<iframe src="([^"]+)" loading="lazy"', page(site, lesson))
-    assert (site / "notebooks" / source).read_text() == SCENE
+    assert (site / "notebooks" / source).read_text() == written
 
 
 def test_a_figure_without_alternative_text_stops_the_build(tmp_path):
@@ -300,6 +312,7 @@ def test_pages_fit_the_screen_and_the_search_finds_a_term(address, width):
     with open_browser(width, 900) as (page, watch):
         for path in PAGES:
             page.goto(f"{address}/{path}")
+            page.evaluate(UNFOLD)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} is wider than the screen"
         page.goto(f"{address}/search.html?q=agglomeration")
         page.locator("ul.search a[href*='docs/learn/glossary.html']").first.wait_for()
@@ -316,6 +329,7 @@ def test_pages_have_no_serious_barrier_and_follow_the_system_at_the_first_visit(
             page.goto(f"{address}/{path}")
             page.screenshot(path=SCREENSHOTS / f"site-{width}-{scheme}-{number}.png")
             assert page.locator("html").get_attribute("data-theme") == scheme
+            page.evaluate(UNFOLD)
             violations = Axe().run(page).response["violations"]
             barriers += [
                 (path, violation["id"], node["html"][:200])
@@ -353,9 +367,10 @@ def test_a_click_or_a_key_enlarges_a_figure(address):
         assert page.locator("dialog.enlarged").is_visible() and watch.problems == []
 
 
-def test_panels_side_by_side_are_stacked_on_a_phone(site, address):
+def test_panels_side_by_side_are_stacked_on_a_phone_with_their_colour_bars(site, address):
     panels = np.full((200, 900), 255, np.uint8)
-    panels[10:190, 10:290] = panels[10:190, 310:590] = panels[10:190, 610:890] = 90
+    for start, end in ((4, 290), (297, 560), (570, 590), (597, 896)):  # the third is a bar; gaps as lessons have them
+        panels[10:190, start:end] = 90
     folder = site / "panels"
     folder.mkdir()
     Image.fromarray(panels).save(folder / "panels.png")
@@ -373,3 +388,5 @@ def test_panels_side_by_side_are_stacked_on_a_phone(site, address):
             if count:
                 tops = [part.bounding_box()["y"] for part in parts.all()]
                 assert tops == sorted(set(tops)) and parts.first.bounding_box()["width"] > 340
+                shapes = [part.evaluate("part => part.style.aspectRatio") for part in parts.all()]
+                assert shapes == ["294 / 200", "300 / 200", "306 / 200"]

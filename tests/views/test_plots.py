@@ -181,6 +181,8 @@ def test_curves():
     plots.loss_curve(right, [], [])
     plots.loss_curve(right, [1, 2], [np.nan, 0.5], "validation")
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["training", "validation"]
+    right.figure.canvas.draw()
+    assert all(ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0 for ax in (left, right))
 
 
 @pytest.mark.slow
@@ -301,7 +303,7 @@ def test_a_segment_takes_the_colour_of_the_neuron_that_it_covers_most():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(16, 192, 192), (64, 100, 60), (4, 40, 200)])
+@pytest.mark.parametrize("shape", [(16, 192, 192), (64, 100, 60), (4, 40, 200), (200, 30, 20)])
 def test_no_text_of_a_3d_figure_lies_on_another_and_nothing_is_cut_off(shape):
     ramp = np.ones(shape, np.uint8)
     ramp[:, :, : shape[2] // 2] = 2
@@ -317,4 +319,7 @@ def test_no_text_of_a_3d_figure_lies_on_another_and_nothing_is_cut_off(shape):
         assert not on, (texts[k].get_text(), on)
         assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
     assert figure.get_tightbbox().height == pytest.approx(figure.get_figheight(), abs=0.1)  # no empty half
+    for ax in figure.axes:
+        edge = ax.transData.transform(ax.zaxis.line.get_xydata())[:, 0].max()
+        assert all(number.get_window_extent().x0 > edge for number in ax.zaxis.get_majorticklabels())
     assert figure.axes[0].get_title() == "" and [text.get_text() for text in figure.texts] == ["left", "right"]
