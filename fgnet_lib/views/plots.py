@@ -527,7 +527,7 @@ def neurons_3d(
     ax.set_proj_type("ortho")
     ax.set_box_aspect(sides, zoom=0.9)
     _number(ax, sides.max())
-    ax.zaxis.set_tick_params(pad=18)
+    ax.zaxis.set_tick_params(pad=max(18, 9 * sides.max() / sides[:2].mean()))  # matplotlib shrinks it in a narrow box
     ax.legend(
         handles=[Patch(color=color, label=str(neuron)) for neuron, color in rgb.items()],
         title="neuron",
@@ -541,7 +541,9 @@ def neurons_3d(
 def _number(ax: Axes3D, longest: float) -> None:
     """Set ticks in nm, as many as an axis has room for if four or five fit on `longest` nm."""
     limits = [sorted(edges) for edges in (ax.get_xlim(), ax.get_ylim(), ax.get_zlim())]
-    flat = np.ptp(limits[2]) < 0.3 * longest
+    sides = np.ptp(limits, axis=1)
+    flat = sides[2] < 0.3 * longest
+    beside = max(32, 16 * sides.max() / sides[:2].mean())  # matplotlib shrinks it in a narrow box
     for axis, (start, end) in zip((ax.xaxis, ax.yaxis, ax.zaxis), limits, strict=True):
         share = (end - start) / longest
         ticks = MaxNLocator(max(2, 1 + int(3 * share))).tick_values(start, end)
@@ -549,7 +551,7 @@ def _number(ax: Axes3D, longest: float) -> None:
         last = start + (1 if axis is ax.zaxis else 0.85) * (end - start)
         ticks = [tick for tick in ticks if start <= tick <= last]
         axis.set_ticks(ticks if share > 0.2 else ticks[-1:])  # a thin crop has room for one number
-        axis.labelpad = 32 if axis is ax.zaxis else 28 if flat else 14
+        axis.labelpad = beside if axis is ax.zaxis else 28 if flat else 14
 
 
 def neurons_figure(

@@ -84,7 +84,7 @@ def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
 def _judge_summary(answer: Callable[[Sequence[float]], tuple], scores: list[float]) -> None:
     """Raise a hint unless an answer gives the mean and the spread of several runs."""
     mean, spread = _mean_and_spread(call(answer, scores))
-    require(spread is not None, "Three runs have a spread")
+    require(spread is not None, "Several runs have a spread")
     deviation = np.std(scores, ddof=1)
     means = {
         "The first number is the median, but the mean is asked for": np.median(scores),
