@@ -263,7 +263,7 @@ checks.report("00")
 #
 # ## Try it
 #
-# - Set `threshold` to 0.1 and to 0.9 and run the ten lines again. Which error grows at each end?
+# - Set `threshold` to 0.1 and to 0.98 and run the ten lines again. Which error grows at each end?
 # - Use `prediction.coarse` instead of `prediction.refined` in line 4. What gets worse? Lesson 03 says why.
 # - If you have real EM (see [the data page](../data/README.md)), set `DATASET = "fib25"` at the top and run all cells.
 #

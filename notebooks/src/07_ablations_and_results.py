@@ -34,8 +34,8 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 #
 # An **ablation** removes or replaces one part of a method and measures again. Each variant is a **row**. `make results`
 # trains the rows, which takes hours, and records each run in the table of results: a row trained with one **seed**
-# (another seed means other first weights and other patches). This lesson reads that table. Its text quotes no scores,
-# because you see what the table holds on the day you run it. If a run is missing, you see the command that makes it.
+# (another seed means other first weights and other patches). This lesson reads that table, so its text quotes no
+# scores. If a run is missing, you see the command that makes it.
 #
 # Tables show five rows; click on a line with a triangle to unfold more. *FGE* is the Fine-Grained Encoder of lesson 03.
 # *Three views* is the shipped model applied along z, y and x in turn; of the three affinities the lowest counts.
@@ -248,8 +248,8 @@ assert np.mean(overlaps or [1]) > 0.25  # "many", as the text says
 # dot cannot tell you.
 #
 # **Exercise 7.2: mean and spread.** Take the scores of a row's runs, and return two values, their mean and their
-# spread. The spread is the standard deviation of a sample, which divides by the number of runs minus one. A single run
-# has no spread: return `None` for it, not 0.
+# spread. The spread is the standard deviation of a sample, which divides by the number of runs minus one. Of a
+# single run return its mean and `None`: it has no spread, not even 0.
 
 
 # %% tags=["task"]
@@ -400,9 +400,8 @@ assert ignored < filled or not points  # gaps ignored look better than filled on
 # ## 6 · Look at it
 #
 # Two rows can have the same score and different errors. Each run keeps one section of its segmentation, section 20 of
-# the validation part, and marks the wrong voxels in it. (It does not keep the EM, because these data have a licence of
-# their own. With `DATASET = "fib25"` you see the EM beneath.) Here are the shipped model and the three rows of the
-# curves:
+# the validation part, and marks the wrong voxels in it. (It does not keep the EM, which has a licence of its own; with
+# `DATASET = "fib25"` you see it beneath.) Here are the shipped model and the three rows of the curves:
 
 # %%
 from skimage.segmentation import find_boundaries
@@ -630,9 +629,9 @@ for level in ("a1", "a2", "a3"):
 # %% [markdown]
 # ## 10 · What you may claim
 #
-# In short, the paper says this of its method. SAM2, trained on photographs, guides a light 3D network. That network
-# segments neurons well with SAM2 frozen, and better with SAM2 fine-tuned. Its attention refines what SAM2's features
-# give alone. We now compare each part with what was measured *here*.
+# In short, the paper says: SAM2, trained on photographs, guides a light 3D network. That network segments neurons well
+# with SAM2 frozen, and better with SAM2 fine-tuned. Its attention refines what SAM2's features give alone. We now
+# compare each claim with what was measured *here*.
 
 # %%
 groups = {"all labelled sections": [], "5 or 20 labelled sections": []}
