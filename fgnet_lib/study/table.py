@@ -82,6 +82,11 @@ TOPICS = {  # a row that others are compared with -> what these comparisons ask
     "pretrained_frozen": "Do fine-tuning or other forms of attention help?",
     "pretrained_frozen_longer": "Does fine-tuning help, at equal time?",
     "additive_random": "What does pretraining bring, with F' = F + W_v S a?",
+    "natural_only_random": "What do photographs teach, seen in A_s alone?",
+    "natural_residual_random": "What do photographs teach a guide, with F' = F + F a?",
+    "natural_additive_random": "What do photographs teach a guide, with F' = F + W_v S a?",
+    "natural_additive": "Does fine-tuning help a guide that knows photographs?",
+    "additive": "Are photographs better than EM, with F' = F + W_v S a?",
 }
 
 

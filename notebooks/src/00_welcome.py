@@ -45,9 +45,10 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # segmentation** gives each voxel the id of the neuron that it lies in. With these ids you can see shapes, measure
 # them, and ask which neurons are connected. By hand, this takes years even for a small cube of tissue.
 #
-# Here are three sections of this lesson's volume. Each closed outline is the *profile* of a neuron, cut by the
-# section. Pick one profile on the left, remember its position, and find it again in the middle and on the right. The
-# computer has to do that for all of them at once.
+# Here are three sections of this lesson's volume. (It is deeper than the crop that the line above names, so that you
+# see more of each neuron.) Each closed outline is the *profile* of a neuron, cut by the section. Pick one profile on
+# the left, remember its position, and find it again in the middle and on the right. The computer has to do that for all
+# of them at once.
 
 # %% alt="Three sections of an EM volume side by side: bright profiles with thin dark outlines, which move and change shape a little from one section to the next."
 import matplotlib.pyplot as plt
@@ -64,8 +65,8 @@ print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm
 
 # %% [markdown]
 # A dark line between two profiles is a membrane. Dark spots *inside* a profile are organelles, mostly mitochondria,
-# and belong to it. A method that only looks for dark lines would take both for borders. That is why we train a
-# network.
+# and belong to it. A method that takes everything dark for a border would cut neurons apart there. That is why we train
+# a network.
 #
 # ### Exercises
 #
@@ -99,9 +100,9 @@ checks.volume_size(my_size)
 # %% [markdown]
 # ## 2 · Ten lines
 #
-# This is the whole course in ten lines. The *threshold* is a score, 1 − mean affinity (part 3 explains affinities):
-# two objects are joined if their score is below it. A threshold of 0.7 therefore joins objects whose mean affinity is
-# above 0.3. The value below was chosen on training data, when the model was trained: **never choose the threshold on
+# This is the whole course in ten lines. Two objects are joined if their *score*, 1 − mean affinity, is below the
+# *threshold* (part 3 explains affinities). A threshold of 0.7 therefore joins objects whose mean affinity is above 0.3.
+# The value below was chosen on training data, when the model was trained: **never choose the threshold on
 # the volume that you judge by**.
 
 # %%
@@ -265,7 +266,7 @@ checks.report("00")
 #
 # ## Try it
 #
-# - Set `threshold` to 0.1 and to 0.9 and run the ten lines again. Which error grows at each end?
+# - Set `threshold` to 0.1 and to 0.98 and run the ten lines again. Which error grows at each end?
 # - Use `prediction.coarse` instead of `prediction.refined` in line 4. What gets worse? Lesson 03 says why.
 # - If you have real EM (see [the data page](../data/README.md)), set `DATASET = "fib25"` at the top and run all cells.
 #

@@ -52,7 +52,7 @@ volume = open_dataset(DATASET, "train").load()
 patches = PatchDataset([volume], patch=(16, 128, 128), augment=Augment(), seed=SEED)
 raw, target, mask = patches[0]
 print(f"raw {tuple(raw.shape)}, target {tuple(target.shape)}, mask {tuple(mask.shape)}")
-print(f"{mask.float().mean():.0%} of the mask is known")
+print(f"{mask.float().mean():.0%} of the affinities are known")
 
 # %% alt="Four patches, EM above and target below: the same kind of tissue turned, bent, brighter or darker; the targets are mostly white, with black borders."
 figure, axes = plt.subplots(2, 4, figsize=(14, 8.2))
@@ -133,9 +133,12 @@ from fgnet_lib.losses import affinity_loss, fgnet_loss
 _, target, mask = (torch.stack(items) for items in zip(*examples, strict=True))
 logits = torch.zeros_like(target, requires_grad=True)
 plain = F.binary_cross_entropy_with_logits(logits[mask], target[mask])
+pulls = []
 for name, loss in {"plain cross-entropy": plain, "affinity_loss": affinity_loss(logits, target, mask)}.items():
     pull = torch.autograd.grad(loss, logits)[0].abs()
-    print(f"{name}: borders pull with {100 * pull[target == 0].sum() / pull.sum():.0f} % of the whole gradient")
+    pulls.append((pull[target == 0].sum() / pull.sum()).item())
+    print(f"{name}: borders pull with {pulls[-1]:.0%} of the whole gradient")
+assert pulls[0] < 0.4 < pulls[1] < 0.6 or DATASET != "phantom"  # as the text says
 
 # %% [markdown]
 # With plain cross-entropy the inside pulls more; with `affinity_loss` the borders have about half of the gradient.
@@ -232,6 +235,8 @@ for size in ("mini", "tiny", "small", "base_plus", "large"):
         )
         if frozen:
             frozen_activations[size] = activations
+        elif size == "large":
+            assert min(states - 4 * every, activations - frozen_activations[size]) > 1e9  # gigabytes in both columns
 mini, *official = frozen_activations.values()
 assert mini < min(official) == max(official), "frozen, SAM2's size does not matter, but mini's other parts are narrower"
 
@@ -443,7 +448,7 @@ for name, part in model.named_children():
     print(f"{name:16} {sum(p.numel() for p in part.parameters()) / 1e6:6.2f} M weights")
 
 # %%
-recipes = {
+recipes = {  # ema: the model gets a moving average of its weights over time, which is steadier than the last ones
     "fast": TrainConfig(patch=(8, 64, 64), learning_rate=2e-3, warmup=2),
     "cpu": TrainConfig(patch=(8, 96, 96), learning_rate=2e-3, warmup=50, ema=0.99),
     "gpu": TrainConfig(patch=(16, 160, 160), batch=4, learning_rate=1e-3, warmup=200, ema=0.999),
@@ -507,8 +512,8 @@ for stage, config in stages.items():
     histories[stage] = train(model, [volume], config, session.out_dir / f"04_{DATASET}_{PROFILE}_{SEED}" / stage, draw)
     look(stage)
 
-# %% alt="The loss of both stages, smoothed: the longer the training, the lower it falls; the second stage starts a new running mean."
-smooth = max(1, sum(len(history.loss) for history in histories.values()) // 40)
+# %% alt="The loss of both stages, smoothed: the longer the training, the lower it falls; the second stage begins a new mean."
+smooth = max(3, sum(len(history.loss) for history in histories.values()) // 40)
 figure, ax = plt.subplots(figsize=(9, 4))
 first = 0
 for stage, history in histories.items():
@@ -517,14 +522,15 @@ for stage, history in histories.items():
     first += len(means)
     minutes = history.seconds[-1] / 60
     print(f"{stage}: {len(means)} iterations in {minutes:.1f} minutes, loss {means[0]:.2f} -> {means[-1]:.2f}")
-ax.set(title=f"Loss, running mean (window: {smooth})", ylim=(0, None))
+ax.set(title=f"Loss, mean over the last {smooth} iterations", ylim=(0, None))
+ax.legend(loc="lower left")
 plt.show()
 if session.device.type == "cuda":
     print(f"most GPU memory in use: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
 
 # %% [markdown]
 # The loss is the sum over two outputs, and some augmented patches are much harder than others: judge the smoothed
-# curve, not single values. The second stage starts a new running mean, so the small jump there means nothing.
+# curve, not single values. The second stage begins a new mean, so a jump between the curves means nothing.
 #
 # ## 8 · Before and after
 
@@ -567,7 +573,7 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 #
 # On Colab, choose a T4, set `PROFILE = "gpu"` at the top, and run all cells. If the session is lost, run all cells
 # again. Keep `OUT_DIR` on a mounted drive; otherwise you lose the checkpoints with the session. On a machine of your
-# own:
+# own, papermill runs the notebook as a program:
 #
 # ```
 # papermill notebooks/04_training.ipynb out/04.ipynb -p PROFILE gpu -p DATASET cremi_a
@@ -593,8 +599,8 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 #
 # From a notebook, `notebook_launcher` starts the processes. They are copies of this process, which must not have
 # touched a GPU: restart the kernel, set `DEVICE = "cpu"` and `PROFILE = "fast"` at the top, and run all cells. Without
-# a second GPU the next cell trains in one process. With `processes = 2` it trains in two processes on a CPU, joined by
-# gloo as GPUs are joined by NCCL.
+# a second GPU the next cell trains in one process. With `processes = 2` it trains in two processes on a CPU, which
+# exchange gradients through the library gloo, as GPUs do through NCCL.
 
 # %%
 from accelerate import notebook_launcher

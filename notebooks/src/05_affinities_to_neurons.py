@@ -115,8 +115,8 @@ assert at_value[0.2][0] <= at_value[0.99][0] and at_value[0.2][1] >= at_value[0.
 
 # %% [markdown]
 # **What to see.** A low value merges neurons: a *single* wrong voxel in a whole membrane is a bridge, and one bridge is
-# enough to join two neurons. A value high enough to close every bridge also breaks neurites apart. Remember the best
-# sum; we come back to it.
+# enough to join two neurons. A value high enough to close every bridge also breaks neurites into crumbs, and some
+# crumbs go to the wrong neighbour. Remember the best sum; we come back to it.
 #
 # **A decision about two neurons should not hang on one voxel.** Two steps do better:
 #
@@ -144,7 +144,7 @@ pieces = watershed(boundary, seeds)
 print(f"{seeds.max()} seeds -> {pieces.max()} fragments; without smoothing there would be ", end="")
 print(ndimage.label((distance == ndimage.maximum_filter(distance, 3)) & (distance > 0), np.ones((3, 3)))[1], "seeds")
 
-# %% alt="Four steps in one section: EM; the boundary landscape with bright membranes; the distance to the nearest boundary with red seeds on its hilltops; and the fragments that flooding makes. Large profiles have several seeds and fall into several fragments."
+# %% alt="Four steps in one section: EM; the boundary landscape with bright membranes; the distance to the nearest boundary with red seeds on its hilltops; and the fragments that flooding makes. Some profiles have several seeds and fall into several fragments."
 figure, ((em, border), (depth, result)) = plt.subplots(2, 2, figsize=(12, 10))
 plots.show_section(em, validation.raw, None, voxel_size, middle, f"EM, section {middle}")
 colors = plots.neighbour_colors(pieces)
@@ -160,9 +160,10 @@ depth.plot(*np.argwhere(peaks).T[::-1], ".", color="red", markersize=6)
 plt.show()
 
 # %% [markdown]
-# **What to see.** Wide profiles have several seeds and fall into several fragments. Agglomeration repairs this later.
-# It cannot repair a fragment that covers two neurites, so look for profiles *without* a red dot. (The library gives
-# such a profile a seed of its own if no affinity joins it to a profile with a seed.)
+# **What to see.** Some profiles, above all long ones, have several seeds and fall into several fragments; a few of
+# these are only specks. Agglomeration repairs this later. It cannot repair a fragment that covers two neurites, so look
+# for profiles *without* a red dot. (The library gives such a profile a seed of its own if no affinity joins it to a
+# profile with a seed.)
 #
 # In **anisotropic** data (sections much thicker than a pixel is wide) neurites jump from section to section, so the
 # watershed runs in each section separately, as above. In **isotropic** data it runs in 3D and uses the mean of all
@@ -606,15 +607,16 @@ if session.dataset == "phantom":  # as the text says
     assert second["merge", 0.99] > 3 * max(second["merge", chosen["A_r"]], second["split", chosen["A_r"]])
 
 # %% [markdown]
-# **What to see.** In a split, *one* colour of the ground truth becomes several colours below. Follow the line between
-# them: what did the network mistake for a membrane, a mitochondrion, a fold, a thin neck? In a merge, *several* colours
-# of the ground truth become one. The line that is missing below is a membrane that the network missed. On the phantom,
-# the merge at 0.99 joins far more than any error at the chosen threshold: its second part is more than three times as
-# large.
+# **What to see.** Begin on the right. In a split, *one* colour of the ground truth becomes several colours below.
+# Follow the line between them: what did the network mistake for a membrane, a mitochondrion, a fold, a thin neck? In a
+# merge, *several* colours of the ground truth become one. The line that is missing below is a membrane that the network
+# missed.
 #
-# Not every error is the network's fault. Some neurons leave this crop and come back (part 6), and ground truth has
-# crumbs of its own. And if a second part has only a few hundred voxels, look twice: often nothing was split or merged,
-# and the two sides just draw the border a voxel apart. In a viewer you can fly to each position (lesson 06).
+# On the phantom, the second part of the merge at 0.99 is more than three times as large as that of any error at the
+# chosen threshold. So look twice at the two columns on the left: if a second part has only a few hundred voxels, often
+# nothing was split or merged, and the two sides just draw the border a voxel apart. And not every error is the
+# network's fault. Some neurons leave this crop and come back (part 6), and ground truth has crumbs of its own. In a
+# viewer you can fly to each position (lesson 06).
 
 # %% [markdown]
 # ### Further: browse the list

@@ -176,10 +176,10 @@ print(f"the two largest parts of neuron {split.label}: (segment, voxels) = {spli
 print(f"the two largest parts of segment {merge.label}: (neuron, voxels) = {merge.parts[:2]}")
 
 # %% [markdown]
-# First the split. On the left is a true neuron; on the right are the segments that it was cut into. The largest of them
-# keeps the neuron's colour.
+# First the split. On the left is a true neuron; on the right are the four largest of the segments that it was cut into.
+# The largest of them keeps the neuron's colour. A gap is a place where smaller segments are left out.
 
-# %% alt="A split in 3D: on the left one neuron of the ground truth in one colour, on the right the segments that it was cut into, each in its own colour."
+# %% alt="A split in 3D: on the left one neuron of the ground truth in one colour, on the right the largest segments that it was cut into, each in its own colour, with gaps where smaller ones are left out."
 from fgnet_lib.views.meshes import neuron_meshes
 
 size = volume.voxel_size

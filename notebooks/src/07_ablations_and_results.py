@@ -34,10 +34,11 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 #
 # An **ablation** removes or replaces one part of a method and measures again. Each variant is a **row**. `make results`
 # trains the rows, which takes hours, and records each run in the table of results: a row trained with one **seed**
-# (another seed means other first weights and other patches). This lesson reads that table. Its text quotes no scores,
-# because you see what the table holds on the day you run it. If a run is missing, you see the command that makes it.
+# (another seed means other first weights and other patches). This lesson reads that table, so its text quotes no
+# scores. If a run is missing, you see the command that makes it.
 #
-# Tables show five rows; click on a line with a triangle to unfold more.
+# Tables show five rows; click on a line with a triangle to unfold more. *FGE* is the Fine-Grained Encoder of lesson 03.
+# *Three views* is the shipped model applied along z, y and x in turn; of the three affinities the lowest counts.
 
 # %%
 from itertools import combinations
@@ -145,8 +146,9 @@ fold_table(
 
 # %% [markdown]
 # **What to see.** Where the last column names a single setting, the pair differs in one thing. Where it names several,
-# the pair answers its question less clearly: think, for each of them, what else could explain a difference. The rows with
-# *natural images* have another encoder, which was trained on photographs (ImageNet): a stand-in for SAM2's.
+# the pair answers its question less clearly: think, for each of them, what else could explain a difference. The rows
+# with *natural images* have another encoder, which was trained on photographs (ImageNet): a stand-in for SAM2's.
+# *Channel norm* takes mean and spread over the channels of a single voxel, GroupNorm over the whole window.
 #
 # Some questions are about the form of the attention. By default $F' = F + F \odot a$ with one map $a$: where
 # $a$ is high, the fine features $F$ are amplified (lesson 03). *F' = F a* leaves out the first $F$, so attention can
@@ -246,8 +248,8 @@ assert np.mean(overlaps or [1]) > 0.25  # "many", as the text says
 # dot cannot tell you.
 #
 # **Exercise 7.2: mean and spread.** Take the scores of a row's runs, and return two values, their mean and their
-# spread. The spread is the standard deviation of a sample, which divides by the number of runs minus one. A single run
-# has no spread: return `None` for it, not 0.
+# spread. The spread is the standard deviation of a sample, which divides by the number of runs minus one. Of a
+# single run return its mean and `None`: it has no spread, not even 0.
 
 
 # %% tags=["task"]
@@ -287,9 +289,9 @@ fold_table(["row", "trained", "minutes", "MVox/s", "MB"], by_amount(cost))
 # %% [markdown]
 # ## 4 · When is a difference real?
 #
-# Suppose that a method makes no difference at all. Then the runs of both rows come from one bag, and chance alone
-# decided which row got which run. If you dealt the same numbers at random into two hands, how often would the hands
-# differ as much as the two rows do? You can count it, without any theory. This is a **permutation test**.
+# Suppose that a method makes no difference at all. Then chance alone decided which row got which score, as if the
+# scores were cards. If you dealt the same cards at random into two hands, how often would the hands differ as much as
+# the two rows do? You can count it, without any theory. This is a **permutation test**.
 
 # %%
 quiz.ask("07", "three-seeds")
@@ -390,17 +392,16 @@ assert ignored < filled or not points  # gaps ignored look better than filled on
 
 # %% [markdown]
 # **What to see.** A curve that lies nearer to the lower left corner all along is better at every trade of splits for
-# merges. Where curves cross, the order of two rows depends on the threshold, and a single number hides that. A black mark
-# is a segmentation without a threshold; two of these come from the ground truth, for comparison. The published FFN
-# segmentation leaves voxels out. It looks better than it is if you ignore them, and worse if you fill them, so the figure
-# shows both.
+# merges. Where curves cross, the order of two rows depends on the threshold, and a single number hides that. A black
+# mark is a segmentation without a threshold; two of these come from the ground truth, for comparison. The published
+# segmentation by a flood-filling network (FFN) leaves voxels out. It looks better than it is if you ignore them, and
+# worse if you fill them, so the figure shows both.
 #
 # ## 6 · Look at it
 #
 # Two rows can have the same score and different errors. Each run keeps one section of its segmentation, section 20 of
-# the validation part, and marks the wrong voxels in it. (It does not keep the EM, because these data have a licence of
-# their own. With `DATASET = "fib25"` you see the EM beneath.) Here are the shipped model and the three rows of the
-# curves:
+# the validation part, and marks the wrong voxels in it. (It does not keep the EM, which has a licence of its own; with
+# `DATASET = "fib25"` you see it beneath.) Here are the shipped model and the three rows of the curves:
 
 # %%
 from skimage.segmentation import find_boundaries
@@ -510,7 +511,7 @@ fold_table(["VOI (bits)", "5 sections", "20 sections", "120 sections"], {"": lin
 # %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each row that was also trained on fewer sections, three of them in colour and the others in grey, with bars for the spread over seeds and a small dot for each run."
 figure, ax = plt.subplots(figsize=(13, 5))
 plots.against_sections(ax, amounts, HIGHLIGHTED.values())
-ax.set(title=f"FIB-25, validation part; {sum(map(len, amounts.values()))} points measured here")
+ax.set(title="FIB-25, validation part")
 plt.show()
 
 # %% [markdown]
@@ -628,9 +629,9 @@ for level in ("a1", "a2", "a3"):
 # %% [markdown]
 # ## 10 · What you may claim
 #
-# In short, the paper says this of its method. SAM2, trained on photographs, guides a light 3D network. That network
-# segments neurons well with SAM2 frozen, and better with SAM2 fine-tuned. Its attention refines what SAM2's features
-# give alone. We now compare each part with what was measured *here*.
+# In short, the paper says: SAM2, trained on photographs, guides a light 3D network. That network segments neurons well
+# with SAM2 frozen, and better with SAM2 fine-tuned. Its attention refines what SAM2's features give alone. We now
+# compare each claim with what was measured *here*.
 
 # %%
 groups = {"all labelled sections": [], "5 or 20 labelled sections": []}

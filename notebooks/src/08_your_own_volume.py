@@ -107,8 +107,8 @@ plt.show()
 
 # %% [markdown]
 # Now compare the grey values with those of a phantom, made in the same way as the one that the shipped model was
-# trained on. They need not agree. But a volume that uses only a tenth of the grey range, or is inverted (membranes bright), will not
-# work as it is.
+# trained on. They need not agree. But a volume that uses only a tenth of the grey range, or is inverted (membranes
+# bright), will not work as it is.
 
 # %% alt="Histograms of the grey values of this volume and of a phantom, on one axis from 0 to 255. Similar curves mean that the model knows this contrast."
 from fgnet_lib.phantom import make_phantom
@@ -259,9 +259,9 @@ else:
     report.write_text(json.dumps(scores, indent=2))
     print(f"{report}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     errors = neuron_report(segmentation, volume.labels, volume.voxel_size, top=3)
-    for kind, worst in (("cut apart", errors.splits), ("joined with others", errors.merges)):
+    for kind, worst in (("cut apart: neuron", errors.splits), ("neurons joined in segment", errors.merges)):
         for error in worst:
-            print(f"{kind}: {error.label}, {len(error.parts)} parts, {error.bits:.3f} bits, see voxel {error.voxel}")
+            print(f"{kind} {error.label}, {len(error.parts)} parts, {error.bits:.3f} bits, see voxel {error.voxel}")
 
 # %% [markdown]
 # ## 7 · When it looks wrong

@@ -469,7 +469,7 @@ if session.device.type == "cuda":
 kept = session.out_dir / "prediction_rates.json"
 rates = (json.loads(kept.read_text()) if kept.exists() else {}) | {device: rate}
 kept.write_text(json.dumps(rates))
-rates["this process, without an engine"] = alone
+rates["this process, by `predict`"] = alone
 rates |= {gpu: None for gpu in ("T4", "A100", "H100") if not any(gpu in name for name in rates)}
 rates["segmentation, a core"] = np.prod(shape) / sum(step.seconds.total() for step in steps) / 1e6
 

@@ -18,6 +18,7 @@ def volume_size(answer: Callable[[tuple, tuple], Sequence[float]]) -> None:
         right = np.multiply(shape, voxel_size) / 1000
         mistakes = {
             "This is in nm, and the answer is wanted in µm: 1000 nm are 1 µm": right * 1000,
+            "1 µm is 1000 nm, not a million nm": right / 1000,
             "The order is x, y, z; it should be z, y, x": right[::-1],
             "You multiply the voxels along z by the voxel size along x": np.multiply(shape, voxel_size[::-1]) / 1000,
             "These are numbers of voxels: how long is one voxel?": np.array(shape),

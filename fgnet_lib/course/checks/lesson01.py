@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
-from fgnet_lib.course.checks.exercise import call_array, exercise, require, require_equal
+from fgnet_lib.course.checks.exercise import call_array, exercise, require, require_equal, require_form
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.volumes import IGNORE, Volume
 
@@ -53,6 +53,8 @@ def _judge_affinities(result: np.ndarray, labels: np.ndarray) -> None:
             "The channels are in the wrong order: it should be z, y, x": right[::-1],
             "You compare each voxel with the one after it instead of the one before it": successor,
             "You have swapped 0 and 1: joined is 1": 1 - right,
+            "Only the channel along z is filled: do the same along y and x": right
+            * (np.arange(3) == 0)[:, None, None, None],
         },
         "{n} of the affinities are wrong, the first at (channel, z, y, x) = {at}",
     )
@@ -68,7 +70,9 @@ def widened(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     """Check labels (z, y, x) that become 0 wherever any of the eight neighbours in the section differs."""
     blocks = [[[4, 4, 9], [4, 7, 9]], [[4, 4, 9], [4, 4, 9]], [[4, 0, 9], [4, 7, 7]]]  # with corners that jut out
     for labels in (np.kron(np.array(blocks, np.uint64), np.ones((1, 5, 5), np.uint64)), neurites().labels):
-        _judge_widened(call_array(answer, labels, shape=labels.shape), labels)
+        result = call_array(answer, labels, shape=labels.shape)
+        require_form(result.dtype != bool, "Return labels with 0 on the borders, not a yes or no for each voxel")
+        _judge_widened(result, labels)
 
 
 def _judge_widened(result: np.ndarray, labels: np.ndarray) -> None:

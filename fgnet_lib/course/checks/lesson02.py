@@ -69,6 +69,8 @@ def _judge_similarity(answer: Callable, features: np.ndarray, y: int, x: int) ->
         "You divide only the vectors of the other pixels by their lengths": dot / length,
         "You divide by the length of all features together: each pixel has a vector of its own (`axis=0`)": dot
         / np.sum(features**2),
+        "You divide by the length of all features together; `axis=0` gives the length of each pixel's vector": dot
+        / (length[y, x] * np.linalg.norm(features)),
         "You average the products over the channels; they should be added": np.mean(
             direction[:, y, x, None, None] * direction, axis=0
         ),

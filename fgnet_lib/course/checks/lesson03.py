@@ -28,6 +28,10 @@ def dw_weights(answer: Callable[[int, int], int]) -> None:
             + 2 * pointwise,
             "There are two pointwise layers: one widens, one narrows": depthwise + pointwise,
             "The depthwise convolution is missing": 2 * pointwise,
+            "The pointwise layers are missing": depthwise,
+            "The layer that narrows reads e C channels: how many weights does it have?": depthwise
+            + pointwise
+            + channels**2,
             "Both pointwise layers have e times as many weights as without widening": depthwise + 2 * channels**2,
             "You count biases or the norm, too: leave them out": depthwise + 2 * pointwise + channels * (2 + expand),
             "No layer goes from e C to e C channels: one widens C to e C, the other narrows e C to C": (

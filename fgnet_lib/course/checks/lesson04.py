@@ -90,6 +90,13 @@ def _judge_rates(answer: Callable[[int, int, float, int], float], n: int, peak: 
         / 2,
         "The cosine alone goes below 0, and a rate must not": peak * warm * np.cos(np.pi * k / n),
         "The cosine is not halved, so the rate is twice too high": 2 * peak * warm * cosine,
+        "Only the warm-up counts iterations from 1; the cosine counts them from 0": peak
+        * warm
+        * (1 + np.cos(np.pi * (k + 1) / n))
+        / 2,
+        "Your cosine begins when the warm-up ends; here it begins at k = 0": np.where(
+            k < warmup, peak * warm, peak * (1 + np.cos(np.pi * (k - warmup) / (n - warmup))) / 2
+        ),
     }
     otherwise = f"{{n}} of {n} rates are wrong, the first in iteration {{at}}"
     right = 1000 * right_rates(

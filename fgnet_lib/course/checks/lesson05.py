@@ -15,8 +15,8 @@ VoiCurve = dict[float, tuple[float, float]]
 
 def _number(result: Any, what: str) -> float:
     """Return a student's single number as a float."""
-    single = np.ndim(result) == 0 and np.isreal(result)
-    require_form(bool(single), f"{what} should be a single number, but yours is {result!r}")
+    require_form(np.ndim(result) == 0, f"{what} should be a single number, but yours has the shape {np.shape(result)}")
+    require_form(bool(np.isreal(result)), f"{what} should be a number, but yours is {result!r}")
     return float(result)
 
 
@@ -183,7 +183,8 @@ def honest_threshold(answer: Callable[[VoiCurve, VoiCurve], tuple[float, float]]
 def _choice(answer: Callable[..., Any], training: VoiCurve, validation: VoiCurve) -> tuple[float, float]:
     """Return a student's threshold and VOI for two curves."""
     result = call(answer, training, validation)
-    require_form(np.shape(result) == (2,), "Return two numbers: the threshold, and the VOI that you report")
+    two = isinstance(result, tuple | list | np.ndarray) and [np.ndim(part) for part in result] == [0, 0]
+    require_form(two, "Return two numbers: the threshold, and the VOI that you report, both parts added")
     return float(result[0]), float(result[1])
 
 

@@ -72,7 +72,10 @@ def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
     """Check the mean and the standard deviation of a sample over the runs of a row; a single run has no spread."""
     for scores in ([1.0, 1.1, 1.5], [0.9, 0.3, 0.4, 0.6]):
         _judge_summary(answer, scores)
-    mean, spread = _mean_and_spread(call(answer, [1.3]))
+    try:
+        mean, spread = _mean_and_spread(call(answer, [1.3]))
+    except Slip as slip:
+        raise Hint(f"For a single run, return two values as well, its mean and None. {slip}") from slip
     require(bool(np.isclose(mean, 1.3)), "The mean of a single run is that run")
     require(
         spread is None or not np.isnan(spread),
@@ -84,7 +87,7 @@ def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
 def _judge_summary(answer: Callable[[Sequence[float]], tuple], scores: list[float]) -> None:
     """Raise a hint unless an answer gives the mean and the spread of several runs."""
     mean, spread = _mean_and_spread(call(answer, scores))
-    require(spread is not None, "Three runs have a spread")
+    require(spread is not None, "Several runs have a spread")
     deviation = np.std(scores, ddof=1)
     means = {
         "The first number is the median, but the mean is asked for": np.median(scores),
@@ -126,7 +129,7 @@ def chance_of(answer: Callable[[Sequence[float], Sequence[float]], float]) -> No
     """Check the share of all deals into two hands whose means differ at least as much as those of the real deal."""
     ours, theirs = [1.1, 1.3, 1.5, 1.6], [1.4, 1.7]
     ties = [1.9, 1.5, 2.0, 1.2], [2.0, 1.7, 1.6]  # some of its deals differ as much as the real one, but for rounding
-    for a, b in ((ours, theirs), (theirs, ours), ties, ties[::-1]):
+    for a, b in ((theirs, ours), (ours, theirs), ties, ties[::-1]):
         _judge_chance(_single_number(call(answer, a, b)), a, b)
     result = _single_number(call(answer, [1.0, 1.0], [1.0, 1.0, 1.0]))
     require(result == 1, "If all runs are equal, every deal differs as much as the real one: the share is 1")
@@ -144,13 +147,21 @@ def _judge_chance(result: float, ours: Sequence[float], theirs: Sequence[float])
     halves = [np.isin(np.arange(len(runs)), hand) for hand in combinations(range(len(runs)), len(runs) // 2)]
     alike = [abs(runs[half].mean() - runs[~half].mean()) >= abs(seen) - 1e-9 for half in halves]
     sums = np.array([abs(runs[deal].sum() - runs[~deal].sum()) for deal in deals])
+    by_value = [runs[~np.isin(runs, runs[deal])] for deal in deals]
+    others = [abs(runs[deal].mean() - rest.mean()) for deal, rest in zip(deals, by_value, strict=True) if len(rest)]
     mistakes = {
         "You count only one direction, but the other would surprise you as much": one_way.mean(),
+        "You count only one direction, and not that of the real deal: both would surprise you as much": (
+            (differences * np.sign(-seen) >= abs(seen) - 1e-9).mean()
+        ),
         "The real deal is one of all deals, but you leave it out": (as_large.sum() - 1) / (len(deals) - 1),
         "A deal that differs exactly as much counts too (mind the rounding)": larger.mean(),
         "That is the share of deals that differ less": 1 - as_large.mean(),
         "You deal hands of equal size, but each row keeps its number of runs": np.mean(alike),
         "That is a number of deals, but their share is asked for": as_large.sum(),
+        "Two runs may have the same score: part the hands by the runs' numbers, not by their scores": (
+            np.sum(np.array(others) >= abs(seen) - 1e-9) / len(deals)
+        ),
         "You compare the hands by their sums: the hand with more runs always wins": (
             sums >= abs(sum(ours) - sum(theirs)) - 1e-9
         ).mean(),

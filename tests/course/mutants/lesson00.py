@@ -3,6 +3,7 @@
 MUTANTS = {
     "volume_size": [
         (" / 1000", "", "This is in nm"),
+        (" / 1000", " / 1e6", "not a million nm"),
         ("in zip(shape, voxel_size, strict=True)]", "in zip(shape[::-1], voxel_size[::-1])]", "The order is x, y, z"),
         ("voxels * nm / 1000", "voxels", "These are numbers of voxels"),
         ("voxels * nm / 1000", "voxels / nm", "You divide where you should multiply"),

@@ -3,6 +3,7 @@
 MUTANTS = {
     "affinities": [
         (" & (ids[1:] > 0)", "", "join voxels of label 0"),
+        ("enumerate(affinities)", "enumerate(affinities[:1])", "Only the channel along z"),
         (
             "[1:] = (ids[1:] == ids[:-1]) & (ids[1:] > 0)",
             "[:] = ids == np.roll(ids, 1, 0)",
@@ -23,6 +24,7 @@ MUTANTS = {
     ],
     "widened": [
         ("window = (1, 3, 3)", "window = (3, 3, 3)", "A window of 3 x 3 x 3"),
+        ("np.where(border, 0, labels)", "border", "not a yes or no"),
         ("window = (1, 3, 3)", "window = (1, 5, 5)", "two voxels far"),
         ("window = (1, 3, 3)", "window = (1, 3, 1)", "along y alone"),
         ("window = (1, 3, 3)", "window = (1, 1, 3)", "along x alone"),

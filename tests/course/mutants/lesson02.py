@@ -19,6 +19,7 @@ MUTANTS = {
     "similarity": [
         ("features / np.linalg.norm(features, axis=0)", "features", "divide it by both lengths"),
         ("* unit_vectors)", "* features)", "only the vector of the pixel (y, x)"),
+        ("* unit_vectors)", "* features / np.linalg.norm(features))", "the length of each pixel's vector"),
         ("(unit_vectors[:, y", "(features[:, y", "only the vectors of the other pixels"),
         (".sum(axis=0)", ".mean(axis=0)", "You average the products"),
         ("y, x, None", "x, y, None", "y comes before x"),

@@ -4,6 +4,8 @@ MUTANTS = {
     "dw_weights": [
         ("27 * channels +", "27 * channels**2 +", "only at its own neighbours"),
         ("2 * expand", "expand", "one widens, one narrows"),
+        ("2 * expand", "(expand + 1)", "reads e C channels"),
+        (" + 2 * expand * channels**2", "", "pointwise layers are missing"),
         ("27 * channels + ", "", "depthwise convolution is missing"),
         ("2 * expand * ", "2 * ", "as without widening"),
         ("27 *", "9 *", "more than 9 voxels"),

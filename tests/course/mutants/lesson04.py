@@ -17,6 +17,13 @@ MUTANTS = {
     ],
     "learning_rate": [
         (" * min(1, (k + 1) / warmup)", "", "no warm-up"),
+        ("np.cos(np.pi * k / n)", "np.cos(np.pi * (k + 1) / n)", "counts them from 0"),
+        (
+            "return peak * min(1, (k + 1) / warmup) * cosine",
+            "late = (1 + np.cos(np.pi * (k - warmup) / (n - warmup))) / 2\n"
+            "    return peak * ((k + 1) / warmup if k < warmup else late)",
+            "here it begins at k = 0",
+        ),
         (" * cosine", "", "never falls"),
         ("min(1, (k + 1) / warmup)", "((k + 1) / warmup)", "never exceed the peak"),
         ("(k + 1) / warmup", "k / warmup", "a rate of 0"),

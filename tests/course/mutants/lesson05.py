@@ -3,6 +3,7 @@
 MUTANTS = {
     "face_mean": [
         (".mean()", ".max()", "largest affinity"),
+        (".mean()", "", "yours has the shape"),
         ("return np", "return 1 - np", "score of the face"),
         ("values[1:][", "values[:-1][", "stored at its later voxel"),
         (" | ((here == b) & (before == a))", "", "whose later voxel is in the first fragment"),
@@ -47,6 +48,7 @@ MUTANTS = {
         ),
     ],
     "honest_threshold": [
+        ("sum(validation[threshold])", "validation[threshold]", "both parts added"),
         (
             "min(training, key=lambda value: sum(training[value]))",
             "min(validation, key=lambda value: sum(validation[value]))",

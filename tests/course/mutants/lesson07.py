@@ -16,6 +16,7 @@ MUTANTS = {
     ],
     "seed_summary": [
         ("ddof=1", "ddof=0", "divide by one less"),
+        ("return mean, spread", "return (mean, spread) if spread else None", "return two values as well"),
         ("else None", "else 0", "look like certainty"),
         (" if len(scores) > 1 else None", "", "return None"),
         ("np.mean(scores)", "sum(scores)", "is a sum"),
@@ -29,6 +30,11 @@ MUTANTS = {
     "chance_of": [
         ("abs(np.mean(mine) - np.mean(rest))", "(np.mean(rest) - np.mean(mine))", "one direction"),
         (">= seen - 1e-9", "> seen + 1e-9", "exactly as much counts"),
+        (
+            "rest = [runs[k] for k in range(len(runs)) if k not in hand]",
+            "rest = [run for run in runs if run not in mine]",
+            "by the runs' numbers",
+        ),
         (">= seen - 1e-9", ">= seen", "lose them by rounding"),
         (">= seen - 1e-9", "< seen - 1e-9", "differ less"),
         ("np.mean(as_large)", "sum(as_large)", "a number of deals"),
