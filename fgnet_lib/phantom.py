@@ -81,7 +81,7 @@ def label_organelles(
 
     Example:
         >>> organelles = label_organelles((4, 64, 64), seed=3)
-        >>> organelles.dtype, organelles.max() < len(ORGANELLES)
+        >>> organelles.dtype, int(organelles.max()) < len(ORGANELLES)
         (dtype('uint8'), True)
     """
     return _tissue(np.random.default_rng(seed), shape, voxel_size)[2]

@@ -133,7 +133,8 @@ def to_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # checks of shapes: they are not part of the file
         warnings.simplefilter("ignore", DeprecationWarning)  # the other exporter takes minutes where sizes are free
         torch.onnx.export(
-            module, tuple(inputs.values()), file, dynamo=False, opset_version=OPSET,
+            module, tuple(inputs.values()), file,  # type: ignore[arg-type]  # the tracer takes an open file, too
+            dynamo=False, opset_version=OPSET,
             input_names=list(inputs), output_names=list(outputs), dynamic_axes=axes,
         )  # fmt: skip
     return file.getvalue()
