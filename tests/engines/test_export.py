@@ -27,6 +27,7 @@ def values(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.rand((1, 1, *shape), generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow  # exports, and computes at several sizes
 def test_one_file_of_the_shipped_model_serves_every_size(tmp_path):
     model = load_pretrained()
     file = export_onnx(model, tmp_path / "new folder" / "model.onnx")
@@ -40,6 +41,7 @@ def test_one_file_of_the_shipped_model_serves_every_size(tmp_path):
     assert min(a_r.min(), a1.min()) >= 0 and max(a_r.max(), a1.max()) <= 1
 
 
+@pytest.mark.slow  # exports
 def test_sizes_can_be_fixed(tmp_path):
     model = FGNet(CONFIGS["channel norm"])
     file = export_onnx(model, tmp_path / "model.onnx", (4, 64, 32))

@@ -7,7 +7,7 @@ MUTANTS = {
         ("np.round", "np.floor", "next lower"),
         ("np.round", "np.ceil", "next higher"),
         ("(2**bits - 1)", "2**bits", "fewer steps than levels"),
-        ("(2**bits - 1)", "(bits - 1)", "not b"),
+        ("(2**bits - 1)", "(bits - 1)", "levels, not b"),
         ("low + np.round((x - low) / step) * step", "np.round(x / step) * step", "need not begin"),
     ],
     "integer_product": [
