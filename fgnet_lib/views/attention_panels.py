@@ -236,7 +236,7 @@ class _Picture:
 
     def _blank(self, title: str, scale: ColorScale) -> Panel:
         """Return the panel for a map that a model does not have."""
-        size = self.box.height, self.box.width
+        size = self.cut(self.scene.volume.raw).shape  # a single grey pixel covers all of the plane
         return Panel(title, np.full((1, 1, 3), 127, np.uint8), stride=size, scale=scale, **self.shared)
 
     def _attention(self, name: str, inspector: Inspector, level: int) -> Panel:

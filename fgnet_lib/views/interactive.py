@@ -81,7 +81,7 @@ if (!window.fgnetListens) {
       box.top + top * box.height, width * box.width, height * box.height);
     const line = sheet.appendChild(document.createElementNS(space, "polyline"));
     const points = stroke.map(([x, y]) => `${(x - left) * box.width},${(y - top) * box.height}`);
-    const style = {points: points.join(" "), fill: "none", stroke: "white", "stroke-opacity": 0.6,
+    const style = {points: points.join(" "), fill: "none", stroke: "orange", "stroke-opacity": 0.7,
       "stroke-width": 2 * brush * box.width, "stroke-linecap": "round", "stroke-linejoin": "round"};
     for (const [name, value] of Object.entries(style)) line.setAttribute(name, value);
   };
@@ -116,7 +116,7 @@ if (!window.fgnetListens) {
     const [left, top, width, height, , brush] = start.panel, span = brush * picture.getBoundingClientRect().width;
     const inside = [Math.min(Math.max(at[0], left), left + width), Math.min(Math.max(at[1], top), top + height)];
     if (distance(picture, inside, last) < Math.max(2, span / 4)) return;
-    start.stroke.push(inside.map(number => Math.round(number * 1e5) / 1e5));
+    start.stroke.push(inside);
     paint(start);
   });
   document.addEventListener("pointerup", event => {
@@ -130,7 +130,7 @@ if (!window.fgnetListens) {
       remove("fgnet-stroke");
       report(picture, "click", ...from.stroke[0]);
     } else if (from.panel && from.panel[5]) {
-      report(picture, "paint", ...from.stroke.flat());
+      report(picture, "paint", ...from.stroke.flat().map(number => Math.round(number * 1e5) / 1e5));
     }
   });
   document.addEventListener("pointercancel", () => { start = null; remove("fgnet-stroke"); });
