@@ -587,19 +587,17 @@ def _number(ax: Axes3D, longest: float) -> None:
 
 
 def _keep_distance(ax: Axes3D, sides: np.ndarray) -> None:
-    """Set pads so that numbers and names are equally far from boxes of all shapes, seen from the default direction.
+    """Set pads so that numbers and names stay off a narrow box, too, seen from the default direction.
 
     matplotlib moves the text of an axis by a share of the other two sides: in a narrow box hardly at all.
     """
     x, y, z = sides / np.linalg.norm(sides)
-    across, under_x, under_y = 0.87 * x + 0.5 * y, 0.87 * z + 0.43 * y, 0.87 * z + 0.25 * x  # as projected
-    for axis, moved, number, name in (
-        (ax.xaxis, under_x, 10, 29),
-        (ax.yaxis, under_y, 10, 29),
-        (ax.zaxis, across, 12, 25),
-    ):
-        axis.set_tick_params(pad=number / moved - 8)  # matplotlib adds 8 and 21
-        axis.labelpad = name / moved - 21
+    across, along = 0.87 * x + 0.5 * y, np.hypot(0.87 * x, 0.87 * z + 0.25 * x)  # how far, as projected
+    ax.zaxis.set_tick_params(pad=max(18, 15 / across - 8))  # matplotlib adds 8 to the pad of numbers, 21 to a name's
+    ax.zaxis.labelpad = max(32, 30 / across - 21)
+    ax.xaxis.labelpad = 28 if sides[2] < 0.3 * sides.max() else 14
+    ax.yaxis.set_tick_params(pad=max(3.5, 6 / along - 8))
+    ax.yaxis.labelpad = max(ax.xaxis.labelpad, 22 / along - 21)
 
 
 def neurons_figure(

@@ -580,7 +580,7 @@ for value, labels in at_threshold.items():
 # the one that covers most of a neuron has that neuron's colour.
 
 
-# %% alt="Four errors in columns, each zoomed to its place: above the EM with a red cross, then the ground truth in colours, below the segmentation. In the third column one neuron of the truth has several colours below; in the fourth, neurons of different colours have one colour below."
+# %% alt="Four errors in columns, each zoomed to its place: above the EM with a red cross, then the ground truth in colours, below the segmentation. In the third column one neuron of the truth has other colours below than above; in the fourth, neurons of different colours have one colour below."
 def show_error(axes, kind: str, value: float, error, side: int = 96) -> None:
     z, *middle_of = error.voxel
     start = [min(max(0, at - side // 2), n - side) for at, n in zip(middle_of, validation.shape[1:], strict=True)]
@@ -608,9 +608,9 @@ if session.dataset == "phantom":  # as the text says
 
 # %% [markdown]
 # **What to see.** Begin on the right. In a split, *one* colour of the ground truth becomes several colours below.
-# Follow the line between them: what did the network mistake for a membrane, a mitochondrion, a fold, a thin neck? In a
-# merge, *several* colours of the ground truth become one. The line that is missing below is a membrane that the network
-# missed.
+# Follow the line between them: what did the network mistake for a membrane, a mitochondrion, a fold, a thin neck? If the
+# cut lies between two sections, you see a single colour, but not the neuron's own. In a merge, *several* colours of the
+# ground truth become one. The line that is missing below is a membrane that the network missed.
 #
 # On the phantom, the second part of the merge at 0.99 is more than three times as large as that of any error at the
 # chosen threshold. So look twice at the two columns on the left: if a second part has only a few hundred voxels, often

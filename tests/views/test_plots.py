@@ -321,5 +321,5 @@ def test_no_text_of_a_3d_figure_lies_on_another_and_nothing_is_cut_off(shape):
     assert figure.get_tightbbox().height == pytest.approx(figure.get_figheight(), abs=0.1)  # no empty half
     for ax in figure.axes:
         edge = ax.transData.transform(ax.zaxis.line.get_xydata())[:, 0].max()
-        assert all(number.get_window_extent().x0 > edge for number in ax.zaxis.get_majorticklabels())
+        assert all(tick.label1.get_window_extent().x0 > edge for tick in ax.zaxis.majorTicks)
     assert figure.axes[0].get_title() == "" and [text.get_text() for text in figure.texts] == ["left", "right"]
