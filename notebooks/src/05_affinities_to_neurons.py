@@ -68,8 +68,8 @@ plt.show()
 #
 # ## 2 · The obvious way, and why it fails
 #
-# Take each voxel as a node of a graph. Join it to its predecessor along z, y and x wherever the affinity is above some
-# value, and call each connected component a neuron. This takes ten lines.
+# Take each voxel as a node of a graph. Join it to its predecessor along z, y and x wherever the affinity is above
+# some value, and call each connected component a neuron.
 
 # %%
 from scipy import sparse
@@ -363,10 +363,9 @@ print("by library split {:.4f}, merge {:.4f} bits".format(*voi(toy, truth)))
 # score is the **adapted Rand error** (ARAND), which looks at pairs of voxels. Of the pairs that the segmentation puts
 # together, precision is the share that truly belongs together. Of the pairs that belong together, recall is the share
 # that the segmentation puts together. ARAND is one minus their harmonic mean. Pairs grow with the square of the size,
-# so large neurons dominate ARAND. The **CREMI score** is $\sqrt{\text{ARAND} \cdot \text{VOI}}$. All these scores leave
-# out voxels without ground truth. The challenge's own script counts a little differently: it leaves out a rim around
-# neurons and treats 0 in other ways, so compare a CREMI score from here with others from here (`help(evaluate)` lists
-# the differences).
+# so large neurons dominate ARAND. The **CREMI score** is $\sqrt{\text{ARAND} \cdot \text{VOI}}$. All these scores
+# leave out voxels without ground truth. The challenge's own script counts a little differently (`help(evaluate)` says
+# how), so compare a CREMI score from here only with others from here.
 #
 # ## 6 · The threshold
 #

@@ -112,10 +112,9 @@ fold_table(["setting", *names], {"": [line for line in lines if len(set(line[1:]
 
 # %% [markdown]
 # The list leaves out the settings that all four share: patch size, iterations, learning rate, augmentation, the
-# decoder. It also leaves out everything *behind* the network. **Post-processing is fixed**: fragments and agglomeration
-# use the same code and the same settings for every row. If you change the network and the watershed at once, you
-# measure the sum of both changes. Was post-processing really the same? Each run records its version, so you should see
-# a single line here.
+# decoder. It also leaves out everything *behind* the network. **Post-processing is fixed**: fragments and
+# agglomeration use the same code and the same settings for every row. Was post-processing really the same? Each run
+# records its version, so you should see a single line here.
 
 # %%
 for version, runs in table.postprocessings(results).items():
@@ -350,9 +349,8 @@ fold_table(HEADS, {topic: [answer(key, *pairs[key]) for key in pairs] for topic,
 
 # %% [markdown]
 # **How to read it.** Compare the difference with the spread, the number after ±. A difference within the spread does
-# not mean that there is *no* difference. A smaller one may exist, and more seeds would show it. And in a list of many
-# questions, one may look good by chance alone. If you ran a row because an earlier result looked promising, it needs
-# fresh seeds.
+# not mean that there is *no* difference. And in a list of many questions, one may look good by chance alone. If you
+# ran a row because an earlier result looked promising, it needs fresh seeds.
 #
 # ## 5 · All thresholds at once
 #
@@ -516,8 +514,8 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** If pretraining replaces labels, the *distance* between two lines is larger on the left than on the
-# right. Compare it with the bars before you believe it. A line with a single point tells you nothing about labels. Here
-# are the same questions as in part 4, with 5 and with 20 sections:
+# right. Compare it with the bars before you believe it. Here are the same questions as in part 4, with 5 and with 20
+# sections:
 
 # %%
 groups = {}
@@ -662,10 +660,10 @@ print(table.describe_gaps(results))
 # half million voxels to judge on. We looked at the validation part while we made the recipe. And this is a
 # reconstruction of FGNet: if a row does badly, our version may be at fault and not the idea.
 #
-# The pretrained rows have one more limit. Before the small encoder guided anything, it learned from synthetic volumes,
-# whose neurons are known; the U-Net began at random. So what these rows gain over the U-Net is what *pretraining*
-# brings through the guide. Would a U-Net that had seen the same synthetic volumes gain as much? No row here asks that.
-# (A 3D U-Net cannot learn from SAM2's photographs at all, and photographs are the paper's case.)
+# The pretrained rows have one more limit. Before the small encoder guided anything, it learned from synthetic
+# volumes, whose neurons are known; the U-Net began at random. So what these rows gain over the U-Net is what
+# *pretraining* brings through the guide. Would a U-Net that had seen the same synthetic volumes gain as much? No row
+# here asks that.
 
 # %% [markdown]
 # ## 11 · Further: run an ablation yourself
