@@ -129,9 +129,9 @@ def to_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]
     """
     axes = {name: {2: "z", 3: f"{name}_y", 4: f"{name}_x"} for name in (*inputs, *outputs)} if free else {}
     file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # checks of shapes: they are not part of the file
-        warnings.simplefilter("ignore", DeprecationWarning)  # the other exporter takes minutes where sizes are free
+    # Of its age, of shapes and of constants: whether the file is right, the comparison with PyTorch decides. The newer
+    # exporter takes minutes where sizes are free.
+    with warnings.catch_warnings(action="ignore"):
         torch.onnx.export(
             module, tuple(inputs.values()), file, dynamo=False, opset_version=OPSET,
             input_names=list(inputs), output_names=list(outputs), dynamic_axes=axes,
