@@ -72,7 +72,7 @@ def export_bioimageio(
         "license": licence,
         "git_repo": REPOSITORY,
         "tags": ["electron-microscopy", "neurons", "segmentation", "3d", "fgnet"],
-        "documentation": _entry("README.md", files),
+        "documentation": "README.md",
         "inputs": [_describe_input(files)],
         "outputs": [_describe_output(output, values.shape[1], files) for output, values in outputs.items()],
         "weights": {"onnx": {**_entry("model.onnx", files), "opset_version": OPSET}},
@@ -92,7 +92,7 @@ def _describe_input(files: dict[str, bytes]) -> dict[str, Any]:
     return {
         "id": "raw",
         "description": "grey values of sections",
-        "axes": [{"type": "batch"}, {"type": "channel", "channel_names": ["raw"]}, *space],
+        "axes": [{"type": "batch", "size": 1}, {"type": "channel", "channel_names": ["raw"]}, *space],
         "data": {"type": "uint8", "range": [0, 255]},
         "preprocessing": [
             {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}},
@@ -114,7 +114,7 @@ def _describe_output(name: str, channels: int, files: dict[str, bytes]) -> dict[
     return {
         "id": name,
         "description": f"attention at stride {stride}" if stride > 1 else "does a voxel join its predecessor?",
-        "axes": [{"type": "batch"}, {"type": "channel", "channel_names": names}, *space],
+        "axes": [{"type": "batch", "size": 1}, {"type": "channel", "channel_names": names}, *space],
         "data": {"type": "float32", "range": [0, 1]},
         "test_tensor": _entry(f"{name}.npy", files),
     }

@@ -128,10 +128,10 @@ def to_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]
         free: Leave D, h and w free; False fixes them to the example's.
     """
     axes = {name: {2: "z", 3: f"{name}_y", 4: f"{name}_x"} for name in (*inputs, *outputs)} if free else {}
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # checks of shapes: they are not part of the file
-        warnings.simplefilter("ignore", DeprecationWarning)  # the other exporter takes minutes where sizes are free
+    file: Any = io.BytesIO()  # taken as a file is, though the type hints of `export` do not know it
+    # Of its age, of shapes and of constants: whether the file is right, the comparison with PyTorch decides. The newer
+    # exporter takes minutes where sizes are free.
+    with warnings.catch_warnings(action="ignore"):
         torch.onnx.export(
             module, tuple(inputs.values()), file,  # type: ignore[arg-type]  # the tracer takes an open file, too
             dynamo=False, opset_version=OPSET,
