@@ -105,7 +105,7 @@ async function compute() {
   await loadSample();
   edit();
   await opened;
-  const shown = sample(), { a1, a2, a3, threshold } = state;
+  const shown = sample();
   if (untouched?.sample !== shown) {
     const first = await request(sample().raw, Array(3).fill(START.a1), model.threshold);
     untouched = { sample: shown, ...first, colors: matchColors(first.neurons, null) };
@@ -113,7 +113,7 @@ async function compute() {
     computed = inputs({ ...START, sample: shown.id });
   }
   if (shown !== sample()) return;
-  const key = inputs(state);
+  const key = inputs(state), { a1, a2, a3, threshold } = state;  // not before: the reader goes on meanwhile
   if (key !== computed) {
     result = await request(edited, [a1, a2, a3], threshold);
     computed = key;
