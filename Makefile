@@ -16,7 +16,7 @@ export SUBMISSION LESSON
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-RUNTIME := site/playground/node_modules/.package-lock.json
+RUNTIME := out/runtime/node_modules/.package-lock.json
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 ASROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
@@ -63,7 +63,8 @@ chromium: env  ## install Chromium for the tests in a browser (Debian and Ubuntu
 runtime: $(RUNTIME)  ## install what runs the model in the site's playground (onnxruntime-web, by npm)
 
 $(RUNTIME): site/playground/package.json site/playground/package-lock.json
-	@npm ci --prefix site/playground --ignore-scripts --no-audit --no-fund --loglevel error && touch $@ || \
+	@mkdir -p out/runtime && cp $^ site/playground/.npmrc out/runtime
+	@npm ci --prefix out/runtime --ignore-scripts --no-audit --no-fund --loglevel error && touch $@ || \
 	  echo "onnxruntime-web could not be installed: the playground needs npm, which comes with Node.js"
 
 lint: env  ## ruff and mypy

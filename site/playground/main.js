@@ -105,7 +105,7 @@ async function compute() {
   await loadSample();
   edit();
   await opened;
-  const shown = sample(), { a1, a2, a3, threshold } = state;
+  const shown = sample();
   if (untouched?.sample !== shown) {
     const first = await request(sample().raw, Array(3).fill(START.a1), model.threshold);
     untouched = { sample: shown, ...first, colors: matchColors(first.neurons, null) };
@@ -113,7 +113,7 @@ async function compute() {
     computed = inputs({ ...START, sample: shown.id });
   }
   if (shown !== sample()) return;
-  const key = inputs(state);
+  const key = inputs(state), { a1, a2, a3, threshold } = state;  // not before: the reader goes on meanwhile
   if (key !== computed) {
     result = await request(edited, [a1, a2, a3], threshold);
     computed = key;
@@ -134,7 +134,7 @@ async function compute() {
 function drawEm() {
   const nm = sample().voxelSize[2], canvas = byId("em");
   drawGreys(canvas, edited, model.shape, state.z, nm);
-  if (document.activeElement === canvas) drawRing(canvas, ...ring, state.radius, model.shape[2]);
+  if (canvas.matches(":focus-visible")) drawRing(canvas, ...ring, state.radius, model.shape[2]);
 }
 
 function draw() {
@@ -227,7 +227,8 @@ function addDrawing(canvas) {
   });
   for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => { stroke = null; });
   canvas.addEventListener("keydown", press);
-  for (const name of ["focus", "blur"]) canvas.addEventListener(name, () => { stroke = null; if (edited) drawEm(); });
+  canvas.addEventListener("focus", () => { if (edited) drawEm(); });  // a click focuses, too: its stroke goes on
+  canvas.addEventListener("blur", () => { stroke = null; if (edited) drawEm(); });
 }
 
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };

@@ -238,6 +238,19 @@ def test_the_front_page_says_where_to_get_the_course(site):
     assert f"git clone {build_site.REPOSITORY} && cd {build_site.NAME} " in told
 
 
+def test_links_to_the_playground_lead_to_the_one_of_the_same_site(tmp_path):
+    site, playground = tmp_path / "html", tmp_path / "playground"
+    for folder in (site / "notebooks", playground):
+        folder.mkdir(parents=True)
+    (playground / "index.html").write_text('<a href="../index.html">course</a>')
+    (site / "index.html").write_text(f'<a href="{build_site.PLAYGROUND}">play</a>')
+    (site / "notebooks" / "00.html").write_text(f'<a class="external" href="{build_site.PLAYGROUND}">play</a>')
+    build_site.add_playground(playground, site)
+    assert (site / "index.html").read_text() == '<a href="playground/index.html">play</a>'
+    assert 'href="../playground/index.html"' in (site / "notebooks" / "00.html").read_text()
+    assert build_site.find_problems(site) == []
+
+
 def test_problems_of_pages_are_found(tmp_path):
     (tmp_path / "a.html").write_text('<a href="b.html#here">x</a><a href="b.html#gone">x</a><a href="c.html">x</a>')
     (tmp_path / "b.html").write_text('<p id="here"><img src="a.html"><img src="a.html" alt="a page">')

@@ -1,6 +1,6 @@
 """Build the playground of the site (`make site`): a page in which the shipped model runs in the reader's browser.
 
-The page's own files are in site/playground. Added are onnxruntime-web, which npm installs there (`make runtime`), the
+The page's own files are in site/playground. Added are onnxruntime-web, which npm installs (`make runtime`), the
 model as ONNX, and small samples of EM with their true neurons. The samples are cut when the site is built: the
 repository holds no part of anybody's data set.
 """
@@ -26,8 +26,9 @@ from fgnet_lib.files.atomic import atomic
 from fgnet_lib.volumes import Region, Volume
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
-PAGE = Path(__file__).resolve().parents[2] / "site" / "playground"
-RUNTIME = PAGE / "node_modules" / "onnxruntime-web" / "dist"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "site" / "playground"
+RUNTIME = ROOT / "out" / "runtime" / "node_modules" / "onnxruntime-web" / "dist"
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 SHAPE = (8, 128, 128)  # of the volume that the page computes, in one piece
 AS_COMPUTED = ((1.0, 0.0, 0.0),) * 3  # a' = 1 a + 0 mean(a) + 0, for each attention map
