@@ -9,7 +9,7 @@
 # - why a layer's activations share one step, and what one wide channel does to all others;
 # - how to plant such a channel without changing what the network computes;
 # - how SmoothQuant and groups with a shift and a scale move the width out of the activations, for free;
-# - what few bits cost in neurons, in MB and in ms, measured with several calibrations.
+# - what few bits cost in neurons, in MB and in ms, on the machine in front of you.
 #
 # **Before you start.** Lessons 02 and 03 explain the encoder and the model. You can start without them.
 #
@@ -312,7 +312,7 @@ def judge(title, quantised):
         error = ((quantised.encode(test)[0] - wanted).norm() / wanted.norm()).item()
     affinities[title] = predict(quantised, volume.raw, device="cpu", progress=False).refined
     change = np.abs(affinities[title] - affinities["32 bits"]).mean()
-    labels = segment(affinities[title], volume.voxel_size, pretrained_threshold())
+    labels = segment(affinities[title], volume.voxel_size, pretrained_threshold(), strict=False)
     bits = sum(voi(labels, volume.labels))
     size = quantisation.megabytes(quantised.encoder)
     print(f"{title:34} features {error:6.1%} wrong, A_r changed by {change:.4f}, VOI {bits:.2f}, encoder {size:.1f} MB")
@@ -348,83 +348,48 @@ for ax, (title, words) in zip(axes[1:], shown.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# **What to see.** @@LIVE@@
+# **What to see.** Read the rows in pairs. From W8A8 to W4A8 to W4A4 the features become more wrong. A row with planted
+# outliers and its twin without them have the same bits and the same function in floating point, so the difference
+# between the two is the work of two channels in each norm. The last row of each half shows how much of it 16 groups take
+# back. Then compare the columns: a feature error of some percent may change no neuron at all, because only affinities
+# near the threshold decide. So do not judge by one column, and not by one crop: each row here is one calibration on one
+# small volume.
 #
-# ## 7 · Measured: bits against neurons, MB and ms
+# ## 7 · Whole numbers at work
 #
-# One crop, one small volume: this is too little for a claim. So the rows below were measured with three calibration
-# crops each, on 20 sections of FIB-25's validation part (`make bits`, [all rows](../docs/measured/quantisation.md)).
+# All rows above simulate rounding, so their times say nothing. The engines of this library convert the whole model to
+# whole numbers of 8 bits, where ONNX Runtime is installed (`pip install -r requirements-engines.txt`).
 
 # %%
 quiz.ask("16", "smaller-quicker")
 
 # %%
-from fgnet_lib import REPOSITORY
-from fgnet_lib.study.runs import read_runs
+import time
 
-runs = read_runs(REPOSITORY / "docs" / "measured" / "quantisation")
+from fgnet_lib.engines.quantisation import quantise
+from fgnet_lib.engines.runtimes import Converted, installed_engines, record_parts
 
-
-def scores(row, volume="fib25"):
-    volumes = [run["volumes"][volume] for run in runs if run["row"] == row and volume in run["volumes"]]
-    return [each["voi_split"] + each["voi_merge"] for each in volumes]
-
-
-(exact_voi,) = scores("float")
-print(f"{len(runs)} runs; with 32 bits VOI is {exact_voi:.3f}")
-BITS = ("W8A8", "W4A8", "W4A4")
-METHODS = ("min-max", "percentile", "SmoothQuant", "4 groups", "16 groups")
-
-# %% [markdown]
-# Each dot is a calibration crop, each line a method's mean:
-
-
-# %%
-def draw_methods(ax, part):
-    ax.axhline(exact_voi, color="0.4", ls="--", label="32 bits")
-    for number, method in enumerate(METHODS):
-        values = [scores(f"{part}, {bits}, {method}") for bits in BITS]
-        places = np.arange(3) + 0.12 * (number - 2)
-        if all(values):
-            ax.plot(places, list(map(np.mean, values)), color=f"C{number}", lw=1, label=method)
-            for x_place, own in zip(places, values, strict=True):
-                ax.plot([x_place] * len(own), own, "o", ms=5, color=f"C{number}")
-    ax.set(title=part, xticks=range(3), xticklabels=BITS, xlabel="bits of weights (W) and activations (A)")
-
-
-# %% alt="Three panels, for the encoder, the encoder with planted outliers, and the whole model: VOI at 8 and 4 bits for each method, a dot for each calibration crop, and a dashed line for 32 bits."
-figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), sharey=True)
-for ax, part in zip(axes, ("encoder", "encoder with planted outliers", "whole model"), strict=True):
-    draw_methods(ax, part)
-axes[0].set(ylabel="VOI on FIB-25 (bits, lower is better)")
-axes[1].legend(loc="upper left")
-plt.show()
+networks = {"PyTorch, 32 bits": model}
+if "onnxruntime" in installed_engines():
+    networks["ONNX Runtime, 32 bits"] = Converted(model, "onnxruntime", record_parts(model)).eval()
+    networks["ONNX Runtime, 8 bits"] = quantise(model, [training.raw], "onnxruntime")
+else:
+    print("ONNX Runtime is not installed here, so only PyTorch is timed")
+for title, network in networks.items():
+    predict(network, volume.raw[:4], device="cpu", progress=False)  # the first time has set-up in it
+    start = time.perf_counter()
+    refined = predict(network, volume.raw, device="cpu", progress=False).refined
+    seconds = time.perf_counter() - start
+    change = np.abs(refined - affinities["32 bits"]).mean()
+    bits = sum(voi(segment(refined, volume.voxel_size, pretrained_threshold()), volume.labels))
+    print(
+        f"{title:22} {1000 * seconds / len(refined[0]):5.0f} ms a section, A_r changed by {change:.4f}, VOI {bits:.2f}"
+    )
 
 # %% [markdown]
-# **What to see.** @@MEASURED@@
-
-# %% alt="Left, bars with the size of the encoder in MB at 32, 8 and 4 bits. Right, stacked bars with the milliseconds for a section of encoder and rest, in PyTorch and in other engines with 32 and 8 bits."
-figure, (left, right) = plt.subplots(1, 2, figsize=(13, 3.8))
-sizes = {run["row"]: run["encoder_megabytes"] for run in runs if "encoder_megabytes" in run}
-bars = {"32 bits": "float", "W8A8": "encoder, W8A8, min-max", "W4A8 or W4A4": "encoder, W4A8, min-max"}
-left.bar(bars.keys(), [sizes[row] for row in bars.values()], width=0.6)
-left.bar_label(left.containers[0], fmt="%.1f MB")
-left.set(ylabel="MB", title="the encoder's weights")
-times = {}
-for run in runs:
-    if "ms" in run and run["seed"] == 0:
-        engine = run["row"].removeprefix("whole model in ").partition(",")[0]
-        times["PyTorch\n32 bits"] = run["ms"]["32 bits in PyTorch"]
-        times |= {f"{engine}\n{kind}": run["ms"][kind] for kind in ("32 bits", "8 bits")}
-encoder_ms, rest_ms = np.transpose(list(times.values()))
-right.bar(times.keys(), encoder_ms, label="encoder", width=0.6)
-right.bar(times.keys(), rest_ms, bottom=encoder_ms, label="the rest of FGNet", width=0.6)
-right.set(ylabel="ms for a section of 160 x 160", title="real models, one thread")
-right.legend()
-plt.show()
-
-# %% [markdown]
-# **What to see.** @@TIMES@@
+# **What to see.** Compare the two lines of ONNX Runtime: the difference between them is what 8 bits do to the time on
+# *your* processor. Its instructions decide. With VNNI or AMX, 8-bit products are fast. Without them the gain is small,
+# and sums of two products may even overflow, which you would see in the change of $A_r$.
 #
 # ## 8 · Does the real SAM2.1 have outlier channels?
 #
@@ -457,10 +422,9 @@ except FileNotFoundError:
     print("in a cell of its own, with internet, and then this cell again.")
 
 # %% [markdown]
-# **What to see.** Layers that read a norm have ratios of a few, and behind a GELU they are higher, because a hidden unit
-# that hardly ever fires has a narrow range. With planted channels the highest ratios grow by far. Whether SAM2.1's
-# encoder looks like the first line or the second, the third line tells you. (We had no access to its weights when we
-# wrote this, so we do not claim either.)
+# **What to see.** The second line shows what planted channels look like in this number. If the first line is far below
+# it, the mini encoder has no outlier channels of that kind. Whether SAM2.1's encoder looks like the first line or the
+# second, the third line tells you. (We had no access to its weights when we wrote this, so we claim neither.)
 
 # %% [markdown]
 # ## Your exercises
