@@ -33,6 +33,7 @@ from fgnet_lib.volumes import IGNORE, Lazy
 
 TEXT = 12.5  # points; a figure 15 inches wide is shrunk to 11 points on a slide of 13.3 inches
 FROZEN_AT = 300  # where "0 parameters" lies on a logarithmic axis
+NAMES_APART = 1.35  # the least factor between names on that axis, so that they do not overlap
 WARM = "afmhot"  # attention; the viewer's shader is the same ramp, so both show a weight in the same colour
 # Okabe and Ito's colour-blind safe hues, each in five lightnesses: neighbours differ in hue or in lightness.
 _HUES = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -500,10 +501,11 @@ def against_parameters(ax: Axes, rows: Mapping[str, tuple[int, Mapping[int, Sequ
     ticks = [FROZEN_AT, *(10**k for k in range(3, 8) if 10**k <= 3 * max(positions.values(), default=10**4))]
     ax.set_xticks(ticks, ["0", *(f"{tick:,}" for tick in ticks[1:])])
     ax.minorticks_off()
-    above = ax.get_xaxis_transform()
-    for name, x in positions.items():
+    above, last = ax.get_xaxis_transform(), 0.0
+    for name, x in sorted(positions.items(), key=lambda item: item[1]):
         ax.axvline(x, color="0.85", lw=0.8, zorder=0)
-        ax.text(x, 1.02, name, transform=above, rotation=35, ha="left", va="bottom", fontsize=9)
+        last = max(last * NAMES_APART, x)
+        ax.text(last, 1.02, name, transform=above, rotation=35, ha="left", va="bottom", fontsize=9)
     if amounts:
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return ax

@@ -178,7 +178,7 @@ checks.adapter_size(my_size)
 
 # %% [markdown]
 # Now count for our encoder. Two more ways to train little are in the list: **norm layers only** trains the scale and
-# the shift of each layer norm, and the frequency adapter follows in part 5.
+# the shift of each layer norm, and *with spectrum* adds the frequency adapter of part 5.
 
 # %%
 METHODS = {name: adaptation.METHODS[name] for name in adaptation.SHOWN}
@@ -409,7 +409,7 @@ points = {METHODS[name].title: parameters_and_scores(name) for name in measured}
 figure, ax = plt.subplots(figsize=(13, 6), layout="constrained")
 plots.against_parameters(ax, points)
 ax.set_ylabel("VOI on FIB-25, validation part (bits)")
-inset = ax.inset_axes((1.06, 0.08, 0.3, 0.38))
+inset = ax.inset_axes((1.1, 0.1, 0.28, 0.38))
 for kind, spectrum in spectra.items():
     inset.hist(spectrum.ravel(), bins=np.linspace(0, 1, 31), weights=[100 / spectrum.size] * spectrum.size, label=kind)
 inset.set(title="what a frequency adapter sees", xlabel="value", ylabel="frequencies (%)", yscale="log")

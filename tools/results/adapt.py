@@ -213,7 +213,8 @@ def page() -> str:
         for volume, title in JUDGED_ON.items():
             lines += [f"## VOI on {title}", "", "Bits, mean ± spread over seeds, in brackets the number of runs.", ""]
             lines += [*_scores_table(rows, volume), ""]
-        lines += [PAIRS, *_questions_table(rows), ""]
+        answers = _questions_table(rows)
+        lines += [PAIRS, *answers, ""] if len(answers) > 2 else []
     return "\n".join(lines)
 
 
