@@ -1,7 +1,7 @@
 """Measure what enlarging sections before the encoder brings and costs (`FGNetConfig.guide_zoom`), without training.
 
-Prints the table of docs/measured/guide_zoom.md: how well a weighted sum of a guide's channels tells membranes from
-interiors on training sections of FIB-25, and milliseconds for a section.
+Prints a table: how well a weighted sum of a guide's channels tells membranes from interiors on training sections of
+FIB-25, and milliseconds for a section.
 """
 
 from __future__ import annotations
