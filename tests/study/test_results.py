@@ -335,7 +335,10 @@ def test_rows_of_two_postprocessings_are_told_apart(measured):
     assert "- version 000000ff: FGNet, pretrained encoder, fine-tuned, seed 0\n" in text
 
 
-def test_stages_of_the_shipped_model_are_shown_at_the_threshold_that_training_sections_chose(measured):
+def test_stages_of_the_shipped_model_are_shown_at_the_threshold_that_training_sections_chose(
+    measured, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(render_results, "THRESHOLDS_FILE", tmp_path / "none")
     part = [[0.5, 0.75, 0.5, 0.125], [0.75, 0.5, 0.25, 0.0625]]
     stage = {"iterations": 300, "minutes": 2.6, "threshold": 0.5, "training": part, "validation": part}
     measured["shipped"] = [made("shipped", 0, 1.0)]
