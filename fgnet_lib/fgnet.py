@@ -34,6 +34,7 @@ from fgnet_lib.natural_encoder import NaturalEncoder, build_natural_encoder
 from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES, Sam2Encoder, build_encoder
 
 AttentionForm = Literal["residual", "plain", "per_channel", "additive"]
+ZOOMS = (1, 2, 4)  # how many times sections may be enlarged for the guide
 Norm = Literal["group", "channel"]
 
 
@@ -51,6 +52,9 @@ class FGNetConfig:
             "additive": F' = F + W_v S * a, where SAM2 decides not only where to look, but also what to add.
         refined: False leaves the Fine-Grained Encoder and A_r out (SAM2 only).
         dense_levels: How many levels, from the finest on, have a `DenseBlock` instead of a `DWBlock`.
+        guide_zoom: How many times sections are enlarged in y and x before the encoder sees them, one of `ZOOMS`. The
+            guide's maps, and attention with them, then come at strides 4, 2 or 1 of the raw and at twice and four
+            times that, so that they are finer, and the encoder costs 4 or 16 times as much.
         norm: "group": GroupNorm, whose statistics are those of the window; "channel": `ChannelNorm`, those of a voxel.
     """
 
@@ -62,6 +66,7 @@ class FGNetConfig:
     refined: bool = True
     dense_levels: int = 0
     norm: Norm = "group"
+    guide_zoom: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # JSON knows lists only
@@ -71,8 +76,15 @@ class FGNetConfig:
             raise ValueError(f"attention is {self.attention!r}; choose one of {', '.join(get_args(AttentionForm))}")
         if self.norm not in get_args(Norm):
             raise ValueError(f"norm is {self.norm!r}; choose one of {', '.join(get_args(Norm))}")
+        if self.guide_zoom not in ZOOMS:
+            raise ValueError(f"guide_zoom is {self.guide_zoom!r}; choose one of {', '.join(map(str, ZOOMS))}")
         if self.encoder is None and not self.refined:
             raise ValueError("encoder=None and refined=False leave nothing to compute; switch one of them on")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the guide's maps in voxels of the raw, finest first: 4, 8, 16 where sections are not enlarged."""
+        return tuple(stride // self.guide_zoom for stride in STRIDES)
 
 
 MINI = FGNetConfig(encoder="mini", widths=(16, 32, 48, 64, 96), coarse_width=32, dense_levels=3)
@@ -151,7 +163,7 @@ class FeatureGuidedAttention(nn.Module):
 
 
 class FineGrainedEncoder(nn.Module):
-    """Five levels at in-plane strides 1 to 16; z keeps its resolution. Guided from stride 4 on, as SAM2 is.
+    """Five levels at in-plane strides 1 to 16; z keeps its resolution. Guided at the strides of SAM2's maps.
 
     The first level, of four times the voxels of the second, has the stem alone; its block is in the decoder.
     """
@@ -163,17 +175,19 @@ class FineGrainedEncoder(nn.Module):
         steps = [ThinConv3d(a, b, (1, 2, 2), stride=(1, 2, 2)) for a, b in zip(widths, widths[1:], strict=False)]
         self.downs = nn.ModuleList([nn.Identity(), *steps])  # nothing at level 0, so that an index is a level
         self.blocks = nn.ModuleList([nn.Identity(), *_blocks(widths, config.dense_levels, config.norm)[1:]])
-        pairs = zip(guide_channels, widths[2:], strict=False)
+        self.guided_from = config.strides[0].bit_length() - 1  # level 2 for strides 4, 8, 16
+        pairs = zip(guide_channels, widths[self.guided_from :], strict=False)
         self.guides = nn.ModuleList(FeatureGuidedAttention(s, c, config.attention) for s, c in pairs)
 
     def forward(self, raw: Tensor, guides: list[Tensor]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
         """Compute the guided pyramid, fine to coarse, and the attention maps (none if `guides` is empty)."""
         x = F.gelu(self.stem(raw))  # (B, C, D, H, W)
-        pyramid, attention = [x], []
-        for level in range(1, len(self.blocks)):
-            x = self.blocks[level](self.downs[level](x))  # (B, C, D, h, w): h and w are halved at every level
-            if guides and level >= 2:  # strides 4, 8, 16, where SAM2 has features
-                x, a = self.guides[level - 2](x, guides[level - 2])  # (B, C, D, h, w) and (B, 1, D, h, w)
+        pyramid, attention = [], []
+        for level, (down, block) in enumerate(zip(self.downs, self.blocks, strict=True)):
+            x = block(down(x))  # (B, C, D, h, w): h and w are halved at every level after the first
+            i = level - self.guided_from
+            if 0 <= i < len(guides):  # strides 4, 8, 16 or finer ones, where SAM2 has features
+                x, a = self.guides[i](x, guides[i])  # (B, C, D, h, w) and (B, 1, D, h, w)
                 attention.append(a)
             pyramid.append(x)
         return pyramid, tuple(attention)
@@ -245,12 +259,13 @@ class FGNet(nn.Module):
             raw: float (B, 1, D, H, W) in [0, 1], any size.
 
         Returns:
-            Features (B, G, D, h, w) at strides 4, 8, 16 of the padded input; none for a model without SAM2.
+            Features (B, G, D, h, w) at the configuration's `strides` of the padded input; none for a model without
+            SAM2.
         """
         if not self.encoder:
             return []
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            return self.encoder(_pad(raw))
+            return self.encoder(_enlarge(_pad(raw), self.config.guide_zoom))
 
     def forward(self, raw: Tensor, features: list[Tensor] | None = None) -> FGNetOutput:
         """Compute affinities and attention of a batch of volumes.
@@ -266,17 +281,18 @@ class FGNet(nn.Module):
             raise ValueError(f"raw must have shape (B, 1, D, H, W); got {tuple(raw.shape)}")
         guides = self.encode(raw) if features is None else features  # S1, S2, S3: (B, G, D, h, w) each
         height, width = raw.shape[-2:]
+        strides = self.config.strides
         coarse, refined = None, None
         maps: tuple[Tensor, ...] = ()
         if self.encoder:
             pyramid = [project(guide) for project, guide in zip(self.project, guides, strict=True)]
-            logits = self.coarse_decoder(pyramid)  # (B, 3, D, h, w) at stride 4
-            logits = F.interpolate(logits, scale_factor=(1.0, STRIDES[0], STRIDES[0]), mode="trilinear")
+            logits = self.coarse_decoder(pyramid)  # (B, 3, D, h, w) at the first stride
+            logits = F.interpolate(logits, scale_factor=(1.0, strides[0], strides[0]), mode="trilinear")
             coarse = logits[..., :height, :width]  # A_s: (B, 3, D, H, W) without the padding
         if self.config.refined:
             pyramid, maps = self.fine_encoder(_pad(raw), guides)
             refined = self.refined_decoder(pyramid)[..., :height, :width]  # A_r: (B, 3, D, H, W)
-        sizes = (((height + s - 1) // s, (width + s - 1) // s) for s in STRIDES)  # rounded up
+        sizes = (((height + s - 1) // s, (width + s - 1) // s) for s in strides)  # rounded up
         attention = tuple(a[..., :h, :w] for a, (h, w) in zip(maps, sizes, strict=False))
         return FGNetOutput(coarse, refined, attention)
 
@@ -293,3 +309,10 @@ def _pad(raw: Tensor) -> Tensor:
     """Repeat the far edge until H and W are multiples of 32, as SAM2's window position embedding needs."""
     height, width = raw.shape[-2:]
     return F.pad(raw, (0, -width % MULTIPLE, 0, -height % MULTIPLE, 0, 0), mode="replicate")
+
+
+def _enlarge(raw: Tensor, zoom: int) -> Tensor:
+    """Enlarge sections in y and x, bilinearly; z stays as it is."""
+    if zoom == 1:
+        return raw
+    return F.interpolate(raw, scale_factor=(1.0, zoom, zoom), mode="trilinear")

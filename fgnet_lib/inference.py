@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from fgnet_lib.engines.runtimes import Converted, Engine, choose_engine
 from fgnet_lib.fgnet import FGNet, FGNetOutput
 from fgnet_lib.machine import precision
-from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES
+from fgnet_lib.sam2_encoder import MULTIPLE
 from fgnet_lib.volumes import Lazy, Region, triple
 
 Corner = tuple[int, int, int]  # of a section of a tile: the section, and the y and x where the tile begins
@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
 
     refined: np.ndarray | None  # A_r, affinities (3, z, y, x); None for a model without it (SAM2 only)
     coarse: np.ndarray | None  # A_s, likewise; None for a model without SAM2
-    attention: tuple[np.ndarray, ...]  # a1, a2, a3: (z, ceil(y / s), ceil(x / s)) at strides s = 4, 8, 16
+    attention: tuple[np.ndarray, ...]  # a1, a2, a3: (z, ceil(y / s), ceil(x / s)) at strides s = 4, 8, 16, or finer
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,9 @@ def predict(
                 continue
             for output in {"refined", "coarse"} & maps.keys():
                 np.minimum(maps[output], view.turn_back(seen[output]), out=maps[output])
-    return Prediction(maps.get("refined"), maps.get("coarse"), tuple(maps[s] for s in STRIDES if s in maps))
+    return Prediction(
+        maps.get("refined"), maps.get("coarse"), tuple(maps[s] for s in sorted(maps.keys() - {"refined", "coarse"}))
+    )
 
 
 class _View:
@@ -311,7 +313,8 @@ def _probabilities(output: FGNetOutput) -> Patches:
     maps = {"refined": output.refined, "coarse": output.coarse}
     patches: Patches = {k: logits[0].float().sigmoid() for k, logits in maps.items() if logits is not None}
     # per-channel attention is shown as its mean, so that one map per stride comes out of every switch
-    return patches | {stride: a[0].mean(0) for stride, a in zip(STRIDES, output.attention, strict=False)}
+    width = next(iter(patches.values())).shape[-1]
+    return patches | {width // a.shape[-1]: a[0].mean(0) for a in output.attention}
 
 
 @contextmanager

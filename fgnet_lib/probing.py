@@ -53,7 +53,7 @@ def attention_set_to(
         (height, width), (rows, columns) = logits.shape[-2:], touched.shape  # the model may have padded its input
         return torch.where(functional.pad(touched, (0, width - columns, 0, height - rows)), constant, logits)
 
-    guide, stride = guides[level - 1], STRIDES[level - 1]
+    guide, stride = guides[level - 1], model.config.strides[level - 1]
     assert isinstance(guide, FeatureGuidedAttention)
     handle = guide.to_map.register_forward_hook(replace)
     try:
@@ -196,7 +196,7 @@ class Inspector:
             logit = logits[0, channel][*at]
             gradients = torch.autograd.grad(logit, leaves) if leaves else ()
         maps = []
-        for gradient, stride in zip(gradients, STRIDES, strict=False):
+        for gradient, stride in zip(gradients, self.model.config.strides, strict=False):
             whole = np.zeros([-(-n // stride) for n in shape[1:]], np.float32)
             inside = whole[top // stride :, left // stride :]  # and of the gradient no more: the model pads
             part = gradient[0, :, at[0]].sum(0)[: inside.shape[0], : inside.shape[1]].cpu().numpy()
@@ -237,7 +237,9 @@ class Inspector:
         pyramid: list[Tensor] = []
         with ExitStack() as stack:
             if self.model.config.refined:
-                hook = self.model.fine_encoder.register_forward_hook(lambda _m, _in, out: pyramid.extend(out[0][2:]))
+                hook = self.model.fine_encoder.register_forward_hook(
+                    lambda m, _in, out: pyramid.extend(out[0][m.guided_from :])
+                )
                 stack.callback(hook.remove)
                 levels, value, bits = what_if or WhatIf((), 0.0)
                 region = None if bits is None else _unpack(bits, shape[1:])
@@ -250,7 +252,9 @@ class Inspector:
         features = [level[0].half() for level in sam2]
         response = [level[0].float().norm(dim=0) for level in pyramid]
         affinities = logits[0].sigmoid().float()
-        sizes = [(-(-shape[1] // s), -(-shape[2] // s)) for s in STRIDES]  # without what the model had to pad
+        sizes = [
+            (-(-shape[1] // s), -(-shape[2] // s)) for s in self.model.config.strides
+        ]  # without what the model had to pad
 
         def crop(maps: list[Tensor], k: int) -> tuple[np.ndarray, ...]:
             return tuple(part[..., k, :h, :w].cpu().numpy().copy() for part, (h, w) in zip(maps, sizes, strict=False))

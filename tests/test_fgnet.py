@@ -34,6 +34,31 @@ def test_any_size_works(model, depth, height, width):
         assert a.min() >= 0 and a.max() <= 1
 
 
+@pytest.mark.parametrize("zoom, strides", [(2, (2, 4, 8)), (4, (1, 2, 4))])
+@pytest.mark.parametrize("encoder", ["mini", "natural"])
+def test_enlarged_sections_give_finer_attention(encoder, zoom, strides):
+    """With equal weights the guide's maps are those of the enlarged sections; nothing else of the model changes."""
+    model = FGNet(replace(SMALL, encoder=encoder, widths=(8,) * 5, guide_zoom=zoom)).eval()
+    plain = FGNet(replace(model.config, guide_zoom=1)).eval()
+    plain.load_state_dict(model.state_dict())  # of equal widths, so that guides fit wherever they are attached
+    raw = torch.rand(1, 1, 2, 40, 30)
+    with torch.inference_mode():
+        output, features = model(raw), model.encode(raw)
+        padded = torch.nn.functional.pad(raw, (0, 2, 0, 24, 0, 0), mode="replicate")
+        large = torch.nn.functional.interpolate(padded[0], scale_factor=zoom, mode="bilinear")[None]
+        for ours, theirs in zip(features, plain.encoder(large), strict=True):
+            torch.testing.assert_close(ours, theirs)
+        assert [f.shape[-2:] for f in features] == [(64 // s, 32 // s) for s in strides]
+        assert output.coarse.shape == output.refined.shape == (1, 3, 2, 40, 30)
+        assert [a.shape[-2:] for a in output.attention] == [(-(-40 // s), -(-30 // s)) for s in strides]
+        assert torch.equal(output.refined, model(raw, features).refined)
+
+
+def test_an_unknown_zoom_is_refused():
+    with pytest.raises(ValueError, match="guide_zoom is 3; choose one of 1, 2, 4"):
+        replace(MINI, guide_zoom=3)
+
+
 @pytest.mark.parametrize("kind", ["residual", "plain", "per_channel", "additive"])
 def test_attention_is_the_documented_equation(kind):
     torch.manual_seed(0)
@@ -90,6 +115,7 @@ def test_frozen_encoder_gets_no_gradient_and_stays_in_eval_mode(model):
         {"attention": "per_channel"},
         {"attention": "additive"},
         {"dense_levels": 0},
+        {"guide_zoom": 2, "encoder": "natural"},
     ],
 )
 def test_switches_survive_saving_and_loading(tmp_path, changes):

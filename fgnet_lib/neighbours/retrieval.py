@@ -1,4 +1,4 @@
-"""Find patches of EM that look like a given one: embeddings of patches, ranked by similarity (box in lesson 02).
+"""Find patches of EM that look like a given one: embeddings of patches, ranked by similarity.
 
 Image to image alone, with features that a network has already computed, and scored by what is known of a phantom.
 Retrieval systems such as MedFinder (Chen et al. 2024, arXiv 2403.15992) also learn to match images with reports.

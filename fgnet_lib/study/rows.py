@@ -75,10 +75,19 @@ for _name, (_title, _config) in _FORMS.items():
     ROWS[f"natural_{_name}_random"] = Row(f"{_title}, random, frozen", _config, "random")
     if _config.refined:
         ROWS[f"natural_{_name}_tuned"] = Row(f"{_title}, fine-tuned", _config, "natural", frozen=False)
+ZOOMED = tuple(f"{name}_zoom{zoom}" for name in ("additive", "natural_additive") for zoom in (2, 4))
+for _name in ZOOMED:  # sections enlarged before the encoder, so that attention is as fine as membranes
+    _base, _, _zoom = _name.rpartition("_zoom")
+    ROWS[_name] = replace(
+        ROWS[_base],
+        title=f"{ROWS[_base].title}, sections enlarged {_zoom} times",
+        config=replace(ROWS[_base].config, guide_zoom=int(_zoom)),
+    )
 GUIDED = ("random_frozen", "pretrained_frozen", "fine_tuned", "additive", "additive_random")
 
-_NATURAL = [name for name in ROWS if name.startswith("natural_")]
-for _name in ("unet", "unet_channel", "unet_longer", "sam2_only", "pretrained_frozen_longer", *GUIDED, *_NATURAL):
+_NATURAL = [name for name in ROWS if name.startswith("natural_") and name not in ZOOMED]
+_PLAIN = ("unet", "unet_channel", "unet_longer", "sam2_only", "pretrained_frozen_longer")
+for _name in (*_PLAIN, *GUIDED, *_NATURAL, *ZOOMED):
     for _sections in (5, 20):
         ROWS[f"{_name}_{_sections}"] = replace(
             ROWS[_name], title=f"{ROWS[_name].title}, {_sections} sections", sections=_sections
@@ -106,6 +115,10 @@ QUESTIONS = {  # the rows were made for these: the first of each pair is compare
     "fine-tuning the guide that knows photographs": ("natural_additive_tuned", "natural_additive"),
     "a guide that knows photographs, at equal iterations": ("natural_additive", "unet"),
     "photographs against EM, with F' = F + W_v S a": ("natural_additive", "additive"),
+    "sections enlarged twice before a guide of EM": ("additive_zoom2", "additive"),
+    "sections enlarged four times before a guide of EM": ("additive_zoom4", "additive"),
+    "sections enlarged twice before a guide of photographs": ("natural_additive_zoom2", "natural_additive"),
+    "sections enlarged four times before a guide of photographs": ("natural_additive_zoom4", "natural_additive"),
 }
 
 # The same comparison with each of SAM2.1's encoders instead of the mini one: "fine_tuned_tiny_5" and so on.

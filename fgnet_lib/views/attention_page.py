@@ -13,7 +13,6 @@ import numpy as np
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.probing import Inspector
-from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.volumes import Volume
 
 LIMIT = 3_000_000  # bytes of the file
@@ -61,7 +60,7 @@ def export_attention(volume: Volume, model: FGNet, path: str | Path) -> Path:
             {"stride": stride}
             | _quantise([section.attention[i] for section in sections])
             | _reduce([section.sam2[i] for section in sections])
-            for i, stride in enumerate(STRIDES)
+            for i, stride in enumerate(model.config.strides)
         ],
     }
     data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")  # no tag can end the script

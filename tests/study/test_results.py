@@ -335,7 +335,10 @@ def test_rows_of_two_postprocessings_are_told_apart(measured):
     assert "- version 000000ff: FGNet, pretrained encoder, fine-tuned, seed 0\n" in text
 
 
-def test_stages_of_the_shipped_model_are_shown_at_the_threshold_that_training_sections_chose(measured):
+def test_stages_of_the_shipped_model_are_shown_at_the_threshold_that_training_sections_chose(
+    measured, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(render_results, "THRESHOLDS_FILE", tmp_path / "none")
     part = [[0.5, 0.75, 0.5, 0.125], [0.75, 0.5, 0.25, 0.0625]]
     stage = {"iterations": 300, "minutes": 2.6, "threshold": 0.5, "training": part, "validation": part}
     measured["shipped"] = [made("shipped", 0, 1.0)]
@@ -344,6 +347,23 @@ def test_stages_of_the_shipped_model_are_shown_at_the_threshold_that_training_se
     chosen, at_all = render_results.draw_shipped(measured).axes
     assert [line.get_ydata()[0] for line in chosen.lines[:2]] == [1.25, 1.25]
     assert list(at_all.lines[0].get_ydata()) == [1.25, 0.75] and at_all.lines[1].get_xdata()[0] == 0.5
+
+
+def test_each_part_is_scored_where_the_others_choose(measured, monkeypatch, tmp_path):
+    """Two parts are best at 0.3 and one at 0.5: each is scored at what the other two choose."""
+    low, high = [[0.3, 0.5, 0.5, 0.2], [0.5, 1.0, 0.4, 0.3]], [[0.3, 1.5, 0.1, 0.1], [0.5, 0.5, 0.4, 0.05]]
+    file = tmp_path / "thresholds.json"
+    file.write_text(json.dumps({"shipped": {"0-19": low, "20-39": low, "40-59": high}}))
+    monkeypatch.setattr(render_results, "THRESHOLDS_FILE", file)
+    measured["shipped"] = [made("shipped", 0, 1.0)]
+    text = render_results.thresholds_section(measured)
+    assert "| 0-19 | 0.5 | 1.400 | 0.300 | 0.3 | 1.000 |" in text  # the other two: 1.3 at 0.3, 1.15 at 0.5
+    assert "| 40-59 | 0.3 | 1.600 | 0.100 | 0.5 | 0.900 |" in text
+    assert "from 0.3 to 0.5. **Together they choose 0.3**: VOI 3.000 on sections 144-183." in text
+    assert "| 0.3 | 1.200 ± 0.346 | 3.000 |" in text
+    assert [ax.get_title() for ax in render_results.draw_parts(measured).axes] == ["the shipped model"]
+    monkeypatch.setattr(render_results, "THRESHOLDS_FILE", tmp_path / "none")
+    assert render_results.thresholds_section(measured) == ""
 
 
 def test_figures_show_the_rows_that_are_measured(measured):
@@ -425,6 +445,15 @@ def test_rows_of_the_natural_guide_differ_in_what_they_are_named_after_alone():
             assert replace(tuned, title=frozen.title, frozen=True) == frozen and not tuned.frozen
     assert seeds("unet_5") == (0, 1, 2)
     assert sum(run == ("natural_only_5", 4) for run in results.list_runs()) == 1
+
+
+def test_rows_with_enlarged_sections_differ_in_that_alone():
+    for name in rows.ZOOMED:
+        base, zoom = name.split("_zoom")
+        for few in ("", "_5", "_20"):
+            row, plain = ROWS[name + few], ROWS[base + few]
+            assert row.config.guide_zoom == int(zoom) and str(zoom) in row.title
+            assert replace(row, title=plain.title, config=replace(row.config, guide_zoom=1)) == plain
 
 
 def test_what_a_difference_lets_you_claim():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from math import comb
 
 import matplotlib.pyplot as plt
 import numpy as np
-from train_mini import chosen_scores
+from train_mini import THRESHOLDS_FILE, choose_on_parts, chosen_scores
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.study.evaluation import VOLUMES
@@ -43,6 +44,7 @@ FINDINGS = (  # question, and the two rows that answer it
     ("Does what the added features know count?", "additive_5", "additive_random_5"),
     ("Is pretraining visible in A_s, which sees SAM2's features alone?", "sam2_only", "sam2_only_random"),
 )
+NOT_MEASURED = "not measured"
 MIXED = "Not all rows had the same post-processing; compare only rows of one version."
 
 HEAD = f"""# Results
@@ -64,12 +66,20 @@ difference does not rule out chance by itself, and among so many comparisons a f
 
 ![VOI against the number of labelled sections, one line per row](measured/voi_by_sections.png)
 """
+CEILING = """
+## The ceiling, published segmentations and the shipped model
+
+A crop cuts neurites that leave and come back into pieces, which no segmentation of the crop alone can join. So VOI is
+given twice: against neurons, as everywhere on these pages, and against *components*, the connected pieces of the ground
+truth, where 0 can be reached. [Lesson 05](../notebooks/05_affinities_to_neurons.ipynb) computes the ceiling.
+"""
 COMPARISONS = """
 ## All comparisons
 
 Rows are named by their keys in `ROWS`. *Equal time* means that the U-Net and the frozen FGNet trained for more
 iterations, as long as fine-tuned FGNet takes; otherwise all have equal iterations. A negative difference says that the
-first row is better.
+first row is better. VOI is that against neurons; [every row](measured/rows.md) also has VOI against components, as
+far as its runs were measured so.
 """
 DETAILS = """
 ## Details
@@ -88,8 +98,8 @@ Means ± standard deviation over seeds. Minutes are those of training on the mac
 pretraining of an encoder; peak memory is that of the whole run (of the shipped model's evaluation alone). The rows ran
 on one thread each, beside another run on the second core; the shipped model had both cores, so do not compare its
 MVox/s with theirs. *Components* is VOI against the connected pieces of the ground truth: the crop's faces cut
-neurites that leave and come back, and no segmentation of the crop alone can join those pieces. Empty: measured before
-this was.
+neurites that leave and come back, and no segmentation of the crop alone can join those pieces. Runs from before
+2026-11-28 were not measured so, and say it.
 """
 COLUMNS = (
     "row|parameters (trained)|iterations|minutes|MVox/s|peak MB|VOI split|VOI merge|VOI|ARAND|against components|seeds"
@@ -125,6 +135,18 @@ a neuron comes at a higher threshold than these sections choose.
 ![VOI of the shipped model after each stage of its training](shipped.png)
 """
 
+CROSS_VALIDATED = """
+## Is the threshold an accident of the sections that chose it?
+
+`python tools/results/thresholds.py` predicted seven parts of FIB-25's training volume as crops of their own. For each
+part, the other six choose the threshold with their least mean VOI, and the part is scored there. *Its own best* is what
+peeking would choose. Training learned from sections 0-119 and not from 120-139. Sections 144-183 chose nothing here:
+their scores are those of the table of runs, at every threshold.
+
+![VOI of the shipped model at each threshold, in every part of the training volume](thresholds.png)
+"""
+Parts = dict[str, list[list[float]]]  # sections -> a list of threshold, VOI split, VOI merge, ARAND
+
 
 def cells(runs: list[dict], volume: str = "fib25", output: str = "") -> list[str] | None:
     """VOI split, VOI merge, VOI and ARAND of the runs that have this output on this volume, None if none has."""
@@ -132,10 +154,10 @@ def cells(runs: list[dict], volume: str = "fib25", output: str = "") -> list[str
     return [summary(value) for value in values] if values[0] else None
 
 
-def against_components(runs: list[dict], output: str = "") -> str:
-    """VOI on FIB-25 against the connected pieces of the ground truth; empty where runs were not measured so."""
-    values = scores(runs, "voi_components", output=output)
-    return summary(values) if values else ""
+def against_components(runs: list[dict], volume: str = "fib25", output: str = "") -> str:
+    """VOI against the connected pieces of the ground truth, or that none of the runs was measured so."""
+    values = scores(runs, "voi_components", volume, output)
+    return summary(values) if values else NOT_MEASURED
 
 
 def table(columns: str, lines: list[list[str]]) -> str:
@@ -225,11 +247,30 @@ def comparisons_table(rows: Rows) -> str:
     return table(columns, lines)
 
 
+def ceiling_table(rows: Rows) -> str:
+    """FIB-25: the shipped model beside what it is compared with, against neurons and against their pieces."""
+    kinds = [("references", key, title) for key, title in REFERENCES.items()]
+    kinds += [(name, "", TITLES[name]) for name in ("shipped", "shipped_three_views")]
+    lines = []
+    for name, output, title in kinds:
+        if own := cells(rows.get(name, []), output=output):
+            lines.append([title, *own, against_components(rows[name], output=output)])
+    return table("sections 144-183 of FIB-25|VOI split|VOI merge|VOI|ARAND|VOI against components", lines)
+
+
 def results_page(rows: Rows) -> str:
-    """docs/results.md: one figure, the findings, one table."""
+    """docs/results.md: one figure, the findings, two tables."""
     warning = "" if len(postprocessings(rows)) < 2 else f"\n**{MIXED}** See [every row](measured/rows.md).\n"
     return (
-        HEAD + warning + findings(rows) + COMPARISONS + comparisons_table(rows) + f"\n{describe_gaps(rows)}\n" + DETAILS
+        HEAD
+        + warning
+        + findings(rows)
+        + CEILING
+        + ceiling_table(rows)
+        + COMPARISONS
+        + comparisons_table(rows)
+        + f"\n{describe_gaps(rows)}\n"
+        + DETAILS
     )
 
 
@@ -251,7 +292,7 @@ def fib25_table(rows: Rows) -> str:
     for key, title in REFERENCES.items():
         if own := cells(rows.get("references", []), output=key):
             coverage = rows["references"][0]["volumes"]["fib25"][key].get("coverage", 1)
-            cut = against_components(rows["references"], key)
+            cut = against_components(rows["references"], output=key)
             lines.append([f"{title} ({coverage:.0%} of the voxels)", *[""] * 5, *own, cut, ""])
     for name, runs in trained_rows(rows).items():
         lines.append([TITLES[name], *costs(runs), *cells(runs), against_components(runs), str(len(runs))])
@@ -286,24 +327,27 @@ def coarse_table(rows: Rows) -> str:
         if {"coarse", "refined"} <= runs[0]["thresholds"].keys():
             coarse, refined = (scores(runs, "voi", output=output) for output in ("coarse", "refined"))
             change = compare_paired_runs(refined, coarse)
-            lines.append([TITLES[name], summary(coarse), summary(refined), change, str(len(runs))])
-    columns = "row|VOI of A_s|VOI of A_r|change from A_s to A_r|runs"
+            cut = [against_components(runs, output=output) for output in ("coarse", "refined")]
+            lines.append([TITLES[name], summary(coarse), summary(refined), change, *cut, str(len(runs))])
+    columns = "row|VOI of A_s|VOI of A_r|change from A_s to A_r|A_s against components|A_r against components|runs"
     return "\n## A_s against A_r of the same runs, FIB-25\n" + table(columns, lines)
 
 
 def unseen_table(rows: Rows) -> str:
     """VOI and ARAND on the other volumes, beside the fragments that each segmentation starts from."""
     volumes = [name for name in VOLUMES if name != "fib25"]
-    heads = [f"{name}: VOI|ARAND|VOI of fragments" for name in volumes]
+    heads = [f"{name}: VOI|ARAND|VOI against components|VOI of fragments" for name in volumes]
+    kinds = [("references", key, title) for key, title in REFERENCES.items()] if "references" in rows else []
+    kinds += [(name, "", TITLES[name]) for name in trained_rows(rows)]
     lines = []
-    for name, runs in rows.items():
-        reference = name == "references"
-        line = [REFERENCES["fragments"] if reference else TITLES[name]]
+    for name, output, title in kinds:
+        runs, line = rows[name], [title]
         for volume in volumes:
-            own = cells(runs, volume, "fragments" if reference else "")
-            start = None if reference else cells(runs, volume, f"{output_of(runs[0])}_fragments")
-            line += [own[2] if own else "", own[3] if own else "", start[2] if start else ""]
-        lines.append(line)
+            own = cells(runs, volume, output)
+            start = None if output else cells(runs, volume, f"{output_of(runs[0])}_fragments")
+            cut = against_components(runs, volume, output) if own else ""
+            line += [own[2] if own else "", own[3] if own else "", cut, start[2] if start else ""]
+        lines += [line] if any(line[1:]) else []
     return f"\n{OTHERS}\n" + table("|".join(["row", *heads]), lines)
 
 
@@ -348,16 +392,96 @@ def shipped_page(rows: Rows) -> str:
         best = min(split + merge for _, split, merge, _ in stage["validation"])
         line = [f"{stage['iterations']}", f"{stage['minutes']:.0f}", f"{stage['threshold']}"]
         lines.append([*line, *(f"{number:.3f}" for number in numbers), f"{best:.3f}"])
-    beside = [["the aim", f"{AIM:.3f}", f"{AIM_ARAND:.3f}"]]
+    beside = [["the aim", f"{AIM:.3f}", f"{AIM_ARAND:.3f}", ""]]
     for title, name, output in (
         (TITLES["shipped"], "shipped", ""),
+        (TITLES["shipped_three_views"], "shipped_three_views", ""),
         (REFERENCES["ffn_filled"], "references", "ffn_filled"),
         (REFERENCES["ffn_ignored"], "references", "ffn_ignored"),
     ):
         if own := cells(rows.get(name, []), output=output):
-            beside.append([title, *own[2:]])
+            beside.append([title, *own[2:], against_components(rows[name], output=output)])
     columns = "iterations|minutes|threshold|VOI, 120-139|ARAND|VOI, 144-183|ARAND|VOI, 144-183, by peeking"
-    return SHIPPED + table(columns, lines) + table("sections 144-183|VOI|ARAND", beside)
+    stages = SHIPPED + table(columns, lines)
+    return stages + table("sections 144-183|VOI|ARAND|VOI against components", beside) + thresholds_section(rows)
+
+
+def load_parts() -> dict[str, Parts]:
+    """Scores of the shipped model on parts of the training volume, by row of the results; empty where none are here."""
+    return json.loads(THRESHOLDS_FILE.read_text("utf-8")) if THRESHOLDS_FILE.is_file() else {}
+
+
+def at_threshold(part: list[list[float]], threshold: float) -> tuple[float, float]:
+    """VOI and ARAND of a part at a threshold."""
+    _, split, merge, arand = next(line for line in part if line[0] == threshold)
+    return split + merge, arand
+
+
+def validation_curve(rows: Rows, name: str) -> dict[float, float]:
+    """VOI on sections 144-183 at each threshold, of a row's first run."""
+    return {t: split + merge for t, split, merge in rows[name][0]["volumes"]["fib25"]["refined_curve"]}
+
+
+def cross_validated(rows: Rows, name: str, parts: Parts) -> str:
+    """What each part chooses, and what all parts choose together, for one row of `load_parts`."""
+    lines, own = [], {part: choose_on_parts([scores]) for part, scores in parts.items()}
+    for part, part_scores in parts.items():
+        chosen = choose_on_parts([other for key, other in parts.items() if key != part])
+        voi, arand = at_threshold(part_scores, chosen)
+        best = at_threshold(part_scores, own[part])[0]
+        lines.append([part, f"{chosen:g}", f"{voi:.3f}", f"{arand:.3f}", f"{own[part]:g}", f"{best:.3f}"])
+    together, curve = choose_on_parts(list(parts.values())), validation_curve(rows, name)
+    used = rows[name][0]["thresholds"]["refined"]
+    columns = "sections|the others choose|VOI there|ARAND|its own best|VOI there"
+    return (
+        f"\n### {TITLES[name][0].upper()}{TITLES[name][1:]}\n"
+        + table(columns, lines)
+        + (
+            f"\nThe parts' own best thresholds are {summary(list(own.values()), 2)}, from {min(own.values()):g} to "
+            f"{max(own.values()):g}. **Together they choose {together:g}**: VOI {curve[together]:.3f} on sections "
+            f"144-183. Sections 120-139 alone chose {used:g}: VOI {curve[used]:.3f}. By peeking: "
+            f"{min(curve.values()):.3f}.\n"
+        )
+    )
+
+
+def thresholds_section(rows: Rows) -> str:
+    """How thresholds were chosen on several parts of the training volume, and the whole curves."""
+    measured = {name: parts for name, parts in load_parts().items() if name in rows}
+    if not measured:
+        return ""
+    names, lines = list(measured), []
+    for i, line in enumerate(next(iter(measured[names[0]].values()))):
+        cells_of = [f"{line[0]:g}"]
+        for name in names:
+            values = [sum(part[i][1:3]) for part in measured[name].values()]
+            cells_of += [summary(values), f"{validation_curve(rows, name)[line[0]]:.3f}"]
+        lines.append(cells_of)
+    columns = ["threshold", *(f"{TITLES[name]}: VOI of the parts|VOI, 144-183" for name in names)]
+    text = CROSS_VALIDATED + "".join(cross_validated(rows, name, parts) for name, parts in measured.items())
+    return text + "\n### The whole curves\n" + table("|".join(columns), lines)
+
+
+def draw_parts(rows: Rows) -> plt.Figure:
+    """VOI at each threshold: every part of the training volume, their mean, and sections 144-183."""
+    measured = {name: parts for name, parts in load_parts().items() if name in rows}
+    figure, axes = plt.subplots(1, max(1, len(measured)), figsize=(13, 5), sharey=True, squeeze=False)
+    for ax, (name, parts) in zip(axes[0], measured.items(), strict=False):
+        curves = {part: [(line[0], sum(line[1:3])) for line in scores] for part, scores in parts.items()}
+        for part, points in curves.items():
+            unseen = part == "120-139"
+            color, label = ("tab:orange", "sections 120-139, not learned from") if unseen else ("0.7", None)
+            ax.plot(*zip(*points, strict=True), color=color, label=label, zorder=2 + unseen)
+        ax.plot([], [], color="0.7", label="other training sections, 20 each")
+        mean = np.mean([list(zip(*points, strict=True))[1] for points in curves.values()], axis=0)
+        ax.plot([t for t, _ in points], mean, color="black", linewidth=3, label="mean of the seven parts")
+        validation = validation_curve(rows, name)
+        ax.plot(list(validation), list(validation.values()), "--", color="tab:blue", label="sections 144-183")
+        ax.axvline(choose_on_parts(list(parts.values())), color="black", linestyle=":", label="what the parts choose")
+        ax.set(title=TITLES[name], xlabel="threshold of agglomeration", ylim=(0, 2.5))
+    axes[0, 0].set_ylabel("VOI (bits)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
 
 
 def draw_thresholds(rows: Rows) -> plt.Figure:
@@ -410,6 +534,8 @@ FIGURES = {
     "measured/voi_by_threshold.png": draw_thresholds,
     "measured/shipped.png": draw_shipped,
 }
+if THRESHOLDS_FILE.is_file():
+    FIGURES["measured/thresholds.png"] = draw_parts
 
 if __name__ == "__main__":
     rows = load_rows()

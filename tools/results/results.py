@@ -36,7 +36,6 @@ from fgnet_lib.inference import predict
 from fgnet_lib.machine import choose_device, hardware
 from fgnet_lib.metrics import error_masks, evaluate, neuron_report, roc_auc, segment_report, voi
 from fgnet_lib.probing import attention_set_to
-from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.segmentation import fragments, segment, sweep
 from fgnet_lib.study.evaluation import (
@@ -182,7 +181,7 @@ def measure_attention(model: FGNet, threshold: float) -> dict:
     prediction = predict(model, volume.raw, progress=False)
     error = np.abs(prediction.refined - affinities_from_labels(widened)).mean(axis=0)
     maps: dict = {}
-    for level, (a, stride) in enumerate(zip(prediction.attention, STRIDES, strict=True), start=1):
+    for level, (a, stride) in enumerate(zip(prediction.attention, model.config.strides, strict=True), start=1):
         weights = a.repeat(stride, 1).repeat(stride, 2)[:, : volume.shape[1], : volume.shape[2]]
         maps[f"a{level}"] = {
             "auc_membrane": roc_auc(weights, widened == 0),

@@ -1,0 +1,37 @@
+"""Score the shipped model on parts of the training volume at every threshold, to choose a threshold on many crops.
+
+Adds to docs/measured/thresholds.json what is missing there, so it may be stopped and started again; remove the file to
+measure anew. tools/results/render_results.py cross-validates the parts for docs/measured/shipped.md. The validation
+part is not looked at.
+"""
+
+from __future__ import annotations
+
+import json
+
+import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wait
+
+# isort: split
+from train_mini import PARTS, THRESHOLDS_FILE, score_part
+
+from fgnet_lib.datasets import open_dataset
+from fgnet_lib.files.atomic import atomic
+from fgnet_lib.weights import load_pretrained
+
+ROWS = {"shipped": False, "shipped_three_views": True}  # row of the results -> whether it has three views
+
+
+def main() -> None:
+    model, volume = load_pretrained(), open_dataset("fib25", "train").load()
+    known = json.loads(THRESHOLDS_FILE.read_text("utf-8")) if THRESHOLDS_FILE.is_file() else {}
+    for (row, three_views), part in ((row, part) for row in ROWS.items() for part in PARTS):
+        scores = known.setdefault(row, {})
+        if part not in scores:
+            scores[part] = score_part(model, volume, part, three_views)
+            with atomic(THRESHOLDS_FILE) as file:
+                file.write_text(json.dumps(known, separators=(",", ":")), encoding="utf-8")
+            print(f"{row}: sections {part}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
