@@ -20,7 +20,7 @@ from fgnet_lib.engines.export import OPSET, TOLERANCE, Affinities, check_onnx, o
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.phantom import make_phantom
-from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES
+from fgnet_lib.sam2_encoder import MULTIPLE
 
 FORMAT = "0.5.3"  # has all that is used here, so that older readers accept it
 TESTED = (4, 64, 96)  # voxels z, y, x of the arrays in the package
@@ -74,7 +74,7 @@ def export_bioimageio(
         "tags": ["electron-microscopy", "neurons", "segmentation", "3d", "fgnet"],
         "documentation": "README.md",
         "inputs": [_describe_input(files)],
-        "outputs": [_describe_output(output, values.shape[1], files) for output, values in outputs.items()],
+        "outputs": [_describe_output(output, values.shape, files) for output, values in outputs.items()],
         "weights": {"onnx": {**_entry("model.onnx", files), "opset_version": OPSET}},
         "config": {"bioimageio": {"reproducibility_tolerance": [{"absolute_tolerance": TOLERANCE}]}},
     }
@@ -102,10 +102,10 @@ def _describe_input(files: dict[str, bytes]) -> dict[str, Any]:
     }
 
 
-def _describe_output(name: str, channels: int, files: dict[str, bytes]) -> dict[str, Any]:
-    """Describe affinities, or an attention map, whose pixels are larger than voxels."""
-    stride = STRIDES[int(name[1]) - 1] if name[1].isdigit() else 1
-    names = ["z", "y", "x"] if stride == 1 else [f"attention{i + 1}" for i in range(channels)]
+def _describe_output(name: str, shape: Sequence[int], files: dict[str, bytes]) -> dict[str, Any]:
+    """Describe affinities, or an attention map, whose pixels are mostly larger than voxels."""
+    stride, is_map = TESTED[-1] // shape[-1], name[1].isdigit()
+    names = [f"attention{i + 1}" for i in range(shape[1])] if is_map else ["z", "y", "x"]
     space = [
         {"type": "space", "id": axis, "scale": stride if axis != "z" else 1,
          "size": {"tensor_id": "raw", "axis_id": axis}}
@@ -113,7 +113,7 @@ def _describe_output(name: str, channels: int, files: dict[str, bytes]) -> dict[
     ]  # fmt: skip
     return {
         "id": name,
-        "description": f"attention at stride {stride}" if stride > 1 else "does a voxel join its predecessor?",
+        "description": f"attention at stride {stride}" if is_map else "does a voxel join its predecessor?",
         "axes": [{"type": "batch", "size": 1}, {"type": "channel", "channel_names": names}, *space],
         "data": {"type": "float32", "range": [0, 1]},
         "test_tensor": _entry(f"{name}.npy", files),
