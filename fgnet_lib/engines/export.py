@@ -133,7 +133,7 @@ def to_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]
     # exporter takes minutes where sizes are free.
     with warnings.catch_warnings(action="ignore"):
         torch.onnx.export(
-            module, tuple(inputs.values()), file,  # type: ignore[arg-type]  # the tracer takes an open file, too
+            module, tuple(inputs.values()), file,
             dynamo=False, opset_version=OPSET,
             input_names=list(inputs), output_names=list(outputs), dynamic_axes=axes,
         )  # fmt: skip
