@@ -134,6 +134,9 @@ def test_keys_hover_brush_and_a_file_of_ones_own(tmp_path):
         page.locator(".fgnet-what_if select").select_option("1")
         wait_until(page, lambda: "its change" in picture.get_attribute("alt"), "attention is not set")
         painted = page.locator(".fgnet-region input")
+        picture.scroll_into_view_if_needed()
+        box = picture.bounding_box()
+        first = [box["x"] + 0.05 * box["width"], box["y"] + 0.5 * box["height"]]
         page.mouse.move(*first)
         page.mouse.down()
         page.mouse.move(first[0] + 60, first[1] + 40, steps=8)
