@@ -12,6 +12,7 @@ from fgnet_lib.engines.export import Affinities, check_onnx, export_onnx, output
 from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
 from fgnet_lib.weights import load_pretrained
 
+pytestmark = pytest.mark.slow
 onnxruntime = pytest.importorskip("onnxruntime")
 NARROW = (8, 8, 16, 16, 16)
 CONFIGS = {
@@ -51,7 +52,6 @@ def test_sizes_can_be_fixed(tmp_path):
         check_onnx(file.read_bytes(), Affinities(model), values((4, 64, 64)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_kind_of_model_can_be_exported(name, tmp_path):
     torch.manual_seed(0)
