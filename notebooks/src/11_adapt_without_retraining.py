@@ -52,13 +52,12 @@ from fgnet_lib.augment import Augment
 from fgnet_lib.course import checks, quiz
 from fgnet_lib.datasets import fetch
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.losses import fgnet_loss
 from fgnet_lib.natural_encoder import build_natural_encoder
 from fgnet_lib.neighbours import adapters
 from fgnet_lib.neighbours.adapters import AdapterConfig
 from fgnet_lib.patches import PatchDataset
 from fgnet_lib.study import adaptation
-from fgnet_lib.training import TrainConfig, fit
+from fgnet_lib.training import TrainConfig, affinity_loss, fit
 from fgnet_lib.views import plots
 from fgnet_lib.views.tables import fold_table
 from fgnet_lib.weights import PRETRAINED
@@ -309,17 +308,11 @@ side = 64 if PROFILE == "fast" else 128
 recipe = TrainConfig((8, side, side), iterations=2000, minutes=minutes, learning_rate=2e-3, warmup=10, seed=SEED)
 recipe = replace(recipe, encoder_lr_factor=1.0, checkpoint_every=10_000)
 
-
-def loss(model, batch):
-    raw, target, mask = batch
-    return fgnet_loss(model(raw), target, mask)
-
-
 model = deepcopy(base).to(session.device)
 adapters.attach_adapters(model.encoder, CONFIG)
 adapters.train_only(model, "adapters")
 patches = PatchDataset([volume], recipe.patch, Augment(), SEED)
-history = fit(model, patches, loss, recipe, session.out_dir / f"11_{DATASET}_{PROFILE}_{SEED}_{ENCODER}")
+history = fit(model, patches, affinity_loss, recipe, session.out_dir / f"11_{DATASET}_{PROFILE}_{SEED}_{ENCODER}")
 ends = np.mean(history.loss[:5]), np.mean(history.loss[-5:])
 print(f"iterations: {len(history)}; loss {ends[0]:.3f} in the first five, {ends[1]:.3f} in the last five")
 

@@ -122,7 +122,7 @@ def test_groups_are_of_similar_channels_and_a_wide_one_is_alone():
     assert group[5] == group[6] != group[0]
     moved = group_channels(activations_of(rows), 3, alpha=1)
     z, s = moved.shift[group], moved.scale[group]
-    assert ((rows - z) / s).abs().amax() < 1.2 * ((rows - z) / s)[:, 0].abs().amax()
+    assert ((rows - z) / s).abs().amax() < 1.5 * ((rows - z) / s)[:, 0].abs().amax()
 
 
 def test_one_extreme_voxel_founds_no_group():

@@ -23,7 +23,7 @@ ROWS = {"shipped": False, "shipped_three_views": True}  # row of the results -> 
 
 def main() -> None:
     model, volume = load_pretrained(), open_dataset("fib25", "train").load()
-    known = json.loads(THRESHOLDS_FILE.read_text("utf-8")) if THRESHOLDS_FILE.is_file() else {}
+    known = json.loads(THRESHOLDS_FILE.read_text(encoding="utf-8")) if THRESHOLDS_FILE.is_file() else {}
     for (row, three_views), part in ((row, part) for row in ROWS.items() for part in PARTS):
         scores = known.setdefault(row, {})
         if part not in scores:

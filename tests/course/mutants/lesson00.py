@@ -7,7 +7,7 @@ MUTANTS = {
         ("in zip(shape, voxel_size, strict=True)]", "in zip(shape[::-1], voxel_size[::-1])]", "The order is x, y, z"),
         ("voxels * nm / 1000", "voxels", "These are numbers of voxels"),
         ("voxels * nm / 1000", "voxels / nm", "You divide where you should multiply"),
-        ("nm / 1000", "(nm + 8) / 1000", "Not all three sizes"),
+        ("nm / 1000", "nm / 100", "Not all three sizes"),
         ("nm / 1000", "nm // 1000", "You round down"),
         ("voxels * nm / 1000", "round(voxels * nm / 1000)", "You round, but"),
         ("zip(shape, voxel_size", "zip(shape, voxel_size[::-1]", "the voxels along z by the voxel size along x"),

@@ -37,7 +37,7 @@ MUTANTS = {
             "count neighbours in the sections above",
         ),
         ("window = (1, 3, 3)", "window = (1, 1, 1)", "No border has become wider"),
-        ("np.where(border, 0, labels)", "labels + 1", "labels that the input does not have"),
+        ("np.where(border, 0, labels)", "np.where(border, 99, labels)", "labels that the input does not have"),
         ("np.where(border, 0, labels)", "np.where(border, labels, 0)", "You keep the borders"),
         ("np.where(border, 0, labels)", "np.where(border, 4, labels)", "some voxels did neither"),
         (
