@@ -6,8 +6,10 @@ PyTorch's any more, so `predict` never chooses this by itself; docs/measured/eng
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +62,7 @@ def _to_8_bits(content: bytes, inputs: Iterable[dict[str, np.ndarray]]) -> bytes
     """Quantise one part, with a scale for each channel of the weights."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    with tempfile.TemporaryDirectory() as folder:  # onnxruntime reads and writes files
+    with tempfile.TemporaryDirectory() as folder, _without_advice():  # onnxruntime reads and writes files
         file, quantised = Path(folder) / "part.onnx", Path(folder) / "part_int8.onnx"
         file.write_bytes(content)
         quantize_static(
@@ -70,3 +72,13 @@ def _to_8_bits(content: bytes, inputs: Iterable[dict[str, np.ndarray]]) -> bytes
             extra_options={"MatMulConstBOnly": True},  # weights, but not products of two activations
         )  # fmt: skip
         return quantised.read_bytes()
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep warnings out of the output: onnxruntime advises to simplify the graph first, for speed alone."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
