@@ -98,6 +98,7 @@ def _describe_input(files: dict[str, bytes]) -> dict[str, Any]:
         "preprocessing": [
             {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}},
             {"id": "scale_linear", "kwargs": {"gain": 1 / 255}},
+            {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}},  # or the format adds one of uint8 at the end
         ],
         "test_tensor": _entry("raw.npy", files),
     }
