@@ -28,14 +28,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgnet_lib.channel_norm import ChannelNorm
 from fgnet_lib.machine import ThinConv3d
 from fgnet_lib.natural_encoder import NaturalEncoder, build_natural_encoder
+from fgnet_lib.residual_blocks import Norm, residual_blocks
 from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES, Sam2Encoder, build_encoder
 
 AttentionForm = Literal["residual", "plain", "per_channel", "additive"]
 ZOOMS = (1, 2, 4)  # how many times sections may be enlarged for the guide
-Norm = Literal["group", "channel"]
 
 
 @dataclass(frozen=True)
@@ -98,48 +97,6 @@ class FGNetOutput(NamedTuple):
     attention: tuple[Tensor, ...]  # each (B, 1 or C, D, h, w), values in [0, 1]
 
 
-def _norm(norm: Norm, channels: int) -> nn.Module:
-    return ChannelNorm(channels) if norm == "channel" else nn.GroupNorm(4, channels)
-
-
-class DWBlock(nn.Module):
-    """Depthwise 3x3x3, normalise, widen, GELU, narrow, add the input. The name is the paper's, the inside ours."""
-
-    def __init__(self, channels: int, expand: int = 2, norm: Norm = "group") -> None:
-        super().__init__()
-        self.depthwise = nn.Conv3d(channels, channels, 3, padding=1, groups=channels)
-        self.norm = _norm(norm, channels)
-        self.widen = nn.Conv3d(channels, expand * channels, 1)
-        self.narrow = nn.Conv3d(expand * channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x_mixed = self.norm(self.depthwise(x))  # (B, C, D, h, w)
-        x_mixed = F.gelu(self.widen(x_mixed))  # (B, 2C, D, h, w)
-        return x + self.narrow(x_mixed)  # (B, C, D, h, w)
-
-
-class DenseBlock(nn.Module):
-    """Dense 3x3x3, normalise, GELU, mix, add the input. Ours, after EfficientNetV2's fused blocks (Tan and Le 2021).
-
-    Where channels are few, a dense convolution costs less time than a depthwise one, which computes little for each
-    number it moves, and sees more.
-    """
-
-    def __init__(self, channels: int, norm: Norm = "group") -> None:
-        super().__init__()
-        self.dense = ThinConv3d(channels, channels, 3, padding=1)
-        self.norm = _norm(norm, channels)
-        self.mix = nn.Conv3d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.mix(F.gelu(self.norm(self.dense(x))))  # (B, C, D, h, w) all along
-
-
-def _blocks(widths: Sequence[int], dense_levels: int, norm: Norm) -> list[nn.Module]:
-    """One block per level, finest first."""
-    return [DenseBlock(c, norm) if i < dense_levels else DWBlock(c, norm=norm) for i, c in enumerate(widths)]
-
-
 class FeatureGuidedAttention(nn.Module):
     """a = sigmoid(W_a ReLU(W_s S + W_f F)); F' = F + F * a. Ours, within the paper's addition and multiplication."""
 
@@ -174,7 +131,7 @@ class FineGrainedEncoder(nn.Module):
         self.stem = nn.Conv3d(1, widths[0], (1, 5, 5), padding=(0, 2, 2))
         steps = [ThinConv3d(a, b, (1, 2, 2), stride=(1, 2, 2)) for a, b in zip(widths, widths[1:], strict=False)]
         self.downs = nn.ModuleList([nn.Identity(), *steps])  # nothing at level 0, so that an index is a level
-        self.blocks = nn.ModuleList([nn.Identity(), *_blocks(widths, config.dense_levels, config.norm)[1:]])
+        self.blocks = nn.ModuleList([nn.Identity(), *residual_blocks(widths, config.dense_levels, config.norm)[1:]])
         self.guided_from = config.strides[0].bit_length() - 1  # level 2 for strides 4, 8, 16
         pairs = zip(guide_channels, widths[self.guided_from :], strict=False)
         self.guides = nn.ModuleList(FeatureGuidedAttention(s, c, config.attention) for s, c in pairs)
@@ -199,7 +156,7 @@ class AffinityDecoder(nn.Module):
     def __init__(self, widths: tuple[int, ...], dense_levels: int = 0, norm: Norm = "group") -> None:
         super().__init__()
         self.ups = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
-        self.blocks = nn.ModuleList(_blocks(widths[:-1], dense_levels, norm))
+        self.blocks = nn.ModuleList(residual_blocks(widths[:-1], dense_levels, norm))
         self.head = nn.Conv3d(widths[0], 3, 1)
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:

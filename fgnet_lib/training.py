@@ -104,10 +104,10 @@ def train(
     """
     dataset = PatchDataset(volumes, config.patch, Augment(), config.seed, config.weights)
     model.freeze_encoder(config.freeze_encoder)
-    return fit(model, dataset, affinity_loss, config, out_dir, on_step)
+    return fit(model, dataset, patch_loss, config, out_dir, on_step)
 
 
-def affinity_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def patch_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Compute the loss of a batch of raw, target affinities and mask, as `PatchDataset` gives them."""
     raw, target, mask = batch
     return fgnet_loss(model(raw), target, mask)

@@ -57,7 +57,7 @@ from fgnet_lib.neighbours import adapters
 from fgnet_lib.neighbours.adapters import AdapterConfig
 from fgnet_lib.patches import PatchDataset
 from fgnet_lib.study import adaptation
-from fgnet_lib.training import TrainConfig, affinity_loss, fit
+from fgnet_lib.training import TrainConfig, fit, patch_loss
 from fgnet_lib.views import plots
 from fgnet_lib.views.tables import fold_table
 from fgnet_lib.weights import PRETRAINED
@@ -312,7 +312,7 @@ model = deepcopy(base).to(session.device)
 adapters.attach_adapters(model.encoder, CONFIG)
 adapters.train_only(model, "adapters")
 patches = PatchDataset([volume], recipe.patch, Augment(), SEED)
-history = fit(model, patches, affinity_loss, recipe, session.out_dir / f"11_{DATASET}_{PROFILE}_{SEED}_{ENCODER}")
+history = fit(model, patches, patch_loss, recipe, session.out_dir / f"11_{DATASET}_{PROFILE}_{SEED}_{ENCODER}")
 ends = np.mean(history.loss[:5]), np.mean(history.loss[-5:])
 print(f"iterations: {len(history)}; loss {ends[0]:.3f} in the first five, {ends[1]:.3f} in the last five")
 

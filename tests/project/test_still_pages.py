@@ -74,3 +74,8 @@ def test_an_html_file_is_framed_where_a_cell_says_that_it_wrote_it(tmp_path, pag
     framed = f'<div class="{kind}"><iframe src="files/made.html" loading="lazy" title="{title}"></iframe></div>'
     assert texts(printing).strip() == framed
     assert "127.0.0.1" not in texts(other) and (framed in texts(other)) == (kind == "scene")
+
+
+def test_a_word_of_megabytes_takes_no_time(tmp_path):
+    (printing,) = still(tmp_path, [new_output("stream", text="x" * 3_000_000)])
+    assert texts(printing) == ""  # with a pattern that tries every beginning, this line would come after hours

@@ -97,7 +97,7 @@ def test_every_window_is_computed_and_every_section_of_a_tile_encoded_once(
     raw = np.random.default_rng(0).integers(1, 255, shape, np.uint8)
     source = Source(write_volume(Volume(raw, ISOTROPIC), folder / "raw.zarr"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Network, "model", lambda network: model)
+        patch.setattr(Network, "model", lambda network, windows: model)
         network, grid = Network(tile=(4, 64, 64), overlap=overlap), Grid(shape, block)
         decode = Decode(folder, grid, Encode(folder, grid, source, network))
         for step in (*decode.steps(), Blend(folder, grid, source, network, decode)):

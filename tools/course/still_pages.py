@@ -15,7 +15,7 @@ from nbformat.v4 import new_output
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
-PROGRESS = re.compile(r"\d+%\|")
+PROGRESS = re.compile(r"\d%\|")
 SERVER = "//127.0.0.1"  # a viewer that only this machine has
 FOR_PHONES = "width=device-width"  # a page that says this fits a narrow screen by itself
 FRAME = '<div class="{kind}"><iframe src="{address}" loading="lazy" title="{title}"></iframe></div>'
@@ -91,7 +91,8 @@ def has_picture(cell: NotebookNode) -> bool:
 def written_pages(cell: NotebookNode, results: Path) -> list[Path]:
     """The HTML files in the results of a lesson that a cell says it wrote."""
     text = "".join(str(output.get("text", "")) for output in cell.outputs)
-    return [results / name for name in re.findall(r"[\w-]+\.html", text) if (results / name).is_file()]
+    names = re.findall(r"(?<![\w-])[\w-]+\.html", text)  # from a word's beginning, or a long word would take hours
+    return [results / name for name in names if (results / name).is_file()]
 
 
 def embed(path: Path, address: Address) -> str:

@@ -55,7 +55,7 @@ from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_
 from fgnet_lib.study.rows import SHIPPED
 from fgnet_lib.study.runs import add_runs, read_runs
 from fgnet_lib.study.statistics import summary
-from fgnet_lib.training import affinity_loss, fit
+from fgnet_lib.training import fit, patch_loss
 from fgnet_lib.weights import PRETRAINED
 
 PAGE = REPOSITORY / "docs" / "measured" / "adaptation.md"
@@ -106,7 +106,7 @@ def train_adapted(name: str, sections: int, seed: int) -> tuple[FGNet, dict[str,
     dataset = PatchDataset([volume], config.patch, Augment(), config.seed)
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        history = fit(model, dataset, affinity_loss, config, folder)
+        history = fit(model, dataset, patch_loss, config, folder)
     return model, {
         "trained": count_trained(model),
         "core_seconds": round(time.process_time() - started, 1),
