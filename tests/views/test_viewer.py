@@ -477,11 +477,11 @@ def test_browser_shows_each_thing_in_its_place(volume, page):
         layer: screenshot(page, view.viewer, {layer}, "xy", f"viewer-{layer.replace(' ', '-')}")
         for layer in ("raw", "A_r", "attention a1", "splits", "merges")
     }
-    # one screen pixel is one voxel of the finest axis, x: y has two; the view is centred on (30, 40)
+    # one screen pixel is one voxel of the finest axis, x: y has two; the view is centred on the middle of the voxel (30, 40)
     gray = pictures["raw"]
     middle, size = center(gray.min(-1) > 0.9)
     assert np.allclose(size, (8, 4), atol=1)
-    assert np.allclose(middle - np.array(gray.shape[:2]) / 2, ((10 - 30) * 2, 34 - 40), atol=1)
+    assert np.allclose(middle - np.array(gray.shape[:2]) / 2, ((10 - 30.5) * 2, 34 - 40.5), atol=1)
     red, warm, blue, orange = (pictures[layer] for layer in ("A_r", "attention a1", "splits", "merges"))
     for shown in (
         red[..., 0] - red[..., 1] > 0.3,
