@@ -364,7 +364,7 @@ def test_neuroglancer_shows_the_folder(tmp_path):
         gray = screenshot(page, viewer, {"raw"}, "xy", "precomputed-raw")
         middle, size = center(gray.min(-1) > 0.9)
         assert np.allclose(size, (8, 4), atol=1)
-        assert np.allclose(middle - np.array(gray.shape[:2]) / 2, ((10 - 30) * 2, 34 - 40), atol=1)
+        assert np.allclose(middle - np.array(gray.shape[:2]) / 2, ((10 - 30.5) * 2, 34 - 40.5), atol=1)
         assert_box_in_3d(page, viewer, "neurons", "precomputed-3d")
         assert watch.problems == []
         assert watch.outside == []

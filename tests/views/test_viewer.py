@@ -477,7 +477,7 @@ def test_browser_shows_each_thing_in_its_place(volume, page):
         layer: screenshot(page, view.viewer, {layer}, "xy", f"viewer-{layer.replace(' ', '-')}")
         for layer in ("raw", "A_r", "attention a1", "splits", "merges")
     }
-    # one screen pixel is one voxel of the finest axis, x: y has two; the view is centred on the middle of the voxel (30, 40)
+    # one screen pixel is one voxel of the finest axis, x: y has two; centred on the middle of the voxel (30, 40)
     gray = pictures["raw"]
     middle, size = center(gray.min(-1) > 0.9)
     assert np.allclose(size, (8, 4), atol=1)
