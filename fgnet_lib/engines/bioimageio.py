@@ -25,7 +25,6 @@ from fgnet_lib.sam2_encoder import MULTIPLE
 
 FORMAT = "0.5.3"  # has all that is used here, so that older readers accept it
 TESTED = (4, 64, 96)  # voxels z, y, x of the arrays in the package
-REPOSITORY = "https://github.com/fgnet-tutorials/fgnet-tutorials"
 CITE = [
     {"text": "Li et al., Leveraging Feature-Guided Attention to Refine SAM2 for 3D EM Neuron Segmentation, AAAI 2026",
      "doi": "10.1609/aaai.v40i8.37606"},
@@ -71,7 +70,6 @@ def export_bioimageio(
         "authors": [{"name": author} for author in authors or ("The FGNet Tutorials developers",)],
         "cite": CITE,
         "license": licence,
-        "git_repo": REPOSITORY,
         "tags": ["electron-microscopy", "neurons", "segmentation", "3d", "fgnet"],
         "documentation": "README.md",
         "inputs": [_describe_input(files)],

@@ -63,7 +63,7 @@ if (!window.fgnetListens) {
     const box = picture.getBoundingClientRect(), at = position(picture, event), over = panelAt(picture, at);
     remove("fgnet-mark");
     for (const panel of about(picture).panels) {
-      if (!over || panel[4] !== over[4] || (panel === over && !panel[5])) continue;
+      if (!over || panel[4] !== over[4] || (`${panel}` === `${over}` && !panel[5])) continue;
       const side = panel[5] ? 2 * panel[5] * box.width : 14;
       const x = box.left + box.width * (panel[0] + (at[0] - over[0]) / over[2] * panel[2]);
       const y = box.top + box.height * (panel[1] + (at[1] - over[1]) / over[3] * panel[3]);
