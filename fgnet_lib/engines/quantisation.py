@@ -1,7 +1,7 @@
 """A model whose convolutions compute in integers of 8 bits: faster on processors with instructions for it (VNNI, AMX).
 
 Scales come from calibration: the values that the layers have on sections of the training data. The affinities are not
-PyTorch's any more, so `predict` never chooses this by itself; docs/measured/engines.md says what it costs in VOI.
+PyTorch's any more, so `predict` never chooses this by itself; tools/benchmarks/measure_engines.py measures its VOI.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ QUESTIONS = {  # the first of each pair is compared with the second
 
 
 def adaptation_training(method: Method, seed: int) -> TrainConfig:
-    """Declare the recipe of a method: that of lesson 07's rows, except for iterations and the encoder's rate."""
+    """Declare the recipe of a method: lesson 07's with a shorter warm-up and average, since its runs are shorter."""
     return TrainConfig(
         patch=(8, 128, 128),
         iterations=method.iterations,
