@@ -113,6 +113,7 @@ def test_an_exercise_that_does_not_fit_together_is_refused(tmp_path, old, new, c
         build_notebooks.build(source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_no_solution_leaks_into_the_student_version(name):
     student = {line.strip() for cell in read(name).cells for line in cell.source.splitlines()}

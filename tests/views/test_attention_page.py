@@ -48,6 +48,7 @@ def stored(text: str, type_: type) -> np.ndarray:
 # --- what the file holds ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_attention_is_stored_to_less_than_half_a_percent_of_its_range(volume, model, content):
     inspector = Inspector(model, volume.raw)
     assert content["shape"] == list(volume.shape) and len(content["em"]) == 5
@@ -68,6 +69,7 @@ def test_dot_products_of_what_is_stored_are_sam2s_similarities(volume, model, co
         assert np.abs(errors).mean() < 0.08 and 0 < level["error"] < 0.08
 
 
+@pytest.mark.slow
 def test_a_large_volume_is_cut_to_its_middle_and_to_the_limit(model, tmp_path, monkeypatch):
     monkeypatch.setattr(attention_page, "SIDE", 96)
     monkeypatch.setattr(attention_page, "LIMIT", 120_000)
