@@ -586,8 +586,8 @@ def show_patch(ax, index, title):
     plots.show_section(
         ax, tissue.raw[section, top:, left:][: 3 * side, : 3 * side], None, tissue.voxel_size, title=title
     )
-    place = corner[1] - left - 0.5, corner[0] - top - 0.5
-    ax.add_patch(plt.Rectangle(place, side, side, fill=False, color="red", linewidth=2))
+    start = corner[1] - left - 0.5, corner[0] - top - 0.5
+    ax.add_patch(plt.Rectangle(start, side, side, fill=False, color="red", linewidth=2))
 
 
 asked = int(np.flatnonzero((kinds[query] == ORGANELLES.index("mitochondrion")) & same_kind.any(axis=1))[0])

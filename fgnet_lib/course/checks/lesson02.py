@@ -99,7 +99,7 @@ def fine_stride(answer: Callable[[float, float], int]) -> None:
             raise Hint(f"There is a coarser stride that is {equal}, {words}")
 
 
-RANKS = np.array([4, 0, 6, 3, 1, 7, 2, 5])  # a gallery of eight patches, the most similar first
+RANKS = np.array([2, 6, 0, 5, 3, 1, 7, 4])  # a gallery of eight patches, the most similar first
 RELEVANT = np.isin(np.arange(8), (0, 3, 5, 6))
 
 
