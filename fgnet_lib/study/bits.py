@@ -31,6 +31,14 @@ JUDGED_ON = {  # volume -> its name for readers, and the largest crop that a cel
 }
 OUTPUTS = {"refined": "A_r", "coarse": "A_s"}
 ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+ENGINE_HEADS = [
+    "engine",
+    *(f"VOI, {title}" for title, _ in JUDGED_ON.values()),
+    "change on FIB-25",
+    "MB",
+    "seconds",
+    "of those with 32 bits",
+]
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,28 @@ def bits_answer(table: dict[str, Any], question: Question, volume: str, output: 
     above = "higher" if difference > 0 else "lower"
     came = ("came" if above == question.expected else "did not come") if abs(difference) >= 0.0005 else "no difference"
     return [summary(first), summary(second), f"{difference:+.3f}", p, came]
+
+
+def engine_rows(table: dict[str, Any]) -> list[list[str]]:
+    """Write what an engine makes of the whole model with 32 and with 8 bits, a row each, below `ENGINE_HEADS`.
+
+    Returns:
+        Of each: name and bits, VOI of A_r on each whole volume, mean change of an affinity on FIB-25, MB, seconds of
+        one core for all volumes, and their ratio to those with 32 bits; means ± spread over calibrations.
+    """
+    rows = []
+    for engine, name in ENGINES.items():
+        runs = [table["engines"][f"{engine} {seed}"] for seed in SEEDS if f"{engine} {seed}" in table["engines"]]
+        for bits in ("32 bits", "8 bits") if runs else ():
+            volumes = [run[bits]["volumes"] for run in runs]
+            vois = [[_score(of[volume], "voi") for of in volumes if volume in of] for volume in JUDGED_ON]
+            written = [summary(values) if values else "" for values in vois]
+            changes = summary([of["fib25"]["change"] for of in volumes], 4)
+            seconds = [run[bits]["core_seconds"] for run in runs]
+            ratios = [run[bits]["core_seconds"] / run["32 bits"]["core_seconds"] for run in runs]
+            size = f"{runs[0][bits]['megabytes']:.2f}"
+            rows.append([f"{name}, {bits}", *written, changes, size, summary(seconds, 0), summary(ratios, 2)])
+    return rows
 
 
 def describe_unmeasured(table: dict[str, Any]) -> str:

@@ -513,7 +513,7 @@ def against_parameters(ax: Axes, rows: Mapping[str, tuple[int, Mapping[int, Sequ
 
 def bits_figure(
     rows: Mapping[str, Mapping[str, tuple[float, Mapping[str, Mapping[str, Sequence[float]]]]]],
-) -> plt.Figure:
+) -> Figure:
     """Draw VOI (bits) against the bits that a network's numbers have: a panel for each network and volume.
 
     Squares are means, bars standard deviations, small dots single runs; a dashed line is the network with 32 bits.
@@ -529,7 +529,7 @@ def bits_figure(
         for ax, (volume, (exact, methods)) in zip(axes[number], volumes.items(), strict=True):
             _bits_panel(ax, exact, methods)
             ax.set_title(volume if number == 0 else "")
-        axes[number, 0].set_ylabel(f"{network}\nVOI (bits)")
+        axes[number, 0].set_ylabel(network.replace(", ", ",\n") + "\nVOI (bits)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     return figure
 
@@ -544,6 +544,7 @@ def _bits_panel(ax: Axes, exact: float, methods: Mapping[str, Mapping[str, Seque
         for at, values in zip(x, widths.values(), strict=True):
             ax.plot([at] * len(values), values, ".", color=bars[0].get_color(), markersize=4, alpha=0.6)
         ax.set_xticks(range(len(widths)), list(widths))
+    ax.set_ylim(bottom=0)  # so that a small change looks small
 
 
 def loss_curve(ax: Axes, steps: Sequence[int], losses: Sequence[float], label: str = "training") -> Axes:

@@ -18,8 +18,8 @@ CELLS = [Cell("planted", "min_max", "W4A4"), Cell("trained", "min_max", "W4A4")]
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """Two cells and one engine, judged on a phantom in the place of FIB-25; the table and its page in a folder."""
-    volume = make_phantom((6, 96, 128), seed=0)
-    monkeypatch.setattr(measure_bits, "JUDGED_ON", {"fib25": ("a phantom", (4, 64, 96))})
+    volume = make_phantom((4, 64, 96), seed=0)
+    monkeypatch.setattr(measure_bits, "JUDGED_ON", {"fib25": ("a phantom", (4, 64, 64))})
     monkeypatch.setattr(measure_bits, "open_dataset", lambda name, part: volume)
     monkeypatch.setattr(measure_bits, "cut_training", lambda shape, count, seed: [volume.raw[:4, :64, :64]] * count)
     monkeypatch.setattr(measure_bits, "list_cells", lambda: CELLS)
@@ -47,7 +47,7 @@ def test_what_is_missing_is_measured_and_not_done_again(small, capsys):
     assert engine["8 bits"]["megabytes"] < engine["32 bits"]["megabytes"] / 2
     assert engine["32 bits"]["volumes"]["fib25"]["change"] == 0 < engine["8 bits"]["volumes"]["fib25"]["change"] < 0.1
     page = (small / "bits.md").read_text(encoding="utf-8")
-    assert page == measure_bits.page() and "| ONNX Runtime | 8 bits |" in page
+    assert page == measure_bits.page() and "| ONNX Runtime, 8 bits |" in page
 
 
 def test_crops_are_cut_from_the_middle_and_by_seed(monkeypatch):
@@ -106,7 +106,7 @@ def test_a_panel_shows_the_cells_of_its_network_and_volume():
     assert lines["32 bits"].get_ydata()[0] == 1.0
     bars = figure.axes[0].containers[0]
     assert bars.get_label() == "min-max" and bars[0].get_ydata()[-1] == pytest.approx(1.1)
-    assert figure.axes[0].get_ylabel().startswith("the encoder, as trained") and figure.axes[1].get_title() == "gala"
+    assert figure.axes[0].get_ylabel().startswith("the encoder,\nas trained") and figure.axes[1].get_title() == "gala"
     plots.plt.close(figure)
 
 

@@ -37,6 +37,7 @@ from fgnet_lib.neighbours.quantisation import Recipe, megabytes, plant_outliers,
 from fgnet_lib.segmentation import segment
 from fgnet_lib.study.bits import (
     BITS,
+    ENGINE_HEADS,
     ENGINES,
     JUDGED_ON,
     METHODS,
@@ -50,6 +51,7 @@ from fgnet_lib.study.bits import (
     bits_scores,
     bits_sizes,
     describe_unmeasured,
+    engine_rows,
     exact_score,
     list_cells,
     read_bits,
@@ -298,24 +300,9 @@ def answers_table(rows: dict[str, Any]) -> list[str]:
 
 def engines_table(rows: dict[str, Any]) -> list[str]:
     """What the engines make of 8 bits: VOI on whole volumes, MB, seconds."""
-    lines = []
-    for engine, name in ENGINES.items():
-        runs = [rows["engines"][f"{engine} {seed}"] for seed in SEEDS if f"{engine} {seed}" in rows["engines"]]
-        for bits in ("32 bits", "8 bits") if runs else ():
-            vois = [
-                summary([sum(run[bits]["volumes"][volume][key] for key in ("voi_split", "voi_merge")) for run in runs])
-                if volume in runs[0][bits]["volumes"]
-                else ""
-                for volume in JUDGED_ON
-            ]
-            changes = summary([run[bits]["volumes"]["fib25"]["change"] for run in runs], 4)
-            ratios = summary([run[bits]["core_seconds"] / run["32 bits"]["core_seconds"] for run in runs], 2)
-            seconds = summary([run[bits]["core_seconds"] for run in runs], 0)
-            lines.append([name, bits, *vois, changes, f"{runs[0][bits]['megabytes']:.2f}", seconds, ratios])
-    titles = [f"VOI, {title}" for title, _ in JUDGED_ON.values()]
-    heads = ["engine", "bits", *titles, "change on FIB-25", "MB", "seconds", "seconds / those of 32 bits"]
+    lines = engine_rows(rows)
     written = WHOLE_NUMBERS.format(windows=WINDOWS, window=" x ".join(map(str, WINDOW)))
-    return [written, *table(heads, lines)] if lines else []
+    return [written, *table(ENGINE_HEADS, lines)] if lines else []
 
 
 def describe_runs(rows: dict[str, Any]) -> str:
@@ -355,6 +342,7 @@ def draw_figures() -> None:
     plots.style()
     for output, path in FIGURES.items():
         figure = plots.bits_figure(bits_panels(read_bits(BITS), output))
+        figure.suptitle(f"VOI of {OUTPUTS[output]}")
         with atomic(path) as part:
             figure.savefig(part, dpi=80, format="png", pil_kwargs={"optimize": True})
 
