@@ -530,6 +530,8 @@ def bits_figure(
             _bits_panel(ax, exact, methods)
             ax.set_title(volume if number == 0 else "")
         axes[number, 0].set_ylabel(network.replace(", ", ",\n") + "\nVOI (bits)")
+    for ax in axes[0]:
+        ax.set_ylim(bottom=0)  # after all is drawn; so that a small change looks small
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     return figure
 
@@ -544,7 +546,6 @@ def _bits_panel(ax: Axes, exact: float, methods: Mapping[str, Mapping[str, Seque
         for at, values in zip(x, widths.values(), strict=True):
             ax.plot([at] * len(values), values, ".", color=bars[0].get_color(), markersize=4, alpha=0.6)
         ax.set_xticks(range(len(widths)), list(widths))
-    ax.set_ylim(bottom=0)  # so that a small change looks small
 
 
 def loss_curve(ax: Axes, steps: Sequence[int], losses: Sequence[float], label: str = "training") -> Axes:

@@ -358,8 +358,9 @@ plt.show()
 # ### Measured: three calibrations, four volumes
 #
 # `make bits` does the same with three crops for calibration, on four volumes, and with the whole model rounded as well.
-# First the affinities $A_s$, which come from the encoder alone. Squares are means over the calibrations, bars their
-# spread, and the dashed line is the model with 32 bits. Below each width you read the MB of what was rounded.
+# The line below says what of it is measured. First come the affinities $A_s$, from the encoder alone. Squares are means
+# over the calibrations, bars their spread, and the dashed line is the model with 32 bits. Below each width you read the
+# MB of what was rounded.
 
 # %%
 from fgnet_lib.study import bits as measured
@@ -397,8 +398,8 @@ assert mean_voi("whole", "min_max", "refined")[0] > mean_voi("planted", "min_max
 
 # %% [markdown]
 # **What to see.** Begin with $A_s$. In the upper row hardly anything happens: the encoder as trained bears 4 bits by
-# every method, at a seventh of its size. In the middle row two planted channels in each norm ruin it as soon as
-# activations have 4 bits. The percentile repairs little of that, because it clips what the wide channels carry.
+# every method, at a seventh of its size. In the middle row two planted channels in each norm cost something with 8 bits
+# and ruin everything with 4. The percentile repairs little of that, because it clips what the wide channels carry.
 # SmoothQuant and groups both come back to the dashed line.
 #
 # Then look for the same catastrophe in $A_r$. There is none: the encoder's features are ruined, and $A_r$ hardly loses a
@@ -407,11 +408,11 @@ assert mean_voi("whole", "min_max", "refined")[0] > mean_voi("planted", "min_max
 # and the decoders are rounded as well. Most of their convolutions look at several voxels, and the library folds no shift
 # and scale into those, so all four methods round them by a range alone.
 #
-# On AC4 and CREMI B the lines of $A_r$ wander up and down. Do not read gains into that: these crops are small, and one
-# merge more or less moves VOI by a tenth of a bit.
+# On AC4 and CREMI B the lines of $A_r$ wander up and down. Do not read gains into that: these crops are small, and VOI
+# jumps with every large merge that appears or disappears.
 #
-# The same as questions. *p* is counted by permutation, as in lesson 07; with three runs of each it cannot be less than
-# 0.10. The last column says whether what we expected before measuring came.
+# Here are the same runs as questions. *p* is counted by permutation, as in lesson 07; with three runs of each it cannot be
+# less than 0.10. The last column says whether the difference has the sign that we had expected.
 
 # %%
 groups = {}
@@ -424,9 +425,9 @@ fold_table(["question", "VOI of the first", "of the second", "difference", "p", 
 # %% [markdown]
 # **What we expected, and did not get.** We expected 4 bits to cost neurons even without planted outliers; this small
 # encoder bears them. We expected groups to beat SmoothQuant, since they also shift and learn; both repair what was
-# planted, so there is little left to beat. And we expected ruined features to ruin $A_r$. None of this says what happens
-# in SAM's own encoder, which is much larger.
-# [bits.md](../docs/measured/bits.md) has every number, with what each question compares.
+# planted, so there is little left to beat. And we expected ruined features to ruin $A_r$. None of this says what
+# happens in SAM's own encoder, which is much larger. [bits.md](../docs/measured/bits.md) has every number, with what
+# each question compares.
 #
 # ## 7 · Whole numbers at work
 #

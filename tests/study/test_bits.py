@@ -104,6 +104,7 @@ def test_a_panel_shows_the_cells_of_its_network_and_volume():
     assert len(figure.axes) == len(bits.NETWORKS) * len(JUDGED_ON)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert lines["32 bits"].get_ydata()[0] == 1.0
+    assert all(ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 1.5 for ax in figure.axes), "no line is cut off"
     bars = figure.axes[0].containers[0]
     assert bars.get_label() == "min-max" and bars[0].get_ydata()[-1] == pytest.approx(1.1)
     assert figure.axes[0].get_ylabel().startswith("the encoder,\nas trained") and figure.axes[1].get_title() == "gala"

@@ -44,6 +44,7 @@ from fgnet_lib.study.bits import (
     NETWORKS,
     OUTPUTS,
     QUESTIONS,
+    SEEDS,
     WIDTHS,
     Cell,
     bits_answer,
@@ -58,7 +59,6 @@ from fgnet_lib.study.bits import (
     run_name,
 )
 from fgnet_lib.study.evaluation import VOLUMES, predict_rescaled
-from fgnet_lib.study.rows import SEEDS
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.views import plots
 from fgnet_lib.volumes import Volume
