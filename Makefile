@@ -73,7 +73,7 @@ lint: env  ## ruff and mypy
 	$(BIN)/mypy
 
 # Two tests at a time, a module's tests in one process: many wait for a browser, and modules share what is slow to make.
-check: lint  ## linters and the fast tests, before every commit (three minutes; names the slowest tests)
+check: lint  ## linters and the fast tests, before every commit (a minute and a half on two cores; names the slowest tests)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" --durations 5
 
 test: chromium runtime lint  ## linters and all tests: lessons run, a browser opens, processes are killed
@@ -95,6 +95,7 @@ bits: env  ## measure bits against VOI, what is missing of docs/measured/bits.md
 bench: env  ## measure where the time goes, to docs/measured/bench.md (half an hour, nothing else running; what blocks do to VOI: tools/benchmarks/bench_blocks.py accuracy perfect)
 	$(BIN)/python tools/benchmarks/bench.py
 	$(BIN)/python tools/benchmarks/bench_blocks.py
+	$(BIN)/python tools/benchmarks/measure_engines.py
 
 picture: env  ## draw the picture of the README
 	$(BIN)/python tools/course/draw_overview.py
