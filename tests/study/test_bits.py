@@ -5,7 +5,7 @@ from __future__ import annotations
 import measure_bits
 import numpy as np
 import pytest
-import torch
+from helpers.packages import need
 
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study import bits
@@ -33,7 +33,7 @@ def small(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("onnxruntime" not in measure_bits.installed_engines(), reason="ONNX Runtime is not installed")
+@need("onnx", "onnxruntime")
 def test_what_is_missing_is_measured_and_not_done_again(small, capsys):
     for _ in range(2):
         measure_bits.measure_missing(60)
@@ -109,12 +109,6 @@ def test_a_panel_shows_the_cells_of_its_network_and_volume():
     assert bars.get_label() == "min-max" and bars[0].get_ydata()[-1] == pytest.approx(1.1)
     assert figure.axes[0].get_ylabel().startswith("the encoder,\nas trained") and figure.axes[1].get_title() == "gala"
     plots.plt.close(figure)
-
-
-def test_cells_are_rounded_as_they_say():
-    torch.manual_seed(0)
-    names = {cell.network for cell in list_cells()}
-    assert names == set(bits.NETWORKS) and len(set(list_cells())) == len(list_cells())
 
 
 def test_the_page_says_what_the_table_says():
