@@ -511,6 +511,43 @@ def against_parameters(ax: Axes, rows: Mapping[str, tuple[int, Mapping[int, Sequ
     return ax
 
 
+def bits_figure(
+    rows: Mapping[str, Mapping[str, tuple[float, Mapping[str, Mapping[str, Sequence[float]]]]]],
+) -> Figure:
+    """Draw VOI (bits) against the bits that a network's numbers have: a panel for each network and volume.
+
+    Squares are means, bars standard deviations, small dots single runs; a dashed line is the network with 32 bits.
+    Panels of one volume share their axis.
+
+    Args:
+        rows: network -> volume -> VOI with 32 bits, and method -> width (any text) -> VOI of each run.
+    """
+    columns = max(map(len, rows.values()), default=1)
+    size = {"figsize": (3.4 * columns + 1, 2.9 * max(1, len(rows)) + 0.8), "squeeze": False}
+    figure, axes = plt.subplots(max(1, len(rows)), columns, sharey="col", **size)
+    for number, (network, volumes) in enumerate(rows.items()):
+        for ax, (volume, (exact, methods)) in zip(axes[number], volumes.items(), strict=True):
+            _bits_panel(ax, exact, methods)
+            ax.set_title(volume if number == 0 else "")
+        axes[number, 0].set_ylabel(network.replace(", ", ",\n") + "\nVOI (bits)")
+    for ax in axes[0]:
+        ax.set_ylim(bottom=0)  # after all is drawn; so that a small change looks small
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+def _bits_panel(ax: Axes, exact: float, methods: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    ax.axhline(exact, color="black", linestyle="--", linewidth=1, label="32 bits")
+    for number, (method, widths) in enumerate(methods.items()):
+        x = np.arange(len(widths)) + 0.1 * (number - (len(methods) - 1) / 2)  # so that bars do not lie on each other
+        means = [np.mean(values) if len(values) else np.nan for values in widths.values()]
+        around = [np.std(values, ddof=1) if len(values) > 1 else np.nan for values in widths.values()]
+        bars = ax.errorbar(x, means, around, marker="s", markersize=5, capsize=3, linewidth=1, label=method)
+        for at, values in zip(x, widths.values(), strict=True):
+            ax.plot([at] * len(values), values, ".", color=bars[0].get_color(), markersize=4, alpha=0.6)
+        ax.set_xticks(range(len(widths)), list(widths))
+
+
 def loss_curve(ax: Axes, steps: Sequence[int], losses: Sequence[float], label: str = "training") -> Axes:
     """Add a curve of the loss over iterations to `ax`."""
     ax.plot(steps, losses, label=label)

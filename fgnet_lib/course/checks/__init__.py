@@ -37,7 +37,7 @@
 from fgnet_lib.course.checks.exercise import EXERCISES, report
 from fgnet_lib.course.checks.lesson00 import error_kind, volume_size
 from fgnet_lib.course.checks.lesson01 import affinities, mask, widened
-from fgnet_lib.course.checks.lesson02 import fine_stride, map_shape, similarity
+from fgnet_lib.course.checks.lesson02 import fine_stride, map_shape, recall, similarity
 from fgnet_lib.course.checks.lesson03 import attention, auc, dw_weights
 from fgnet_lib.course.checks.lesson04 import balanced_loss, learning_rate, resume
 from fgnet_lib.course.checks.lesson05 import face_mean, honest_threshold, merge, whole_from
@@ -76,6 +76,7 @@ __all__ = [
     "match",
     "merge",
     "neuron_volume",
+    "recall",
     "report",
     "resume",
     "rounded_values",
