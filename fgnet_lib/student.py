@@ -35,7 +35,7 @@ class StudentConfig:
     """
 
     widths: tuple[int, ...] = (16, 24, 40, 64)
-    embedding: int = 8
+    embedding: int = 4
     sections: int = 3
     encoder: ClassVar[None] = None  # as in `FGNetConfig`: there is no SAM2 in a student
     refined: ClassVar[bool] = False  # nor a Fine-Grained Encoder with attention
