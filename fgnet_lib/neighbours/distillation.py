@@ -13,14 +13,24 @@ so a head on its refined decoder's features is trained for FGI; features are com
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
+from fgnet_lib.fgnet import FGNet
+from fgnet_lib.inference import predict
+from fgnet_lib.patches import Samples
 from fgnet_lib.student import Student, embedding_affinities
+from fgnet_lib.training import TrainConfig
+from fgnet_lib.volumes import IGNORE, Region, Volume, is_anisotropic
 
+GRID = 4  # crops begin at multiples of it in y and x, so that an encoder's features at stride 4 can be cut, too
+SLAB, MARGIN = 16, 2  # sections that the teacher sees at once, and those at both ends that are left out
 SHIFTS = (1, 2, 3, 4)  # sections, of feature grafting
 POOL = 2  # from the student's finest features, at stride 2, to the encoder's, at stride 4
 
@@ -158,3 +168,103 @@ def distillation_loss(model: Distillation, batch: dict[str, Tensor]) -> Tensor:
         frozen = batch["guide"].transpose(1, 2).flatten(0, 1)
         loss = loss + weights.features * feature_loss(pooled.transpose(1, 2).flatten(0, 1), frozen)
     return loss
+
+
+@torch.inference_mode()
+def ask_teacher(model: FGNet, raw: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute what a teacher says of a volume.
+
+    Args:
+        model: With both encoders; on the CPU.
+        raw: uint8 (z, y, x).
+
+    Returns:
+        float16 arrays: `affinities` (3, z, y, x); `features` of the refined decoder (C, z, y, x); `guide`, the
+        encoder's finest features (G, z, y / 4, x / 4), y and x padded to multiples of 32.
+    """
+    seen: list[Tensor] = []
+    hook = model.refined_decoder.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    features, guide = [], []
+    for z in range(0, len(raw), SLAB - 2 * MARGIN):
+        first, last = max(z - MARGIN, 0), min(z + SLAB - MARGIN, len(raw))
+        sections = torch.from_numpy(raw[first:last] / np.float32(255))[None, None]
+        encoded = model.encode(sections)
+        model(sections, encoded)
+        kept = slice(z - first, z - first + SLAB - 2 * MARGIN)
+        features.append(seen.pop()[0, :, kept, : raw.shape[1], : raw.shape[2]].half().numpy())
+        guide.append(encoded[0][0, :, kept].half().numpy())
+    hook.remove()
+    affinities = predict(model, raw, progress=False, engine="torch").refined
+    arrays = {"features": np.concatenate(features, 1), "guide": np.concatenate(guide, 1)}
+    return arrays | {"affinities": affinities.astype(np.float16)}
+
+
+class Teaching:
+    """A labelled volume, the targets that its labels give, and what a teacher says of it (`ask_teacher`)."""
+
+    def __init__(self, volume: Volume, answers: dict[str, np.ndarray]) -> None:
+        """Hold a volume in memory and the teacher's answers, in memory or mapped from files."""
+        widened = widen_borders(volume.labels.astype(np.uint64), in_3d=not is_anisotropic(volume.voxel_size))
+        self.volume, self.answers = volume, answers
+        self.target, self.mask = affinities_from_labels(widened), affinity_mask(volume.labels)
+        self.labels = np.where(widened == IGNORE, 0, widened).astype(np.int64)
+
+    def cut(self, region: Region, names: Sequence[str]) -> dict[str, Tensor]:
+        """Cut targets and the named answers of a region, as `distillation_loss` takes them, but for raw."""
+        coarse = Region(region.z, *(slice(s.start // GRID, s.stop // GRID) for s in (region.y, region.x)))
+        arrays = {
+            "target": self.target[:, *region].astype(np.float32),
+            "mask": self.mask[:, *region],
+            "labels": self.labels[*region],
+            "known": self.volume.labels[*region] != IGNORE,
+        }
+        for name in names:
+            arrays[name] = self.answers[name][:, *(coarse if name == "guide" else region)].astype(np.float32)
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+class TaughtPatches(Samples):
+    """An endless source of crops with what labels and teacher say, as `distillation_loss` takes them.
+
+    Item k depends on the seed and on k alone. Raw is turned into one of 16 poses and varied; the rest stays as it is,
+    since a teacher's affinities cannot be turned.
+    """
+
+    def __init__(self, teachings: Sequence[Teaching], names: Sequence[str], config: TrainConfig) -> None:
+        """Draw from some volumes.
+
+        Args:
+            teachings: At least as large as a patch.
+            names: Of the teacher's answers that an item has.
+            config: Its patch (y and x multiples of 16), seed, and weights of the volumes.
+        """
+        self.volumes = [teaching.volume for teaching in teachings]
+        self.teachings, self.names, self.patch, self.seed = teachings, names, config.patch, config.seed
+        share = np.array(config.weights or [volume.raw.size for volume in self.volumes], float)
+        self.share = share / share.sum()
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        rng = np.random.default_rng((self.seed, index))
+        teaching, number = self.teachings[rng.choice(len(self.share), p=self.share)], int(rng.integers(16))
+        shape = teaching.volume.shape
+        steps = (1, GRID, GRID)
+        start = [int(rng.integers((n - p) // s + 1)) * s for n, p, s in zip(shape, self.patch, steps, strict=True)]
+        region = Region.at(start, self.patch)
+        raw = torch.from_numpy(vary(teaching.volume.raw[*region] / np.float32(255), rng))
+        raw = turn(raw[None], number).contiguous()
+        return {"raw": raw, "turn": number, **teaching.cut(region, self.names)}
+
+
+def vary(raw: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Vary brightness and contrast of each section, gamma, and noise of a crop (z, y, x) in [0, 1]."""
+    sections = (len(raw), 1, 1)
+    raw = raw * rng.uniform(0.8, 1.2, sections) + rng.uniform(-0.1, 0.1, sections)
+    raw = raw.clip(0, 1) ** rng.uniform(0.7, 1.4)
+    raw = raw + rng.normal(0, rng.uniform(0, 0.05), raw.shape)
+    return raw.clip(0, 1).astype(np.float32)
+
+
+def used_answers(weights: LossWeights) -> tuple[str, ...]:
+    """Name the teacher's answers that losses with these weights use."""
+    used = {"affinities": weights.cross, "features": weights.graft, "guide": weights.features}
+    return tuple(name for name, weight in used.items() if weight)

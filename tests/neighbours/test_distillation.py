@@ -12,10 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fgnet_lib.fgnet import FGNet, FGNetConfig
 from fgnet_lib.neighbours.distillation import (
     SHIFTS,
     Distillation,
     LossWeights,
+    TaughtPatches,
+    Teaching,
+    ask_teacher,
     cross_loss,
     distillation_loss,
     feature_loss,
@@ -23,8 +27,11 @@ from fgnet_lib.neighbours.distillation import (
     truth_loss,
     turn,
     turn_back,
+    used_answers,
 )
+from fgnet_lib.phantom import make_phantom
 from fgnet_lib.student import Student, StudentConfig
+from fgnet_lib.training import TrainConfig, fit
 
 CONFIG = StudentConfig(widths=(4, 4, 8, 8), embedding=3)
 EVERYTHING = LossWeights(graft=1.0, features=0.1)
@@ -154,3 +161,53 @@ def test_the_loss_is_the_weighted_sum_and_only_students_and_projections_learn():
     assert all(p.grad is not None for p in model.student.parameters())
     without = make_model(replace(EVERYTHING, graft=0.0, features=0.0))
     assert without.graft_head is None and without.project is None
+
+
+@pytest.fixture(scope="module")
+def teaching() -> Teaching:
+    torch.manual_seed(0)
+    teacher = FGNet(FGNetConfig("mini", widths=(4, 4, 8, 8, 8), coarse_width=4)).eval()
+    volume = make_phantom((20, 64, 96), seed=0)
+    return Teaching(volume, ask_teacher(teacher, volume.raw))
+
+
+def test_a_teacher_answers_for_every_voxel(teaching):
+    answers = {name: array.shape for name, array in teaching.answers.items()}
+    assert answers == {"affinities": (3, 20, 64, 96), "features": (4, 20, 64, 96), "guide": (64, 20, 16, 24)}
+    assert all(np.isfinite(array).all() for array in teaching.answers.values())
+
+
+def test_crops_depend_on_seed_and_index_and_everything_in_them_comes_from_one_region(teaching):
+    config = TrainConfig(patch=(6, 32, 32), seed=3)
+    patches = TaughtPatches([teaching], ("affinities", "features", "guide"), config)
+    first, second = patches[5], patches[5]
+    assert first.keys() == make_batch().keys() and all(np.array_equal(first[k], second[k]) for k in first)
+    assert not torch.equal(first["raw"], patches[6]["raw"])
+    region = next(
+        (z, y, x)
+        for z, y, x in np.ndindex(15, 9, 17)
+        if np.array_equal(teaching.labels[z : z + 6, 4 * y : 4 * y + 32, 4 * x : 4 * x + 32], first["labels"])
+    )
+    z, y, x = region
+    for name, step in (("affinities", 4), ("features", 4), ("guide", 1)):
+        side = 8 * step
+        cut = teaching.answers[name][:, z : z + 6, y * step : y * step + side, x * step : x * step + side]
+        np.testing.assert_array_equal(first[name], cut.astype(np.float32))
+    raw = turn_back(first["raw"], first["turn"])[0].numpy()
+    seen = teaching.volume.raw[z : z + 6, 4 * y : 4 * y + 32, 4 * x : 4 * x + 32]
+    alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(raw, seen, strict=True)]
+    assert np.mean(alike) > 0.8  # varied, but in the pose of the labels
+
+
+def test_a_student_learns_from_its_teacher_alone(teaching, tmp_path):
+    model = make_model(LossWeights(label=0.0))
+    config = TrainConfig(patch=(6, 32, 32), batch=2, iterations=40, learning_rate=5e-3, warmup=5)
+    patches = TaughtPatches([teaching], used_answers(model.weights), config)
+    history = fit(model, patches, distillation_loss, config, tmp_path)
+    assert np.mean(history.loss[-5:]) < 0.8 * np.mean(history.loss[:5])
+
+
+def test_only_the_answers_that_losses_use_are_cut():
+    assert used_answers(LossWeights()) == ("affinities",)
+    assert used_answers(LossWeights(cross=0.0)) == ()
+    assert used_answers(EVERYTHING) == ("affinities", "features", "guide")

@@ -15,7 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: rows are equal in
 import json
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ from torch import Tensor, nn
 from train_mini import PARTS, THRESHOLDS, best_threshold, choose_on_parts, score, score_part
 
 from fgnet_lib import REPOSITORY
-from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.checkpoints import History
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
@@ -42,12 +42,14 @@ from fgnet_lib.metrics import evaluate
 from fgnet_lib.neighbours.distillation import (
     Distillation,
     LossWeights,
+    TaughtPatches,
+    Teaching,
+    ask_teacher,
     distillation_loss,
     grafting_loss,
     truth_loss,
-    turn,
+    used_answers,
 )
-from fgnet_lib.patches import Samples
 from fgnet_lib.segmentation import segment, sweep
 from fgnet_lib.student import Student, embedding_affinities
 from fgnet_lib.study.evaluation import postprocessing_version
@@ -70,10 +72,11 @@ from fgnet_lib.study.students import (
     student_training,
 )
 from fgnet_lib.training import TrainConfig, fit
-from fgnet_lib.volumes import IGNORE, Region, Volume
+from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import PRETRAINED, load_pretrained, pretrained_threshold, read_notes, save_model
 
-SHIPPED, ITERATIONS_SHIPPED = PUPILS["cross"], 12_000
+SHIPPED = PUPILS["cross"]
+SHIPPED_TRAINING = replace(student_training(0, 12_000), ema=0.998, weights=(8, 2))  # of FIB-25 and of the phantom
 HEAD_ITERATIONS = 200  # of the head that gives the teacher embeddings, for feature grafting
 PAGE = REPOSITORY / "docs" / "measured" / "student.md"
 INTRODUCTION = """\
@@ -100,114 +103,32 @@ alone separates the runs as much (*p*, by permutation; with three runs of each i
 
 | question | first | second | difference | p |
 | --- | ---: | ---: | ---: | ---: |"""
-GRID = 4  # crops begin at multiples, so that the encoder's features at stride 4 can be cut, too
-SLAB, MARGIN = 16, 2  # sections that the teacher sees at once, and those at both ends that are left out
 
 
-@torch.inference_mode()
-def teach(model: FGNet, raw: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute what a teacher says of a volume (z, y, x), in float16.
-
-    Returns:
-        `affinities` (3, z, y, x); `features` of the refined decoder (C, z, y, x); `guide`, the encoder's finest
-        features (G, z, y / 4, x / 4).
-    """
-    seen: list[Tensor] = []
-    hook = model.refined_decoder.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    features, guide = [], []
-    for z in range(0, len(raw), SLAB - 2 * MARGIN):
-        first, last = max(z - MARGIN, 0), min(z + SLAB - MARGIN, len(raw))
-        sections = torch.from_numpy(raw[first:last] / np.float32(255))[None, None]
-        encoded = model.encode(sections)
-        model(sections, encoded)
-        kept = slice(z - first, z - first + SLAB - 2 * MARGIN)
-        features.append(seen.pop()[0, :, kept, : raw.shape[1], : raw.shape[2]].half().numpy())
-        guide.append(encoded[0][0, :, kept].half().numpy())
-    hook.remove()
-    affinities = predict(model, raw, progress=False, engine="torch").refined
-    return {
-        "affinities": affinities.astype(np.float16),
-        "features": np.concatenate(features, 1),
-        "guide": np.concatenate(guide, 1),
-    }
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """The training volume, what its labels say, and what the teacher has seen in it (as `teach` gives it)."""
-
-    volume: Volume
-    seen: dict[str, np.ndarray]
-    target: np.ndarray
-    mask: np.ndarray
-    labels: np.ndarray  # int64, borders widened
-
-
-def open_teaching(work: Path) -> Teaching:
-    """FIB-25's sections 0-119 and what the shipped FGNet says of them, computed once and kept in the work folder."""
-    volume = open_dataset("fib25", "train").load()[:SECTIONS, :, :]
-    paths = {name: work / f"{name}.npy" for name in ("affinities", "features", "guide")}
+def open_teaching(volume: Volume, folder: Path) -> Teaching:
+    """A volume and what the shipped FGNet says of it, computed once and then read from the folder."""
+    paths = {name: folder / f"{name}.npy" for name in ("affinities", "features", "guide")}
     if not all(path.is_file() for path in paths.values()):
-        for name, array in teach(load_pretrained(), volume.raw).items():
+        for name, array in ask_teacher(load_pretrained(), volume.raw).items():
             with atomic(paths[name]) as part, part.open("wb") as file:
                 np.save(file, array)
-    seen = {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
-    widened = widen_borders(volume.labels.astype(np.uint64), in_3d=True)
-    labels = np.where(widened == IGNORE, 0, widened).astype(np.int64)
-    return Teaching(volume, seen, affinities_from_labels(widened), affinity_mask(volume.labels), labels)
+    return Teaching(volume, {name: np.load(path, mmap_mode="r") for name, path in paths.items()})
 
 
-class TaughtPatches(Samples):
-    """Crops of the training volume with what labels and teacher say, as `distillation_loss` takes them.
-
-    Item k depends on the seed and on k alone. Only raw is turned and varied. `names` says which of the teacher's arrays
-    an item has.
-    """
-
-    def __init__(self, data: Teaching, names: tuple[str, ...], config: TrainConfig) -> None:
-        self.volumes, self.data, self.names = [data.volume], data, names
-        self.patch, self.seed = config.patch, config.seed
-
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        rng, volume = np.random.default_rng((self.seed, index)), self.data.volume
-        number = int(rng.integers(16))
-        start = [int(rng.integers((n - p) // GRID + 1)) * GRID for n, p in zip(volume.shape, self.patch, strict=True)]
-        region = Region.at(start, self.patch)
-        coarse = Region(region.z, *(slice(s.start // GRID, s.stop // GRID) for s in (region.y, region.x)))
-        raw = vary(volume.raw[*region] / np.float32(255), rng)
-        item = {
-            "raw": turn(torch.from_numpy(raw)[None], number).contiguous(),
-            "turn": number,
-            "target": torch.from_numpy(self.data.target[:, *region].astype(np.float32)),
-            "mask": torch.from_numpy(self.data.mask[:, *region].copy()),
-            "labels": torch.from_numpy(self.data.labels[*region].copy()),
-            "known": torch.from_numpy(volume.labels[*region] != IGNORE),
-        }
-        for name in self.names:
-            cut = coarse if name == "guide" else region
-            item[name] = torch.from_numpy(self.data.seen[name][:, *cut].astype(np.float32))
-        return item
+def open_fib25(work: Path) -> Teaching:
+    """Sections 0-119 of FIB-25's training part, which the rows learn from."""
+    return open_teaching(open_dataset("fib25", "train").load()[:SECTIONS, :, :], work / "fib25")
 
 
-def vary(raw: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Vary brightness and contrast of each section, gamma, and noise of a crop (z, y, x) in [0, 1]."""
-    sections = (len(raw), 1, 1)
-    raw = raw * rng.uniform(0.8, 1.2, sections) + rng.uniform(-0.1, 0.1, sections)
-    raw = raw.clip(0, 1) ** rng.uniform(0.7, 1.4)
-    raw = raw + rng.normal(0, rng.uniform(0, 0.05), raw.shape)
-    return raw.clip(0, 1).astype(np.float32)
-
-
-def build_distillation(pupil: Pupil, data: Teaching, seed: int) -> Distillation:
+def build_distillation(pupil: Pupil, teachings: Sequence[Teaching], seed: int) -> Distillation:
     """A student before its training, the same for the same seed, with what its losses need."""
     torch.manual_seed(seed)
-    weights = LossWeights(**pupil.losses)
-    student = Student(pupil.config)
-    head = train_graft_head(data, pupil.config.embedding, seed) if weights.graft else None
-    return Distillation(student, weights, head, len(data.seen["guide"]))
+    weights, student = LossWeights(**pupil.losses), Student(pupil.config)
+    head = train_graft_head(teachings, pupil.config.embedding, seed) if weights.graft else None
+    return Distillation(student, weights, head, len(teachings[0].answers["guide"]))
 
 
-def train_graft_head(data: Teaching, embedding: int, seed: int) -> nn.Module:
+def train_graft_head(teachings: Sequence[Teaching], embedding: int, seed: int) -> nn.Module:
     """Train a head from the teacher's features to embeddings, briefly; the teacher itself stays as it is."""
 
     def loss(head: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -215,21 +136,21 @@ def train_graft_head(data: Teaching, embedding: int, seed: int) -> nn.Module:
         near = truth_loss(embedding_affinities(embeddings), batch["target"], batch["mask"])
         return near + grafting_loss(embeddings, embeddings, batch["labels"], batch["known"])
 
-    head = nn.Conv3d(len(data.seen["features"]), embedding + 1, 1)
+    head = nn.Conv3d(len(teachings[0].answers["features"]), embedding + 1, 1)
     config = replace(student_training(seed, HEAD_ITERATIONS), learning_rate=1e-2, warmup=10)
     with tempfile.TemporaryDirectory() as folder:
-        fit(head, TaughtPatches(data, ("features",), config), loss, config, folder)
+        fit(head, TaughtPatches(teachings, ("features",), config), loss, config, folder)
     return head
 
 
-def train_pupil(pupil: Pupil, data: Teaching, config: TrainConfig, folder: Path) -> tuple[Student, History, float]:
-    """Train a student; also returns its history and the seconds of one core that training took."""
-    model = build_distillation(pupil, data, config.seed)
-    used = {"affinities": model.weights.cross, "features": model.weights.graft, "guide": model.weights.features}
-    names = tuple(name for name, weight in used.items() if weight)
-    started = time.process_time()
-    history = fit(model, TaughtPatches(data, names, config), distillation_loss, config, folder)
-    return model.student, history, time.process_time() - started
+def train_pupil(
+    pupil: Pupil, teachings: Sequence[Teaching], config: TrainConfig, folder: Path
+) -> tuple[Student, History]:
+    """Train a student; also returns the history of its training."""
+    model = build_distillation(pupil, teachings, config.seed)
+    patches = TaughtPatches(teachings, used_answers(model.weights), config)
+    history = fit(model, patches, distillation_loss, config, folder)
+    return model.student, history
 
 
 def measure_pupil(student: Student) -> dict[str, Any]:
@@ -245,9 +166,10 @@ def measure_pupil(student: Student) -> dict[str, Any]:
 
 def run_pupil(name: str, seed: int, data: Teaching) -> None:
     """Do one run and add it to the table."""
-    pupil = PUPILS[name]
+    pupil, started = PUPILS[name], time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        student, history, seconds = train_pupil(pupil, data, student_training(seed), Path(folder))
+        student, history = train_pupil(pupil, [data], student_training(seed), Path(folder))
+    seconds = time.process_time() - started
     run = {
         "row": name,
         "seed": seed,
@@ -314,10 +236,10 @@ def write_page() -> None:
         part.write_text(page(), encoding="utf-8")
 
 
-def ship(data: Teaching, work: Path, out: Path, iterations: int) -> None:
-    """Train the student that ships, as long as `iterations`, choose its threshold, and write it with its card."""
-    config = replace(student_training(0, iterations), ema=0.998)
-    student, history, seconds = train_pupil(SHIPPED, data, config, work / "shipped")
+def ship(work: Path, out: Path) -> None:
+    """Train the student that ships, choose its threshold, and write it with its card."""
+    phantom = open_teaching(open_dataset("phantom", "train").load(), work / "phantom")
+    student, history = train_pupil(SHIPPED, [open_fib25(work), phantom], SHIPPED_TRAINING, work / "shipped")
     fib25, val = open_dataset("fib25", "train").load(), open_dataset("fib25", "val").load()
     threshold = choose_on_parts([score_part(student, fib25, part) for part in PARTS])
     teacher = load_pretrained()
@@ -328,10 +250,10 @@ def ship(data: Teaching, work: Path, out: Path, iterations: int) -> None:
         "teacher": score(teacher, val, [pretrained_threshold()])[pretrained_threshold()],
         "milliseconds": section_milliseconds(networks, rounds=5),
         "losses": asdict(LossWeights(**SHIPPED.losses)),
-        "training": asdict(config),
+        "training": asdict(SHIPPED_TRAINING),
         "loss": round(float(np.mean(history.loss[-100:])), 4),
         "parameters": sum(p.numel() for p in student.parameters()),
-        "core_minutes": round(seconds / 60, 1),
+        "minutes": round(history.seconds[-1] / 60),
         "date": date.today().isoformat(),
     }
     save_model(student, out, notes)
@@ -351,7 +273,7 @@ def student_card(weights: Path) -> str:
             ("teacher", "its teacher", notes["teacher"]),
         )
     )
-    texts = notes | notes["training"] | {"weights": ", ".join(f"{k} {v:g}" for k, v in notes["losses"].items())}
+    texts = notes | notes["training"] | {"losses": ", ".join(f"{k} {v:g}" for k, v in notes["losses"].items())}
     ratios = {"faster": times["unet"] / times["student"], "unet": times["unet"]}
     size = weights.stat().st_size / 1e6
     return CARD.format(name=weights.name, megabytes=size, rows=rows, **texts | ratios)
@@ -366,12 +288,14 @@ A 2D network ({parameters:,} parameters, {megabytes:.1f} MB, safetensors) that l
 an FGNet. The design and the losses are those of CAD (CVPR 2024), written from the equations; the network's inside,
 three sections as input and the boundary as a channel of the embedding are ours.
 
-**Data.** FIB-25 (Takemura et al. 2015, doi 10.1073/pnas.1509820112; CC BY), sections 0-119 of its training part, labels
-and the teacher's affinities. The teacher has learned from gala and from this repository's phantom, too.
+**Data.** FIB-25 (Takemura et al. 2015, doi 10.1073/pnas.1509820112; CC BY), sections 0-119 of its training part, and
+this repository's phantom, eight crops to two: labels and the teacher's affinities. The teacher has learned from gala,
+too.
 
-**Recipe.** `make student`: {core_minutes:.0f} minutes of one core, {date}; once, so its spread is unknown. {iterations}
-iterations of {batch} crops of {patch} voxels, AdamW with warm-up and a cosine from {learning_rate}, a moving average of
-{ema}; crops are turned into 16 poses, and brightness, contrast and noise are varied. Weights of the losses: {weights}.
+**Recipe.** `make student`: {minutes} minutes of one core beside other work, {date}; once, so its spread is unknown.
+{iterations} iterations of {batch} crops of {patch} voxels, AdamW with warm-up and a cosine from {learning_rate}, a
+moving average of {ema}; crops are turned into 16 poses, and brightness, contrast and noise are varied. Weights of the
+losses: {losses}.
 
 **Measured** on FIB-25's validation part (sections 144-183): VOI in bits and adapted Rand error at full coverage,
 ground-truth 0 ignored. The threshold {threshold} has the least mean VOI over seven crops of the training part. The last
@@ -399,12 +323,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PRETRAINED / "student.safetensors")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # rows are equal in the time of one core
-    data = open_teaching(arguments.work)
     if arguments.rows:
-        train_missing(data, arguments.minutes, arguments.work)
+        train_missing(open_fib25(arguments.work), arguments.minutes, arguments.work)
         write_page()
     else:
-        ship(data, arguments.work, arguments.out, ITERATIONS_SHIPPED)
+        ship(arguments.work, arguments.out)
 
 
 if __name__ == "__main__":
