@@ -133,8 +133,6 @@ plt.show()
 # [says so](../docs/understand/engines.md) in the progress bar.
 
 # %%
-from pathlib import Path
-
 from fgnet_lib import weights
 from fgnet_lib.inference import predict
 

@@ -74,7 +74,9 @@ times = students.section_milliseconds(networks, (depth, 160, 160), rounds)
 slowest = times["the field's 3D U-Net"]
 for name, network in networks.items():
     count = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{name:24} {count:9,} parameters, {times[name]:6.1f} ms a section, {slowest / times[name]:5.1f} times as fast")
+    print(
+        f"{name:24} {count:9,} parameters, {times[name]:6.1f} ms a section, {slowest / times[name]:5.1f} times as fast"
+    )
 
 # %% [markdown]
 # **What to see.** The student is much faster than its teacher, though both have to look at every voxel. It has no 3D
@@ -232,8 +234,12 @@ patches = TaughtPatches([teaching], ("affinities",), recipe)
 
 def distance_from_teacher():
     with torch.no_grad():
-        affinities = embedding_affinities(pupil.student.embed(torch.from_numpy(piece.raw / np.float32(255))[None, None]))
-    return distillation.cross_loss(affinities, torch.from_numpy(teaching.answers["affinities"].astype(np.float32))[None])
+        affinities = embedding_affinities(
+            pupil.student.embed(torch.from_numpy(piece.raw / np.float32(255))[None, None])
+        )
+    return distillation.cross_loss(
+        affinities, torch.from_numpy(teaching.answers["affinities"].astype(np.float32))[None]
+    )
 
 
 before = distance_from_teacher()
@@ -263,7 +269,10 @@ quiz.ask("10", "flat")
 # %%
 val = session.volume("val")
 val = val[: 12 if PROFILE == "fast" else 24, :160, :160]
-outputs = {name: predict(model, val.raw, progress=False).refined for name, model in [("teacher", teacher), ("student", student)]}
+outputs = {
+    name: predict(model, val.raw, progress=False).refined
+    for name, model in [("teacher", teacher), ("student", student)]
+}
 target = affinities_from_labels(val.labels)
 inside = (val.labels[1:] > 0) & (val.labels[:-1] > 0)
 border = inside & (target[0, 1:] == 0)
@@ -349,7 +358,9 @@ for name, model in (("teacher", teacher), ("student", student)):
     took = time.process_time() - started
     segmentation = segment(affinities, val.voxel_size, thresholds[name], strict=False)
     result = evaluate(segmentation, val.labels)
-    print(f"{name}: {took:5.2f} s of the processor, VOI {result.voi_split + result.voi_merge:.3f} (split {result.voi_split:.3f})")
+    print(
+        f"{name}: {took:5.2f} s of the processor, VOI {result.voi_split + result.voi_merge:.3f} (split {result.voi_split:.3f})"
+    )
 
 # %% [markdown]
 # On a small volume both times contain the same fixed costs, such as blending windows, so the ratio is smaller than that
@@ -383,8 +394,10 @@ checks.report("10")
 #
 # ## References
 #
-# - *CAD: cross-dimensional distillation of affinities for fast neuron segmentation.* CVPR 2024: a 2D student with three
-#   losses.
-# - EM-SliceCrafter: a 2D student that also learns from the features of a frozen SAM.
+# - X. Liu, M. Cai, Y. Chen, Y. Zhang, T. Shi, R. Zhang, X. Chen, Z. Xiong. *Cross-Dimension Affinity Distillation for 3D
+#   EM Neuron Segmentation.* CVPR 2024,
+#   [open access](https://openaccess.thecvf.com/content/CVPR2024/html/Liu_Cross-Dimension_Affinity_Distillation_for_3D_EM_Neuron_Segmentation_CVPR_2024_paper.html).
+# - X. Liu et al. *EM-SliceCrafter: Distilling Lightweight 2D CNNs for Efficient 3D EM Neuron Segmentation*, an extension
+#   of CAD: [github.com/liuxy1103/EM-SliceCrafter](https://github.com/liuxy1103/EM-SliceCrafter).
 # - G. Hinton, O. Vinyals, J. Dean. *Distilling the Knowledge in a Neural Network.* 2015,
 #   [arXiv:1503.02531](https://arxiv.org/abs/1503.02531).

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fgnet_lib.course.checks.exercise import call_array, exercise, require, require_equal, require_form
+from fgnet_lib.course.checks.exercise import call, call_array, exercise, require, require_equal, require_form
 
 
 @exercise(
     "10",
     "affinities from embeddings",
-    "Take two sections of one pixel each and two channels: which two vectors are multiplied, and where does the result go?",
+    "Take two sections of one pixel each: which two vectors are multiplied, and where does the result go?",
 )
 def embedding_products(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     """Check affinities along z (z, y, x) as products of unit embeddings (channels, z, y, x)."""
@@ -31,7 +31,7 @@ def embedding_products(answer: Callable[[np.ndarray], np.ndarray]) -> None:
             ),
             "That is the squared distance: it is small where two voxels belong together": _from_second(distance),
             "You multiply each section by itself, but it should meet its predecessor": _from_second(self_product),
-            "The affinity of a voxel with its predecessor belongs to the later section; the first one has 0": np.concatenate(
+            "An affinity belongs to the later of two sections; the first one has 0": np.concatenate(
                 [product.clip(0, 1), np.zeros((1, *shape[2:]))]
             ),
             "The mean over channels is too small: add the channels up": _from_second(product.clip(0, 1) / shape[0]),
@@ -55,7 +55,7 @@ def teacher_loss(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     for seed, shape in enumerate(((1, 3, 2, 3, 3), (2, 3, 4))):
         values = torch.rand((2, *shape), generator=torch.Generator().manual_seed(seed))
         student, teacher = (v.clone().requires_grad_() for v in values)
-        loss = answer(student, teacher)
+        loss = call(lambda: answer(student, teacher))  # no copies: gradients reach the tensors themselves
         require_form(isinstance(loss, Tensor) and loss.ndim == 0, "Return a tensor that holds one number")
         difference = (values[0] - values[1]).numpy()
         mistakes = {
@@ -65,7 +65,7 @@ def teacher_loss(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
             "Positive and negative differences cancel: square them before you take the mean": difference.mean(),
             "That is half of it": np.square(difference).mean() / 2,
         }
-        otherwise = "{:.4f} is not the mean of the squared differences".format(float(loss.detach()))
+        otherwise = f"{float(loss.detach()):.4f} is not the mean of the squared differences"
         require_equal(np.asarray(loss.detach()), np.square(difference).mean(), mistakes, otherwise)
         require(loss.requires_grad, "Nothing can learn from your loss: a gradient must reach the student")
         loss.backward()

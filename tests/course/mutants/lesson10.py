@@ -10,7 +10,7 @@ MUTANTS = {
             "That is the squared distance",
         ),
         ("embeddings[:, 1:] * embeddings[:, :-1]", "embeddings[:, 1:] * embeddings[:, 1:]", "each section by itself"),
-        ("affinities[1:]", "affinities[:-1]", "belongs to the later section"),
+        ("affinities[1:]", "affinities[:-1]", "belongs to the later of two"),
         (".sum(axis=0)", ".mean(axis=0)", "The mean over channels is too small"),
         ("product.clip(0, 1)", "product.clip(0.5, 1)", "affinities are wrong"),
     ],
@@ -27,7 +27,11 @@ MUTANTS = {
         (".mean()", ".mean().item()", "a tensor that holds one number"),
     ],
     "grafting": [
-        ("errors.append(np.square(product - same).mean())", "errors = [np.square(product - same).mean()]", "Only the last"),
+        (
+            "errors.append(np.square(product - same).mean())",
+            "errors = [np.square(product - same).mean()]",
+            "Only the last",
+        ),
         ("in shifts", "in shifts[:1]", "Only the first shift counts"),
         ("np.mean(errors)", "np.sum(errors)", "You add the shifts up"),
         (
