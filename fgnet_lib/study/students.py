@@ -54,7 +54,7 @@ PUPILS = {
     "features": Pupil("ground truth, affinities, frozen features", losses=FEATURES),
     "single": Pupil("one section as input", StudentConfig(sections=1)),
     "narrow": Pupil("half the channels", StudentConfig(widths=(8, 16, 24, 32))),
-    "wide": Pupil("twice the channels", StudentConfig(widths=(32, 48, 80, 128))),
+    "wide": Pupil("twice the channels", StudentConfig(widths=(32, 64, 96, 128))),
     "embedding": Pupil("16 channels in an embedding", StudentConfig(embedding=16)),
 }
 LOSSES, SIZES = ("label", "cross", "graft", "features"), ("narrow", "cross", "wide")
