@@ -21,7 +21,7 @@ from fgnet_lib.fgnet import FGNetConfig
 from fgnet_lib.student import StudentConfig
 from fgnet_lib.study.rows import SEEDS
 from fgnet_lib.study.runs import read_runs
-from fgnet_lib.study.statistics import permutation_p, summary
+from fgnet_lib.study.statistics import difference_cells
 from fgnet_lib.training import TrainConfig
 
 STUDENTS = REPOSITORY / "docs" / "measured" / "student"
@@ -122,14 +122,10 @@ def student_scores(rows: dict[str, list[dict]], name: str) -> list[float]:
 def student_answer(rows: dict[str, list[dict]], pair: tuple[str, str]) -> list[str]:
     """Compare two rows: VOI of both with spread, difference, p by permutation; empty where runs are missing."""
     ours, theirs = (student_scores(rows, name) for name in pair)
-    if not ours or not theirs:
-        return []
-    difference = sum(ours) / len(ours) - sum(theirs) / len(theirs)
-    p = f"{permutation_p(ours, theirs):.2f}" if min(len(ours), len(theirs)) > 1 else "single run"
-    return [summary(ours), summary(theirs), f"{difference:+.3f}", p]
+    return difference_cells(ours, theirs)
 
 
-def describe_missing(rows: dict[str, list[dict]]) -> str:
+def describe_missing_students(rows: dict[str, list[dict]]) -> str:
     """Say in one sentence which declared runs are missing, and how to make them."""
     done = {(name, run["seed"]) for name, runs in rows.items() for run in runs}
     missing = [run for run in list_runs() if run not in done]

@@ -224,30 +224,32 @@ checks.grafting(my_grafting_loss)
 size = (12, 96, 96) if PROFILE == "fast" else (24, 160, 160)
 piece = volume[: size[0], : size[1], : size[2]]
 teaching = Teaching(piece, distillation.ask_teacher(teacher, piece.raw))
-minutes = {"fast": 0.1, "cpu": 0.75, "gpu": 0.75}.get(PROFILE, 5.0)
-recipe = TrainConfig((8, 64, 64), 2, iterations=3000, minutes=minutes, learning_rate=3e-3, warmup=10, seed=SEED)
+raw = torch.from_numpy(piece.raw / np.float32(255))[None, None]
+answer = torch.from_numpy(teaching.answers["affinities"].astype(np.float32))[None]
 
 torch.manual_seed(SEED)
 pupil = Distillation(Student(StudentConfig()), LossWeights(), None, 64)
-patches = TaughtPatches([teaching], ("affinities",), recipe)
 
 
 def distance_from_teacher():
     with torch.no_grad():
-        affinities = embedding_affinities(
-            pupil.student.embed(torch.from_numpy(piece.raw / np.float32(255))[None, None])
-        )
-    return distillation.cross_loss(
-        affinities, torch.from_numpy(teaching.answers["affinities"].astype(np.float32))[None]
-    )
+        return distillation.cross_loss(embedding_affinities(pupil.student.embed(raw)), answer)
 
 
+# %% [markdown]
+# Then it trains, with $L_{2D}$ and $L_\mathrm{cross}$, within the budget of your profile:
+
+# %%
+minutes = {"fast": 0.1, "cpu": 0.75, "gpu": 0.75}.get(PROFILE, 5.0)
+recipe = TrainConfig((8, 64, 64), 2, iterations=3000, minutes=minutes, learning_rate=3e-3, warmup=10, seed=SEED)
+patches = TaughtPatches([teaching], ("affinities",), recipe)
 before = distance_from_teacher()
 history = fit(
     pupil, patches, distillation.distillation_loss, recipe, session.out_dir / f"10_{DATASET}_{PROFILE}_{SEED}"
 )
-print(f"{len(history)} iterations; mean |A_2D - A_3D|^2: {before:.3f} before, {distance_from_teacher():.3f} after")
-assert distance_from_teacher() < before
+after = distance_from_teacher()
+print(f"{len(history)} iterations; mean |A_2D - A_3D|^2: {before:.3f} before, {after:.3f} after")
+assert after < before
 
 # %% [markdown]
 # **What to see.** A minute brings the student much closer to its teacher. It is still no match for it: the student that
@@ -311,7 +313,7 @@ plt.show()
 
 # %%
 rows = students.read_students()
-print(students.describe_missing(rows))
+print(students.describe_missing_students(rows))
 built = {name: Student(pupil.config).eval() for name, pupil in students.PUPILS.items() if name in rows}
 speed = students.section_milliseconds(built, (depth, 160, 160), rounds)
 scores = {name: students.student_scores(rows, name) for name in rows}
@@ -355,12 +357,11 @@ thresholds = {"teacher": pretrained_threshold(), "student": notes["threshold"]}
 for name, model in (("teacher", teacher), ("student", student)):
     started = time.process_time()
     affinities = predict(model, val.raw, progress=False, engine="torch").refined
-    took = time.process_time() - started
+    seconds = time.process_time() - started
     segmentation = segment(affinities, val.voxel_size, thresholds[name], strict=False)
     result = evaluate(segmentation, val.labels)
-    print(
-        f"{name}: {took:5.2f} s of the processor, VOI {result.voi_split + result.voi_merge:.3f} (split {result.voi_split:.3f})"
-    )
+    bits = f"VOI split {result.voi_split:.3f}, merge {result.voi_merge:.3f}"
+    print(f"{name}: {seconds:5.2f} s of the processor, {bits}")
 
 # %% [markdown]
 # On a small volume both times contain the same fixed costs, such as blending windows, so the ratio is smaller than that

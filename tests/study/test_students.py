@@ -13,7 +13,7 @@ from torch import nn
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.student import StudentConfig
 from fgnet_lib.study import students
-from fgnet_lib.study.students import PUPILS, describe_missing, list_runs, section_milliseconds, student_answer
+from fgnet_lib.study.students import PUPILS, describe_missing_students, list_runs, section_milliseconds, student_answer
 from fgnet_lib.weights import load_model, read_notes
 
 
@@ -46,7 +46,7 @@ def tiny(monkeypatch, tmp_path):
 def test_rows_are_trained_once_and_the_student_is_shipped_with_its_card(tiny, capsys):
     data = train_student.open_fib25(tiny)
     for _ in range(2):
-        train_student.train_missing(data, 60, tiny / "work")
+        train_student.train_students(data, 60, tiny / "work")
     assert capsys.readouterr().out.count("seed 0, after") == 3
     rows = students.read_students(tiny / "runs")
     for (run,) in rows.values():
@@ -83,9 +83,9 @@ def test_what_is_missing_is_said():
     runs = list_runs()
     assert len(set(runs)) == len(runs) == 3 * len(PUPILS)
     complete = {name: [{"seed": seed} for seed in range(3)] for name in PUPILS}
-    assert describe_missing(complete) == "Every declared run is measured."
+    assert describe_missing_students(complete) == "Every declared run is measured."
     del complete["wide"]
-    assert f"3 of {len(runs)} runs" in describe_missing(complete)
+    assert f"3 of {len(runs)} runs" in describe_missing_students(complete)
 
 
 def test_time_is_that_of_a_section_and_the_unet_is_the_one_of_the_benchmark():

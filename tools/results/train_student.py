@@ -63,7 +63,7 @@ from fgnet_lib.study.students import (
     QUESTIONS,
     STUDENTS,
     Pupil,
-    describe_missing,
+    describe_missing_students,
     list_runs,
     read_students,
     section_milliseconds,
@@ -184,10 +184,10 @@ def run_pupil(name: str, seed: int, data: Teaching) -> None:
         **measure_pupil(student),
     }
     add_runs([run], STUDENTS)
-    write_page()
+    write_student_page()
 
 
-def train_missing(data: Teaching, minutes: float, work: Path) -> None:
+def train_students(data: Teaching, minutes: float, work: Path) -> None:
     """Do every declared run that is neither in the table nor being done by another terminal."""
     started = time.monotonic()
     for name, seed in list_runs():
@@ -222,7 +222,7 @@ def _rows_table(rows: dict[str, list[dict]]) -> list[str]:
 def page() -> str:
     """The page of the runs."""
     rows = read_students()
-    lines = [INTRODUCTION.format(iterations=ITERATIONS, missing=describe_missing(rows))]
+    lines = [INTRODUCTION.format(iterations=ITERATIONS, missing=describe_missing_students(rows))]
     if rows:
         lines += [*_rows_table(rows), ""]
         answers = {question: student_answer(rows, pair) for question, pair in QUESTIONS.items()}
@@ -230,7 +230,7 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def write_page() -> None:
+def write_student_page() -> None:
     """Write the page of the runs that are in the table now."""
     with atomic(PAGE) as part:
         part.write_text(page(), encoding="utf-8")
@@ -325,8 +325,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # rows are equal in the time of one core
     if arguments.rows:
-        train_missing(open_fib25(arguments.work), arguments.minutes, arguments.work)
-        write_page()
+        train_students(open_fib25(arguments.work), arguments.minutes, arguments.work)
+        write_student_page()
     else:
         ship(arguments.work, arguments.out)
 
