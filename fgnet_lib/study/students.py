@@ -48,14 +48,14 @@ class Pupil:
 
 
 PUPILS = {
-    "label": Pupil("ground truth alone", losses=LABEL),
-    "cross": Pupil("and the teacher's affinities", losses=CROSS),
-    "graft": Pupil("and feature grafting", losses=GRAFT),
-    "features": Pupil("ground truth, affinities, frozen features", losses=FEATURES),
-    "single": Pupil("one section as input", StudentConfig(sections=1)),
-    "narrow": Pupil("half the channels", StudentConfig(widths=(8, 16, 24, 32))),
-    "wide": Pupil("twice the channels", StudentConfig(widths=(32, 64, 96, 128))),
-    "embedding": Pupil("16 channels in an embedding", StudentConfig(embedding=16)),
+    "label": Pupil("labels alone", losses=LABEL),
+    "cross": Pupil("labels and the teacher's affinities", losses=CROSS),
+    "graft": Pupil("the same, with feature grafting", losses=GRAFT),
+    "features": Pupil("the same, with frozen features", losses=FEATURES),
+    "single": Pupil("the same, one section as input", StudentConfig(sections=1)),
+    "narrow": Pupil("the same, half the channels", StudentConfig(widths=(8, 16, 24, 32))),
+    "wide": Pupil("the same, twice the channels", StudentConfig(widths=(32, 64, 96, 128))),
+    "embedding": Pupil("the same, 16 channels in an embedding", StudentConfig(embedding=16)),
 }
 LOSSES, SIZES = ("label", "cross", "graft", "features"), ("narrow", "cross", "wide")
 QUESTIONS = {  # the first of each pair is compared with the second
@@ -102,7 +102,7 @@ def section_milliseconds(
     return {name: 1000 * median(times[1:]) / window[0] for name, times in seconds.items()}
 
 
-def list_runs() -> list[tuple[str, int]]:
+def list_students() -> list[tuple[str, int]]:
     """Row and seed of every declared run, in the order of training."""
     return [(name, seed) for seed, name in product(SEEDS, PUPILS)]
 
@@ -128,10 +128,10 @@ def student_answer(rows: dict[str, list[dict]], pair: tuple[str, str]) -> list[s
 def describe_missing_students(rows: dict[str, list[dict]]) -> str:
     """Say in one sentence which declared runs are missing, and how to make them."""
     done = {(name, run["seed"]) for name, runs in rows.items() for run in runs}
-    missing = [run for run in list_runs() if run not in done]
+    missing = [run for run in list_students() if run not in done]
     if not missing:
         return "Every declared run is measured."
     return (
-        f"Not measured yet: {len(missing)} of {len(list_runs())} runs; "
+        f"Not measured yet: {len(missing)} of {len(list_students())} runs; "
         "`python tools/results/train_student.py --rows` makes them."
     )

@@ -540,7 +540,10 @@ def against_time(
         else:
             ax.plot(milliseconds, voi, marker, color="k", ms=13, label=name)
     ax.set(xscale="log", xlabel="milliseconds a section", ylabel="VOI (bits)")
-    ax.xaxis.set_major_formatter("{x:g}")
+    ends = ax.get_xlim()
+    ticks = [tick for power in (1, 10, 100, 1000) for tick in (power, 2 * power, 5 * power) if ends[0] < tick < ends[1]]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return ax
 

@@ -13,7 +13,13 @@ from torch import nn
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.student import StudentConfig
 from fgnet_lib.study import students
-from fgnet_lib.study.students import PUPILS, describe_missing_students, list_runs, section_milliseconds, student_answer
+from fgnet_lib.study.students import (
+    PUPILS,
+    describe_missing_students,
+    list_students,
+    section_milliseconds,
+    student_answer,
+)
 from fgnet_lib.weights import load_model, read_notes
 
 
@@ -37,7 +43,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(train_student, "THRESHOLDS", [0.3, 0.6])
     monkeypatch.setattr(train_student, "STUDENTS", tmp_path / "runs")
     monkeypatch.setattr(train_student, "PAGE", tmp_path / "page.md")
-    monkeypatch.setattr(train_student, "list_runs", lambda: [(name, 0) for name in pupils])
+    monkeypatch.setattr(train_student, "list_students", lambda: [(name, 0) for name in pupils])
     monkeypatch.setattr(train_student, "read_students", lambda: students.read_students(tmp_path / "runs"))
     return tmp_path
 
@@ -80,7 +86,7 @@ def test_an_answer_has_difference_and_p():
 
 
 def test_what_is_missing_is_said():
-    runs = list_runs()
+    runs = list_students()
     assert len(set(runs)) == len(runs) == 3 * len(PUPILS)
     complete = {name: [{"seed": seed} for seed in range(3)] for name in PUPILS}
     assert describe_missing_students(complete) == "Every declared run is measured."

@@ -64,7 +64,7 @@ from fgnet_lib.study.students import (
     STUDENTS,
     Pupil,
     describe_missing_students,
-    list_runs,
+    list_students,
     read_students,
     section_milliseconds,
     student_answer,
@@ -76,7 +76,15 @@ from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import PRETRAINED, load_pretrained, pretrained_threshold, read_notes, save_model
 
 SHIPPED = PUPILS["cross"]
-SHIPPED_TRAINING = replace(student_training(0, 12_000), minutes=40, ema=0.995, checkpoint_every=100, weights=(8, 2))
+SHIPPED_TRAINING = replace(
+    student_training(0, 12_000),
+    batch=1,
+    minutes=24,
+    learning_rate=3e-3,
+    ema=0.995,
+    checkpoint_every=100,
+    weights=(8, 2),  # of FIB-25 and of the phantom
+)
 HEAD_ITERATIONS = 200  # of the head that gives the teacher embeddings, for feature grafting
 PAGE = REPOSITORY / "docs" / "measured" / "student.md"
 INTRODUCTION = """\
@@ -190,7 +198,7 @@ def run_pupil(name: str, seed: int, data: Teaching) -> None:
 def train_students(data: Teaching, minutes: float, work: Path) -> None:
     """Do every declared run that is neither in the table nor being done by another terminal."""
     started = time.monotonic()
-    for name, seed in list_runs():
+    for name, seed in list_students():
         if (time.monotonic() - started) / 60 >= minutes:
             return
         try:
