@@ -95,6 +95,7 @@ results: env  ## train and evaluate what is missing of docs/results.md (seven ho
 bench: env  ## measure where the time goes, to docs/measured/bench.md (half an hour, nothing else running; what blocks do to VOI: tools/benchmarks/bench_blocks.py accuracy perfect)
 	$(BIN)/python tools/benchmarks/bench.py
 	$(BIN)/python tools/benchmarks/bench_blocks.py
+	$(BIN)/python tools/benchmarks/measure_engines.py
 
 picture: env  ## draw the picture of the README
 	$(BIN)/python tools/course/draw_overview.py

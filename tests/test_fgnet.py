@@ -23,6 +23,7 @@ def model():
     return FGNet(SMALL).eval()
 
 
+@pytest.mark.slow
 @given(st.integers(1, 5), st.integers(1, 70), st.integers(1, 70))
 @settings(max_examples=10, deadline=None)
 def test_any_size_works(model, depth, height, width):
@@ -34,6 +35,7 @@ def test_any_size_works(model, depth, height, width):
         assert a.min() >= 0 and a.max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zoom, strides", [(2, (2, 4, 8)), (4, (1, 2, 4))])
 @pytest.mark.parametrize("encoder", ["mini", "natural"])
 def test_enlarged_sections_give_finer_attention(encoder, zoom, strides):
@@ -106,6 +108,7 @@ def test_frozen_encoder_gets_no_gradient_and_stays_in_eval_mode(model):
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.encoder.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -193,6 +196,7 @@ def test_a_file_with_odd_notes_is_refused_with_its_name(tmp_path, model, notes, 
         read_notes(tmp_path / "odd.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -199,6 +199,7 @@ def test_report_is_sorted_and_its_shares_add_up_to_voi(seg: np.ndarray, gt: np.n
     assert (best.splits, best.merges) == (report.splits[:1], report.merges[:1])
 
 
+@pytest.mark.slow
 @given(labels(IDS[:6]), labels(IDS))
 def test_error_masks_equal_counting_voxel_by_voxel(seg: np.ndarray, gt: np.ndarray) -> None:
     known = (gt != 0) & (gt != IGNORE)
@@ -287,6 +288,7 @@ def test_blocks_equal_scikit_image() -> None:
     assert (scores.voi_split, scores.voi_merge, scores.arand) == pytest.approx(scikit_image(seg, gt), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_published_segmentations_of_fib25_equal_scikit_image(em_data) -> None:
     with h5py.File(em_data / "val" / "fib25_t2_val_z144-183.h5") as file:
         gt = file["volumes/labels/neuron_ids"][:]

@@ -175,6 +175,7 @@ def test_a_model_without_attention_has_no_gradient(switches, raw):
 # --- attention set to a value -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0, 0.25, 1, "mean"])
 @pytest.mark.parametrize("kind", ["residual", "plain", "per_channel", "additive"])
 @torch.inference_mode()
@@ -220,6 +221,7 @@ def test_a_model_without_attention_is_refused(switches):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("level", "value"),
     [(0, 0), (4, 0), ("a1", 0), (1.5, 0), (1, -0.1), (1, 1.1), (1, "median"), (1, None), (1, float("nan"))],

@@ -168,6 +168,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_checkpoint_changes_nothing(fault, mini, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -195,6 +195,7 @@ def fibres(slope: float, seed: int, shape: tuple[int, int, int] = (16, 64, 64)) 
     return cKDTree(points).query(where)[1].astype(np.uint64) + np.uint64(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slope", [0, 0.25, 0.5, 1, 2, 3.3, 6, 8])
 @pytest.mark.parametrize("seed", range(3))
 def test_right_affinities_of_oblique_fibres_are_accepted(slope: float, seed: int) -> None:

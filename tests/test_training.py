@@ -161,6 +161,7 @@ def finished(volume: Volume, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["model.safetensors", "random_states_0.pkl", "history.json", CHECKSUMS])
 @pytest.mark.parametrize("damage", [lambda path: os.truncate(path, path.stat().st_size // 2), Path.unlink])
 def test_a_damaged_checkpoint_is_said_to_be_one(
@@ -329,6 +330,7 @@ def test_both_regimes_of_fgnet_itself(volume: Volume, tmp_path: Path, frozen: bo
     assert modes == [(not frozen, True)] * 2 and not model.training
 
 
+@pytest.mark.slow
 def test_the_model_ends_with_the_moving_average(volume: Volume, tmp_path: Path) -> None:
     last, averaged, path = Tiny(), Tiny(), []
     train(last, [volume], CONFIG, tmp_path / "a", lambda h: path.append(last.head.weight.detach().clone()))

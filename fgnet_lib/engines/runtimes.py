@@ -47,7 +47,7 @@ class Converted(nn.Module):
         """Load the two parts of a model, as `record_parts` gives them, into an engine with PyTorch's threads."""
         super().__init__()
         self.model = model
-        load, threads = _LOADERS[engine], torch.get_num_threads()
+        load, threads = LOADERS[engine], torch.get_num_threads()
         self._encoder = load(parts[0], threads) if parts[0] else None
         self._decoder = load(parts[1], threads)
         self.difference, self.report = float("nan"), engine
@@ -214,4 +214,4 @@ def _load_onnxruntime(content: bytes, threads: int) -> Network:
     return lambda inputs: session.run(None, inputs)
 
 
-_LOADERS = {"openvino": _load_openvino, "onnxruntime": _load_onnxruntime}
+LOADERS = {"openvino": _load_openvino, "onnxruntime": _load_onnxruntime}

@@ -22,8 +22,6 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -177,15 +175,22 @@ def attach_adapters(encoder: Encoder, config: AdapterConfig) -> None:
     encoder.requires_grad_(False)
     if config.rank:
         layers = ["qkv"] if isinstance(encoder, Sam2Encoder) else ["widen", "narrow"]
+        from peft import LoraConfig, inject_adapter_in_model  # imports transformers, which takes seconds
+
         lora = LoraConfig(r=config.rank, lora_alpha=config.rank, target_modules=layers)  # alpha = r: no further factor
         inject_adapter_in_model(lora, encoder)
     if isinstance(encoder, Sam2Encoder):
         encoder.adapters = Adapters(encoder, config)
 
 
+def _updated_layers(encoder: Encoder) -> dict[str, Any]:
+    """The layers with low-rank updates, by name; peft's are the only layers with a base layer."""
+    return {name: layer for name, layer in encoder.named_modules() if hasattr(layer, "get_base_layer")}
+
+
 def has_adapters(encoder: Encoder) -> bool:
     """Whether an encoder has adapters of any kind."""
-    return hasattr(encoder, "adapters") or any(isinstance(module, LoraLayer) for module in encoder.modules())
+    return hasattr(encoder, "adapters") or bool(_updated_layers(encoder))
 
 
 def detach_adapters(encoder: Encoder) -> None:
@@ -208,12 +213,11 @@ def merge_adapters(encoder: Encoder) -> None:
 
 
 def _remove(encoder: Encoder, merge: bool) -> None:
-    for name, layer in list(encoder.named_modules()):
-        if isinstance(layer, LoraLayer):
-            if merge:
-                layer.merge()
-            parent, _, child = name.rpartition(".")
-            setattr(encoder.get_submodule(parent), child, layer.get_base_layer())
+    for name, layer in _updated_layers(encoder).items():
+        if merge:
+            layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), child, layer.get_base_layer())
     if hasattr(encoder, "adapters"):
         for hook in encoder.adapters.hooks:
             hook.remove()

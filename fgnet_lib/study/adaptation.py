@@ -50,17 +50,17 @@ class Method:
 PHOTOGRAPHS = replace(NATURAL, refined=False)
 METHODS = {  # those of the figure first
     "frozen": Method("frozen", "frozen", 400),
-    "norms": Method("norm layers only", "norms", 305),
-    "rank_2": Method("LoRA, r = 2", "adapters", 255, rank=2),
-    "rank_4": Method("LoRA, r = 4", "adapters", 255, rank=4),
-    "rank_8": Method("LoRA, r = 8", "adapters", 255, rank=8),
-    "log1p": Method("LoRA, r = 4, with spectrum (log1p)", "adapters", 215, rank=4, spectrum="log1p"),
-    "full": Method("fully fine-tuned", "full", 235, factor=0.1),
-    "raw": Method("LoRA, r = 4, with spectrum (raw)", "adapters", 215, rank=4, spectrum="raw"),
+    "norms": Method("norm layers only", "norms", 285),
+    "rank_2": Method("LoRA, r = 2", "adapters", 260, rank=2),
+    "rank_4": Method("LoRA, r = 4", "adapters", 260, rank=4),
+    "rank_8": Method("LoRA, r = 8", "adapters", 260, rank=8),
+    "log1p": Method("LoRA, r = 4, with spectrum (log1p)", "adapters", 255, rank=4, spectrum="log1p"),
+    "full": Method("fully fine-tuned", "full", 270, factor=0.1),
+    "raw": Method("LoRA, r = 4, with spectrum (raw)", "adapters", 265, rank=4, spectrum="raw"),
     "gate": Method("LoRA, r = 4, a gate for each image", "adapters", 240, rank=4, gate=True),
-    "natural_frozen": Method("photographs: frozen", "frozen", 400, config=PHOTOGRAPHS),
-    "natural_rank_4": Method("photographs: LoRA, r = 4", "adapters", 300, rank=4, config=PHOTOGRAPHS),
-    "natural_full": Method("photographs: fully fine-tuned", "full", 300, factor=0.1, config=PHOTOGRAPHS),
+    "natural_frozen": Method("photographs: frozen", "frozen", 355, config=PHOTOGRAPHS),
+    "natural_rank_4": Method("photographs: LoRA, r = 4", "adapters", 185, rank=4, config=PHOTOGRAPHS),
+    "natural_full": Method("photographs: fully fine-tuned", "full", 150, factor=0.1, config=PHOTOGRAPHS),
 }
 SHOWN = tuple(METHODS)[:7]
 QUESTIONS = {  # the first of each pair is compared with the second

@@ -127,6 +127,7 @@ def test_every_exercise_has_another_right_answer():
     assert RIGHT.keys() == EXERCISES.keys() and all(RIGHT.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "answer"), [(name, answer) for name, answers in RIGHT.items() for answer in answers])
 def test_a_right_answer_unlike_the_solution_passes(name, answer):
     assert outcome(name, answer) == Outcome("passed")
@@ -138,6 +139,7 @@ def test_at_least_three_wrong_answers_get_hints_of_their_own(name):
     assert len(hints) >= 3 and not any(hint in other for hint in hints for other in hints - {hint})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "old", "new", "hint"), [(name, *mutant) for name, mutants in MUTANTS.items() for mutant in mutants]
 )
@@ -174,6 +176,7 @@ CHANGEABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXERCISES)
 def test_an_answer_that_overwrites_its_arguments_is_told_so_and_spoils_no_check(name):
     judged = checks.EXERCISES[name].judge(instead(name, spoil))
@@ -222,6 +225,7 @@ def drawn(part: Any) -> np.ndarray:
     return np.asarray(getattr(part, reader)())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", pictures.PICTURES)
 def test_the_picture_of_a_right_answer_is_beside_the_expected_one(name, shown):
     checks.EXERCISES[name](lambda *_: 7)

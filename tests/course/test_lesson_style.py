@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ PICTURES = {"subplots", "figure", "draw"}  # draw: of an Explorer
 PICTURES |= returns_figure(VIEWS / "plots.py") | returns_figure(VIEWS / "attention.py")
 
 
+@functools.cache
 def cells_of(source: Path) -> list[NotebookNode]:
     return jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent").cells
 
@@ -268,6 +270,7 @@ def lesson_code(source: Path) -> str:
     return "\n".join(cell.source for cell in cells)
 
 
+@pytest.mark.slow
 def test_no_function_is_repeated_across_lessons_or_copied_from_the_library():
     codes = {source.stem: lesson_code(source) for source in SOURCES}
     codes |= {

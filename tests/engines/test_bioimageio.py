@@ -8,12 +8,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from helpers.packages import need
 
 from fgnet_lib.engines.bioimageio import export_bioimageio
 from fgnet_lib.fgnet import FGNet, FGNetConfig
 
-pytestmark = pytest.mark.slow
-core = pytest.importorskip("bioimageio.core")
+pytestmark = [pytest.mark.slow, need("bioimageio")]
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,8 @@ def package(tmp_path_factory):
 
 
 def test_bioimage_io_accepts_the_package(package):
+    from bioimageio import core  # takes seconds, and only here
+
     summary = core.test_model(package)
     assert summary.status == "passed", summary.format()
 
@@ -38,6 +40,8 @@ def test_the_package_describes_every_output(package):
 
 
 def test_a_file_that_was_changed_is_noticed(package, tmp_path):
+    from bioimageio import core
+
     changed = tmp_path / "changed.zip"
     with zipfile.ZipFile(package) as old, zipfile.ZipFile(changed, "w") as new:
         for file in old.namelist():

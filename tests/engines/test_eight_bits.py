@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.packages import need
 
 from fgnet_lib.engines.quantisation import quantise
-from fgnet_lib.engines.runtimes import installed_engines
 from fgnet_lib.fgnet import FGNet, FGNetConfig
 from fgnet_lib.inference import predict
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(installed_engines() != ["torch", "openvino", "onnxruntime"], reason="an engine is not installed")
+@need("openvino", "onnxruntime")
 def test_affinities_of_8_bits_are_near(capsys):
     torch.manual_seed(0)
     model = FGNet(FGNetConfig("natural", widths=(8, 8, 16, 16, 16), dense_levels=1)).eval()

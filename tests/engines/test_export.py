@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.packages import need
 
 from fgnet_lib.engines import export
 from fgnet_lib.engines.export import Affinities, check_onnx, export_onnx, output_names
 from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
 from fgnet_lib.weights import load_pretrained
 
-pytestmark = pytest.mark.slow
-onnxruntime = pytest.importorskip("onnxruntime")
+pytestmark = [pytest.mark.slow, need("onnxruntime")]
 NARROW = (8, 8, 16, 16, 16)
 CONFIGS = {
     "natural": FGNetConfig("natural", widths=NARROW),
@@ -34,6 +34,8 @@ def test_one_file_of_the_shipped_model_serves_every_size(tmp_path):
     file = export_onnx(model, tmp_path / "new folder" / "model.onnx")
     for shape in ((3, 70, 50), (1, 160, 96), (9, 33, 128)):
         assert 0 < check_onnx(file.read_bytes(), Affinities(model), values(shape)) < export.TOLERANCE
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(file)
     assert [output.name for output in session.get_outputs()] == ["A_s", "A_r", "a1", "a2", "a3"]
     a_s, a_r, a1, *_, a3 = session.run(None, {"raw": values((3, 70, 50)).numpy()})
@@ -46,6 +48,8 @@ def test_one_file_of_the_shipped_model_serves_every_size(tmp_path):
 def test_sizes_can_be_fixed(tmp_path):
     model = FGNet(CONFIGS["channel norm"])
     file = export_onnx(model, tmp_path / "model.onnx", (4, 64, 32))
+    import onnxruntime
+
     (raw,) = onnxruntime.InferenceSession(file).get_inputs()
     assert raw.shape == [1, 1, 4, 64, 32]
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import Echo
+from helpers.packages import need
 
 from fgnet_lib import inference
 from fgnet_lib.engines import runtimes
@@ -19,7 +20,7 @@ from fgnet_lib.probing import attention_set_to
 NARROW = (8, 8, 16, 16, 16)
 SIZE = (4, 64, 64)
 PLENTY = runtimes.WORTHWHILE
-pytestmark = pytest.mark.skipif("openvino" not in installed_engines(), reason="OpenVINO is not installed")
+pytestmark = need("openvino")
 
 
 @pytest.fixture(scope="module")

@@ -137,6 +137,7 @@ def test_what_was_written_is_read(tmp_path, suffix, dtype):
     assert read_volume(write_volume(Volume(grey(), SIZE), written)).labels is None  # replaced as a whole
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 20), st.integers(1, 150), st.integers(1, 150)),

@@ -21,6 +21,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
     ConsoleMessage,
     ElementHandle,
@@ -56,6 +57,9 @@ SETTINGS = {  # of JupyterLab: no questions, and all cells in the page, also tho
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
     "notebook-extension/tracker": '{"windowingMode": "none"}',
 }
+SETTLE = """() => Promise.all(document.getAnimations()
+  .filter(animation => animation.effect.getComputedTiming().endTime < Infinity)
+  .map(animation => animation.finished.catch(() => null)))"""
 BLANK = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 
 
@@ -74,6 +78,17 @@ def cannot_test(reason: str) -> NoReturn:
         pytest.fail(reason)
     warnings.warn(reason, stacklevel=2)
     pytest.skip(reason)
+
+
+def find_barriers(page: Page) -> list[tuple[str, str]]:
+    """The rule and the element of each critical or serious finding of axe, once nothing in the page fades in."""
+    page.evaluate(SETTLE)
+    return [
+        (violation["id"], node["html"][:200])
+        for violation in Axe().run(page).response["violations"]
+        if violation["impact"] in ("critical", "serious")
+        for node in violation["nodes"]
+    ]
 
 
 class Watch:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
@@ -93,6 +92,8 @@ def test_merged_weights_give_the_same_features(build):
 @settings(max_examples=20, deadline=None)
 @given(inputs=st.integers(1, 12), outputs=st.integers(1, 12), rank=st.integers(1, 5))
 def test_an_update_has_r_times_both_sides_and_its_product_distributes(inputs, outputs, rank):
+    from peft import LoraConfig, inject_adapter_in_model  # takes seconds, and only here
+
     class Layer(nn.Module):
         def __init__(self):
             super().__init__()

@@ -210,6 +210,7 @@ def test_learning_a_block_lowers_its_error(encoder, raw):
     assert (after - wanted).norm() < (before - wanted).norm()
 
 
+@pytest.mark.slow
 def test_only_the_part_that_is_named_is_rounded_and_the_model_stays(raw):
     torch.manual_seed(0)
     small = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)

@@ -121,6 +121,7 @@ def test_what_a_module_imports_is_required(module):
     assert {package for package in packages if not providers[package] & required} == set()
 
 
+@pytest.mark.slow
 def test_reading_a_volume_does_not_load_torch():
     code = "import sys, fgnet_lib.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0

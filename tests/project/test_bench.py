@@ -7,11 +7,15 @@ from contextlib import contextmanager
 
 import bench
 import bench_blocks
+import measure_engines
 import numpy as np
 import pytest
 import torch
 from distributed import Client
+from measure_engines import peer_tasks
+from peer import build_peer
 
+from fgnet_lib.engines.runtimes import installed_engines
 from fgnet_lib.fgnet import MINI, FGNet
 from fgnet_lib.inference import predict
 from fgnet_lib.machine import ThinConv3d
@@ -174,3 +178,32 @@ def test_the_committed_pages_are_what_the_committed_files_give():
     for tool in (bench, bench_blocks):
         results = json.loads((tool.DOCS / f"{tool.__name__}.json").read_text("utf-8"))
         assert (tool.DOCS / f"{tool.__name__}.md").read_text("utf-8") == tool.page(results), "run `make bench`"
+
+
+def test_the_fields_unet_pools_within_sections_and_computes_the_same_in_every_engine():
+    raw = torch.rand((1, 1, 3, 32, 48), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        results = [torch.as_tensor(np.asarray(task())).reshape(1, 3, 3, 32, 48) for task in peer_tasks(raw).values()]
+    assert len(results) == len(installed_engines())
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], atol=1e-4, rtol=1e-4)
+    assert build_peer()(raw[:, :, :1]).shape == (1, 3, 1, 32, 48)
+
+
+def test_the_page_of_engines_is_what_was_measured():
+    results = json.loads((measure_engines.DOCS / "engines.json").read_text(encoding="utf-8"))
+    assert (measure_engines.DOCS / "engines.md").read_text(encoding="utf-8") == measure_engines.page(results)
+
+
+def test_ratios_of_engines_are_to_the_same_engine_or_to_pytorch():
+    engine = {"mean": 1e-5, "largest": 1e-4, "voi": 1.0}
+    rows = [
+        {"engine": "torch", "window_s": 1.0, "volume_s": 9.0},
+        {"engine": "openvino", "window_s": 0.5, "volume_s": 6.0},
+    ]
+    text = measure_engines.page({
+        "date": "2026-11-21", "machine": "a machine", "rounds": 1, "shape": [1, 2, 3], "parameters": 5,
+        "engines": [row | engine for row in rows], "peer_s": {"torch": 2.0, "openvino": 1.5}, "peer_parameters": 7,
+    })  # fmt: skip
+    assert "| openvino | 500 | 2.00 | 6.0 | 1.50 | 1.0e-05 | 1.0e-04 | 1.000 |" in text
+    assert "| openvino | 1500 | 500 | 3.00 |" in text

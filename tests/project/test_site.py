@@ -16,8 +16,7 @@ import build_site
 import nbformat
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from helpers.browser import SCREENSHOTS, open_browser
+from helpers.browser import SCREENSHOTS, find_barriers, open_browser
 from nbformat.v4 import new_code_cell, new_output
 from PIL import Image
 from run_tutorial import Lesson, lesson_parameters, sources_key
@@ -343,13 +342,7 @@ def test_pages_have_no_serious_barrier_and_follow_the_system_at_the_first_visit(
             page.screenshot(path=SCREENSHOTS / f"site-{width}-{scheme}-{number}.png")
             assert page.locator("html").get_attribute("data-theme") == scheme
             page.evaluate(UNFOLD)
-            violations = Axe().run(page).response["violations"]
-            barriers += [
-                (path, violation["id"], node["html"][:200])
-                for violation in violations
-                if violation["impact"] in ("critical", "serious")
-                for node in violation["nodes"]
-            ]
+            barriers += [(path, *barrier) for barrier in find_barriers(page)]
         assert barriers == []
 
 

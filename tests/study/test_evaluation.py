@@ -28,6 +28,7 @@ def test_objects_in_one_piece_stay_as_they_are():
     assert sum(voi(label_pieces(labels), labels)) < 1e-9
 
 
+@pytest.mark.slow
 def test_perfect_affinities_of_neurons_give_neurons():
     """Not without any error: what is thinner than a widened border is lost; that is what the row measures."""
     phantom = make_phantom((16, 96, 96), seed=0)

@@ -74,6 +74,7 @@ def test_the_pictures_of_a_run_hold_its_segmentation_and_nothing_of_the_data():
     assert set(np.unique(kept["errors"])) <= {0, 1} and kept["section"].shape == (96, 96)
 
 
+@pytest.mark.slow
 def test_a_plain_unet_has_neither_attention_nor_coarse_affinities(tiny):
     results.run_once("unet", 1, tiny / "work")
     (run,) = runs.read_runs(tiny)
@@ -82,6 +83,7 @@ def test_a_plain_unet_has_neither_attention_nor_coarse_affinities(tiny):
     assert run["training"]["trainable"] == run["training"]["parameters"]
 
 
+@pytest.mark.slow
 def test_rescaled_predictions_come_back_in_the_volumes_own_voxels():
     volume = open_dataset("phantom", "val")[8:12, :100, :90]  # 8 nm in-plane: predicted at 80 x 72
     prediction = predict_rescaled(load_pretrained(), volume, rescale=True)
@@ -398,6 +400,7 @@ def test_every_figure_of_the_pages_is_committed():
         assert (render_results.DOCS / name).is_file() and f"{name.removeprefix('measured/')})" in pages
 
 
+@pytest.mark.slow
 def test_committed_pictures_are_those_that_a_lesson_shows():
     shown = {(run["row"], run["seed"]) for run in runs.read_runs() if runs.keeps_pictures(run["row"], run["seed"])}
     assert {runs.picture_path(*run) for run in shown} == set(runs.RESULTS.glob("*.npz"))

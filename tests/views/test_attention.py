@@ -49,6 +49,7 @@ def test_the_grid_has_the_layout_of_figure_4(volume, maps):
     assert panels[2].images[0].get_extent() == [-0.5, 63.5, 63.5, -0.5]
 
 
+@pytest.mark.slow
 def test_no_map_is_dark_and_the_bar_tells_the_weights(volume, maps):
     figure = attention.attention_grid(*volume, maps, [1, 2], VOXEL)
     for ax in figure.axes[2:5]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from helpers.browser import SCREENSHOTS, open_browser
+from helpers.browser import SCREENSHOTS, find_barriers, open_browser
 from playwright.sync_api import Page
 
 from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
@@ -49,6 +48,7 @@ def stored(text: str, type_: type) -> np.ndarray:
 # --- what the file holds ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_attention_is_stored_to_less_than_half_a_percent_of_its_range(volume, model, content):
     inspector = Inspector(model, volume.raw)
     assert content["shape"] == list(volume.shape) and len(content["em"]) == 5
@@ -69,6 +69,7 @@ def test_dot_products_of_what_is_stored_are_sam2s_similarities(volume, model, co
         assert np.abs(errors).mean() < 0.08 and 0 < level["error"] < 0.08
 
 
+@pytest.mark.slow
 def test_a_large_volume_is_cut_to_its_middle_and_to_the_limit(model, tmp_path, monkeypatch):
     monkeypatch.setattr(attention_page, "SIDE", 96)
     monkeypatch.setattr(attention_page, "LIMIT", 120_000)
@@ -179,5 +180,4 @@ def test_no_serious_barrier(path, width, scheme):
         page.emulate_media(color_scheme=scheme)
         page.goto(path.as_uri())
         page.wait_for_selector("body[data-ready]")
-        violations = Axe().run(page).response["violations"]
-        assert [v["id"] for v in violations if v["impact"] in ("critical", "serious")] == []
+        assert find_barriers(page) == []

@@ -46,6 +46,7 @@ def test_html_holds_neurons_in_nm(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["neurons.html", "one.html"]
 
 
+@pytest.mark.slow
 def test_html_stays_small(tmp_path):
     rough = np.random.default_rng(0).integers(1, 11, (20, 40, 40), dtype=np.uint32)  # no surface could be larger
     assert exports.export_html(rough, VOXEL, tmp_path / "rough.html").stat().st_size < 10e6
@@ -272,6 +273,7 @@ def test_the_command_serves_files_to_neuroglancer_and_to_this_machine(served):
     assert ask(address.replace("127.0.0.1", "localhost") + "/raw/info")[0] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "headers",
     [
@@ -289,6 +291,7 @@ def test_other_pages_and_names_are_refused(served, headers):
     assert "multiscale" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["/", "/raw/", "/raw", "/segmentation/mesh/", "/%2e%2e/", "//"])
 def test_folders_are_not_listed(served, folder):
     status, text, _ = ask(address_in(served) + folder)
@@ -296,6 +299,7 @@ def test_folders_are_not_listed(served, folder):
     assert "info" not in text
 
 
+@pytest.mark.slow
 def test_slow_clients_are_let_go(tmp_path, monkeypatch):
     monkeypatch.setattr(exports.serve.Handler, "timeout", 0.2)
     export = make_export(tmp_path / "p")

@@ -88,6 +88,7 @@ def test_quick_outlines_are_those_of_an_overlay():
     np.testing.assert_array_equal(outlines(np.array([[7, 7, IGNORE]], np.uint64))[0], [[False, True, False]])
 
 
+@pytest.mark.slow
 def test_a_figure_drawn_in_place_is_the_one_drawn_anew():
     before, after = ColorScale("attention", 0, 0.5, "afmhot"), ColorScale("attention", 0, 0.4, "viridis")
     canvas = Canvas()
@@ -98,6 +99,7 @@ def test_a_figure_drawn_in_place_is_the_one_drawn_anew():
     np.testing.assert_array_equal(pixels(again), pixels(Canvas().show(second)))
 
 
+@pytest.mark.slow
 def test_what_is_kept_and_what_moves_make_the_whole_picture(drawing):
     canvas, scale = Canvas(), ColorScale("attention", 0, 0.5, "afmhot")
     rows = [[panel(0, scale=scale, cross=(3, 4)), panel(1, legend={"split": "red"}), Curve((0, 1), (2, 1), (0, 1), 0)]]
@@ -136,6 +138,7 @@ def test_the_line_of_a_curve_moves():
     assert list(figure.axes[0].lines[-1].get_xdata()) == [0.5, 0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 8])
 def test_a_point_of_the_picture_is_the_voxel_in_every_panel(stride):
     box = Box(8, 13, 20, 30)

@@ -253,6 +253,7 @@ def test_no_figure_of_a_lesson_is_wider_than_what_is_readable():
         assert all(float(width) <= WIDEST for width in widths), (source.name, widths)
 
 
+@pytest.mark.slow
 def test_text_is_readable_on_a_slide(volume):
     """The widest figure of the lessons is shrunk to a slide of 13.3 inches."""
     figure, axes = plt.subplots(1, 3, figsize=(WIDEST, 5))

@@ -121,6 +121,7 @@ def test_largest_neurons_are_selected_in_the_colours_of_the_figures(volume):
     assert visible == {"raw": True, "ground truth": False, "prediction": True}
 
 
+@pytest.mark.slow
 def test_arrays_are_shared_and_let_go():
     volume = make_volume()
     raw, labels = weakref.ref(volume.raw), weakref.ref(volume.labels)
@@ -140,6 +141,7 @@ def test_arrays_are_shared_and_let_go():
         old.report("ground truth", 7)
 
 
+@pytest.mark.slow
 def test_nothing_is_copied_when_a_volume_is_opened():
     """Eight bytes a voxel for signed ids, too: opening needs a fraction of what one layer has."""
     shape = (64, 256, 256)

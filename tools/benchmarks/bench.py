@@ -41,7 +41,7 @@ from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import load_pretrained
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "measured"
-UNET = FGNetConfig(encoder=None, widths=(28, 36, 48, 64, 80), dense_levels=5)  # the field's plain 3D U-Net
+UNET = FGNetConfig(encoder=None, widths=(28, 36, 48, 64, 80), dense_levels=5)  # a slim one; the field's is in peer.py
 PATCH = (1, 1, 16, 128, 128)
 TILE = (16, 160, 160)  # of `predict`
 REPEATS = 3

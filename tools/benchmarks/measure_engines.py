@@ -1,12 +1,13 @@
-"""Measure what each engine makes of the shipped model: speed, and VOI on FIB-25's validation part; prints a table.
+"""Measure what each engine makes of the shipped model, and of the field's U-Net; a part of `make bench`.
 
-Engines take turns, so that the machine's pace is the same for all of them. Seconds are those of the processor, on one
-thread: they count what else runs on the machine least. The table of docs/measured/engines.md is this output.
+Writes engines.json and engines.md in docs/measured. Networks take turns, so that the machine's pace is the same for all
+of them. Seconds are those of the processor, on one thread: they count what else runs on the machine least.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
@@ -14,22 +15,57 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from statistics import median
 
 import numpy as np
 import torch
+from peer import build_peer
 
+from fgnet_lib import REPOSITORY
 from fgnet_lib.datasets import open_dataset
+from fgnet_lib.engines.export import EXAMPLE, noise, to_onnx
 from fgnet_lib.engines.quantisation import quantise
-from fgnet_lib.engines.runtimes import choose_engine, installed_engines
+from fgnet_lib.engines.runtimes import LOADERS, choose_engine, installed_engines
 from fgnet_lib.inference import Prediction, predict
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import sweep
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
+DOCS = REPOSITORY / "docs" / "measured"
 TILE = (16, 160, 160)  # of `predict`
 SAMPLES = 24  # windows that calibrate 8 bits
+EIGHT_BITS = "openvino, 8 bits"
+PAGE = """\
+# How fast each engine is
+
+<!-- written by tools/benchmarks/measure_engines.py from engines.json; edit that tool instead -->
+
+[Engines](../understand/engines.md) says what they are. {date}, {machine}. Seconds of the processor on one thread, the
+networks by turns; medians of {window_rounds} rounds of a window and of {rounds} of a volume.
+
+## The shipped model
+
+A window has {tile} random voxels. The volume is FIB-25's validation part, {shape} voxels; its VOI is that at the
+shipped threshold, and the differences are those of its refined affinities from PyTorch's.
+
+| engine | window, ms | times PyTorch's speed | volume, s | times PyTorch's speed | mean difference | largest | VOI |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+{engines}
+
+## Beside the field's 3D U-Net
+
+The residual U-Net of Lee et al. 2017 with {peer_parameters:,} random weights, in the same engine and on the same window
+(`tools/benchmarks/peer.py`; the shipped model has {parameters:,}).
+
+| engine | U-Net, ms | shipped model, ms | times the U-Net's speed |
+| --- | ---: | ---: | ---: |
+{peers}
+
+A conversion takes some seconds (10 s of the processor for OpenVINO), which is why `"auto"` converts for large volumes
+only. On processors with bfloat16 or VNNI other ratios are to be expected: `make bench` measures them.
+"""
 
 
 def calibration_windows(count: int) -> list[np.ndarray]:
@@ -50,11 +86,26 @@ def time_in_turns(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[s
     return {name: median(times[1:]) for name, times in seconds.items()}
 
 
+def peer_tasks(raw: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """A window through the field's U-Net, by engine."""
+    peer = build_peer()
+    tasks: dict[str, Callable[[], object]] = {"torch": lambda: peer(raw)}
+    with torch.inference_mode(False):
+        content = to_onnx(peer, {"raw": noise(EXAMPLE)}, ["affinities"], free=True)
+    for engine in installed_engines()[1:]:
+        network = LOADERS[engine](content, 1)
+        tasks[engine] = partial(network, {"raw": raw.numpy()})
+    return tasks
+
+
 @torch.inference_mode()
-def time_window(networks: dict[str, torch.nn.Module], rounds: int) -> dict[str, float]:
-    """Median seconds of one window of random values."""
+def time_windows(networks: dict[str, torch.nn.Module], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds of one window of random values: of the shipped model's networks, and of the field's U-Net."""
     raw = torch.rand((1, 1, *TILE))
-    return time_in_turns({name: lambda network=network: network(raw) for name, network in networks.items()}, rounds)
+    ours = {("ours", name): partial(network, raw) for name, network in networks.items()}
+    peers = {("peer", name): task for name, task in peer_tasks(raw).items()}
+    seconds = time_in_turns(ours | peers, rounds)
+    return tuple({name: s for (whose, name), s in seconds.items() if whose == wanted} for wanted in ("ours", "peer"))
 
 
 def compare(prediction: Prediction, reference: Prediction) -> tuple[float, float]:
@@ -63,35 +114,64 @@ def compare(prediction: Prediction, reference: Prediction) -> tuple[float, float
     return float(difference.mean()), float(difference.max())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="of each measurement of time")
-    rounds = parser.parse_args().rounds
+def measure(rounds: int) -> dict:
+    """Measure everything that the page shows."""
     torch.set_num_threads(1)
     model, volume = load_pretrained(), open_dataset("fib25", "val").load()
     networks: dict[str, torch.nn.Module] = {"torch": model}
     networks |= {engine: choose_engine(model, engine, TILE, 0) for engine in installed_engines()[1:]}
-    networks["openvino, 8 bits"] = quantise(model, calibration_windows(SAMPLES))
-    windows = time_window(networks, 3 * rounds)
+    networks[EIGHT_BITS] = quantise(model, calibration_windows(SAMPLES))
+    windows, peers = time_windows(networks, 3 * rounds)
     predictions: dict[str, Prediction] = {}
 
     def predict_with(name: str) -> None:
         predictions[name] = predict(networks[name], volume.raw, TILE, progress=False)
 
-    volumes = time_in_turns({name: lambda name=name: predict_with(name) for name in networks}, rounds)
-    print(f"{date.today()}, {hardware()}, FIB-25's validation part of {volume.shape} voxels\n")
-    print("| engine | a window, ms | ratio | the volume, s | ratio | difference: mean | largest | VOI |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    volumes = time_in_turns({name: partial(predict_with, name) for name in networks}, rounds)
+    engines = []
     for name in networks:
         threshold = pretrained_threshold()
         segmentation = sweep(predictions[name].refined, volume.voxel_size, [threshold])[threshold]
         scores = evaluate(segmentation, volume.labels)
         mean, largest = compare(predictions[name], predictions["torch"])
-        print(
-            f"| {name} | {1000 * windows[name]:.0f} | {windows['torch'] / windows[name]:.2f} | {volumes[name]:.1f} "
-            f"| {volumes['torch'] / volumes[name]:.2f} | {mean:.1e} | {largest:.1e} "
-            f"| {scores.voi_split + scores.voi_merge:.3f} |"
-        )
+        engines.append({
+            "engine": name, "window_s": windows[name], "volume_s": volumes[name], "mean": mean, "largest": largest,
+            "voi": scores.voi_split + scores.voi_merge,
+        })  # fmt: skip
+    return {
+        "date": date.today().isoformat(), "machine": hardware(), "rounds": rounds, "shape": list(volume.shape),
+        "engines": engines, "peer_s": peers,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "peer_parameters": sum(p.numel() for p in build_peer().parameters()),
+    }  # fmt: skip
+
+
+def page(results: dict) -> str:
+    """docs/measured/engines.md."""
+    rows = {row["engine"]: row for row in results["engines"]}
+    window, volume = (rows["torch"][key] for key in ("window_s", "volume_s"))
+    engines = [
+        f"| {name} | {1000 * row['window_s']:.0f} | {window / row['window_s']:.2f} | {row['volume_s']:.1f} "
+        f"| {volume / row['volume_s']:.2f} | {row['mean']:.1e} | {row['largest']:.1e} | {row['voi']:.3f} |"
+        for name, row in rows.items()
+    ]
+    peers = [
+        f"| {name} | {1000 * seconds:.0f} | {1000 * rows[name]['window_s']:.0f} "
+        f"| {seconds / rows[name]['window_s']:.2f} |"
+        for name, seconds in results["peer_s"].items()
+    ]
+    texts = {"tile": " x ".join(map(str, TILE)), "shape": " x ".join(map(str, results["shape"]))}
+    texts |= {"engines": "\n".join(engines), "peers": "\n".join(peers), "window_rounds": 3 * results["rounds"]}
+    return PAGE.format(**results | texts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="of each measurement of a volume's time")
+    results = measure(parser.parse_args().rounds)
+    (DOCS / "engines.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (DOCS / "engines.md").write_text(page(results), encoding="utf-8")
+    print(page(results))
 
 
 if __name__ == "__main__":
