@@ -25,7 +25,9 @@ from fgnet_lib.study.statistics import difference_cells
 from fgnet_lib.training import TrainConfig
 
 STUDENTS = REPOSITORY / "docs" / "measured" / "student"
-FIELD_UNET = FGNetConfig(encoder=None, widths=(28, 36, 48, 64, 80), dense_levels=5)  # as in tools/benchmarks/bench.py
+SLIM_UNET = FGNetConfig(
+    encoder=None, widths=(28, 36, 48, 64, 80), dense_levels=5
+)  # as `UNET` of tools/benchmarks/bench.py
 WINDOW = (16, 160, 160)  # of `predict`
 ITERATIONS = 600
 LABEL, CROSS = {"cross": 0.0}, {}  # the weights of the losses that differ from `LossWeights`

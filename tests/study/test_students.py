@@ -37,7 +37,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(train_student, "SHIPPED", pupils["cross"])
     monkeypatch.setattr(train_student, "SHIPPED_TRAINING", replace(recipe, weights=(8, 2)))
     monkeypatch.setattr(train_student, "PARTS", ("0-9", "10-19"))
-    monkeypatch.setattr(train_student, "FIELD_UNET", replace(students.FIELD_UNET, widths=(4,) * 5))
+    monkeypatch.setattr(train_student, "SLIM_UNET", replace(students.SLIM_UNET, widths=(4,) * 5))
     monkeypatch.setattr(train_student, "open_dataset", lambda name, part: volume)
     monkeypatch.setattr(train_student, "open_choosing_part", lambda: volume[:8, :, :])
     monkeypatch.setattr(train_student, "THRESHOLDS", [0.3, 0.6])
@@ -97,7 +97,7 @@ def test_what_is_missing_is_said():
 def test_time_is_that_of_a_section_and_the_unet_is_the_one_of_the_benchmark():
     times = section_milliseconds({"a": nn.Conv3d(1, 1, 3), "b": nn.Conv3d(1, 64, 7)}, (2, 32, 32), rounds=3)
     assert 0 < times["a"] < times["b"]
-    assert students.FIELD_UNET == bench.UNET and students.WINDOW == bench.TILE
+    assert students.SLIM_UNET == bench.UNET and students.WINDOW == bench.TILE
     assert torch.is_grad_enabled()
 
 

@@ -57,10 +57,10 @@ from fgnet_lib.study.rows import SECTIONS
 from fgnet_lib.study.runs import add_runs, read_runs
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.study.students import (
-    FIELD_UNET,
     ITERATIONS,
     PUPILS,
     QUESTIONS,
+    SLIM_UNET,
     STUDENTS,
     Pupil,
     describe_missing_students,
@@ -98,8 +98,9 @@ These are the rows of [lesson 10](../../notebooks/10_twenty_times_faster.ipynb),
 validation part; the threshold of each run is chosen on sections 120-139.
 
 Milliseconds are the processor's for a section of 160 x 160 voxels, in PyTorch on one thread. A run times its student in
-turns with the field's 3D U-Net (28/36/48/64/80 channels) of `make bench`; the columns have the medians over runs. Other
+turns with the slim 3D U-Net (28/36/48/64/80 channels) of `make bench`; the columns have the medians over runs. Other
 programs ran meanwhile, so trust the ratio more than the milliseconds.
+`python tools/benchmarks/measure_student.py` compares with the field's published 3D U-Net, too.
 
 {missing} You may stop that command and start it again.
 """
@@ -168,7 +169,7 @@ def measure_pupil(student: Student) -> dict[str, Any]:
     threshold = best_threshold({t: asdict(evaluate(step, part.labels)) for t, step in steps.items()})
     affinities = predict(student, val.raw, progress=False).refined
     scores = asdict(evaluate(segment(affinities, val.voxel_size, threshold, strict=False), val.labels))
-    times = section_milliseconds({"student": student, "unet": FGNet(FIELD_UNET).eval()})
+    times = section_milliseconds({"student": student, "unet": FGNet(SLIM_UNET).eval()})
     return {"threshold": threshold, "milliseconds": times} | {k: scores[k] for k in ("voi_split", "voi_merge", "arand")}
 
 
@@ -213,7 +214,7 @@ def train_students(data: Teaching, minutes: float, work: Path) -> None:
 
 def _rows_table(rows: dict[str, list[dict]]) -> list[str]:
     lines = [
-        "| student | parameters | ms a section | times as fast as the 3D U-Net | VOI | ARAND | runs |",
+        "| student | parameters | ms a section | times as fast as the slim U-Net | VOI | ARAND | runs |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, runs in rows.items():
@@ -251,7 +252,7 @@ def ship(work: Path, out: Path) -> None:
     fib25, val = open_dataset("fib25", "train").load(), open_dataset("fib25", "val").load()
     threshold = choose_on_parts([score_part(student, fib25, part) for part in PARTS])
     teacher = load_pretrained()
-    networks = {"student": student, "teacher": teacher, "unet": FGNet(FIELD_UNET).eval()}
+    networks = {"student": student, "teacher": teacher, "unet": FGNet(SLIM_UNET).eval()}
     notes = {
         "threshold": threshold,
         "measured": score(student, val, [threshold])[threshold],
@@ -313,9 +314,9 @@ column is the processor's time for a section of 160 x 160 voxels, in PyTorch on 
 | network | VOI split | VOI merge | VOI | ARAND | ms a section |
 |---|---|---|---|---|---|
 {rows}
-| the field's 3D U-Net, 28/36/48/64/80 channels (time alone) | | | | | {unet:.1f} |
+| a slim 3D U-Net, 28/36/48/64/80 channels (time alone) | | | | | {unet:.1f} |
 
-In that run the student was {faster:.1f} times as fast as the 3D U-Net.
+In that run the student was {faster:.1f} times as fast as the slim 3D U-Net.
 
 **Limits.** It has seen one tissue, in isotropic voxels of 10 nm. For each section it sees the two neighbours and no
 more, so it knows less than its teacher of membranes that lie in the plane of a section.
