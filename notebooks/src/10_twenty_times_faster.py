@@ -299,7 +299,7 @@ for ax, (name, affinities) in zip(axes[2:], outputs.items(), strict=True):
     ax.set(title=f"affinity along z: the {name}", xticks=[], yticks=[])
 figure.colorbar(image, ax=axes, shrink=0.8, label="affinity")
 for ax in axes:
-    plots.scale_bar(ax, val.voxel_size[2])
+    plots.scale_bar(ax, val.voxel_size)
 plt.show()
 
 # %% [markdown]

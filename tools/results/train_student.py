@@ -77,9 +77,8 @@ from fgnet_lib.weights import PRETRAINED, load_pretrained, pretrained_threshold,
 
 SHIPPED = PUPILS["cross"]
 SHIPPED_TRAINING = replace(
-    student_training(0, 12_000),
+    student_training(0, 3000),
     batch=1,
-    minutes=24,
     learning_rate=3e-3,
     ema=0.995,
     checkpoint_every=100,
