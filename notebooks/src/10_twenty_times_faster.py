@@ -31,9 +31,9 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %% [markdown]
 # ## 1 · What a millisecond costs
 #
-# A cubic millimetre of cortex, in voxels of 40 × 8 × 8 nm, has 25,000 sections of 125,000 × 125,000 pixels. That is more
-# than 10¹⁵ voxels. An embedding or an affinity that takes a microsecond less saves years of one computer. So a network is
-# judged by two numbers: how good its neurons are, and how long it takes.
+# A cubic millimetre of cortex, in voxels of 40 × 8 × 8 nm, has 25,000 sections of 125,000 × 125,000 pixels. That is
+# 4 · 10¹⁴ voxels. If a network needs one microsecond less for a voxel, it saves twelve years of one computer. So we judge
+# a network by two numbers: how good its neurons are, and how long it takes.
 #
 # **What is the papers' and what is ours.** The student and its three losses are those of CAD (CVPR 2024), and the
 # comparison with a frozen encoder is that of EM-SliceCrafter. Both are written from the equations. The network's inside,
@@ -253,9 +253,8 @@ print(f"{len(history)} iterations; mean |A_2D - A_3D|^2: {before:.3f} before, {a
 assert after < before
 
 # %% [markdown]
-# **What to see.** A minute brings the student much closer to its teacher. It is still no match for it: the student that
-# ships with this repository has seen the same kind of crops for longer (its
-# [card](../data/pretrained/STUDENT.md) says for how long).
+# **What to see.** The mean squared distance falls: the student has moved towards its teacher. A minute is short. The
+# student that ships with this repository has seen more crops, and its [card](../data/pretrained/STUDENT.md) says how many.
 #
 # ## 5 · Where does it fail?
 #
@@ -303,9 +302,9 @@ for ax in axes:
 plt.show()
 
 # %% [markdown]
-# **What to see.** Compare the two rows of the table first: of flat borders a larger share is missed, by both networks.
-# Then compare the columns. In isotropic volumes such as FIB-25 many membranes are flat. In serial sections of 40 nm
-# neighbouring sections say less about each other, and there the advantage of a 3D network is smaller.
+# **What to see.** Compare the two rows of the table first: is a larger share of the flat borders missed? Then compare the
+# columns: where does the student lose more against its teacher? The answer belongs to your data set. In isotropic volumes
+# such as FIB-25 a membrane may lie in any direction; in thick sections neighbours say less about each other.
 #
 # ## 6 · Measured: what does each millisecond buy?
 #
@@ -384,7 +383,7 @@ checks.report("10")
 # - Embeddings turn a network of sections into one that gives affinities along z, too: products of unit vectors.
 # - A student learns from labels and from its teacher's affinities; the teacher is detached.
 # - `=` instead of `+=` in a loop of losses trains the last term alone, and nothing warns you.
-# - Membranes in the plane of a section are what two dimensions see worst.
+# - A membrane in the plane of a section leaves no line in it, so two dimensions see it worst.
 #
 # ## Try it
 #
