@@ -334,8 +334,8 @@ plt.show()
 # %% [markdown]
 # **How to read it.** Lower is better, and left is faster. The line joins students that differ only in their channels, so
 # it says what time buys. The other dots have as many channels as the one in the middle, and learn by other losses or see
-# something else. The star is the student that ships; it was trained longer than the rows. For the 3D U-Net we have
-# measured the time alone. [student.md](../docs/measured/student.md) has every row.
+# something else. The star is the student that ships; its recipe is on its card. For the 3D U-Net we have measured the
+# time alone. [student.md](../docs/measured/student.md) has every row.
 
 # %%
 answers = {question: students.student_answer(rows, pair) for question, pair in students.QUESTIONS.items()}
@@ -367,9 +367,9 @@ for name, model in (("teacher", teacher), ("student", student)):
 # On a small volume both times contain the same fixed costs, such as blending windows, so the ratio is smaller than that
 # of the networks alone.
 #
-# **Limits.** Our student and teacher are small, and trained on one tissue. The papers report students that are 20 and 33
-# times as fast as 3D networks, on a GPU and on other data; our ratios are those of a CPU. FIB-25 is isotropic, so what
-# a student loses there need not be what it loses in serial sections.
+# **Limits.** Our student and teacher are small, and their training was short. The papers report students that are 20 and
+# 33 times as fast as 3D networks, on other machines and other data; our ratios are those of one core of a CPU. FIB-25 is
+# isotropic, so what a student loses there need not be what it loses in serial sections.
 #
 # ## Your exercises
 
