@@ -82,8 +82,8 @@ test: chromium runtime lint  ## linters and all tests: lessons run, a browser op
 encoder: env  ## pretrain the mini encoder without labels of people (an hour on one core)
 	$(BIN)/python tools/results/pretrain_mini.py
 
-student: env  ## train the student that ships in data/pretrained (an hour on one core; its rows: tools/results/train_student.py --rows)
-	$(BIN)/python tools/results/train_student.py
+student: env  ## train the student that ships in data/pretrained (an hour on one core, or MINUTES=5; its rows: tools/results/train_student.py --rows)
+	$(BIN)/python tools/results/train_student.py $(if $(MINUTES),--minutes $(MINUTES))
 
 weights: env  ## train the mini model that ships in data/pretrained (five hours on one core)
 	$(BIN)/python tools/results/train_mini.py

@@ -34,7 +34,7 @@ class StudentConfig:
         sections: How many sections are the input of one: 1, or 3 with a neighbour on each side (2.5D).
     """
 
-    widths: tuple[int, ...] = (16, 32, 48, 64)
+    widths: tuple[int, ...] = (16, 24, 40, 64)
     embedding: int = 4
     sections: int = 3
     encoder: ClassVar[None] = None  # as in `FGNetConfig`: there is no SAM2 in a student

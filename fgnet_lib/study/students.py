@@ -56,7 +56,7 @@ PUPILS = {
     "features": Pupil("the same, with frozen features", losses=FEATURES),
     "single": Pupil("the same, one section as input", StudentConfig(sections=1)),
     "narrow": Pupil("the same, half the channels", StudentConfig(widths=(8, 16, 24, 32))),
-    "wide": Pupil("the same, twice the channels", StudentConfig(widths=(32, 64, 96, 128))),
+    "wide": Pupil("the same, twice the channels", StudentConfig(widths=(32, 48, 80, 128))),
     "embedding": Pupil("the same, 16 channels in an embedding", StudentConfig(embedding=16)),
 }
 LOSSES, SIZES = ("label", "cross", "graft", "features"), ("narrow", "cross", "wide")

@@ -76,14 +76,7 @@ from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import PRETRAINED, load_pretrained, pretrained_threshold, read_notes, save_model
 
 SHIPPED = PUPILS["cross"]
-SHIPPED_TRAINING = replace(
-    student_training(0, 3000),
-    batch=1,
-    learning_rate=3e-3,
-    ema=0.995,
-    checkpoint_every=100,
-    weights=(8, 2),  # of FIB-25 and of the phantom
-)
+MINUTES = 60  # of the training that ships
 HEAD_ITERATIONS = 200  # of the head that gives the teacher embeddings, for feature grafting
 PAGE = REPOSITORY / "docs" / "measured" / "student.md"
 INTRODUCTION = """\
@@ -244,10 +237,15 @@ def write_student_page() -> None:
         part.write_text(page(), encoding="utf-8")
 
 
-def ship(work: Path, out: Path) -> None:
-    """Train the student that ships, choose its threshold, and write it with its card."""
-    phantom = open_teaching(open_dataset("phantom", "train").load(), work / "phantom")
-    student, history = train_pupil(SHIPPED, [open_fib25(work), phantom], SHIPPED_TRAINING, work / "shipped")
+def ship(work: Path, out: Path, minutes: float) -> None:
+    """Train the student that ships within a budget, and write it with its card."""
+    config = replace(student_training(0, 100_000), minutes=minutes)
+    student, history = train_pupil(SHIPPED, [open_fib25(work)], config, work / "shipped")
+    write_shipped(student, config, len(history), history.seconds[-1] / 60, out)
+
+
+def write_shipped(student: Student, config: TrainConfig, iterations: int, minutes: float, out: Path) -> None:
+    """Choose the threshold of a trained student, measure it beside its teacher, and write it with its card."""
     fib25, val = open_dataset("fib25", "train").load(), open_dataset("fib25", "val").load()
     threshold = choose_on_parts([score_part(student, fib25, part) for part in PARTS])
     teacher = load_pretrained()
@@ -258,11 +256,10 @@ def ship(work: Path, out: Path) -> None:
         "teacher": score(teacher, val, [pretrained_threshold()])[pretrained_threshold()],
         "milliseconds": section_milliseconds(networks, rounds=5),
         "losses": asdict(LossWeights(**SHIPPED.losses)),
-        "training": asdict(SHIPPED_TRAINING),
-        "loss": round(float(np.mean(history.loss[-100:])), 4),
+        "training": asdict(config),
         "parameters": sum(p.numel() for p in student.parameters()),
-        "iterations": len(history),
-        "minutes": round(history.seconds[-1] / 60),
+        "iterations": iterations,
+        "minutes": minutes,
         "date": date.today().isoformat(),
     }
     save_model(student, out, notes)
@@ -297,11 +294,10 @@ A 2D network ({parameters:,} parameters, {megabytes:.1f} MB, safetensors) that l
 an FGNet. The design and the losses are those of CAD (CVPR 2024), written from the equations; the network's inside,
 three sections as input and the boundary as a channel of the embedding are ours.
 
-**Data.** FIB-25 (Takemura et al. 2015, doi 10.1073/pnas.1509820112; CC BY), sections 0-119 of its training part, and
-this repository's phantom, eight crops to two: labels and the teacher's affinities. The teacher has learned from gala,
-too.
+**Data.** FIB-25 (Takemura et al. 2015, doi 10.1073/pnas.1509820112; CC BY), sections 0-119 of its training part: labels
+and the teacher's affinities. The teacher has learned from gala and from this repository's phantom, too.
 
-**Recipe.** `make student`: {minutes} minutes of one core beside other work, {date}; once, so its spread is unknown.
+**Recipe.** `make student`: {minutes:.1f} minutes of one core, {date}; once, so its spread is unknown.
 {iterations} iterations of {batch} crops of {patch} voxels, AdamW with warm-up and a cosine from {learning_rate}, a
 moving average of {ema}; crops are turned into 16 poses, and brightness, contrast and noise are varied. Weights of the
 losses: {losses}.
@@ -327,16 +323,16 @@ more, so it knows less than its teacher of membranes that lie in the plane of a 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", action="store_true", help="train the rows of lesson 10 instead")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further row after so long")
+    parser.add_argument("--minutes", type=float, help="train so long (60); with --rows, start no row after so long")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "out" / "student", help="teacher, checkpoints, locks")
     parser.add_argument("--out", type=Path, default=PRETRAINED / "student.safetensors")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # rows are equal in the time of one core
     if arguments.rows:
-        train_students(open_fib25(arguments.work), arguments.minutes, arguments.work)
+        train_students(open_fib25(arguments.work), arguments.minutes or float("inf"), arguments.work)
         write_student_page()
     else:
-        ship(arguments.work, arguments.out)
+        ship(arguments.work, arguments.out, arguments.minutes or MINUTES)
 
 
 if __name__ == "__main__":
