@@ -238,19 +238,14 @@ def write_student_page() -> None:
 
 
 def ship(work: Path, out: Path, minutes: float) -> None:
-    """Train the student that ships within a budget, and write it with its card."""
+    """Train the student that ships within a budget, and write it with what is measured of it and its card."""
     config = replace(student_training(0, 100_000), minutes=minutes)
     student, history = train_pupil(SHIPPED, [open_fib25(work)], config, work / "shipped")
-    write_shipped(student, config, len(history), out)
-
-
-def write_shipped(student: Student, config: TrainConfig, iterations: int, out: Path) -> None:
-    """Write a trained student with what is measured of it, and its card."""
     notes = {
         **measure_pupil(student),
         "losses": asdict(LossWeights(**SHIPPED.losses)),
         "training": asdict(config),
-        "iterations": iterations,
+        "iterations": len(history),
         "date": date.today().isoformat(),
     }
     save_model(student, out, notes)
