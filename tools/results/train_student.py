@@ -296,8 +296,8 @@ ground-truth 0 ignored. The threshold {threshold} was chosen on sections 120-139
 |---|---|---|---|---|
 {rows}
 
-In PyTorch on one thread, beside other work, a section of 160 x 160 voxels took {student:.2f} ms of the processor. A slim
-3D U-Net (28/36/48/64/80 channels) took {unet:.1f} ms in the same run, {faster:.1f} times as long.
+In PyTorch on one thread, beside other work, a section of 160 x 160 voxels took {student:.2f} ms of the processor. A
+slim 3D U-Net (28/36/48/64/80 channels) took {unet:.1f} ms in the same run, {faster:.1f} times as long.
 `python tools/benchmarks/measure_student.py` measures this again.
 
 **Limits.** It has seen one tissue, in isotropic voxels of 10 nm. For each section it sees the two neighbours and no
