@@ -22,7 +22,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 ASROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help env tutorial site notebooks lab grade lint check test chromium runtime encoder weights results bits bench picture times clean
+.PHONY: help env tutorial site notebooks lab grade lint check test chromium runtime encoder weights results bits bench picture times clean student
 
 help:  ## list these targets (below each: what you can set, and how long it takes)
 	@awk -F':.*## ' '/^[a-z]+:.*## / { at = index($$2, " ("); more = substr($$2, at + 2, length($$2) - at - 2); \
@@ -81,6 +81,9 @@ test: chromium runtime lint  ## linters and all tests: lessons run, a browser op
 
 encoder: env  ## pretrain the mini encoder without labels of people (an hour on one core)
 	$(BIN)/python tools/results/pretrain_mini.py
+
+student: env  ## train the student that ships in data/pretrained (an hour on one core, or MINUTES=5; its rows: tools/results/train_student.py --rows)
+	$(BIN)/python tools/results/train_student.py $(if $(MINUTES),--minutes $(MINUTES))
 
 weights: env  ## train the mini model that ships in data/pretrained (five hours on one core)
 	$(BIN)/python tools/results/train_mini.py

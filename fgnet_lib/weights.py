@@ -15,6 +15,7 @@ from fgnet_lib import REPOSITORY
 from fgnet_lib.fgnet import FGNet, FGNetConfig
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.files.tensors import check_tensors
+from fgnet_lib.student import Student, StudentConfig
 
 WIDEST = 1024  # channels; a file that asks for more would fill the memory before anything could be compared
 PRETRAINED = REPOSITORY / "data" / "pretrained"
@@ -48,7 +49,18 @@ def read_notes(path: str | Path) -> dict[str, Any]:
     return _read_entry(Path(path), "notes")
 
 
-def read_config(path: str | Path) -> FGNetConfig:
+def find_checkpoint(path: str | Path) -> Path:
+    """Give the absolute path of a file of weights; a model that ships with this repository needs its name alone.
+
+    Example:
+        >>> find_checkpoint("student") == PRETRAINED / "student.safetensors"
+        True
+    """
+    local, shipped = Path(path).expanduser().resolve(), PRETRAINED / f"{path}.safetensors"
+    return shipped if shipped.is_file() and not local.exists() else local
+
+
+def read_config(path: str | Path) -> FGNetConfig | StudentConfig:
     """Read the configuration that `save_model` wrote beside the weights.
 
     Raises:
@@ -58,24 +70,28 @@ def read_config(path: str | Path) -> FGNetConfig:
     if not settings.get("far"):  # distances of further affinities, which older versions wrote into every file
         settings.pop("far", None)
     try:
-        config = FGNetConfig(**settings)
+        config = StudentConfig(**settings) if "embedding" in settings else FGNetConfig(**settings)
         _check_numbers(config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: this version does not know its configuration {settings} ({error})") from error
     return config
 
 
-def _check_numbers(config: FGNetConfig) -> None:
+def _check_numbers(config: FGNetConfig | StudentConfig) -> None:
     """Raise a ValueError for widths and levels that are no numbers, or for which no memory suffices."""
-    for width in (*config.widths, config.coarse_width):
+    for width in (*config.widths, config.embedding if isinstance(config, StudentConfig) else config.coarse_width):
         if type(width) is not int or not 1 <= width <= WIDEST:
             raise ValueError(f"a width is {width!r}; expected a whole number from 1 to {WIDEST}")
-    if type(config.dense_levels) is not int:
+    if isinstance(config, FGNetConfig) and type(config.dense_levels) is not int:
         raise ValueError(f"dense_levels is {config.dense_levels!r}; expected a whole number")
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> FGNet:
-    """Rebuild a model that `save_model` wrote, in eval mode, on `device`.
+    """Rebuild a model that `save_model` wrote, in eval mode, on `device`; a student is called as an FGNet is.
+
+    Args:
+        path: Of the file, or the name of a model that ships with this repository, such as "student".
+        device: Where to compute.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -83,7 +99,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FGNet:
     """
     file, config = _open(Path(path)), read_config(path)
     try:
-        model = FGNet(config)
+        model = Student(config) if isinstance(config, StudentConfig) else FGNet(config)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: what PyTorch raises
         raise ValueError(f"{path}: no model can be built from its configuration {config} ({error})") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -138,6 +154,7 @@ def _read_entry(path: Path, name: str) -> dict[str, Any]:
 
 def _open(path: Path) -> Any:
     """Open a file of ours to read single entries (safetensors' `safe_open` has no type of its own)."""
+    path = find_checkpoint(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; shipped ones are in {PRETRAINED}")
     try:

@@ -33,7 +33,7 @@ from fgnet_lib.scale.cluster import BlocksFailed, Report, run
 from fgnet_lib.scale.grid import Grid
 from fgnet_lib.scale.journal import Journal, Step, ToFiles, ToZarr, block_path
 from fgnet_lib.volumes import Lazy, Region, Volume
-from fgnet_lib.weights import PRETRAINED, load_model, read_config
+from fgnet_lib.weights import PRETRAINED, find_checkpoint, load_model, read_config
 
 BLOCK = (64, 256, 256)
 BYTES_PREDICTED = 35  # of a voxel of a block, as measured
@@ -115,7 +115,7 @@ class Network:
     """FGNet by its weights on disk, which each worker loads once, to a GPU of its own if the computer has any.
 
     Attributes:
-        checkpoint: safetensors file of the weights.
+        checkpoint: safetensors file of the weights, or the name of a model that ships with this repository.
         tile: voxels of a window along z, y, x; y and x are multiples of 32.
         overlap: least fraction of a window that it shares with the next one.
         device: "auto", "cpu", "cuda" or "mps".
@@ -129,9 +129,7 @@ class Network:
     engine: Engine = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "checkpoint", Path(self.checkpoint).expanduser().resolve()
-        )  # workers run in other folders
+        object.__setattr__(self, "checkpoint", find_checkpoint(self.checkpoint))  # workers run in other folders
 
     def settings(self) -> dict[str, Any]:
         """Everything but raw that the affinities depend on: weights, arithmetic, tile and overlap."""

@@ -14,7 +14,7 @@ from fgnet_lib import REPOSITORY
 from fgnet_lib.fgnet import FGNetConfig
 from fgnet_lib.study.rows import NATURAL, SEEDS, SMALL
 from fgnet_lib.study.runs import read_runs
-from fgnet_lib.study.statistics import permutation_p, summary
+from fgnet_lib.study.statistics import difference_cells
 from fgnet_lib.training import TrainConfig
 
 ADAPTATIONS = REPOSITORY / "docs" / "measured" / "adaptation"
@@ -143,8 +143,4 @@ def describe_missing(rows: Adaptations) -> str:
 def adaptation_answer(rows: Adaptations, pair: tuple[str, str], sections: int, volume: str) -> list[str]:
     """Compare two methods: VOI of both with spread, difference, p by permutation; empty where runs are missing."""
     ours, theirs = (adaptation_scores(rows, name, sections, volume) for name in pair)
-    if not ours or not theirs:
-        return []
-    difference = sum(ours) / len(ours) - sum(theirs) / len(theirs)
-    p = f"{permutation_p(ours, theirs):.2f}" if min(len(ours), len(theirs)) > 1 else "single run"
-    return [summary(ours), summary(theirs), f"{difference:+.3f}", p]
+    return difference_cells(ours, theirs)

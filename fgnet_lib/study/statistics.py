@@ -43,6 +43,18 @@ def permutation_p(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(np.mean([abs(values[deal].mean() - values[~deal].mean()) >= difference - 1e-12 for deal in deals]))
 
 
+def difference_cells(ours: Sequence[float], theirs: Sequence[float]) -> list[str]:
+    """Compare two rows in four cells of a table: both with spread, difference, p; no cells where runs are missing.
+
+    >>> difference_cells([1, 2, 3], [4, 5, 6])
+    ['2.000 ± 1.000', '5.000 ± 1.000', '-3.000', '0.10']
+    """
+    if not ours or not theirs:
+        return []
+    p = f"{permutation_p(ours, theirs):.2f}" if min(len(ours), len(theirs)) > 1 else "single run"
+    return [summary(ours), summary(theirs), f"{np.mean(ours) - np.mean(theirs):+.3f}", p]
+
+
 def compare_runs(ours: Sequence[float], theirs: Sequence[float]) -> str:
     """Say in one sentence what the difference of two rows' scores, the first against the second, lets you claim.
 

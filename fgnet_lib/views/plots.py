@@ -548,6 +548,43 @@ def _bits_panel(ax: Axes, exact: float, methods: Mapping[str, Mapping[str, Seque
         ax.set_xticks(range(len(widths)), list(widths))
 
 
+def against_time(
+    ax: Axes,
+    line: Mapping[str, tuple[float, Sequence[float]]],
+    others: Mapping[str, tuple[float, Sequence[float]]],
+    marks: Mapping[str, tuple[float, float | None]],
+) -> Axes:
+    """Plot VOI (bits) against the milliseconds of a section, on a logarithmic axis.
+
+    Squares are means, bars standard deviations, small dots single runs.
+
+    Args:
+        ax: axes to draw on.
+        line: name -> milliseconds, VOI of each run; joined by a line in the order of time.
+        others: likewise, not joined.
+        marks: name -> milliseconds, VOI of a network that was trained once, or None where the time alone is known.
+    """
+    names = sorted(line, key=lambda name: line[name][0])
+    ax.plot([line[n][0] for n in names], [np.mean(line[n][1]) for n in names], color="0.7", zorder=1)
+    for number, (name, (milliseconds, vois)) in enumerate([*((n, line[n]) for n in names), *others.items()]):
+        x = milliseconds * (1 if name in line else 1.02 ** (number - len(line) + 1))  # so that bars lie side by side
+        around = np.std(vois, ddof=1) if len(vois) > 1 else np.nan
+        bars = ax.errorbar(x, np.mean(vois), around, marker="s" if name in line else "D", capsize=4, ls="", label=name)
+        ax.plot([x] * len(vois), vois, ".", color=bars[0].get_color(), alpha=0.6)
+    for marker, (name, (milliseconds, voi)) in zip("*^v", marks.items(), strict=False):
+        if voi is None:
+            ax.axvline(milliseconds, color="0.3", ls=":", label=f"{name} (time alone)")
+        else:
+            ax.plot(milliseconds, voi, marker, color="k", ms=13, label=name)
+    ax.set(xscale="log", xlabel="milliseconds a section", ylabel="VOI (bits)")
+    ends = ax.get_xlim()
+    ticks = [tick for power in (1, 10, 100, 1000) for tick in (power, 2 * power, 5 * power) if ends[0] < tick < ends[1]]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return ax
+
+
 def loss_curve(ax: Axes, steps: Sequence[int], losses: Sequence[float], label: str = "training") -> Axes:
     """Add a curve of the loss over iterations to `ax`."""
     ax.plot(steps, losses, label=label)

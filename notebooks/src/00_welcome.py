@@ -245,6 +245,7 @@ for name, answer in answers.items():
 # | [07 Ablations and results](07_ablations_and_results.ipynb) | 2 and 6: which parts of the model matter, and how sure we are |
 # | [08 Your own volume](08_your_own_volume.ipynb) | all of them, on a file of yours |
 # | [09 Scaling out](09_scaling_out.ipynb) | 3 and 4, on volumes larger than memory and with many workers |
+# | [10 Twenty times faster](10_twenty_times_faster.ipynb) | 3, by a student of two dimensions that learns from FGNet |
 # | [11 Adapt without retraining](11_adapt_without_retraining.ipynb) | 2, for a new tissue, by a file of a few kilobytes |
 # | [16 Fewer bits](16_fewer_bits.ipynb) | 2 and 3: the same network in a quarter or an eighth of its size |
 #

@@ -29,7 +29,7 @@ RAW_KEY = ""  # path of the grey values inside an HDF5 or Zarr; empty: found by 
 LABELS = ""  # file with the ground truth, if it is a separate one
 LABELS_KEY = ""  # path of the labels inside that file; empty: found by itself, or no labels
 UNKNOWN = ""  # id of unknown voxels in the labels, as -1; empty: 2^64 - 1 only
-CHECKPOINT = ""  # a model written by lesson 04 (.safetensors); empty: the one that comes with the repository
+CHECKPOINT = "fgnet_mini"  # a model that comes with the repository, fgnet_mini or student, or a file of lesson 04
 THRESHOLD = ""  # score for agglomeration, 0 to 1; empty: the value stored with the model
 
 # %% tags=["setup"]
@@ -133,12 +133,10 @@ plt.show()
 # [says so](../docs/understand/engines.md) in the progress bar.
 
 # %%
-from pathlib import Path
-
 from fgnet_lib import weights
 from fgnet_lib.inference import predict
 
-checkpoint = Path(CHECKPOINT).expanduser().resolve() if CHECKPOINT else weights.PRETRAINED / "fgnet_mini.safetensors"
+checkpoint = weights.find_checkpoint(CHECKPOINT)
 model = weights.load_model(checkpoint, session.device)
 threshold = float(weights.read_notes(checkpoint).get("threshold", 0.5) if THRESHOLD == "" else THRESHOLD)
 if not 0 <= threshold <= 1:

@@ -173,6 +173,16 @@ def test_a_frozen_encoder_is_left_of_all_others_and_has_no_number_in_between():
     plots.against_parameters(plt.figure().subplots(), {})
 
 
+def test_time_is_logarithmic_and_a_network_without_a_score_is_a_line():
+    line, others = {"wide": (8.0, [1.3, 1.4]), "narrow": (2.0, [1.8])}, {"labels alone": (4.0, [1.7, 1.6, 1.8])}
+    marks = {"student": (4.0, 1.2), "teacher": (50.0, 1.1), "U-Net": (90.0, None)}
+    ax = plots.against_time(plt.figure().subplots(), line, others, marks)
+    named = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert sorted(named) == sorted([*line, *others, "student", "teacher", "U-Net (time alone)"])
+    assert ax.get_xscale() == "log" and list(ax.lines[0].get_xdata()) == [2.0, 8.0]
+    plots.against_time(plt.figure().subplots(), {}, {}, marks)
+
+
 def test_curves():
     _, (left, right) = plt.subplots(1, 2)
     plots.split_merge_curve(left, [0.1, 0.5, 0.9], [2, 1, 0.2], [0.1, 0.3, 3], chosen=0.5)

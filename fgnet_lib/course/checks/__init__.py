@@ -45,6 +45,7 @@ from fgnet_lib.course.checks.lesson06 import match, neuron_volume, viewer_positi
 from fgnet_lib.course.checks.lesson07 import chance_of, fair_pairs, seed_summary
 from fgnet_lib.course.checks.lesson08 import cut_geometry, flat_sections, sections_in_memory
 from fgnet_lib.course.checks.lesson09 import block_ids, halo, worker_hours
+from fgnet_lib.course.checks.lesson10 import embedding_products, grafting, teacher_loss
 from fgnet_lib.course.checks.lesson11 import adapter_size, log_spectrum, low_rank_update
 from fgnet_lib.course.checks.lesson16 import folded_layer, integer_product, rounded_values
 
@@ -59,12 +60,14 @@ __all__ = [
     "chance_of",
     "cut_geometry",
     "dw_weights",
+    "embedding_products",
     "error_kind",
     "face_mean",
     "fair_pairs",
     "fine_stride",
     "flat_sections",
     "folded_layer",
+    "grafting",
     "halo",
     "honest_threshold",
     "integer_product",
@@ -83,6 +86,7 @@ __all__ = [
     "sections_in_memory",
     "seed_summary",
     "similarity",
+    "teacher_loss",
     "viewer_position",
     "volume_size",
     "whole_from",

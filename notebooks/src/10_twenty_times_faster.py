@@ -1,0 +1,404 @@
+# %% [markdown]
+# # 10 · Twenty times faster: what a 2D student keeps of a 3D network, and what each millisecond costs
+#
+# <!-- badges -->
+#
+# **What you will learn**
+#
+# - why the time for a section decides whether a large volume can be segmented at all;
+# - **embeddings**: how a network that sees sections one by one can still join them, by products of vectors;
+# - the three losses that **distil** a 3D teacher into a 2D student, and a trap in a published training loop;
+# - where a student fails: membranes that lie in the plane of a section;
+# - how to weigh accuracy against time, with a student that `predict` accepts by name.
+#
+# **Before you start.** Lesson 01 explains affinities, and lesson 04 losses and training.
+#
+# <!-- times -->
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # fast | cpu | gpu | full
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
+OUT_DIR = ""  # folder for results; empty: out/
+DEVICE = "auto"  # auto | cpu | cuda | mps
+SEED = 0
+
+# %% tags=["setup"]
+from fgnet_lib.course.session import start_session
+
+session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
+
+# %% [markdown]
+# ## 1 · What a millisecond costs
+#
+# A cubic millimetre of cortex, in voxels of 40 × 8 × 8 nm, has 25,000 sections of 125,000 × 125,000 pixels. That is
+# 4 · 10¹⁴ voxels. If a network needs one microsecond less for a voxel, it saves twelve years of one computer. So we judge
+# a network by two numbers: how good its neurons are, and how long it takes.
+#
+# **What is the papers' and what is ours.** The student and its three losses are those of CAD (CVPR 2024), and the
+# comparison with a frozen encoder is that of EM-SliceCrafter. Both are written from the equations. The network's inside,
+# its sizes, the boundary channel and the input of three sections are ours, and so are all numbers on this page.
+
+# %%
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from fgnet_lib.affinities import affinities_from_labels
+from fgnet_lib.course import checks, quiz
+from fgnet_lib.fgnet import FGNet
+from fgnet_lib.inference import predict
+from fgnet_lib.metrics import evaluate
+from fgnet_lib.neighbours import distillation
+from fgnet_lib.neighbours.distillation import Distillation, LossWeights, TaughtPatches, Teaching
+from fgnet_lib.segmentation import segment
+from fgnet_lib.student import Student, StudentConfig, embedding_affinities
+from fgnet_lib.study import students
+from fgnet_lib.training import TrainConfig, fit
+from fgnet_lib.views import plots
+from fgnet_lib.views.tables import fold_table
+from fgnet_lib.weights import load_model, load_pretrained, pretrained_threshold, read_notes
+
+# %% [markdown]
+# How long do they take on *your* computer? The networks take turns, so that other programs slow all of them alike. Only
+# the time of the processor counts.
+
+# %%
+teacher, student = load_pretrained(), load_model("student")
+networks = {"a slim 3D U-Net": FGNet(students.SLIM_UNET).eval(), "FGNet mini, the teacher": teacher}
+networks["the student"] = student
+depth, rounds = (4, 1) if PROFILE == "fast" else (16, 3)
+times = students.section_milliseconds(networks, (depth, 160, 160), rounds)
+slowest = times["a slim 3D U-Net"]
+for name, network in networks.items():
+    count = sum(parameter.numel() for parameter in network.parameters())
+    print(
+        f"{name:24} {count:9,} parameters, {times[name]:6.1f} ms a section, {slowest / times[name]:5.1f} times as fast"
+    )
+
+# %% [markdown]
+# **What to see.** The student is much faster than its teacher, though both have to look at every voxel. It has no 3D
+# convolution, and none at full resolution: its first layer already works on blocks of 2 × 2 pixels. (The slim U-Net has
+# the widths of the field's, but fewer convolutions; `tools/benchmarks/measure_student.py` times the published one.)
+#
+# ## 2 · From sections to affinities: embeddings
+#
+# How can a network of two dimensions say whether a voxel belongs to the one *below* it? It gives every pixel an
+# **embedding**, a vector $e$ of length 1. Pixels of one neuron should get similar vectors, so affinities are products:
+#
+# $$A_z = \mathrm{clamp}(e_z \cdot e_{z-1},\, 0,\, 1),\qquad A_y,\ A_x \text{ likewise from neighbours in a section.}$$
+#
+# Both sections go through the *same* network, so each one is computed only once. **One more channel is the boundary**
+# (ours): it counts for the length, but no product takes part in it. A pixel that is all boundary is joined to nothing.
+#
+# **Exercise 10.1: affinities from embeddings.** `embeddings` has the shape (channels, z, y, x), each vector has length 1,
+# and there is no boundary channel. Return the affinities along z, in the shape (z, y, x). The first section has no
+# predecessor: its affinities are 0.
+
+
+# %% tags=["task"]
+def my_affinities(embeddings):
+    return ...
+
+
+# %% tags=["solution"]
+def my_affinities(embeddings):
+    product = (embeddings[:, 1:] * embeddings[:, :-1]).sum(axis=0)
+    affinities = np.zeros(embeddings.shape[1:])
+    affinities[1:] = product.clip(0, 1)
+    return affinities
+
+
+# %%
+checks.embedding_products(my_affinities)
+
+# %% [markdown]
+# Three identities tell you whether such code is right. Embeddings that are *one-hot vectors of the labels* must give
+# exactly the affinities of the labels. Products and distances say the same: $|e - e'|^2 = 2 - 2\, e \cdot e'$. And two
+# sections that change places keep their affinity.
+
+# %%
+volume = session.volume("train")
+labels = volume.labels[:4, :48, :48]
+ids = np.unique(labels[labels > 0])
+one_hot = np.stack([*(labels == i for i in ids), labels == 0])  # the boundary is the last channel
+products = embedding_affinities(torch.from_numpy(one_hot[None].astype(np.float32)))[0].numpy()
+assert np.array_equal(products, affinities_from_labels(labels))
+print(f"one-hot embeddings of {len(ids)} neurons: exactly the affinities of their labels")
+
+pair = torch.nn.functional.normalize(torch.randn(1, 5, 2, 8, 8), dim=1)
+pair[:, -1] = 0  # no boundary
+pair = torch.nn.functional.normalize(pair, dim=1)
+squared = (pair[:, :, 1] - pair[:, :, 0]).square().sum(1)
+affinity = embedding_affinities(pair)[:, 0, 1]
+assert torch.allclose(affinity, (1 - squared / 2).clamp(0, 1), atol=1e-5)
+assert torch.allclose(affinity, embedding_affinities(pair.flip(2))[:, 0, 1], atol=1e-6)
+print("distances and products agree, and sections may change places")
+
+# %% [markdown]
+# ## 3 · Three losses
+#
+# The teacher is the FGNet that ships with this repository. CAD adds three losses, each with weight 1:
+#
+# | loss | compares the student's | with |
+# | --- | --- | --- |
+# | $L_{2D}$ | affinities | the ground truth |
+# | $L_\mathrm{cross} = \lvert A_{2D} - A_{3D} \rvert^2$ | affinities | the teacher's affinities |
+# | feature grafting (FGI) | embedding at $z$, times the teacher's at $z + s$, $s = 1 \ldots 4$ | "same neuron?" in the ground truth |
+#
+# Why listen to a teacher if there are labels? A label says 0 or 1. A teacher says 0.6 where a membrane is hard to see,
+# and 0.9 where it is nearly sure. It also answers where nothing is labelled.
+#
+# **Exercise 10.2: the loss against a teacher.** Return the mean of $\lvert A_{2D} - A_{3D} \rvert^2$ as a tensor with one
+# number. The student should learn from it. The teacher must not: no gradient may reach it.
+
+
+# %% tags=["task"]
+def my_cross_loss(student, teacher):
+    return ...
+
+
+# %% tags=["solution"]
+def my_cross_loss(student, teacher):
+    return (student - teacher.detach()).square().mean()
+
+
+# %%
+checks.teacher_loss(my_cross_loss)
+
+# %% [markdown]
+# ### A trap in a loop
+#
+# Feature grafting forces the student's vectors to speak the teacher's language: a student's embedding at $z$ must match
+# the teacher's several sections away. A published training loop does it like this (in our words):
+#
+# ```python
+# for shift in (1, 2, 3, 4):
+#     product = clamp(student[:-shift] . teacher[shift:])
+#     loss_graft = error(product, same_neuron(shift))
+# loss = loss_2d + loss_cross + loss_graft
+# ```
+
+# %%
+quiz.ask("10", "last")
+
+# %% [markdown]
+# **Exercise 10.3: feature grafting.** Mend the loop. `student` and `teacher` have the shape (channels, z, y, x), with
+# vectors of length 1; `labels` has the shape (z, y, x), all greater than 0. For each of the `shifts`, take the products
+# of the student at $z$ and the teacher at $z + s$, clamp them to 0 to 1, and compute their mean squared error against "same
+# label?". Return the mean over all shifts.
+
+
+# %% tags=["task"]
+def my_grafting_loss(student, teacher, labels, shifts):
+    return ...
+
+
+# %% tags=["solution"]
+def my_grafting_loss(student, teacher, labels, shifts):
+    errors = []
+    for shift in shifts:
+        product = (student[:, :-shift] * teacher[:, shift:]).sum(axis=0).clip(0, 1)
+        same = labels[:-shift] == labels[shift:]
+        errors.append(np.square(product - same).mean())
+    return np.mean(errors)
+
+
+# %%
+checks.grafting(my_grafting_loss)
+
+# %% [markdown]
+# Our teacher gives affinities and has no embeddings. So for feature grafting we first train a head on the features of its
+# refined decoder, briefly, and then freeze it. EM-SliceCrafter adds a fourth loss with weight 0.1: the student's features
+# should point in the direction of a frozen encoder's. Part 6 measures what each of them brings.
+#
+# ## 4 · Train a student
+#
+# The teacher is asked once about a piece of your training volume. Then the student learns from crops of it. Note what
+# happens to **augmentation**: the teacher's affinities are fixed, and affinities of a turned volume are not the turned
+# affinities, since each belongs to a *pair* of voxels. An embedding belongs to one voxel. So we show the student a turned
+# crop, and turn its *embeddings* back before they are multiplied.
+
+# %%
+size = (12, 96, 96) if PROFILE == "fast" else (24, 160, 160)
+piece = volume[: size[0], : size[1], : size[2]]
+teaching = Teaching(piece, distillation.ask_teacher(teacher, piece.raw))
+raw = torch.from_numpy(piece.raw / np.float32(255))[None, None]
+answer = torch.from_numpy(teaching.answers["affinities"].astype(np.float32))[None]
+
+torch.manual_seed(SEED)
+pupil = Distillation(Student(StudentConfig()), LossWeights(), None, 64)
+
+
+def distance_from_teacher():
+    with torch.no_grad():
+        return distillation.cross_loss(embedding_affinities(pupil.student.embed(raw)), answer)
+
+
+# %% [markdown]
+# Then it trains, with $L_{2D}$ and $L_\mathrm{cross}$, within the budget of your profile:
+
+# %%
+minutes = {"fast": 0.1, "cpu": 0.75, "gpu": 0.75}.get(PROFILE, 5.0)
+recipe = TrainConfig((8, 64, 64), 2, iterations=3000, minutes=minutes, learning_rate=3e-3, warmup=10, seed=SEED)
+patches = TaughtPatches([teaching], ("affinities",), recipe)
+before = distance_from_teacher()
+history = fit(
+    pupil, patches, distillation.distillation_loss, recipe, session.out_dir / f"10_{DATASET}_{PROFILE}_{SEED}"
+)
+after = distance_from_teacher()
+print(f"{len(history)} iterations; mean |A_2D - A_3D|^2: {before:.3f} before, {after:.3f} after")
+assert after < before
+
+# %% [markdown]
+# **What to see.** The mean squared distance falls: the student has moved towards its teacher. A minute is short. The
+# student that ships with this repository has seen more crops, and its [card](../data/pretrained/STUDENT.md) says how many.
+#
+# ## 5 · Where does it fail?
+#
+# Predict first:
+
+# %%
+quiz.ask("10", "flat")
+
+# %% [markdown]
+# Now look at borders along z, that is, at voxels that belong to another neuron than the voxel below them. A border is
+# **steep** if the neuron also changes along y or x at that place, so that the membrane cuts through the section. It is
+# **flat** if it does not: there the membrane lies in the plane of the section.
+
+# %%
+val = session.volume("val")
+val = val[: 12 if PROFILE == "fast" else 24, :160, :160]
+outputs = {
+    name: predict(model, val.raw, progress=False).refined
+    for name, model in [("teacher", teacher), ("student", student)]
+}
+target = affinities_from_labels(val.labels)
+inside = (val.labels[1:] > 0) & (val.labels[:-1] > 0)
+border = inside & (target[0, 1:] == 0)
+steep = border & ((target[1:, 1:] == 0).any(axis=0) | (target[1:, :-1] == 0).any(axis=0))
+lines = []
+for title, kind in (("steep", steep), ("flat", border & ~steep)):
+    missed = {name: (affinities[0, 1:][kind] > 0.5).mean() for name, affinities in outputs.items()}
+    lines.append([title, f"{kind.sum():,}", *(f"{share:.0%}" for share in missed.values())])
+fold_table(["border along z", "voxels", "missed by the teacher", "missed by the student"], {"": lines})
+
+# %% alt="A section in grey, its borders along z by the labels, and the affinities along z of the teacher and of the student, dark where a neuron ends. Both find the borders that cut through; the student's are paler where the membrane lies in the plane."
+z = 1 + int(border.sum(axis=(1, 2)).argmax())
+figure, axes = plt.subplots(1, 4, figsize=(15, 4.3), layout="constrained")
+axes[0].imshow(val.raw[z], cmap="gray")
+axes[0].set(title=f"section {z}", xlabel="x (voxels)", ylabel="y (voxels)")
+kinds = np.where(border[z - 1], np.where(steep[z - 1], 1, 2), 0)
+axes[1].imshow(plt.get_cmap("viridis")(kinds / 2))
+axes[1].set(title="borders along z: green steep, yellow flat", xticks=[], yticks=[])
+for ax, (name, affinities) in zip(axes[2:], outputs.items(), strict=True):
+    image = ax.imshow(affinities[0, z], cmap="gray", vmin=0, vmax=1)
+    ax.set(title=f"affinity along z: the {name}", xticks=[], yticks=[])
+figure.colorbar(image, ax=axes, shrink=0.8, label="affinity")
+for ax in axes:
+    plots.scale_bar(ax, val.voxel_size)
+plt.show()
+
+# %% [markdown]
+# **What to see.** Compare the two rows of the table first: is a larger share of the flat borders missed? Then compare the
+# columns: where does the student lose more against its teacher? The answer belongs to your data set. In isotropic volumes
+# such as FIB-25 a membrane may lie in any direction; in thick sections neighbours say less about each other.
+#
+# ## 6 · Measured: what does each millisecond buy?
+#
+# The rows below were trained on FIB-25 for the same number of iterations, three seeds each, and judged by the same steps
+# on its validation part. Milliseconds are those of your computer, measured now.
+
+# %%
+rows = students.read_students()
+print(students.describe_missing_students(rows))
+built = {name: Student(pupil.config).eval() for name, pupil in students.PUPILS.items() if name in rows}
+speed = students.section_milliseconds(built, (depth, 160, 160), rounds)
+scores = {name: students.student_scores(rows, name) for name in rows}
+sizes = {students.PUPILS[name].title: (speed[name], scores[name]) for name in students.SIZES if name in rows}
+others = {students.PUPILS[name].title: (speed[name], scores[name]) for name in rows if name not in students.SIZES}
+notes = read_notes("student")
+measured = {"the shipped student": notes, "FGNet mini, the teacher": read_notes("fgnet_mini")["measured"]["fib25"][1]}
+voi = {name: each["voi_split"] + each["voi_merge"] for name, each in measured.items()}
+marks = {"the shipped student": times["the student"], "FGNet mini, the teacher": times["FGNet mini, the teacher"]}
+marks = {name: (ms, voi[name]) for name, ms in marks.items()} | {"a slim 3D U-Net": (slowest, None)}
+
+# %% alt="VOI on FIB-25 against milliseconds for a section, on a logarithmic axis. Students are at the left, joined by a line from few to many channels; the teacher lies lower and far to the right; a dotted line marks the time of a slim 3D U-Net."
+figure, ax = plt.subplots(figsize=(11, 5.5), layout="constrained")
+plots.against_time(ax, sizes, others, marks)
+ax.set_ylabel("VOI on FIB-25, validation part (bits)")
+plt.show()
+
+# %% [markdown]
+# **How to read it.** Lower is better, and left is faster. The line joins students that differ only in their channels, so
+# it says what time buys. The other dots have as many channels as the one in the middle, and learn by other losses or see
+# something else. The star is the student that ships; its recipe is on its card. For the 3D U-Net we have measured the
+# time alone. [student.md](../docs/measured/student.md) has every row.
+
+# %%
+answers = {question: students.student_answer(rows, pair) for question, pair in students.QUESTIONS.items()}
+lines = [[question, *answer] for question, answer in answers.items() if answer]
+fold_table(["question", "VOI of the first", "of the second", "difference", "p"], {"": lines})
+
+# %% [markdown]
+# A negative difference means that the first row of a question is better. *p* is counted by permutation, as in lesson 07;
+# with three runs of each row it cannot be less than 0.10.
+#
+# ## 7 · Use it
+#
+# `load_model("student")` gives the student, and everything that takes an FGNet takes it: `predict`, the blocks of lesson
+# 09 (`Network("student")`), and lesson 08 (`CHECKPOINT = "student"`). Here both segment a piece of your validation
+# volume:
+
+# %%
+thresholds = {"teacher": pretrained_threshold(), "student": notes["threshold"]}
+for name, model in (("teacher", teacher), ("student", student)):
+    started = time.process_time()
+    affinities = predict(model, val.raw, progress=False, engine="torch").refined
+    seconds = time.process_time() - started
+    segmentation = segment(affinities, val.voxel_size, thresholds[name], strict=False)
+    result = evaluate(segmentation, val.labels)
+    bits = f"VOI split {result.voi_split:.3f}, merge {result.voi_merge:.3f}"
+    print(f"{name}: {seconds:5.2f} s of the processor, {bits}")
+
+# %% [markdown]
+# On a small volume both times contain the same fixed costs, such as blending windows, so the ratio is smaller than that
+# of the networks alone.
+#
+# **Limits.** Our student and teacher are small, and their training was short. The papers report students that are 20 and
+# 33 times as fast as 3D networks, on other machines and other data; our ratios are those of one core of a CPU. FIB-25 is
+# isotropic, so what a student loses there need not be what it loses in serial sections.
+#
+# ## Your exercises
+
+# %%
+checks.report("10")
+
+# %% [markdown]
+# ## What you learned
+#
+# - A network is judged by accuracy *and* by the time that a section takes.
+# - Embeddings turn a network of sections into one that gives affinities along z, too: products of unit vectors.
+# - A student learns from labels and from its teacher's affinities; the teacher is detached.
+# - `=` instead of `+=` in a loop of losses trains the last term alone, and nothing warns you.
+# - A membrane in the plane of a section leaves no line in it, so two dimensions see it worst.
+#
+# ## Try it
+#
+# 1. Train with `LossWeights(cross=0)`, from labels alone, and with `LossWeights(label=0)`, from the teacher alone. Which
+#    comes closer to the teacher? Which would you trust where nothing is labelled?
+# 2. `StudentConfig(sections=1)` sees each section alone. What changes in the table of part 5?
+# 3. Call `predict(student, ..., three_views=True)` on an isotropic volume. What does it cost, and what does it bring?
+# 4. How many years does your computer need for the cubic millimetre of part 1, with the teacher and with the student?
+#
+# ## References
+#
+# - X. Liu, M. Cai, Y. Chen, Y. Zhang, T. Shi, R. Zhang, X. Chen, Z. Xiong. *Cross-Dimension Affinity Distillation for 3D
+#   EM Neuron Segmentation.* CVPR 2024,
+#   [open access](https://openaccess.thecvf.com/content/CVPR2024/html/Liu_Cross-Dimension_Affinity_Distillation_for_3D_EM_Neuron_Segmentation_CVPR_2024_paper.html).
+# - X. Liu et al. *EM-SliceCrafter: Distilling Lightweight 2D CNNs for Efficient 3D EM Neuron Segmentation*, an extension
+#   of CAD: [github.com/liuxy1103/EM-SliceCrafter](https://github.com/liuxy1103/EM-SliceCrafter).
+# - G. Hinton, O. Vinyals, J. Dean. *Distilling the Knowledge in a Neural Network.* 2015,
+#   [arXiv:1503.02531](https://arxiv.org/abs/1503.02531).
