@@ -36,7 +36,6 @@ from torch import Tensor, nn
 
 from fgnet_lib.channel_norm import ChannelNorm
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import atomic
 from fgnet_lib.inference import window_starts
 from fgnet_lib.volumes import Region, Volume
 
@@ -52,7 +51,7 @@ class Statistics(NamedTuple):
     deviation: Tensor
 
 
-class Source(NamedTuple):
+class SourceStatistics(NamedTuple):
     """What travels with a model of the sections that it was trained on, instead of these sections.
 
     Attributes:
@@ -171,7 +170,7 @@ def _fine_encoder(model: FGNet) -> nn.Module:
 
 
 @torch.no_grad()
-def measure_source(model: FGNet, raw: np.ndarray, windows: Iterable[Region]) -> Source:
+def measure_source(model: FGNet, raw: np.ndarray, windows: Iterable[Region]) -> SourceStatistics:
     """Measure what a model's training sections look like to it; no section is kept.
 
     Args:
@@ -191,17 +190,18 @@ def measure_source(model: FGNet, raw: np.ndarray, windows: Iterable[Region]) -> 
         Statistics(*(torch.stack(values).mean(0) for values in zip(*of_level, strict=True)))
         for of_level in zip(*seen, strict=True)
     ]
-    return Source(np.bincount(np.asarray(raw[:]).ravel(), minlength=256), means)
+    return SourceStatistics(np.bincount(np.asarray(raw[:]).ravel(), minlength=256), means)
 
 
-def save_source(source: Source, path: Path, notes: dict[str, Any]) -> None:
+def save_source(source: SourceStatistics, path: Path, notes: dict[str, Any]) -> None:
     """Write a source and notes about it as JSON, a few kilobytes."""
     levels = [{name: values.tolist() for name, values in level._asdict().items()} for level in source.levels]
-    with atomic(path) as part:
-        part.write_text(json.dumps({"histogram": source.histogram.tolist(), "levels": levels, "notes": notes}) + "\n")
+    part = path.with_name(f"{path.name}.part")  # under its own name the file is complete
+    part.write_text(json.dumps({"histogram": source.histogram.tolist(), "levels": levels, "notes": notes}) + "\n")
+    part.replace(path)
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> SourceStatistics:
     """Read what `save_source` wrote.
 
     Raises:
@@ -211,7 +211,7 @@ def read_source(path: Path) -> Source:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         levels = [Statistics(torch.tensor(a["mean"]), torch.tensor(a["deviation"])) for a in content["levels"]]
-        return Source(np.array(content["histogram"], dtype=np.int64), levels)
+        return SourceStatistics(np.array(content["histogram"], dtype=np.int64), levels)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no statistics of a source ({error}); write it with save_source") from error
 

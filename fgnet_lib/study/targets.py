@@ -52,18 +52,22 @@ TARGET_METHODS = {
     "style_0.01": TargetMethod("style alone, rate 0.01", "norms", 1.0, 0.0, 0.01),
     "structure_0.01": TargetMethod("structure alone, rate 0.01", "norms", 0.0, 1.0, 0.01),
 }
-RESCALED = ("ac4", "cremi_b_mini")  # only these have other voxels than the model was trained with
+NEW_TISSUES = ("ac4", "cremi_b_mini")  # only these have other voxels than the model was trained with
 
 Cell = tuple[str, str, int]  # volume, method, order of arrival
 
 
 def list_cells() -> list[Cell]:
-    """List every declared cell in the order of measuring: what needs no gradient, then the first order of each row."""
-    quiet = [name for name, method in TARGET_METHODS.items() if method.kind != "norms"]
-    learning = [name for name in TARGET_METHODS if name not in quiet]
-    cells = [(volume, name, 0) for name in quiet for volume in TARGET_VOLUMES]
-    cells = [cell for cell in cells if cell[1] != "as_is" or cell[0] in RESCALED]
-    return cells + [(volume, name, order) for order in ORDERS for name in learning for volume in TARGET_VOLUMES]
+    """List every declared cell in the order of measuring: each method once on the new tissues, then on the others."""
+    known = tuple(volume for volume in TARGET_VOLUMES if volume not in NEW_TISSUES)
+    return [
+        (volume, name, order)
+        for order in ORDERS
+        for volumes in (NEW_TISSUES, known)
+        for name, method in TARGET_METHODS.items()
+        for volume in volumes
+        if (order == 0 or method.kind == "norms") and (method.kind != "as_is" or volume in NEW_TISSUES)
+    ]
 
 
 def cell_name(volume: str, method: str) -> str:

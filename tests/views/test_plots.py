@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from skimage.color import rgb2lab
@@ -171,6 +172,16 @@ def test_a_frozen_encoder_is_left_of_all_others_and_has_no_number_in_between():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["5 labelled sections", "20 labelled sections"]
     assert {text.get_text() for text in ax.texts} == rows.keys()
     plots.against_parameters(plt.figure().subplots(), {})
+
+
+def test_a_change_of_voi_is_an_arrow_whose_colour_says_better_or_worse():
+    ax = plots.changes_of_voi(plt.figure().subplots(), 2.0, {"helps": [1.5, 1.7], "hurts": [3.0], "unmeasured": []})
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == ["", "-0.40", "", "+1.00"]  # an arrow has an empty text
+    arrows = [text.arrow_patch for text in ax.texts if text.arrow_patch is not None]
+    assert [arrow.get_edgecolor()[:3] for arrow in arrows] == [to_rgb(plots.SPLIT), to_rgb(plots.MERGE)]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["helps", "hurts", "unmeasured"]
+    assert len(ax.lines) == 3  # before, and the runs of two methods
 
 
 def test_curves():

@@ -46,6 +46,12 @@ from fgnet_lib.course.checks.lesson07 import chance_of, fair_pairs, seed_summary
 from fgnet_lib.course.checks.lesson08 import cut_geometry, flat_sections, sections_in_memory
 from fgnet_lib.course.checks.lesson09 import block_ids, halo, worker_hours
 from fgnet_lib.course.checks.lesson11 import adapter_size, log_spectrum, low_rank_update
+from fgnet_lib.course.checks.lesson12 import (
+    averaged_weights,
+    matched_values,
+    standardised_features,
+    synapse_partners,
+)
 from fgnet_lib.course.checks.lesson16 import folded_layer, integer_product, rounded_values
 
 __all__ = [
@@ -54,6 +60,7 @@ __all__ = [
     "affinities",
     "attention",
     "auc",
+    "averaged_weights",
     "balanced_loss",
     "block_ids",
     "chance_of",
@@ -74,6 +81,7 @@ __all__ = [
     "map_shape",
     "mask",
     "match",
+    "matched_values",
     "merge",
     "neuron_volume",
     "report",
@@ -82,6 +90,8 @@ __all__ = [
     "sections_in_memory",
     "seed_summary",
     "similarity",
+    "standardised_features",
+    "synapse_partners",
     "viewer_position",
     "volume_size",
     "whole_from",
