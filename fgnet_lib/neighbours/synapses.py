@@ -187,7 +187,7 @@ def train_detector(
     detector = FGNet(DETECTOR).train()
     if model is not None:
         detector.load_state_dict(model.state_dict())
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-2 if model is None else 2e-3)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3 if model is None else 1e-3)
     shape, sites, losses = np.array(raw.shape), np.argwhere(masks.any(0)), []
     size = np.minimum((8, 64, 64), shape)
     for iteration in range(iterations):
