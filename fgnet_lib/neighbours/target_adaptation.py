@@ -197,7 +197,8 @@ def save_source(source: SourceStatistics, path: Path, notes: dict[str, Any]) -> 
     """Write a source and notes about it as JSON, a few kilobytes."""
     levels = [{name: values.tolist() for name, values in level._asdict().items()} for level in source.levels]
     part = path.with_name(f"{path.name}.part")  # under its own name the file is complete
-    part.write_text(json.dumps({"histogram": source.histogram.tolist(), "levels": levels, "notes": notes}) + "\n")
+    content = {"histogram": source.histogram.tolist(), "levels": levels, "notes": notes}
+    part.write_text(json.dumps(content) + "\n", encoding="utf-8")
     part.replace(path)
 
 

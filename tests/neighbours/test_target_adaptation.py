@@ -193,7 +193,7 @@ def test_a_source_travels_as_a_small_file(source, tmp_path):
     assert path.stat().st_size < 20_000 and (again.histogram == source.histogram).all()
     for ours, stored in zip(again.levels, source.levels, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, stored, strict=True))
-    path.write_text('{"histogram": []}')
+    path.write_text('{"histogram": []}', encoding="utf-8")
     with pytest.raises(ValueError, match="holds no statistics of a source"):
         read_source(path)
     with pytest.raises(FileNotFoundError):
