@@ -585,6 +585,45 @@ def against_time(
     return ax
 
 
+def changes_of_voi(ax: Axes, before: float, after: Mapping[str, Sequence[float]]) -> Axes:
+    """Plot what each method makes of a VOI (bits): an arrow from before to the mean after, and a dot for each run.
+
+    Arrows to the left, which are better, are blue; those to the right are vermilion; the change is written beside them,
+    and where it rounds to 0 the arrow is grey.
+
+    Args:
+        ax: axes to draw on.
+        before: VOI without any method, a dotted line.
+        after: method -> VOI of each run; a method without runs has a row, but no arrow.
+    """
+    ax.axvline(before, color="0.4", ls=":", zorder=0)
+    for row, vois in enumerate(after.values()):
+        if not len(vois):
+            continue
+        mean = float(np.mean(vois))
+        color = SPLIT if mean < before else MERGE
+        if abs(mean - before) < 0.005:  # written as 0.00
+            color = "0.4"
+        style = {"arrowstyle": "-|>", "color": color, "lw": 2, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 14}
+        ax.annotate("", (mean, row), (before, row), arrowprops=style)
+        ax.plot(vois, [row] * len(vois), "o", color=color, ms=4, alpha=0.7)
+        side = 1 if mean >= before else -1
+        ax.annotate(
+            f"{mean - before:+.2f}",
+            (max(vois) if side == 1 else min(vois), row),
+            (8 * side, 0),
+            textcoords="offset points",
+            ha="left" if side == 1 else "right",
+            va="center",
+            fontsize=9,
+        )
+    ax.set_yticks(range(len(after)), list(after))
+    ax.set_ylim(len(after) - 0.4, -0.6)
+    ax.margins(x=0.3)
+    ax.set_xlabel("VOI (bits)")
+    return ax
+
+
 def loss_curve(ax: Axes, steps: Sequence[int], losses: Sequence[float], label: str = "training") -> Axes:
     """Add a curve of the loss over iterations to `ax`."""
     ax.plot(steps, losses, label=label)

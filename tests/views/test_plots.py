@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from skimage.color import rgb2lab
@@ -181,6 +182,16 @@ def test_time_is_logarithmic_and_a_network_without_a_score_is_a_line():
     assert sorted(named) == sorted([*line, *others, "student", "teacher", "U-Net (time alone)"])
     assert ax.get_xscale() == "log" and list(ax.lines[0].get_xdata()) == [2.0, 8.0]
     plots.against_time(plt.figure().subplots(), {}, {}, marks)
+
+
+def test_a_change_of_voi_is_an_arrow_whose_colour_says_better_or_worse():
+    ax = plots.changes_of_voi(plt.figure().subplots(), 2.0, {"helps": [1.5, 1.7], "hurts": [3.0], "unmeasured": []})
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == ["", "-0.40", "", "+1.00"]  # an arrow has an empty text
+    arrows = [text.arrow_patch for text in ax.texts if text.arrow_patch is not None]
+    assert [arrow.get_edgecolor()[:3] for arrow in arrows] == [to_rgb(plots.SPLIT), to_rgb(plots.MERGE)]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["helps", "hurts", "unmeasured"]
+    assert len(ax.lines) == 3  # before, and the runs of two methods
 
 
 def test_curves():
