@@ -589,11 +589,11 @@ page = export_attention(volume, model, session.out_dir / "attention.html")
 print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 # %% [markdown]
-# **What if?** Choose *what if a is 0*: this replaces the map of that level before it is multiplied, and the rest of
-# the network computes again. The pictures to the right show the new affinities and their change: purple where voxels
-# are now joined more, orange where they are joined less. The table says how many affinities cross 0.5. Drag a rectangle
-# on a picture to change the map only there. *gradient of* asks the question the other way round: which pixels of the
-# map would change the affinity at the cross, and could the map flip it at all?
+# **What if?** Choose *what if a is 0*: this replaces the map of that level before it is multiplied, and the rest of the
+# network computes again. The pictures to the right show the new affinities and their change: purple where voxels are
+# now joined more, orange where they are joined less. The table says how many affinities cross 0.5. Drag over a picture
+# to change the map only where you paint (*brush radius* is in voxels). *gradient of* asks the question the other way
+# round: which pixels of the map would change the affinity at the cross, and could the map flip it at all?
 
 # %%
 quiz.ask("03", "zero")
