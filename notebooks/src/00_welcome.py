@@ -113,6 +113,7 @@ from fgnet_lib.views.meshes import neuron_meshes, slender_ids
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 threshold = pretrained_threshold()
+print(f"threshold: {threshold:g}")
 
 # %% [markdown]
 # Read the comments. Later lessons explain each line.
@@ -146,7 +147,8 @@ plt.show()
 quiz.ask("00", "dark")
 
 # %% [markdown]
-# In the second picture, white means that all three affinities are high.
+# In the second picture, white means that all three affinities are high, and black that all three are low. Where only
+# one is low, its colour is missing: in a cyan area (no red), the section before shows another neuron.
 
 # %% alt="One section four times: EM; affinities, white inside neurons and dark along their borders; the segmentation in colours; the ground truth, whose outlines are nearly the same."
 z = volume.shape[0] // 2

@@ -448,10 +448,10 @@ for name, levels in maps.items():
 # %% [markdown]
 # **What to see.** First, random filters already do well: borders are dark, and a weighted sum finds dark pixels. What
 # training has added is only the difference from the random row of the same size, however good the colours look. That
-# difference can be small, because most borders are easy to find. What makes neuron segmentation hard is the *weak*
-# border, which only a wider view and the neighbouring sections can decide. Second, the AUC falls from left to right:
-# with stride 16 even the best features cannot place a border to the voxel. (A few sections are a small test; trust
-# clear gaps only.)
+# difference can be small, or at one stride even negative, because most borders are easy to find. What makes neuron
+# segmentation hard is the *weak* border, which only a wider view and the neighbouring sections can decide. Second, the
+# AUC falls from left to right: with stride 16 even the best features cannot place a border to the voxel. (A few
+# sections are a small test; trust clear gaps only.)
 
 # %% [markdown]
 # ## 7 · Explore

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
+from time import process_time
 
 import matplotlib
 
@@ -297,10 +299,31 @@ def test_what_touches_has_colours_far_apart(phantom):
     }
     near = [hue_distance(colors[one], colors[other]) for one, other in pairs]
     by_id = [hue_distance(*plots.label_colors(np.array(pair))[:, :3]) for pair in pairs]
-    assert len(near) > 100 and min(near) > 20 > min(by_id)
+    assert len(near) > 100 and min(near) > 35 > 20 > min(by_id)
     together = largest_ids(labels, 12)
     drawn = [plots.neighbour_colors(labels, first=together)[i] for i in together]
     assert min(hue_distance(a, b) for k, a in enumerate(drawn) for b in drawn[:k]) > 20
+
+
+def test_many_ids_take_time_in_proportion():
+    seconds = []
+    for side in (8, 16):
+        cubes = np.kron(np.arange(1, side**3 + 1).reshape([side] * 3), np.ones((2, 2, 2), int))
+        start = process_time()
+        colors = plots.neighbour_colors(cubes)
+        plots.neighbour_colors(cubes, fixed=colors)
+        seconds.append(process_time() - start)
+        near = [hue_distance(colors[i], colors[i + 1]) for i in range(1, side**3, 7) if i % side]
+        assert min(near) > 40
+    assert seconds[1] < 24 * seconds[0]  # 8 times as many ids; 64 times if it were quadratic
+
+
+def test_a_list_of_ids_is_enough_and_more_ids_than_colours_share_them_evenly():
+    ids = [9, 4, 2**40, 7]
+    colors = plots.neighbour_colors(np.array(ids), first=ids)
+    assert min(hue_distance(colors[a], colors[b]) for a, b in combinations(ids, 2)) > 60
+    many = plots.neighbour_colors(np.arange(1, 71), first=range(1, 71))
+    assert set(np.unique([many[i] for i in many], axis=0, return_counts=True)[1].tolist()) == {2}
 
 
 def test_ids_that_come_first_differ_and_settled_colours_stay():
