@@ -57,7 +57,7 @@ NEW_TISSUES = ("ac4", "cremi_b_mini")  # only these have other voxels than the m
 Cell = tuple[str, str, int]  # volume, method, order of arrival
 
 
-def list_cells() -> list[Cell]:
+def list_target_cells() -> list[Cell]:
     """List every declared cell in the order of measuring: each method once on the new tissues, then on the others."""
     known = tuple(volume for volume in TARGET_VOLUMES if volume not in NEW_TISSUES)
     return [
@@ -82,7 +82,7 @@ def cell_name(volume: str, method: str) -> str:
 def read_targets(folder: Path = TARGETS) -> dict[Cell, dict]:
     """Read the measured cells; what was not measured is left out."""
     runs = {(run["row"], run["seed"]): run for run in read_runs(folder)}
-    keys = [(cell, (cell_name(*cell[:2]), cell[2])) for cell in list_cells()]
+    keys = [(cell, (cell_name(*cell[:2]), cell[2])) for cell in list_target_cells()]
     return {cell: runs[key] for cell, key in keys if key in runs}
 
 
@@ -103,10 +103,10 @@ def target_changes(cells: dict[Cell, dict], method: str) -> dict[str, float]:
 
 def describe_missing_cells(cells: dict[Cell, dict]) -> str:
     """Say in one sentence how many declared cells are missing, and how to measure them."""
-    missing = [cell for cell in list_cells() if cell not in cells]
+    missing = [cell for cell in list_target_cells() if cell not in cells]
     if not missing:
         return "Every declared cell is measured."
     return (
-        f"Not measured yet: {len(missing)} of {len(list_cells())} cells; "
+        f"Not measured yet: {len(missing)} of {len(list_target_cells())} cells; "
         "`python tools/results/adapt_targets.py` measures them."
     )

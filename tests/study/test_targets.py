@@ -17,7 +17,7 @@ from fgnet_lib.study.targets import (
     TARGET_METHODS,
     TARGET_VOLUMES,
     describe_missing_cells,
-    list_cells,
+    list_target_cells,
     target_changes,
     target_scores,
 )
@@ -34,14 +34,14 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(adapt_targets, "TargetConfig", lambda *given: replace(TargetConfig(*given), steps=1))
     monkeypatch.setattr(adapt_targets, "TARGETS", tmp_path / "runs")
     monkeypatch.setattr(adapt_targets, "PAGE", tmp_path / "page.md")
-    monkeypatch.setattr(adapt_targets, "list_cells", lambda: [("ac4", name, 0) for name in KINDS])
+    monkeypatch.setattr(adapt_targets, "list_target_cells", lambda: [("ac4", name, 0) for name in KINDS])
     return tmp_path
 
 
 @pytest.mark.slow
 def test_what_is_missing_is_measured_once(tiny, capsys):
     for _ in range(2):
-        adapt_targets.measure_missing(60, tiny / "work")
+        adapt_targets.adapt_missing(60, tiny / "work")
     assert capsys.readouterr().out.count(", after") == len(KINDS)
     cells = targets.read_targets(tiny / "runs")
     assert [*cells] == [("ac4", name, 0) for name in KINDS]
@@ -63,7 +63,7 @@ def test_a_change_is_against_the_training_voxel_size():
 
 
 def test_each_method_on_the_new_tissues_comes_first_and_what_is_missing_is_said():
-    declared = list_cells()
+    declared = list_target_cells()
     learning = [name for name, method in TARGET_METHODS.items() if method.kind == "norms"]
     quiet = len(TARGET_METHODS) - len(learning)
     expected = len(TARGET_VOLUMES) * (quiet - 1 + 3 * len(learning)) + len(NEW_TISSUES)

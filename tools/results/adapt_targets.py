@@ -53,7 +53,7 @@ from fgnet_lib.study.targets import (
     Cell,
     cell_name,
     describe_missing_cells,
-    list_cells,
+    list_target_cells,
     read_targets,
     target_changes,
     target_scores,
@@ -99,7 +99,7 @@ def change_grey_values(volume: Volume, kind: str, source: SourceStatistics) -> V
     return volume
 
 
-def measure_cell(cell: Cell) -> dict[str, Any]:
+def score_adapted(cell: Cell) -> dict[str, Any]:
     """Adapt to a volume by a method, segment it, and score it; also the time and the losses that this took."""
     name, key, order = cell
     method, source, model = TARGET_METHODS[key], read_source(SOURCE), load_pretrained()
@@ -135,16 +135,16 @@ def run_cell(cell: Cell) -> None:
         "load": round(os.getloadavg()[0], 1),
         "postprocessing": postprocessing_version(),
         "date": date.today().isoformat(),
-        **measure_cell(cell),
+        **score_adapted(cell),
     }
     add_runs([run], TARGETS)
     write_targets_page()
 
 
-def measure_missing(minutes: float, work: Path) -> None:
+def adapt_missing(minutes: float, work: Path) -> None:
     """Measure every declared cell that is neither in the table nor being measured by another terminal."""
     started = time.monotonic()
-    for cell in list_cells():
+    for cell in list_target_cells():
         elapsed = (time.monotonic() - started) / 60
         if elapsed >= minutes:
             return
@@ -212,7 +212,7 @@ def main() -> None:
     if arguments.source:
         write_source()
         return
-    measure_missing(arguments.minutes, arguments.work)
+    adapt_missing(arguments.minutes, arguments.work)
     write_targets_page()
 
 
