@@ -292,7 +292,7 @@ axes[0].imshow(val.raw[z], cmap="gray")
 axes[0].set(title=f"section {z}", xlabel="x (voxels)", ylabel="y (voxels)")
 kinds = np.where(border[z - 1], np.where(steep[z - 1], 1, 2), 0)
 axes[1].imshow(plt.get_cmap("viridis")(kinds / 2))
-axes[1].set(title="borders along z: green steep, yellow flat", xticks=[], yticks=[])
+axes[1].set(title="steep borders green, flat ones yellow", xticks=[], yticks=[])
 for ax, (name, affinities) in zip(axes[2:], outputs.items(), strict=True):
     image = ax.imshow(affinities[0, z], cmap="gray", vmin=0, vmax=1)
     ax.set(title=f"affinity along z: the {name}", xticks=[], yticks=[])
@@ -325,17 +325,18 @@ voi = {name: each["voi_split"] + each["voi_merge"] for name, each in measured.it
 marks = {"the shipped student": times["the student"], "FGNet mini, the teacher": times["FGNet mini, the teacher"]}
 marks = {name: (ms, voi[name]) for name, ms in marks.items()} | {"a slim 3D U-Net": (slowest, None)}
 
-# %% alt="VOI on FIB-25 against milliseconds for a section, on a logarithmic axis. Students are at the left, joined by a line from few to many channels; the teacher lies lower and far to the right; a dotted line marks the time of a slim 3D U-Net."
+# %% alt="VOI on FIB-25 against milliseconds for a section, on a logarithmic axis: students are at the left, the teacher lies lower and far to the right, and a dotted line marks the time of a slim 3D U-Net."
 figure, ax = plt.subplots(figsize=(11, 5.5), layout="constrained")
 plots.against_time(ax, sizes, others, marks)
 ax.set_ylabel("VOI on FIB-25, validation part (bits)")
 plt.show()
 
 # %% [markdown]
-# **How to read it.** Lower is better, and left is faster. The line joins students that differ only in their channels, so
-# it says what time buys. The other dots have as many channels as the one in the middle, and learn by other losses or see
-# something else. The star is the student that ships; its recipe is on its card. For the 3D U-Net we have measured the
-# time alone. [student.md](../docs/measured/student.md) has every row.
+# **How to read it.** Lower is better, and left is faster. A line joins students that differ only in their channels, so it
+# says what time buys. Other points have as many channels as the one in the middle, and learn by other losses or see
+# something else. Rows that are not measured yet are missing. The star is the student that ships: it was trained for
+# minutes, as its card says, and you see how far it still is from its teacher. For the 3D U-Net we have measured the time
+# alone. [student.md](../docs/measured/student.md) has every row.
 
 # %%
 answers = {question: students.student_answer(rows, pair) for question, pair in students.QUESTIONS.items()}
