@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import tensorstore
-from matplotlib.colors import to_hex
 
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.metrics import check_ids
@@ -109,7 +108,8 @@ def _names(segmentation: np.ndarray, ids: Iterable[int] | Mapping[int, str] | No
 def _colors(ids: Iterable[int]) -> dict[int, str]:
     """Return id -> #rrggbb: colours far apart, those of `neighbour_colors(..., first=ids)`."""
     ids = list(ids)
-    return {i: to_hex(color) for i, color in neighbour_colors(np.array(ids, np.uint64), first=ids).items()}
+    colors = neighbour_colors(np.array(ids, np.uint64), first=ids)
+    return {i: f"#{np.rint(255 * color).astype(np.uint8).tobytes().hex()}" for i, color in colors.items()}
 
 
 @dataclass(frozen=True)

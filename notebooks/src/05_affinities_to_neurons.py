@@ -746,16 +746,15 @@ for name, three_views in (("one view", False), ("three views", True)):
     seconds = perf_counter() - start
     missed[name] = borders & (views[name][0, 1:] > 0.5)
     print(f"{name:11} {missed[name].sum() / borders.sum():5.1%} of these borders are missed; {seconds:.0f} s")
-one, three = (affinities[0, 1:] for affinities in views.values())
-gain = ndimage.uniform_filter(np.where(borders, one - three, 0), (3, 7, 7))  # of a patch, not of a single voxel
+single, lowest = (affinities[0, 1:] for affinities in views.values())
+gain = ndimage.uniform_filter(np.where(borders, single - lowest, 0), (3, 7, 7))  # of a patch, not of a single voxel
 rim = (6, 12, 12)  # voxels; nearer to the edge, a cut along z would show one side only
 inside = gain[tuple(slice(side, -side) for side in rim)]
 z, y, x = (int(at) + side for at, side in zip(np.unravel_index(inside.argmax(), inside.shape), rim, strict=True))
 patch = z, slice(y - 2, y + 3), slice(x - 2, x + 3)
-print(
-    f"A_z falls most around section {z + 1}, y = {y}, x = {x}: from {one[patch].mean():.2f} to {three[patch].mean():.2f}"
-)
-assert one[patch].mean() > three[patch].mean() + 0.1
+before, after = single[patch].mean(), lowest[patch].mean()
+print(f"A_z falls most around section {z + 1}, y = {y}, x = {x}: from {before:.2f} to {after:.2f}")
+assert before > after + 0.1
 assert session.dataset not in ("phantom", "fib25") or missed["three views"].sum() < missed["one view"].sum()
 
 # %% alt="The border where other views help most, above in its section, below in a cut along z: EM, ground truth, A_z with one view and with three. In the cut the two neurons of the truth lie above each other; A_z is too bright between them with one view, and dark with three."

@@ -321,7 +321,7 @@ def test_many_ids_take_time_in_proportion():
 def test_a_list_of_ids_is_enough_and_more_ids_than_colours_share_them_evenly():
     ids = [9, 4, 2**40, 7]
     colors = plots.neighbour_colors(np.array(ids), first=ids)
-    assert min(hue_distance(colors[a], colors[b]) for a, b in combinations(ids, 2)) > 60
+    assert min(hue_distance(colors[a], colors[b]) for a, b in combinations(ids, 2)) > 50
     many = plots.neighbour_colors(np.arange(1, 71), first=range(1, 71))
     assert set(np.unique([many[i] for i in many], axis=0, return_counts=True)[1].tolist()) == {2}
 
