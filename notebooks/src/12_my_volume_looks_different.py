@@ -282,9 +282,7 @@ picture = torch.from_numpy(target.raw[middle : middle + 1] / np.float32(255))
 reference = adaptation.oriented_gradients(picture)
 brighter = (adaptation.oriented_gradients(3 * picture + 5) - reference).abs().max()
 inverted = (adaptation.oriented_gradients(1 - picture) - reference).abs().mean()
-print(
-    f"contrast times 3, brightness plus 5: HOG changes by at most {brighter:.0e}; inverted: by {inverted:.0e} on average"
-)
+print(f"contrast times 3, brightness plus 5: HOG changes by at most {brighter:.0e}, inverted by {inverted:.0e}")
 assert brighter < 1e-3 and inverted < 1e-2
 
 # %% alt="Left: a section of the target with a short line in each cell along its strongest edge. Right: the predicted boundary with the lines of its own. Along membranes the lines of both agree."
