@@ -282,10 +282,7 @@ picture = torch.from_numpy(target.raw[middle : middle + 1] / np.float32(255))
 reference = adaptation.oriented_gradients(picture)
 brighter = (adaptation.oriented_gradients(3 * picture + 5) - reference).abs().max()
 inverted = (adaptation.oriented_gradients(1 - picture) - reference).abs().mean()
-print(
-    f"contrast times 3, brightness plus 5: HOG changes by at most {brighter:.0e}; "
-    f"inverted: by {inverted:.0e} on average"
-)
+print(f"contrast times 3, brightness plus 5: HOG changes by at most {brighter:.0e}, inverted by {inverted:.0e}")
 assert brighter < 1e-3 and inverted < 1e-2
 
 # %% alt="Left: a section of the target with a short line in each cell along its strongest edge. Right: the predicted boundary with the lines of its own. Along membranes the lines of both agree."
@@ -414,7 +411,7 @@ after = {
 }
 
 # %% alt="A panel for each volume: arrows from VOI at the training voxel size to VOI after each method. Blue arrows to the left are better, vermilion arrows to the right are worse; dots are orders of arrival."
-figure, axes = plt.subplots(1, max(1, len(after)), figsize=(15, 4.6), sharey=True, squeeze=False, layout="constrained")
+figure, axes = plt.subplots(1, max(1, len(after)), figsize=(16, 4.6), sharey=True, squeeze=False, layout="constrained")
 for ax, (volume_name, methods) in zip(axes[0], after.items(), strict=False):
     before = float(np.mean(targets.target_scores(cells, volume_name, targets.BASELINE)))
     plots.changes_of_voi(ax, before, methods)
