@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.image import imread
 from playwright.sync_api import Page
 
-from fgnet_lib.views.plots import label_colors
 from fgnet_lib.volumes import Volume
 from helpers.browser import SCREENSHOTS, wait_until
 
@@ -43,9 +42,8 @@ def screenshot(page: Page, viewer: neuroglancer.Viewer, layers: set[str], layout
     return imread(io.BytesIO(image))[..., :3]
 
 
-def alike(picture: np.ndarray, neuron: int) -> np.ndarray:
-    """Where a picture has the hue of a neuron, in light or in shade."""
-    color = label_colors(np.array([neuron]))[0, :3]
+def alike(picture: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """Where a picture has the hue of a colour, in light or in shade."""
     return picture @ color > 0.99 * np.linalg.norm(picture, axis=-1) * np.linalg.norm(color)
 
 
@@ -55,13 +53,13 @@ def center(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (places.max(0) + places.min(0)) / 2, np.ptp(places, axis=0) + 1
 
 
-def assert_box_in_3d(page: Page, viewer: neuroglancer.Viewer, layer: str, name: str) -> None:
+def assert_box_in_3d(page: Page, viewer: neuroglancer.Viewer, layer: str, name: str, color: np.ndarray) -> None:
     """The mesh of neuron 7, seen along z: lengths as in nm, its middle where the box has it; nothing swapped."""
     with viewer.txn() as state:
         state.projection_orientation, state.projection_scale = [0, 0, 0, 1], 150
     panel = neuroglancer.DataPanelLayout("3d", orthographic_projection=True)
     solid = screenshot(page, viewer, {layer}, panel, name)
-    middle, size = center(alike(solid, 7) & (solid.max(-1) > 0.1))
+    middle, size = center(alike(solid, color) & (solid.max(-1) > 0.1))
     pixel = size[1] / 50
     assert abs(size[0] / pixel - 20 * 2) < 2
     assert np.allclose((middle - np.array(solid.shape[:2]) / 2) / pixel, ((20 - 30) * 2, 45 - 40), atol=2)

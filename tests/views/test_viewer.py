@@ -492,7 +492,7 @@ def test_browser_shows_each_thing_in_its_place(volume, page):
         orange[..., 0] - orange[..., 2] > 0.2,
     ):
         assert np.allclose(center(shown), (middle, size), atol=1)
-    assert_box_in_3d(page, view.viewer, "ground truth", "viewer-3d")
+    assert_box_in_3d(page, view.viewer, "ground truth", "viewer-3d", label_colors(np.array([7]))[0, :3])
 
 
 @pytest.mark.slow
