@@ -22,7 +22,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 ASROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help env tutorial site notebooks lab grade lint check test chromium runtime encoder student weights results bench picture times clean
+.PHONY: help env tutorial site notebooks lab grade lint check test chromium runtime encoder weights results bits bench picture times clean student
 
 help:  ## list these targets (below each: what you can set, and how long it takes)
 	@awk -F':.*## ' '/^[a-z]+:.*## / { at = index($$2, " ("); more = substr($$2, at + 2, length($$2) - at - 2); \
@@ -73,7 +73,7 @@ lint: env  ## ruff and mypy
 	$(BIN)/mypy
 
 # Two tests at a time, a module's tests in one process: many wait for a browser, and modules share what is slow to make.
-check: lint  ## linters and the fast tests, before every commit (three minutes; names the slowest tests)
+check: lint  ## linters and the fast tests, before every commit (a minute and a half on two cores; names the slowest tests)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" --durations 5
 
 test: chromium runtime lint  ## linters and all tests: lessons run, a browser opens, processes are killed
@@ -91,6 +91,9 @@ weights: env  ## train the mini model that ships in data/pretrained (five hours 
 results: env  ## train and evaluate what is missing of docs/results.md (seven hours in two terminals; ROWS="unet fine_tuned" MINUTES=60 runs a part; ENCODER=tiny takes SAM2.1's encoder)
 	$(BIN)/python tools/results/results.py $(if $(ROWS),--rows $(ROWS)) $(if $(ENCODER),--encoder $(ENCODER)) $(if $(MINUTES),--minutes $(MINUTES))
 	$(BIN)/python tools/results/render_results.py
+
+bits: env  ## measure bits against VOI, what is missing of docs/measured/bits.md (40 minutes of one core; MINUTES=20 does a part)
+	$(BIN)/python tools/results/measure_bits.py $(if $(MINUTES),--minutes $(MINUTES))
 
 bench: env  ## measure where the time goes, to docs/measured/bench.md (half an hour, nothing else running; what blocks do to VOI: tools/benchmarks/bench_blocks.py accuracy perfect)
 	$(BIN)/python tools/benchmarks/bench.py

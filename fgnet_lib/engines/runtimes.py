@@ -41,6 +41,7 @@ class Converted(nn.Module):
     Attributes:
         difference: Largest difference of an affinity or attention value from PyTorch's; NaN before it is compared.
         report: What computes, in a few words, and how exactly.
+        megabytes: Size of the two parts as ONNX files, in 10^6 bytes.
     """
 
     def __init__(self, model: FGNet, engine: str, parts: tuple[bytes | None, bytes]) -> None:
@@ -51,6 +52,7 @@ class Converted(nn.Module):
         self._encoder = load(parts[0], threads) if parts[0] else None
         self._decoder = load(parts[1], threads)
         self.difference, self.report = float("nan"), engine
+        self.megabytes = sum(len(part) for part in parts if part) / 1e6
 
     def encode(self, raw: Tensor) -> list[Tensor]:
         """Compute the features of every section, as `FGNet.encode` does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Literal
 
 import fastremap
 import numpy as np
@@ -22,17 +23,24 @@ BLUR_NM = 5.0  # of perfect affinities: half a voxel of FIB-25
 VOLUMES = {"fib25": False, "gala": False, "phantom": False, "ac4": True, "cremi_b_mini": True}
 
 
-def predict_rescaled(model: FGNet, volume: Volume, rescale: bool, three_views: bool = False) -> Prediction:
+def rescale_sections(volume: Volume) -> np.ndarray:
+    """Bring a volume's sections to FIB-25's voxels in y and x; z stays as it is."""
+    zoom = (1, *(size / TRAINED_NM for size in volume.voxel_size[1:]))
+    return ndimage.zoom(volume.raw, zoom, order=1, grid_mode=True, mode="nearest")
+
+
+def predict_rescaled(
+    model: FGNet, volume: Volume, rescale: bool, three_views: bool = False, engine: Literal["auto", "torch"] = "auto"
+) -> Prediction:
     """Affinities in the volume's own voxels, predicted in FIB-25's voxels in-plane where `rescale`.
 
     Three views are taken of isotropic volumes only.
     """
     if not rescale:
         views = three_views and not is_anisotropic(volume.voxel_size)
-        return predict(model, volume.raw, progress=False, three_views=views)
-    zoom = (1, *(size / TRAINED_NM for size in volume.voxel_size[1:]))
-    raw = ndimage.zoom(volume.raw, zoom, order=1, grid_mode=True, mode="nearest")
-    prediction = predict(model, raw, progress=False)
+        return predict(model, volume.raw, progress=False, three_views=views, engine=engine)
+    raw = rescale_sections(volume)
+    prediction = predict(model, raw, progress=False, engine=engine)
     back = (1, *(n / m for n, m in zip(volume.shape, raw.shape, strict=True)))
 
     def enlarge(affinities: np.ndarray | None) -> np.ndarray | None:

@@ -110,9 +110,10 @@ def attention_grid(
     ratio = voxel_size[1] * raw.shape[1] / (voxel_size[2] * raw.shape[2])
     tall = max(14.2 / columns * ratio, 1)  # inches, of a row
     figure, axes = plt.subplots(len(sections), columns, squeeze=False, figsize=(15, tall * len(sections) + 0.8))
+    colors = plots.neighbour_colors(labels[list(sections)])
     for row, z in zip(axes, sections, strict=True):
         plots.show_section(row[0], raw, None, voxel_size, z)
-        plots.show_section(row[1], raw, labels, voxel_size, z, fill=0.6)
+        plots.show_section(row[1], raw, labels, voxel_size, z, fill=0.6, colors=colors)
         row[0].set_ylabel(f"section {z}")
     axes[0, 0].set_title("EM")
     axes[0, 1].set_title("ground truth")

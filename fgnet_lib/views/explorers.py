@@ -6,8 +6,8 @@ controls them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from html import escape
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from fgnet_lib.views.attention_panels import (
 )
 from fgnet_lib.views.feature_maps import cosine_similarity, principal_components, stretch
 from fgnet_lib.views.interactive import Explorer, Keys
-from fgnet_lib.views.panels import Canvas, ColorScale, Curve, Panel, Values, blend, grey, outlines, zoom_box
+from fgnet_lib.views.panels import Canvas, ColorScale, Curve, Panel, Values, grey, outlines, zoom_box
 from fgnet_lib.volumes import Volume
 
 COLORS = (plots.WARM, "viridis", "cividis", "magma", "gray")
@@ -179,7 +179,7 @@ def feature_explorer(volume: Volume, features: Sequence[np.ndarray], folder: str
     controls = {
         "z": _section_slider(volume),
         "stride": _buttons(STRIDES, "stride"),
-        "show": widgets.Dropdown(options=("main components", "one channel"), description="show"),
+        "show": widgets.Dropdown(options=("principal components", "one channel"), description="show"),
         "channel": widgets.IntSlider(0, 0, channels - 1, description="channel"),
         **_point_controls(volume),
     }
@@ -206,10 +206,10 @@ def feature_panels(
     Args:
         volume: raw in memory.
         features: maps at strides 4, 8, 16, each (C, z, y / stride, x / stride).
-        components: three main components of each as uint8 colours (z, y / stride, x / stride, 3).
+        components: three principal components of each as uint8 colours (z, y / stride, x / stride, 3).
         z: section.
         stride: of the map to show.
-        show: "main components" or "one channel".
+        show: "principal components" or "one channel".
         channel: index of the channel to show.
         zoom: how many times the section is enlarged.
         y, x: the point, in raw voxels.
@@ -225,7 +225,7 @@ def feature_panels(
     else:
         colors, title, scale, values = (
             box.cut(components[level][z], strides),
-            f"main components, stride {stride}",
+            f"principal components, stride {stride}",
             None,
             None,
         )
@@ -268,8 +268,9 @@ def segmentation_explorer(
         "threshold": widgets.SelectionSlider(options=tuple(segmentations), value=best, description="threshold"),
         **_point_controls(volume),
     }
-    canvas = Canvas()
-    panels = partial(segmentation_panels, volume, segmentations, wrong, scores)
+    canvas, true_colors = Canvas(), plots.neighbour_colors(volume.labels)
+    colors = cache(lambda threshold: plots.matched_colors(segmentations[threshold], volume.labels, true_colors))
+    panels = partial(segmentation_panels, volume, segmentations, colors, wrong, scores)
     readout = partial(segmentation_readout, volume, segmentations, scores)
     return Explorer(lambda **values: canvas.show(panels(**values)), controls, readout, folder, "segmentation")
 
@@ -277,6 +278,7 @@ def segmentation_explorer(
 def segmentation_panels(
     volume: Volume,
     segmentations: Mapping[float, np.ndarray],
+    colors: Callable[[float], Mapping[int, np.ndarray]],
     wrong: Mapping[float, tuple[np.ndarray, np.ndarray]],
     scores: Mapping[float, Scores],
     *,
@@ -291,6 +293,7 @@ def segmentation_panels(
     Args:
         volume: raw and labels in memory.
         segmentations: threshold -> ids (z, y, x).
+        colors: returns id -> RGB for the segmentation at a threshold.
         wrong: threshold -> voxels that are split and that are merged, as `metrics.error_masks` marks them.
         scores: threshold -> `metrics.evaluate` of the segmentation.
         z: section.
@@ -302,9 +305,8 @@ def segmentation_panels(
     shared = {"box": box, "voxel_size": volume.voxel_size, "cross": (y, x)}
     raw = grey(box.cut(volume.raw[z]))
     ids = box.cut(segmentations[threshold][z])
-    colors, (edge, edge_colors) = (plots.label_colors(ids) * 255).astype(np.uint8), outlines(ids)
-    segments = np.where(colors[..., 3:], blend(raw, colors[..., :3], 0.45), raw)
-    segments[edge] = edge_colors
+    tint = plots.label_overlay(ids, 0.45, colors(threshold))
+    segments = ((1 - tint[..., 3:]) * raw + 255 * tint[..., 3:] * tint[..., :3]).astype(np.uint8)
     errors, (edge, _) = raw.copy(), outlines(box.cut(volume.labels[z]))
     for mask, color in zip(wrong[threshold], (plots.SPLIT, plots.MERGE), strict=True):
         part = box.cut(mask[z])

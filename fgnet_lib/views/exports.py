@@ -23,7 +23,8 @@ from fgnet_lib.files.atomic import atomic
 from fgnet_lib.metrics import check_ids
 from fgnet_lib.views import serve
 from fgnet_lib.views.meshes import Mesh, largest_ids, mesh_bytes, neuron_mesh, neuron_meshes
-from fgnet_lib.views.viewer import neuroglancer, segment_colors, set_camera
+from fgnet_lib.views.plots import neighbour_colors
+from fgnet_lib.views.viewer import neuroglancer, set_camera
 from fgnet_lib.volumes import Volume
 
 TRIANGLES = 120_000  # in an exported file: 5 MB
@@ -60,7 +61,7 @@ def export_html(
     """
     names = _names(segmentation, ids, 10)
     figure = go.Figure()
-    colors = segment_colors(names)
+    colors = _colors(names)
     meshes = neuron_meshes(segmentation, voxel_size, names, TRIANGLES // len(names))
     for neuron, (vertices, triangles) in meshes.items():
         (z, y, x), (i, j, k) = vertices.T, triangles.T
@@ -102,6 +103,13 @@ def _names(segmentation: np.ndarray, ids: Iterable[int] | Mapping[int, str] | No
     if not names:
         raise ValueError("no neuron to write: the segmentation holds nothing but 0, or `ids` is empty")
     return dict(names)
+
+
+def _colors(ids: Iterable[int]) -> dict[int, str]:
+    """Return id -> #rrggbb: colours far apart, those of `neighbour_colors(..., first=ids)`."""
+    ids = list(ids)
+    colors = neighbour_colors(np.array(ids, np.uint64), first=ids)
+    return {i: f"#{np.rint(255 * color).astype(np.uint8).tobytes().hex()}" for i, color in colors.items()}
 
 
 @dataclass(frozen=True)
@@ -286,6 +294,6 @@ def _state(volume: Volume, names: Mapping[int, str]) -> neuroglancer.ViewerState
         source=f"precomputed://{serve.HERE}/segmentation",
         segments=list(names),
         selected_alpha=0.35,
-        segment_colors=segment_colors(names),
+        segment_colors=_colors(names),
     )
     return state

@@ -10,6 +10,7 @@ volume with `z` (its middle section if `z` is not given)::
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ from fgnet_lib.volumes import IGNORE, Lazy
 
 TEXT = 12.5  # points; a figure 15 inches wide is shrunk to 11 points on a slide of 13.3 inches
 FROZEN_AT = 300  # where "0 parameters" lies on a logarithmic axis
+FAR = 60  # between two colours, in CIELAB with half the lightness; beyond it all are equally good
 NAMES_APART = 1.35  # the least factor between names on that axis, so that they do not overlap
 WARM = "afmhot"  # attention; the viewer's shader is the same ramp, so both show a weight in the same colour
 # Okabe and Ito's colour-blind safe hues, each in five lightnesses: neighbours differ in hue or in lightness.
@@ -90,29 +92,58 @@ def neighbour_colors(
 ) -> dict[int, np.ndarray]:
     """Return a colour for each id of `labels`, far from the colours of all ids that touch it.
 
+    Colours are given one by one, each as far as possible from those of its neighbours that have one; an id with few
+    neighbours comes late, when it cannot get in another's way. Time grows with the number of ids and contacts.
+
     Args:
-        labels: ids (z, y, x) or (y, x); 0 and IGNORE get no colour.
-        first: ids to draw together, whose colours all differ; the others follow by size.
+        labels: ids (z, y, x), (y, x), or a mere list of ids; 0 and IGNORE get no colour.
+        first: ids to draw together, whose colours all differ, as far as the palette goes (35 colours).
         fixed: id -> RGB, colours that are settled.
 
     Returns:
         id -> RGB (3,), in [0, 1].
     """
-    ids, index, voxels = np.unique(labels, return_inverse=True, return_counts=True)
-    touching = _touching(index.reshape(labels.shape), len(ids))
-    lab = rgb2lab(_PALETTE) * (0.5, 1, 1)  # a tint on grey tissue differs in hue more than in lightness
-    colors = {int(i): np.asarray(color, float)[:3] for i, color in (fixed or {}).items() if i in ids}
-    settled = {int(np.searchsorted(ids, i)): rgb2lab(color) * (0.5, 1, 1) for i, color in colors.items()}
-    used = {tuple(color) for color in settled.values()}
-    order = [k for k in np.argsort(-voxels, kind="stable") if ids[k] not in (0, IGNORE)]
-    order = [int(np.searchsorted(ids, i)) for i in first] + order
-    for k in (k for k in order if k not in settled):
-        near = [settled[other] for other in (settled if ids[k] in first else touching[k]) if other in settled]
-        apart = _distance(lab, near).clip(max=60) + 0.1 * _distance(lab, list(used))
-        best = int(np.argmax(apart))
-        settled[k], colors[int(ids[k])] = lab[best], _PALETTE[best]
-        used.add(tuple(lab[best]))
-    return colors
+    ids, index = np.unique(labels, return_inverse=True)
+    near = _touching(index.reshape(labels.shape), len(ids))
+    number = {i: k for k, i in enumerate(ids.tolist()) if i not in (0, IGNORE)}
+    settled = {number[i]: np.asarray(color, float)[:3] for i, color in (fixed or {}).items() if i in number}
+    palette = np.vstack([_PALETTE, *settled.values()])
+    lab = rgb2lab(palette) * (0.5, 1, 1)  # a tint on grey tissue differs in hue more than in lightness
+    apart = np.linalg.norm(lab[: len(_PALETTE), None] - lab, axis=2)
+    chosen = np.full(len(ids), -1)  # rows of the palette
+    chosen[list(settled)] = np.arange(len(_PALETTE), len(palette))
+    together = {number[i]: None for i in first}  # in their order
+    unused = apart[:, chosen[list(settled)]].min(axis=1, initial=2 * FAR)  # how far from the colours in use
+    uses = np.zeros(len(apart))
+    for k in (*together, *_smallest_last(near)):
+        if chosen[k] < 0 and ids[k] not in (0, IGNORE):
+            others = chosen if k in together else chosen[near[k]]
+            gap = apart[:, others[others >= 0]].min(axis=1, initial=FAR)
+            chosen[k] = np.argmax(gap + 0.1 * unused - 1e-6 * uses)
+            unused = np.minimum(unused, apart[:, chosen[k]])
+            uses[chosen[k]] += 1
+    return {i: palette[chosen[k]] for i, k in number.items()}
+
+
+def _smallest_last(near: list[np.ndarray]) -> list[int]:
+    """Return the nodes of a graph, given by their neighbours, so that each comes after as few neighbours as possible.
+
+    The node with the fewest neighbours comes last; then the same holds for the rest of the graph, and so on.
+    """
+    degree = [len(others) for others in near]
+    heap = [(count, k) for k, count in enumerate(degree)]
+    heapq.heapify(heap)
+    order = []
+    while heap:
+        count, k = heapq.heappop(heap)
+        if count == degree[k]:  # else there is a newer entry
+            degree[k] = -1
+            order.append(k)
+            for other in near[k].tolist():
+                if degree[other] > 0:
+                    degree[other] -= 1
+                    heapq.heappush(heap, (degree[other], other))
+    return order[::-1]
 
 
 def _touching(index: np.ndarray, n: int) -> list[np.ndarray]:
@@ -124,11 +155,6 @@ def _touching(index: np.ndarray, n: int) -> list[np.ndarray]:
         pairs += [after[border] * n + before[border], before[border] * n + after[border]]
     row, column = np.divmod(np.unique(np.concatenate(pairs)), n)
     return np.split(column, np.searchsorted(row, np.arange(1, n)))
-
-
-def _distance(lab: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
-    """Return how far each colour of `lab` (n, 3) is from the nearest of `others`; 100 if there are none."""
-    return np.linalg.norm(lab[:, None] - np.array(others), axis=2).min(1) if len(others) else np.full(len(lab), 100.0)
 
 
 def matched_colors(
@@ -511,6 +537,43 @@ def against_parameters(ax: Axes, rows: Mapping[str, tuple[int, Mapping[int, Sequ
     return ax
 
 
+def bits_figure(
+    rows: Mapping[str, Mapping[str, tuple[float, Mapping[str, Mapping[str, Sequence[float]]]]]],
+) -> Figure:
+    """Draw VOI (bits) against the bits that a network's numbers have: a panel for each network and volume.
+
+    Squares are means, bars standard deviations, small dots single runs; a dashed line is the network with 32 bits.
+    Panels of one volume share their axis.
+
+    Args:
+        rows: network -> volume -> VOI with 32 bits, and method -> width (any text) -> VOI of each run.
+    """
+    columns = max(map(len, rows.values()), default=1)
+    size = {"figsize": (3.4 * columns + 1, 2.9 * max(1, len(rows)) + 0.8), "squeeze": False}
+    figure, axes = plt.subplots(max(1, len(rows)), columns, sharey="col", **size)
+    for number, (network, volumes) in enumerate(rows.items()):
+        for ax, (volume, (exact, methods)) in zip(axes[number], volumes.items(), strict=True):
+            _bits_panel(ax, exact, methods)
+            ax.set_title(volume if number == 0 else "")
+        axes[number, 0].set_ylabel(network.replace(", ", ",\n") + "\nVOI (bits)")
+    for ax in axes[0]:
+        ax.set_ylim(bottom=0)  # after all is drawn; so that a small change looks small
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+def _bits_panel(ax: Axes, exact: float, methods: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    ax.axhline(exact, color="black", linestyle="--", linewidth=1, label="32 bits")
+    for number, (method, widths) in enumerate(methods.items()):
+        x = np.arange(len(widths)) + 0.1 * (number - (len(methods) - 1) / 2)  # so that bars do not lie on each other
+        means = [np.mean(values) if len(values) else np.nan for values in widths.values()]
+        around = [np.std(values, ddof=1) if len(values) > 1 else np.nan for values in widths.values()]
+        bars = ax.errorbar(x, means, around, marker="s", markersize=5, capsize=3, linewidth=1, label=method)
+        for at, values in zip(x, widths.values(), strict=True):
+            ax.plot([at] * len(values), values, ".", color=bars[0].get_color(), markersize=4, alpha=0.6)
+        ax.set_xticks(range(len(widths)), list(widths))
+
+
 def against_time(
     ax: Axes,
     line: Mapping[str, tuple[float, Sequence[float]]],
@@ -545,6 +608,45 @@ def against_time(
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.minorticks_off()
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return ax
+
+
+def changes_of_voi(ax: Axes, before: float, after: Mapping[str, Sequence[float]]) -> Axes:
+    """Plot what each method makes of a VOI (bits): an arrow from before to the mean after, and a dot for each run.
+
+    Arrows to the left, which are better, are blue; those to the right are vermilion; the change is written beside them,
+    and where it rounds to 0 the arrow is grey.
+
+    Args:
+        ax: axes to draw on.
+        before: VOI without any method, a dotted line.
+        after: method -> VOI of each run; a method without runs has a row, but no arrow.
+    """
+    ax.axvline(before, color="0.4", ls=":", zorder=0)
+    for row, vois in enumerate(after.values()):
+        if not len(vois):
+            continue
+        mean = float(np.mean(vois))
+        color = SPLIT if mean < before else MERGE
+        if abs(mean - before) < 0.005:  # written as 0.00
+            color = "0.4"
+        style = {"arrowstyle": "-|>", "color": color, "lw": 2, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 14}
+        ax.annotate("", (mean, row), (before, row), arrowprops=style)
+        ax.plot(vois, [row] * len(vois), "o", color=color, ms=4, alpha=0.7)
+        side = 1 if mean >= before else -1
+        ax.annotate(
+            f"{mean - before:+.2f}",
+            (max(vois) if side == 1 else min(vois), row),
+            (8 * side, 0),
+            textcoords="offset points",
+            ha="left" if side == 1 else "right",
+            va="center",
+            fontsize=9,
+        )
+    ax.set_yticks(range(len(after)), list(after))
+    ax.set_ylim(len(after) - 0.4, -0.6)
+    ax.margins(x=0.3)
+    ax.set_xlabel("VOI (bits)")
     return ax
 
 
@@ -643,7 +745,7 @@ def neurons_figure(
     panels: Mapping[str, tuple[Mapping[int, tuple[np.ndarray, np.ndarray]], Mapping[int, np.ndarray]]],
     width: float = 9,
 ) -> Figure:
-    """Draw meshes in 3D, a panel for each title, all at one scale, and the figure as high as they need.
+    """Draw meshes in 3D, a panel for each title, at one scale and with their tops at one height.
 
     Args:
         panels: title -> meshes and colours, both by id, as in `neurons_3d`.
@@ -668,7 +770,7 @@ def neurons_figure(
     longest = max(np.ptp(edges) for ax in extents for edges in (ax.get_xlim(), ax.get_ylim(), ax.get_zlim()))
     for number, (ax, (low, high, title)) in enumerate(extents.items()):
         start, side = number * width / len(panels) + left, sides[ax]
-        corner = start + (room - side * (high - low)[0]) / 2 - side * low[0], below - side * low[1]
+        corner = start + (room - side * (high - low)[0]) / 2 - side * low[0], height - above - side * high[1]
         ax.set_position((corner[0] / width, corner[1] / height, side / width, side / height))
         ax.get_tightbbox = lambda *_, **__: figure.bbox  # the square reaches beyond it, the neurons do not
         ax.patch.set_visible(False)

@@ -113,6 +113,7 @@ from fgnet_lib.views.meshes import neuron_meshes, slender_ids
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 threshold = pretrained_threshold()
+print(f"threshold: {threshold:g}")
 
 # %% [markdown]
 # Read the comments. Later lessons explain each line.
@@ -146,7 +147,8 @@ plt.show()
 quiz.ask("00", "dark")
 
 # %% [markdown]
-# In the second picture, white means that all three affinities are high.
+# In the second picture, white means that all three affinities are high, and black that all three are low. Where only
+# one is low, its colour is missing: in a cyan area (no red), the section before shows another neuron.
 
 # %% alt="One section four times: EM; affinities, white inside neurons and dark along their borders; the segmentation in colours; the ground truth, whose outlines are nearly the same."
 z = volume.shape[0] // 2
@@ -247,6 +249,7 @@ for name, answer in answers.items():
 # | [09 Scaling out](09_scaling_out.ipynb) | 3 and 4, on volumes larger than memory and with many workers |
 # | [10 Twenty times faster](10_twenty_times_faster.ipynb) | 3, by a student of two dimensions that learns from FGNet |
 # | [11 Adapt without retraining](11_adapt_without_retraining.ipynb) | 2, for a new tissue, by a file of a few kilobytes |
+# | [12 My volume looks different](12_my_volume_looks_different.ipynb) | 2 to 4, on a volume without labels from elsewhere |
 # | [16 Fewer bits](16_fewer_bits.ipynb) | 2 and 3: the same network in a quarter or an eighth of its size |
 #
 # FGNet's authors have published no code that we know of. This course builds a **reconstruction** from the paper's

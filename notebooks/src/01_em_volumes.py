@@ -484,7 +484,7 @@ for z in (12, 13):
 # %% [markdown]
 # **What to see.** In the lost section the labels go on, because a person would bridge it as well. In the slipped
 # section they move along. A strip at the rim of that section came in from outside the picture, so its labels are
-# unknown.
+# unknown (grey on the right).
 
 # %% [markdown]
 # ## 8 · Further: how real is the phantom?

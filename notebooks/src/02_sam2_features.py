@@ -8,7 +8,8 @@
 # - what goes in (one section at a time) and what comes out: three maps, at strides 4, 8 and 16;
 # - two ways to look at a map of many channels: principal components as three colours, and similarity to one pixel;
 # - what a stride of 4, 8 or 16 voxels loses on a thin neurite;
-# - how a number, instead of your eye, tells trained features from random ones.
+# - how a number, instead of your eye, tells trained features from random ones;
+# - what a search by features finds: tissue that looks alike, not the same neuron.
 #
 # **Before you start.** Lesson 01 explains EM volumes and labels, but you can do without it. You need no GPU and no
 # download.
@@ -358,6 +359,9 @@ assert DATASET != "phantom" or thickness[thin] < 16 * volume.voxel_size[-1]
 # outlined in white. At stride 16 a single pixel is wider than the neurite. Many channels help, since a vector can say
 # "an edge runs through here", but the position of that edge is lost. This is why FGNet has a second encoder, the
 # *Fine-Grained Encoder*, which works at full resolution: see lesson 03.
+
+# %% [markdown]
+# ### Further: choose a stride
 #
 # **Exercise 2.3: a stride that is fine enough.** You know how thick a neurite is. Of the strides 1, 4, 8 and 16,
 # return the coarsest one at which a pixel is no wider than the neurite. If even stride 1 is too coarse, return 1.
@@ -444,10 +448,10 @@ for name, levels in maps.items():
 # %% [markdown]
 # **What to see.** First, random filters already do well: borders are dark, and a weighted sum finds dark pixels. What
 # training has added is only the difference from the random row of the same size, however good the colours look. That
-# difference can be small, because most borders are easy to find. What makes neuron segmentation hard is the *weak*
-# border, which only a wider view and the neighbouring sections can decide. Second, the AUC falls from left to right:
-# with stride 16 even the best features cannot place a border to the voxel. (A few sections are a small test; trust
-# clear gaps only.)
+# difference can be small, or at one stride even negative, because most borders are easy to find. What makes neuron
+# segmentation hard is the *weak* border, which only a wider view and the neighbouring sections can decide. Second, the
+# AUC falls from left to right: with stride 16 even the best features cannot place a border to the voxel. (A few
+# sections are a small test; trust clear gaps only.)
 
 # %% [markdown]
 # ## 7 · Explore
@@ -465,6 +469,150 @@ explorer
 explorer.draw(z=z, stride=8, y=y, x=x)
 
 # %% [markdown]
+# ## 8 · Further: find patches that look alike
+#
+# If similar tissue has similar vectors, a feature map is also a search engine: give it a patch, and it finds patches
+# that look like it. A patch gets one vector, its **embedding**: here the mean of a map over the patch. To search,
+# sort all patches of a *gallery* by the cosine between their embedding and that of the *query*.
+#
+# A search needs a score, and a score needs a truth. The phantom knows the neuron and the organelle of each patch, so
+# we ask two questions. Does the search find patches of the *same neuron*? And does it find patches of the *same kind
+# of organelle* in other neurons? Queries come from the first four sections, and the gallery from sections that lie at
+# least 360 nm deeper, so that no answer is simply the same spot in the next section.
+
+# %%
+from fgnet_lib.natural_encoder import build_natural_encoder
+from fgnet_lib.neighbours.retrieval import commonest_ids, pool_patches, rank_gallery, recall_at
+from fgnet_lib.phantom import ORGANELLES, label_organelles, make_phantom
+from fgnet_lib.weights import PRETRAINED
+
+tissue, side = make_phantom((20, 192, 192), seed=7), 16  # a patch has 16 x 16 voxels of a section
+neurons = commonest_ids(tissue.labels, side)
+kinds = commonest_ids(label_organelles(tissue.shape, seed=7), side, least=0.5)  # 0 where none fills half of the patch
+sections = np.repeat(np.arange(len(tissue.raw)), len(neurons) // len(tissue.raw))
+query, gallery = np.flatnonzero(sections < 4), np.flatnonzero(sections >= 12)
+same_neuron = neurons[query, None] == neurons[gallery]
+same_kind = (kinds[query, None] == kinds[gallery]) & (kinds[query, None] > 0) & ~same_neuron
+print(f"{len(query)} queries, {len(gallery)} patches in the gallery;", end=" ")
+print(", ".join(f"{np.sum(kinds[gallery] == i)} {name}" for i, name in enumerate(ORGANELLES)))
+
+# %% [markdown]
+# The score is **recall@k**: of all patches that a query should find, the share among the first $k$ answers. An order
+# at random has $k/N$ in expectation, whatever is to be found, and $k = N$ always gives 1.
+#
+# **Exercise 2.4: recall of a search.** `ranks` lists the patches of a gallery, the most similar first. `relevant` is
+# an array of bools: which patches of the gallery the query should find. Return recall@k.
+
+
+# %% tags=["task"]
+def my_recall(ranks, relevant, k):
+    return ...
+
+
+# %% tags=["solution"]
+def my_recall(ranks, relevant, k):
+    return relevant[ranks[:k]].sum() / relevant.sum()
+
+
+# %%
+checks.recall(my_recall)
+
+# %% [markdown]
+# We compare the `mini` encoder, random and trained; FGNet's own encoder, the Fine-Grained Encoder of lesson 03, which
+# the encoder's features guide; and an encoder that learned from photographs. The last source shows how little it
+# takes: only the mean and the spread of a patch's grey values. (SAM2.1's encoder joins them if you have its weights.)
+
+# %%
+quiz.ask("02", "retrieval")
+
+# %% [markdown]
+# Now we search with every patch of the first sections, and look at the first 5% of the answers:
+
+# %%
+stack = torch.from_numpy(tissue.raw / np.float32(255))[None, None]
+natural = build_natural_encoder(PRETRAINED / "encoder_natural.safetensors").eval()
+with torch.no_grad():
+    guides = trained(stack)
+    levels = {"mini, random": encoders["mini, random"](stack)[0], "mini, trained": guides[0]}
+    levels["Fine-Grained Encoder"] = model.fine_encoder(stack, guides)[0][2]  # of its five levels the one at stride 4
+    levels["photographs"] = natural(stack)[0]
+    levels |= {name: encoder(stack)[0] for name, encoder in encoders.items() if "SAM2.1" in name}
+embeddings = {name: pool_patches(level[0].numpy(), side // 4) for name, level in levels.items()}
+grey_mean, square = (pool_patches(values[0].numpy(), side)[:, 0] for values in (stack, stack**2))
+embeddings["grey, mean and spread"] = np.stack([grey_mean, np.sqrt(square - grey_mean**2)], axis=1)
+
+ranks = {name: rank_gallery(vectors[query], vectors[gallery]) for name, vectors in embeddings.items()}
+k, chance = len(gallery) // 20, len(gallery) // 20 / len(gallery)
+print(f"recall@{k:<19}same neuron   same organelle\nat random{chance:21.3f}{chance:17.3f}")
+recalls = {name: [recall_at(k, order, truth) for truth in (same_neuron, same_kind)] for name, order in ranks.items()}
+for name, (neuron, kind) in recalls.items():
+    print(f"{name:24}{neuron:6.3f}{kind:17.3f}")
+by_neuron, by_kind = (np.array(column) for column in zip(*recalls.values(), strict=True))
+assert by_kind[1] > 5 * chance and by_kind[1] > 3 * by_neuron[1] and (by_neuron < 2 * chance).all()  # as the text says
+assert min(by_kind[1], by_kind[2]) > by_kind[-1] > by_kind[3] > 2 * chance
+
+# %% alt="Two panels of recall against k, with the diagonal of a random order. Same neuron: all lines run just above the diagonal. Same organelle: all rise steeply at first, the trained encoder and the Fine-Grained Encoder most; the encoder of photographs is nearest to the diagonal."
+figure, axes = plt.subplots(1, 2, figsize=(13, 4.2), sharey=True)
+depths = np.linspace(1, len(gallery), 40).astype(int)
+for ax, truth, title in zip(
+    axes, (same_neuron, same_kind), ("same neuron", "same organelle, other neuron"), strict=True
+):
+    for name, order in ranks.items():
+        ax.plot(depths, [recall_at(n, order, truth) for n in depths], label=name)
+    ax.plot(depths, depths / len(gallery), color="black", ls="--", label="at random, k / N")
+    ax.axvline(k, color="0.8", zorder=0)
+    ax.set(xlabel="k, answers that you look at", title=title)
+axes[0].set_ylabel("recall@k")
+axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+plt.show()
+
+# %% [markdown]
+# **What to see.** On the left, every line stays near the random order: at the grey mark all searches find fewer than
+# twice as many patches of the same neuron as chance does. Even that little is no knowledge of neurons, because grey
+# values alone do as well: the phantom gives each neuron a tint of its own. On the right, the trained encoder finds
+# the same organelle more than five times as often as chance does, and FGNet's encoder does so, too. So a search by
+# features finds *what* a patch shows, not *whose* it is. **And look at the simplest source:** two numbers per patch
+# beat the encoder of photographs. A search that beats chance has not shown much until it beats grey values.
+#
+# Here is one query that shows a mitochondrion, with the first five answers of four sources. The red frame is the
+# patch.
+
+
+# %% alt="A query patch with a mitochondrion, and beside it in rows the five most similar patches of the gallery for each of four sources, every patch framed in red in its surroundings, with its organelle as a title."
+def show_patch(ax, index, title):
+    section, spot = divmod(int(index), len(neurons) // len(tissue.raw))
+    corner = [side * at for at in divmod(spot, tissue.shape[2] // side)]
+    top, left = (int(np.clip(at - side, 0, n - 3 * side)) for at, n in zip(corner, tissue.shape[1:], strict=True))
+    plots.show_section(
+        ax, tissue.raw[section, top:, left:][: 3 * side, : 3 * side], None, tissue.voxel_size, title=title
+    )
+    start = corner[1] - left - 0.5, corner[0] - top - 0.5
+    ax.add_patch(plt.Rectangle(start, side, side, fill=False, color="red", linewidth=2))
+
+
+asked = int(np.flatnonzero((kinds[query] == ORGANELLES.index("mitochondrion")) & same_kind.any(axis=1))[0])
+shown = ["mini, trained", "Fine-Grained Encoder", "photographs", "grey, mean and spread"]
+figure, axes = plt.subplots(len(shown), 6, figsize=(13, 9.5))
+for row, name in zip(axes, shown, strict=True):
+    show_patch(row[0], query[asked], f"{name}\nquery: {ORGANELLES[kinds[query[asked]]]}")
+    for ax, answer in zip(row[1:], ranks[name][asked], strict=False):
+        same = "\nsame neuron" * bool(same_neuron[asked, answer])
+        show_patch(ax, gallery[answer], f"{ORGANELLES[kinds[gallery[answer]]]}{same}")
+plt.show()
+
+# %% [markdown]
+# **What to see.** A title says what fills at least half of the patch. Look at the answers that are called "none": most of
+# them show the edge of a mitochondrion, or a membrane, where the query has its edge. So the features found what the truth
+# of this score does not count. Grey values alone find patches as dark as the query, whatever they show. And do not judge
+# by one query: compare the rows here with the lines above.
+#
+# This is a small cousin of **MedFinder** (Chen et al. 2024), a search engine for medical images. There a doctor asks
+# with a volume or in words, and finds the fitting ones among 8,069 CT volumes with two million slices. It has one
+# stream for images and one for text, and it learns to bring an image and its report together. Two things differ here.
+# We leave text out, because electron micrographs come without reports, so a stream for text would have nothing to
+# learn from. And we train nothing: we only ask what the features already know.
+
+# %% [markdown]
 # ## Your exercises
 
 # %%
@@ -480,6 +628,7 @@ checks.report("02")
 # - A coarse stride blurs or swallows thin neurites, however good the features are. You can measure that loss from the
 #   labels alone.
 # - Random features already look convincing. Compare with a random twin, and with a number.
+# - A search by embeddings finds the same kind of tissue. Compare it with chance, and with plain grey values.
 #
 # ## Try it
 #
@@ -488,7 +637,8 @@ checks.report("02")
 #    does the probe change?
 # 3. Make the section brighter, `volume.raw * 0.5 + 100`, before encoding. Which encoder's similarity map changes
 #    least?
-# 4. With SAM2.1's checkpoint: does an encoder pretrained on photographs find borders better than a random one? And
+# 4. Search with an embedding that also holds the spread of each channel over the patch. Does recall rise?
+# 5. With SAM2.1's checkpoint: does an encoder pretrained on photographs find borders better than a random one? And
 #    better than our small one, trained on EM?
 #
 # ## References
@@ -501,5 +651,7 @@ checks.report("02")
 #   [arXiv:1612.03144](https://arxiv.org/abs/1612.03144).
 # - G. Alain, Y. Bengio. *Understanding intermediate layers using linear classifier probes.* 2016,
 #   [arXiv:1610.01644](https://arxiv.org/abs/1610.01644).
+# - Y. Chen et al. *BIMCV-R: A Landmark Dataset for 3D CT Text-Image Retrieval.* MICCAI 2024,
+#   [arXiv:2403.15992](https://arxiv.org/abs/2403.15992) (MedFinder).
 # - Li et al. *Leveraging Feature-Guided Attention to Refine SAM2 for 3D EM Neuron Segmentation.* AAAI 2026,
 #   [doi:10.1609/aaai.v40i8.37606](https://doi.org/10.1609/aaai.v40i8.37606).

@@ -61,7 +61,7 @@ from fgnet_lib.affinities import widen_borders
 from fgnet_lib.course import checks, quiz
 from fgnet_lib.inference import predict
 from fgnet_lib.metrics import roc_auc
-from fgnet_lib.probing import attention_set_to
+from fgnet_lib.probing import Inspector, WhatIf, attention_set_to
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.segmentation import segment
 from fgnet_lib.views import explorers, plots
@@ -551,18 +551,21 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
 # results folder. *open here in neuroglancer* shows the same place in 3D, and *own image* puts an image of yours in the
 # volume's place.
 #
-# The cross begins where the model doubts a membrane most. Across a membrane that the model sees, the affinities fall to
-# 0 somewhere; where it sees none, they stay at 1. So we take the lowest affinity near each membrane voxel of the middle
-# section, and choose the voxel where it is closest to 0.5. (If the difference printed below is near 0.5, the model is
-# sure of every membrane of this section.)
+# The cross begins on a membrane that depends on attention: of all membrane voxels of the middle section, the one around
+# which the affinities change most if a1 is set to 0. Below, under *What if?*, you see this change.
 
 # %%
-joined = prediction.refined[1:, middle].mean(axis=0)  # along y and x
-doubt = np.abs(ndimage.minimum_filter(joined, 5) - 0.5)
-doubt[~borders[middle]] = 1
+inspector = Inspector(model, volume.raw)  # it computes for the explorer
+usual, without_a1 = (inspector.section(middle, question).affinities for question in (None, WhatIf((1,), 0.0)))
+change = ndimage.uniform_filter(np.abs(without_a1 - usual).mean(axis=0), 5)  # around each voxel
+change[~borders[middle]] = 0
 rim = 32  # voxels; nearer to the edge of the picture the model sees less, and so do you
-y, x = (rim + int(k) for k in np.unravel_index(doubt[rim:-rim, rim:-rim].argmin(), (height - 2 * rim, width - 2 * rim)))
-print(f"the cross begins at y = {y}, x = {x}; the affinity nearest to 0.5 differs from it by {doubt[y, x]:.2f}")
+y, x = (
+    rim + int(k) for k in np.unravel_index(change[rim:-rim, rim:-rim].argmax(), (height - 2 * rim, width - 2 * rim))
+)
+print(f"the cross begins at y = {y}, x = {x}; the mean of its affinities is {usual[:, y, x].mean():.2f},", end=" ")
+print(f"and {without_a1[:, y, x].mean():.2f} if a1 is set to 0")
+assert borders[middle, y, x] and change[y, x] > 5 * np.abs(without_a1 - usual).mean()  # as the text below says
 
 # %%
 threshold = pretrained_threshold()
@@ -589,11 +592,11 @@ page = export_attention(volume, model, session.out_dir / "attention.html")
 print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 # %% [markdown]
-# **What if?** Choose *what if a is 0*: this replaces the map of that level before it is multiplied, and the rest of
-# the network computes again. The pictures to the right show the new affinities and their change: purple where voxels
-# are now joined more, orange where they are joined less. The table says how many affinities cross 0.5. Drag a rectangle
-# on a picture to change the map only there. *gradient of* asks the question the other way round: which pixels of the
-# map would change the affinity at the cross, and could the map flip it at all?
+# **What if?** Choose *what if a is 0*: this replaces the map of that level before it is multiplied, and the rest of the
+# network computes again. The pictures to the right show the new affinities and their change: purple where voxels are
+# now joined more, orange where they are joined less. The table says how many affinities cross 0.5. Drag over a picture
+# to change the map only where you paint (*brush radius* is in voxels). *gradient of* asks the question the other way
+# round: which pixels of the map would change the affinity at the cross, and could the map flip it at all?
 
 # %%
 quiz.ask("03", "zero")
@@ -606,6 +609,9 @@ quiz.ask("03", "zero")
 explorer.draw(z=middle, level="a1", what_if="0")
 
 # %% [markdown]
+# **What to see.** Most of the last picture is pale, and what changes lies along membranes. Around the cross, the affinities
+# change more than five times as much as on average: whether the model sees this membrane depends on a1.
+#
 # The same in numbers, for the small piece of part 1. The explorer uses `attention_set_to`: inside the `with`, the
 # model computes with another map.
 

@@ -521,7 +521,7 @@ for stage, history in histories.items():
     plots.loss_curve(ax, first + 1 + np.arange(len(means)), means, f"SAM2 {stage}")
     first += len(means)
     minutes = history.seconds[-1] / 60
-    print(f"{stage}: {len(means)} iterations in {minutes:.1f} minutes, loss {means[0]:.2f} -> {means[-1]:.2f}")
+    print(f"{stage}: {len(means)} iterations in {minutes:.2f} minutes, loss {means[0]:.2f} -> {means[-1]:.2f}")
 ax.set(title=f"Loss, mean over the last {smooth} iterations", ylim=(0, None))
 ax.legend(loc="lower left")
 plt.show()

@@ -298,8 +298,9 @@ print(view)
 # ## 5 · Point and ask
 #
 # Point at a neuron, in a plane or in 3D, and press **p**. Below the viewer, the notebook then prints how large it is,
-# which neuron it matches, and what it is merged with or split into. The answer is about the visible layer: with
-# `ground truth`, you ask about a true neuron. From Python, you ask the same question like this:
+# which neuron it matches, and what it is merged with or split into. The answer is about the visible layer. If this is
+# `ground truth`, you ask about a true neuron, which is compared with the last segmentation (here `too high`). From
+# Python, you ask the same question like this:
 
 # %%
 print(view.report("too high", merge.label))

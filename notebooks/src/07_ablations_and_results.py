@@ -105,9 +105,14 @@ def settings(name: str) -> dict:
     return {**config, "first weights": weights if config["encoder"] else None, **row}
 
 
+def describe(side: dict, key: str) -> str:
+    without = side["encoder"] is None and key in ("encoder", "first weights", "frozen")
+    return "–" if without else str(side[key])
+
+
 names = "unet", "random_frozen", "pretrained_frozen", "fine_tuned"
 sides = [settings(name) for name in names]
-lines = [[key, *(str(side[key]) for side in sides)] for key in sides[0]]
+lines = [[key, *(describe(side, key) for side in sides)] for key in sides[0]]
 fold_table(["setting", *names], {"": [line for line in lines if len(set(line[1:])) > 1]})
 
 # %% [markdown]
@@ -466,9 +471,10 @@ from fgnet_lib.views.meshes import largest_ids, neuron_meshes
 figure = plt.figure(figsize=(min(4.6 * columns, 15), 3.6 * lines))
 for number, (name, parts) in enumerate(shown.items(), start=1):
     ax = figure.add_subplot(lines, columns, number, projection="3d")
-    meshes = neuron_meshes(parts, VOXEL, largest_ids(parts, 8), max_triangles=1500)
-    plots.neurons_3d(ax, meshes, TITLES[name].replace(", ", ",\n", 1))
-    ax.yaxis.labelpad = 36  # in small axes the numbers need room
+    largest = largest_ids(parts, 8)
+    meshes, colors = neuron_meshes(parts, VOXEL, largest, max_triangles=1500), plots.neighbour_colors(parts, largest)
+    plots.neurons_3d(ax, meshes, TITLES[name].replace(", ", ",\n", 1), colors)
+    ax.xaxis.labelpad, ax.yaxis.labelpad = 8, 36  # in small axes the numbers need room
     ax.get_legend().remove()
 plt.show()
 
@@ -714,7 +720,7 @@ def rerun(title: str, row: Row, seed: int) -> float:
     recipe = replace(training(row, seed), patch=(8, 96, 96), iterations=iterations, minutes=minutes)
     shutil.rmtree(folder, ignore_errors=True)  # otherwise it would resume an earlier training
     history = train(model, [teaching], recipe, folder)
-    print(f"{title}, seed {seed}: {len(history.loss)} iterations in {history.seconds[-1] / 60:.1f} minutes")
+    print(f"{title}, seed {seed}: {len(history.loss)} iterations in {history.seconds[-1] / 60:.2f} minutes")
     tried = sweep(predict(model, choosing.raw, progress=False).refined, choosing.voxel_size, np.arange(0.2, 0.9, 0.1))
     best = min(tried, key=lambda threshold: sum(voi_of(tried[threshold], choosing.labels)))
     affinities = predict(model, unseen.raw, progress=False).refined

@@ -316,7 +316,8 @@ print(f"{report.done + report.kept} of {len(grid)} blocks; a worker used at most
 assert killed, "the run was over before a worker was killed"
 
 # %% [markdown]
-# Dask noticed the death and gave the unfinished blocks to other workers. It also started a new worker.
+# Dask noticed the death (it may have said so in a warning above) and gave the unfinished blocks to other workers. It
+# also started a new worker.
 
 # %%
 client.wait_for_workers(2, timeout=120)

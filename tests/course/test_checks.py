@@ -171,8 +171,9 @@ def test_an_answer_that_gives_back_what_it_got_is_wrong(name):
 CHANGEABLE = {
     *("affinities", "widened", "mask", "similarity", "attention", "auc", "balanced_loss", "face_mean", "merge"),
     *("honest_threshold", "whole_from", "neuron_volume", "match", "fair_pairs", "seed_summary", "chance_of"),
-    *("flat_sections", "block_ids", "embedding_products", "grafting", "low_rank_update", "adapter_size"),
-    *("log_spectrum", "rounded_values", "integer_product", "folded_layer"),
+    *("flat_sections", "block_ids", "low_rank_update", "adapter_size", "log_spectrum", "rounded_values"),
+    *("integer_product", "folded_layer", "recall", "embedding_products", "grafting", "matched_values"),
+    *("standardised_features", "averaged_weights", "synapse_partners"),
 }
 
 

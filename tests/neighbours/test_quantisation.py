@@ -110,7 +110,8 @@ def test_a_folded_transform_changes_nothing_in_floating_point(seed, groups):
     for transform in (group_channels(activations_of(rows), groups), smooth(activations_of(rows), weight)):
         shift, scale = transform.shift[transform.group], transform.scale[transform.group]
         folded = nn.functional.linear((rows - shift) / scale, *fold_transform(weight, bias, transform))
-        torch.testing.assert_close(folded, nn.functional.linear(rows, weight, bias), rtol=1e-5, atol=1e-4)
+        exact = nn.functional.linear(rows, weight, bias)
+        assert (folded - exact).abs().max() <= 1e-5 * exact.abs().max()
 
 
 def test_groups_are_of_similar_channels_and_a_wide_one_is_alone():
@@ -167,6 +168,16 @@ def test_planted_outliers_change_activations_and_not_the_function(encoder, raw):
     wider = (after.high - after.low) / (before.high - before.low)
     np.testing.assert_allclose(sorted(wider.numpy())[-3:], [1, 100, 100], rtol=1e-3)
     assert outlier_ratio(after) > 20 > outlier_ratio(before) >= 1
+
+
+@settings(max_examples=5, deadline=None)
+@given(SEEDS, st.sampled_from([2.0**-6, 2.0, 2.0**7]), st.integers(1, 8))
+def test_planting_by_a_power_of_2_changes_no_bit_of_the_result(encoder, seed, factor, channels):
+    raw = torch.rand(1, 1, 1, 32, 32, generator=torch.Generator().manual_seed(seed))
+    planted = plant_outliers(encoder, channels, factor, seed)
+    with torch.no_grad():
+        assert all(map(torch.equal, planted(raw), encoder(raw)))
+    assert any(not torch.equal(*pair) for pair in zip(planted.parameters(), encoder.parameters(), strict=True))
 
 
 @pytest.fixture(scope="module")

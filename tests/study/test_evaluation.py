@@ -41,7 +41,7 @@ def test_perfect_affinities_of_neurons_give_neurons():
 def test_three_views_are_taken_of_isotropic_volumes_only(monkeypatch, voxel_size, views):
     seen: list[bool] = []
 
-    def predict(model, raw, progress, three_views):
+    def predict(model, raw, progress, three_views, engine):
         seen.append(three_views)
 
     monkeypatch.setattr("fgnet_lib.study.evaluation.predict", predict)

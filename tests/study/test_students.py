@@ -93,7 +93,7 @@ def test_what_is_missing_is_said():
 
 
 def test_time_is_that_of_a_section_and_the_unet_is_the_one_of_the_benchmark():
-    times = section_milliseconds({"a": nn.Conv3d(1, 1, 1), "b": nn.Conv3d(1, 64, 7, padding=3)}, (2, 32, 32), rounds=3)
+    times = section_milliseconds({"a": nn.Conv3d(1, 1, 3), "b": nn.Conv3d(1, 64, 7)}, (8, 32, 32), rounds=3)
     assert 0 < times["a"] < times["b"]
     assert students.SLIM_UNET == bench.UNET and students.WINDOW == bench.TILE
     assert torch.is_grad_enabled()

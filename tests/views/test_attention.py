@@ -12,7 +12,7 @@ import pytest
 from matplotlib.collections import LineCollection
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from fgnet_lib.views import attention
+from fgnet_lib.views import attention, plots
 from fgnet_lib.volumes import IGNORE
 
 VOXEL = (40.0, 8.0, 8.0)
@@ -47,6 +47,8 @@ def test_the_grid_has_the_layout_of_figure_4(volume, maps):
     assert {ax.get_ylim() for ax in panels} == {(47.5, -0.5)}
     assert [any(isinstance(artist, AnchoredSizeBar) for artist in ax.artists) for ax in panels[:2]] == [True, True]
     assert panels[2].images[0].get_extent() == [-0.5, 63.5, 63.5, -0.5]
+    colors = plots.neighbour_colors(volume[1][1:3])  # of the sections shown, far apart where ids touch
+    assert np.array_equal(panels[1].images[1].get_array(), plots.label_overlay(volume[1][1], 0.6, colors))
 
 
 @pytest.mark.slow

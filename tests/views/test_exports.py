@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import combinations
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,10 +23,12 @@ import numpy as np
 import pytest
 from helpers.browser import SCREENSHOTS, free_port, open_browser
 from helpers.viewing import BOX, SHAPE, VOXEL, alike, assert_box_in_3d, center, make_volume, screenshot
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.image import imread
 from playwright.sync_api import Error as PlaywrightError
+from skimage.color import rgb2lab
 
-from fgnet_lib.views import exports
+from fgnet_lib.views import exports, plots
 from fgnet_lib.volumes import Lazy, Volume
 
 # --- one file --------------------------------------------------------------------------------------------------------
@@ -44,6 +47,16 @@ def test_html_holds_neurons_in_nm(tmp_path):
         assert f'"{axis} (nm)"' in figure
     assert exports.export_html(labels, VOXEL, tmp_path / "one.html", [7]).stat().st_size < 10e6
     assert sorted(p.name for p in tmp_path.iterdir()) == ["neurons.html", "one.html"]
+
+
+def test_neurons_of_an_export_have_colours_far_apart(tmp_path):
+    labels = np.kron(np.arange(1, 13).reshape(1, 3, 4), np.ones((2, 2, 2), int))
+    ids = list(range(12, 0, -1))
+    text = exports.export_html(labels, VOXEL, tmp_path / "neurons.html", ids).read_text(encoding="utf-8")
+    written = re.findall(r'"color":"(#[0-9a-f]{6})"', text[text.rindex("Plotly.newPlot(") :])[:12]  # then the template
+    assert written == [to_hex(plots.neighbour_colors(labels, first=ids)[i]) for i in ids]
+    lab = rgb2lab([to_rgb(color) for color in written])
+    assert min(np.linalg.norm(a - b) for a, b in combinations(lab, 2)) > 20
 
 
 @pytest.mark.slow

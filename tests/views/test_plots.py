@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
+from time import process_time
 
 import matplotlib
 
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from skimage.color import rgb2lab
@@ -183,6 +186,16 @@ def test_time_is_logarithmic_and_a_network_without_a_score_is_a_line():
     plots.against_time(plt.figure().subplots(), {}, {}, marks)
 
 
+def test_a_change_of_voi_is_an_arrow_whose_colour_says_better_or_worse():
+    ax = plots.changes_of_voi(plt.figure().subplots(), 2.0, {"helps": [1.5, 1.7], "hurts": [3.0], "unmeasured": []})
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == ["", "-0.40", "", "+1.00"]  # an arrow has an empty text
+    arrows = [text.arrow_patch for text in ax.texts if text.arrow_patch is not None]
+    assert [arrow.get_edgecolor()[:3] for arrow in arrows] == [to_rgb(plots.SPLIT), to_rgb(plots.MERGE)]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["helps", "hurts", "unmeasured"]
+    assert len(ax.lines) == 3  # before, and the runs of two methods
+
+
 def test_curves():
     _, (left, right) = plt.subplots(1, 2)
     plots.split_merge_curve(left, [0.1, 0.5, 0.9], [2, 1, 0.2], [0.1, 0.3, 3], chosen=0.5)
@@ -286,10 +299,31 @@ def test_what_touches_has_colours_far_apart(phantom):
     }
     near = [hue_distance(colors[one], colors[other]) for one, other in pairs]
     by_id = [hue_distance(*plots.label_colors(np.array(pair))[:, :3]) for pair in pairs]
-    assert len(near) > 100 and min(near) > 20 > min(by_id)
+    assert len(near) > 100 and min(near) > 35 > 20 > min(by_id)
     together = largest_ids(labels, 12)
     drawn = [plots.neighbour_colors(labels, first=together)[i] for i in together]
     assert min(hue_distance(a, b) for k, a in enumerate(drawn) for b in drawn[:k]) > 20
+
+
+def test_many_ids_take_time_in_proportion():
+    seconds = []
+    for side in (8, 16):
+        cubes = np.kron(np.arange(1, side**3 + 1).reshape([side] * 3), np.ones((2, 2, 2), int))
+        start = process_time()
+        colors = plots.neighbour_colors(cubes)
+        plots.neighbour_colors(cubes, fixed=colors)
+        seconds.append(process_time() - start)
+        near = [hue_distance(colors[i], colors[i + 1]) for i in range(1, side**3, 7) if i % side]
+        assert min(near) > 40
+    assert seconds[1] < 24 * seconds[0]  # 8 times as many ids; 64 times if it were quadratic
+
+
+def test_a_list_of_ids_is_enough_and_more_ids_than_colours_share_them_evenly():
+    ids = [9, 4, 2**40, 7]
+    colors = plots.neighbour_colors(np.array(ids), first=ids)
+    assert min(hue_distance(colors[a], colors[b]) for a, b in combinations(ids, 2)) > 50
+    many = plots.neighbour_colors(np.arange(1, 71), first=range(1, 71))
+    assert set(np.unique([many[i] for i in many], axis=0, return_counts=True)[1].tolist()) == {2}
 
 
 def test_ids_that_come_first_differ_and_settled_colours_stay():

@@ -37,7 +37,7 @@
 from fgnet_lib.course.checks.exercise import EXERCISES, report
 from fgnet_lib.course.checks.lesson00 import error_kind, volume_size
 from fgnet_lib.course.checks.lesson01 import affinities, mask, widened
-from fgnet_lib.course.checks.lesson02 import fine_stride, map_shape, similarity
+from fgnet_lib.course.checks.lesson02 import fine_stride, map_shape, recall, similarity
 from fgnet_lib.course.checks.lesson03 import attention, auc, dw_weights
 from fgnet_lib.course.checks.lesson04 import balanced_loss, learning_rate, resume
 from fgnet_lib.course.checks.lesson05 import face_mean, honest_threshold, merge, whole_from
@@ -47,6 +47,12 @@ from fgnet_lib.course.checks.lesson08 import cut_geometry, flat_sections, sectio
 from fgnet_lib.course.checks.lesson09 import block_ids, halo, worker_hours
 from fgnet_lib.course.checks.lesson10 import embedding_products, grafting, teacher_loss
 from fgnet_lib.course.checks.lesson11 import adapter_size, log_spectrum, low_rank_update
+from fgnet_lib.course.checks.lesson12 import (
+    averaged_weights,
+    matched_values,
+    standardised_features,
+    synapse_partners,
+)
 from fgnet_lib.course.checks.lesson16 import folded_layer, integer_product, rounded_values
 
 __all__ = [
@@ -55,6 +61,7 @@ __all__ = [
     "affinities",
     "attention",
     "auc",
+    "averaged_weights",
     "balanced_loss",
     "block_ids",
     "chance_of",
@@ -77,14 +84,18 @@ __all__ = [
     "map_shape",
     "mask",
     "match",
+    "matched_values",
     "merge",
     "neuron_volume",
+    "recall",
     "report",
     "resume",
     "rounded_values",
     "sections_in_memory",
     "seed_summary",
     "similarity",
+    "standardised_features",
+    "synapse_partners",
     "teacher_loss",
     "viewer_position",
     "volume_size",

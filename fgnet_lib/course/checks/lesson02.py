@@ -97,3 +97,48 @@ def fine_stride(answer: Callable[[float, float], int]) -> None:
         for stride in wider:
             equal = "exactly as wide as the neurite, which is allowed" if stride * voxel == thickness else "fine enough"
             raise Hint(f"There is a coarser stride that is {equal}, {words}")
+
+
+RANKS = np.array([2, 6, 0, 5, 3, 1, 7, 4])  # a gallery of eight patches, the most similar first
+RELEVANT = np.isin(np.arange(8), (0, 3, 5, 6))
+
+
+@exercise(
+    "02",
+    "recall of a search",
+    "Eight patches, four of them relevant, and the first three of the order hold two of these: what is recall@3?",
+)
+def recall(answer: Callable[[np.ndarray, np.ndarray, int], float]) -> None:
+    """Check the share of a query's relevant patches that are among the first k of the order."""
+    cases = [(RANKS, RELEVANT, k) for k in (1, 3, 5, 8)] + [(RANKS[::-1].copy(), ~RELEVANT, 2)]
+    results = np.array([call_array(answer, ranks, relevant, k, shape=()) for ranks, relevant, k in cases])
+    right = np.array([_share(ranks[:k], relevant) for ranks, relevant, k in cases])
+    mistakes = {
+        "You divide by k, which is the precision; recall asks how many of the relevant patches were found": np.array(
+            [relevant[ranks[:k]].mean() for ranks, relevant, k in cases]
+        ),
+        "You look at the first k patches of the gallery; `ranks` says which patches come first": np.array(
+            [_share(np.arange(k), relevant) for _, relevant, k in cases]
+        ),
+        "You look at the least similar patches: the most similar one comes first": np.array(
+            [_share(ranks[-k:], relevant) for ranks, relevant, k in cases]
+        ),
+        "You count the relevant patches that were found; divide by how many there are": np.array(
+            [relevant[ranks[:k]].sum() for ranks, relevant, k in cases]
+        ),
+        "You ask whether any relevant patch was found; recall is the share of them": np.array(
+            [float(relevant[ranks[:k]].any()) for ranks, relevant, k in cases]
+        ),
+        "You divide by the number of all patches in the gallery": np.array(
+            [relevant[ranks[:k]].sum() / ranks.size for ranks, relevant, k in cases]
+        ),
+        "The first k are k patches: you take one too many or one too few": np.array(
+            [_share(ranks[: k + 1], relevant) for ranks, relevant, k in cases]
+        ),
+    }
+    require_equal(results, right, mistakes, "{n} of five recalls are wrong; with k = 8, of eight patches, it must be 1")
+
+
+def _share(answers: np.ndarray, relevant: np.ndarray) -> float:
+    """Return the share of the relevant patches that are among some patches."""
+    return relevant[answers].sum() / relevant.sum()

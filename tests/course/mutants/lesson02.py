@@ -55,6 +55,20 @@ MUTANTS = {
         (" or stride == 1", "", "stopped with ValueError"),
         ("return max(", "return 8 or max(", "for 20 nm and voxels of 8 nm"),
     ],
+    "recall": [
+        ("/ relevant.sum()", "/ k", "which is the precision"),
+        ("relevant[ranks[:k]]", "relevant[:k]", "`ranks` says which patches come first"),
+        ("ranks[:k]", "ranks[-k:]", "the least similar patches"),
+        (" / relevant.sum()", "", "divide by how many there are"),
+        (
+            "relevant[ranks[:k]].sum() / relevant.sum()",
+            "float(relevant[ranks[:k]].any())",
+            "whether any relevant patch",
+        ),
+        ("/ relevant.sum()", "/ relevant.size", "all patches in the gallery"),
+        ("ranks[:k]", "ranks[: k + 1]", "one too many"),
+        ("ranks[:k]", "ranks[:3]", "recalls are wrong"),
+    ],
 }
 
 RIGHT = {
@@ -87,6 +101,12 @@ def my_stride(thickness_nm, voxel_nm):
         if stride * voxel_nm <= thickness_nm:
             best = stride
     return best
+""",
+    ],
+    "recall": [
+        """\
+def my_recall(ranks, relevant, k):
+    return len(set(ranks[:k]) & set(np.flatnonzero(relevant))) / np.count_nonzero(relevant)
 """,
     ],
 }

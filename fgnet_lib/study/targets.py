@@ -1,0 +1,112 @@
+"""The rows of lesson 12: the shipped model on volumes that look different, and what adapting it to each changes.
+
+Every method sees the target's grey values alone. The agglomeration threshold stays the shipped model's, because
+choosing another would need labels. `tools/results/adapt_targets.py` measures what is declared here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fgnet_lib import REPOSITORY
+from fgnet_lib.study.runs import read_runs
+
+TARGETS = REPOSITORY / "docs" / "measured" / "targets"
+TARGET_VOLUMES = {"fib25": "FIB-25", "gala": "gala", "ac4": "AC4", "cremi_b_mini": "CREMI B"}
+ORDERS = (0, 1, 2)  # in which windows of the target arrive
+BASELINE = "voxel_size"
+
+
+@dataclass(frozen=True)
+class TargetMethod:
+    """A way to bring a target and the model together.
+
+    Attributes:
+        title: The name that readers see.
+        kind: "as_is" (the volume's own voxels), "voxel_size" (those of training, which every further kind has, too),
+            "histogram", "clahe", "statistics" (re-standardised features) or "norms" (gradient steps).
+        style: Weight of the style loss.
+        structure: Weight of the structure loss.
+        rate: Learning rate.
+    """
+
+    title: str
+    kind: str
+    style: float = 0.0
+    structure: float = 0.0
+    rate: float = 0.0
+
+
+TARGET_METHODS = {
+    "voxel_size": TargetMethod("voxel size", "voxel_size"),
+    "as_is": TargetMethod("as it is", "as_is"),
+    "histogram": TargetMethod("histogram matching", "histogram"),
+    "clahe": TargetMethod("CLAHE", "clahe"),
+    "statistics": TargetMethod("feature statistics", "statistics"),
+    "both_0.01": TargetMethod("style and structure, rate 0.01", "norms", 1.0, 1.0, 0.01),
+    "both_0.1": TargetMethod("style and structure, rate 0.1", "norms", 1.0, 1.0, 0.1),
+    "both_0.001": TargetMethod("style and structure, rate 0.001", "norms", 1.0, 1.0, 0.001),
+    "style_0.01": TargetMethod("style alone, rate 0.01", "norms", 1.0, 0.0, 0.01),
+    "structure_0.01": TargetMethod("structure alone, rate 0.01", "norms", 0.0, 1.0, 0.01),
+}
+NEW_TISSUES = ("ac4", "cremi_b_mini")  # only these have other voxels than the model was trained with
+
+Cell = tuple[str, str, int]  # volume, method, order of arrival
+
+
+def list_target_cells() -> list[Cell]:
+    """List every declared cell in the order of measuring: each method once on the new tissues, then on the others."""
+    known = tuple(volume for volume in TARGET_VOLUMES if volume not in NEW_TISSUES)
+    return [
+        (volume, name, order)
+        for order in ORDERS
+        for volumes in (NEW_TISSUES, known)
+        for name, method in TARGET_METHODS.items()
+        for volume in volumes
+        if (order == 0 or method.kind == "norms") and (method.kind != "as_is" or volume in NEW_TISSUES)
+    ]
+
+
+def cell_name(volume: str, method: str) -> str:
+    """Name the row of a volume and a method in the table of runs.
+
+    >>> cell_name("ac4", "clahe")
+    'ac4-clahe'
+    """
+    return f"{volume}-{method}"
+
+
+def read_targets(folder: Path = TARGETS) -> dict[Cell, dict]:
+    """Read the measured cells; what was not measured is left out."""
+    runs = {(run["row"], run["seed"]): run for run in read_runs(folder)}
+    keys = [(cell, (cell_name(*cell[:2]), cell[2])) for cell in list_target_cells()]
+    return {cell: runs[key] for cell, key in keys if key in runs}
+
+
+def target_scores(cells: dict[Cell, dict], volume: str, method: str) -> list[float]:
+    """VOI (bits) of a method on a volume, by order of arrival; empty where nothing was measured."""
+    runs = [cells[volume, method, order] for order in ORDERS if (volume, method, order) in cells]
+    return [run["scores"]["voi_split"] + run["scores"]["voi_merge"] for run in runs]
+
+
+def target_changes(cells: dict[Cell, dict], method: str) -> dict[str, float]:
+    """How much a method changes the mean VOI (bits) of each volume where it was measured; below 0 is better."""
+    pairs = {
+        volume: (target_scores(cells, volume, method), target_scores(cells, volume, BASELINE))
+        for volume in TARGET_VOLUMES
+    }
+    return {volume: float(np.mean(a) - np.mean(b)) for volume, (a, b) in pairs.items() if a and b}
+
+
+def describe_missing_cells(cells: dict[Cell, dict]) -> str:
+    """Say in one sentence how many declared cells are missing, and how to measure them."""
+    missing = [cell for cell in list_target_cells() if cell not in cells]
+    if not missing:
+        return "Every declared cell is measured."
+    return (
+        f"Not measured yet: {len(missing)} of {len(list_target_cells())} cells; "
+        "`python tools/results/adapt_targets.py` measures them."
+    )

@@ -1,0 +1,206 @@
+"""Adaptation to a target keeps its identities: statistics, HOG, EMA, norm layers alone, and nothing to do at home."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.feature import hog
+from torch import nn
+
+from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.neighbours.target_adaptation import (
+    TargetConfig,
+    adapt_norms,
+    arriving_windows,
+    average_into,
+    equalise_locally,
+    feature_statistics,
+    match_histogram,
+    measure_source,
+    norm_parameters,
+    observe_levels,
+    oriented_gradients,
+    read_source,
+    restain,
+    restandardise,
+    save_source,
+    standardise_levels,
+)
+from fgnet_lib.phantom import make_phantom
+from fgnet_lib.volumes import Region
+
+SMALL = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)
+WINDOW = (2, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def model() -> FGNet:
+    torch.manual_seed(0)
+    return FGNet(SMALL).eval()
+
+
+@pytest.fixture(scope="module")
+def raw() -> np.ndarray:
+    return make_phantom((3, 48, 64), seed=0).raw
+
+
+@pytest.fixture(scope="module")
+def source(model, raw):
+    return measure_source(model, raw, arriving_windows(raw.shape, WINDOW, seed=0))
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> dict[str, bool]:
+    return {name: torch.equal(tensor, b.state_dict()[name]) for name, tensor in a.state_dict().items()}
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 99), scale=st.floats(0.01, 100), shift=st.floats(-50, 50))
+def test_restandardised_features_have_the_stored_statistics(seed, scale, shift):
+    random = torch.Generator().manual_seed(seed)
+    features = torch.randn(2, 5, 3, 8, 8, generator=random, dtype=torch.float64) * scale + shift
+    stored = feature_statistics(torch.randn(1, 5, 2, 6, 6, generator=random, dtype=torch.float64))
+    for result, expected in zip(feature_statistics(restandardise(features, stored)), stored, strict=True):
+        torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_an_open_model_shows_the_source_s_statistics_and_a_closed_one_is_as_before(model, raw, source):
+    section = torch.from_numpy(raw[None, None, :2, :32, :32]) / 255 * 0.5
+    before = model(section).refined
+    with standardise_levels(model, source.levels), observe_levels(model) as levels:
+        inside = model(section).refined
+        measured = [feature_statistics(level) for level in levels]
+    for of_level, stored in zip(measured, source.levels, strict=True):
+        torch.testing.assert_close(of_level, stored, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(inside, before, atol=1e-4) and torch.equal(model(section).refined, before)
+
+
+def test_at_home_style_moves_nothing_and_elsewhere_norm_layers_alone(model, raw):
+    window = Region.at((0, 0, 0), (2, 32, 32))
+    home = measure_source(model, raw, [window])
+    config = TargetConfig(structure=0.0, rate=0.1, steps=3, window=WINDOW)
+    teacher, losses = adapt_norms(model, raw[window], home.levels, config, seed=0)
+    assert all(step["style"] == 0 for step in losses) and all(same_weights(teacher, model).values())
+    other = restain(make_phantom((2, 32, 32), seed=5)).raw
+    teacher, losses = adapt_norms(model, other, home.levels, replace(config, structure=1.0), seed=0)
+    moved = {name for name, same in same_weights(teacher, model).items() if not same}
+    norms = {id(parameter) for parameter in norm_parameters(teacher)}
+    assert len(losses) == 3 and losses[0]["style"] > 0
+    assert moved and moved <= {name for name, parameter in teacher.named_parameters() if id(parameter) in norms}
+    assert not any(name.startswith("encoder.") for name in moved)
+
+
+def test_style_alone_cannot_move_what_lies_behind_the_features(model, raw, source):
+    config = TargetConfig(structure=0.0, rate=0.1, steps=2, window=WINDOW)
+    teacher, _ = adapt_norms(model, raw // 2, source.levels, config, seed=0)
+    moved = {name.split(".")[0] for name, same in same_weights(teacher, model).items() if not same}
+    assert moved == {"fine_encoder"}
+
+
+def test_small_steps_on_one_window_lower_the_style_loss(model, raw, source):
+    config = TargetConfig(structure=0.0, rate=1e-2, steps=12, window=WINDOW)
+    _, losses = adapt_norms(model, raw[:2, :32, :32] // 2, source.levels, config, seed=0)
+    assert losses[-1]["style"] < 0.9 * losses[0]["style"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(a=st.floats(0.05, 20), b=st.floats(-5, 5), seed=st.integers(0, 99), sign=st.sampled_from([1, -1]))
+def test_hog_does_not_see_contrast_and_brightness(a, b, seed, sign):
+    sections = torch.rand(2, 32, 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    result = oriented_gradients(sign * a * sections + b)
+    if sign == 1:
+        torch.testing.assert_close(result, oriented_gradients(sections), atol=1e-5, rtol=0)
+    else:  # an angle that is a multiple of 20 degrees may fall into the neighbouring bin by rounding
+        assert (result - oriented_gradients(sections)).abs().mean() < 1e-3
+
+
+def test_hog_is_scikit_image_s():
+    section = np.random.default_rng(0).uniform(size=(40, 48))
+    settings_of_hog = {"pixels_per_cell": (8, 8), "cells_per_block": (2, 2), "block_norm": "L2"}
+    expected = hog(section, orientations=9, feature_vector=False, **settings_of_hog)
+    result = oriented_gradients(torch.from_numpy(section)[None])[0]
+    np.testing.assert_allclose(result.numpy(), expected.reshape(result.shape), atol=1e-5)
+
+
+def test_hog_of_a_flat_section_has_a_finite_derivative():
+    section = torch.full((1, 16, 16), 0.5, requires_grad=True)
+    oriented_gradients(section).sum().backward()
+    assert section.grad.isfinite().all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(decay=st.floats(0, 0.99), students=st.lists(st.floats(-3, 3), min_size=1, max_size=8))
+def test_the_ema_has_its_closed_form(decay, students):
+    teacher = torch.tensor([2.0], dtype=torch.float64)
+    for student in students:
+        average_into([teacher], [torch.tensor([student], dtype=torch.float64)], decay)
+    n = len(students)
+    history = sum((1 - decay) * decay ** (n - k) * student for k, student in enumerate(students, 1))
+    assert teacher.item() == pytest.approx(decay**n * 2.0 + history, abs=1e-12)
+
+
+@torch.no_grad()
+def test_group_norm_keeps_nothing_that_a_batch_norm_s_adaptation_could_change(model, raw):
+    sections = torch.from_numpy(raw[None, None]) / 255
+    learner = deepcopy(model).train()
+    for _ in range(3):
+        trained = learner(sections).refined
+    assert all(same_weights(learner, model).values())
+    torch.testing.assert_close(trained, model(sections).refined)
+    batch = nn.BatchNorm3d(1).train()
+    batch(sections)
+    assert batch.running_mean.item() != 0
+
+
+def test_grey_values_take_the_source_s_histogram_or_their_surroundings_contrast(raw):
+    bright = np.bincount(np.random.default_rng(0).integers(150, 200, 10_000), minlength=256)
+    matched = match_histogram(raw, bright)
+    assert matched.min() >= 150 and matched.max() < 200 and matched.dtype == np.uint8
+    order = np.argsort(raw, axis=None)
+    assert (np.diff(matched.ravel()[order].astype(int)) >= 0).all()  # no two voxels change places
+    own = np.bincount(raw.ravel(), minlength=256)
+    assert np.abs(match_histogram(raw, own).astype(int) - raw).max() <= 1
+    pale = 100 + raw // 4
+    assert equalise_locally(pale).std() > 1.5 * pale.std() and equalise_locally(pale).shape == pale.shape
+
+
+def test_another_stain_keeps_the_tissue():
+    volume = make_phantom((3, 48, 64), seed=0)
+    other = restain(volume)
+    assert other.labels is volume.labels and other.raw.std() < 0.8 * volume.raw.std()
+    assert np.corrcoef(other.raw.ravel(), volume.raw.ravel())[0, 1] > 0.3
+
+
+@pytest.mark.parametrize("shape", [(3, 48, 64), (1, 20, 100)])
+def test_windows_cover_the_target_in_an_order_of_their_seed(shape):
+    windows = arriving_windows(shape, WINDOW, seed=1)
+    covered = np.zeros(shape, bool)
+    for window in windows:
+        covered[window] = True
+    assert covered.all() and set(map(str, windows)) == set(map(str, arriving_windows(shape, WINDOW, seed=2)))
+
+
+def test_a_source_travels_as_a_small_file(source, tmp_path):
+    path = tmp_path / "source.json"
+    save_source(source, path, {"tissue": "phantom"})
+    again = read_source(path)
+    assert path.stat().st_size < 20_000 and (again.histogram == source.histogram).all()
+    for ours, stored in zip(again.levels, source.levels, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, stored, strict=True))
+    path.write_text('{"histogram": []}', encoding="utf-8")
+    with pytest.raises(ValueError, match="holds no statistics of a source"):
+        read_source(path)
+    with pytest.raises(FileNotFoundError):
+        read_source(tmp_path / "none.json")
+
+
+def test_a_model_without_fine_features_is_refused(raw, source):
+    coarse = FGNet(replace(SMALL, refined=False))
+    with pytest.raises(ValueError, match="no Fine-Grained Encoder"):
+        adapt_norms(coarse, raw, source.levels, TargetConfig(steps=1, window=WINDOW), seed=0)
