@@ -411,7 +411,7 @@ after = {
 }
 
 # %% alt="A panel for each volume: arrows from VOI at the training voxel size to VOI after each method. Blue arrows to the left are better, vermilion arrows to the right are worse; dots are orders of arrival."
-figure, axes = plt.subplots(1, max(1, len(after)), figsize=(16, 4.6), sharey=True, squeeze=False, layout="constrained")
+figure, axes = plt.subplots(1, max(1, len(after)), figsize=(15, 4.6), sharey=True, squeeze=False, layout="constrained")
 for ax, (volume_name, methods) in zip(axes[0], after.items(), strict=False):
     before = float(np.mean(targets.target_scores(cells, volume_name, targets.BASELINE)))
     plots.changes_of_voi(ax, before, methods)
