@@ -4,7 +4,7 @@ How cells are written is the matter of test_lesson_style.py.
 
 The two versions of a lesson differ in their exercises alone, and nothing else uses an answer (`exercises` refuses it).
 So the student version of every lesson runs in full, and test_checks.py runs every solution with its check; of the
-solved versions one runs here, and three run on Colab's versions of packages (test_colab.py).
+solved versions one runs here, and two run on Colab's versions of packages (test_colab.py).
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def test_the_versions_are_colabs(colab_list):
     assert [pin for pin in PINS if colab_list[canonicalize_name(pin.split("==")[0])] != pin.split("==")[1]] == []
 
 
-@pytest.mark.parametrize("name", ("02_sam2_features", "03_feature_guided_attention", "05_affinities_to_neurons"))
+@pytest.mark.parametrize("name", ("02_sam2_features", "03_feature_guided_attention"))
 def test_a_lesson_runs_and_its_pictures_follow_the_sliders(name, kernel, tmp_path):
     output = run(name, kernel, tmp_path)
     assert "colab: cpu" in output  # the lesson's first line names the platform
