@@ -202,7 +202,7 @@ def test_ratios_of_engines_are_to_the_same_engine_or_to_pytorch():
         {"engine": "openvino", "window_s": 0.5, "volume_s": 6.0},
     ]
     text = measure_engines.page({
-        "date": "2026-11-21", "machine": "a machine", "rounds": 1, "shape": [1, 2, 3], "parameters": 5,
+        "date": "2026-11-21", "machine": "a machine", "rounds": 1, "shape": [1, 2, 3], "parameters": 5, "load": 1.0,
         "engines": [row | engine for row in rows], "peer_s": {"torch": 2.0, "openvino": 1.5}, "peer_parameters": 7,
     })  # fmt: skip
     assert "| openvino | 500 | 2.00 | 6.0 | 1.50 | 1.0e-05 | 1.0e-04 | 1.000 |" in text

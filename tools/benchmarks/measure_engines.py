@@ -42,13 +42,15 @@ PAGE = """\
 
 <!-- written by tools/benchmarks/measure_engines.py from engines.json; edit that tool instead -->
 
-[Engines](../understand/engines.md) says what they are. {date}, {machine}. Seconds of the processor on one thread, the
-networks by turns; medians of {window_rounds} rounds of a window and of {rounds} of a volume.
+[Engines](../understand/engines.md) says what they are. Measured on {date}: {machine}.
+Seconds of the processor on one thread, the networks by turns; medians of {window_rounds} rounds of a window and of
+{rounds} of a volume. In the last minute of it {load:.1f} programs wanted a core, this one included; on a quiet machine
+that is 1.
 
 ## The shipped model
 
-A window has {tile} random voxels. The volume is FIB-25's validation part, {shape} voxels; its VOI is that at the
-shipped threshold, and the differences are those of its refined affinities from PyTorch's.
+A window has {tile} random voxels. The volume is FIB-25's validation part, {shape} voxels.
+VOI is that at the shipped threshold; differences are those of refined affinities from PyTorch's.
 
 | engine | window, ms | times PyTorch's speed | volume, s | times PyTorch's speed | mean difference | largest | VOI |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -140,6 +142,7 @@ def measure(rounds: int) -> dict:
         })  # fmt: skip
     return {
         "date": date.today().isoformat(), "machine": hardware(), "rounds": rounds, "shape": list(volume.shape),
+        "load": os.getloadavg()[0],
         "engines": engines, "peer_s": peers,
         "parameters": sum(p.numel() for p in model.parameters()),
         "peer_parameters": sum(p.numel() for p in build_peer().parameters()),
