@@ -3,7 +3,7 @@
 The losses are those of CAD (CVPR 2024), from their equations, with weight 1 each:
 
     L_2D:     the student's affinities against the ground truth
-    L_cross:  |A_2D - A_3D|^2, the student's affinities against the teacher's, which get no gradient
+    L_cross:  (A_2D - A_3D)^2, the student's affinities against the teacher's, which get no gradient
     FGI:      clamp(e_student(z) . e_teacher(z + s)) against "same neuron at z and z + s?", for s = 1, 2, 3, 4
 
 and an option of EM-SliceCrafter, with weight 0.1: features close to those of a frozen encoder. Ours: errors against the
@@ -69,7 +69,7 @@ def truth_loss(affinities: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def cross_loss(affinities: Tensor, teacher: Tensor) -> Tensor:
-    """Compute the mean of |A_2D - A_3D|^2; no gradient reaches the teacher.
+    """Compute the mean of (A_2D - A_3D)^2; no gradient reaches the teacher.
 
     The low face of each axis is left out, where neither has a predecessor to join.
 

@@ -9,8 +9,8 @@ Three kinds of methods, by what they change:
 The losses follow the equations of style and structure guidance at test time (Zhou et al., AAAI 2024, which registers
 histological images):
 
-    style        |mu(f) - mu_source|^2 + |sigma(f) - sigma_source|^2, summed over levels of features
-    structure    |HOG(section) - HOG(predicted boundary)|^2, the mean over blocks of a section
+    style        squares of mu(f) - mu_source and sigma(f) - sigma_source, summed over levels of features
+    structure    the square of HOG(section) - HOG(predicted boundary), the mean over blocks of a section
     EMA          teacher <- decay * teacher + (1 - decay) * student, after each step
 
 Ours: which features (the guided ones of FGNet's Fine-Grained Encoder), the frozen guide, affinities as the output.
@@ -123,7 +123,7 @@ def structure_loss(logits: Tensor, raw: Tensor) -> Tensor:
         raw: (B, 1, D, H, W).
 
     Returns:
-        Scalar from 0 to 2: the mean over blocks of |HOG(section) - HOG(boundary)|^2, where the boundary is
+        Scalar from 0 to 2: the mean over blocks of ``|HOG(section) - HOG(boundary)|^2``, where the boundary is
         1 - the mean of the affinities along y and x.
     """
     boundary = 1 - logits[:, 1:].sigmoid().mean(1)
