@@ -194,7 +194,7 @@ def label_overlay(section: np.ndarray, fill: float, colors: Mapping[int, np.ndar
         rgba = label_colors(section)
     else:
         ids, index = np.unique(section, return_inverse=True)
-        rgba = np.array([(*colors[i], 1) if i in colors else (0, 0, 0, 0) for i in ids.tolist()])[index]
+        rgba = np.array([(*colors[i], 1) if i in colors else (0, 0, 0, 0) for i in ids.tolist()], float)[index]
         rgba = rgba.reshape(*section.shape, 4)
     rgba[..., 3] *= np.where(find_boundaries(section, mode="inner"), 1, fill)
     return rgba

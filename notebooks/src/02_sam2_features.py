@@ -531,13 +531,21 @@ quiz.ask("02", "retrieval")
 # %%
 stack = torch.from_numpy(tissue.raw / np.float32(255))[None, None]
 natural = build_natural_encoder(PRETRAINED / "encoder_natural.safetensors").eval()
+
+
+def embed_patches(part):
+    """The embedding of each patch of a few sections, by source."""
+    guides = trained(part)
+    levels = {"mini, random": encoders["mini, random"](part)[0], "mini, trained": guides[0]}
+    levels["Fine-Grained Encoder"] = model.fine_encoder(part, guides)[0][2]  # of its five levels the one at stride 4
+    levels["photographs"] = natural(part)[0]
+    levels |= {name: encoder(part)[0] for name, encoder in encoders.items() if "SAM2.1" in name}
+    return {name: pool_patches(level[0].numpy(), side // 4) for name, level in levels.items()}
+
+
 with torch.no_grad():
-    guides = trained(stack)
-    levels = {"mini, random": encoders["mini, random"](stack)[0], "mini, trained": guides[0]}
-    levels["Fine-Grained Encoder"] = model.fine_encoder(stack, guides)[0][2]  # of its five levels the one at stride 4
-    levels["photographs"] = natural(stack)[0]
-    levels |= {name: encoder(stack)[0] for name, encoder in encoders.items() if "SAM2.1" in name}
-embeddings = {name: pool_patches(level[0].numpy(), side // 4) for name, level in levels.items()}
+    parts = [embed_patches(part) for part in stack.split(4, dim=2)]  # four sections at a time, to save memory
+embeddings = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 grey_mean, square = (pool_patches(values[0].numpy(), side)[:, 0] for values in (stack, stack**2))
 embeddings["grey, mean and spread"] = np.stack([grey_mean, np.sqrt(square - grey_mean**2)], axis=1)
 
