@@ -549,6 +549,7 @@ embeddings = {name: np.concatenate([part[name] for part in parts]) for name in p
 grey_mean, square = (pool_patches(values[0].numpy(), side)[:, 0] for values in (stack, stack**2))
 embeddings["grey, mean and spread"] = np.stack([grey_mean, np.sqrt(square - grey_mean**2)], axis=1)
 
+# %%
 ranks = {name: rank_gallery(vectors[query], vectors[gallery]) for name, vectors in embeddings.items()}
 k, chance = len(gallery) // 20, len(gallery) // 20 / len(gallery)
 print(f"recall@{k:<19}same neuron   same organelle\nat random{chance:21.3f}{chance:17.3f}")
