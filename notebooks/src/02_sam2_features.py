@@ -526,7 +526,7 @@ checks.recall(my_recall)
 quiz.ask("02", "retrieval")
 
 # %% [markdown]
-# Now we search with every patch of the first sections, and look at the first 5% of the answers:
+# Now we describe every patch by what each source makes of it:
 
 # %%
 stack = torch.from_numpy(tissue.raw / np.float32(255))[None, None]
@@ -548,6 +548,9 @@ with torch.no_grad():
 embeddings = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 grey_mean, square = (pool_patches(values[0].numpy(), side)[:, 0] for values in (stack, stack**2))
 embeddings["grey, mean and spread"] = np.stack([grey_mean, np.sqrt(square - grey_mean**2)], axis=1)
+
+# %% [markdown]
+# The gallery is sorted for each query, and the first 5% of the answers are counted:
 
 # %%
 ranks = {name: rank_gallery(vectors[query], vectors[gallery]) for name, vectors in embeddings.items()}
