@@ -499,6 +499,7 @@ print(", ".join(f"{np.sum(kinds[gallery] == i)} {name}" for i, name in enumerate
 # %% [markdown]
 # The score is **recall@k**: of all patches that a query should find, the share among the first $k$ answers. An order
 # at random has $k/N$ in expectation, whatever is to be found, and $k = N$ always gives 1.
+# Recall says nothing of wrong answers: it only asks how much of what is there was found.
 #
 # **Exercise 2.4: recall of a search.** `ranks` lists the patches of a gallery, the most similar first. `relevant` is
 # an array of bools: which patches of the gallery the query should find. Return recall@k.
