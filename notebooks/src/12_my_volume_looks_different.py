@@ -274,7 +274,7 @@ assert moved == 0
 #
 # Style says nothing about *where* a boundary is. **Structure guidance** compares directions: where the section has a
 # dark line, the predicted boundary should have a bright line in the same direction. Directions are measured by
-# histograms of oriented gradients (HOG): in each cell of 8 × 8 pixels, gradients are added up by their angle. Angles
+# a histogram of oriented gradients (HOG): in each cell of 8 × 8 pixels, gradients are added up by their angle. Angles
 # have no sign, so dark on bright and bright on dark agree, and brightness and contrast drop out:
 
 # %%
