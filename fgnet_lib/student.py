@@ -1,4 +1,4 @@
-"""A small 2D network that stands in for an FGNet where speed counts more than the last tenth of a bit.
+"""A small 2D network to use in an FGNet's place where speed counts more than the best segmentation.
 
 Sections go through one 2D U-Net, and each pixel gets an embedding, a vector of unit length. An affinity is the product
 of two neighbours' embeddings, so also the affinities along z come from a network that sees sections alone. The design

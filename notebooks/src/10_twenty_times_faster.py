@@ -308,8 +308,8 @@ plt.show()
 #
 # ## 6 · Measured: what does each millisecond buy?
 #
-# The rows below were trained on FIB-25 for the same number of iterations, three seeds each, and judged by the same steps
-# on its validation part. Milliseconds are those of your computer, measured now.
+# Every row is trained on FIB-25 for the same number of iterations, with three seeds, and judged by the same steps on its
+# validation part; the first line says which rows are missing. Milliseconds are those of your computer, measured now.
 
 # %%
 rows = students.read_students()
