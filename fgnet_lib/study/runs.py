@@ -8,14 +8,15 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.files.atomic import atomic
-from fgnet_lib.files.locks import lock
+from fgnet_lib.files.locks import LockedError, lock
 from fgnet_lib.study.rows import ROWS, SECTIONS, SEEDS
 
 RESULTS = REPOSITORY / "docs" / "measured" / "results"
@@ -27,6 +28,29 @@ def read_runs(folder: Path = RESULTS) -> list[dict]:
     if not (folder / TABLE).is_file():
         return []
     return [json.loads(line) for line in gzip.decompress((folder / TABLE).read_bytes()).splitlines()]
+
+
+def do_missing(runs: Mapping[tuple[str, int], Callable[[], None]], folder: Path, work: Path, minutes: float) -> None:
+    """Do the runs that are neither in the table of a folder nor being done by another process; prints which.
+
+    Args:
+        runs: row and seed -> what does that run and adds it to the table.
+        folder: of the table.
+        work: Folder for the locks of runs.
+        minutes: Start no run after so long.
+    """
+    started = time.monotonic()
+    for (row, seed), run in runs.items():
+        elapsed = (time.monotonic() - started) / 60
+        if elapsed >= minutes:
+            return
+        try:
+            with lock(work / f"{row}-{seed}"):
+                if (row, seed) not in {(known["row"], known["seed"]) for known in read_runs(folder)}:
+                    print(f"{row}, seed {seed}, after {elapsed:.0f} minutes", flush=True)
+                    run()
+        except LockedError as error:
+            print(f"{row}, seed {seed}: {error}")  # another process does it
 
 
 def add_runs(runs: Iterable[dict], folder: Path = RESULTS) -> int:

@@ -8,6 +8,7 @@ import json
 import threading
 import zlib
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNetConfig
+from fgnet_lib.files.locks import LockedError, lock
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.sam2_encoder import build_encoder
 from fgnet_lib.study import rows, runs, statistics, table
@@ -501,3 +503,28 @@ def test_questions_are_grouped_by_the_row_to_compare_with(measured):
 def test_the_shipped_row_is_of_the_weights_that_ship():
     (run,) = table.load_rows()["shipped"]
     assert run["training"]["tried"] == read_notes(PRETRAINED / "fgnet_mini.safetensors")["tried"]
+
+
+def test_only_missing_runs_are_done_and_none_that_another_process_does(tmp_path, capsys, monkeypatch):
+    table, work, done = tmp_path / "table", tmp_path / "work", []
+    runs.add_runs([{"row": "a", "seed": 0}], table)
+
+    def run(row, seed):
+        done.append((row, seed))
+        runs.add_runs([{"row": row, "seed": seed}], table)
+
+    declared = {(row, seed): partial(run, row, seed) for row, seed in (("a", 0), ("a", 1), ("b", 0), ("c", 0))}
+    runs.do_missing(declared, table, work, minutes=0)
+    assert done == []
+    with monkeypatch.context() as patch:  # a process does not lock out itself, so the other one is played
+
+        def refuse(folder, **options):
+            if folder.name == "b-0":
+                raise LockedError("another run is there")
+            return lock(folder, **options)
+
+        patch.setattr(runs, "lock", refuse)
+        runs.do_missing(declared, table, work, minutes=1)
+    assert done == [("a", 1), ("c", 0)] and "b, seed 0: another run is there" in capsys.readouterr().out
+    runs.do_missing(declared, table, work, minutes=1)
+    assert done[2:] == [("b", 0)]

@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from fgnet_lib.augment import Augment
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
-from fgnet_lib.files.locks import LockedError, lock
 from fgnet_lib.inference import predict
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
@@ -53,7 +53,7 @@ from fgnet_lib.study.adaptation import (
 )
 from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_rescaled
 from fgnet_lib.study.rows import SHIPPED
-from fgnet_lib.study.runs import add_runs, read_runs
+from fgnet_lib.study.runs import add_runs, do_missing
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.training import fit, patch_loss
 from fgnet_lib.weights import PRETRAINED
@@ -153,19 +153,11 @@ def run_adaptation(name: str, sections: int, seed: int) -> None:
 
 def train_missing(minutes: float, work: Path) -> None:
     """Do every declared run that is neither in the table nor being done by another terminal."""
-    started = time.monotonic()
-    for name, sections, seed in list_adaptations():
-        elapsed = (time.monotonic() - started) / 60
-        if elapsed >= minutes:
-            return
-        try:
-            with lock(work / f"{name}-{sections}-{seed}"):
-                if (row_name(name, sections), seed) in {(run["row"], run["seed"]) for run in read_runs(ADAPTATIONS)}:
-                    continue
-                print(f"{name}, {sections} sections, seed {seed}, after {elapsed:.0f} minutes", flush=True)
-                run_adaptation(name, sections, seed)
-        except LockedError as error:
-            print(f"{name}, {sections} sections, seed {seed}: {error}")  # another terminal does it
+    runs = {
+        (row_name(name, sections), seed): partial(run_adaptation, name, sections, seed)
+        for name, sections, seed in list_adaptations()
+    }
+    do_missing(runs, ADAPTATIONS, work, minutes)
 
 
 def _scores_table(rows: Adaptations, volume: str) -> list[str]:

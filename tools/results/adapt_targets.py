@@ -15,6 +15,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ import torch
 from fgnet_lib import REPOSITORY
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.files.atomic import atomic
-from fgnet_lib.files.locks import LockedError, lock
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.neighbours.target_adaptation import (
@@ -43,7 +43,7 @@ from fgnet_lib.neighbours.target_adaptation import (
 )
 from fgnet_lib.segmentation import segment
 from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_rescaled, rescale_sections
-from fgnet_lib.study.runs import add_runs, read_runs
+from fgnet_lib.study.runs import add_runs, do_missing
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.study.targets import (
     BASELINE,
@@ -143,20 +143,16 @@ def run_cell(cell: Cell) -> None:
 
 def adapt_missing(minutes: float, work: Path) -> None:
     """Measure every declared cell that is neither in the table nor being measured by another terminal."""
-    started = time.monotonic()
-    for cell in list_target_cells():
-        elapsed = (time.monotonic() - started) / 60
-        if elapsed >= minutes:
-            return
-        name = f"{cell_name(*cell[:2])}-{cell[2]}"
-        try:
-            with lock(work / name):
-                if (cell_name(*cell[:2]), cell[2]) in {(run["row"], run["seed"]) for run in read_runs(TARGETS)}:
-                    continue
-                print(f"{name}, after {elapsed:.0f} minutes", flush=True)
-                run_cell(cell)
-        except (LockedError, OSError) as error:  # another terminal measures it, or the volume is not here
-            print(f"{name}: {error}")
+    runs = {(cell_name(*cell[:2]), cell[2]): partial(run_where_possible, cell) for cell in list_target_cells()}
+    do_missing(runs, TARGETS, work, minutes)
+
+
+def run_where_possible(cell: Cell) -> None:
+    """Do one cell, or say why its volume cannot be opened."""
+    try:
+        run_cell(cell)
+    except OSError as error:
+        print(f"{cell_name(*cell[:2])}: {error}")
 
 
 def _scores_table(cells: dict[Cell, dict]) -> list[str]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ from fgnet_lib.checkpoints import History
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
-from fgnet_lib.files.locks import LockedError, lock
 from fgnet_lib.inference import predict
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
@@ -54,7 +54,7 @@ from fgnet_lib.segmentation import segment, sweep
 from fgnet_lib.student import Student, embedding_affinities
 from fgnet_lib.study.evaluation import postprocessing_version
 from fgnet_lib.study.rows import SECTIONS
-from fgnet_lib.study.runs import add_runs, read_runs
+from fgnet_lib.study.runs import add_runs, do_missing
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.study.students import (
     ITERATIONS,
@@ -190,18 +190,8 @@ def run_pupil(name: str, seed: int, data: Teaching) -> None:
 
 def train_students(data: Teaching, minutes: float, work: Path) -> None:
     """Do every declared run that is neither in the table nor being done by another terminal."""
-    started = time.monotonic()
-    for name, seed in list_students():
-        if (time.monotonic() - started) / 60 >= minutes:
-            return
-        try:
-            with lock(work / f"{name}-{seed}"):
-                if (name, seed) in {(run["row"], run["seed"]) for run in read_runs(STUDENTS)}:
-                    continue
-                print(f"{name}, seed {seed}, after {(time.monotonic() - started) / 60:.0f} minutes", flush=True)
-                run_pupil(name, seed, data)
-        except LockedError as error:
-            print(f"{name}, seed {seed}: {error}")  # another terminal does it
+    runs = {(name, seed): partial(run_pupil, name, seed, data) for name, seed in list_students()}
+    do_missing(runs, STUDENTS, work, minutes)
 
 
 def _rows_table(rows: dict[str, list[dict]]) -> list[str]:
