@@ -84,14 +84,14 @@ def test_a_file_name_is_data_for_make_and_shell(tmp_path, name, from_environment
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (PIPE + "pipe.sendall(pickle.dumps(print) + b'\\n')\ntime.sleep(99)", NONSENSE),
-        (PIPE + "pipe.sendall(b'12345\\n')\ntime.sleep(99)", NONSENSE),
-        (PIPE + "pipe.sendall(b'[' * 50_000 + b'\\n')\ntime.sleep(99)", NONSENSE),
-        (PIPE + "pipe.sendall(b' ' * 200_000)\ntime.sleep(99)", NONSENSE),
-        (PIPE + 'pipe.sendall(b\'{"state": "great", "hint": ""}\\n\')\ntime.sleep(99)', NONSENSE),
-        (PIPE + 'pipe.sendall(b\'{"state": "passed", "hint": 7}\\n\')\ntime.sleep(99)', NONSENSE),
-        (PIPE + "pipe.sendall(struct.pack('!i', 1000))\ntime.sleep(99)", "0/2  stopped  Not done within the time"),
-        (PIPE + "pipe.close()\ntime.sleep(99)", "0/2  stopped  The answer ended its own process"),
+        (PIPE + "pipe.sendall(pickle.dumps(print) + b'\\n')\ntime.sleep(999)", NONSENSE),
+        (PIPE + "pipe.sendall(b'12345\\n')\ntime.sleep(999)", NONSENSE),
+        (PIPE + "pipe.sendall(b'[' * 50_000 + b'\\n')\ntime.sleep(999)", NONSENSE),
+        (PIPE + "pipe.sendall(b' ' * 200_000)\ntime.sleep(999)", NONSENSE),
+        (PIPE + 'pipe.sendall(b\'{"state": "great", "hint": ""}\\n\')\ntime.sleep(999)', NONSENSE),
+        (PIPE + 'pipe.sendall(b\'{"state": "passed", "hint": 7}\\n\')\ntime.sleep(999)', NONSENSE),
+        (PIPE + "pipe.sendall(struct.pack('!i', 1000))\ntime.sleep(999)", "0/2  stopped  Not done within the time"),
+        (PIPE + "pipe.close()\ntime.sleep(999)", "0/2  stopped  The answer ended its own process"),
     ],
 )
 def test_what_an_answer_sends_is_data(tmp_path, monkeypatch, line, expected):
@@ -99,7 +99,7 @@ def test_what_an_answer_sends_is_data(tmp_path, monkeypatch, line, expected):
     begin = time.monotonic()
     result = grade.grade(returned(tmp_path, answer=f"{line}\n{SOLUTION}"), seconds=3)
     assert row(result).startswith(expected) and result.code == 1
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 300
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_an_answer_ends_with_the_grader(tmp_path, monkeypatch, number):
     assert wait_for(lambda: running(marker) or child.poll() is not None, 300) and child.poll() is None, child.stdout
     child.send_signal(number)
     assert child.wait(60) == (-9 if number == signal.SIGKILL else 128 + number)
-    assert wait_for(lambda: not running(marker), 10)
+    assert wait_for(lambda: not running(marker), 120)  # what ends the answer first unloads all modules
     left = [path for path in temporary.glob("grade-*") if number != signal.SIGKILL]
     assert left == [] and "Traceback" not in child.communicate()[0]
     shutil.rmtree(temporary)
