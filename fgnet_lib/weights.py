@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fgnet_lib import REPOSITORY
-from fgnet_lib.fgnet import FGNet, FGNetConfig
+from fgnet_lib.configuration import FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.files.tensors import check_tensors
 from fgnet_lib.student import Student, StudentConfig

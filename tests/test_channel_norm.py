@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fgnet_lib.channel_norm import EPSILON, ChannelNorm, _UnitChannels
-from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
+from fgnet_lib.configuration import MINI, FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.weights import load_model, save_model
 
 UNET = replace(MINI, encoder=None, widths=(4, 4, 8, 8, 8), norm="channel")

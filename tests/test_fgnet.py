@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from fgnet_lib.fgnet import MINI, FeatureGuidedAttention, FGNet, FGNetConfig
+from fgnet_lib.configuration import MINI, FGNetConfig
+from fgnet_lib.fgnet import FeatureGuidedAttention, FGNet
 from fgnet_lib.weights import load_model, read_notes, save_model
 
 SMALL = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)

@@ -11,7 +11,8 @@ from helpers.models import Echo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
+from fgnet_lib.configuration import MINI, FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import gaussian_window, lay_windows, predict, window_starts
 from fgnet_lib.volumes import Region
 

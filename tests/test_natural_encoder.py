@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.configuration import MINI
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.natural_encoder import NaturalEncoder, build_natural_encoder
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.weights import PRETRAINED, load_model, save_model

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fgnet_lib import probing
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.configuration import MINI
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.probing import Inspector, WhatIf, attention_set_to
 
 SHAPE = (7, 50, 70)  # no multiple of a stride

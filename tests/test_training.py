@@ -25,7 +25,8 @@ from helpers.volumes import rods
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
 from fgnet_lib.checkpoints import CHECKSUMS, History, _checksums
-from fgnet_lib.fgnet import MINI, FGNet, FGNetOutput
+from fgnet_lib.configuration import MINI
+from fgnet_lib.fgnet import FGNet, FGNetOutput
 from fgnet_lib.files.formats import read_volume
 from fgnet_lib.files.locks import lock
 from fgnet_lib.patches import PatchDataset

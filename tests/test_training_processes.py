@@ -16,7 +16,7 @@ from helpers.volumes import rods
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.checkpoints import CHECKSUMS, _checksums
-from fgnet_lib.fgnet import MINI
+from fgnet_lib.configuration import MINI
 from fgnet_lib.training import train
 from fgnet_lib.weights import load_model
 
@@ -33,7 +33,8 @@ from accelerate.utils.other import get_free_port
 from helpers.training import die_in_a_write
 from helpers.volumes import rods
 from fgnet_lib import training
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.configuration import MINI
+from fgnet_lib.fgnet import FGNet
 
 torch.set_num_threads(1)
 out, changes, how = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]

@@ -42,7 +42,7 @@ def output_names(model: FGNet) -> list[str]:
     """Name what `Affinities` gives for this model, in its order.
 
     Example:
-        >>> from fgnet_lib.fgnet import MINI
+        >>> from fgnet_lib.configuration import MINI
         >>> output_names(FGNet(MINI))
         ['A_s', 'A_r', 'a1', 'a2', 'a3']
     """

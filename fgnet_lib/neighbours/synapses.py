@@ -23,7 +23,8 @@ from scipy.spatial.distance import cdist
 from skimage.feature import peak_local_max
 from torch import Tensor
 
-from fgnet_lib.fgnet import FGNet, FGNetConfig
+from fgnet_lib.configuration import FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import predict
 from fgnet_lib.volumes import Region, Volume
 

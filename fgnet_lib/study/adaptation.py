@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 
 from fgnet_lib import REPOSITORY
-from fgnet_lib.fgnet import FGNetConfig
+from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.study.rows import NATURAL, SEEDS, SMALL
 from fgnet_lib.study.runs import read_runs
 from fgnet_lib.study.statistics import difference_cells

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from fgnet_lib.configuration import MINI, FGNetConfig
 from fgnet_lib.datasets import fetch
-from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.sam2_encoder import SIZES
 from fgnet_lib.training import TrainConfig
 from fgnet_lib.weights import PRETRAINED

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from fgnet_lib import REPOSITORY
-from fgnet_lib.fgnet import FGNetConfig
+from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.student import StudentConfig
 from fgnet_lib.study.rows import SEEDS
 from fgnet_lib.study.runs import read_runs

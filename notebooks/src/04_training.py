@@ -190,7 +190,8 @@ print(f"this session: {session.device}, mixed precision: {precision(session.devi
 from accelerate import init_empty_weights
 from torch.autograd.graph import saved_tensors_hooks
 
-from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
+from fgnet_lib.configuration import MINI, FGNetConfig
+from fgnet_lib.fgnet import FGNet
 
 
 def activation_bytes(model: FGNet, shape: tuple[int, ...]) -> int:

@@ -15,7 +15,8 @@ import tifffile
 import torch
 
 from fgnet_lib import REPOSITORY, datasets
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.configuration import MINI
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.formats import read_volume, write_volume
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.volumes import IGNORE, Volume

@@ -10,8 +10,9 @@ import pytest
 import torch
 from helpers.packages import need
 
+from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.engines.bioimageio import export_bioimageio
-from fgnet_lib.fgnet import FGNet, FGNetConfig
+from fgnet_lib.fgnet import FGNet
 
 pytestmark = [pytest.mark.slow, need("bioimageio")]
 

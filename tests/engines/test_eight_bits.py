@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers.packages import need
 
+from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.engines.quantisation import quantise
-from fgnet_lib.fgnet import FGNet, FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import predict
 
 

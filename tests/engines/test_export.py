@@ -8,9 +8,10 @@ import pytest
 import torch
 from helpers.packages import need
 
+from fgnet_lib.configuration import MINI, FGNetConfig
 from fgnet_lib.engines import export
 from fgnet_lib.engines.export import Affinities, check_onnx, export_onnx, output_names
-from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.weights import load_pretrained
 
 pytestmark = [pytest.mark.slow, need("onnxruntime")]

@@ -11,9 +11,10 @@ from helpers.models import Echo
 from helpers.packages import need
 
 from fgnet_lib import inference
+from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.engines import runtimes
 from fgnet_lib.engines.runtimes import Converted, choose_engine, installed_engines
-from fgnet_lib.fgnet import FGNet, FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import lay_windows, predict, predict_windows
 from fgnet_lib.probing import attention_set_to
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fgnet_lib.fgnet import FGNetConfig, FGNetOutput
+from fgnet_lib.configuration import FGNetConfig
+from fgnet_lib.fgnet import FGNetOutput
 
 
 class Echo(nn.Module):

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fgnet_lib.fgnet import FGNet, FGNetConfig
+from fgnet_lib.configuration import FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.neighbours.distillation import (
     SHIFTS,
     Distillation,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from skimage.feature import hog
 from torch import nn
 
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.configuration import MINI
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.neighbours.target_adaptation import (
     TargetConfig,
     adapt_norms,

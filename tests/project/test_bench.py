@@ -15,8 +15,9 @@ from distributed import Client
 from measure_engines import peer_tasks
 from peer import build_peer
 
+from fgnet_lib.configuration import MINI
 from fgnet_lib.engines.runtimes import installed_engines
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import predict
 from fgnet_lib.machine import ThinConv3d
 from fgnet_lib.phantom import make_phantom

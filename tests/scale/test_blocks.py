@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
-from fgnet_lib.fgnet import FGNet, FGNetConfig
+from fgnet_lib.configuration import FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.formats import write_volume
 from fgnet_lib.inference import lay_windows, predict
 from fgnet_lib.metrics import evaluate, voi

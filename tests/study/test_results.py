@@ -17,8 +17,8 @@ import render_results
 import results
 import torch
 
+from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.fgnet import FGNetConfig
 from fgnet_lib.files.locks import LockedError, lock
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.sam2_encoder import build_encoder

@@ -11,7 +11,8 @@ import train_mini
 
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
-from fgnet_lib.fgnet import MINI, FGNet, FGNetOutput
+from fgnet_lib.configuration import MINI
+from fgnet_lib.fgnet import FGNet, FGNetOutput
 from fgnet_lib.losses import fgnet_loss
 from fgnet_lib.patches import PatchDataset
 from fgnet_lib.phantom import make_phantom

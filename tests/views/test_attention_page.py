@@ -12,7 +12,8 @@ import pytest
 from helpers.browser import SCREENSHOTS, find_barriers, open_browser
 from playwright.sync_api import Page
 
-from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
+from fgnet_lib.configuration import MINI, FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.probing import Inspector
 from fgnet_lib.views import attention_page

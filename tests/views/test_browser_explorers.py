@@ -29,7 +29,8 @@ features = [rng.normal(size=(5, 4, 64 // s, 96 // s)) for s in (4, 8, 16)]
 explorers.feature_explorer(volume, features, "saved")"""
 ATTENTION = """\
 from dataclasses import replace
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.configuration import MINI
+from fgnet_lib.fgnet import FGNet
 
 model = FGNet(replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8))
 explorers.attention_explorer(volume, model, folder="saved")"""

@@ -15,7 +15,8 @@ import torch
 from matplotlib.image import imread
 from PIL import Image
 
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.configuration import MINI
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.probing import Inspector, WhatIf
 from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.views import explorers, plots

@@ -28,8 +28,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgnet_lib import inference
+from fgnet_lib.configuration import MINI, FGNetConfig
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import predict
 from fgnet_lib.losses import fgnet_loss
 from fgnet_lib.machine import ThinConv3d, choose_device, hardware

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from fgnet_lib.affinities import widen_borders
+from fgnet_lib.configuration import MINI, ZOOMS, FGNetConfig
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.fgnet import MINI, ZOOMS, FGNet, FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.metrics import roc_auc
 from fgnet_lib.study.rows import SHIPPED
 from fgnet_lib.volumes import Volume

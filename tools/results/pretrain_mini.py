@@ -17,8 +17,9 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 # isort: split
 import torch
 
+from fgnet_lib.configuration import MINI
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study.pretraining import pretrain

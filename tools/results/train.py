@@ -17,8 +17,9 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 # isort: split
 import torch
 
+from fgnet_lib.configuration import MINI, FGNetConfig
 from fgnet_lib.datasets import DATASETS, fetch, open_dataset
-from fgnet_lib.fgnet import MINI, FGNet, FGNetConfig
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.machine import choose_device
 from fgnet_lib.sam2_encoder import SIZES
 from fgnet_lib.training import TrainConfig, train

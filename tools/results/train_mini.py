@@ -24,8 +24,9 @@ from fgnet_lib import REPOSITORY
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask
 from fgnet_lib.augment import Augment
 from fgnet_lib.checkpoints import History
+from fgnet_lib.configuration import MINI
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.fgnet import MINI, AffinityDecoder, FGNet, FGNetOutput
+from fgnet_lib.fgnet import AffinityDecoder, FGNet, FGNetOutput
 from fgnet_lib.inference import predict
 from fgnet_lib.losses import fgnet_loss
 from fgnet_lib.metrics import evaluate
