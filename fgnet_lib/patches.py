@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
-from fgnet_lib.augment import Augment
 from fgnet_lib.volumes import IGNORE, Region, Volume, is_anisotropic
+
+if TYPE_CHECKING:
+    from fgnet_lib.augment import Augment
 
 LABELLED = 0.5  # a random patch of which less is labelled is drawn again, ...
 DRAWS = 20  # ... so many times
@@ -33,6 +36,7 @@ class PatchDataset(Samples):
 
     Example:
         >>> from fgnet_lib.phantom import make_phantom
+        >>> from fgnet_lib.augment import Augment
         >>> patches = PatchDataset([make_phantom((8, 64, 64))], patch=(4, 32, 32), augment=Augment())
         >>> [tuple(tensor.shape) for tensor in patches[0]]
         [(1, 4, 32, 32), (3, 4, 32, 32), (3, 4, 32, 32)]

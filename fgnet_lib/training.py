@@ -30,7 +30,6 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from fgnet_lib.augment import Augment
 from fgnet_lib.checkpoints import Checkpoints, History
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.locks import lock
@@ -102,6 +101,8 @@ def train(
         ValueError, OSError, RuntimeError, FloatingPointError: As `fit`; ValueError also if the volumes do not fit
             `config`.
     """
+    from fgnet_lib.augment import Augment  # imports MONAI, which takes seconds
+
     dataset = PatchDataset(volumes, config.patch, Augment(), config.seed, config.weights)
     model.freeze_encoder(config.freeze_encoder)
     return fit(model, dataset, patch_loss, config, out_dir, on_step)
