@@ -77,10 +77,10 @@ lint: env  ## ruff and mypy
 check test: export OMP_NUM_THREADS ?= 1
 
 check: lint  ## linters and the fast tests, before every commit (a minute and a half on two cores; names the slowest tests)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" --durations 5
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow" --durations 5
 
 test: chromium runtime lint  ## linters and all tests: lessons run, a browser opens, processes are killed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 encoder: env  ## pretrain the mini encoder without labels of people (an hour on one core)
 	$(BIN)/python tools/results/pretrain_mini.py

@@ -12,6 +12,18 @@ from record_times import report
 
 import fgnet_lib  # noqa: F401  before any test loads torch: it says how torch's threads wait
 
+# The files that take minutes, longest first: `make test` gives each file to one of two processes.
+LONGEST = (
+    *("test_notebooks", "test_site", "test_cluster", "test_colab", "test_grade_attacks", "test_playground"),
+    *("test_own_volume", "test_browser_jupyterlab", "test_browser_explorers", "test_bench"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take minutes, so that at the end no process waits for the other one's last file."""
+    ranks = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
 
 def pytest_terminal_summary(terminalreporter) -> None:
     """Say which lessons took over twice their figure in docs/measured/times.json; no test fails by it."""
