@@ -285,6 +285,11 @@ inverted = (adaptation.oriented_gradients(1 - picture) - reference).abs().mean()
 print(f"contrast times 3, brightness plus 5: HOG changes by at most {brighter:.0e}, inverted by {inverted:.0e}")
 assert brighter < 1e-3 and inverted < 1e-2
 
+# %% [markdown]
+# ### Further: the directions in a section and in its boundary
+#
+# Here are both, with the strongest edge of each cell as a short line:
+
 # %% alt="Left: a section of the target with a short line in each cell along its strongest edge. Right: the predicted boundary with the lines of its own. Along membranes the lines of both agree."
 figure, axes = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
 edge = boundaries["as it is"][middle]
@@ -304,7 +309,8 @@ plt.show()
 # **What to see.** Along clear membranes, the lines of both pictures run in the same direction. Inside neurites, the
 # section's noise has directions, too, and the boundary should *not* follow them. This is the weakness of structure
 # guidance.
-#
+
+# %% [markdown]
 # ## 6 · A teacher that remembers
 #
 # Windows of the target arrive one after the other, and each one pulls the student in its own direction. So a second copy
@@ -450,8 +456,9 @@ for key in measured:
 # **Limits.** Four volumes are few, and two of them come from tissues that the model was trained on. AC4 and CREMI B are
 # crops of 10 and 5 sections. Statistics of the source come from FIB-25 alone. Rates and weights of the losses were not
 # tuned, since tuning would need labels. [targets.md](../docs/measured/targets.md) has every number.
-#
-# ## 10 · Synapses: all that you have is points
+
+# %% [markdown]
+# ## 10 · Further: synapses, when all that you have is points
 #
 # Now another task with the same problem. Synapses are annotated as points: one **pre-synaptic** site, where vesicles
 # wait, and one **post-synaptic** site on the other side of the membrane. (A fly's synapse has several post-synaptic
@@ -484,7 +491,7 @@ plt.show()
 # **What to see.** Vesicles gather around the pre-synaptic site. On the post-synaptic side, the membrane is thick and
 # dark.
 #
-# ## 11 · Points, balls, detections
+# ### Points, balls, detections
 #
 # A network cannot learn from single voxels, so each point becomes a **ball** of radius 3, 123 voxels. The network gives
 # two maps, pre and post. Balls are rare, so in the cross-entropy they weigh as much as all other voxels together. Peaks
@@ -520,7 +527,7 @@ for name, detections in before.items():
     score_sites(detections, name)
 
 # %% [markdown]
-# ## 12 · Square pseudo-labels on the target
+# ### Square pseudo-labels on the target
 #
 # AdaSyn's second stage needs no label of the target. What the network detects there becomes its new training data:
 # **squares** of 7 × 7 pixels around the detections, a shape of its own that does not copy the network's blurred maps.
@@ -539,7 +546,7 @@ score_sites(after_squares, "target")
 # **What to see.** Pseudo-labels repeat what the first network believes. They can make it surer of what it detected, but a
 # synapse that it missed on the target counts as background from then on. If the numbers fall, this is why.
 #
-# ## 13 · Who talks to whom?
+# ### Who talks to whom?
 #
 # Each post-synaptic site needs a partner. AdaSyn takes the **nearest** pre-synaptic site. The alternative is the
 # **optimal assignment**: every site gets a partner of its own, so that all distances together are as short as possible.
@@ -595,7 +602,8 @@ for name, rule in (("nearest", synapses.pair_nearest), ("optimal", synapses.pair
 # **What to see.** Where synapses are far apart, both rules agree. In a crowd, assignment avoids a partner that is taken.
 # But it has a price: with several post-synaptic sites for each pre-synaptic one, as in a fly, it leaves sites without a
 # partner, and there the nearest one is the better rule.
-#
+
+# %% [markdown]
 # ## Your exercises
 
 # %%
