@@ -85,8 +85,9 @@ for name, network in networks.items():
 #
 # ## 2 · From sections to affinities: embeddings
 #
-# How can a network of two dimensions say whether a voxel belongs to the one *below* it? It gives every pixel an
-# **embedding**, a vector $e$ of length 1. Pixels of one neuron should get similar vectors, so affinities are products:
+# How can a network of two dimensions say whether a voxel belongs to the same neuron as the voxel in the section
+# *before* it? It gives every pixel an **embedding**, a vector $e$ of length 1. Pixels of one neuron should get similar
+# vectors, so affinities are products:
 #
 # $$A_z = \mathrm{clamp}(e_z \cdot e_{z-1},\, 0,\, 1),\qquad A_y,\ A_x \text{ likewise from neighbours in a section.}$$
 #
@@ -264,8 +265,8 @@ assert after < before
 quiz.ask("10", "flat")
 
 # %% [markdown]
-# Now look at borders along z, that is, at voxels that belong to another neuron than the voxel below them. A border is
-# **steep** if the neuron also changes along y or x at that place, so that the membrane cuts through the section. It is
+# Now look at borders along z, that is, at voxels that belong to another neuron than the same voxel of the section
+# before. A border is **steep** if the neuron also changes along y or x at that place, so that the membrane cuts through the section. It is
 # **flat** if it does not: there the membrane lies in the plane of the section.
 
 # %%
