@@ -306,8 +306,8 @@ for ax in axes:
 plt.show()
 
 # %% [markdown]
-# **What to see.** On the phantom, the student misses at least twice as large a share of the flat borders as of the steep
-# ones, and of the flat ones at least twice as many as its teacher. On your data set the numbers will differ. In isotropic
+# **What to see.** On the phantom, the student misses more than twice as large a share of the flat borders as of the steep
+# ones, and of the flat ones more than twice as many as its teacher. On your data set the numbers will differ. In isotropic
 # volumes such as FIB-25 a membrane may lie in any direction; in thick sections neighbours say less about each other.
 #
 # ## 6 · Measured: what does each millisecond buy?
