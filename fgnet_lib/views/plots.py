@@ -431,8 +431,9 @@ def _highlight(name: str, highlighted: Collection[str] | None) -> dict[str, Any]
     """Return what `highlighted` changes in a line's style: all are solid, others grey, behind, not in the legend."""
     if highlighted is None:
         return {}
-    quiet = {"color": "0.8", "zorder": 1, "label": f"_{name}"}
-    return {"linestyle": "-"} | ({} if name in highlighted else quiet)
+    if name in highlighted:
+        return {"linestyle": "-"}
+    return {"linestyle": "-", "color": "0.8", "zorder": 1, "label": f"_{name}"}
 
 
 def split_against_merge(
