@@ -280,6 +280,7 @@ outputs = {
 target = affinities_from_labels(val.labels)
 inside = (val.labels[1:] > 0) & (val.labels[:-1] > 0)
 border = inside & (target[0, 1:] == 0)
+border[:, 0] = border[:, :, 0] = False  # first voxels have no predecessor in their section
 steep = border & ((target[1:, 1:] == 0).any(axis=0) | (target[1:, :-1] == 0).any(axis=0))
 lines, missed = [], {}
 for title, kind in (("steep", steep), ("flat", border & ~steep)):
