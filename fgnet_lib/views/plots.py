@@ -427,10 +427,13 @@ def _line_style(number: int) -> str:
     return ("-", "--", ":")[number // 6 % 3]
 
 
-def _quiet_others(name: str, highlighted: Collection[str] | None) -> dict[str, Any]:
-    """Return the style of a line that is not among the `highlighted` ones: grey, behind them, not in the legend."""
-    quiet = highlighted is not None and name not in highlighted
-    return {"color": "0.8", "linestyle": "-", "zorder": 1, "label": f"_{name}"} if quiet else {}
+def _highlight(name: str, highlighted: Collection[str] | None) -> dict[str, Any]:
+    """Return what `highlighted` changes in a line's style: all are solid, others grey, behind, not in the legend."""
+    if highlighted is None:
+        return {}
+    if name in highlighted:
+        return {"linestyle": "-"}
+    return {"linestyle": "-", "color": "0.8", "zorder": 1, "label": f"_{name}"}
 
 
 def split_against_merge(
@@ -450,7 +453,7 @@ def split_against_merge(
         highlighted: names of the curves in colour, where all others are to be grey.
     """
     for number, (name, (merge, split, chosen)) in enumerate(curves.items()):
-        style = {"linestyle": _line_style(number), "label": name} | _quiet_others(name, highlighted)
+        style = {"linestyle": _line_style(number), "label": name} | _highlight(name, highlighted)
         (line,) = ax.plot(merge, split, **style)
         ax.plot(merge[chosen], split[chosen], "o", color=line.get_color(), markersize=9, zorder=line.get_zorder())
     for number, (name, (merge, split)) in enumerate((points or {}).items()):
@@ -487,10 +490,10 @@ def against_sections(
     """
     for number, (name, amounts) in enumerate(rows.items()):
         sections = sorted(amounts)
-        shifted = np.array(sections) * 1.03**number  # so that bars do not lie on each other
+        shifted = np.array(sections) * 1.03 ** (number - (len(rows) - 1) / 2)  # so that bars do not lie on each other
         means = [np.mean(amounts[n]) for n in sections]
         around = [np.std(amounts[n], ddof=1) if len(amounts[n]) > 1 else np.nan for n in sections]
-        style = {"linestyle": _line_style(number), "label": name} | _quiet_others(name, highlighted)
+        style = {"linestyle": _line_style(number), "label": name} | _highlight(name, highlighted)
         bars = ax.errorbar(shifted, means, around, marker="s", capsize=4, **style)
         for x, n in zip(shifted, sections, strict=True):
             ax.plot([x] * len(amounts[n]), amounts[n], ".", color=bars[0].get_color(), alpha=0.6)

@@ -506,7 +506,7 @@ ours = on_validation["A_r"][chosen["A_r"]]
 print(f"the network          VOI {ours.voi_split + ours.voi_merge:.2f}")
 assert ceilings["borders as they are"] > 2 * ceilings["widened"] and ceilings["widened"] < ceilings["widened twice"]
 
-# %% alt="Four perfect affinities in a section, above their boundaries, below what agglomeration makes of them. Borders as they are: thin lines, and hardly any neurons below. Widened: lines three voxels wide and neurons as in the ground truth. Widened twice: thin profiles have vanished."
+# %% alt="Four perfect affinities in a section, above their boundaries, below what agglomeration makes of them. Borders as they are: thin lines, and hardly any neurons below. Widened: lines three voxels wide and neurons as in the ground truth. Widened twice: lines five voxels wide, which leave small profiles little inside."
 part = slice(None, 96), slice(None, 96)
 figure, axes = plt.subplots(2, 4, figsize=(15, 8))
 for column, (name, affinities) in zip(axes.T, ideal.items(), strict=True):
@@ -527,7 +527,8 @@ plt.show()
 # between two fragments runs through the inside of a neurite: affinities there are 1, and agglomeration merges two
 # neurons at once. Between widened borders it does not matter where the watershed draws the line, because all affinities
 # there are 0. **So the widening of lesson 01 serves the segmentation, too.** Widening twice costs more than it brings:
-# profiles that are only a few voxels thick lose all of their inside.
+# nothing tells the watershed where the border lies in so broad a band, and parts of profiles that are only a few voxels
+# thick lose all of their inside.
 #
 # Blurring helps on the phantom and hurts on FIB-25: try both. What remains of VOI are voxels along membranes that fall
 # on the wrong side, and the thinnest profiles. The [results](../docs/results.md) have the ceiling of FIB-25, and give

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import os
+import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import build_notebooks
 import numpy as np
@@ -17,6 +22,7 @@ from helpers.browser import (
     open_browser,
     open_notebook,
     run_all,
+    run_cell,
     show_frame,
     wait_until,
 )
@@ -108,3 +114,33 @@ def test_neurons_in_3d_are_shown_in_the_lesson(opened):
         behind = [position[0], position[1], position[2] - 1]
         wait_until(page, lambda: frame.evaluate("Array.from(viewer.position.value)") == behind, "it does not move")
         wait_until(page, lambda: canvas.screenshot() != before, "the picture stays the same")
+
+
+def write_wrong_kernel(folder: Path) -> None:
+    """Write a "python3" that starts as in another environment: with Jupyter's kernel, but without the library."""
+    command = [sys.executable, "-S", "-m", "ipykernel_launcher", "-f", "{connection_file}"]  # -S: no editable install
+    spec = {"argv": command, "display_name": "Python 3", "language": "python"}
+    spec["env"] = {"PYTHONPATH": sysconfig.get_path("purelib")}
+    (folder / "kernels" / "python3").mkdir(parents=True)
+    (folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+
+
+def test_the_wrong_kernel_is_named_below_the_set_up_cell(tmp_path):
+    root = tmp_path / build_notebooks.NAME
+    for folder in ("fgnet_lib", "notebooks"):
+        (root / folder).mkdir(parents=True)
+    name = "00_welcome.ipynb"
+    (root / "notebooks" / name).write_bytes((build_notebooks.ROOT / "notebooks" / name).read_bytes())
+    write_wrong_kernel(tmp_path / "jupyter")
+    with (
+        jupyterlab(root, JUPYTER_PATH=os.fspath(tmp_path / "jupyter")) as address,
+        open_browser() as (page, _),
+    ):
+        open_notebook(page, address, f"notebooks/{name}")
+        run_cell(page, 1)
+        with pytest.raises(AssertionError, match="wrong kernel"):
+            run_cell(page, 2)
+        page.screenshot(path=SCREENSHOTS / "wrong-kernel.png")
+        sentence = f"RuntimeError: wrong kernel: choose .venv of {root}; if there is none, run `make env` there first"
+        assert sentence in " ".join(page.locator(".jp-OutputArea-output").last.inner_text().split())
+    assert sorted(path.name for path in root.iterdir() if not path.name.startswith(".")) == ["fgnet_lib", "notebooks"]
