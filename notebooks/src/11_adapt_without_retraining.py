@@ -344,7 +344,8 @@ for name, layer in model.encoder.named_modules():
         assert (values[CONFIG.rank :] < 1e-5 * values[0]).all()
 ax.axvline(CONFIG.rank + 0.5, color="black", ls=":")
 ax.set(xlabel="number of the singular value", ylabel="singular value of B A", title="four directions, then rounding")
-ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, ncols=1 + len(updated) // 10)
+if len(updated) <= 12:  # more would not fit beside the curves
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 plt.show()
 
 # %% [markdown]

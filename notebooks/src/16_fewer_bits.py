@@ -190,7 +190,7 @@ for name_of, size in {"per tensor": channels, "per group of 16": 16, "per channe
 # ## 4 · One wide channel
 #
 # Large networks have **outlier channels**: a few channels whose activations are ten or a hundred times as wide as those
-# of the others. PQ-SAM reports them in SAM. The mini model that ships with this course is small and has hardly any. So
+# of the others. PQ-SAM reports them in SAM. The mini model that ships with this course is small and has few. So
 # **we plant them ourselves**: the outliers below are not SAM's. In each norm of each block we make two channels 100 times
 # as large, and in the next layers the columns that read them 100 times as small. The two changes cancel each other: the
 # network computes what it did before.
@@ -369,9 +369,9 @@ plt.show()
 # with planted outliers and its twin without them have the same bits and the same function in floating point, so the
 # difference between the two is the work of two channels in each norm. The last row of each half shows how much of it 16
 # groups take back. Then compare the columns. A feature error of some percent may change no neuron at all, because only
-# affinities near the threshold decide. And look at the picture in the middle of the upper row: $A_s$ falls apart,
-# while $A_r$ below it still looks like that of 32 bits. Do not judge by one crop, though: each row here is one
-# calibration on one small volume.
+# affinities near the threshold decide. And look at the upper row of the pictures: with
+# min-max $A_s$ falls apart, while $A_r$ below it still looks like that of 32 bits. Do not judge by one crop, though: each
+# row of the table is one calibration on one small volume.
 #
 # ### Measured: three calibrations, four volumes
 #
@@ -540,9 +540,10 @@ except FileNotFoundError:
     print("in a cell of its own, with internet, and then this cell again.")
 
 # %% [markdown]
-# **What to see.** The second line shows what planted channels look like in this number. If the first line is far below
-# it, the mini encoder has no outlier channels of that kind. Whether SAM2.1's encoder looks like the first line or the
-# second, the third line tells you. (We had no access to its weights when we wrote this, so we claim neither.)
+# **What to see.** The second line shows what planted channels look like in this number. The first line is far below it,
+# but it is not all ones: on the phantom, four of 27 layers of the mini encoder have a channel more than ten times as wide
+# as the median. The third line tells you whether SAM2.1's encoder looks like the first line or like the second. (We had
+# no access to its weights when we wrote this, so we claim neither.)
 
 # %% [markdown]
 # ## Your exercises
