@@ -83,6 +83,7 @@ EXPECTATIONS = {  # method that was expected to have the lower VOI, the other me
     "With 120 sections rank 8 is better than rank 2": ("rank_8", "rank_2", 120, "fib25"),
     "With 5 sections the frequency adapter helps": ("log1p", "rank_4", 5, "fib25"),
     "With 5 sections the frequency adapter needs the logarithm": ("log1p", "raw", 5, "fib25"),
+    "With 5 sections a gate for each image helps": ("gate", "rank_4", 5, "fib25"),
     "On AC4, which is new to both, LoRA has lost less than full fine-tuning": ("rank_4", "full", 5, "ac4"),
 }
 
