@@ -143,7 +143,7 @@ checks.integer_product(my_product)
 
 # %% [markdown]
 # So there are two ways to the same result: compute with whole numbers, or round in floating point and compute as
-# before. The second is called *fake* quantisation. It is slower, but it runs everywhere and is good enough to ask what
+# before. The second is called *fake quantisation*. It is slower, but it runs everywhere and is good enough to ask what
 # rounding costs. Are the two really equal? We try it on a layer of the trained encoder, the one that makes queries,
 # keys and values in block 3. The crop that shows what activations are like comes from the training part, and **needs no
 # labels**: this is **calibration**.
