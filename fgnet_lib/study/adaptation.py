@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from statistics import mean
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.study.rows import NATURAL, SEEDS, SMALL
 from fgnet_lib.study.runs import read_runs
-from fgnet_lib.study.statistics import difference_cells
+from fgnet_lib.study.statistics import difference_cells, judge_expectation, pooled_spread, summary
 from fgnet_lib.training import TrainConfig
 
 ADAPTATIONS = REPOSITORY / "docs" / "measured" / "adaptation"
@@ -74,6 +75,16 @@ QUESTIONS = {  # the first of each pair is compared with the second
     "Does the gate help?": ("gate", "rank_4"),
     "Photographs: does low-rank adaptation help?": ("natural_rank_4", "natural_frozen"),
     "Photographs: does full fine-tuning beat LoRA?": ("natural_full", "natural_rank_4"),
+}
+EXPECTATIONS = {  # method that was expected to have the lower VOI, the other method, sections, volume
+    "Full fine-tuning gains over a frozen encoder, with 120 sections": ("full", "frozen", 120, "fib25"),
+    "LoRA gains over a frozen encoder, with 120 sections": ("rank_4", "frozen", 120, "fib25"),
+    "With 5 sections full fine-tuning overfits, and LoRA is better": ("rank_4", "full", 5, "fib25"),
+    "With 120 sections rank 8 is better than rank 2": ("rank_8", "rank_2", 120, "fib25"),
+    "With 5 sections the frequency adapter helps": ("log1p", "rank_4", 5, "fib25"),
+    "With 5 sections the frequency adapter needs the logarithm": ("log1p", "raw", 5, "fib25"),
+    "With 5 sections a gate for each image helps": ("gate", "rank_4", 5, "fib25"),
+    "On AC4, which is new to both, LoRA has lost less than full fine-tuning": ("rank_4", "full", 5, "ac4"),
 }
 
 
@@ -144,3 +155,37 @@ def adaptation_answer(rows: Adaptations, pair: tuple[str, str], sections: int, v
     """Compare two methods: VOI of both with spread, difference, p by permutation; empty where runs are missing."""
     ours, theirs = (adaptation_scores(rows, name, sections, volume) for name in pair)
     return difference_cells(ours, theirs)
+
+
+def judge_expectations(rows: Adaptations) -> list[str]:
+    """Say of each of the `EXPECTATIONS` in one line whether it came, with VOI of both methods and how many runs."""
+    lines = []
+    for expectation, (first, second, sections, volume) in EXPECTATIONS.items():
+        ours, theirs = (adaptation_scores(rows, name, sections, volume) for name in (first, second))
+        if verdict := judge_expectation(ours, theirs):
+            runs = f"{len(ours)} and {len(theirs)} runs"
+            lines.append(f"{expectation}: {verdict} ({summary(ours)} against {summary(theirs)}, {runs})")
+        else:
+            lines.append(f"{expectation}: not measured yet")
+    return lines
+
+
+def describe_knee(rows: Adaptations, sections: int, volume: str) -> str:
+    """Name the method in the figure with the fewest trained parameters that is as good as the best one.
+
+    As good means that its mean VOI is above the best mean by at most the spread of single runs, pooled over the two.
+    Methods with a single run do not count, because their spread is unknown.
+
+    Returns:
+        A sentence, or an empty text if fewer than two methods have two runs.
+    """
+    scores = {name: adaptation_scores(rows, name, sections, volume) for name in SHOWN}
+    scores = {name: vois for name, vois in scores.items() if len(vois) > 1}
+    if len(scores) < 2:
+        return ""
+    best = min(scores, key=lambda name: mean(scores[name]))
+    good = [n for n, vois in scores.items() if mean(vois) - mean(scores[best]) <= pooled_spread(vois, scores[best])]
+    trained = {name: rows[name, sections][0]["trained"]["encoder"] for name in scores}
+    knee = min(good, key=trained.__getitem__)
+    words = [f"{METHODS[name].title} ({trained[name]:,} parameters), {summary(scores[name])}" for name in (knee, best)]
+    return f"{words[0]}, which is also the best" if knee == best else f"{words[0]}; the best is {words[1]}"

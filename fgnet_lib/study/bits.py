@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fgnet_lib import REPOSITORY
-from fgnet_lib.study.statistics import permutation_p, summary
+from fgnet_lib.study.statistics import difference_cells, judge_expectation, summary
 
 BITS = REPOSITORY / "docs" / "measured" / "bits.json"
 SEEDS = (0, 1, 2)
@@ -176,6 +176,11 @@ def bits_panels(table: dict[str, Any], output: str = "refined") -> dict[str, dic
     return panels
 
 
+def describe_figure(output: str) -> str:
+    """Write the title of a figure of `bits_panels`, which explains the widths too."""
+    return f"VOI of {OUTPUTS[output]} (lower is better). W4A8: weights of 4 bits and activations of 8 bits"
+
+
 def bits_answer(table: dict[str, Any], question: Question, volume: str, output: str) -> list[str]:
     """Compare two cells: VOI of both with spread, difference, p by permutation, and whether it is what was expected.
 
@@ -185,11 +190,20 @@ def bits_answer(table: dict[str, Any], question: Question, volume: str, output: 
     first, second = (bits_scores(table, cell, volume, output) for cell in (question.first, question.second))
     if not first or not second:
         return []
-    difference = sum(first) / len(first) - sum(second) / len(second)
-    p = f"{permutation_p(first, second):.2f}" if min(len(first), len(second)) > 1 else "single run"
-    above = "higher" if difference > 0 else "lower"
-    came = ("came" if above == question.expected else "did not come") if abs(difference) >= 0.0005 else "no difference"
-    return [summary(first), summary(second), f"{difference:+.3f}", p, came]
+    lower, higher = (first, second) if question.expected == "lower" else (second, first)
+    return [*difference_cells(first, second), judge_expectation(lower, higher)]
+
+
+def expectation_rows(table: dict[str, Any], output: str) -> list[list[str]]:
+    """Say what came of each question on each volume: its text, what was expected, and a verdict for each volume.
+
+    A verdict is that of `judge_expectation`; it is empty where a cell is not measured.
+    """
+    rows = []
+    for title, question in QUESTIONS.items():
+        answers = [bits_answer(table, question, volume, output) for volume in JUDGED_ON]
+        rows.append([title, question.expected, *(answer[-1] if answer else "" for answer in answers)])
+    return rows
 
 
 def engine_rows(table: dict[str, Any]) -> list[list[str]]:

@@ -55,6 +55,31 @@ def difference_cells(ours: Sequence[float], theirs: Sequence[float]) -> list[str
     return [summary(ours), summary(theirs), f"{np.mean(ours) - np.mean(theirs):+.3f}", p]
 
 
+def judge_expectation(lower: Sequence[float], higher: Sequence[float]) -> str:
+    """Say whether the runs that were expected to have the lower scores have them; empty where runs are missing.
+
+    A difference of the means below 0.0005 bits is none.
+
+    >>> [judge_expectation(lower, [4, 5, 6]) for lower in ([1, 2, 3], [1, 5], [7, 8], [1])]
+    ['came in all runs', 'came in the mean', 'did not come', 'came in a single run']
+    """
+    if not lower or not higher:
+        return ""
+    difference = np.mean(higher) - np.mean(lower)
+    if abs(difference) < 0.0005:
+        return "no difference"
+    if difference < 0:
+        return "did not come"
+    if max(lower) >= min(higher):
+        return "came in the mean"
+    return "came in all runs" if min(len(lower), len(higher)) > 1 else "came in a single run"
+
+
+def pooled_spread(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The standard deviation of single runs, pooled over two rows of at least two runs each."""
+    return float(np.sqrt((np.var(ours, ddof=1) + np.var(theirs, ddof=1)) / 2))
+
+
 def compare_runs(ours: Sequence[float], theirs: Sequence[float]) -> str:
     """Say in one sentence what the difference of two rows' scores, the first against the second, lets you claim.
 
@@ -66,7 +91,7 @@ def compare_runs(ours: Sequence[float], theirs: Sequence[float]) -> str:
     size = f"{abs(difference):.3f} {'lower' if difference < 0 else 'higher'}"
     if min(len(ours), len(theirs)) == 1:
         return f"{size}; a single seed has no spread, so nothing follows"
-    deviation = float(np.sqrt((spread(ours) ** 2 + spread(theirs) ** 2) / 2))
+    deviation = pooled_spread(ours, theirs)
     verdict = "more" if abs(difference) > deviation else "not more"
     p = permutation_p(ours, theirs)
     return f"{size}, {verdict} than the spread of single runs ({deviation:.3f}); p = {p:.2f} by permutation"

@@ -506,38 +506,50 @@ def against_sections(
     return ax
 
 
-def against_parameters(ax: Axes, rows: Mapping[str, tuple[int, Mapping[int, Sequence[float]]]]) -> Axes:
-    """Plot VOI (bits) against an encoder's trained parameters: a line for each number of labelled sections.
+def parameters_figure(volumes: Mapping[str, Mapping[str, tuple[int, Mapping[int, Sequence[float]]]]]) -> Figure:
+    """Draw VOI (bits) against an encoder's trained parameters: a panel for each volume, a line for each label budget.
 
-    Squares are means, bars standard deviations, small dots single runs. The methods are named above the axes.
+    Squares are means, bars standard deviations, small dots single runs. The methods are named above the first panel.
 
     Args:
-        ax: axes to draw on.
-        rows: method -> its trained parameters in the encoder (0 if it is frozen), labelled sections -> VOI of each run.
+        volumes: volume -> method -> its trained parameters in the encoder (0 if it is frozen), labelled sections -> VOI
+            of each run.
     """
-    positions = {name: count or FROZEN_AT for name, (count, _) in rows.items()}
-    amounts = sorted({n for _, of_sections in rows.values() for n in of_sections})
+    rows = max(1, len(volumes))
+    figure, axes = plt.subplots(rows, 1, sharex=True, squeeze=False, figsize=(13, 2.7 * rows + 1.8))
+    for ax, (volume, methods) in zip(axes[:, 0], volumes.items(), strict=False):
+        _parameters_panel(ax, methods)
+        ax.set_ylim(bottom=0)  # after all is drawn; so that a small change looks small
+        ax.set_ylabel(f"VOI on {volume}\n(bits)")
+    counts = {name: count or FROZEN_AT for methods in volumes.values() for name, (count, _) in methods.items()}
+    ticks = [FROZEN_AT, *(10**k for k in range(3, 8) if 10**k <= 3 * max(counts.values(), default=10**4))]
+    axes[-1, 0].set(xscale="log", xlabel="trained parameters of the encoder")
+    axes[-1, 0].set_xticks(ticks, ["0", *(f"{tick:,}" for tick in ticks[1:])])
+    axes[-1, 0].minorticks_off()
+    last = 0.0
+    for name, x in sorted(counts.items(), key=lambda item: item[1]):
+        last = max(last * NAMES_APART, x)
+        style = {"rotation": 35, "ha": "left", "va": "bottom", "fontsize": 9}
+        axes[0, 0].text(last, 1.02, name, transform=axes[0, 0].get_xaxis_transform(), **style)
+    if counts:
+        axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def _parameters_panel(ax: Axes, methods: Mapping[str, tuple[int, Mapping[int, Sequence[float]]]]) -> None:
+    positions = {name: count or FROZEN_AT for name, (count, _) in methods.items()}
+    amounts = sorted({n for _, of_sections in methods.values() for n in of_sections})
     for number, sections in enumerate(amounts):
-        names = sorted((name for name, (_, vois) in rows.items() if vois.get(sections)), key=positions.__getitem__)
-        vois = [rows[name][1][sections] for name in names]
+        names = sorted((name for name, (_, vois) in methods.items() if vois.get(sections)), key=positions.__getitem__)
+        vois = [methods[name][1][sections] for name in names]
         x = np.array([positions[name] for name in names]) * 1.06**number  # so that bars do not lie on each other
         around = [np.std(values, ddof=1) if len(values) > 1 else np.nan for values in vois]
         style = {"linestyle": _line_style(number), "label": f"{sections} labelled sections"}
         bars = ax.errorbar(x, [np.mean(values) for values in vois], around, marker="s", capsize=4, **style)
         for at, values in zip(x, vois, strict=True):
             ax.plot([at] * len(values), values, ".", color=bars[0].get_color(), alpha=0.6)
-    ax.set(xscale="log", xlabel="trained parameters of the encoder", ylabel="VOI (bits)")
-    ticks = [FROZEN_AT, *(10**k for k in range(3, 8) if 10**k <= 3 * max(positions.values(), default=10**4))]
-    ax.set_xticks(ticks, ["0", *(f"{tick:,}" for tick in ticks[1:])])
-    ax.minorticks_off()
-    above, last = ax.get_xaxis_transform(), 0.0
-    for name, x in sorted(positions.items(), key=lambda item: item[1]):
+    for x in positions.values():
         ax.axvline(x, color="0.85", lw=0.8, zorder=0)
-        last = max(last * NAMES_APART, x)
-        ax.text(last, 1.02, name, transform=above, rotation=35, ha="left", va="bottom", fontsize=9)
-    if amounts:
-        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    return ax
 
 
 def bits_figure(

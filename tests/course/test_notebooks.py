@@ -186,6 +186,18 @@ def test_a_lesson_runs_cold_on_the_phantom(name, tmp_path, record_property):
 
 
 @pytest.mark.slow
+def test_lesson_11_takes_the_guide_that_knows_photographs_by_one_parameter(tmp_path):
+    notebook = read("11_adapt_without_retraining")
+    measured = next(k for k, cell in enumerate(notebook.cells) if cell.source.startswith("## 8 · Measured"))
+    notebook.cells = notebook.cells[:measured]  # what follows reads the table of runs, whatever the encoder is
+    (chosen,) = (cell for cell in notebook.cells if cell.source.startswith('ENCODER = "mini"'))
+    chosen.source = chosen.source.replace('"mini"', '"natural"', 1)
+    nbformat.write(notebook, tmp_path / "natural.ipynb")
+    said, _ = execute(os.fspath(tmp_path / "natural"), tmp_path, DATASET="phantom")
+    assert "the encoder has 692,112 parameters" in said and "same affinities True" in said
+
+
+@pytest.mark.slow
 def test_a_solved_lesson_runs_cold_on_the_phantom(tmp_path):
     name = "01_em_volumes"
     said, _ = execute(f"solutions/{name}", tmp_path, DATASET="phantom")

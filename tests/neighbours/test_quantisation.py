@@ -171,6 +171,19 @@ def test_planted_outliers_change_activations_and_not_the_function(encoder, raw):
     assert outlier_ratio(after) > 20 > outlier_ratio(before) >= 1
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_channels_of_an_encoder_of_sam2_1_s_size_are_measured(raw):
+    encoder = Sam2Encoder("tiny").eval()
+    layers = layer_names(encoder, "image_encoder.trunk.blocks")
+    ratios = []
+    for each in (encoder, plant_outliers(encoder)):
+        seen = observe(each, lambda each=each: each(raw), layers)
+        ratios.append(sorted(map(outlier_ratio, seen.values())))
+    assert len(ratios[0]) == 12 * 4 + 3, "4 layers of each of 12 blocks, and 3 that change the width"
+    assert ratios[1][-24:][0] > 20 > ratios[0][-24:][0] >= 1, "two norms of each block were planted"
+
+
 @settings(max_examples=5, deadline=None)
 @given(SEEDS, st.sampled_from([2.0**-6, 2.0, 2.0**7]), st.integers(1, 8))
 def test_planting_by_a_power_of_2_changes_no_bit_of_the_result(encoder, seed, factor, channels):

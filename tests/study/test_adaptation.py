@@ -9,7 +9,16 @@ import pytest
 
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study import adaptation
-from fgnet_lib.study.adaptation import METHODS, SECTIONS, adaptation_answer, describe_missing, list_adaptations
+from fgnet_lib.study.adaptation import (
+    EXPECTATIONS,
+    METHODS,
+    SECTIONS,
+    adaptation_answer,
+    describe_knee,
+    describe_missing,
+    judge_expectations,
+    list_adaptations,
+)
 
 
 @pytest.fixture
@@ -56,6 +65,29 @@ def test_an_answer_has_difference_and_p():
     assert adaptation_answer(rows, ("rank_4", "frozen"), 5, "ac4") == []
     single = {key: runs[:1] for key, runs in rows.items()}
     assert adaptation_answer(single, ("rank_4", "frozen"), 5, "fib25")[-1] == "single run"
+
+
+def test_the_knee_is_the_smallest_method_that_is_as_good_as_the_best():
+    vois = {"frozen": (3.0, 3.2), "norms": (1.0, 1.3), "rank_4": (1.0, 1.1), "full": (0.9,)}
+    counts = {"frozen": 0, "norms": 2496, "rank_4": 10880, "full": 1400576}
+    rows = {
+        (name, 5): [score(v) | {"trained": {"encoder": counts[name]}} for v in values] for name, values in vois.items()
+    }
+    knee = describe_knee(rows, 5, "fib25")
+    assert knee == (
+        "norm layers only (2,496 parameters), 1.150 ± 0.212; the best is LoRA, r = 4 (10,880 parameters), 1.050 ± 0.071"
+    )
+    del rows["norms", 5]
+    assert describe_knee(rows, 5, "fib25") == "LoRA, r = 4 (10,880 parameters), 1.050 ± 0.071, which is also the best"
+    del rows["rank_4", 5]
+    assert describe_knee(rows, 5, "fib25") == describe_knee(rows, 20, "fib25") == ""
+
+
+def test_an_expectation_comes_or_not():
+    rows = {("rank_4", 5): [score(1.0), score(1.2)], ("full", 5): [score(1.1), score(1.3)]}
+    lines = judge_expectations(rows)
+    assert len(lines) == len(EXPECTATIONS) and sum("not measured yet" in line for line in lines) == len(lines) - 1
+    assert any(line.endswith("came in the mean (1.100 ± 0.141 against 1.200 ± 0.141, 2 and 2 runs)") for line in lines)
 
 
 def test_what_is_missing_is_said_and_five_sections_come_first():

@@ -80,11 +80,17 @@ def test_an_answer_has_difference_p_and_whether_it_was_expected():
     table = table_of(trained=(1.0, 1.1, 1.2), planted=(1.5, 1.6, 1.7))
     higher = Question(CELLS[0], CELLS[1], "higher")
     answer = bits_answer(table, higher, "gala", "coarse")
-    assert answer == ["1.600 ± 0.100", "1.100 ± 0.100", "+0.500", "0.10", "came"]
+    assert answer == ["1.600 ± 0.100", "1.100 ± 0.100", "+0.500", "0.10", "came in all runs"]
     assert bits_answer(table, Question(CELLS[0], CELLS[1], "lower"), "gala", "coarse")[-1] == "did not come"
     assert bits_answer(table, Question(CELLS[0], CELLS[0], "lower"), "gala", "coarse")[-1] == "no difference"
     assert bits_answer(table, Question(CELLS[0], list_cells()[0], "lower"), "gala", "coarse") == []
-    assert bits_answer(table_of(trained=(1,), planted=(2,)), higher, "gala", "coarse")[3] == "single run"
+    single = bits_answer(table_of(trained=(1,), planted=(2,)), higher, "gala", "coarse")
+    assert single[3:] == ["single run", "came in a single run"]
+    overlapping = table_of(trained=(1.0, 1.5), planted=(1.4, 1.6))
+    rows = {title: verdicts for title, _, *verdicts in bits.expectation_rows(overlapping, "coarse")}
+    assert rows.keys() == bits.QUESTIONS.keys()
+    assert rows["Do planted outliers cost neurons?"] == ["came in the mean"] * len(JUDGED_ON)
+    assert rows["Planted: do groups?"] == [""] * len(JUDGED_ON)
 
 
 def test_what_is_missing_is_said():

@@ -168,12 +168,14 @@ def test_highlighted_curves_are_in_color_and_the_rest_is_grey():
 
 def test_a_frozen_encoder_is_left_of_all_others_and_has_no_number_in_between():
     rows = {"frozen": (0, {5: [2.0, 2.2]}), "LoRA": (10880, {5: [1.8], 20: [1.5, 1.7]}), "full": (1400576, {20: [1.4]})}
-    ax = plots.against_parameters(plt.figure().subplots(), rows)
-    labels = [tick.get_text() for tick in ax.get_xticklabels()]
-    assert labels[0] == "0" and "10,000" in labels and ax.get_xticks()[0] < 1000
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["5 labelled sections", "20 labelled sections"]
-    assert {text.get_text() for text in ax.texts} == rows.keys()
-    plots.against_parameters(plt.figure().subplots(), {})
+    figure = plots.parameters_figure({"FIB-25": rows, "gala": {"frozen": (0, {5: [3.0]})}})
+    top, bottom = figure.axes
+    labels = [tick.get_text() for tick in bottom.get_xticklabels()]
+    assert labels[0] == "0" and "10,000" in labels and bottom.get_xticks()[0] < 1000
+    assert [text.get_text() for text in top.get_legend().get_texts()] == ["5 labelled sections", "20 labelled sections"]
+    assert {text.get_text() for text in top.texts} == rows.keys() and not bottom.texts
+    assert top.get_ylabel() == "VOI on FIB-25\n(bits)" and top.get_ylim()[0] == bottom.get_ylim()[0] == 0
+    plots.parameters_figure({})
 
 
 def test_time_is_logarithmic_and_a_network_without_a_score_is_a_line():

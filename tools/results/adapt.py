@@ -46,7 +46,9 @@ from fgnet_lib.study.adaptation import (
     adaptation_answer,
     adaptation_scores,
     adaptation_training,
+    describe_knee,
     describe_missing,
+    judge_expectations,
     list_adaptations,
     read_adaptations,
     row_name,
@@ -77,6 +79,12 @@ PAIRS = """\
 
 You see VOI of the first and of the second method, their difference (negative: the first is better), and how often
 chance alone separates the runs as much (*p*, by permutation; with three runs of each it is at least 0.10).
+"""
+KNEE = """\
+## Where is the knee?
+
+For each volume and number of sections you see the method of lesson 11's figure that trains the fewest parameters and is
+as good as the best one. *As good* means that the means differ by no more than the spread of single runs.
 """
 
 
@@ -186,6 +194,15 @@ def _questions_table(rows: Adaptations) -> list[str]:
     return lines
 
 
+def _knee_lines(rows: Adaptations) -> list[str]:
+    return [
+        f"- {title}, {sections} sections: {knee}."
+        for volume, title in JUDGED_ON.items()
+        for sections in SECTIONS
+        if (knee := describe_knee(rows, sections, volume))
+    ]
+
+
 def _times_line(rows: Adaptations) -> str:
     seconds = {
         name: [run["core_seconds"] for (key, _), runs in rows.items() if key == name for run in runs]
@@ -204,6 +221,10 @@ def page() -> str:
         for volume, title in JUDGED_ON.items():
             lines += [f"## VOI on {title}", "", "Bits, mean ± spread over seeds, in brackets the number of runs.", ""]
             lines += [*_scores_table(rows, volume), ""]
+        knees = _knee_lines(rows)
+        lines += [KNEE, *knees, ""] if knees else []
+        lines += ["## What was expected, and whether it came", ""]
+        lines += [*(f"- {line}." for line in judge_expectations(rows)), ""]
         answers = _questions_table(rows)
         lines += [PAIRS, *answers, ""] if len(answers) > 2 else []
     return "\n".join(lines)

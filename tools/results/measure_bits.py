@@ -51,6 +51,7 @@ from fgnet_lib.study.bits import (
     bits_panels,
     bits_scores,
     bits_sizes,
+    describe_figure,
     describe_unmeasured,
     engine_rows,
     exact_score,
@@ -89,8 +90,9 @@ Scores of crops are those of no other page.
 ANSWERS = """\
 ## What was expected, and whether it came
 
-VOI of the first and of the second, their difference, how often chance alone separates the runs as much (*p*, by
-permutation; with three runs of each it is at least 0.10), and whether the sign was the expected one.
+You see VOI of the first and of the second, their difference, how often chance alone separates the runs as much (*p*,
+by permutation; with three runs of each it is at least 0.10), and whether the sign was the expected one: in all runs (no
+run of one side reaches the other side) or only in the mean.
 """
 WHOLE_NUMBERS = """\
 ## Whole numbers at work
@@ -342,7 +344,7 @@ def draw_figures() -> None:
     plots.style()
     for output, path in FIGURES.items():
         figure = plots.bits_figure(bits_panels(read_bits(BITS), output))
-        figure.suptitle(f"VOI of {OUTPUTS[output]}")
+        figure.suptitle(describe_figure(output))
         with atomic(path) as part:
             figure.savefig(part, dpi=80, format="png", pil_kwargs={"optimize": True})
 
