@@ -87,6 +87,8 @@ DETAILS = """
 - [Every row](measured/rows.md): parameters, time, memory, all scores, A_s against A_r, other volumes, the worst errors.
 - [Attention](measured/attention.md): what each map is related to, and what happens when it is replaced.
 - [The shipped model](measured/shipped.md): its scores after each stage of training.
+- [Cheap adaptation](measured/adaptation.md): parameters trained in the encoder against VOI, with p (lesson 11).
+- [Fewer bits](measured/bits.md): bits of weights and activations against VOI, with p (lesson 16).
 - [runs.jsonl.gz](measured/results/runs.jsonl.gz): every run with all of its numbers, one JSON object a line.
 """
 
