@@ -494,8 +494,7 @@ samples, (noisy, truth) = [stain(seed) for seed in (100, 101, 102)], stain(200)
 for name, bend in (("straight", False), ("snake", True)):
     dice = []
     for seed in range(SEED, SEED + SEEDS):
-        with torch.no_grad():
-            predicted = torch.sigmoid(train_tracer(bend, seed, samples)(noisy))
+        predicted = torch.sigmoid(train_tracer(bend, seed, samples)(noisy)).detach()
         dice.append(2 * (predicted * truth).sum().item() / (predicted.square() + truth.square()).sum().item())
     print(f"{name:9} Dice on a new volume:", *(f"{value:.3f}" for value in dice))
 print(f"constant guess      Dice: {2 * truth.mean() ** 2 / (truth.mean() ** 2 + truth.mean()):.3f}")
