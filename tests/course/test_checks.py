@@ -173,7 +173,8 @@ CHANGEABLE = {
     *("honest_threshold", "whole_from", "neuron_volume", "match", "fair_pairs", "seed_summary", "chance_of"),
     *("flat_sections", "block_ids", "low_rank_update", "adapter_size", "log_spectrum", "rounded_values"),
     *("integer_product", "folded_layer", "recall", "embedding_products", "grafting", "matched_values"),
-    *("standardised_features", "averaged_weights", "synapse_partners"),
+    *("standardised_features", "averaged_weights", "synapse_partners", "released_loss", "info_nce_loss"),
+    *("inflated_kernel", "snake_offsets"),
 }
 
 

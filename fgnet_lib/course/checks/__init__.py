@@ -53,6 +53,7 @@ from fgnet_lib.course.checks.lesson12 import (
     standardised_features,
     synapse_partners,
 )
+from fgnet_lib.course.checks.lesson13 import inflated_kernel, info_nce_loss, released_loss, snake_offsets
 from fgnet_lib.course.checks.lesson16 import folded_layer, integer_product, rounded_values
 
 __all__ = [
@@ -77,6 +78,8 @@ __all__ = [
     "grafting",
     "halo",
     "honest_threshold",
+    "inflated_kernel",
+    "info_nce_loss",
     "integer_product",
     "learning_rate",
     "log_spectrum",
@@ -88,12 +91,14 @@ __all__ = [
     "merge",
     "neuron_volume",
     "recall",
+    "released_loss",
     "report",
     "resume",
     "rounded_values",
     "sections_in_memory",
     "seed_summary",
     "similarity",
+    "snake_offsets",
     "standardised_features",
     "synapse_partners",
     "teacher_loss",
