@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from fgnet_lib import REPOSITORY
-from fgnet_lib.fgnet import FGNetConfig
+from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.study.rows import NATURAL, SEEDS_OF_FEW, UNET
 from fgnet_lib.study.runs import read_runs
 from fgnet_lib.study.statistics import difference_cells, permutation_p

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fgnet_lib.fgnet import MINI, FGNet
+from fgnet_lib.configuration import MINI
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.natural_encoder import build_natural_encoder
 from fgnet_lib.neighbours.few_labels import (
     Reconstruction,
