@@ -14,7 +14,7 @@ from statistics import mean
 from fgnet_lib import REPOSITORY
 from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.study.rows import NATURAL, SEEDS, SMALL
-from fgnet_lib.study.runs import read_runs
+from fgnet_lib.study.runs import describe_missing, read_runs
 from fgnet_lib.study.statistics import difference_cells, judge_expectation, pooled_spread, summary
 from fgnet_lib.training import TrainConfig
 
@@ -138,17 +138,11 @@ def adaptation_scores(rows: Adaptations, method: str, sections: int, volume: str
     return [sum(run["volumes"][volume][k] for k in keys) for run in runs if volume in run["volumes"]]
 
 
-def describe_missing(rows: Adaptations) -> str:
-    """Say in one sentence which declared runs are missing, and how to make them."""
+def describe_missing_adaptations(rows: Adaptations) -> str:
+    """Say how many declared runs are missing, and which command makes them."""
     done = {(*key, run["seed"]) for key, runs in rows.items() for run in runs}
     missing = [run for run in list_adaptations() if run not in done]
-    if not missing:
-        return "Every declared run is measured."
-    counts = [f"{sum(run[1] == n for run in missing)} with {n} sections" for n in SECTIONS]
-    return (
-        f"Not measured yet: {len(missing)} of {len(list_adaptations())} runs ({', '.join(counts)}); "
-        "`python tools/results/adapt.py` makes them."
-    )
+    return describe_missing(len(missing), len(list_adaptations()), "run", "python tools/results/adapt.py")
 
 
 def adaptation_answer(rows: Adaptations, pair: tuple[str, str], sections: int, volume: str) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from fgnet_lib import REPOSITORY
 from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.study.rows import NATURAL, SEEDS_OF_FEW, UNET
-from fgnet_lib.study.runs import read_runs
+from fgnet_lib.study.runs import describe_missing, read_runs
 from fgnet_lib.study.statistics import difference_cells, permutation_p
 from fgnet_lib.training import TrainConfig
 from fgnet_lib.volumes import IGNORE, Volume
@@ -145,15 +145,10 @@ def few_answer(rows: FewRows, pair: tuple[str, str], sections: int) -> list[str]
 
 
 def describe_missing_runs(rows: FewRows) -> str:
-    """Say in one sentence how many declared runs are missing, and how to make them."""
+    """Say how many declared runs are missing, and which command makes them."""
     done = {(*key, run["seed"]) for key, runs in rows.items() for run in runs}
     missing = [run for run in list_few_runs() if run not in done]
-    if not missing:
-        return "Every declared run is measured."
-    return (
-        f"Not measured yet: {len(missing)} of {len(list_few_runs())} runs; "
-        "`python tools/results/few_sections.py` makes them."
-    )
+    return describe_missing(len(missing), len(list_few_runs()), "run", "python tools/results/few_sections.py")
 
 
 def judge_free_lunch(rows: FewRows, sections: int) -> str:

@@ -30,6 +30,16 @@ def read_runs(folder: Path = RESULTS) -> list[dict]:
     return [json.loads(line) for line in gzip.decompress((folder / TABLE).read_bytes()).splitlines()]
 
 
+def describe_missing(missing: int, declared: int, noun: str, command: str) -> str:
+    """Say how many of the declared runs, or whatever `noun` calls them, are missing, and which command makes them."""
+    if not missing:
+        return f"Every declared {noun} is measured."
+    return (
+        f"Not measured yet: {missing} of {declared} {noun}s; `{command}` measures them. You may stop that command and "
+        "start it again."
+    )
+
+
 def do_missing(runs: Mapping[tuple[str, int], Callable[[], None]], folder: Path, work: Path, minutes: float) -> None:
     """Do the runs that are neither in the table of a folder nor being done by another process; prints which.
 

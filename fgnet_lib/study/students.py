@@ -20,7 +20,7 @@ from fgnet_lib import REPOSITORY
 from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.student import StudentConfig
 from fgnet_lib.study.rows import SEEDS
-from fgnet_lib.study.runs import read_runs
+from fgnet_lib.study.runs import describe_missing, read_runs
 from fgnet_lib.study.statistics import difference_cells
 from fgnet_lib.training import TrainConfig
 
@@ -128,12 +128,7 @@ def student_answer(rows: dict[str, list[dict]], pair: tuple[str, str]) -> list[s
 
 
 def describe_missing_students(rows: dict[str, list[dict]]) -> str:
-    """Say in one sentence which declared runs are missing, and how to make them."""
+    """Say how many declared runs are missing, and which command makes them."""
     done = {(name, run["seed"]) for name, runs in rows.items() for run in runs}
     missing = [run for run in list_students() if run not in done]
-    if not missing:
-        return "Every declared run is measured."
-    return (
-        f"Not measured yet: {len(missing)} of {len(list_students())} runs; "
-        "`python tools/results/train_student.py --rows` makes them."
-    )
+    return describe_missing(len(missing), len(list_students()), "run", "python tools/results/train_student.py --rows")

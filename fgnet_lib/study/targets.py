@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fgnet_lib import REPOSITORY
-from fgnet_lib.study.runs import read_runs
+from fgnet_lib.study.runs import describe_missing, read_runs
 
 TARGETS = REPOSITORY / "docs" / "measured" / "targets"
 TARGET_VOLUMES = {"fib25": "FIB-25", "gala": "gala", "ac4": "AC4", "cremi_b_mini": "CREMI B"}
@@ -102,11 +102,6 @@ def target_changes(cells: dict[Cell, dict], method: str) -> dict[str, float]:
 
 
 def describe_missing_cells(cells: dict[Cell, dict]) -> str:
-    """Say in one sentence how many declared cells are missing, and how to measure them."""
+    """Say how many declared cells are missing, and which command makes them."""
     missing = [cell for cell in list_target_cells() if cell not in cells]
-    if not missing:
-        return "Every declared cell is measured."
-    return (
-        f"Not measured yet: {len(missing)} of {len(list_target_cells())} cells; "
-        "`python tools/results/adapt_targets.py` measures them."
-    )
+    return describe_missing(len(missing), len(list_target_cells()), "cell", "python tools/results/adapt_targets.py")

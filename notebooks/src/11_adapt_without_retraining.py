@@ -402,7 +402,7 @@ print(f"photographs: {sizes[True]:,} parameters in updates of rank 4, beside {si
 
 # %%
 rows = adaptation.read_adaptations()
-print(adaptation.describe_missing(rows))
+print(adaptation.describe_missing_adaptations(rows))
 
 
 def parameters_and_scores(name, volume):

@@ -47,7 +47,7 @@ from fgnet_lib.study.adaptation import (
     adaptation_scores,
     adaptation_training,
     describe_knee,
-    describe_missing,
+    describe_missing_adaptations,
     judge_expectations,
     list_adaptations,
     read_adaptations,
@@ -72,7 +72,7 @@ sections of FIB-25's training part for the same time of one core, and is judged 
 threshold of each run is chosen on sections 120-139. No learning rate was tuned for any method. gala and AC4 are tissues
 that no row was trained on.
 
-{missing} You may stop that command and start it again.
+{missing}
 """
 PAIRS = """\
 ## Questions
@@ -215,7 +215,7 @@ def _times_line(rows: Adaptations) -> str:
 def page() -> str:
     """The page of the runs."""
     rows = read_adaptations(ADAPTATIONS)
-    lines = [INTRODUCTION.format(missing=describe_missing(rows))]
+    lines = [INTRODUCTION.format(missing=describe_missing_adaptations(rows))]
     if rows:
         lines += [_times_line(rows), ""]
         for volume, title in JUDGED_ON.items():

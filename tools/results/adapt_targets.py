@@ -76,7 +76,7 @@ alone, for {steps} windows; the number after ± is the spread over orders in whi
 brackets how many orders were measured. The model was trained on FIB-25, and on another part of gala; AC4 and CREMI B
 are new to it. Statistics and histogram of the source are those of FIB-25's training sections.
 
-{missing} You may stop that command and start it again.
+{missing}
 """
 
 

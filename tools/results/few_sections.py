@@ -86,7 +86,7 @@ z, so all rows take these from the volume turned on its side, which only works f
 each run is chosen on sections 120-139, whose labels a user with five sections would not have. No learning rate was
 tuned.
 
-{missing} You may stop that command and start it again.
+{missing}
 """
 LUNCH = """\
 ## Is there a free lunch?

@@ -94,7 +94,7 @@ turns with the slim 3D U-Net (28/36/48/64/80 channels) of `make bench`; the colu
 programs ran meanwhile, so trust the ratio more than the milliseconds.
 `python tools/benchmarks/measure_student.py` compares with the field's published 3D U-Net, too.
 
-{missing} You may stop that command and start it again.
+{missing}
 """
 ANSWERS = """\
 ## Questions
