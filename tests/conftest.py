@@ -14,8 +14,8 @@ import fgnet_lib  # noqa: F401  before any test loads torch: it says how torch's
 
 # The files that take minutes, longest first: `make test` gives each file to one of two processes.
 LONGEST = (
-    *("test_notebooks", "test_site", "test_cluster", "test_colab", "test_grade_attacks", "test_playground"),
-    *("test_own_volume", "test_browser_jupyterlab", "test_browser_explorers", "test_bench"),
+    *("test_notebooks", "test_browser_jupyterlab", "test_cluster", "test_site", "test_playground", "test_colab"),
+    *("test_training_processes", "test_grade_attacks", "test_browser_explorers", "test_run_tutorial"),
 )
 
 

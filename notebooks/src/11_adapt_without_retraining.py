@@ -375,8 +375,8 @@ except ValueError as error:
     print("on another base:", str(error).replace(f"{path.parent}", "").lstrip("/"))
 
 # %% [markdown]
-# A laboratory with ten tissues stores one encoder and ten such files. (With SAM2.1's `tiny` encoder the file has 360 kB,
-# beside an encoder of 109 MB.)
+# A laboratory with ten tissues stores one encoder and ten such files. (With SAM2.1's `tiny` encoder, which has 109 MB,
+# the file has 360 kB at rank 4, and half of that at rank 2.)
 #
 # The guide that learned from photographs takes updates in the same way. Its 1 × 1 convolutions hold nearly all of its
 # weights. (To train and store it as above, set `ENCODER = "natural"`.)

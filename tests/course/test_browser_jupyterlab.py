@@ -34,7 +34,7 @@ from playwright.sync_api import Locator, Page
 
 pytestmark = pytest.mark.slow  # opens a browser
 
-WITH_EXPLORERS = ("02_sam2_features", "03_feature_guided_attention", "05_affinities_to_neurons")
+WITH_EXPLORERS = ("03_feature_guided_attention", "05_affinities_to_neurons")  # test_colab.py moves those of 02
 PICTURE = """async image => {
   const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
   return btoa(Array.from(bytes, byte => String.fromCharCode(byte)).join(""));

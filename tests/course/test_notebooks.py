@@ -22,7 +22,7 @@ from exercises import read_exercises
 SOURCES = sorted(build_notebooks.SOURCES.glob("[0-9][0-9]_*.py"))
 NAMES = [source.stem for source in SOURCES]
 PARAMETERS = {"PROFILE", "DATASET", "DATA_DIR", "OUT_DIR", "DEVICE", "SEED"}
-ON_REAL_EM = ("00_welcome", "01_em_volumes", "05_affinities_to_neurons", "08_your_own_volume")
+ON_REAL_EM = ("00_welcome", "05_affinities_to_neurons", "08_your_own_volume")
 
 EXERCISE = """
 # %% tags=["task"]

@@ -222,7 +222,8 @@ def open_notebook(page: Page, address: str, name: str) -> None:
 def wait_for_cells(page: Page, number: int | None = None) -> None:
     """Wait until the first `number` code cells (all of them without a number) are done; the first error fails."""
     part = f"({CODE_CELLS})().slice(0, {number or 'undefined'})"
-    page.wait_for_function(f"{part}.some(cell => cell.error) || {part}.every(cell => cell.done)", timeout=600_000)
+    done = f"{part}.some(cell => cell.error) || {part}.every(cell => cell.done)"
+    page.wait_for_function(done, timeout=600_000, polling=500)  # ms; at each frame, asking takes a core from the kernel
     error = page.evaluate(f"{part}.find(cell => cell.error)?.error")
     assert error is None, "\n".join(error["traceback"])
 

@@ -232,7 +232,7 @@ def test_sam2_s_official_checkpoints_take_adapters_by_one_parameter(tmp_path):
     torch.save({"model": official}, path)
     models = [FGNet(FGNetConfig(encoder="tiny", refined=False, coarse_width=8), path).eval() for _ in range(2)]
     expected = models[0](raw()).coarse
-    config = AdapterConfig(rank=1, gate=True)
+    config = AdapterConfig(rank=2)
     attach_adapters(models[0].encoder, config)
     assert len(lora_layers(models[0].encoder)) == 12
     assert torch.equal(models[0](raw()).coarse, expected)
