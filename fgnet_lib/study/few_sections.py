@@ -96,7 +96,7 @@ def few_pretraining(start: Start, seed: int) -> TrainConfig:
 
 
 def label_few(volume: Volume, sections: int) -> Volume:
-    """Keep the labels of a few sections of a volume, and the grey values around them, which cost nobody any work.
+    """Keep the labels of a few sections of a volume, and the grey values around them, which are free.
 
     Returns:
         `sections` + 2 `FIRST` sections; labels are `IGNORE` in the first and in the last `FIRST` of them.

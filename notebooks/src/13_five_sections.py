@@ -521,6 +521,8 @@ for name, start in few_sections.STARTS.items():
 figure, ax = plt.subplots(figsize=(11, 5), layout="constrained")
 plots.against_sections(ax, {title: amounts for title, amounts in points.items() if amounts})
 ax.set(ylabel="VOI on FIB-25, validation part (bits)", title="equal time of one core; every seed a dot")
+if not rows:
+    ax.text(0.5, 0.5, "no run is measured yet", transform=ax.transAxes, ha="center")
 plt.show()
 
 # %% [markdown]
