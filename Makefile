@@ -55,7 +55,7 @@ grade: env  ## score the exercises of a returned notebook, or of a folder of the
 
 # By apt where no password is asked for; elsewhere the tests say what is missing: skipped, or failed when CI is set.
 chromium: env  ## install Chromium for the tests in a browser (Debian and Ubuntu)
-	@$(BIN)/python tests/helpers/browser.py || { $(ASROOT) apt-get update -qq && \
+	@$(BIN)/python tools/course/chromium.py || { $(ASROOT) apt-get update -qq && \
 	  $(ASROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qy chromium; } || \
 	  echo "No Chromium could be installed here: install it, or Google Chrome, by hand"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chromium
 import pytest
 from helpers import browser
 
@@ -10,7 +11,7 @@ from helpers import browser
 def programs(tmp_path, monkeypatch):
     """The only folder of programs; the function puts one there that prints a line."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(browser, "MAC", "no such file")
+    monkeypatch.setattr(chromium, "MAC", "no such file")
 
     def add(name: str, line: str, status: int = 0) -> None:
         (tmp_path / name).write_text(f"#!/bin/sh\necho '{line}'\nexit {status}\n")
@@ -21,9 +22,9 @@ def programs(tmp_path, monkeypatch):
 
 def test_a_program_that_only_asks_for_a_snap_is_no_chromium(programs, tmp_path):
     programs("chromium-browser", "requires the chromium snap to be installed", status=1)
-    assert browser.find_chromium() is None
+    assert chromium.find_chromium() is None
     programs("google-chrome", "Google Chrome 156.0")
-    assert browser.find_chromium() == str(tmp_path / "google-chrome")
+    assert chromium.find_chromium() == str(tmp_path / "google-chrome")
 
 
 @pytest.mark.filterwarnings("ignore:NO TEST")

@@ -1,12 +1,11 @@
-"""A real browser for tests: where Chromium is, a page that remembers what went wrong in it, a server to open.
+"""A real browser for tests: a page that remembers what went wrong in it, and a server to open.
 
-Playwright drives the Chromium of the system; nothing is downloaded. Pictures are kept in out/screenshots.
+Playwright drives the Chromium of the system. Pictures are kept in out/screenshots.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from chromium import FLAGS, find_chromium
 from playwright.sync_api import (
     ConsoleMessage,
     ElementHandle,
@@ -38,16 +38,6 @@ from fgnet_lib import REPOSITORY
 from fgnet_lib.machine import _PLATFORM_VARIABLES
 
 SCREENSHOTS = REPOSITORY / "out" / "screenshots"
-NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
-MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-FLAGS = [
-    "--no-sandbox",  # root has none, and in containers tests run as root
-    "--disable-dev-shm-usage",  # containers have 64 MB there
-    "--use-gl=angle",
-    "--use-angle=swiftshader",  # WebGL without a GPU
-    "--enable-unsafe-swiftshader",
-    "--ignore-gpu-blocklist",
-]
 NO_CHROMIUM = "NO TEST IN A BROWSER: install Chromium (Debian: apt-get install chromium) or Google Chrome"
 CODE_CELLS = """() => Array.from(jupyterapp.shell.currentWidget.content.model.cells)
   .filter(cell => cell.type === "code")
@@ -61,15 +51,6 @@ SETTLE = """() => Promise.all(document.getAnimations()
   .filter(animation => animation.effect.getComputedTiming().endTime < Infinity)
   .map(animation => animation.finished.catch(() => null)))"""
 BLANK = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
-
-
-def find_chromium() -> str | None:
-    """The first Chromium that starts: on Ubuntu `chromium-browser` may be a script that only asks for a snap."""
-    for path in filter(None, map(shutil.which, (*NAMES, MAC))):
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
-        if answer.returncode == 0 and answer.stdout.startswith(("Chromium", "Google Chrome")):
-            return path
-    return None
 
 
 def cannot_test(reason: str) -> NoReturn:
@@ -262,7 +243,3 @@ def run_all(page: Page) -> None:
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     wait_for_cells(page)
-
-
-if __name__ == "__main__":  # for `make chromium`
-    sys.exit(find_chromium() is None)
