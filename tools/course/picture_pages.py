@@ -25,7 +25,7 @@ LOOKS = {"desktop": (1280, 900, "light"), "phone": (390, 844, "light"), "dark": 
 PAGES = {  # and the heading or figure that is in view
     "index.html": "h1",
     "playground/index.html": "h1",
-    "notebooks/00_welcome.html": "figure 1",
+    "notebooks/00_welcome.html": "figure 3",
     "notebooks/03_feature_guided_attention.html": "figure 5",
     "notebooks/05_affinities_to_neurons.html": "figure 4",
     "notebooks/06_neurons_in_3d.html": "figure 3",
@@ -54,7 +54,8 @@ class Quiet(SimpleHTTPRequestHandler):
 def picture(page: Page, address: str, wanted: str) -> Image.Image:
     """What a visitor sees of a page with this heading or figure in view."""
     page.goto(address, wait_until="load")
-    page.wait_for_timeout(1500)  # ms, until panels are stacked and the playground has drawn
+    page.wait_for_timeout(1500)  # ms, until panels are stacked
+    page.wait_for_function("!document.body.innerText.includes('Loading the model')", timeout=120_000)
     page.evaluate(SHOW, wanted)
     page.wait_for_timeout(800)
     return Image.open(BytesIO(page.screenshot())).convert("RGB")

@@ -55,6 +55,7 @@ from fgnet_lib.course.checks.lesson12 import (
 )
 from fgnet_lib.course.checks.lesson13 import inflated_kernel, info_nce_loss, released_loss, snake_offsets
 from fgnet_lib.course.checks.lesson16 import folded_layer, integer_product, rounded_values
+from fgnet_lib.course.checks.lesson18 import best_of, holm, smallest_p
 
 __all__ = [
     "EXERCISES",
@@ -64,6 +65,7 @@ __all__ = [
     "auc",
     "averaged_weights",
     "balanced_loss",
+    "best_of",
     "block_ids",
     "chance_of",
     "cut_geometry",
@@ -77,6 +79,7 @@ __all__ = [
     "folded_layer",
     "grafting",
     "halo",
+    "holm",
     "honest_threshold",
     "inflated_kernel",
     "info_nce_loss",
@@ -98,6 +101,7 @@ __all__ = [
     "sections_in_memory",
     "seed_summary",
     "similarity",
+    "smallest_p",
     "snake_offsets",
     "standardised_features",
     "synapse_partners",
