@@ -89,7 +89,8 @@ class UNet2d(nn.Module):
         self.down = nn.ModuleList(
             nn.Conv2d(a, b, 3, padding=1) for a, b in zip((inputs, *widths[:-1]), widths, strict=True)
         )
-        self.up = nn.ModuleList(nn.Conv2d(a + b, a, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(nn.Conv2d(a, a, 3, padding=1) for a in widths[:-1])
         self.head = nn.Conv2d(width, outputs, 3, padding=1)
 
     def encode(self, x: Tensor) -> list[Tensor]:
@@ -102,8 +103,8 @@ class UNet2d(nn.Module):
     def decode(self, maps: list[Tensor]) -> Tensor:
         """Compute outputs (B, outputs, y, x) from the features at all scales."""
         x = maps[-1]
-        for layer, skip in zip(reversed(self.up), maps[-2::-1], strict=True):
-            x = F.gelu(layer(torch.cat([skip, F.interpolate(x, scale_factor=2)], 1)))
+        for narrow, layer, skip in zip(self.narrow[::-1], self.up[::-1], maps[-2::-1], strict=True):
+            x = F.gelu(layer(skip + F.interpolate(narrow(x), scale_factor=2)))
         return self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class Coupling(nn.Module):
 class NoiseSplit(nn.Module):
     """An invertible network: a picture <-> content, a quarter of its numbers, and noise, the other three."""
 
-    def __init__(self, couplings: int = 4, width: int = 16) -> None:
+    def __init__(self, couplings: int = 2, width: int = 8) -> None:
         """Begins as the Haar transform: content is the mean of 2 x 2 pixels, noise the three differences."""
         super().__init__()
         self.couplings = nn.ModuleList(Coupling(width) for _ in range(couplings))

@@ -364,7 +364,7 @@ for name, difference in differences.items():
 
 # %%
 torch.manual_seed(SEED)
-untrained, split = NoiseSplit(2, 8), NoiseSplit(2, 8)
+untrained, split = NoiseSplit(), NoiseSplit()
 split = learn("split", split, swap_loss, noisy["gaussian"])
 source = torch.from_numpy(clean[4:5, None, :128, :128])
 donors = {kind: torch.from_numpy(noisy[kind][12:13, None, :128, :128]) for kind in ("gaussian", "line")}

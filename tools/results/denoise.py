@@ -79,6 +79,7 @@ from fgnet_lib.volumes import Volume
 
 PAGE = REPOSITORY / "docs" / "measured" / "denoising.md"
 SIGMAS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # pixels, of which smoothing takes the one with the best PSNR in training
+JUDGED = 20  # sections of the validation part
 CHOSEN_ON = slice(0, 20, 2)  # every second section of the part that chooses thresholds
 INTRODUCTION = """\
 # Denoised sections: PSNR against VOI
@@ -86,13 +87,14 @@ INTRODUCTION = """\
 <!-- written by tools/results/denoise.py from docs/measured/denoising; edit that tool instead -->
 
 These are the rows of [lesson 14](../../notebooks/14_clean_is_not_correct.ipynb), declared in
-`fgnet_lib/study/noise.py`. FIB-25 is clean: **the noise is ours**, added to all of its parts and clipped to 0 to 1. Each
-run denoises the sections in its way and trains a small segmenter of its own on pictures of its own kind, because a model
-that had only seen clean sections would be surprised by noise. All segmenters take the same number of steps, and so do
-all denoisers. Sections are segmented one by one and judged one by one, on the validation part; the threshold is chosen
-on every second one of sections 120-139. Smoothing has the sigma with the best PSNR on training sections. DADn's pairs
-have clean sections 0-59 and the noise of sections 60-119, whose clean versions they do not see; its invertible network
-takes as many steps again. The PSNR of joint training is that of D2's picture. No learning rate was tuned.
+`fgnet_lib/study/noise.py`. FIB-25 is clean: **the noise is ours**, added to all of its parts and clipped to 0 to 1.
+Each run denoises the sections in its way and trains a small segmenter of its own on pictures of its own kind, because a
+model that had only seen clean sections would be surprised by noise. All segmenters take the same number of steps, and
+so do all denoisers. Sections are segmented one by one and judged one by one, on the first 20 sections of the validation
+part; the threshold is chosen on every second one of sections 120-139. Smoothing has the sigma with the best PSNR on
+training sections. DADn's pairs have clean sections 0-59 and the noise of sections 60-119, whose clean versions they do
+not see; its invertible network takes as many steps again. The PSNR of joint training is that of D2's picture. No
+learning rate was tuned.
 
 {missing}
 """
@@ -116,7 +118,7 @@ def open_parts() -> dict[str, Volume]:
     return {
         "training": open_dataset("fib25", "train").load()[:SECTIONS, :, :],
         "choosing": Volume(choosing.raw[CHOSEN_ON], choosing.voxel_size, choosing.labels[CHOSEN_ON]),
-        "judged": open_dataset("fib25", "val").load(),
+        "judged": open_dataset("fib25", "val").load()[:JUDGED, :, :],
     }
 
 
