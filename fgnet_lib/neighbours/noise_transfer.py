@@ -38,9 +38,7 @@ def _subnet(inputs: int, outputs: int, width: int) -> nn.Sequential:
     last = nn.Conv2d(width, outputs, 3, padding=1)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(
-        nn.Conv2d(inputs, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU(), last
-    )
+    return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, width, 1), nn.GELU(), last)
 
 
 class Coupling(nn.Module):

@@ -343,15 +343,15 @@ split, coupling = NoiseSplit(), Coupling(8)
 with torch.no_grad():
     for parameter in [*split.parameters(), *coupling.parameters()]:
         parameter += 0.05 * torch.randn_like(parameter)  # weights that are not 0
-    one, two = (torch.from_numpy(clean[z : z + 1, None, :64, :64]) for z in (0, 9))
-    content, noise = haar(one).split((1, 3), dim=1)
-    twice = split.swap(*split.swap(one, two))
+    first, second = (torch.from_numpy(clean[z : z + 1, None, :64, :64]) for z in (0, 9))
+    content, noise = haar(first).split((1, 3), dim=1)
+    twice = split.swap(*split.swap(first, second))
     differences = {
-        "Haar and back": inverse_haar(haar(one)) - one,
-        "energy that Haar changes, as a share": haar(one).square().sum() / one.square().sum() - 1,
+        "Haar and back": inverse_haar(haar(first)) - first,
+        "energy that Haar changes, as a share": haar(first).square().sum() / first.square().sum() - 1,
         "a coupling and back": coupling.inverse(*coupling(content, noise))[1] - noise,
-        "noise swapped twice, first picture": twice[0] - one,
-        "noise swapped twice, second picture": twice[1] - two,
+        "noise swapped twice, first picture": twice[0] - first,
+        "noise swapped twice, second picture": twice[1] - second,
     }
 for name, difference in differences.items():
     print(f"{name}: at most {difference.abs().max().item():.0e}")
@@ -457,11 +457,13 @@ plt.show()
 # ## 6 · Measured: do the ranks agree?
 #
 # Seven methods, three kinds of noise, two strengths and three seeds, on FIB-25. Each run trains its own segmenter on
-# pictures of its own kind, for the same number of steps, and is judged on the validation part, section by section. What is
-# there, and what is missing?
+# pictures of its own kind, for the same number of steps, and is judged on the validation part, section by section.
 
 # %%
 quiz.ask("14", "ranks")
+
+# %% [markdown]
+# Which runs are there, and which are missing? The figure shows all that are there:
 
 # %%
 rows = measured.read_noise_rows()
