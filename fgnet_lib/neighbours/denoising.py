@@ -94,10 +94,14 @@ class UNet2d(nn.Module):
         self.head = nn.Conv2d(width, outputs, 3, padding=1)
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """Compute features (B, channels, y, x) at strides 1, 2 and 4 of x (B, inputs, y, x); y and x multiples of 4."""
+        """Compute features (B, channels, y, x) at strides 1, 2 and 4 of x (B, inputs, y, x).
+
+        Args:
+            x: Values in [0, 1]; y and x are multiples of 4.
+        """
         maps: list[Tensor] = []
         for layer in self.down:
-            maps.append(F.gelu(layer(F.avg_pool2d(maps[-1], 2) if maps else x)))
+            maps.append(F.gelu(layer(F.avg_pool2d(maps[-1], 2) if maps else 4 * x - 2)))
         return maps
 
     def decode(self, maps: list[Tensor]) -> Tensor:
@@ -112,13 +116,13 @@ class UNet2d(nn.Module):
 
 
 class Denoiser(UNet2d):
-    """D1: what it adds to a picture (B, 1, y, x) makes it clean."""
+    """D1: a noisy picture (B, 1, y, x) in [0, 1] -> a clean one, which may leave that range a little."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__(1, 1, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
+    def decode(self, maps: list[Tensor]) -> Tensor:
+        return 0.5 + super().decode(maps) / 4
 
 
 class Segmenter(UNet2d):
@@ -126,9 +130,6 @@ class Segmenter(UNet2d):
 
     def __init__(self, width: int = 16) -> None:
         super().__init__(1, 2 * len(SHIFTS), width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(4 * x - 2)
 
 
 def denoising_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -261,7 +262,7 @@ class DenoiSeg(nn.Module):
             for scale, (layer, embed) in enumerate(zip(self.guide, self.embeddings, strict=True)):
                 guide = F.gelu(layer(F.avg_pool2d(guide, 2) if scale else guide))
                 maps[scale] = embed(maps[scale], guide)
-        return first + self.refiner.decode(maps)
+        return self.refiner.decode(maps)
 
     def forward(self, noisy: Tensor, joint: bool = True) -> DenoisedAndSegmented:
         """Denoise and segment patches (B, 1, y, x); without `joint`, no gradient of S reaches D1."""

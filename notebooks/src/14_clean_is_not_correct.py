@@ -174,7 +174,7 @@ hidden, mask = denoising.hide_pixels(pixels)
 y, x = torch.argwhere(mask)[5]
 (blind,) = torch.autograd.grad(denoiser(hidden)[0, 0, y, x], pixels, retain_graph=True)
 (seeing,) = torch.autograd.grad(denoiser(pixels)[0, 0, y, x], pixels)
-print(f"derivative at the blind spot: {blind[0, 0, y, x].item()}; the same pixel, not hidden: {seeing[0, 0, y, x]:.2f}")
+print(f"derivative at the blind spot: {blind[0, 0, y, x].item()}; the same pixel, not hidden: {seeing[0, 0, y, x]:.3f}")
 print(f"sum of all other derivatives at the blind spot: {blind.abs().sum():.2f}")
 assert blind[0, 0, y, x] == 0 and not blind[0, 0, mask].any() and blind.any()
 
@@ -188,7 +188,7 @@ STEPS = {"fast": 60, "cpu": 200}.get(PROFILE, 1000)
 def learn(name, model, loss, pictures, steps=STEPS):
     patches = SectionPatches(training, pictures, 64, SEED)
     config = TrainConfig(
-        (1, 64, 64), batch=4, iterations=steps, learning_rate=2e-3, warmup=10, checkpoint_every=100_000, seed=SEED
+        (1, 64, 64), batch=4, iterations=steps, learning_rate=5e-3, warmup=10, checkpoint_every=100_000, seed=SEED
     )
     history = fit(
         model.to(session.device), patches, loss, config, session.out_dir / f"14_{DATASET}_{PROFILE}_{SEED}_{name}"

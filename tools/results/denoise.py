@@ -130,7 +130,7 @@ def learn(
         patch=(1, PATCH, PATCH),
         batch=BATCH,
         iterations=steps,
-        learning_rate=2e-3,
+        learning_rate=5e-3,
         warmup=20,
         ema=0.98,
         checkpoint_every=100_000,  # only at the end: a run that is stopped is done again
