@@ -644,6 +644,7 @@ def psnr_figure(
     strengths = list(dict.fromkeys(s for panel in panels.values() for points in panel.values() for s in points))
     colors = dict(zip(methods, ("black", *_HUES[:3], *_HUES[4:]), strict=False))
     marks = dict(zip(strengths, "os^D", strict=False))
+    arrow = {"arrowstyle": "->", "shrinkA": 8, "shrinkB": 8, "color": "0.3", "lw": 1.6}
     for ax, (noise, panel) in zip(axes[0], panels.items(), strict=False):
         for method, points in panel.items():
             for strength, runs in points.items():
@@ -652,7 +653,7 @@ def psnr_figure(
                 ax.errorbar(x, y, dy, dx, linestyle="", **style)
         for strength, pair in arrows.get(noise, {}).items():
             begin, end = (np.mean(panel[method][strength], axis=1) for method in pair)
-            ax.annotate("", end, begin, arrowprops={"arrowstyle": "->", "shrinkA": 8, "shrinkB": 8, "color": "0.4"})
+            ax.annotate("", end, begin, arrowprops=arrow)
         ax.set(title=noise, xlabel="PSNR (dB), cleaner →")
         if not panel:
             ax.text(0.5, 0.5, "no run is measured yet", transform=ax.transAxes, ha="center")

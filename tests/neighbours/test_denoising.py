@@ -91,7 +91,7 @@ def test_a_blind_spot_has_derivative_0_at_itself(seed, sides):
     assert gradient[0, 0, y, x] == 0 and gradient.abs().sum() > 0
     assert not gradient[0, 0, mask].any()  # no other blind spot gives it away either
     values = {round(float(value), 6) for value in noisy.detach().flatten()}
-    assert {round(float(value), 6) for value in hidden[0, 0, mask]} <= values
+    assert {round(float(value), 6) for value in hidden.detach()[0, 0, mask]} <= values
 
 
 @CHECKED
