@@ -23,7 +23,7 @@ NOISES = {"gaussian": "Gaussian noise", "poisson": "Poisson noise", "line": "lin
 STRENGTHS = (0.15, 0.3)
 SEEDS = (0, 1, 2)
 PATCH, BATCH = 64, 4  # pixels of a patch's side, and patches
-DENOISING_STEPS, SEGMENTING_STEPS = 300, 300  # of a denoiser, and of every segmenter, whether alone or in one network
+DENOISING_STEPS, SEGMENTING_STEPS = 150, 250  # of a denoiser, and of every segmenter, whether alone or in one network
 COMPARED = {"PSNR": "psnr", "VOI": "voi"}
 
 

@@ -394,10 +394,10 @@ for row, (kind, pictures) in zip(axes, swaps.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# **What to see.** The untrained network carries over more than noise: look for ghosts of the second picture's membranes
-# in the first. The printed numbers say how much training helped. In the lower row the network meets a noise that it has
-# never seen. Only the fine part of the stripes is carried over, because most of a stripe is in the mean of 2 × 2 pixels,
-# which counts as content. **A noise model is only as good as the noise it was learned from.**
+# **What to see.** The untrained network carries over more than noise: in the lower row, look for ghosts of the second
+# picture's membranes, fine dots at wrong places. Training removes them, and the printed numbers fall a little. Stripes are
+# noise that the network has never seen. Only their fine part is carried over, because most of a stripe is in the mean of
+# 2 × 2 pixels, which counts as content. **A noise model is only as good as the noise it was learned from.**
 #
 # ## 5 · Try it: two ways on your data
 #
@@ -458,10 +458,10 @@ for ax, (title, panel) in zip(axes, (panels | {"clean": judged[1]}).items(), str
 plt.show()
 
 # %% [markdown]
-# **What to see.** The last two lines share one segmentation, yet their PSNR differs by some dB. $D_1$'s error has a
-# weight of 1 and that of affinities a weight of 3, so $D_1$ makes pictures for $S$, not for you. **So PSNR cannot decide
-# which segmentation is better.** One short run does not tell which way wins. With `PROFILE = "fast"` all of them have only
-# begun to learn.
+# **What to see.** $D_1$'s picture looks strange: membranes may even be white, because $S$ does not mind. $D_1$'s error has a
+# weight of 1 and that of affinities a weight of 3, so $D_1$ makes pictures for $S$ and not for you. Now compare the printed
+# lines. The last two share one segmentation, yet their PSNR differs by many dB. **So PSNR cannot decide which segmentation
+# is better.** One short run does not tell which way wins. With `PROFILE = "fast"` all of them have only begun to learn.
 #
 # ## 6 · Measured: do the ranks agree?
 #
@@ -500,8 +500,8 @@ fold_table(["question", "of the first", "of the second", "difference", "p"], mea
 # [denoising.md](../docs/measured/denoising.md) has every number.
 #
 # **Limits.** The noise is ours and known, which favours methods that learn from pairs. Every section is segmented alone,
-# by a network that trains for half a minute: EM-DenoiSeg trains for 400,000 steps on sections of 256 × 256 pixels. Our
-# invertible network has two couplings and learns for 300 steps, where DADn's have eight and learn for 200,000. Joint
+# by a network that trains for 250 steps: EM-DenoiSeg trains for 400,000 steps on sections of 256 × 256 pixels. Our
+# invertible network has two couplings and learns for 150 steps, where DADn's have eight and learn for 200,000. Joint
 # training takes longer for the same number of steps, which the page shows. With three seeds, $p$ is at least 0.10.
 #
 # ## Your exercises
