@@ -656,6 +656,7 @@ def psnr_figure(
             ax.annotate("", end, begin, arrowprops=arrow)
         ax.set(title=noise, xlabel="PSNR (dB), cleaner →")
         if not panel:
+            ax.set_xticks([])
             ax.text(0.5, 0.5, "no run is measured yet", transform=ax.transAxes, ha="center")
     axes[0, 0].set_ylabel("VOI (bits), better ↓")
     handles = [Patch(color=colors[method], label=method) for method in methods]
