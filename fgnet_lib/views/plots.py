@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LightSource, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
@@ -624,6 +625,45 @@ def against_time(
     ax.minorticks_off()
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return ax
+
+
+def psnr_figure(
+    panels: Mapping[str, Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]],
+    arrows: Mapping[str, Mapping[str, tuple[str, str]]],
+) -> Figure:
+    """Draw VOI (bits) against PSNR (dB): a panel for each noise, a colour for each method, a marker for each strength.
+
+    Marks are means, bars standard deviations. An arrow leads from a method to another one within a strength.
+
+    Args:
+        panels: noise -> method -> strength -> PSNR and VOI of each run.
+        arrows: noise -> strength -> the methods at which an arrow begins and ends.
+    """
+    figure, axes = plt.subplots(1, max(1, len(panels)), sharey=True, squeeze=False, figsize=(15, 5.6))
+    methods = list(dict.fromkeys(method for panel in panels.values() for method in panel))
+    strengths = list(dict.fromkeys(s for panel in panels.values() for points in panel.values() for s in points))
+    colors = dict(zip(methods, ("black", *_HUES[:3], *_HUES[4:]), strict=False))
+    marks = dict(zip(strengths, "os^D", strict=False))
+    arrow = {"arrowstyle": "->", "shrinkA": 8, "shrinkB": 8, "color": "0.3", "lw": 1.6}
+    for ax, (noise, panel) in zip(axes[0], panels.items(), strict=False):
+        for method, points in panel.items():
+            for strength, runs in points.items():
+                (x, y), (dx, dy) = np.mean(runs, axis=1), (np.std(runs, axis=1, ddof=1) if len(runs[0]) > 1 else (0, 0))
+                style = {"color": colors[method], "marker": marks[strength], "markersize": 8, "capsize": 3}
+                ax.errorbar(x, y, dy, dx, linestyle="", **style)
+        for strength, pair in arrows.get(noise, {}).items():
+            begin, end = (np.mean(panel[method][strength], axis=1) for method in pair)
+            ax.annotate("", end, begin, arrowprops=arrow)
+        ax.set(title=noise, xlabel="PSNR (dB), cleaner →")
+        if not panel:
+            ax.set_xticks([])
+            ax.text(0.5, 0.5, "no run is measured yet", transform=ax.transAxes, ha="center")
+    axes[0, 0].set_ylabel("VOI (bits), better ↓")
+    handles = [Patch(color=colors[method], label=method) for method in methods]
+    handles += [Line2D([], [], color="0.4", marker=marks[s], linestyle="", label=s) for s in strengths]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    return figure
 
 
 def changes_of_voi(ax: Axes, before: float, after: Mapping[str, Sequence[float]]) -> Axes:

@@ -54,6 +54,7 @@ from fgnet_lib.course.checks.lesson12 import (
     synapse_partners,
 )
 from fgnet_lib.course.checks.lesson13 import inflated_kernel, info_nce_loss, released_loss, snake_offsets
+from fgnet_lib.course.checks.lesson14 import channel_attention, hidden_pixels, signal_to_noise, undone_coupling
 from fgnet_lib.course.checks.lesson16 import folded_layer, integer_product, rounded_values
 from fgnet_lib.course.checks.lesson18 import best_of, holm, smallest_p
 
@@ -68,6 +69,7 @@ __all__ = [
     "best_of",
     "block_ids",
     "chance_of",
+    "channel_attention",
     "cut_geometry",
     "dw_weights",
     "embedding_products",
@@ -79,6 +81,7 @@ __all__ = [
     "folded_layer",
     "grafting",
     "halo",
+    "hidden_pixels",
     "holm",
     "honest_threshold",
     "inflated_kernel",
@@ -100,12 +103,14 @@ __all__ = [
     "rounded_values",
     "sections_in_memory",
     "seed_summary",
+    "signal_to_noise",
     "similarity",
     "smallest_p",
     "snake_offsets",
     "standardised_features",
     "synapse_partners",
     "teacher_loss",
+    "undone_coupling",
     "viewer_position",
     "volume_size",
     "whole_from",
