@@ -107,7 +107,7 @@ for high in (1024, 768):
 assert shares[0] > 3 * shares[1]  # as the text says
 
 # %% [markdown]
-# Here are the windows of the smaller block. Where frames would lie on each other, we moved them apart by a few voxels.
+# Here are the windows of the smaller block. Some frames are drawn a few voxels smaller, so that you can tell them apart.
 
 # %% alt="A plan of a volume from above, cut into blocks by grey lines. One block is filled. Windows that touch it reach beyond it on all sides: those that begin in it are drawn as orange frames, those that begin in a neighbour as grey ones."
 import matplotlib.pyplot as plt
