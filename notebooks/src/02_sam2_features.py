@@ -277,10 +277,11 @@ assert DATASET != "phantom" or gaps[2] < gaps[0] / 2  # as the text says
 
 # %% [markdown]
 # **What to see.** At stride 4, cytoplasm is similar to the cross in almost every wide neurite. Outlines are not, even
-# those of the cross's own neurite, and mitochondria are less similar than cytoplasm. So the features say *what* a pixel looks like (cytoplasm, membrane,
-# mitochondrion, a wide or a thin process), not *whose* it is. At stride 16 a pixel covers several structures at once,
-# and borders hardly stand out from other neurites: compare the means above. You cannot read a segmentation off the
-# similarity. That is why FGNet predicts affinities, which ask only whether two neighbouring voxels belong together.
+# those of the cross's own neurite, and mitochondria are less similar than cytoplasm. So the features say *what* a pixel
+# looks like (cytoplasm, membrane, mitochondrion, a wide or a thin process), not *whose* it is. At stride 16 a pixel
+# covers several structures at once, and borders hardly stand out from other neurites: compare the means above. You
+# cannot read a segmentation off the similarity. That is why FGNet predicts affinities, which ask only whether two
+# neighbouring voxels belong together.
 
 # %% [markdown]
 # ## 5 · What a stride loses on a thin neurite
@@ -586,12 +587,13 @@ axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 plt.show()
 
 # %% [markdown]
-# **What to see.** On the left, every line stays near the random order. The grey vertical line marks the first 5% of
-# the answers: there, all searches find fewer than twice as many patches of the same neuron as chance does. Even that
-# little is no knowledge of neurons, because grey values alone do nearly as well: the phantom gives each neuron a tint
-# of its own. On the right, the trained encoder finds the same organelle more than five times as often as chance does,
-# and FGNet's encoder does so, too. So a search by features finds *what* a patch shows, not *whose* it is. **And look at
-# the simplest description:** two numbers per patch beat the encoder of photographs. A search that beats chance has not shown much until it beats grey values.
+# **What to see.** On the left, every line stays near the random order. The grey vertical line marks the first 5% of the
+# answers: there, all searches find fewer than twice as many patches of the same neuron as chance does. Even that little
+# is no knowledge of neurons, because grey values alone do nearly as well: the phantom gives each neuron a tint of its
+# own. On the right, the trained encoder finds the same organelle more than five times as often as chance does, and
+# FGNet's encoder does so, too. So a search by features finds *what* a patch shows, not *whose* it is. **And look at the
+# simplest description:** two numbers per patch beat the encoder of photographs. A search that beats chance has not
+# shown much until it beats grey values.
 #
 # Here is one query that shows a mitochondrion, with the first five answers of four sources. The red frame is the
 # patch.
@@ -620,10 +622,10 @@ for row, name in zip(axes, shown, strict=True):
 plt.show()
 
 # %% [markdown]
-# **What to see.** A title says what fills at least half of the patch. Look at the answers that are called "none": most of
-# them show the edge of a mitochondrion, or a membrane, where the query has its edge. So the features found what the truth
-# of this score does not count. Grey values alone find patches as dark as the query, whatever they show. And do not judge
-# by one query: compare the rows here with the lines above.
+# **What to see.** A title says what fills at least half of the patch. Look at the answers that are called "none": most
+# of them show the edge of a mitochondrion, or a membrane, where the query has its edge. So the features found what the
+# truth of this score does not count. Grey values alone find patches as dark as the query, whatever they show. And do
+# not judge by one query: compare the rows here with the lines above.
 #
 # This is a small cousin of **MedFinder** (Chen et al. 2024), a search engine for medical images. There a doctor asks
 # with a volume or in words, and gets the volumes that fit, out of 8,069 CT volumes with two million slices. It has one

@@ -33,8 +33,9 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # ## 1 · What a section does not show
 #
 # A score counts errors, but you have to *see* an error to understand it. A *profile* is what one section shows of a
-# neurite. Two profiles that look separate in each section may be one neuron that bends back. Two neurons that always lie side by side may be joined by a single wrong
-# voxel somewhere. So we want to see neurons from all sides, together with the data behind them.
+# neurite. Two profiles that look separate in each section may be one neuron that bends back. Two neurons that always
+# lie side by side may be joined by a single wrong voxel somewhere. So we want to see neurons from all sides, together
+# with the data behind them.
 #
 # First the shipped model segments the volume, exactly as in lesson 00. Its threshold is
 # compared with the score of two touching fragments, 1 − mean affinity.
@@ -220,9 +221,9 @@ assert session.dataset != "phantom" or merge.parts[1][1] > 0.1 * merge.parts[0][
 
 # %% [markdown]
 # **What to see.** On the phantom the second neuron has more than a tenth of the voxels of the first, so this is more
-# than a rim. But the segment on the left has no seam where the neurons on the right meet: **nothing in its surface tells you that it is
-# wrong**. Shape helps, because real neurites seldom touch along a broad plane and then part again. But to be sure you
-# need the grey values at that very position, and for that you need a viewer.
+# than a rim. But the segment on the left has no seam where the neurons on the right meet: **nothing in its surface
+# tells you that it is wrong**. Shape helps, because real neurites seldom touch along a broad plane and then part again.
+# But to be sure you need the grey values at that very position, and for that you need a viewer.
 #
 # ## 4 · neuroglancer
 #
