@@ -449,8 +449,8 @@ assert same[arrays["affinities"][1, 0, rows] > 0.9].mean() > 0.9  # as the text 
 #
 # **Exercise 9.2: ids that no other block has.** Each block numbers its fragments from 1; 0 means no fragment, and stays
 # 0. Turn these numbers, an array `local`, into ids that are unique in the whole volume. You know the `number` of the
-#    block, counted from 0, and how many `voxels` a full block has. No block may have to ask another, and with $n$
-#    blocks no id may be larger than $n$ · `voxels`.
+# block, counted from 0, and how many `voxels` a full block has. No block may have to ask another, and with $n$ blocks
+# no id may be larger than $n$ · `voxels`.
 
 
 # %% tags=["task"]
@@ -542,10 +542,11 @@ checks.worker_hours(my_hours)
 # ```python
 # from dask_jobqueue import SLURMCluster  # pip install dask-jobqueue
 #
-# jobs = SLURMCluster(queue="gpu", cores=2, processes=1, memory="32GB", walltime="08:00:00",
-# job_extra_directives=["--gres=gpu:1"], worker_extra_args=["--lifetime", "7h30m", "--lifetime-stagger", "20m"])
-# jobs.adapt(maximum_jobs=64) with cluster(address=jobs.scheduler_address) as client: predict_blocks(client,
-# Source("/scratch/volume.zarr"), "/scratch/run", Network("/scratch/weights.safetensors"), (128, 512, 512))
+# jobs = SLURMCluster(queue="gpu", cores=2, processes=1, memory="32GB", walltime="08:00:00", job_extra_directives=["--gres=gpu:1"],
+#                     worker_extra_args=["--lifetime", "7h30m", "--lifetime-stagger", "20m"])
+# jobs.adapt(maximum_jobs=64)
+# with cluster(address=jobs.scheduler_address) as client:
+#     predict_blocks(client, Source("/scratch/volume.zarr"), "/scratch/run", Network("/scratch/weights.safetensors"), (128, 512, 512))
 # ```
 #
 # A job that ends at its walltime is a worker that dies, and you have seen what happens then. With a lifetime, the
