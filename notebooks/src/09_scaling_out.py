@@ -114,7 +114,7 @@ assert shares[0] > 3 * shares[1]  # as the text says
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-figure, ax = plt.subplots(figsize=(6.5, 6.5))
+figure, ax = plt.subplots(figsize=(10, 6))
 ax.add_patch(Rectangle((low, low), high - low, high - low, color="tab:blue", alpha=0.3, label="block"))
 kinds = {"windows that begin elsewhere": "tab:gray", "windows that begin in it": "tab:orange"}
 for row, y in enumerate(starts):
@@ -557,6 +557,7 @@ checks.worker_hours(my_hours)
 # Stop the workers, and look at your exercises:
 
 # %%
+client.run(set_level, logging.CRITICAL)  # a worker that outlives its scheduler for a moment would report an error
 running.close()
 
 # %%
