@@ -276,7 +276,7 @@ for level, stride in zip(features, STRIDES, strict=True):
 assert DATASET != "phantom" or gaps[2] < gaps[0] / 2  # as the text says
 
 # %% [markdown]
-# **What to see.** At stride 4, cytoplasm is similar to the cross in almost every wide neurite. Outlines are not, even
+# **What to see.** At stride 4, cytoplasm is similar to the cross in most of the wide neurites. Outlines are not, even
 # those of the cross's own neurite, and mitochondria are less similar than cytoplasm. So the features say *what* a pixel
 # looks like (cytoplasm, membrane, mitochondrion, a wide or a thin process), not *whose* it is. At stride 16 a pixel
 # covers several structures at once, and borders hardly stand out from other neurites: compare the means above. You
