@@ -761,7 +761,7 @@ def neurons_3d(
     _number(ax, sides.max())
     ax.legend(
         handles=[Patch(color=color, label=str(neuron)) for neuron, color in rgb.items()],
-        title="neuron",
+        title="id",
         loc="center left",
         bbox_to_anchor=(1.2, 0.5),
         frameon=False,

@@ -110,9 +110,9 @@ for axis, name in enumerate("zyx"):
 assert DATASET != "phantom" or changes["z"] > 1.2 * max(changes["y"], changes["x"])  # as the text says
 
 # %% [markdown]
-# In the phantom the neuron changes more often along z than along y or x. That is why FGNet, like other networks for such
-# data, uses flat kernels and never pools along z. It is also why the watershed of lesson 05 works section by section if
-# the data are anisotropic.
+# In the phantom the neuron changes more often along z than along y or x. That is why FGNet, like other networks for
+# such data, uses flat kernels and never pools along z. It is also why the watershed of lesson 05 works section by
+# section if the data are anisotropic.
 #
 # Move the slider and follow one profile from section to section. Does it branch? Does it squeeze between two others?
 
@@ -304,7 +304,9 @@ print(f"{np.mean(renamed != labels):.0%} of the voxels have a new label,", end="
 print(f"{np.sum(affinities_from_labels(renamed) != affinities)} affinities have changed")
 
 # %% [markdown]
-# Here are the three channels in one section. White is 1, joined; black is 0, separated:
+# Here are the three channels in one section. White is 1, joined; black is 0, separated. The last panel shows all three
+# at once, z as red, y as green and x as blue. They mix: white is joined along all axes, black along none, and a voxel
+# that is separated along one axis only lacks that colour (cyan for z, magenta for y, yellow for x).
 
 # %% alt="The three affinities of a section: a_y shows horizontal borders and a_x vertical ones, as thin black lines; a_z shows broad black patches. A fourth picture has all three as a colour."
 figure, axes = plt.subplots(1, 4, figsize=(15, 4.2))
@@ -317,8 +319,8 @@ plt.show()
 # %% [markdown]
 # **What to see.** $a_y$ shows horizontal borders, $a_x$ shows vertical ones, and each border is a single voxel wide.
 # $a_z$ is different: it is dark where a profile of *this* section lies over another neuron in the section before. In
-# anisotropic data these dark areas are broad bands, because a border may move sideways by many pixels from one section
-# to the next.
+# anisotropic data these dark areas are often broad bands (cyan on the right), because a border may move sideways by
+# many pixels from one section to the next.
 #
 # To get a segmentation from affinities, you join all voxels whose affinity is 1. If a *single* affinity across a
 # border is wrong, two neurons become one. Lesson 05 deals with that.
@@ -344,12 +346,12 @@ for name, target in {"labels as they are": affinities, "borders widened": affini
     assert DATASET != "phantom" or max(zeros) < limit
 
 # %% [markdown]
-# Along every axis, most affinities are 1. A network that says "joined" everywhere is right most of the time, and useless.
-# Two remedies are used together. The loss gives zeros more weight (lesson 04). And the targets are made from labels whose
-# borders are **widened**: a voxel becomes 0 if it has another label next to it in its section. Then a border is two
-# voxels wide, like a stained membrane, and it matters less if an annotator drew it one voxel off. In isotropic data
-# (FIB-SEM) membranes lie flat as often as upright. So there the neighbours in the sections above and below count as
-# well.
+# Along every axis, most affinities are 1. A network that says "joined" everywhere is right most of the time, and
+# useless. Two remedies are used together. The loss gives zeros more weight (lesson 04). And the targets are made from
+# labels whose borders are **widened**: a voxel becomes 0 if it has another label next to it in its section. Then a
+# border is two voxels wide, like a stained membrane, and it matters less if an annotator drew it one voxel off. In
+# isotropic data (FIB-SEM) membranes lie flat as often as upright. So there the neighbours in the sections above and
+# below count as well.
 #
 # Only the *targets* are widened. Scores are always computed on the labels as they are.
 #
@@ -462,8 +464,8 @@ for name, first, second in zip("zyx", flipped_affinities, affinities_of_flipped,
     assert np.any(first != second) == (name == "x")
 
 # %% [markdown]
-# Along z and y nothing changes. Along x every border is off by one voxel. A network trained on such targets would draw
-# its borders beside the membrane half of the time, and no error message would tell you.
+# Along z and y nothing changes. Along x every border is off by one voxel. If half of all patches are flipped in this
+# way, a network learns two positions for each border, and no error message tells you.
 #
 # Here are the two faults of serial sections, seen from the side. The generator of the synthetic volume makes them,
 # because then we know the truth:
@@ -605,8 +607,8 @@ checks.report("01")
 #
 # - EM shows every membrane as a dark line, but dark lines also lie inside neurons, and oblique membranes are not
 #   lines.
-# - In anisotropic volumes, neighbouring sections differ more than neighbouring pixels. The voxel size has to travel with
-#   the data.
+# - In anisotropic volumes, neighbouring sections differ more than neighbouring pixels. The voxel size has to travel
+#   with the data.
 # - Ids are names. Affinities ask whether neighbours belong together, and do not depend on names.
 # - Targets are made from augmented labels with widened borders, and are masked where nobody looked. Scores use the
 #   labels as they are.

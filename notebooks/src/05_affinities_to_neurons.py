@@ -225,12 +225,14 @@ assert max(faces, key=lambda face: max(faces[face])) == by_mean[3] == {2, 4}  # 
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.4))
 left.imshow(plots.label_overlay(toy[0], fill=1, colors=plots.neighbour_colors(toy)))
 shown = right.imshow(weights[1:, 0].min(axis=0), vmin=0, vmax=1)
+centres = {fragment: np.argwhere(toy[0] == fragment).mean(axis=0) for fragment in range(1, 6)}
+for fragment, (y, x) in centres.items():
+    left.text(x, y - 1 if fragment < 4 else y + 1, fragment, ha="center", va="center", size="x-large", weight="bold")
 for face, values in faces.items():
-    places = [np.argwhere(toy[0] == fragment).mean(axis=0) for fragment in face]
-    (y0, x0), (y1, x1) = places
+    (y0, x0), (y1, x1) = (centres[fragment] for fragment in face)
     left.plot([x0, x1], [y0, y1], "ko-", lw=1 + 6 * np.mean(values))
     left.text((x0 + x1) / 2, (y0 + y1) / 2, f"{np.mean(values):.2f}", ha="center", va="center", backgroundcolor="white")
-left.set(title="region graph: mean affinity of each face", xlabel="x (voxels)", ylabel="y (voxels)")
+left.set(title="region graph: fragments, and the mean affinity of each face", xlabel="x (voxels)", ylabel="y (voxels)")
 right.set(title="the affinities: smaller of channels y and x", xlabel="x (voxels)", ylabel="y (voxels)")
 figure.colorbar(shown, ax=right, label="affinity")
 plt.show()

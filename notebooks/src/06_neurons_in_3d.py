@@ -32,11 +32,13 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # %% [markdown]
 # ## 1 · What a section does not show
 #
-# A score counts errors, but you have to *see* an error to understand it. Two profiles that look separate in each
-# section may be one neuron that bends back. Two neurons that always lie side by side may be joined by a single wrong
-# voxel somewhere. So we want to see neurons from all sides, together with the data behind them.
+# A score counts errors, but you have to *see* an error to understand it. A *profile* is what one section shows of a
+# neurite. Two profiles that look separate in each section may be one neuron that bends back. Two neurons that always
+# lie side by side may be joined by a single wrong voxel somewhere. So we want to see neurons from all sides, together
+# with the data behind them.
 #
-# First the shipped model segments the volume, exactly as in lesson 00. Its threshold is a score, 1 − mean affinity.
+# First the shipped model segments the volume, exactly as in lesson 00. Its threshold is
+# compared with the score of two touching fragments, 1 − mean affinity.
 
 # %%
 from fgnet_lib.inference import predict
@@ -121,8 +123,9 @@ quiz.ask("06", "cubes")
 
 # %% [markdown]
 # Here is the same neuron twice: as if every voxel were a cube, and in nm. On data with thick sections, the left neuron
-# is squashed along z, by as much as a voxel is longer in z than in x (5 times on the phantom). Every length or volume
-# that you measure on it is wrong. On isotropic data (`DATASET = "fib25"`) both have the same shape.
+# is squashed along z, by as much as a voxel is longer in z than in x (5 times on the phantom). Every volume that you
+# measure on it is wrong, and so is every length that does not lie in the plane of a section. On isotropic data
+# (`DATASET = "fib25"`) both have the same shape.
 
 # %% alt="The same neuron twice in 3D: as if voxels were cubes, and with the true voxel size in nm. If sections are thick, the left neuron is squashed along z."
 cubes = neuron_mesh(neurons, chosen, (volume.voxel_size[2],) * 3, max_triangles=3000)
@@ -160,9 +163,8 @@ checks.neuron_volume(my_volume)
 # join several neurons, with the parts and the position of each error. Two outlines never agree to the voxel, so most
 # parts are only a rim along a membrane. A real error has a large *second* part, so we choose by its size.
 #
-# At its own threshold the model makes few errors of that kind in so small a crop. To see what both kinds look like, we
-# go to both ends of lesson 05's curve: a threshold that is too low splits neurons, and one that is too high merges
-# them.
+# To see both kinds clearly, we leave the model's own threshold and go to both ends of lesson 05's curve: a threshold
+# that is too low splits neurons, and one that is too high merges them. Errors at the rim of the crop are left out.
 
 # %%
 from fgnet_lib.metrics import by_second_part, neuron_report
@@ -194,8 +196,9 @@ plots.neurons_figure(panels, width=14)
 plt.show()
 
 # %% [markdown]
-# Where the colour changes on the right, agglomeration stopped too early, or joined a fragment to a neighbour. A
-# straight cut across the neuron often means a single bad section. Pieces along its side mean doubtful membranes.
+# **What to see.** The colour changes where agglomeration stopped too early, or joined a fragment to a neighbour. A cut
+# straight across the neuron means low affinities along z, in tissue often because of a single bad section. Pieces along
+# its side mean doubtful membranes.
 #
 # The other kind of error is a merge: one segment that runs through several neurons.
 
@@ -217,10 +220,10 @@ plt.show()
 assert session.dataset != "phantom" or merge.parts[1][1] > 0.1 * merge.parts[0][1]  # as the text says
 
 # %% [markdown]
-# On the phantom the second neuron has at least a tenth of the voxels of the first, so this is more than a rim. But the
-# segment on the left has no seam where the neurons on the right meet: **nothing in its surface tells you that it is
-# wrong**. Shape helps, because real neurites seldom touch along a broad plane and then part again. But to be sure you
-# need the grey values at that very position, and for that you need a viewer.
+# **What to see.** On the phantom the second neuron has more than a tenth of the voxels of the first, so this is more
+# than a rim. But the segment on the left has no seam where the neurons on the right meet: **nothing in its surface
+# tells you that it is wrong**. Shape helps, because real neurites seldom touch along a broad plane and then part again.
+# But to be sure you need the grey values at that very position, and for that you need a viewer.
 #
 # ## 4 · neuroglancer
 #
@@ -237,14 +240,15 @@ assert session.dataset != "phantom" or merge.parts[1][1] > 0.1 * merge.parts[0][
 # | `splits`, `merges` | blue: parts of a neuron outside the segment that covers most of it; orange: parts of a segment outside the neuron that fills most of it |
 #
 # The last two layers compare voxel by voxel, so they also mark the thin rims where two outlines disagree. Real errors
-# are broad:
+# are broad. Here are both layers for `too high`, in the section of the merge. Merges prevail, so you may find hardly
+# any blue:
 
 # %% alt="An EM section with split voxels in blue and merged voxels in orange. Thin rims follow the membranes; broad patches are real errors."
 from fgnet_lib.metrics import error_masks
 
 errors = split_voxels, merged_voxels = error_masks(too_high, volume.labels)
 ax = plt.figure(figsize=(7, 6.5)).add_subplot()
-plots.error_map(ax, volume.raw, *errors, volume.voxel_size, merge.voxel[0], "where the threshold is too high")
+plots.error_map(ax, volume.raw, *errors, volume.voxel_size, merge.voxel[0], f"threshold too high, z = {merge.voxel[0]}")
 plt.show()
 print(f"{split_voxels.mean():.1%} of all voxels are split off, {merged_voxels.mean():.1%} are merged")
 assert session.dataset != "phantom" or merged_voxels.mean() > split_voxels.mean()  # too high a threshold merges
@@ -300,21 +304,26 @@ print(view)
 # Point at a neuron, in a plane or in 3D, and press **p**. Below the viewer, the notebook then prints how large it is,
 # which neuron it matches, and what it is merged with or split into. The answer is about the visible layer. If this is
 # `ground truth`, you ask about a true neuron, which is compared with the last segmentation (here `too high`). From
-# Python, you ask the same question like this:
+# Python, you ask the same question like this, here about the merge and about the neuron that the low threshold split:
 
 # %%
 print(view.report("too high", merge.label))
 print()
 print(view.report("ground truth", split.label))
+neuron = volume.labels == split.label
+inside = np.unique(too_high[neuron], return_counts=True)[1].max() / neuron.sum()
+assert session.dataset != "phantom" or inside > 0.9  # as the text says
 
 # %% [markdown]
 # **How to read it.** The *match* is the partner on the other side with the largest overlap. Two high percentages mean
 # that both are nearly the same set of voxels. A few dozen voxels of something else are a rim along a membrane;
-# thousands are an error.
+# thousands are an error. The split neuron of part 3 has hardly any voxels outside its match here, because `too high`
+# joins what `too low` cut.
 #
-# **Exercise 6.2: the match of a segment.** Write the first line of such a report: return two values, the neuron of
-# `truth` that has most voxels in `segment`, and the share of the segment's voxels that lie in it. The id 0 in `truth`
-# is not a neuron, but its voxels belong to the segment.
+# **Exercise 6.2: the match of a segment.** Compute the numbers in the *match* line of such a report. `segment` is an id
+# in `segmentation`. Return two values: the id of the neuron in `truth` that has most voxels in that segment, and the
+# share of the segment's voxels that lie in it. The id 0 in `truth` is not a neuron, but its voxels belong to the
+# segment.
 
 
 # %% tags=["task"]
@@ -339,7 +348,7 @@ checks.match(my_match)
 # The viewer's state is a Python object. If you change it here, the browser follows; if you move in the browser, you can
 # read the new state here. So a list of errors becomes a tour. `view.jump` moves the viewer to an error, selects its two
 # largest parts, and shows the matching error layer. `merges[0]` is the merge with the largest second part, `merges[1]`
-# the next.
+# the next. The bits say how much of VOI merge is due to it.
 
 # %%
 for k, error in enumerate(merges[:3]):
@@ -389,6 +398,9 @@ for what, labels, colors in (("too high", too_high, high_colors), ("ground truth
     plt.show()
 
 # %% [markdown]
+# **What to see.** At the crossing the segmentation has one colour on both sides of a membrane, and the ground truth has
+# two.
+#
 # The next cell takes the viewer back to where it was in part 4. So if you run all cells of this lesson at once, you
 # find the viewer there as the text describes it. To fly to the merge, run the cell with `view.jump` again.
 

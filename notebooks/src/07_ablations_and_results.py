@@ -234,7 +234,7 @@ fold_table(["row", "VOI (bits)", "difference", "ARAND", "runs"], groups)
 quiz.ask("07", "one-seed")
 
 # %% [markdown]
-# Here are all runs with all labelled sections, one dot each:
+# Here are all runs with all labelled sections, one dot each. A black stroke is the mean of a row:
 
 # %% alt="One line for each row that had all labelled sections, from the shipped model down, and on it a dot for the VOI of each of its runs; where a row has several seeds, a bar marks their mean. The number of runs follows each name."
 figure, ax = plt.subplots(figsize=(11, 1.5 + 0.35 * len(full)))
@@ -520,8 +520,8 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** If pretraining replaces labels, the *distance* between two lines is larger on the left than on the
-# right. Compare it with the bars before you believe it. Here are the same questions as in part 4, with 5 and with 20
-# sections:
+# right. Compare it with the bars, which show the spread over seeds, before you believe it. Here are the same questions
+# as in part 4, with 5 and with 20 sections:
 
 # %%
 groups = {}

@@ -177,7 +177,7 @@ assert np.diff([len(np.unique(labels)) for labels in segmentations.values()]).ma
 # ## 4 · Look
 #
 # First follow one section from left to right. In the second picture white means *joined along all three axes*, and dark
-# lines should close around every neurite. Two neurons will merge where a line has a gap.
+# lines should close around every neurite. Where a line has a wide gap, two neurons may merge.
 
 # %% alt="One section three times: EM, the predicted affinities with dark lines around the neurites, and the neurons at the chosen threshold, each in its own colour."
 z = volume.shape[0] // 2
@@ -204,9 +204,9 @@ figure.suptitle("do neurites keep their colour through z?")
 plt.show()
 
 # %% [markdown]
-# Finally, compare the three thresholds. The left picture should show more pieces, the right one more merges. If the
-# middle one is not the best of the three, set `THRESHOLD` and run again. Choose it on one part of the volume, and judge
-# it on another.
+# Finally, compare the three thresholds. The left picture shows more pieces; the right one may show merges. If both look
+# like the middle one, the choice matters little. If the middle one is not the best of the three, set `THRESHOLD` and
+# run again. Choose it on one part of the volume, and judge it on another.
 
 # %% alt="The same section segmented at half the threshold, at the threshold, and half-way from there to 1. The left picture has more pieces, the right one fewer and larger pieces."
 figure, axes = plt.subplots(1, len(segmentations), figsize=(15, 5.4))

@@ -89,41 +89,56 @@ large_source = write_mirrored("large.zarr", large)
 # The network sees windows, and blends them where they overlap. If each block chose its own windows, values would change
 # with the block. So **the whole volume decides where windows lie**. Each window is computed once, by the block in which
 # it begins. What it contributes to other blocks goes through the disk (the folder `windows`, until the run is
-# complete). So do SAM2's features of sections that several windows share. Then each block blends all windows that touch
-# it. Here they are, for windows that are 160 voxels wide and overlap by a quarter.
+# complete). The features of the SAM2 encoder go the same way, because several windows need those of one section. Then
+# each block blends all windows that touch it.
+#
+# How many windows touch a block, and how many of them lie wholly inside, so that no other block needs them? We count in
+# a plane, for windows that are 160 voxels wide and overlap by a quarter.
+
+# %%
+from fgnet_lib.inference import window_starts
+
+low, window, shares = 512, 160, []  # a block's first voxel along y and x, and the width of a window
+for high in (1024, 768):
+    starts = [a for a in window_starts(4096, window, 0.25, 32) if a < high and a + window > low]
+    inside = sum(low <= a <= high - window for a in starts)
+    shares.append(inside**2 / len(starts) ** 2)
+    print(f"block of {high - low} x {high - low}: {len(starts) ** 2} windows touch it, {inside**2} lie inside")
+assert shares[0] > 3 * shares[1]  # as the text says
+
+# %% [markdown]
+# Here are the windows of the smaller block. Some frames are drawn a few voxels smaller, so that you can tell them
+# apart.
 
 # %% alt="A plan of a volume from above, cut into blocks by grey lines. One block is filled. Windows that touch it reach beyond it on all sides: those that begin in it are drawn as orange frames, those that begin in a neighbour as grey ones."
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from fgnet_lib.inference import window_starts
-
-side, low, high = 1024, 384, 640
-starts = [a for a in window_starts(side, 160, 0.25, 32) if a < high and a + 160 > low]
-figure, ax = plt.subplots(figsize=(6.5, 6.5))
-ax.add_patch(Rectangle((low, low), high - low, high - low, color="tab:blue", alpha=0.5, label="block"))
+figure, ax = plt.subplots(figsize=(10, 6))
+ax.add_patch(Rectangle((low, low), high - low, high - low, color="tab:blue", alpha=0.3, label="block"))
 kinds = {"windows that begin elsewhere": "tab:gray", "windows that begin in it": "tab:orange"}
-frames = [(y, x, list(kinds)[min(y, x) >= low]) for y in starts for x in starts]
-for y, x, kind in sorted(frames, key=lambda frame: frame[2] == "windows that begin in it"):
-    ax.add_patch(Rectangle((x, y), 160, 160, fill=False, lw=1.5, color=kinds[kind]))
+for row, y in enumerate(starts):
+    for column, x in enumerate(starts):
+        apart, color = 4 * (row % 2 + 2 * (column % 2)), [*kinds.values()][min(y, x) >= low]
+        frame = (x + apart, y + apart), window - 2 * apart, window - 2 * apart
+        ax.add_patch(Rectangle(*frame, fill=False, lw=1.5, color=color))
 for kind, color in kinds.items():
     ax.plot([], color=color, label=kind)
-ticks = np.arange(128, side, 256)
-ax.set(
-    xlim=(0, side), ylim=(side, 0), xlabel="x (voxels)", ylabel="y (voxels)", aspect="equal", xticks=ticks, yticks=ticks
-)
+ax.set(xlim=(256, 1024), ylim=(1024, 256), xlabel="x (voxels)", ylabel="y (voxels)", aspect="equal")
+ax.set(xticks=range(256, 1025, 256), yticks=range(256, 1025, 256))
 ax.grid(True)
-ax.legend()
+ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 plt.show()
 
 # %% [markdown]
-# **What to see.** A block shares windows with its neighbours only near its border. So the larger the block, the smaller
-# the share of windows that go through the disk. What a step reads around its block, like the windows here or the
-# fragments of part 6, is called a *halo*.
+# **What to see.** Only a window that lies inside the block is the block's own business. All others cross its border, so
+# a part of them goes through the disk. Their share is smaller for the larger block: its border is longer, but its area
+# has grown even more. What a step reads around its block, like the windows here or the fragments of part 6, is called
+# a *halo*.
 #
 # **Exercise 9.1: what a block reads.** A block reaches from `start` to `stop` (z, y, x; `stop` is the last voxel + 1).
-# It reads a halo of `halo` voxels around itself, as far as the volume of the given `shape` goes. Return where it begins
-# and where it ends to read, as two triples.
+# It reads a halo of `halo` voxels around itself, as far as the volume of the given `shape` goes. Return where it starts
+# and where it stops reading, as two triples in the order z, y, x.
 
 
 # %% tags=["task"]
@@ -258,8 +273,9 @@ ax.invert_yaxis()
 plt.show()
 
 # %% [markdown]
-# **What to see.** The blue bar stays below what you allow, and the whole volume would need ten times as much. The blue
-# bar does not grow with the volume: make the volume a thousand times larger, and only the disk and your patience
+# **What to see.** The blue bar stays below what you allow, and the whole volume would need ten times as much. (The blue
+# bar is longer than the two blocks of part 1, because temporary copies, reading and compressing take memory, too.) It
+# does not grow with the volume: make the volume a thousand times larger, and only the disk and your patience
 # notice. We measured all steps up to the neurons in volumes of up to 2 GVox:
 # [blocks, measured](../docs/measured/bench_blocks.md).
 #
@@ -312,7 +328,7 @@ threading.Thread(target=kill_a_worker, args=(6, workers), daemon=True).start()
 with get_task_stream(client) as stream:
     report = predict_blocks(client, source, folder, network, block)
 done.set()
-print(f"{report.done + report.kept} of {len(grid)} blocks; a worker used at most {report.peak_bytes / 2**20:.0f} MiB")
+print(f"{report.done + report.kept} of {len(grid)} blocks; a worker used at most {report.peak_bytes / 1e6:.0f} MB")
 assert killed, "the run was over before a worker was killed"
 
 # %% [markdown]
@@ -348,6 +364,7 @@ shard = folder / "affinities.zarr" / "c" / "0" / "0" / "2" / "3"
 os.truncate(shard, shard.stat().st_size // 2)
 third = predict_blocks(client, source, folder, network, block, progress=False)
 print(f"after a file was cut in half: {third.done} done, {third.kept} kept")
+assert (again.done, third.done) == (0, 1)
 
 # %% [markdown]
 # And what if someone continues with other settings? Then half of the volume would be of one kind and half of another.
@@ -399,7 +416,7 @@ start = time.perf_counter()
 steps = segment_blocks(client, folder / "affinities.zarr", folder, threshold=threshold, block=block, progress=False)
 segmented = time.perf_counter() - start
 for step in steps:
-    print(f"{step.step:10} {step.done:3} blocks, {step.seconds.total():6.2f} s, {step.peak_bytes / 2**20:5.0f} MiB")
+    print(f"{step.step:10} {step.done:3} blocks, {step.seconds.total():6.2f} s, {step.peak_bytes / 1e6:5.0f} MB")
 table = np.load(folder / "table" / "neurons.npy", mmap_mode="r")
 print(f"{len(table)} fragments became {table.max()} neurons")
 
@@ -421,15 +438,19 @@ for y in range(block[1], shape[1], block[1]):
 for x in range(block[2], shape[2], block[2]):
     axes[2].axvline(x - 0.5, color="white", lw=0.6)
 plt.show()
+rows = np.arange(block[1], shape[1], block[1])  # behind each line along x
+same = arrays["neurons"][0, rows] == arrays["neurons"][0, rows - 1]
+assert same[arrays["affinities"][1, 0, rows] > 0.9].mean() > 0.9  # as the text says
 
 # %% [markdown]
 # **What to see.** Neurons keep their colour across the lines. (The data repeat because we mirrored them; the network
-# has nothing to do with that.) Working block by block does no harm as long as the parts at the borders find each other,
-# and that is what the halo is for.
+# has nothing to do with that.) Working block by block does no harm as long as the parts at the borders find each other:
+# that is what the halo of step 1 and the extra layer of step 2 are for.
 #
-# **Exercise 9.2: ids that no other block has.** Each block numbers its fragments from 1; 0 means no fragment. Turn
-# these numbers into ids of the volume, with the `number` of the block and the `voxels` of a full block. No two blocks
-# may share an id, and no block may have to ask another.
+# **Exercise 9.2: ids that no other block has.** Each block numbers its fragments from 1; 0 means no fragment, and stays
+# 0. Turn these numbers, an array `local`, into ids that are unique in the whole volume. You know the `number` of the
+# block, counted from 0, and how many `voxels` a full block has. No block may have to ask another, and with $n$ blocks
+# no id may be larger than $n$ · `voxels`.
 
 
 # %% tags=["task"]
@@ -476,7 +497,7 @@ rates["segmentation, a core"] = np.prod(shape) / sum(step.seconds.total() for st
 
 # %%
 VOXELS = 1e15
-print(f"{'':33} {'MVox/s':>8} {'machine-hours':>14} {'days with 1000':>16}")
+print(f"{'':33} {'MVox/s':>8} {'worker-hours':>14} {'days with 1000':>16}")
 for name, value in rates.items():
     if value is None:
         print(f"{name:33} not measured here")
@@ -490,8 +511,8 @@ assert session.profile.name == "fast" or VOXELS / (rate * 1e6) < 1000 * 3650 * 8
 
 # %% [markdown]
 # **What to see.** The hours look hopeless, but a thousand workers share them. With larger windows (every profile but
-# `fast`), a thousand CPU cores need weeks or months, not decades: an expensive plan, but a plan. The small windows of
-# `fast` are slower, because less of their work is useful. To save time, first give each worker a GPU, then use larger
+# `fast`), a thousand CPU cores need weeks or months, not decades: an expensive plan, but a plan. (The windows of `fast`
+# are a toy, so do not plan with their rate.) To save time, first give each worker a GPU, then use larger
 # blocks, then predict only where there is tissue. Two limits remain: storage is counted in petabytes, and the graph of
 # step 3 must fit into the memory of one machine and grows with the number of fragments.
 #
@@ -536,6 +557,7 @@ checks.worker_hours(my_hours)
 # Stop the workers, and look at your exercises:
 
 # %%
+client.run(set_level, logging.CRITICAL)  # a worker that outlives its scheduler for a moment would report an error
 running.close()
 
 # %%

@@ -71,7 +71,8 @@ def block_ids(answer: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
     require(all(len(block) == 3 for block in sets), "Two fragments of one block have become one")
     largest = max(max(block) for block in sets)
     require(
-        largest <= 18, f"Three blocks of 6 voxels have at most 18 fragments, but an id is {largest:g}: leave no gaps"
+        largest <= 18,
+        f"Three blocks of 6 voxels have at most 18 fragments, but an id is {largest:g}: it need not be larger than 18",
     )
     few = np.minimum(local, 3)  # a block with other fragments than those before it
     fourth = call_array(answer, few, 3, 6, shape=few.shape).astype(float)

@@ -34,7 +34,7 @@ MUTANTS = {
         ("number * voxels", "number * 6", "use the `voxels`"),
         ("number * voxels", "number", "Two blocks give the id"),
         ("number * voxels", "0", "the same ids"),
-        ("number * voxels", "number * 1000", "leave no gaps"),
+        ("number * voxels", "number * 1000", "need not be larger than 18"),
         ("number * voxels", "number * int(local.max())", "cannot know how many fragments"),
     ],
     "worker_hours": [
