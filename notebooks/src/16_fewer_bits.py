@@ -88,7 +88,8 @@ assert largest <= 0.5 + 1e-4 and torch.equal(again, rounded)
 # **What to see.** Within the range no error exceeds half a step. Beyond its ends the error grows without limit, because
 # values there get the first or the last level. So the range is a compromise. A wide range clips nothing but has long
 # steps; a narrow one has short steps but clips. The printed line shows two rules that follow from the equation: the error
-# within the range is at most $\Delta / 2$, and rounding twice is the same as rounding once.
+# within the range is at most $\Delta / 2$, and rounding twice is the same as rounding once. The levels do not begin at -1 and
+# end at 2 exactly: all of them are moved a little, so that one of them is 0.
 #
 # **Exercise 16.1: round to levels.** Write it with evenly spaced levels whose first is the least value of `x` and whose
 # last is the largest. (This simple version need not keep 0 exact.)
