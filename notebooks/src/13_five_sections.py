@@ -461,7 +461,7 @@ plt.show()
 quiz.ask("13", "snake")
 
 # %%
-STEPS, SEEDS = (20, 1) if PROFILE == "fast" else (60, 3)
+STEPS, SEEDS = (20, 1) if PROFILE == "fast" else (40, 3)
 
 
 def stain(seed):
