@@ -175,12 +175,15 @@ from fgnet_lib.volumes import Region
 source = adaptation.read_source(adaptation.SHIPPED_SOURCE)
 
 
-def show_to_model(part, steps):
-    changed = replace(part, raw=adaptation.change_grey_values(part.raw, steps, source))
+def change_grey(part, steps):
+    return replace(part, raw=adaptation.change_grey_values(part.raw, steps, source))
+
+
+def resample(part, steps):
     if "voxel_size" not in steps:
-        return changed
+        return part
     voxel_size = part.voxel_size[0], TRAINED_NM, TRAINED_NM
-    return replace(changed, raw=rescale_sections(changed), labels=None, voxel_size=voxel_size)
+    return replace(part, raw=rescale_sections(part), labels=None, voxel_size=voxel_size)
 
 
 def predict_affinities(seen, progress=True):
@@ -196,25 +199,26 @@ def predict_affinities(seen, progress=True):
 known = adaptation.STEPS if checkpoint.parent == weights.PRETRAINED else ("clahe",)
 first = max(0, volume.shape[0] // 2 - 4)
 slab = volume[first : first + 8, :, :]
+size = [slab.shape[0], *(max(1, round(1280 / nm)) for nm in slab.voxel_size[1:])]
+window = Region.at([max(0, n - m) // 2 for n, m in zip(slab.shape, size, strict=True)], size)
 choices = [(), steps] if steps else [(), *((step,) for step in known)]
 figure, axes = plt.subplots(2, len(choices), figsize=(4.1 * len(choices), 8.4), layout="constrained")
 for column, choice in zip(axes.T, choices, strict=True):
-    seen = show_to_model(slab, choice)
-    size = [seen.shape[0], *(round(1280 / nm) for nm in seen.voxel_size[1:])]
-    seen = seen[Region.at([max(0, n - m) // 2 for n, m in zip(seen.shape, size, strict=True)], size)]
+    seen = resample(change_grey(slab, choice)[window], choice)
     z, title = seen.shape[0] // 2, "as it is" if choice == () else " + ".join(choice)
     plots.show_section(column[0], seen.raw, None, seen.voxel_size, z, title)
     plots.show_affinities(column[1], predict_affinities(seen, progress=False), seen.voxel_size, z, "affinities")
 plt.show()
 
 # %% [markdown]
-# **What to see.** A step is worth a try if membranes become *closed* dark lines in the lower row, and no new lines run
-# through the inside of neurites. Your eye can be wrong, so judge it on a labelled block if you have one (part 6).
+# **What to see.** In the lower row, white means *joined along all three axes*. A step is worth a try if membranes become
+# *closed* dark lines there, and no new lines run through the inside of neurites. Your eye can be wrong, so judge it on a
+# labelled block if you have one (part 6).
 #
 # Now the whole volume, with `ADAPT`:
 
 # %%
-seen = show_to_model(volume, steps)
+seen = resample(change_grey(volume, steps), steps)
 affinities = restore_voxels(predict_affinities(seen), volume.shape)
 print(f"ADAPT {' + '.join(steps) or 'none'}: the model saw {seen.shape} voxels of {seen.voxel_size} nm")
 
