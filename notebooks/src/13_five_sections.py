@@ -501,8 +501,9 @@ print(f"constant guess      Dice: {2 * truth.mean() ** 2 / (truth.mean() ** 2 + 
 
 # %% [markdown]
 # **What to see.** Compare the gap between the two lines with the spread within a line. With `PROFILE = "fast"` both have
-# only begun to learn. The snake also costs more: it has a layer that steers, and it samples nine times. **In dense EM we
-# promise nothing**: there, most neurites are thick, and a U-Net sees the plane at five scales.
+# only begun to learn. The snake also costs more: it has a layer that steers, it samples nine times, and on a CPU a step of it
+# takes about ten times as long. **In dense EM we promise nothing**: there, most neurites are thick, and a U-Net sees the
+# plane at five scales.
 #
 # ## 7 · Measured: is there a free lunch?
 #
@@ -542,7 +543,8 @@ for n in few_sections.LABELLED_SECTIONS:
 fold_table(["question", "VOI of the first", "of the second", "difference", "p"], groups)
 
 # %% [markdown]
-# [few_sections.md](../docs/measured/few_sections.md) has every row, with the time that it took.
+# [few_sections.md](../docs/measured/few_sections.md) has every row, with the time that it took. [Which of these should I
+# try first?](../docs/understand/which_first.md) puts this beside what needs no label.
 #
 # **Limits.** A run takes about a minute of one core, and MS-Con was pretrained on four large data sets. More pretraining
 # may turn the order around: our rows say what a minute can do. The threshold is chosen on 20 more labelled sections, the same
