@@ -500,10 +500,10 @@ for name, bend in (("straight", False), ("snake", True)):
 print(f"constant guess      Dice: {2 * truth.mean() ** 2 / (truth.mean() ** 2 + truth.mean()):.3f}")
 
 # %% [markdown]
-# **What to see.** Compare the gap between the two lines with the spread within a line. With `PROFILE = "fast"` both have
-# only begun to learn. The snake also costs more: it has a layer that steers, it samples nine times, and on a CPU a step of it
-# takes about ten times as long. **In dense EM we promise nothing**: there, most neurites are thick, and a U-Net sees the
-# plane at five scales.
+# **What to see.** Compare the gap between the two lines with the spread within a line. With `PROFILE = "cpu"` the lines
+# overlap: in so few steps, no snake has learned to gain from its bends. (With `fast` both have only begun to learn.) A
+# snake also costs more: it has a layer that steers, it samples nine times, and on a CPU a step takes about ten times as
+# long. **In dense EM we promise nothing**: there, most neurites are thick, and a U-Net sees the plane at five scales.
 #
 # ## 7 · Measured: is there a free lunch?
 #
