@@ -2,7 +2,7 @@
 
 Three kinds of methods, by what they change:
 
-    grey values          histogram matching, CLAHE (both by scikit-image); voxel size is `study.evaluation`'s matter
+    grey values          histogram matching, CLAHE (both by scikit-image); `study.evaluation` rescales voxels
     feature statistics   every channel gets the mean and the deviation that it had in training
     weights              gradient steps on the target, for norm layers alone; an EMA of them is what predicts
 
@@ -38,7 +38,11 @@ from fgnet_lib.channel_norm import ChannelNorm
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import window_starts
 from fgnet_lib.volumes import Region, Volume
+from fgnet_lib.weights import PRETRAINED
 
+SHIPPED_SOURCE = PRETRAINED / "fgnet_mini.source.json"  # of FIB-25's training sections
+TOWARDS_SOURCE = ("voxel_size", "histogram")  # steps that bring a volume to the shipped models' training sections
+STEPS = (*TOWARDS_SOURCE, "clahe")  # what may be done to a volume before a model sees it
 NORMS = (nn.GroupNorm, nn.LayerNorm, ChannelNorm)
 CELL, BLOCK, ORIENTATIONS = 8, 2, 9  # pixels of a cell's side, cells of a block's side, angles from 0 to 180 degrees
 LEAST_VARIANCE = 1e-12  # of a constant channel, so that nothing is divided by 0
@@ -233,8 +237,69 @@ def match_histogram(raw: np.ndarray, histogram: np.ndarray) -> np.ndarray:
 
 
 def equalise_locally(raw: np.ndarray) -> np.ndarray:
-    """Equalise the contrast of each section in its surroundings (CLAHE: contrast-limited, adaptive, by histograms)."""
-    return np.stack([np.round(255 * equalize_adapthist(section, clip_limit=0.01)) for section in raw]).astype(np.uint8)
+    """Equalise the contrast of each section in its surroundings (CLAHE: contrast-limited, adaptive, by histograms).
+
+    A section of one grey value, such as a lost one, stays as it is.
+    """
+    out = raw.copy()
+    for section in out:
+        if np.ptp(section):
+            section[:] = np.round(255 * equalize_adapthist(section, clip_limit=0.01))
+    return out
+
+
+def parse_steps(adapt: Any, checkpoint: Path) -> tuple[str, ...]:
+    """Read the steps that a person gives as ADAPT, as in "none", "clahe" or "voxel_size, histogram".
+
+    Args:
+        adapt: Names of `STEPS`, in a text or a list; "none" or nothing for no step.
+        checkpoint: The model's file.
+
+    Returns:
+        The steps in the order given, each once.
+
+    Raises:
+        ValueError: Unknown steps, or steps towards training sections of which nothing is known: those of a model
+            that does not come with the repository.
+
+    Example:
+        >>> parse_steps("voxel_size clahe", PRETRAINED / "fgnet_mini.safetensors")
+        ('voxel_size', 'clahe')
+    """
+    words = " ".join(map(str, adapt)) if isinstance(adapt, list | tuple) else str("" if adapt is None else adapt)
+    steps = tuple(dict.fromkeys(words.replace(",", " ").replace("+", " ").split()))
+    steps = () if steps == ("none",) else steps
+    if unknown := [step for step in steps if step not in STEPS]:
+        raise ValueError(
+            f"ADAPT is {adapt!r}, and {unknown[0]!r} is no step: give none, or one or several of {', '.join(STEPS)}, "
+            "as in 'voxel_size clahe'"
+        )
+    towards = [step for step in steps if step in TOWARDS_SOURCE]
+    if towards and checkpoint.parent != PRETRAINED:
+        raise ValueError(
+            f"ADAPT is {adapt!r}, but {towards[0]} needs the sections that a model was trained on, and those of "
+            f"{checkpoint} are not known: give clahe or none, or a CHECKPOINT that comes with the repository"
+        )
+    return steps
+
+
+def change_grey_values(raw: np.ndarray, steps: Sequence[str], source: SourceStatistics) -> np.ndarray:
+    """Match the histogram of a volume and apply CLAHE, if `steps` names them, in its order.
+
+    Args:
+        raw: uint8 (z, y, x); it stays as it is.
+        steps: Further names change no grey values.
+        source: The source, whose histogram is matched.
+
+    Returns:
+        uint8 (z, y, x); `raw` itself where no step changes it.
+    """
+    for step in steps:
+        if step == "histogram":
+            raw = match_histogram(raw, source.histogram)
+        elif step == "clahe":
+            raw = equalise_locally(raw)
+    return raw
 
 
 def restain(volume: Volume, seed: int = 0) -> Volume:
@@ -313,7 +378,8 @@ def adapt_norms(
         seed: Of the order in which windows arrive.
 
     Returns:
-        The teacher, in eval mode, and for each step both losses of the student before that step.
+        The teacher, in eval mode, and for each step both losses of the student before that step, and its "boundary":
+        the mean of 1 - the affinities along y and x in that window, from 0 to 1.
 
     Raises:
         ValueError: The model has no Fine-Grained Encoder.
@@ -331,7 +397,8 @@ def adapt_norms(
             section = _as_tensor(raw[window])
             output = student(section)
             style, structure = style_loss(levels, source), structure_loss(output.refined, section)
-            losses.append({"style": style.item(), "structure": structure.item()})
+            boundary = 1 - output.refined[:, 1:].detach().sigmoid().mean()
+            losses.append({"style": style.item(), "structure": structure.item(), "boundary": boundary.item()})
             optimizer.zero_grad()
             (config.style * style + config.structure * structure).backward()
             optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Literal
 
 import fastremap
@@ -29,6 +30,18 @@ def rescale_sections(volume: Volume) -> np.ndarray:
     return ndimage.zoom(volume.raw, zoom, order=1, grid_mode=True, mode="nearest")
 
 
+def restore_voxels(affinities: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Bring affinities (3, z, y, x) of rescaled sections back to the voxels of their volume, of `shape` (z, y, x).
+
+    Returns:
+        float32 from 0 to 1; the affinities themselves where they have this shape.
+    """
+    if affinities.shape[1:] == tuple(shape):
+        return affinities
+    back = (1, *(n / m for n, m in zip(shape, affinities.shape[1:], strict=True)))
+    return ndimage.zoom(affinities, back, order=1, grid_mode=True, mode="nearest").clip(0, 1)
+
+
 def predict_rescaled(
     model: FGNet, volume: Volume, rescale: bool, three_views: bool = False, engine: Literal["auto", "torch"] = "auto"
 ) -> Prediction:
@@ -39,16 +52,9 @@ def predict_rescaled(
     if not rescale:
         views = three_views and not is_anisotropic(volume.voxel_size)
         return predict(model, volume.raw, progress=False, three_views=views, engine=engine)
-    raw = rescale_sections(volume)
-    prediction = predict(model, raw, progress=False, engine=engine)
-    back = (1, *(n / m for n, m in zip(volume.shape, raw.shape, strict=True)))
-
-    def enlarge(affinities: np.ndarray | None) -> np.ndarray | None:
-        if affinities is None:
-            return None
-        return ndimage.zoom(affinities, back, order=1, grid_mode=True, mode="nearest").clip(0, 1)
-
-    return Prediction(enlarge(prediction.refined), enlarge(prediction.coarse), prediction.attention)
+    *outputs, attention = predict(model, rescale_sections(volume), progress=False, engine=engine)
+    refined, coarse = (None if output is None else restore_voxels(output, volume.shape) for output in outputs)
+    return Prediction(refined, coarse, attention)
 
 
 def label_pieces(labels: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ TARGETS = REPOSITORY / "docs" / "measured" / "targets"
 TARGET_VOLUMES = {"fib25": "FIB-25", "gala": "gala", "ac4": "AC4", "cremi_b_mini": "CREMI B"}
 ORDERS = (0, 1, 2)  # in which windows of the target arrive
 BASELINE = "voxel_size"
+NOISE = 0.02  # bits of VOI; smaller changes count as none
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,55 @@ def target_scores(cells: dict[Cell, dict], volume: str, method: str) -> list[flo
     return [run["scores"]["voi_split"] + run["scores"]["voi_merge"] for run in runs]
 
 
-def target_changes(cells: dict[Cell, dict], method: str) -> dict[str, float]:
+def scores_by_rate(cells: dict[Cell, dict], volume: str) -> dict[float, list[float]]:
+    """VOI (bits) of style and structure together on a volume, by learning rate and order; only what was measured."""
+    names = {method.rate: name for name, method in TARGET_METHODS.items() if method.style and method.structure}
+    scores = {rate: target_scores(cells, volume, names[rate]) for rate in sorted(names)}
+    return {rate: values for rate, values in scores.items() if values}
+
+
+def target_changes(cells: dict[Cell, dict], method: str, before: str = BASELINE) -> dict[str, float]:
     """How much a method changes the mean VOI (bits) of each volume where it was measured; below 0 is better."""
     pairs = {
-        volume: (target_scores(cells, volume, method), target_scores(cells, volume, BASELINE))
+        volume: (target_scores(cells, volume, method), target_scores(cells, volume, before))
         for volume in TARGET_VOLUMES
     }
     return {volume: float(np.mean(a) - np.mean(b)) for volume, (a, b) in pairs.items() if a and b}
+
+
+def describe_changes(cells: dict[Cell, dict], method: str, before: str = BASELINE) -> str:
+    """Say on which volumes a method is better, worse or the same, with the changes, and where it was not measured."""
+    changes = target_changes(cells, method, before)
+    written = {volume: f"{TARGET_VOLUMES[volume]} ({change:+.2f})" for volume, change in changes.items()}
+    names = {
+        "better on": [written[volume] for volume, change in changes.items() if change < -NOISE],
+        "worse on": [written[volume] for volume, change in changes.items() if change > NOISE],
+        "the same on": [written[volume] for volume, change in changes.items() if abs(change) <= NOISE],
+        "not measured on": [TARGET_VOLUMES[volume] for volume in _missing_volumes(changes, method, before)],
+    }
+    return "; ".join(f"{what} {', '.join(volumes)}" for what, volumes in names.items() if volumes)
+
+
+def advise(cells: dict[Cell, dict], method: str, before: str = BASELINE) -> str:
+    """Say in a few words whether to try a method, by what it did to all volumes that were measured."""
+    changes = target_changes(cells, method, before)
+    if not changes:
+        return "not measured yet"
+    helps, hurts = min(changes.values()) < -NOISE, max(changes.values()) > NOISE
+    verdict = {
+        (True, False): "try it",
+        (True, True): "may help or hurt: only with labels to judge it",
+        (False, True): "leave it",
+        (False, False): "changes nothing",
+    }[helps, hurts]
+    return verdict + (", so far" if _missing_volumes(changes, method, before) else "")
+
+
+def _missing_volumes(changes: dict[str, float], *methods: str) -> list[str]:
+    """The volumes for which all these methods are declared, and that are not among the changes."""
+    declared = {(volume, name) for volume, name, _ in list_target_cells()}
+    volumes = [volume for volume in TARGET_VOLUMES if all((volume, name) in declared for name in methods)]
+    return [volume for volume in volumes if volume not in changes]
 
 
 def describe_missing_cells(cells: dict[Cell, dict]) -> str:

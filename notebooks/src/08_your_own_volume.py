@@ -7,6 +7,7 @@
 #
 # - how to open an EM volume in any of the field's formats, and what to check before you compute anything;
 # - how to predict and segment all of it, with the shipped model or your own;
+# - how to bring a volume that looks different closer to the model, with a preview and a way back;
 # - how to save the result with its voxel size, and score it if you have labels;
 # - how to see in three pictures what went wrong, and what to try first.
 #
@@ -31,6 +32,7 @@ LABELS_KEY = ""  # path of the labels inside that file; empty: found by itself, 
 UNKNOWN = ""  # id of unknown voxels in the labels, as -1; empty: 2^64 - 1 only
 CHECKPOINT = "fgnet_mini"  # a model that comes with the repository, fgnet_mini or student, or a file of lesson 04
 THRESHOLD = ""  # score for agglomeration, 0 to 1; empty: the value stored with the model
+ADAPT = "none"  # steps before the model: none, or one or several of voxel_size, histogram, clahe
 
 # %% tags=["setup"]
 from fgnet_lib.course.session import start_session
@@ -45,7 +47,7 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 #
 # ```bash
 # papermill notebooks/08_your_own_volume.ipynb report.ipynb -k python3 \
-#     -p VOLUME brain.h5 -p CHECKPOINT mine.safetensors -p OUT_DIR results
+#     -p VOLUME brain.h5 -p ADAPT "voxel_size clahe" -p OUT_DIR results
 # ```
 #
 # Papermill reads paths from the folder in which **you start it**; Jupyter reads them from the folder of the notebook.
@@ -135,15 +137,92 @@ plt.show()
 # %%
 from fgnet_lib import weights
 from fgnet_lib.inference import predict
+from fgnet_lib.neighbours import target_adaptation as adaptation
 
 checkpoint = weights.find_checkpoint(CHECKPOINT)
+steps = adaptation.parse_steps(ADAPT, checkpoint)
 model = weights.load_model(checkpoint, session.device)
 threshold = float(weights.read_notes(checkpoint).get("threshold", 0.5) if THRESHOLD == "" else THRESHOLD)
 if not 0 <= threshold <= 1:
     raise ValueError(f"THRESHOLD is {threshold:g}, but it is 1 - mean affinity: give a number from 0 to 1")
-prediction = predict(model, volume.raw, device=session.device)
-affinities = prediction.coarse if prediction.refined is None else prediction.refined
 print(f"{checkpoint.name}: {sum(p.numel() for p in model.parameters()):,} parameters, threshold {threshold:g}")
+
+# %% [markdown]
+# ### Adapt to my volume
+#
+# Your volume may look different from the sections that the model was trained on. Three steps take seconds and need no
+# label:
+#
+# | `ADAPT` | what happens to your sections before the model sees them |
+# | --- | --- |
+# | `"voxel_size"` | y and x are resampled to 10 nm, the voxels of training; affinities come back in your voxels |
+# | `"histogram"` | each grey value becomes the one of the same rank in the training sections |
+# | `"clahe"` | contrast is equalised in small neighbourhoods, section by section |
+#
+# You can join several. `ADAPT = "voxel_size clahe"` took VOI from 1.80 to 1.60 bits on AC4 and from 3.01 to 1.77 on
+# CREMI B, two volumes that the model had never seen ([trials](../docs/measured/trials.md)). The default is `"none"`,
+# **because each step can also hurt**: voxel size alone made AC4 a little worse. [Which one
+# first?](../docs/understand/which_first.md) tells what each did to which volume, and lesson 12 explains them. Your own
+# model takes `"clahe"` alone: nothing is known of its training sections.
+#
+# **The way back.** `volume` stays as it is, whatever you choose, and so does the file of part 5. Set `ADAPT = "none"`
+# again, and you get the earlier result to the last bit.
+
+# %%
+from dataclasses import replace
+
+from fgnet_lib.study.evaluation import TRAINED_NM, rescale_sections, restore_voxels
+from fgnet_lib.volumes import Region
+
+source = adaptation.read_source(adaptation.SHIPPED_SOURCE)
+
+
+def change_grey(part, steps):
+    return replace(part, raw=adaptation.change_grey_values(part.raw, steps, source))
+
+
+def resample(part, steps):
+    if "voxel_size" not in steps:
+        return part
+    voxel_size = part.voxel_size[0], TRAINED_NM, TRAINED_NM
+    return replace(part, raw=rescale_sections(part), labels=None, voxel_size=voxel_size)
+
+
+def predict_affinities(seen, progress=True):
+    prediction = predict(model, seen.raw, device=session.device, progress=progress)
+    return prediction.coarse if prediction.refined is None else prediction.refined
+
+
+# %% [markdown]
+# **The preview** takes eight sections from the middle of your volume, adapts them as if they were all, and predicts a
+# piece of 1.3 µm: as it is, and after `ADAPT`. If `ADAPT` is `"none"`, you see all steps that you could choose.
+
+# %% alt="A column as the volume is, and a column for each adaptation. Above, a section as the model sees it; below, the affinities that it predicts, dark along membranes."
+known = adaptation.STEPS if checkpoint.parent == weights.PRETRAINED else ("clahe",)
+first = max(0, volume.shape[0] // 2 - 4)
+slab = volume[first : first + 8, :, :]
+size = [slab.shape[0], *(max(1, round(1280 / nm)) for nm in slab.voxel_size[1:])]
+window = Region.at([max(0, n - m) // 2 for n, m in zip(slab.shape, size, strict=True)], size)
+choices = [(), steps] if steps else [(), *((step,) for step in known)]
+figure, axes = plt.subplots(2, len(choices), figsize=(4.1 * len(choices), 8.4), layout="constrained")
+for column, choice in zip(axes.T, choices, strict=True):
+    seen = resample(change_grey(slab, choice)[window], choice)
+    z, title = seen.shape[0] // 2, "as it is" if choice == () else " + ".join(choice)
+    plots.show_section(column[0], seen.raw, None, seen.voxel_size, z, title)
+    plots.show_affinities(column[1], predict_affinities(seen, progress=False), seen.voxel_size, z, "affinities")
+plt.show()
+
+# %% [markdown]
+# **What to see.** In the lower row, white means *joined along all three axes*. A step is worth a try if membranes become
+# *closed* dark lines there, and no new lines run through the inside of neurites. Your eye can be wrong, so judge it on a
+# labelled block if you have one (part 6).
+#
+# Now the whole volume, with `ADAPT`:
+
+# %%
+seen = resample(change_grey(volume, steps), steps)
+affinities = restore_voxels(predict_affinities(seen), volume.shape)
+print(f"ADAPT {' + '.join(steps) or 'none'}: the model saw {seen.shape} voxels of {seen.voxel_size} nm")
 
 # %% [markdown]
 # ## 3 · Segment
@@ -223,8 +302,6 @@ plt.show()
 # disk or a lost session leaves no half file. If you name it `"segmentation.zarr"`, you get a Zarr instead.
 
 # %%
-from dataclasses import replace
-
 from fgnet_lib.files.formats import write_volume
 
 result = write_volume(replace(volume, labels=segmentation), session.out_dir / "segmentation.h5")
@@ -273,8 +350,8 @@ else:
 # | one colour almost everywhere, even across membranes that you can see (a large neurite *may* fill a small volume) | the model does not find the membranes, or the threshold is too high | look at the affinities. White everywhere: see the next rows. Lines with gaps: a lower `THRESHOLD` |
 # | confetti: each neurite in many colours within a section | the threshold is too low, or the model takes noise for membranes | a higher `THRESHOLD`; smooth the raw data (`scipy.ndimage.gaussian_filter`, sigma 1 in y and x) |
 # | affinities are the negative of what you expect | membranes are bright (some SEM detectors) | save `255 - raw` |
-# | affinities are flat and grey | the model does not know this contrast | compare the histograms of part 1; stretch: `np.interp(raw, np.percentile(raw, (0.5, 99.5)), (0, 255)).astype("uint8")`, section by section if sections differ |
-# | membranes are found, but thick or doubled, or only the large cells are right | voxels are far larger or smaller than in training | resample y and x towards 8 to 10 nm (`scipy.ndimage.zoom`), and give the new voxel size |
+# | affinities are flat and grey | the model does not know this contrast | compare the histograms of part 1, and look at the preview of part 2: `ADAPT = "histogram"` or `"clahe"`. Or stretch: `np.interp(raw, np.percentile(raw, (0.5, 99.5)), (0, 255)).astype("uint8")`, section by section if sections differ |
+# | membranes are found, but thick or doubled, or only the large cells are right | voxels are far larger or smaller than in training | `ADAPT = "voxel_size"`; for your own model resample y and x to its voxels (`scipy.ndimage.zoom`), and give the new voxel size |
 # | each section is right, but colours change in the next | sections are shifted, z is coarser than the model knows, or `VOXEL_SIZE` is wrong | align the stack; check `VOXEL_SIZE`: it decides whether fragments are made section by section (z at least twice x) or in 3D |
 # | everything is wrong below or above one section | a missing, black or folded section | segment the parts before and after it separately; a model trained with lesson 01's augmentations bridges single sections better |
 # | mitochondria or vesicles become separate neurons | the model takes inner membranes for outer ones | a slightly higher `THRESHOLD`; more training data with mitochondria in it |

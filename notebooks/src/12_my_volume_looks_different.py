@@ -40,6 +40,7 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # (Chen et al., below). Using them on affinities, and on the phantom's synapses, is ours.
 
 # %%
+import warnings
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -49,7 +50,9 @@ import numpy as np
 import torch
 
 from fgnet_lib.course import checks, quiz
-from fgnet_lib.datasets import open_dataset
+from fgnet_lib.datasets import fetch, open_dataset
+from fgnet_lib.files.annotations import read_partners
+from fgnet_lib.files.formats import read_volume
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.neighbours import synapses
 from fgnet_lib.neighbours import target_adaptation as adaptation
@@ -60,7 +63,7 @@ from fgnet_lib.study.statistics import summary
 from fgnet_lib.views import plots
 from fgnet_lib.views.tables import fold_table
 from fgnet_lib.volumes import Region
-from fgnet_lib.weights import PRETRAINED, load_pretrained, pretrained_threshold
+from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 # %% [markdown]
 # The model is the shipped one, trained on FIB-25. If your `DATASET` is the phantom, the target is a phantom in another
@@ -74,7 +77,7 @@ volume = session.volume("val", shape)
 target = adaptation.restain(volume, SEED) if DATASET == "phantom" else volume
 rescale = VOLUMES.get(DATASET, True)  # whether its voxels are far from those of training
 model, threshold = load_pretrained(), pretrained_threshold()
-source = adaptation.read_source(PRETRAINED / "fgnet_mini.source.json")
+source = adaptation.read_source(adaptation.SHIPPED_SOURCE)
 print(f"target: {target.name}, {target.shape} voxels of {target.voxel_size} nm")
 print(
     f"of the source we have {source.histogram.size} counts of grey values and {len(source.levels)} levels of features"
@@ -100,8 +103,8 @@ plt.show()
 #
 # ## 2 · Change the grey values
 #
-# **Voxel size first.** A membrane that is 10 pixels wide is not what the model knows. Lesson 08 rescales your sections,
-# and every method below works on rescaled ones.
+# **Voxel size first.** A membrane that is 10 pixels wide is not what the model knows. Lesson 08 rescales your sections
+# with `ADAPT = "voxel_size"`, and every method below works on rescaled ones.
 #
 # **Histogram matching** replaces each grey value by the source's value of the same rank: the darkest tenth becomes as
 # dark as the source's darkest tenth. **CLAHE** equalises contrast in small neighbourhoods, and knows nothing about the
@@ -133,11 +136,13 @@ checks.matched_values(my_matched)
 
 
 # %%
-def boundary_and_voi(model, raw, statistics=None):
-    changed = replace(target, raw=raw)
+def boundary_and_voi(model, part, statistics=None):
     with adaptation.standardise_levels(model, statistics) if statistics else nullcontext():
-        affinities = predict_rescaled(model, changed, rescale, engine="torch").refined
-    scores = evaluate(segment(affinities, target.voxel_size, threshold, strict=False), target.labels)
+        affinities = predict_rescaled(model, part, rescale, engine="torch").refined
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what has collapsed looks like another order of channels
+        segmentation = segment(affinities, part.voxel_size, threshold, strict=False)
+    scores = evaluate(segmentation, part.labels)
     return 1 - affinities[1:].mean(0), scores.voi_split + scores.voi_merge
 
 
@@ -148,7 +153,7 @@ inputs = {
 }
 boundaries, vois = {}, {}
 for name, raw in inputs.items():
-    boundaries[name], vois[name] = boundary_and_voi(model, raw)
+    boundaries[name], vois[name] = boundary_and_voi(model, replace(target, raw=raw))
     print(f"{name}: VOI {vois[name]:.3f}")
 
 # %% alt="Three columns: the target as it is, after histogram matching, and after CLAHE. Above, the section; below, the boundary that the model predicts for it."
@@ -220,7 +225,7 @@ ax.set(
 ax.set_xticks(range(5), [1, 2, 4, 8, 16])
 ax.legend(frameon=False)
 plt.show()
-boundaries["feature statistics"], vois["feature statistics"] = boundary_and_voi(model, target.raw, source.levels)
+boundaries["feature statistics"], vois["feature statistics"] = boundary_and_voi(model, target, source.levels)
 print(f"features re-standardised at every level: VOI {vois['feature statistics']:.3f}")
 matched, untouched = styles["histogram matching"][0], styles["as it is"][0]
 assert DATASET != "phantom" or matched < untouched / 2  # the first bar, as the text says
@@ -344,61 +349,72 @@ checks.averaged_weights(my_average)
 # %% [markdown]
 # ## 7 · Adapt, and collapse
 #
-# Everything together, on your target: style, structure, norm layers, teacher. The **learning rate** is the one thing
-# that nobody can choose without labels. So we take three, from careful to reckless:
+# Everything together: style, structure, norm layers, teacher. The **learning rate** is the one thing that nobody can
+# choose without labels. So we take four, from careful to reckless, and watch one more number at each step: the **share
+# of boundary**, the mean of the predicted boundary in the window that has just arrived.
+#
+# The phantom takes part without its other stain: the model segments it well, and nothing that we added explains what
+# you will see. Its statistics still differ from those of FIB-25, so there is something to adapt to. A real data set
+# takes part as it is.
 
 # %%
-steps = 8 if PROFILE == "fast" else 24
-window = (8, 64, 64) if PROFILE == "fast" else (8, 96, 96)
-raw = rescale_sections(target) if rescale else target.raw
-histories = {}
-for rate in (0.001, 0.01, 0.3):
-    config = adaptation.TargetConfig(rate=rate, steps=steps, window=window)
-    teacher, histories[rate] = adaptation.adapt_norms(model, raw, source.levels, config, SEED)
-    name = f"style, structure: rate {rate}"
-    boundaries[name], vois[name] = boundary_and_voi(teacher, target.raw)
-    print(f"{name}: VOI {vois[name]:.3f}, mean boundary {boundaries[name].mean():.2f}")
+steps = 8 if PROFILE == "fast" else 16
+config = adaptation.TargetConfig(steps=steps, window=(8, 64, 64))
+raw = rescale_sections(volume) if rescale else volume.raw
+edges, outcomes, histories = {}, {}, {}
+edges["before"], outcomes["before"] = boundary_and_voi(model, volume)
+for rate in (0.001, 0.01, 0.1, 1.0):
+    name = f"rate {rate:g}"
+    teacher, histories[name] = adaptation.adapt_norms(model, raw, source.levels, replace(config, rate=rate), SEED)
+    edges[name], outcomes[name] = boundary_and_voi(teacher, volume)
+    print(f"{name}: VOI {outcomes[name]:.3f}, before it was {outcomes['before']:.3f}")
 
-# %% alt="Four pictures of the predicted boundary in one section: before adaptation, and after it with three learning rates. At the largest rate, boundaries appear inside neurites."
-figure, axes = plt.subplots(1, 4, figsize=(15, 4.3), layout="constrained")
-shown = ["as it is", *(f"style, structure: rate {rate}" for rate in histories)]
-for ax, name in zip(axes, shown, strict=True):
-    ax.imshow(boundaries[name][middle], cmap="magma", vmin=0, vmax=1)
-    plots.scale_bar(ax, target.voxel_size)
-    ax.set(title=f"{name.removeprefix('style, structure: ')}; VOI {vois[name]:.2f}", xticks=[], yticks=[])
+# %% alt="Five pictures of the predicted boundary in one section: before adaptation, and after it with four learning rates. At rate 0.1 boundaries appear inside neurites, at rate 1 little is left of the membranes."
+figure, axes = plt.subplots(1, len(edges), figsize=(16, 3.8), layout="constrained")
+for ax, (name, edge) in zip(axes, edges.items(), strict=True):
+    ax.imshow(edge[middle], cmap="magma", vmin=0, vmax=1)
+    plots.scale_bar(ax, volume.voxel_size)
+    ax.set(title=f"{name}; VOI {outcomes[name]:.2f}", xticks=[], yticks=[])
 axes[0].set_ylabel("predicted boundary")
 plt.show()
 
 # %% [markdown]
-# Would the losses have warned you?
+# Would anything have warned you? These curves need no label:
 
-# %% alt="Two panels with three curves each: the style loss and the structure loss of the student at each step, for three learning rates."
-figure, axes = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained")
-for ax, kind in zip(axes, ("style", "structure"), strict=True):
-    for rate, history in histories.items():
-        ax.plot(np.arange(1, steps + 1), [step[kind] for step in history], "o-", ms=3, label=f"rate {rate}")
-    ax.set(xlabel="step (window that arrives)", ylabel=f"{kind} loss")
+# %% alt="Three panels with four curves each, one for each learning rate, against the step: the style loss, the structure loss, and the share of boundary with a dotted line at its value before adaptation. The curve of rate 1 leaves the others within a few steps."
+figure, axes = plt.subplots(1, 3, figsize=(15, 3.9), layout="constrained")
+labels = {"style": "style loss", "structure": "structure loss", "boundary": "share of boundary"}
+for ax, (kind, label) in zip(axes, labels.items(), strict=True):
+    for name, history in histories.items():
+        ax.plot(np.arange(1, steps + 1), [step[kind] for step in history], "o-", ms=3, label=name)
+    ax.set(xlabel="step (window that arrives)", ylabel=label)
 axes[0].set_yscale("log")
-axes[0].legend(frameon=False)
+axes[2].axhline(edges["before"].mean(), color="black", ls=":", label="before, whole volume")
+axes[2].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 plt.show()
-late = {rate: np.mean([step["style"] for step in history[steps // 2 :]]) for rate, history in histories.items()}
+late = {name: np.mean([step["style"] for step in history[steps // 2 :]]) for name, history in histories.items()}
 if DATASET == "phantom":  # as the text says
-    assert abs(vois["style, structure: rate 0.001"] - vois["as it is"]) < 0.05 and late[0.01] < late[0.001]
-    assert boundaries["style, structure: rate 0.3"].mean() > boundaries["as it is"].mean() + 0.02
+    assert abs(outcomes["rate 0.001"] - outcomes["before"]) < 0.05 and late["rate 0.01"] < late["rate 0.001"]
+    assert outcomes["rate 1"] > outcomes["before"] + 1 and late["rate 1"] > late["rate 0.001"]
 
 # %% [markdown]
 # **What to see.** On the phantom, a careful rate changes nearly nothing. A middle rate brings the style loss down, as it
-# should. At a reckless rate the boundary collapses: it appears inside neurites, and membranes fade. In a small piece VOI
-# may hardly notice that, so look at the pictures too. **A loss without labels can fall while the segmentation gets
-# worse**, and then nothing in your volume tells you so. Each window has a style loss of its own, so look at the trend,
-# not at single steps.
+# should, but VOI gets no better. At 0.1 both losses may still look healthy, while the share of boundary climbs:
+# boundaries grow inside neurites. At 1 everything **collapses** within a few steps, and VOI is many times what it was.
+#
+# **A loss without labels can fall while the segmentation gets worse.** On AC4, a real volume, 0.1 was already too much:
+# within 24 steps the style loss fell to a quarter and the structure loss to a third, and VOI rose from 1.87 to 4.92
+# ([trials](../docs/measured/trials.md)). The share of boundary had nearly doubled. Watching it costs nothing. But
+# windows differ, so look at the trend, and do not take a steady share for a proof.
 #
 # ## 8 · Arrows: before and after
 
-# %% alt="A row for each method, with an arrow from the target's VOI as it is to the VOI after the method: blue arrows to the left are better, vermilion arrows to the right are worse."
-figure, ax = plt.subplots(figsize=(10, 3.6), layout="constrained")
-plots.changes_of_voi(ax, vois["as it is"], {name: [voi] for name, voi in vois.items() if name != "as it is"})
-ax.set_title(f"{target.name}: what each method makes of VOI (left is better)")
+# %% alt="Two panels with a row for each method and an arrow from VOI before to VOI after it: blue arrows to the left are better, vermilion arrows to the right are worse. Left: methods on the target. Right: four learning rates, the last of them far to the right."
+figure, axes = plt.subplots(1, 2, figsize=(13, 3.2), layout="constrained")
+before = {"as it is": vois, "before": outcomes}
+for ax, part, (start, values) in zip(axes, (target, volume), before.items(), strict=True):
+    plots.changes_of_voi(ax, values[start], {name: [voi] for name, voi in values.items() if name != start})
+    ax.set_title(f"{part.name} (left is better)")
 plt.show()
 
 # %% [markdown]
@@ -418,7 +434,7 @@ after = {
     volume_name: {
         targets.TARGET_METHODS[key].title: targets.target_scores(cells, volume_name, key)
         for key in measured
-        if key != "as_is"
+        if key not in ("as_is", "both_0.1")  # not a method; and the collapse, which has a figure of its own
     }
     for volume_name in targets.TARGET_VOLUMES
     if targets.target_scores(cells, volume_name, targets.BASELINE)
@@ -434,7 +450,40 @@ plt.show()
 
 # %% [markdown]
 # **How to read it.** The dotted line is the model as it ships, at the voxel size of training. FIB-25 is the model's own
-# tissue: a method that moves it to the right would hurt even where nothing was wrong. The same in numbers:
+# tissue: a method that moves it to the right would hurt even where nothing was wrong.
+#
+# **Which should you try first?** These sentences are computed from the cells. [Which of these should I try
+# first?](../docs/understand/which_first.md) adds what labels can do:
+
+# %%
+for key in measured:
+    print(f"{targets.TARGET_METHODS[key].title}: {targets.describe_changes(cells, key)}")
+
+# %% [markdown]
+# **Limits.** Four volumes are few, and two of them come from tissues that the model was trained on. AC4 and CREMI B are
+# crops of 10 and 5 sections. Statistics of the source come from FIB-25 alone. Rates and weights of the losses were not
+# tuned, since tuning would need labels. [targets.md](../docs/measured/targets.md) has every number.
+
+# %% [markdown]
+# ### Further: every number, and the collapse
+#
+# VOI after 24 windows, against the learning rate:
+
+# %% alt="VOI against the learning rate on a logarithmic axis: a line for each volume, with a dot for each order of arrival. The legend gives VOI before adaptation."
+figure, ax = plt.subplots(figsize=(10, 4), layout="constrained")
+lines = {}
+for volume_name, title in targets.TARGET_VOLUMES.items():
+    if scores := targets.scores_by_rate(cells, volume_name):
+        before = np.mean(targets.target_scores(cells, volume_name, targets.BASELINE))
+        lines[f"{title}, {before:.2f} before"] = scores
+plots.against_sections(ax, lines)
+ax.set(xlabel="learning rate", title="style and structure, norm layers, 24 windows")
+if not lines:
+    ax.text(0.5, 0.5, "no rate is measured yet", transform=ax.transAxes, ha="center")
+plt.show()
+
+# %% [markdown]
+# The same in numbers, with all other methods:
 
 # %%
 groups = {}
@@ -446,24 +495,6 @@ for volume_name, title in targets.TARGET_VOLUMES.items():
         if values
     ]
 fold_table(["method", "VOI (bits)", "orders"], groups)
-
-# %% [markdown]
-# **Which should you try first?** These sentences are computed from the cells:
-
-# %%
-for key in measured:
-    changes = {targets.TARGET_VOLUMES[name]: change for name, change in targets.target_changes(cells, key).items()}
-    better = [f"{name} ({change:+.2f})" for name, change in changes.items() if change < -0.005]
-    worse = [f"{name} ({change:+.2f})" for name, change in changes.items() if change > 0.005]  # not what reads +0.00
-    print(
-        f"{targets.TARGET_METHODS[key].title}: better on {', '.join(better) or 'none'}; "
-        f"worse on {', '.join(worse) or 'none'}"
-    )
-
-# %% [markdown]
-# **Limits.** Four volumes are few, and two of them come from tissues that the model was trained on. AC4 and CREMI B are
-# crops of 10 and 5 sections. Statistics of the source come from FIB-25 alone. Rates and weights of the losses were not
-# tuned, since tuning would need labels. [targets.md](../docs/measured/targets.md) has every number.
 
 # %% [markdown]
 # ## 10 · Further: synapses, when all that you have is points
@@ -611,6 +642,35 @@ for name, rule in (("nearest", synapses.pair_nearest), ("optimal", synapses.pair
 # **What to see.** Where synapses are far apart, both rules agree. In a crowd, assignment avoids a partner that is taken.
 # But it has a price: with several post-synaptic sites for each pre-synaptic one, as in a fly, it leaves sites without a
 # partner, and there the nearest one is the better rule.
+
+# %% [markdown]
+# ### CREMI's own annotations
+#
+# The three training samples of [CREMI](https://cremi.org) hold real synapses of a fly, as points in nm: pre-synaptic
+# and post-synaptic sites, and which belong together. A sample takes some hundred MB, so nothing is downloaded here. If
+# `sample_A_20160501.hdf` lies in `DATA_DIR`, or if you have worked with `DATASET = "cremi_a"`, this cell reads it.
+# Otherwise it tells you where to get it.
+
+# %%
+try:
+    sample_file = fetch("sample_A_20160501.hdf", download=False)
+except FileNotFoundError as error:
+    sample_file = None
+    print(error)
+if sample_file:
+    sample = read_volume(sample_file)
+    contacts = synapses.Synapses(*read_partners(sample_file, sample))
+    sites, owners = np.unique(contacts.pre, axis=0, return_inverse=True)
+    print(f"{len(sites)} pre-synaptic sites with {len(contacts.post) / len(sites):.1f} partners each")
+    for name, rule in (("nearest", synapses.pair_nearest), ("optimal", synapses.pair_optimally)):
+        rows = rule(sites, contacts.post, sample.voxel_size)
+        print(f"{name}: {np.mean(rows == owners.ravel()):.0%} of {len(rows)} partners are right")
+
+# %% [markdown]
+# **What to see,** if you have the file. A site with several partners is the case of the last paragraph: assignment gives
+# each site one partner, so it cannot be right for the others. The points are in the same form as those of the phantom.
+# So you can draw balls around them and train the detector on a crop: `read_partners(sample_file, sample[0:24, 0:512,
+# 0:512])` gives those inside it.
 
 # %% [markdown]
 # ## Your exercises

@@ -461,7 +461,7 @@ plt.show()
 quiz.ask("13", "snake")
 
 # %%
-STEPS, SEEDS = (20, 1) if PROFILE == "fast" else (60, 3)
+STEPS, SEEDS = (20, 1) if PROFILE == "fast" else (40, 3)
 
 
 def stain(seed):
@@ -500,9 +500,10 @@ for name, bend in (("straight", False), ("snake", True)):
 print(f"constant guess      Dice: {2 * truth.mean() ** 2 / (truth.mean() ** 2 + truth.mean()):.3f}")
 
 # %% [markdown]
-# **What to see.** Compare the gap between the two lines with the spread within a line. With `PROFILE = "fast"` both have
-# only begun to learn. The snake also costs more: it has a layer that steers, and it samples nine times. **In dense EM we
-# promise nothing**: there, most neurites are thick, and a U-Net sees the plane at five scales.
+# **What to see.** Compare the gap between the two lines with the spread within a line. With `PROFILE = "cpu"` the lines
+# overlap: in so few steps, no snake has learned to gain from its bends. (With `fast` both have only begun to learn.) A
+# snake also costs more: it has a layer that steers, it samples nine times, and on a CPU a step takes about ten times as
+# long. **In dense EM we promise nothing**: there, most neurites are thick, and a U-Net sees the plane at five scales.
 #
 # ## 7 · Measured: is there a free lunch?
 #
@@ -542,7 +543,8 @@ for n in few_sections.LABELLED_SECTIONS:
 fold_table(["question", "VOI of the first", "of the second", "difference", "p"], groups)
 
 # %% [markdown]
-# [few_sections.md](../docs/measured/few_sections.md) has every row, with the time that it took.
+# [few_sections.md](../docs/measured/few_sections.md) has every row, with the time that it took. [Which of these should I
+# try first?](../docs/understand/which_first.md) puts this beside what needs no label.
 #
 # **Limits.** A run takes about a minute of one core, and MS-Con was pretrained on four large data sets. More pretraining
 # may turn the order around: our rows say what a minute can do. The threshold is chosen on 20 more labelled sections, the same

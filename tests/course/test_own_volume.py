@@ -18,9 +18,10 @@ from fgnet_lib import REPOSITORY, datasets
 from fgnet_lib.configuration import MINI
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.formats import read_volume, write_volume
+from fgnet_lib.inference import predict
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.volumes import IGNORE, Volume
-from fgnet_lib.weights import save_model
+from fgnet_lib.weights import load_pretrained, save_model
 
 pytestmark = pytest.mark.slow  # runs a lesson
 
@@ -119,6 +120,21 @@ def test_an_own_volume_needs_no_folder_for_downloads(lesson, phantom, monkeypatc
     assert Path("results/segmentation.h5").exists()
 
 
+def test_adapted_the_volume_stays_as_it_is_and_none_gives_the_earlier_result(lesson, phantom):
+    coarse = replace(phantom, voxel_size=(40.0, 16.0, 16.0))
+    write_volume(coarse, "brain.h5")
+    shipped = {"VOLUME": "brain.h5", "CHECKPOINT": "fgnet_mini"}
+    adapted, again = lesson(ADAPT="voxel_size, histogram+clahe", **shipped), lesson(ADAPT="none", **shipped)
+    assert adapted["steps"] == ("voxel_size", "histogram", "clahe") and again["steps"] == ()
+    assert adapted["seen"].shape == (5, 64, 70) and adapted["affinities"].shape == (3, *SHAPE)
+    for names in (adapted, again):
+        np.testing.assert_array_equal(names["volume"].raw, phantom.raw)
+    np.testing.assert_array_equal(read_volume("results/segmentation.h5").load().raw, phantom.raw)
+    earlier = predict(load_pretrained(), phantom.raw, progress=False).refined
+    np.testing.assert_array_equal(again["affinities"], earlier)
+    assert np.abs(adapted["affinities"] - earlier).max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
@@ -130,6 +146,8 @@ def test_an_own_volume_needs_no_folder_for_downloads(lesson, phantom, monkeypatc
         ({"VOLUME": "brain.h5", "LABELS": "half.h5"}, ValueError, r"half.h5: labels of shape"),
         ({"VOLUME": "brain.h5", "VOXEL_SIZE": "40,-8,8"}, ValueError, "-8.0"),
         ({"VOLUME": "brain.h5", "VOXEL_SIZE": "40,8"}, ValueError, "VOXEL_SIZE is '40,8'.*along z, y, x"),
+        ({"VOLUME": "brain.h5", "ADAPT": "gamma"}, ValueError, "'gamma' is no step.*voxel_size, histogram, clahe"),
+        ({"VOLUME": "brain.h5", "ADAPT": "histogram"}, ValueError, "histogram needs.*mine.safetensors are not known"),
         ({"VOLUME": "brain.h5", "AXES": "zy"}, ValueError, "AXES is 'zy'"),
         ({"VOLUME": "brain.h5", "UNKNOWN": "?"}, ValueError, r"UNKNOWN is '\?'"),
         ({"VOLUME": "float.tif", "VOXEL_SIZE": "40,8,8"}, ValueError, "float.tif.*float32.*uint8"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from fgnet_lib.neighbours.target_adaptation import (
     adapt_norms,
     arriving_windows,
     average_into,
+    change_grey_values,
     equalise_locally,
     feature_statistics,
     match_histogram,
@@ -27,6 +29,7 @@ from fgnet_lib.neighbours.target_adaptation import (
     norm_parameters,
     observe_levels,
     oriented_gradients,
+    parse_steps,
     read_source,
     restain,
     restandardise,
@@ -35,6 +38,7 @@ from fgnet_lib.neighbours.target_adaptation import (
 )
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.volumes import Region
+from fgnet_lib.weights import PRETRAINED
 
 SMALL = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)
 WINDOW = (2, 32, 32)
@@ -93,6 +97,9 @@ def test_at_home_style_moves_nothing_and_elsewhere_norm_layers_alone(model, raw)
     moved = {name for name, same in same_weights(teacher, model).items() if not same}
     norms = {id(parameter) for parameter in norm_parameters(teacher)}
     assert len(losses) == 3 and losses[0]["style"] > 0
+    with torch.no_grad():
+        logits = model(torch.from_numpy(other[None, None]) / 255).refined
+    assert losses[0]["boundary"] == pytest.approx(1 - logits[:, 1:].sigmoid().mean().item(), abs=1e-5)
     assert moved and moved <= {name for name, parameter in teacher.named_parameters() if id(parameter) in norms}
     assert not any(name.startswith("encoder.") for name in moved)
 
@@ -169,6 +176,25 @@ def test_grey_values_take_the_source_s_histogram_or_their_surroundings_contrast(
     assert np.abs(match_histogram(raw, own).astype(int) - raw).max() <= 1
     pale = 100 + raw // 4
     assert equalise_locally(pale).std() > 1.5 * pale.std() and equalise_locally(pale).shape == pale.shape
+
+
+def test_a_lost_section_stays_as_it_is(raw):
+    lost = raw.copy()
+    lost[1] = 7
+    assert (equalise_locally(lost)[1] == 7).all()
+    np.testing.assert_array_equal(equalise_locally(lost)[[0, 2]], equalise_locally(raw)[[0, 2]])
+
+
+def test_steps_are_done_in_their_order_and_none_gives_the_volume_itself(raw, source):
+    before = raw.copy()
+    both = change_grey_values(raw, ("clahe", "voxel_size", "histogram"), source)
+    np.testing.assert_array_equal(both, match_histogram(equalise_locally(raw), source.histogram))
+    assert change_grey_values(raw, ("voxel_size",), source) is raw and np.array_equal(raw, before)
+
+
+@pytest.mark.parametrize("adapt", ["none", "", None, [], " "])
+def test_no_step_is_read_as_none(adapt):
+    assert parse_steps(adapt, PRETRAINED / "student.safetensors") == parse_steps(adapt, Path("mine.safetensors")) == ()
 
 
 def test_another_stain_keeps_the_tissue():

@@ -8,16 +8,21 @@ from dataclasses import replace
 
 import adapt_targets
 import pytest
+import which_first
 
-from fgnet_lib.neighbours.target_adaptation import TargetConfig, read_source
+from fgnet_lib.neighbours.target_adaptation import SHIPPED_SOURCE, TargetConfig, read_source
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study import targets
 from fgnet_lib.study.targets import (
+    BASELINE,
     NEW_TISSUES,
     TARGET_METHODS,
     TARGET_VOLUMES,
+    advise,
+    describe_changes,
     describe_missing_cells,
     list_target_cells,
+    scores_by_rate,
     target_changes,
     target_scores,
 )
@@ -60,6 +65,34 @@ def test_a_change_is_against_the_training_voxel_size():
     cells |= {("ac4", "both_0.1", order): cell(2.2 + 0.1 * order) for order in range(3)}
     assert target_changes(cells, "both_0.1") == pytest.approx({"ac4": 0.3})  # gala has no baseline
     assert target_scores(cells, "ac4", "clahe") == []
+    assert scores_by_rate(cells, "ac4") == {0.1: pytest.approx([2.2, 2.3, 2.4])}
+    assert scores_by_rate(cells, "fib25") == {}
+
+
+def test_advice_follows_from_the_changes_and_says_what_is_missing():
+    cells = {(volume, "voxel_size", 0): cell(2.0) for volume in TARGET_VOLUMES}
+    cells |= {("ac4", "as_is", 0): cell(1.9), ("cremi_b_mini", "as_is", 0): cell(3.0)}
+    cells |= {
+        (volume, "clahe", 0): cell(voi) for volume, voi in zip(TARGET_VOLUMES, (2.01, 2.0, 1.5, 1.9), strict=True)
+    }
+    cells |= {("gala", "histogram", 0): cell(2.1), ("ac4", "histogram", 0): cell(1.7)}
+    cells |= {("ac4", "statistics", 0): cell(2.1)}
+    assert advise(cells, "clahe") == "try it"
+    assert describe_changes(cells, "clahe") == (
+        "better on AC4 (-0.50), CREMI B (-0.10); the same on FIB-25 (+0.01), gala (+0.00)"
+    )
+    assert advise(cells, "histogram") == "may help or hurt: only with labels to judge it, so far"
+    assert describe_changes(cells, "histogram") == (
+        "better on AC4 (-0.30); worse on gala (+0.10); not measured on FIB-25, CREMI B"
+    )
+    assert advise(cells, "statistics") == "leave it, so far" and advise(cells, "both_0.1") == "not measured yet"
+    assert describe_changes(cells, BASELINE, "as_is") == "better on CREMI B (-1.00); worse on AC4 (+0.10)"
+
+
+def test_the_page_of_advice_says_what_both_tables_say():
+    text = which_first.WHICH_FIRST.read_text(encoding="utf-8")
+    assert text == which_first.page(), "run tools/results/which_first.py"
+    assert all(f"| {method.title} |" in text for key, method in TARGET_METHODS.items() if key not in KINDS[:2])
 
 
 def test_each_method_on_the_new_tissues_comes_first_and_what_is_missing_is_said():
@@ -75,9 +108,9 @@ def test_each_method_on_the_new_tissues_comes_first_and_what_is_missing_is_said(
 
 
 def test_the_source_is_that_of_the_shipped_weights():
-    levels = read_source(adapt_targets.SOURCE).levels
+    levels = read_source(SHIPPED_SOURCE).levels
     assert [len(level.mean) for level in levels] == [16, 32, 48, 64, 96]
-    notes = json.loads(adapt_targets.SOURCE.read_text(encoding="utf-8"))["notes"]
+    notes = json.loads(SHIPPED_SOURCE.read_text(encoding="utf-8"))["notes"]
     weights = (PRETRAINED / "fgnet_mini.safetensors").read_bytes()
     assert notes["weights"] == hashlib.sha256(weights).hexdigest(), "run tools/results/adapt_targets.py --source"
 

@@ -23,6 +23,7 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 
 # isort: split
 import torch
+from which_first import write_which_first
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.datasets import open_dataset
@@ -30,12 +31,11 @@ from fgnet_lib.files.atomic import atomic
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.neighbours.target_adaptation import (
-    SourceStatistics,
+    SHIPPED_SOURCE,
     TargetConfig,
     adapt_norms,
     arriving_windows,
-    equalise_locally,
-    match_histogram,
+    change_grey_values,
     measure_source,
     read_source,
     save_source,
@@ -46,7 +46,6 @@ from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_
 from fgnet_lib.study.runs import add_runs, do_missing
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.study.targets import (
-    BASELINE,
     TARGET_METHODS,
     TARGET_VOLUMES,
     TARGETS,
@@ -55,14 +54,11 @@ from fgnet_lib.study.targets import (
     describe_missing_cells,
     list_target_cells,
     read_targets,
-    target_changes,
     target_scores,
 )
-from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import PRETRAINED, load_pretrained, pretrained_threshold
 
 PAGE = REPOSITORY / "docs" / "measured" / "targets.md"
-SOURCE = PRETRAINED / "fgnet_mini.source.json"
 SOURCE_SECTIONS, SOURCE_WINDOWS = 120, 24  # of FIB-25's training part, and windows of them
 INTRODUCTION = """\
 # Adapting the shipped model to another volume
@@ -78,6 +74,7 @@ are new to it. Statistics and histogram of the source are those of FIB-25's trai
 
 {missing}
 """
+WHICH = "What follows for a volume of yours: [which of these should I try first?](../understand/which_first.md)"
 
 
 def write_source() -> None:
@@ -87,23 +84,15 @@ def write_source() -> None:
     windows = arriving_windows(raw.shape, TargetConfig().window, seed=0)[:SOURCE_WINDOWS]
     checksum = hashlib.sha256((PRETRAINED / "fgnet_mini.safetensors").read_bytes()).hexdigest()
     notes = {"sections": f"FIB-25, 0-{SOURCE_SECTIONS - 1}", "windows": SOURCE_WINDOWS, "weights": checksum}
-    save_source(measure_source(model, raw, windows), SOURCE, notes)
-
-
-def change_grey_values(volume: Volume, kind: str, source: SourceStatistics) -> Volume:
-    """The target with its grey values changed, where the method changes them."""
-    if kind == "histogram":
-        return replace(volume, raw=match_histogram(volume.raw, source.histogram))
-    if kind == "clahe":
-        return replace(volume, raw=equalise_locally(volume.raw))
-    return volume
+    save_source(measure_source(model, raw, windows), SHIPPED_SOURCE, notes)
 
 
 def score_adapted(cell: Cell) -> dict[str, Any]:
     """Adapt to a volume by a method, segment it, and score it; also the time and the losses that this took."""
     name, key, order = cell
-    method, source, model = TARGET_METHODS[key], read_source(SOURCE), load_pretrained()
-    volume = change_grey_values(open_dataset(name, "val").load(), method.kind, source)
+    method, source, model = TARGET_METHODS[key], read_source(SHIPPED_SOURCE), load_pretrained()
+    volume = open_dataset(name, "val").load()
+    volume = replace(volume, raw=change_grey_values(volume.raw, [method.kind], source))
     rescale = VOLUMES[name] and method.kind != "as_is"
     started, losses = time.process_time(), []
     if method.kind == "norms":
@@ -165,30 +154,12 @@ def _scores_table(cells: dict[Cell, dict]) -> list[str]:
     return lines
 
 
-def _answer(cells: dict[Cell, dict]) -> list[str]:
-    """What each method changes on the volumes that it was measured on, the best mean first."""
-    rows = []
-    for key, method in TARGET_METHODS.items():
-        changes = target_changes(cells, key)
-        if not changes or key in (BASELINE, "as_is"):
-            continue
-        values = [*changes.values()]
-        worse = ", ".join(f"{TARGET_VOLUMES[v]} ({change:+.3f})" for v, change in changes.items() if change > 0)
-        better = ", ".join(f"{TARGET_VOLUMES[v]} ({change:+.3f})" for v, change in changes.items() if change < 0)
-        rows.append((sum(values) / len(values), f"| {method.title} |", f"{better or 'none'} | {worse or 'none'} |"))
-    head = ["| method | mean change | better on | worse on |", "| --- | ---: | --- | --- |"]
-    return [*head, *(f"{name} {mean:+.3f} | {rest}" for mean, name, rest in sorted(rows))]
-
-
 def page() -> str:
     """The page of the cells."""
     cells = read_targets(TARGETS)
     lines = [INTRODUCTION.format(missing=describe_missing_cells(cells), steps=TargetConfig().steps)]
     if cells:
-        lines += ["## VOI", "", *_scores_table(cells), ""]
-        lines += ["## Which of these should I try first on my volume?", ""]
-        lines += ["Change of VOI against *voxel size*, over the volumes that a method was measured on.", ""]
-        lines += [*_answer(cells), ""]
+        lines += ["## VOI", "", *_scores_table(cells), "", WHICH, ""]
     return "\n".join(lines)
 
 
@@ -210,6 +181,7 @@ def main() -> None:
         return
     adapt_missing(arguments.minutes, arguments.work)
     write_targets_page()
+    write_which_first()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from results import open_choosing_part
 from train_mini import THRESHOLDS, best_threshold
+from which_first import write_which_first
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.augment import Augment
@@ -236,6 +237,7 @@ def main() -> None:
     torch.set_num_threads(1)  # rows are equal in the time of one core
     train_missing_few(arguments.minutes, arguments.work)
     write_few_page()
+    write_which_first()
 
 
 if __name__ == "__main__":
