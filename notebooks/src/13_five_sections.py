@@ -39,7 +39,7 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 #
 # Four lunches are on the table:
 #
-# | start | learns before from | source |
+# | start | what it learns from first | source |
 # | --- | --- | --- |
 # | masked painting | hidden squares of unlabelled sections | SimMIM, as in our encoder's pretraining |
 # | consistency | two views of an unlabelled patch | MS-Con |
@@ -118,7 +118,7 @@ for level, (first, second) in enumerate(zip(weak, strong, strict=True)):
 # ## 3 · What do two contrasts reward?
 #
 # MS-Con adds a contrastive term: features of the same place in both views form a **positive pair**, and a good loss pulls
-# the two together. The released code takes the similarities $s_1, \ldots, s_N$ of the positive pairs, divided by a
+# the two together. The code that its authors released takes the similarities $s_1, \ldots, s_N$ of the positive pairs, divided by a
 # temperature, and computes
 #
 # $$L_\mathrm{released} = -\frac{1}{N} \sum_i \log \frac{e^{s_i}}{\sum_j e^{s_j}}.$$
@@ -271,6 +271,8 @@ print(f"2D and 3D features differ by at most {max((a - b).abs().max().item() for
 for name, each in (("2D", photographs), ("3D", encoder)):
     print(f"{name}: {sum(parameter.numel() for parameter in each.parameters()):,} parameters")
 assert all(torch.allclose(a, b, atol=1e-3) for a, b in pairs)
+counts = [sum(parameter.numel() for parameter in each.parameters()) for each in (photographs, encoder)]
+assert 1.1 < counts[1] / counts[0] < 1.3
 
 # %% [markdown]
 # **What to see.** Most weights of this network sit in 1 × 1 convolutions, which do not look around. So its 3D form is
@@ -344,20 +346,22 @@ for name, (model, share) in models.items():
     print(f"{name:20} {len(history):4} iterations on the label, loss on new sections {np.mean(losses):.3f}")
 
 # %% [markdown]
-# **What to see.** The inflated networks saw the label in half of the iterations. If they come close to the one from
-# scratch, or pass it, painting has paid for itself. **One run proves nothing**: change `SEED`, and the order may change.
-# Part 7 has five seeds of each.
+# **What to see.** The inflated networks had about half as many iterations on the label, because painting took the
+# other half of the time. **Painting has paid for itself only if they pass the network from scratch.** Look at the
+# two errors of painting, too: with `PROFILE = "fast"` it has hardly begun to learn. **One run proves nothing**:
+# change `SEED`, and the order may change. Part 7 has five seeds of each.
 #
 # ## 6 · A kernel that bends
 #
-# Thin neurites wander. A straight kernel along z leaves them after a few sections. A **snake** lets each tap move: from
-# the middle outwards, each tap begins where the one before it ended, and moves at most one voxel in y and x. Values
-# between voxels are sampled trilinearly. DINeuro uses such kernels for neurons in light microscopy, where thin bright
-# fibres cross a dark volume. So we judge it on something similar: the thin neurites of the phantom, in voxels of 40 × 16 × 16 nm.
+# Thin neurites wander. A straight kernel along z leaves them after a few sections. A **snake** lets each tap move:
+# from the middle outwards, each tap begins where the one before it ended, and moves at most one voxel in y and x.
+# Values between voxels are sampled trilinearly. DINeuro uses such kernels for neurons in light microscopy, where
+# thin bright fibres cross a dark volume. So we judge it on something similar: the thin neurites of the phantom, in
+# voxels of 40 × 16 × 16 nm.
 #
-# **Exercise 13.4: the offsets of a snake.** `steps` has the shape (2, K − 1), in y and x: the first half belongs to the taps
-# below the middle one, from the lowest on, the second half to the taps above. Limit each step to −1 to 1, add them up from
-# the middle outwards, and return the offsets of all taps, (2, K). The middle tap has 0.
+# **Exercise 13.4: the offsets of a snake.** `steps` has the shape (2, K − 1), in y and x: the first half belongs to
+# the taps below the middle one, from the lowest on, the second half to the taps above. Limit each step to −1 to 1,
+# add them up from the middle outwards, and return the offsets of all taps, (2, K). The middle tap has 0.
 
 
 # %% tags=["task"]
@@ -443,19 +447,21 @@ mask, line = tissue.labels == i, middle_line(tissue.labels == i)
 taps, axis = np.arange(z - TAPS // 2, z + TAPS // 2 + 1), int(np.abs(oracle_taps(line, z)[:, [0, -1]]).max(1).argmax())
 figure, ax = plt.subplots(figsize=(6.5, 5.5), layout="constrained")
 ax.imshow(mask.max(2 - axis), cmap="Greys", vmax=2, origin="lower", aspect=VOXEL[0] / VOXEL[1])
+ax.plot([], [], "s", ms=12, color="0.5", label="the neurite")
 ax.plot(np.full(TAPS, line[z, axis]), taps, "s", label="straight kernel")
 ax.plot(line[z, axis] + oracle_taps(line, z)[axis], taps, "o", label="snake, steered by an oracle")
 ax.set(xlim=line[z, axis] + np.array([-16, 16]), ylim=(z - 6, z + 6), xlabel=f"{'yx'[axis]} (voxels of 16 nm)")
-ax.set(ylabel="z (sections of 40 nm)", title="a thin neurite, projected from the side")
+ax.set(ylabel="z (sections of 40 nm)", title="a thin neurite from the side")
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 plt.show()
 
 # %% [markdown]
-# **What to see.** Where the neurite is slanted, the straight kernel looks at its neighbours. The snake stays inside. The
-# figure shows the case in which it gains most. The mean above says what it gains on all thin neurites.
+# **What to see.** Where the neurite is slanted, the straight kernel looks into the tissue beside it. The snake stays
+# inside. The figure shows the case in which it gains most. The mean above says what it gains on all thin neurites.
 #
-# An oracle is not a network. Can a network learn to steer? As in light microscopy, only the thin neurites are stained, and
-# the picture is noisy. Two tiny networks are equal except for this layer, and take the same number of steps:
+# An oracle is not a network. Can a network learn to steer? As in light microscopy, only the thin neurites are
+# stained, and the picture is noisy. Two tiny networks are equal except for this layer, and take the same number of
+# steps:
 
 # %%
 quiz.ask("13", "snake")
@@ -500,15 +506,16 @@ for name, bend in (("straight", False), ("snake", True)):
 print(f"constant guess      Dice: {2 * truth.mean() ** 2 / (truth.mean() ** 2 + truth.mean()):.3f}")
 
 # %% [markdown]
-# **What to see.** Compare the gap between the two lines with the spread within a line. With `PROFILE = "cpu"` the lines
-# overlap: in so few steps, no snake has learned to gain from its bends. (With `fast` both have only begun to learn.) A
-# snake also costs more: it has a layer that steers, it samples nine times, and on a CPU a step takes about ten times as
-# long. **In dense EM we promise nothing**: there, most neurites are thick, and a U-Net sees the plane at five scales.
+# **What to see.** Compare the gap between the two lines with the spread within a line. With `PROFILE = "cpu"` the
+# lines overlap: in so few steps, no snake has learned to gain from its bends. (With `fast` both have only begun to
+# learn.) A snake also costs more: it has a layer that steers, it samples nine times, and on a CPU a step takes about
+# ten times as long. **In dense EM we promise nothing**: there, most neurites are thick, and a U-Net sees the plane
+# at five scales.
 #
 # ## 7 · Measured: is there a free lunch?
 #
-# The rows below were trained on 1, 5 and 20 sections of FIB-25, with five seeds each, and every run took about the same
-# time of one core. Pretraining is part of that time. What is there, and what is missing?
+# The rows below are trained on 1, 5 and 20 sections of FIB-25, with five seeds each, and every run takes about the
+# same time of one core. Pretraining is part of that time. What is there, and what is missing?
 
 # %%
 rows = few_sections.read_few_rows()
@@ -527,9 +534,9 @@ if not rows:
 plt.show()
 
 # %% [markdown]
-# **How to read it.** Lower is better. Look at one number of sections at a time: do the dots of a start lie below those of
-# the U-Net from scratch, or among them? The two networks of photographs have another architecture, so compare them with
-# each other first.
+# **How to read it.** Lower is better. Look at one number of sections at a time: do the dots of a start lie below
+# those of the U-Net from scratch, or among them? The network of photographs has another architecture, so compare it
+# first with the same network from scratch.
 #
 # The sentences are computed from the rows; *p* is counted by permutation, as in lesson 07:
 
