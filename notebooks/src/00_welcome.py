@@ -251,6 +251,7 @@ for name, answer in answers.items():
 # | [11 Adapt without retraining](11_adapt_without_retraining.ipynb) | 2, for a new tissue, by a file of a few kilobytes |
 # | [12 My volume looks different](12_my_volume_looks_different.ipynb) | 2 to 4, on a volume without labels from elsewhere |
 # | [13 Five sections](13_five_sections.ipynb) | 2, from one to twenty labelled sections |
+# | [15 Between the voxels](15_between_the_voxels.ipynb) | after 4: where the network doubts, and whether it is right to |
 # | [16 Fewer bits](16_fewer_bits.ipynb) | 2 and 3: the same network in a quarter or an eighth of its size |
 #
 # FGNet's authors have published no code that we know of. This course builds a **reconstruction** from the paper's

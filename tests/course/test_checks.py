@@ -175,6 +175,7 @@ CHANGEABLE = {
     *("integer_product", "folded_layer", "recall", "embedding_products", "grafting", "matched_values"),
     *("standardised_features", "averaged_weights", "synapse_partners", "released_loss", "info_nce_loss"),
     *("inflated_kernel", "snake_offsets"),
+    *("coordinate_waves", "second_look", "inspected_errors", "expected_calibration"),
 }
 
 

@@ -54,9 +54,19 @@ from fgnet_lib.course.checks.lesson12 import (
     synapse_partners,
 )
 from fgnet_lib.course.checks.lesson13 import inflated_kernel, info_nce_loss, released_loss, snake_offsets
+from fgnet_lib.course.checks.lesson15 import (
+    coordinate_waves,
+    expected_calibration,
+    inspected_errors,
+    second_look,
+)
 from fgnet_lib.course.checks.lesson16 import folded_layer, integer_product, rounded_values
 
 __all__ = [
+    "second_look",
+    "inspected_errors",
+    "expected_calibration",
+    "coordinate_waves",
     "EXERCISES",
     "adapter_size",
     "affinities",
