@@ -105,8 +105,8 @@ quiz.ask("15", "waves")
 
 # %% alt="Two waves over eight voxels. The slow one has different values at all middles of voxels. The fast one has the same value at every middle, marked by dots, and other values at the points of a grid that is twice as fine, marked by crosses."
 VOXELS = 8
-line, middles, between = (grid_points((1, VOXELS), factor)[:, 1] for factor in (100, 1, 2))
 line = torch.linspace(-1, 1, 801)
+middles, between = (torch.from_numpy((2 * np.arange(n) + 1) / n - 1) for n in (VOXELS, 2 * VOXELS))
 figure, axes = plt.subplots(2, 1, figsize=(10, 4.6), sharex=True, layout="constrained")
 for ax, k in zip(axes, (1, 3), strict=True):
     ax.plot(line, torch.cos(2**k * torch.pi * line), color="0.6")
@@ -284,6 +284,9 @@ def my_inspected(scores, wrong, share):
 # %%
 checks.inspected_errors(my_inspected)
 
+# %% [markdown]
+# Now with all voxels of the unseen sections, for budgets from 0.2 % to everything:
+
 # %% alt="Share of wrong boundary voxels that were seen against the share of voxels inspected, on a logarithmic axis. The oracle rises first, entropy and variance follow close together, and random rises last, along the diagonal."
 shares = np.geomspace(0.002, 1, 60)
 scores = {"oracle": torch.from_numpy(wrong.astype(float))}
@@ -396,6 +399,9 @@ announced, joined = affinities_and_truth(unseen)
 cooled = calibration.set_temperature(announced, temperature)
 print(f"temperature, chosen on training sections: {temperature:.2f}")
 assert ((announced >= 0.5) == (cooled >= 0.5)).all()  # no decision changes
+
+# %% [markdown]
+# What was announced, and what came? A calibrated model lies on the diagonal:
 
 # %% alt="Share of joined pairs against the announced affinity, before and after temperature scaling, with the diagonal of a calibrated model; below it a histogram of how many affinities lie in each bin."
 figure, (ax, below) = plt.subplots(2, 1, figsize=(6.5, 6.5), height_ratios=(3, 1), sharex=True, layout="constrained")
