@@ -49,6 +49,7 @@ from fgnet_lib.neighbours.continuous import (
     train_decoder,
 )
 from fgnet_lib.study.doubt import (
+    BUDGET,
     CALIBRATED,
     CALIBRATION,
     DECODERS,
@@ -138,7 +139,7 @@ def list_corners(volume: Volume) -> list[tuple[int, int, int]]:
 
 @torch.no_grad()
 def judge_full(decoder: ContinuousDecoder, model: FGNet, seed: int) -> dict[str, Any]:
-    """Measure a decoder on its own grid: wrong voxels, errors seen by each score, risk, calibration."""
+    """Measure a decoder on its own grid: wrong voxels, errors seen by each score, and risk."""
     volume = open_dataset("fib25", "val").load()
     parts: dict[str, list[Tensor]] = {"coarse": [], "fine": [], "variance": [], "truth": []}
     points = grid_points((SIDE, SIDE))
@@ -155,12 +156,11 @@ def judge_full(decoder: ContinuousDecoder, model: FGNet, seed: int) -> dict[str,
     scores = {kind: score_doubt(kind, fine, variance[None]) for kind in SCORES if kind != "variance"}
     scores |= {"variance": variance, "oracle": torch.from_numpy(wrong["fine"].astype(np.float32))}
     seen_shares = {name: errors_found(score.numpy(), wrong["fine"], SHARES).round(5) for name, score in scores.items()}
-    kept = len(truth) - int(len(truth) * 0.125) - 1
+    last = len(truth) - int(len(truth) * BUDGET) - 1  # of the voxels that are kept
     return {
         "wrong": {name: float(mask.mean()) for name, mask in wrong.items()},
         "seen": {name: values.tolist() for name, values in seen_shares.items()},
-        "risk": {name: float(risk_coverage(s.numpy(), wrong["fine"])[1][kept]) for name, s in scores.items()},
-        "ece": calibration_error(fine.numpy(), truth.numpy()),
+        "risk": {name: float(risk_coverage(s.numpy(), wrong["fine"])[1][last]) for name, s in scores.items()},
     }
 
 
@@ -248,9 +248,13 @@ def _table(heads: list[str], lines: list[list[str]]) -> list[str]:
 
 
 def _errors_seen(rows: DoubtRows) -> list[str]:
-    lines = [[name, *(f"{x:.1%}" for x in found_shares(rows, name).mean(0))] for name in ("oracle", *SCORES)]
-    heads = ["score", *(f"{100 * share:g} % inspected" for share in SHARES)]
-    text = "Mean over seeds of the share of wrong voxels seen, for the decoder whose second look goes by variance."
+    risks = {name: np.mean([run["risk"][name] for run in rows["variance"]]) for name in ("oracle", *SCORES)}
+    lines = [[name, *(f"{x:.1%}" for x in found_shares(rows, name).mean(0)), f"{r:.2%}"] for name, r in risks.items()]
+    heads = ["score", *(f"{100 * share:g} % inspected" for share in SHARES), "risk"]
+    text = (
+        "Mean over seeds of the share of wrong voxels seen, for the decoder whose second look goes by variance. The "
+        f"risk is the error rate of what is kept when the {100 * BUDGET:g} % most doubtful voxels are left out."
+    )
     return ["## Errors per voxel inspected", "", text, "", *_table(heads, lines)]
 
 
