@@ -103,7 +103,7 @@ def frozen_features(model: FGNet, raw: np.ndarray) -> Tensor:
     return seen[0][0, :, :, : raw.shape[1], : raw.shape[2]].contiguous()
 
 
-def boundary_map(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+def mark_boundaries(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     """Mark what is decoded: voxels within one voxel of another neuron, and those that belong to none.
 
     Returns:
@@ -255,7 +255,7 @@ def decoding_loss(decoder: ContinuousDecoder, features: Tensor, points: Tensor, 
     return weight * dice_ce_loss(fine, truth) + (1 - weight) * dice_ce_loss(coarse, truth)
 
 
-class Section(NamedTuple):
+class LabelledSection(NamedTuple):
     """A section that a decoder learns from."""
 
     features: Tensor  # (C, h, w)
@@ -263,17 +263,17 @@ class Section(NamedTuple):
     known: Tensor  # bool (h, w)
 
 
-def label_sections(features: Tensor, truth: np.ndarray, known: np.ndarray) -> list[Section]:
+def label_sections(features: Tensor, truth: np.ndarray, known: np.ndarray) -> list[LabelledSection]:
     """Pair features (C, z, y, x) with truth and known voxels (z, y, x), section by section."""
     known = known.astype(bool)
     return [
-        Section(f, torch.from_numpy(t.astype(np.float32)), torch.from_numpy(k))
+        LabelledSection(f, torch.from_numpy(t.astype(np.float32)), torch.from_numpy(k))
         for f, t, k in zip(features.unbind(1), truth, known, strict=True)
     ]
 
 
 def train_decoder(
-    decoder: ContinuousDecoder, sections: Sequence[Section], epochs: int, steps: int, seed: int
+    decoder: ContinuousDecoder, sections: Sequence[LabelledSection], epochs: int, steps: int, seed: int
 ) -> list[float]:
     """Train a decoder in place on voxels' middles, with AdamW and a rate that falls to 0; leave it in eval mode.
 

@@ -134,7 +134,7 @@ plt.show()
 SIDE, EPOCHS, STEPS = (96, 20, 8) if PROFILE == "fast" else (160, 25, 12)
 model = load_pretrained().eval()
 training, unseen = (session.volume(part, (8, SIDE, SIDE)) for part in ("train", "val"))
-(truth, known), (target, target_known) = map(continuous.boundary_map, (unseen, training))
+(truth, known), (target, target_known) = map(continuous.mark_boundaries, (unseen, training))
 learned = continuous.label_sections(continuous.frozen_features(model, training.raw), target, target_known)
 features = continuous.frozen_features(model, unseen.raw)
 print(f"features (C, z, y, x): {tuple(features.shape)}; {truth.mean():.0%} of the voxels are on a boundary")
@@ -434,13 +434,13 @@ full_training, full = (session.volume(part, (8, 2 * SIDE, 2 * SIDE)) for part in
 
 def halved(volume):
     raw = continuous.halve_sections(volume.raw).round().astype(np.uint8)
-    boundary, seen = map(continuous.halve_sections, continuous.boundary_map(volume))
+    boundary, seen = map(continuous.halve_sections, continuous.mark_boundaries(volume))
     return continuous.frozen_features(model, raw), boundary >= 0.5, seen == 1
 
 
 coarse_sections = continuous.label_sections(*halved(full_training))
 half_features = halved(full)[0][:, 4]
-sharp = continuous.boundary_map(full)[0][4]
+sharp = continuous.mark_boundaries(full)[0][4]
 half_points, full_points = (grid_points(tuple(half_features.shape[1:]), factor) for factor in (1, 2))
 size = tuple(2 * n for n in half_features.shape[1:])
 sharp = sharp[: size[0], : size[1]]

@@ -25,7 +25,6 @@ from fgnet_lib.neighbours.calibration import (
 from fgnet_lib.neighbours.continuous import (
     OPENING,
     ContinuousDecoder,
-    boundary_map,
     choose_doubtful,
     decode,
     decoding_loss,
@@ -38,6 +37,7 @@ from fgnet_lib.neighbours.continuous import (
     grid_points,
     halve_sections,
     label_sections,
+    mark_boundaries,
     sample_features,
     score_doubt,
     train_decoder,
@@ -167,7 +167,7 @@ def test_the_loss_goes_from_coarse_to_fine():
 def test_a_decoder_of_frozen_features_learns_a_boundary():
     volume = make_phantom((3, 48, 40), seed=0)
     model = FGNet(MINI).eval()
-    features, (truth, known) = frozen_features(model, volume.raw), boundary_map(volume)
+    features, (truth, known) = frozen_features(model, volume.raw), mark_boundaries(volume)
     assert features.shape == (16, 3, 48, 40) and 0.02 < truth.mean() < 0.9 and known.all()
     with torch.no_grad():
         raw = torch.from_numpy(volume.raw / np.float32(255))[None, None]

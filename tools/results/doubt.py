@@ -39,12 +39,12 @@ from fgnet_lib.neighbours.calibration import (
 )
 from fgnet_lib.neighbours.continuous import (
     ContinuousDecoder,
-    boundary_map,
     decode,
     frozen_features,
     grid_points,
     halve_sections,
     label_sections,
+    mark_boundaries,
     score_doubt,
     train_decoder,
 )
@@ -110,7 +110,7 @@ def cut_window(volume: Volume, corner: tuple[int, int, int], half: bool) -> tupl
     """Cut raw, boundary and known voxels of a window; at half resolution it takes twice as many voxels in y and x."""
     side = SIDE * (1 + half)
     window = volume[Region.at(corner, (DEPTH, side, side))]
-    boundary, known = boundary_map(window)
+    boundary, known = mark_boundaries(window)
     if not half:
         return window.raw, boundary, known
     raw = halve_sections(window.raw).round().astype(np.uint8)
@@ -172,7 +172,7 @@ def judge_half(decoder: ContinuousDecoder, model: FGNet, seed: int) -> dict[str,
     wrong: dict[str, list[float]] = {"asked": [], "linear": [], "nearest": []}
     for z in JUDGED_FROM:
         raw, _, _ = cut_window(volume, (z, 0, 0), half=True)
-        boundary, known = boundary_map(volume[z : z + DEPTH, : 2 * SIDE, : 2 * SIDE])
+        boundary, known = mark_boundaries(volume[z : z + DEPTH, : 2 * SIDE, : 2 * SIDE])
         for section, truth, seen in zip(frozen_features(model, raw).unbind(1), boundary, known, strict=True):
             own = decode(decoder, section, grid_points((SIDE, SIDE)), PASSES).fine.reshape(1, 1, SIDE, SIDE)
             answers = {
