@@ -162,7 +162,7 @@ assert torch.allclose(asked, on_grid, atol=1e-3)
 # %% [markdown]
 # ## 4 · Ask again: dropout, and its trap
 #
-# **Dropout** sets half of the hidden values to 0, others in each pass. It is meant for training. If you leave it on
+# **Dropout** sets half of the hidden values to 0, another half in each pass. It is meant for training. If you leave it on
 # afterwards, each pass is the answer of a slightly different network. Where all of them agree, the answer is robust. Where
 # they disagree, the **variance** over $T$ passes is high. For $T = 2$ passes $a$ and $b$ it is $(a - b)^2 / 2$.
 #
@@ -240,7 +240,7 @@ for ax, (title, mask) in zip(axes, panels.items(), strict=True):
     ax.imshow(unseen.raw[4], cmap="gray", vmin=0, vmax=255)
     if mask is not None:
         shown = np.ma.masked_equal(mask, 0)
-        ax.imshow(shown, cmap="autumn", vmin=0, vmax=1 if title == "wrong" else 2, interpolation="none")
+        ax.imshow(shown, cmap="autumn", vmin=title == "wrong", vmax=2, interpolation="none")  # red, orange
     plots.frame(ax, unseen.voxel_size, title)
 axes[1].imshow(variance[4], cmap="magma", vmin=0)
 plt.show()
@@ -294,8 +294,10 @@ scores |= {kind: continuous.score_doubt(kind, fine, torch.zeros(2, 1)) for kind 
 scores["variance"] = variance
 curves = {name: calibration.errors_found(score.numpy()[known], wrong[known], shares) for name, score in scores.items()}
 figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
-for name, style in {"oracle": "k:", "entropy": "C0-", "variance": "C1-", "random": "C7--"}.items():
-    ax.plot(100 * shares, 100 * curves[name], style, lw=2, label="entropy, margin" if name == "entropy" else name)
+LINES = {"oracle": ("black", ":"), "entropy": ("C0", "-"), "variance": ("C1", "-"), "random": ("0.5", "--")}
+for name, (color, line) in LINES.items():
+    label = "entropy, margin" if name == "entropy" else name
+    ax.plot(100 * shares, 100 * curves[name], line, color=color, lw=2, label=label)
 ax.axvline(12.5, color="0.8", zorder=0)
 ax.annotate("12.5 %", (12.5, 2), (4, 0), textcoords="offset points", color="0.4")
 ax.set(xscale="log", xlabel="share of voxels inspected (%)", ylabel="share of wrong boundary voxels seen (%)")
@@ -478,10 +480,11 @@ for ax, (title, picture) in zip(axes, panels.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# **What to see.** Compare the second and the third picture. The decoder is not sharper where it has learned nothing that is
-# sharper. What it adds between the middles comes from interpolated features, and from waves. Look for a pattern that repeats
-# from voxel to voxel: fast waves can draw one, and it has nothing to do with the tissue. Dice says which is better here.
-# One training and one section prove little, so we did it several times.
+# **What to see.** Compare the second picture with the third. Asked between the voxels, the decoder draws sharper edges, but
+# a sharp edge in the wrong place is no gain, and it does not split a boundary in two where the half resolution showed one.
+# Isolated dots are points where the second look disagrees with the first, beside points that were not looked at again. They
+# are there without waves, too. Dice says which picture is nearer to the truth here. One training and one section prove
+# little, so we did it several times.
 #
 # ## 8 · Measured: five seeds, four volumes
 #
@@ -497,14 +500,15 @@ print(doubt.describe_missing_doubt(rows))
 
 # %% alt="Share of wrong boundary voxels seen against the share inspected on FIB-25, from one to fifty percent: oracle on top, entropy and variance close together below it, random at the bottom; bands show the spread over seeds."
 figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
-for name, style in {"oracle": "k:", "entropy": "C0o-", "variance": "C1s-", "random": "C7--"}.items():
+inspected = 100 * np.array(doubt.SHARES)
+for name, (color, line) in LINES.items():
     runs = 100 * doubt.found_shares(rows, name)
     if len(runs):
-        ax.plot(100 * np.array(doubt.SHARES), runs.mean(0), style, label=name)
-        ax.fill_between(100 * np.array(doubt.SHARES), runs.min(0), runs.max(0), color=style[:2].strip("-:"), alpha=0.2)
+        ax.plot(inspected, runs.mean(0), line, marker="o", color=color, label=name)
+        ax.fill_between(inspected, runs.min(0), runs.max(0), color=color, alpha=0.2)
         ax.legend(loc="upper left", frameon=False)
 ax.set(xscale="log", xlabel="share of voxels inspected (%)", ylabel="share of wrong boundary voxels seen (%)")
-ax.set_xticks([100 * share for share in doubt.SHARES], [f"{100 * share:g}" for share in doubt.SHARES])
+ax.set_xticks(inspected, [f"{percent:g}" for percent in inspected])
 ax.minorticks_off()
 if not rows:
     ax.text(0.5, 0.5, "no run is measured yet", transform=ax.transAxes, ha="center")
