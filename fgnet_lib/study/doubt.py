@@ -183,5 +183,5 @@ def judge_calibration(rows: DoubtRows) -> str:
     for volume, title in CALIBRATED.items():
         before, after = (calibration_errors(rows, volume, when) for when in ("before", "after"))
         if before:
-            verdicts.append(f"{title} {judge_expectation(after, before)}")
-    return f"Lower calibration error after the temperature: {'; '.join(verdicts)}."
+            verdicts.append(f"{title}: {judge_expectation(after, before)}")
+    return f"Calibration: we expected a lower error after the temperature. {'; '.join(verdicts)}."
