@@ -470,7 +470,9 @@ for frequencies in (10, 0):
         print(f"{frequencies:2} frequencies, {name:20} Dice at full resolution {dice(probability):.3f}")
 
 # %% alt="Four panels of a small part of a section at full resolution: the true boundaries, linear interpolation of the half-resolution answer, the decoder with ten frequencies asked at twice the grid, and the decoder without frequencies."
-zoom = slice(size[0] // 2 - 32, size[0] // 2 + 32), slice(size[1] // 2 - 32, size[1] // 2 + 32)
+crowded = F.avg_pool2d(torch.from_numpy(sharp).float()[None], 64, stride=8)[0].numpy()  # where boundaries are many
+row, column = (8 * int(i) for i in np.unravel_index(crowded.argmax(), crowded.shape))
+zoom = slice(row, row + 64), slice(column, column + 64)
 panels = {"true boundary": sharp, "half resolution, linear": answers[10]["linear interpolation"]}
 panels |= {f"asked at 2×, {n} frequencies": answers[n]["asked at 2×"] for n in (10, 0)}
 figure, axes = plt.subplots(1, 4, figsize=(15, 4.3), layout="constrained")
