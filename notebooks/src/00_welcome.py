@@ -252,6 +252,7 @@ for name, answer in answers.items():
 # | [12 My volume looks different](12_my_volume_looks_different.ipynb) | 2 to 4, on a volume without labels from elsewhere |
 # | [13 Five sections](13_five_sections.ipynb) | 2, from one to twenty labelled sections |
 # | [14 Clean is not correct](14_clean_is_not_correct.ipynb) | 1 to 3, on noisy sections |
+# | [15 Between the voxels](15_between_the_voxels.ipynb) | after 4: where the network doubts, and whether it is right to |
 # | [16 Fewer bits](16_fewer_bits.ipynb) | 2 and 3: the same network in a quarter or an eighth of its size |
 # | [18 Your own study](18_your_own_study.ipynb) | 2 and 6: how to ask, and to answer, a question of your own |
 #

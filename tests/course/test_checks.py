@@ -176,6 +176,7 @@ CHANGEABLE = {
     *("standardised_features", "averaged_weights", "synapse_partners", "released_loss", "info_nce_loss"),
     *("inflated_kernel", "snake_offsets", "best_of", "holm"),
     *("signal_to_noise", "hidden_pixels", "channel_attention", "undone_coupling"),
+    *("coordinate_waves", "second_look", "inspected_errors", "expected_calibration"),
 }
 
 

@@ -47,14 +47,10 @@ from fgnet_lib.course.checks.lesson08 import cut_geometry, flat_sections, sectio
 from fgnet_lib.course.checks.lesson09 import block_ids, halo, worker_hours
 from fgnet_lib.course.checks.lesson10 import embedding_products, grafting, teacher_loss
 from fgnet_lib.course.checks.lesson11 import adapter_size, log_spectrum, low_rank_update
-from fgnet_lib.course.checks.lesson12 import (
-    averaged_weights,
-    matched_values,
-    standardised_features,
-    synapse_partners,
-)
+from fgnet_lib.course.checks.lesson12 import averaged_weights, matched_values, standardised_features, synapse_partners
 from fgnet_lib.course.checks.lesson13 import inflated_kernel, info_nce_loss, released_loss, snake_offsets
 from fgnet_lib.course.checks.lesson14 import channel_attention, hidden_pixels, signal_to_noise, undone_coupling
+from fgnet_lib.course.checks.lesson15 import coordinate_waves, expected_calibration, inspected_errors, second_look
 from fgnet_lib.course.checks.lesson16 import folded_layer, integer_product, rounded_values
 from fgnet_lib.course.checks.lesson18 import best_of, holm, smallest_p
 
@@ -70,10 +66,12 @@ __all__ = [
     "block_ids",
     "chance_of",
     "channel_attention",
+    "coordinate_waves",
     "cut_geometry",
     "dw_weights",
     "embedding_products",
     "error_kind",
+    "expected_calibration",
     "face_mean",
     "fair_pairs",
     "fine_stride",
@@ -86,6 +84,7 @@ __all__ = [
     "honest_threshold",
     "inflated_kernel",
     "info_nce_loss",
+    "inspected_errors",
     "integer_product",
     "learning_rate",
     "log_spectrum",
@@ -101,6 +100,7 @@ __all__ = [
     "report",
     "resume",
     "rounded_values",
+    "second_look",
     "sections_in_memory",
     "seed_summary",
     "signal_to_noise",
