@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from fgnet_lib.files.geometry import (
     FormatError,
     arrange,
     describe_axes,
+    mention,
     naming,
     parse_axes,
     parse_voxel_size,
@@ -86,6 +88,11 @@ def read_volume(
         raise FormatError(
             f"{path}: no voxel size in the file{remark}; give VOXEL_SIZE, in Python voxel_size=(z, y, x), in nm"
         )
+    if not np.isclose(size[1], size[2], rtol=0.01) and (sized or not describe_axes(claims)):
+        mention(
+            f"{path}: voxels of {size} nm along z, y, x are not square in a section; if the numbers are meant along x, "
+            "y, z, turn them round in VOXEL_SIZE (and give AXES if the array is x, y, z, too)"
+        )
     grey = _grey(raw.array, claims, str(path))
     volume = Volume(grey, size, offset=raw.offset or (0, 0, 0), name=path.name)
     labels_key = _key(labels_key)
@@ -95,10 +102,23 @@ def read_volume(
     labels_path = _expand(labels_path) if separate and labels_path is not None else path
     labels = _open(labels_path, labels_key, (LABELS_KEY, "stack"))
     with naming(labels_path):
+        _mention_unnamed(labels, claims, volume.shape, order, labels_path)
         marked = replace(labels, array=mark_unknown(labels.array, ids, str(labels_path)))
         arranged = arrange(marked, str(labels_path), _axes_of_labels(order, labels, claims), sized)
         placed = place_labels(arranged, raw, volume, str(labels_path), claims.centred and labels.centred)
     return replace(volume, labels=placed)
+
+
+def _mention_unnamed(labels: Claims, raw: Claims, shape: tuple[int, ...], order: str | None, where: Path) -> None:
+    """Warn if labels name no axes, and may have those of raw, which are in another order."""
+    named = [axis for axis in describe_axes(raw) or SPACE if axis and axis in SPACE]
+    if order or len(labels.array.shape) != 3 or describe_axes(labels) or named == list(SPACE):
+        return
+    if tuple(labels.array.shape) != shape or shape == tuple(shape[SPACE.index(axis)] for axis in named):
+        mention(
+            f"{where}: the labels name no axes and are read as z, y, x, but raw is {', '.join(named)}; if the labels "
+            f"are, too, give AXES = {''.join(named)!r}"
+        )
 
 
 def _axes_of_labels(order: str | None, labels: Claims, raw: Claims) -> str | None:
@@ -209,6 +229,8 @@ def _write_arrays(volume: Volume, create: Callable[..., Any], disk: _Surviving |
 
 
 def _expand(path: str | Path) -> Path:
+    if re.match(r"[a-z][a-z0-9+]+://", str(path), re.IGNORECASE):
+        raise FormatError(f"{path}: is an address, and only files are read; download it, and give its file or folder")
     try:
         return Path(str(path)).expanduser()
     except RuntimeError as error:

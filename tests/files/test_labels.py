@@ -121,6 +121,23 @@ def test_labels_have_their_own_axes_or_share_yours(tmp_path):
     np.testing.assert_array_equal(volume.load().labels, neurons())
 
 
+@pytest.mark.parametrize(("shape", "warned"), [((8, 8, 8), True), ((6, 20, 28), False)])
+def test_labels_without_names_beside_raw_in_another_order_are_mentioned(tmp_path, shape, warned):
+    raw, labels = grey(shape), neurons(shape)
+    named = {"axis_names": list("xyz"), "resolution": [8, 8, 40]}
+    path = hdf5(tmp_path / "a.h5", {"raw": turn(raw, "xyz")}, raw=named)
+    tifffile.imwrite(tmp_path / "labels.tif", labels.astype(np.uint16), photometric="minisblack")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        volume = read_volume(path, labels_path=tmp_path / "labels.tif")
+    np.testing.assert_array_equal(volume.load().labels, labels)
+    assert [("labels name no axes" in str(w.message), "AXES = 'xyz'" in str(w.message)) for w in caught] == (
+        [(True, True)] if warned else []
+    )
+    both = hdf5(tmp_path / "b.h5", {RAW: turn(raw, "xyz"), LABELS: turn(labels, "xyz")}, raw=named)
+    np.testing.assert_array_equal(read_volume(both, axes="xyz").load().labels, labels)
+
+
 # --- unknown ---------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +198,16 @@ def test_all_bits_of_a_type_are_mentioned(tmp_path, dtype):
     volume = read_volume(cremi(tmp_path / "a.h5", labels, {}))
     with pytest.warns(UserWarning, match=f"some labels are {value}.*UNKNOWN = {value}"):
         volume.load()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [("uint64", 2**64 - 2), ("uint64", 2**64 - 3), ("uint64", 2**63 - 1), ("uint32", 2**32 - 2), ("uint32", 2**31 - 1)],
+)
+def test_other_ends_of_a_type_are_mentioned(tmp_path, dtype, value):
+    labels = np.where(grey(seed=3) > 99, neurons(), np.uint64(value)).astype(dtype)
+    with pytest.warns(UserWarning, match=f"some labels are {value}, .*UNKNOWN = {value}"):
+        read_volume(cremi(tmp_path / "a.h5", labels, {})).load()
 
 
 def test_ids_below_0_that_are_not_given_as_unknown_are_refused(tmp_path):

@@ -290,6 +290,27 @@ def test_numbers_of_tiles_and_names_without_numbers_are_mentioned(tmp_path):
         assert read_volume(tmp_path / "letters", voxel_size=SIZE).shape == (2, 20, 28)
 
 
+def test_numbers_with_a_point_are_mentioned_where_their_order_is_unclear(tmp_path):
+    for number, section in zip(("0.04", "0.08", "0.1", "0.12"), grey((4, 20, 28)), strict=True):
+        sections(tmp_path / "a", section[None], f"z{number}um.tif")
+        sections(tmp_path / "b", section[None], f"z{float(number):.2f}um.tif")
+    with pytest.warns(UserWarning, match="a: numbers behind a point count as whole numbers"):
+        read_volume(tmp_path / "a", voxel_size=SIZE)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_volume(tmp_path / "b", voxel_size=SIZE)
+    assert not [w for w in caught if "behind a point" in str(w.message)]
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_pages_that_are_stored_turned_are_mentioned(tmp_path, in_folder):
+    turned = {"photometric": "minisblack", "metadata": None, "extratags": [(274, "H", 1, 4, True)]}
+    for name, pages in (("s0.tif", grey()[:3]), ("s1.tif", grey()[3:])):
+        tifffile.imwrite(tmp_path / name, pages, **turned)
+    with pytest.warns(UserWarning, match=r"mirrored \(orientation 4\), but is read as it is stored"):
+        read_volume(tmp_path if in_folder else tmp_path / "s0.tif", voxel_size=SIZE)
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
