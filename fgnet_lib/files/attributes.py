@@ -110,18 +110,21 @@ def _lengths(
     shared = (unit for unit in map(_unit, around) if unit is not None and _is_length(unit))
     unit = _unit(attributes)
     unit = next(shared, "nm") if unit is None else unit
-    sizes, origins = {}, {}
+    sizes: dict[str, Measure] = {}
+    origins: dict[str, Measure] = {}
     for key in map(str, attributes):
         for pattern, lengths in ((_SIZE, sizes), (_START, origins)):
             if (match := pattern.fullmatch(key)) and (not match[1] or _is_length(match[1])):
-                lengths[key] = Measure(attributes[key], match[1] or unit)
+                lengths[key] = Measure(attributes[key], match[1] or _unit(attributes, key) or unit)
     if isinstance(n5 := read_table(attributes.get("pixelResolution")), Mapping):
         sizes["pixelResolution"] = Measure(n5.get("dimensions"), n5.get("unit", "nm"), "xyz")
     return sizes, origins
 
 
-def _unit(attributes: Mapping[str, Any]) -> Any:
-    return next((attributes[key] for key in map(str, attributes) if _UNITS.fullmatch(key)), None)
+def _unit(attributes: Mapping[str, Any], length: str = "") -> Any:
+    """The unit of a length of this name, or of all lengths; None if attributes name none."""
+    pattern = re.compile(rf"{length}_?units?", re.IGNORECASE) if length else _UNITS
+    return next((attributes[key] for key in map(str, attributes) if pattern.fullmatch(key)), None)
 
 
 def _is_length(unit: Any) -> bool:

@@ -81,7 +81,7 @@ def claim_sections(folder: Path, pattern: str | None) -> Claims:
             raise FormatError(f"{file} leads out of {folder}, to {file.resolve()}, and is not read")
         if not file.is_file():
             raise FormatError(f"{file} is no file, and is not read")
-    _check_numbers(folder, files)
+    numbers = _check_numbers(folder, files)
     _mention_subfolders(folder)
     first, depths = _open_alike(files)
     _mention_orientation(folder, first)
@@ -110,6 +110,7 @@ def claim_sections(folder: Path, pattern: str | None) -> Claims:
         coloured=first.coloured,
         remark="TIFF sections have none",
         files=tuple(files),
+        numbers=numbers,
     )
 
 
@@ -186,11 +187,14 @@ def _one_kind(folder: Path, files: list[Path], pattern: str | None) -> list[Path
     )
 
 
-def _check_numbers(folder: Path, files: list[Path]) -> None:
-    """Refuse two files with the same number; warn of gaps, and of names with several numbers that change."""
+def _check_numbers(folder: Path, files: list[Path]) -> tuple[int, ...]:
+    """Return the number of each file, the first that changes, if names have one.
+
+    Two files with the same number are refused; gaps, and names with several numbers that change, give a warning.
+    """
     rows = [tuple(map(int, re.findall(r"\d+", file.name))) for file in files]
     if len({len(row) for row in rows}) > 1 or not rows[0]:
-        return
+        return ()
     fractions = {match[1] for file in files if (match := re.search(r"\d[.,](\d+)\D", f"{file.stem} "))}
     if len({len(fraction) for fraction in fractions}) > 1:
         mention(
@@ -215,6 +219,7 @@ def _check_numbers(folder: Path, files: list[Path]) -> None:
                 f"the numbers jump from {', '.join(gaps[:10])}" if gaps else f"sections are numbered in steps of {step}"
             )
             mention(f"{folder}: {what}; sections are put together without gaps, so z is wrong if some are missing")
+    return tuple(changing[0]) if changing else ()
 
 
 def _mention_subfolders(folder: Path) -> None:

@@ -254,16 +254,17 @@ def test_a_terminal_without_utf8_and_an_optimised_python_cost_no_points():
 def test_a_folder_becomes_one_table_and_a_text_for_each_student(tmp_path, monkeypatch, capsys):
     affinities_alone(monkeypatch)
     returned(tmp_path, answer=SOLUTION).rename(tmp_path / "ada.ipynb")
-    returned(tmp_path, answer="import os; os._exit(3)\nmy_affinities = 1").rename(tmp_path / "bob.ipynb")
+    returned(tmp_path, answer="import os; os._exit(3)\nmy_affinities = 1").rename(tmp_path / "bob.IPYNB")
     assert grade.grade_folder(tmp_path, None, 60) == 1
     (tmp_path / "=cmd|x\n.ipynb").write_text("junk")
     (tmp_path / "notes.txt").write_text("not a notebook")
+    (tmp_path / "._ada.ipynb").write_text("what macOS puts into archives")
     assert grade.grade_folder(tmp_path, None, 60) == 2
     with open(tmp_path / "grades" / "grades.csv", encoding="utf-8", newline="") as stream:
         rows = {line["file"]: line for line in csv.DictReader(stream)}
-    assert list(rows) == ["'=cmd|x .ipynb", "ada.ipynb", "bob.ipynb"]
+    assert list(rows) == ["'=cmd|x .ipynb", "ada.ipynb", "bob.IPYNB"]
     assert [rows["ada.ipynb"][key] for key in ("lesson", "points", "of", "states")] == ["01", "2", "2", "passed"]
-    assert rows["bob.ipynb"]["states"] == "stopped" and "is no notebook" in rows["'=cmd|x .ipynb"]["not graded"]
+    assert rows["bob.IPYNB"]["states"] == "stopped" and "is no notebook" in rows["'=cmd|x .ipynb"]["not graded"]
     texts = {path.name: path.read_text("utf-8") for path in (tmp_path / "grades").glob("*.txt")}
     assert texts.keys() == {"=cmd|x\n.txt", "ada.txt", "bob.txt"}
     assert texts["ada.txt"].startswith("ada.ipynb: 2 of 2 points\n1.1 the affinity target")

@@ -297,6 +297,11 @@ def test_the_unit_of_a_voxel_size_may_be_that_of_the_group(tmp_path):
     assert read_volume(counts, "em/raw").voxel_size == SIZE  # not of a length
 
 
+def test_an_offset_may_have_a_unit_of_its_own(tmp_path):
+    attributes = {"resolution": SIZE, "offset": [0.04, 0, 0], "offset_unit": "um", "units": "nm"}
+    assert read_volume(hdf5(tmp_path / "a.h5", {"raw": grey()}, raw=attributes)).offset == (40, 0, 0)
+
+
 def pyramid(path, names, attributes):
     """A pyramid whose group has the voxel size of its finest level."""
     levels = {names[0]: grey(), names[1]: np.ascontiguousarray(grey()[:, ::2, ::2])}
@@ -396,6 +401,7 @@ SCALE = {"type": "scale", "scale": list(SIZE)}
         ({"datasets": [{"path": "9", "coordinateTransformations": [SCALE]}]}, "the levels 9.*there are: 0"),
         ({"axes": [{"name": axis, "type": "space"} for axis in "zyx"]}, "no voxel size.*no unit"),
         ({"axes": [{"name": axis, "unit": "parsec"} for axis in "zyx"]}, "'parsec' is no known unit"),
+        ({"axes": [{"name": axis, "unit": "micrometer"} for axis in "tyx"]}, "axes are t, y, x.*AXES"),
     ],
 )
 def test_ome_zarr_that_is_not_understood_is_refused_unless_you_decide(tmp_path, changes, message):

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import tifffile
-from helpers.volume_files import SIZE, grey, hdf5, neurons, ome_image, ome_zarr, turn
+from helpers.volume_files import SIZE, grey, hdf5, neurons, ome_image, ome_zarr, sections, turn
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -136,6 +136,18 @@ def test_labels_without_names_beside_raw_in_another_order_are_mentioned(tmp_path
     )
     both = hdf5(tmp_path / "b.h5", {RAW: turn(raw, "xyz"), LABELS: turn(labels, "xyz")}, raw=named)
     np.testing.assert_array_equal(read_volume(both, axes="xyz").load().labels, labels)
+
+
+@pytest.mark.parametrize(("numbers", "warned"), [(range(6), False), (range(1, 7), True)])
+def test_sections_of_labels_with_other_numbers_than_raw_are_mentioned(tmp_path, numbers, warned):
+    sections(tmp_path / "raw", grey(), "raw{z:03}.tif")
+    sections(tmp_path / "labels", neurons().astype(np.uint16), "label{z}.tif", numbers)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        volume = read_volume(tmp_path / "raw", labels_path=tmp_path / "labels", voxel_size=SIZE)
+    np.testing.assert_array_equal(volume.load().labels, neurons())
+    message = "labels: labels of section 1 are taken for section 0 of raw"
+    assert [message in str(w.message) for w in caught] == [True] * warned
 
 
 # --- unknown ---------------------------------------------------------------------------------------------------------
