@@ -149,6 +149,11 @@ def test_an_error_text_is_one_short_printable_line(tmp_path, monkeypatch, line, 
         ),
         ("import subprocess; subprocess.run(['true'])", "PermissionError: an answer may not use subprocess.Popen"),
         ("import os; os.system('true')", "PermissionError: an answer may not use os.system"),
+        (
+            f"import os; d = os.open({str(build_notebooks.SOURCES)!r}, 0); os.open('01_em_volumes.py', 0, dir_fd=d)",
+            "PermissionError: an answer may open its own folder",
+        ),
+        ("import os; os.mkfifo('/tmp/pipe')", "AttributeError: module 'os' has no attribute 'mkfifo'"),
         ("import os; os.fork()", "PermissionError: an answer may not use os.fork"),
         ("import os; os.kill(os.getppid(), 19)", "PermissionError: an answer may not use os.kill"),
         ("import socket; socket.create_connection(('127.0.0.1', 9))", "PermissionError: an answer may not use socket."),
@@ -161,6 +166,34 @@ def test_the_plain_ways_out_are_closed(tmp_path, monkeypatch, line, expected):
     line = line.replace("GRADER", str(os.getpid()))
     result = grade.grade(returned(tmp_path, answer=f"{line}\n{SOLUTION}"))
     assert row(result).startswith("0/2") and expected in row(result)
+
+
+@pytest.mark.parametrize(
+    ("event", "arguments"),
+    [
+        ("open", ("OTHER", None, os.O_RDONLY)),  # a folder, for paths relative to it
+        ("open", ("OTHER/a", "w", 0)),
+        ("os.utime", ("OTHER/a", None, None, -1)),
+        ("os.setxattr", ("OTHER/a", "user.x", b"", 0)),
+        ("os.rename", ("OTHER/a", "b", -1, -1)),
+        ("os.rename", ("b", "OTHER/a", -1, -1)),
+        ("sqlite3.connect", ("OTHER/a.db",)),
+        ("socket.sendmsg", (None, ("192.0.2.1", 9))),
+        ("resource.prlimit", (1, 1, (0, 0))),
+        ("os.kill", (1, 9)),
+    ],
+)
+def test_what_an_answer_does_outside_of_its_folder_is_refused(tmp_path, monkeypatch, event, arguments):
+    folder, other = tmp_path / "own", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    monkeypatch.chdir(folder)
+    hook = grade_answer.guard(folder)
+    inside = [str(argument).replace("OTHER", str(folder)) for argument in arguments[:2]]
+    if event in grade_answer.CHANGES:
+        hook(event, (*inside, *arguments[2:]))
+    with pytest.raises(PermissionError, match="an answer may"):
+        hook(event, tuple(a.replace("OTHER", str(other)) if isinstance(a, str) else a for a in arguments))
 
 
 def test_an_answer_may_write_in_its_own_folder_up_to_a_limit(tmp_path, monkeypatch):
