@@ -36,18 +36,10 @@ from fgnet_lib.course.checks.exercise import Outcome, explain
 
 MEMORY, DISK = 8 * 2**30, 200 * 2**20  # bytes that an answer may allocate, and write
 ALONE = "An answer may use what the notebook imports, its functions and plain values, but none of its data"
-REFUSED = (
-    "_posixshmem",
-    "_posixsubprocess",
-    "posix",
-    "builtins",
-    "ctypes",
-    "fgnet_lib.course.checks",
-    "gc",
-    "importlib",
-    "inspect",
-    "sys",
-)  # ways to the check
+REFUSED = (  # ways to the check, and around the audit
+    *("builtins", "ctypes", "fgnet_lib.course.checks", "gc", "importlib", "inspect", "sys"),
+    *("_posixshmem", "_posixsubprocess", "posix"),
+)
 SECRET = [REPOSITORY / "notebooks", REPOSITORY / "tests", REPOSITORY / "fgnet_lib" / "course" / "checks"]
 FORBIDDEN = {  # audit events: what starts or stops processes, opens connections or lists all objects
     *("os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "pty.spawn", "subprocess.Popen"),
