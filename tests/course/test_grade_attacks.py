@@ -205,7 +205,7 @@ def test_an_answer_may_write_in_its_own_folder_up_to_a_limit(tmp_path, monkeypat
     assert row(grade.grade(path)) == "0/2  stopped  The answer wrote more than 1 MB"
 
 
-@pytest.mark.parametrize("case", ["link", "closed folder with a link", "file", "gone"])
+@pytest.mark.parametrize("case", ["link", "closed folder with a link", "file", "gone", "deep"])
 def test_the_folder_of_an_answer_is_removed_whatever_it_has_become(tmp_path, monkeypatch, case):
     target, folders = tmp_path / "target", tmp_path / "temporary"
     target.mkdir(mode=0o755)
@@ -219,6 +219,13 @@ def test_the_folder_of_an_answer_is_removed_whatever_it_has_become(tmp_path, mon
             (folder / "closed" / "link").symlink_to(target)
             (folder / "link").symlink_to(target)
             (folder / "closed").chmod(0)
+        elif case == "deep":
+            monkeypatch.chdir(folder)
+            for _ in range(3000):
+                os.mkdir("d")
+                os.chdir("d")
+            assert grade_process.disk_use(name) > grade_answer.DISK  # beyond the longest path nothing can be counted
+            os.chdir(tmp_path)
         else:
             folder.rmdir()
             if case != "gone":
