@@ -87,7 +87,6 @@ def work(job: Job, folder: str, pipe: socket.socket) -> None:
     names = start_shell(names).user_ns
     pipe.sendall(b"\n")
     limit(job.seconds)
-    sys.modules["_posixshmem"] = None  # type: ignore[assignment]  # shared memory outlives its process
     for name in UNHEARD:
         vars(os).pop(name, None)
     sys.addaudithook(guard(Path(folder).resolve()))
