@@ -117,7 +117,7 @@ def load_checkpoint(encoder: Sam2Encoder, path: Path) -> None:
         ValueError: damaged file, file that carries code, no image encoder in it, or one of another size or dtype, or
             with values that are not finite.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no SAM2 checkpoint at {path}")
     try:

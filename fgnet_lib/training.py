@@ -149,9 +149,9 @@ def fit(
         RuntimeError: If another run trains in this folder.
         FloatingPointError: If the loss is not finite; the last checkpoint is kept.
     """
-    device = next(model.parameters()).device
-    with _alone(Path(out_dir)), _accelerate(device, config.accumulate) as accelerator:
-        return _loop(accelerator, model, dataset, loss_function, config, Path(out_dir), on_step)
+    device, folder = next(model.parameters()).device, Path(out_dir).expanduser()
+    with _alone(folder), _accelerate(device, config.accumulate) as accelerator:
+        return _loop(accelerator, model, dataset, loss_function, config, folder, on_step)
 
 
 def _loop(

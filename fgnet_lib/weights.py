@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
+from torch import Tensor
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.configuration import FGNetConfig
@@ -33,11 +35,28 @@ def save_model(model: FGNet, path: str | Path, notes: dict[str, Any] | None = No
     Returns:
         The path.
     """
-    path = Path(path)
     metadata = {"config": json.dumps(asdict(model.config)), "notes": json.dumps(notes or {})}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return save_tensors(model.state_dict(), path, metadata)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: dict[str, str]) -> Path:
+    """Write tensors and texts as one safetensors file, which is there complete or not at all.
+
+    Args:
+        tensors: By name, on any device.
+        path: Of the file; its folder is made if there is none.
+        metadata: Texts by name.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: The disk is full or cannot be written; what was there before is untouched.
+    """
+    path = Path(path).expanduser()
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as part:
-        save_file(tensors, part, metadata)
+        part.write_bytes(save(content, metadata))
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import asdict, replace
 
 import pytest
@@ -132,6 +133,24 @@ def test_switches_survive_saving_and_loading(tmp_path, changes):
     with torch.inference_mode():
         for a, b in zip(model(raw)[:2], loaded(raw)[:2], strict=True):
             assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, model, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert save_model(model, "~/model.safetensors", {"threshold": 0.4}) == tmp_path / "model.safetensors"
+    assert read_notes("~/model.safetensors") == {"threshold": 0.4}
+
+
+def test_a_full_disk_is_named_with_the_file_of_weights(tmp_path, model):
+    before = save_model(model, tmp_path / "a.safetensors").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # the system refuses to write on
+    try:
+        with pytest.raises(OSError, match="cannot write .*a.safetensors, what was there before is untouched"):
+            save_model(model, tmp_path / "a.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
 def test_mini_stays_small():

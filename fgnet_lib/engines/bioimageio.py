@@ -77,7 +77,7 @@ def export_bioimageio(
         "weights": {"onnx": {**_entry("model.onnx", files), "opset_version": OPSET}},
         "config": {"bioimageio": {"reproducibility_tolerance": [{"absolute_tolerance": TOLERANCE}]}},
     }
-    path = Path(path)
+    path = Path(path).expanduser()
     with atomic(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as package:
         for file, content in {"rdf.yaml": json.dumps(description, indent=1).encode(), **files}.items():
             package.writestr(file, content)

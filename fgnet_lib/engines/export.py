@@ -71,7 +71,7 @@ def export_onnx(model: FGNet, path: str | Path, shape: tuple[int, int, int] | No
     """
     if shape is not None and (len(shape) != 3 or min(shape) < 1):
         raise ValueError(f"shape is voxels along z, y, x, each at least 1; got {shape}")
-    path, affinities = Path(path), Affinities(model.cpu().eval())
+    path, affinities = Path(path).expanduser(), Affinities(model.cpu().eval())
     example = noise(shape or EXAMPLE)
     content = to_onnx(affinities, {"raw": example}, output_names(model), free=shape is None)
     check_onnx(content, affinities, example)

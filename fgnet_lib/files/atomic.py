@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -23,6 +26,9 @@ def atomic(path: Path) -> Iterator[Path]:
     (Of a folder that was killed in the moment of its exchange, the next writer brings back the old one.) Threads,
     processes and computers may write the same path at the same time; the last writer wins. Containers that share a
     host name count as one computer: give each its own, or one may remove what another is writing.
+
+    Raises:
+        OSError: the disk is full or cannot be written, with the name of `path`; what else is raised stays.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -47,6 +53,11 @@ def atomic(path: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             part.replace(path)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        reason = os.strerror(error.errno)
+        raise OSError(error.errno, f"cannot write {path}, what was there before is untouched: {reason}") from error
     finally:
         _discard(part)  # without an error of its own, which would hide why the context ended
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from fgnet_lib.files.geometry import (
     FormatError,
     arrange,
     describe_axes,
+    mention,
     naming,
     parse_axes,
     parse_voxel_size,
@@ -86,6 +88,8 @@ def read_volume(
         raise FormatError(
             f"{path}: no voxel size in the file{remark}; give VOXEL_SIZE, in Python voxel_size=(z, y, x), in nm"
         )
+    if sized or not describe_axes(claims):
+        _mention_uneven(size, path)
     grey = _grey(raw.array, claims, str(path))
     volume = Volume(grey, size, offset=raw.offset or (0, 0, 0), name=path.name)
     labels_key = _key(labels_key)
@@ -95,10 +99,38 @@ def read_volume(
     labels_path = _expand(labels_path) if separate and labels_path is not None else path
     labels = _open(labels_path, labels_key, (LABELS_KEY, "stack"))
     with naming(labels_path):
+        _mention_guesses(labels, claims, volume.shape, order, labels_path)
         marked = replace(labels, array=mark_unknown(labels.array, ids, str(labels_path)))
         arranged = arrange(marked, str(labels_path), _axes_of_labels(order, labels, claims), sized)
         placed = place_labels(arranged, raw, volume, str(labels_path), claims.centred and labels.centred)
     return replace(volume, labels=placed)
+
+
+def _mention_uneven(size: tuple[float, float, float], where: Path) -> None:
+    """Warn of voxels that are not square in a section: their numbers may be in the order x, y, z."""
+    if not np.isclose(size[1], size[2], rtol=0.01):
+        mention(
+            f"{where}: voxels of {size} nm along z, y, x are not square in a section; if the numbers are meant along "
+            "x, y, z, turn them round in VOXEL_SIZE (and give AXES if the array is x, y, z, too)"
+        )
+
+
+def _mention_guesses(labels: Claims, raw: Claims, shape: tuple[int, ...], order: str | None, where: Path) -> None:
+    """Warn where nothing says how labels belong to raw: numbers of sections that differ, or axes without names."""
+    pairs = zip(labels.numbers, raw.numbers, strict=False)
+    if len(labels.numbers) == len(raw.numbers) and (pair := next((p for p in pairs if p[0] != p[1]), None)):
+        mention(
+            f"{where}: labels of section {pair[0]} are taken for section {pair[1]} of raw; the files of both folders "
+            "are matched by their order, not by their numbers"
+        )
+    named = [axis for axis in describe_axes(raw) or SPACE if axis and axis in SPACE]
+    if order or len(labels.array.shape) != 3 or describe_axes(labels) or named == list(SPACE):
+        return
+    if tuple(labels.array.shape) != shape or shape == tuple(shape[SPACE.index(axis)] for axis in named):
+        mention(
+            f"{where}: the labels name no axes and are read as z, y, x, but raw is {', '.join(named)}; if the labels "
+            f"are, too, give AXES = {''.join(named)!r}"
+        )
 
 
 def _axes_of_labels(order: str | None, labels: Claims, raw: Claims) -> str | None:
@@ -148,11 +180,8 @@ def write_volume(volume: Volume, path: str | Path) -> Path:
     path = _expand(path)
     if path.suffix not in (".h5", ".hdf", ".hdf5", ".zarr"):
         raise ValueError(f"{path}: cannot write {path.suffix or 'a name without suffix'}; use .h5, .hdf or .zarr")
-    try:
-        with atomic(path) as part:
-            _write_zarr(volume, part) if path.suffix == ".zarr" else _write_hdf5(volume, part)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}, what was there before is untouched: {error}") from error
+    with atomic(path) as part:
+        _write_zarr(volume, part) if path.suffix == ".zarr" else _write_hdf5(volume, part)
     return path
 
 
@@ -209,6 +238,8 @@ def _write_arrays(volume: Volume, create: Callable[..., Any], disk: _Surviving |
 
 
 def _expand(path: str | Path) -> Path:
+    if re.match(r"[a-z][a-z0-9+]+://", str(path), re.IGNORECASE):
+        raise FormatError(f"{path}: is an address, and only files are read; download it, and give its file or folder")
     try:
         return Path(str(path)).expanduser()
     except RuntimeError as error:

@@ -55,6 +55,7 @@ class Claims:
         inverted: whether 0 is white.
         coloured: whether values are numbers in a table of colours, and not grey.
         files: the files and folders that hold the array, by which a change is noticed.
+        numbers: of the sections in a folder, by their names; empty where they have none.
     """
 
     array: Any
@@ -67,6 +68,7 @@ class Claims:
     inverted: bool = False
     coloured: bool = False
     files: tuple[Path, ...] = ()
+    numbers: tuple[int, ...] = ()
 
 
 class Arranged(NamedTuple):

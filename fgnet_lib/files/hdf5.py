@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fgnet_lib.files.attributes import claim_attributes, read_attributes
+from fgnet_lib.files.attributes import claim_attributes, is_coarser, read_attributes
 from fgnet_lib.files.geometry import MOST_BYTES, Claims, FormatError, mention
 from fgnet_lib.volumes import Lazy
 
@@ -86,7 +86,8 @@ def claim_hdf5(node: h5py.Dataset, path: Path) -> Claims:
     array = (
         node if node.chunks is None and node.id.get_storage_size() else watch(node, _lost_chunks(node, where), where)
     )
-    claims = claim_attributes(array, read_attributes(node), groups)
+    coarser = is_coarser(node.parent, node.name.rpartition("/")[2])
+    claims = claim_attributes(array, read_attributes(node), groups, coarser)
     labels = [dim.label or (dim[0].name.rpartition("/")[2] if len(dim) else "") for dim in node.dims]  # or netCDF's
     axes = {**claims.axes, "its dimension labels": labels} if any(labels) else claims.axes
     return replace(claims, axes=axes, files=(path,))

@@ -104,7 +104,8 @@ def parse_unknown(value: Any) -> tuple[int, ...]:
 def mark_unknown(array: Any, unknown: tuple[int, ...], where: str) -> Any:
     """Return labels as uint32 or uint64, in which `unknown` ids are `IGNORE`.
 
-    If no ids are given, a crop with an id that others use for unknown voxels (all bits of a type) gives a warning.
+    If no ids are given, a crop with an id that others use for unknown voxels gives a warning: -1 without its sign; in
+    32 and 64 bits also -2 and -3, as BigCAT has them, and the largest signed integer.
     Labels of other types come back as they are, so that `Volume` refuses them; signed ones are read if `unknown` is
     given.
 
@@ -117,20 +118,30 @@ def mark_unknown(array: Any, unknown: tuple[int, ...], where: str) -> Any:
     if unknown:
         return _replace_unknown(array, unknown, where)
     wide = np.dtype(f"u{max(dtype.itemsize, 4)}")
-    suspect = 2 ** (8 * min(dtype.itemsize, 4)) - 1  # -1 of this type, or of uint32; -1 of uint64 is IGNORE
+    suspects = np.array(_suspect(8 * dtype.itemsize), dtype)
     warned: list[bool] = []
 
     def cut(*slices: slice) -> np.ndarray:
         block = np.asarray(array[slices]).astype(wide, copy=False)
-        if not warned and (block == suspect).any():
+        marks = [] if warned or block.max() < suspects.min() else [mark for mark in suspects if (block == mark).any()]
+        if marks:
             warned.append(True)
+            ids = ", ".join(map(str, marks))
             mention(
-                f"{where}: some labels are {suspect}, -1 without its sign, which often marks unknown voxels; if it "
-                f"does here, give UNKNOWN = {suspect}"
+                f"{where}: some labels are {ids}, a number that often marks unknown voxels (-1 without its sign, or "
+                f"the end of a type); if it does here, give UNKNOWN = {ids if len(marks) == 1 else repr(ids)}"
             )
         return block
 
     return Lazy(array.shape, wide, cut)
+
+
+def _suspect(bits: int) -> list[int]:
+    """Ids in unsigned labels that are likely to be marks, and too large to be counted up to."""
+    if bits < 32:
+        return [2**bits - 1]
+    ends = [2**bits - 2, 2**bits - 3, 2 ** (bits - 1) - 1]
+    return [2**32 - 1, *ends]  # 2^64 - 1 is IGNORE
 
 
 def _replace_unknown(array: Any, unknown: tuple[int, ...], where: str) -> Lazy:

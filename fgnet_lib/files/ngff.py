@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
-from fgnet_lib.files.attributes import claim_attributes, read_attributes
+from fgnet_lib.files.attributes import claim_attributes, is_coarser, read_attributes
 from fgnet_lib.files.geometry import Claims, FormatError
 from fgnet_lib.files.hdf5 import chunks_of, refuse_large_chunks, watch
 from fgnet_lib.files.lengths import Measure
@@ -58,8 +59,11 @@ def is_zarr(path: Path) -> bool:
 
 
 def open_zarr(path: Path) -> Any:
-    """Open a Zarr folder for reading: a group or an array."""
-    return zarr.open(_Confined(path, read_only=True), mode="r")
+    """Open a Zarr folder for reading: a group or an array.
+
+    Consolidated metadata, a copy for slow stores, are not read: they are often older than what they were copied from.
+    """
+    return zarr.open(_Confined(path, read_only=True), mode="r", use_consolidated=False)
 
 
 def list_arrays(group: Any) -> list[str]:
@@ -69,8 +73,13 @@ def list_arrays(group: Any) -> list[str]:
 
 def multiscales(group: Any) -> Any:
     """What a group says about the levels of an OME-Zarr image; None if it is none."""
-    attributes = group.attrs.get("ome", group.attrs)  # 0.5 put it under `ome`
-    return attributes.get("multiscales") if isinstance(attributes, Mapping) else None
+    return _ome(group).get("multiscales")
+
+
+def _ome(group: Any) -> Mapping[str, Any]:
+    """What OME-Zarr says in a group: from 0.5 on under `ome`, before beside other attributes."""
+    modern = group.attrs.get("ome")
+    return {**group.attrs, **(modern if isinstance(modern, Mapping) else {})}
 
 
 def default_image(group: Any, path: Path) -> str | None:
@@ -79,8 +88,7 @@ def default_image(group: Any, path: Path) -> str | None:
     Raises:
         FormatError: it holds several images; lists them.
     """
-    attributes = group.attrs.get("ome", group.attrs)
-    if not isinstance(attributes, Mapping) or "bioformats2raw.layout" not in attributes:
+    if "bioformats2raw.layout" not in _ome(group):
         return None
     images = sorted(key for key, node in group.groups() if multiscales(node))
     if len(images) > 1:
@@ -106,7 +114,7 @@ def claim_zarr(root: Any, key: str, path: Path) -> Claims:
         image, level = _image_around(root, key)
         return _claim_level(claims, image, level) if image else claims
     image, level = _full_resolution(node, where)
-    array = node[str(level["path"])]
+    array = node[level["path"]]
     return _claim_level(_claim_array(root, array, path, where), image, level)
 
 
@@ -114,9 +122,10 @@ def _claim_array(root: Any, array: Any, path: Path, where: str) -> Claims:
     refuse_large_chunks(array.chunks, array.dtype, where)
     folder = path / array.path
     parents = array.path.split("/")[:-1]
-    around = [read_attributes(group) for _, group in reversed(_groups_around(root, array.path))]
+    groups = [group for _, group in reversed(_groups_around(root, array.path))]
+    coarser = bool(groups) and is_coarser(groups[0], array.path.rpartition("/")[2])
     watched = watch(_Filled(array), _lost_chunks(array, folder), where)
-    claims = claim_attributes(watched, read_attributes(array), around)
+    claims = claim_attributes(watched, read_attributes(array), list(map(read_attributes, groups)), coarser)
     names = getattr(array.metadata, "dimension_names", None)
     axes = {**claims.axes, "its dimension names": names} if names else claims.axes
     marks = [path.joinpath(*parents[:i]) / mark for i in range(len(parents) + 1) for mark in (*MARKS, ".zattrs")]
@@ -170,11 +179,18 @@ def _image_around(root: Any, key: str) -> tuple[Any, Any]:
     for rest, group in _groups_around(root, key):
         images = multiscales(group)
         for image in images if isinstance(images, list) else []:
-            levels = image.get("datasets") if isinstance(image, Mapping) else None
-            for level in levels if isinstance(levels, list) else []:
-                if isinstance(level, Mapping) and str(level.get("path")) == rest:
+            for level in _levels(image):
+                if level["path"] == rest:
                     return image, level
     return None, None
+
+
+def _levels(image: Any) -> list[dict[str, Any]]:
+    """The levels of an image that have a path, which may be a number, or begin with a dot."""
+    levels = image.get("datasets") if isinstance(image, Mapping) else None
+    levels = levels if isinstance(levels, list) else []
+    named = [level for level in levels if isinstance(level, Mapping) and "path" in level]
+    return [{**level, "path": posixpath.normpath(f"/{level['path']}").strip("/")} for level in named]
 
 
 def _full_resolution(group: Any, where: str) -> tuple[Any, Any]:
@@ -182,19 +198,18 @@ def _full_resolution(group: Any, where: str) -> tuple[Any, Any]:
     images = multiscales(group)
     if not isinstance(images, list) or not images or not isinstance(images[0], Mapping):
         raise FormatError(f"{where} is a group; its datasets are: {', '.join(list_arrays(group)[:20]) or 'none'}")
-    levels = [level for image in images for level in image.get("datasets") or [] if isinstance(level, Mapping)]
-    levels = [level for level in levels if "path" in level]
-    paths = [str(level["path"]) for level in levels]
+    levels = [level for image in images for level in _levels(image)]
+    paths = [level["path"] for level in levels]
     if len(images) > 1:
         raise FormatError(f"{where}: holds {len(images)} OME-Zarr images; RAW_KEY names an array: {', '.join(paths)}")
-    lost = [name for name in paths if name not in group or not isinstance(group[name], zarr.Array)]
+    lost = [name for name in paths if not name or name not in group or not isinstance(group[name], zarr.Array)]
     if not levels or paths[0] in lost:
         raise FormatError(
             f"{where}: OME-Zarr names the levels {', '.join(paths) or 'none'}; missing: {', '.join(lost) or 'none'}; "
             f"there are: {', '.join(list_arrays(group)[:20]) or 'none'}. RAW_KEY names an array"
         )
-    levels = [level for level in levels if str(level["path"]) not in lost]
-    return images[0], max(levels, key=lambda level: math.prod(group[str(level["path"])].shape))
+    levels = [level for level in levels if level["path"] not in lost]
+    return images[0], max(levels, key=lambda level: math.prod(group[level["path"]].shape))
 
 
 def _claim_level(claims: Claims, image: Mapping[str, Any], level: Mapping[str, Any]) -> Claims:

@@ -53,6 +53,7 @@ def claim_tiff(path: Path, key: str | None) -> Claims:
         FormatError: truncated, several images, or colours.
     """
     stack = _Stack(path, key)  # stays open, so that pages are found once
+    _mention_orientation(path, stack)
     return Claims(
         Lazy(stack.shape, stack.dtype, stack.cut),
         {"TIFF": [None if axis in _UNKNOWN else axis for axis in stack.axes]} if stack.named else {},
@@ -80,9 +81,10 @@ def claim_sections(folder: Path, pattern: str | None) -> Claims:
             raise FormatError(f"{file} leads out of {folder}, to {file.resolve()}, and is not read")
         if not file.is_file():
             raise FormatError(f"{file} is no file, and is not read")
-    _check_numbers(folder, files)
+    numbers = _check_numbers(folder, files)
     _mention_subfolders(folder)
     first, depths = _open_alike(files)
+    _mention_orientation(folder, first)
     if max(depths) > 1 and len(files) > 1:
         mention(
             f"{folder}: its {len(files)} files hold {min(depths)} to {max(depths)} sections each; all are read in turn"
@@ -108,7 +110,16 @@ def claim_sections(folder: Path, pattern: str | None) -> Claims:
         coloured=first.coloured,
         remark="TIFF sections have none",
         files=tuple(files),
+        numbers=numbers,
     )
+
+
+def _mention_orientation(path: Path, stack: _Stack) -> None:
+    if stack.orientation != 1:
+        mention(
+            f"{path}: is to be shown turned or mirrored (orientation {stack.orientation}), but is read as it is "
+            "stored; labels must be stored alike"
+        )
 
 
 def _open_alike(files: list[Path]) -> tuple[_Stack, list[int]]:
@@ -176,11 +187,20 @@ def _one_kind(folder: Path, files: list[Path], pattern: str | None) -> list[Path
     )
 
 
-def _check_numbers(folder: Path, files: list[Path]) -> None:
-    """Refuse two files with the same number; warn of gaps, and of names with several numbers that change."""
+def _check_numbers(folder: Path, files: list[Path]) -> tuple[int, ...]:
+    """Return the number of each file, the first that changes, if names have one.
+
+    Two files with the same number are refused; gaps, and names with several numbers that change, give a warning.
+    """
     rows = [tuple(map(int, re.findall(r"\d+", file.name))) for file in files]
     if len({len(row) for row in rows}) > 1 or not rows[0]:
-        return
+        return ()
+    fractions = {match[1] for file in files if (match := re.search(r"\d[.,](\d+)\D", f"{file.stem} "))}
+    if len({len(fraction) for fraction in fractions}) > 1:
+        mention(
+            f"{folder}: numbers behind a point count as whole numbers, so 1.9 comes before 1.12; name files with as "
+            "many digits each if they are fractions"
+        )
     changing = [column for column in zip(*rows, strict=True) if len(set(column)) > 1]
     if len(set(rows)) < len(rows):
         first = next(file.name for i, file in enumerate(files) if rows.count(rows[i]) > 1)
@@ -199,6 +219,7 @@ def _check_numbers(folder: Path, files: list[Path]) -> None:
                 f"the numbers jump from {', '.join(gaps[:10])}" if gaps else f"sections are numbered in steps of {step}"
             )
             mention(f"{folder}: {what}; sections are put together without gaps, so z is wrong if some are missing")
+    return tuple(changing[0]) if changing else ()
 
 
 def _mention_subfolders(folder: Path) -> None:
@@ -225,6 +246,7 @@ class _Stack:
         named: whether the axes have a meaning.
         inverted: whether 0 is white.
         coloured: whether values are numbers of colours, and not grey.
+        orientation: TIFF's number for the corner of the first voxel; 1 is the upper left one.
         sizes: voxel sizes that the file states.
         files: the files with the pages.
     """
@@ -255,6 +277,7 @@ class _Stack:
         self.named = len(self.axes) > 3 or self.axes.strip(_UNKNOWN) != "YX"
         self.inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and self.dtype != bool
         self.coloured = page.photometric == tifffile.PHOTOMETRIC.PALETTE and not _is_grey(page.colormap)
+        self.orientation = page.tags.valueof("Orientation", 1)
         self.sizes = _sizes(self._file, int(key or 0), page)
         self._start = self._series[0].dataoffset if len(self._series) == 1 else None
         self._pages = [] if self._start is not None else [page for part in self._series for page in part.pages]

@@ -23,12 +23,12 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.natural_encoder import NaturalEncoder
 from fgnet_lib.sam2_encoder import Sam2Encoder
+from fgnet_lib.weights import save_tensors
 
 Spectrum = Literal["raw", "log1p"]
 Regime = Literal["frozen", "adapters", "norms", "full"]
@@ -264,19 +264,14 @@ def save_adapters(model: nn.Module, path: str | Path, config: AdapterConfig, not
     Returns:
         The path.
     """
-    path = Path(path)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items() if name in trained}
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name in trained}
     metadata = {
         "adapters": json.dumps(asdict(config)),
         "base": base_fingerprint(model, trained),
         "notes": json.dumps(notes),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")  # under its own name the file is complete
-    save_file(tensors, part, metadata)
-    part.replace(path)
-    return path
+    return save_tensors(tensors, path, metadata)
 
 
 def load_adapters(model: FGNet, path: str | Path) -> dict[str, Any]:
@@ -286,7 +281,7 @@ def load_adapters(model: FGNet, path: str | Path) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged or not ours, or belongs to another base model. The model then has no adapters.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of adapters")
     try:

@@ -16,9 +16,10 @@ import zarr
 from distributed import Client
 
 from fgnet_lib.files.atomic import load_arrays, save_arrays
-from fgnet_lib.files.geometry import mention
-from fgnet_lib.files.lengths import is_plausible
+from fgnet_lib.files.geometry import describe_axes, mention
+from fgnet_lib.files.lengths import NM_PER_UNIT, SPACE, is_plausible, split_units
 from fgnet_lib.files.locks import inside, lock
+from fgnet_lib.files.ngff import claim_zarr
 from fgnet_lib.files.stamps import checksum, stamp, stamp_all
 from fgnet_lib.scale.cluster import Report, run
 from fgnet_lib.scale.grid import Grid
@@ -98,6 +99,12 @@ def _open_affinities(path: Path, strict: bool) -> zarr.Array:
         raise ValueError(f"{wanted}; this is a group with {sorted(array)}: name an array in it, as {path}/NAME")
     if array.ndim != 4 or array.dtype.kind != "f" or np.shape(array.attrs.get("resolution")) != (3,):
         raise ValueError(f"{wanted}; this is {array.dtype} {array.shape} with the attributes {dict(array.attrs)}")
+    claims = claim_zarr(array, "", path)
+    order, lengths = describe_axes(claims), [*claims.sizes.values(), *claims.origins.values()]
+    units = {str(unit) for length in lengths for unit in split_units(length.unit)}
+    in_nm = all(NM_PER_UNIT.get(unit.lower().removesuffix("s")) == 1 for unit in units)
+    if not in_nm or (order and order[-3:] != tuple(SPACE)):
+        raise ValueError(f"{wanted}; this one has the axes {order or 'c, z, y, x'} and lengths in {', '.join(units)}")
     check_affinities(array[:, *middle(array.shape[1:])].astype(np.float32), strict)
     predicted = Journal(path.parent, Predict.name)
     if path.name == Predict.output and (settings := predicted.settings()):

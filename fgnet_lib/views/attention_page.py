@@ -64,9 +64,10 @@ def export_attention(volume: Volume, model: FGNet, path: str | Path) -> Path:
         ],
     }
     data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")  # no tag can end the script
-    with atomic(Path(path)) as part:
+    path = Path(path).expanduser()
+    with atomic(path) as part:
         part.write_text(TEMPLATE.read_text(encoding="utf-8").replace("/* volume */", data), encoding="utf-8")
-    return Path(path)
+    return path
 
 
 def _jpeg(volume: Volume, z: int) -> bytes:

@@ -91,9 +91,10 @@ def export_html(
             "zaxis": down | {"title": "z (nm)", "nticks": 4},
         },
     )
-    with atomic(Path(path)) as part:
+    path = Path(path).expanduser()
+    with atomic(path) as part:
         figure.write_html(part, include_plotlyjs=True, default_height="92vh", config={"displaylogo": False})
-    return Path(path)
+    return path
 
 
 def _names(segmentation: np.ndarray, ids: Iterable[int] | Mapping[int, str] | None, largest: int) -> dict[int, str]:
@@ -151,7 +152,7 @@ def export_precomputed(
         ValueError: shapes differ, an id is negative or missing, or the folder holds something else than an export.
         OSError: the disk is full or cannot be written; what was at `path` is untouched.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     _check_replaceable(path)
     segmentation = check_ids(segmentation, "segmentation")
     if segmentation.shape != volume.shape:

@@ -186,7 +186,7 @@ class Explorer(widgets.VBox):
             extras: widgets to show beside the buttons.
         """
         self.controls, self._draw, self._tell = controls, draw, tell
-        self._folder, self._name, self._quiet, self._seen = Path(folder), name, False, 0
+        self._folder, self._name, self._quiet, self._seen = Path(folder).expanduser(), name, False, 0
         self._keys = _motion_keys(controls) | dict(keys or {})
         self.picture = widgets.Image(format="jpeg")  # a third of a PNG's size, at the same pixels
         self.readout, self.status, self.values_at = (widgets.HTML() for _ in range(3))

@@ -242,7 +242,7 @@ quiz.ask("08", "wrong-size")
 from fgnet_lib.segmentation import sweep
 
 candidates = (round(threshold / 2, 3), threshold, round((1 + threshold) / 2, 3))
-segmentations = sweep(affinities, volume.voxel_size, candidates)
+segmentations = sweep(affinities, volume.voxel_size, candidates, strict=False)  # channels that look swapped: a warning
 for candidate, labels in segmentations.items():
     voxels = np.sort(np.unique(labels, return_counts=True)[1])[::-1]
     chosen = "  <- chosen" if candidate == threshold else ""

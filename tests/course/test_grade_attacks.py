@@ -149,6 +149,11 @@ def test_an_error_text_is_one_short_printable_line(tmp_path, monkeypatch, line, 
         ),
         ("import subprocess; subprocess.run(['true'])", "PermissionError: an answer may not use subprocess.Popen"),
         ("import os; os.system('true')", "PermissionError: an answer may not use os.system"),
+        (
+            f"import os; d = os.open({str(build_notebooks.SOURCES)!r}, 0); os.open('01_em_volumes.py', 0, dir_fd=d)",
+            "PermissionError: an answer may open its own folder",
+        ),
+        ("import os; os.mkfifo('/tmp/pipe')", "AttributeError: module 'os' has no attribute 'mkfifo'"),
         ("import os; os.fork()", "PermissionError: an answer may not use os.fork"),
         ("import os; os.kill(os.getppid(), 19)", "PermissionError: an answer may not use os.kill"),
         ("import socket; socket.create_connection(('127.0.0.1', 9))", "PermissionError: an answer may not use socket."),
@@ -163,6 +168,34 @@ def test_the_plain_ways_out_are_closed(tmp_path, monkeypatch, line, expected):
     assert row(result).startswith("0/2") and expected in row(result)
 
 
+@pytest.mark.parametrize(
+    ("event", "arguments"),
+    [
+        ("open", ("OTHER", None, os.O_RDONLY)),  # a folder, for paths relative to it
+        ("open", ("OTHER/a", "w", 0)),
+        ("os.utime", ("OTHER/a", None, None, -1)),
+        ("os.setxattr", ("OTHER/a", "user.x", b"", 0)),
+        ("os.rename", ("OTHER/a", "b", -1, -1)),
+        ("os.rename", ("b", "OTHER/a", -1, -1)),
+        ("sqlite3.connect", ("OTHER/a.db",)),
+        ("socket.sendmsg", (None, ("192.0.2.1", 9))),
+        ("resource.prlimit", (1, 1, (0, 0))),
+        ("os.kill", (1, 9)),
+    ],
+)
+def test_what_an_answer_does_outside_of_its_folder_is_refused(tmp_path, monkeypatch, event, arguments):
+    folder, other = tmp_path / "own", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    monkeypatch.chdir(folder)
+    hook = grade_answer.guard(folder)
+    inside = [str(argument).replace("OTHER", str(folder)) for argument in arguments[:2]]
+    if event in grade_answer.CHANGES:
+        hook(event, (*inside, *arguments[2:]))
+    with pytest.raises(PermissionError, match="an answer may"):
+        hook(event, tuple(a.replace("OTHER", str(other)) if isinstance(a, str) else a for a in arguments))
+
+
 def test_an_answer_may_write_in_its_own_folder_up_to_a_limit(tmp_path, monkeypatch):
     affinities_alone(monkeypatch)
     line = "for n in range(40): open(f'{n}', 'wb').write(bytes(2**16))\nimport time; time.sleep(2)"
@@ -172,7 +205,7 @@ def test_an_answer_may_write_in_its_own_folder_up_to_a_limit(tmp_path, monkeypat
     assert row(grade.grade(path)) == "0/2  stopped  The answer wrote more than 1 MB"
 
 
-@pytest.mark.parametrize("case", ["link", "closed folder with a link", "file", "gone"])
+@pytest.mark.parametrize("case", ["link", "closed folder with a link", "file", "gone", "deep"])
 def test_the_folder_of_an_answer_is_removed_whatever_it_has_become(tmp_path, monkeypatch, case):
     target, folders = tmp_path / "target", tmp_path / "temporary"
     target.mkdir(mode=0o755)
@@ -186,6 +219,13 @@ def test_the_folder_of_an_answer_is_removed_whatever_it_has_become(tmp_path, mon
             (folder / "closed" / "link").symlink_to(target)
             (folder / "link").symlink_to(target)
             (folder / "closed").chmod(0)
+        elif case == "deep":
+            monkeypatch.chdir(folder)
+            for _ in range(3000):
+                os.mkdir("d")
+                os.chdir("d")
+            assert grade_process.disk_use(name) > grade_answer.DISK  # beyond the longest path nothing can be counted
+            os.chdir(tmp_path)
         else:
             folder.rmdir()
             if case != "gone":
@@ -254,16 +294,17 @@ def test_a_terminal_without_utf8_and_an_optimised_python_cost_no_points():
 def test_a_folder_becomes_one_table_and_a_text_for_each_student(tmp_path, monkeypatch, capsys):
     affinities_alone(monkeypatch)
     returned(tmp_path, answer=SOLUTION).rename(tmp_path / "ada.ipynb")
-    returned(tmp_path, answer="import os; os._exit(3)\nmy_affinities = 1").rename(tmp_path / "bob.ipynb")
+    returned(tmp_path, answer="import os; os._exit(3)\nmy_affinities = 1").rename(tmp_path / "bob.IPYNB")
     assert grade.grade_folder(tmp_path, None, 60) == 1
     (tmp_path / "=cmd|x\n.ipynb").write_text("junk")
     (tmp_path / "notes.txt").write_text("not a notebook")
+    (tmp_path / "._ada.ipynb").write_text("what macOS puts into archives")
     assert grade.grade_folder(tmp_path, None, 60) == 2
     with open(tmp_path / "grades" / "grades.csv", encoding="utf-8", newline="") as stream:
         rows = {line["file"]: line for line in csv.DictReader(stream)}
-    assert list(rows) == ["'=cmd|x .ipynb", "ada.ipynb", "bob.ipynb"]
+    assert list(rows) == ["'=cmd|x .ipynb", "ada.ipynb", "bob.IPYNB"]
     assert [rows["ada.ipynb"][key] for key in ("lesson", "points", "of", "states")] == ["01", "2", "2", "passed"]
-    assert rows["bob.ipynb"]["states"] == "stopped" and "is no notebook" in rows["'=cmd|x .ipynb"]["not graded"]
+    assert rows["bob.IPYNB"]["states"] == "stopped" and "is no notebook" in rows["'=cmd|x .ipynb"]["not graded"]
     texts = {path.name: path.read_text("utf-8") for path in (tmp_path / "grades").glob("*.txt")}
     assert texts.keys() == {"=cmd|x\n.txt", "ada.txt", "bob.txt"}
     assert texts["ada.txt"].startswith("ada.ipynb: 2 of 2 points\n1.1 the affinity target")

@@ -14,7 +14,7 @@ import pytest
 import tifffile
 import torch
 
-from fgnet_lib import REPOSITORY, datasets
+from fgnet_lib import REPOSITORY, datasets, segmentation
 from fgnet_lib.configuration import MINI
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.formats import read_volume, write_volume
@@ -110,6 +110,14 @@ def test_labels_without_one_known_voxel_end_the_scoring_and_not_the_lesson(lesso
     lesson(VOLUME="brain.h5")
     assert "no labels to compare with, so no score" in capsys.readouterr().out
     assert not Path("results/metrics.json").exists() and Path("results/segmentation.h5").exists()
+
+
+def test_affinities_whose_channels_look_swapped_do_not_end_the_lesson(lesson, phantom, monkeypatch):
+    write_volume(phantom, "brain.h5")
+    monkeypatch.setattr(segmentation, "_find_channel_order", lambda _: ((1, 0, 2), (0, 0, 0)))
+    with pytest.warns(UserWarning, match="another channel order"):
+        lesson(VOLUME="brain.h5")
+    assert Path("results/segmentation.h5").exists()
 
 
 def test_an_own_volume_needs_no_folder_for_downloads(lesson, phantom, monkeypatch):

@@ -241,6 +241,31 @@ def test_a_level_named_by_a_number_is_read(tmp_path):
         np.testing.assert_array_equal(read_volume(path, key).load().raw, grey())
 
 
+@pytest.mark.parametrize("path_of_level", ["/0", "./0", "0/"])
+def test_the_path_of_a_level_is_known_in_every_spelling(tmp_path, path_of_level):
+    image = ome_image("0.4", "xyz", (8, 8, 40), (0, 0, 0), "nanometer")
+    image["datasets"][0]["path"] = path_of_level
+    path = ome_zarr(tmp_path / "a.zarr", turn(grey(), "xyz"), image)
+    for key in (None, "0"):
+        np.testing.assert_array_equal(read_volume(path, key).load().raw, grey())
+
+
+def test_an_ome_block_without_an_image_does_not_hide_the_older_one(tmp_path):
+    image = ome_image("0.4", "xyz", (8, 8, 40), (0, 0, 0), "nanometer")
+    path = ome_zarr(tmp_path / "a.zarr", turn(grey(), "xyz"), image)
+    zarr.open_group(path).attrs["ome"] = {"omero": {}}
+    for key in (None, "0"):
+        np.testing.assert_array_equal(read_volume(path, key).load().raw, grey())
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_consolidated_metadata_that_are_out_of_date_are_not_read(tmp_path, version):
+    path = plain_zarr(tmp_path / "a.zarr", grey(), version=version, attributes={"resolution": (8, 8, 8)})
+    zarr.consolidate_metadata(path)
+    zarr.open_array(path / "volumes/raw").attrs["resolution"] = (40, 8, 8)
+    assert read_volume(path).voxel_size == (40, 8, 8)
+
+
 @pytest.mark.parametrize("spacing", ["abc", None])
 def test_the_voxel_size_that_you_give_is_used_before_that_of_a_tiff_is_parsed(tmp_path, spacing):
     ome = {f"PhysicalSize{axis}": spacing for axis in "ZYX"}

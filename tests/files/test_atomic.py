@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -24,6 +25,18 @@ def test_an_interrupted_replacement_leaves_the_old_file(tmp_path: Path, error: t
         part.write_text("half")
         raise error
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_cannot_be_written_is_named_with_the_file(tmp_path: Path, number: int) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    named = f"cannot write {tmp_path}/a.txt, what was there before is untouched: {os.strerror(number)}"
+    message = named if number != errno.EACCES else "of the context"
+    with pytest.raises(OSError, match=message) as caught, atomic(tmp_path / "a.txt") as part:
+        part.write_text("new")
+        raise OSError(number, "of the context")
+    assert caught.value.errno == number
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:

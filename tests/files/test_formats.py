@@ -411,6 +411,8 @@ def test_unknown_formats_are_refused(tmp_path):
     for name in ("a.png", "folder"):
         with pytest.raises(ValueError, match=f"{name}: unknown format"):
             read_volume(tmp_path / name)
+    with pytest.raises(ValueError, match="s3://bucket/a.zarr: is an address, .*download it"):
+        read_volume("s3://bucket/a.zarr")
     with pytest.raises(ValueError, match=r"cannot write \.tif"):
         write_volume(Volume(grey(), SIZE), tmp_path / "a.tif")
 

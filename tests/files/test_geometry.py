@@ -118,6 +118,12 @@ def test_an_unknown_unit_is_refused():
         {"resolution": [40, 8, 8], "dims": [6, 20, 28]},  # a shape, and no names
         {"resolution": [40, 8, 8], "order": "zyx"},
         {"resolution": [40, 8, 8], "order": "C"},  # numpy's, and no names
+        {"resolution": [0.04, 0.008, 0.008], "pixel_unit": "um"},
+        {"voxel_size": [0.04, 0.008, 0.008], "voxelSizeUnit": "micron"},
+        {"voxel_size": [0.04, 0.008, 0.008], "spatial_units": ["um"] * 3},
+        {"voxel_size": [40, 8, 8], "time_unit": "s"},  # not of lengths
+        {"voxel_size_mm": [4e-5, 8e-6, 8e-6]},
+        {"pixel_size_microns": [0.04, 0.008, 0.008]},
     ],
 )
 def test_attributes_of_the_voxel_size(tmp_path, attributes):
@@ -258,8 +264,9 @@ def test_names_of_axes_that_do_not_fit_the_array_are_refused_with_the_parameter_
     np.testing.assert_array_equal(read_volume(path, axes="zyx").load().raw, grey())
 
 
-def test_an_attribute_order_names_the_axes(tmp_path):
-    path = hdf5(tmp_path / "a.h5", {"raw": turn(grey(), "xyz")}, raw={"order": "xyz", "resolution": [8, 8, 40]})
+@pytest.mark.parametrize("name", ["order", "layout", "coordinate_order", "dataLayout"])
+def test_an_attribute_order_names_the_axes(tmp_path, name):
+    path = hdf5(tmp_path / "a.h5", {"raw": turn(grey(), "xyz")}, raw={name: "XYZ", "resolution": [8, 8, 40]})
     np.testing.assert_array_equal(read_volume(path).load().raw, grey())
     assert read_volume(path).voxel_size == SIZE
 
@@ -279,6 +286,59 @@ def test_the_groups_around_an_array_name_its_axes_and_state_its_place(tmp_path, 
     np.testing.assert_array_equal(read_volume(path, "em/raw").load().raw, grey())
     with pytest.raises(ValueError, match="a volume has three axes"):  # two axes are not these three
         read_volume(path, "em/flat")
+
+
+def test_the_unit_of_a_voxel_size_may_be_that_of_the_group(tmp_path):
+    sized = {"resolution": [0.04, 0.008, 0.008]}
+    for units in ("um", ["um"] * 3):
+        path = hdf5(tmp_path / "a.h5", {"em/raw": grey()}, raw=sized, file={"units": units})
+        assert read_volume(path, "em/raw").voxel_size == SIZE
+    counts = hdf5(tmp_path / "b.h5", {"em/raw": grey()}, raw={"resolution": SIZE}, file={"units": "counts"})
+    assert read_volume(counts, "em/raw").voxel_size == SIZE  # not of a length
+
+
+def test_an_offset_may_have_a_unit_of_its_own(tmp_path):
+    attributes = {"resolution": SIZE, "offset": [0.04, 0, 0], "offset_unit": "um", "units": "nm"}
+    assert read_volume(hdf5(tmp_path / "a.h5", {"raw": grey()}, raw=attributes)).offset == (40, 0, 0)
+
+
+def pyramid(path, names, attributes):
+    """A pyramid whose group has the voxel size of its finest level."""
+    levels = {names[0]: grey(), names[1]: np.ascontiguousarray(grey()[:, ::2, ::2])}
+    if path.suffix == ".h5":
+        return hdf5(path, levels, file={"resolution": SIZE}, **{names[1]: attributes})
+    for name, level in levels.items():
+        zarr.open_group(path, mode="a", zarr_format=2).create_array(name, data=level)
+    group = zarr.open_group(path)
+    group.attrs["resolution"] = SIZE
+    group[names[1]].attrs.update(attributes)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.zarr"])
+@pytest.mark.parametrize(
+    ("names", "attributes"),
+    [
+        (("0", "1"), {}),
+        (("s0", "s1"), {}),
+        (("s0", "s2"), {"downsamplingFactors": [2, 2, 1]}),
+        (("full", "half"), {"downsamplingFactors": [2, 2, 1]}),
+    ],
+)
+def test_the_voxel_size_of_a_pyramid_is_that_of_its_finest_level(tmp_path, name, names, attributes):
+    path = pyramid(tmp_path / name, names, attributes)
+    assert read_volume(path, names[0]).voxel_size == SIZE
+    with pytest.raises(ValueError, match="no voxel size.*it is a coarser level.*VOXEL_SIZE"):
+        read_volume(path, names[1])
+    assert read_volume(path, names[1], voxel_size="40 16 16").voxel_size == (40, 16, 16)
+    assert read_volume(pyramid(tmp_path / f"own {name}", names, {"resolution": [40, 16, 16]}), names[1])
+
+
+@pytest.mark.parametrize("given", [None, "8 8 40"])
+def test_voxels_that_are_not_square_in_a_section_are_mentioned(tmp_path, given):
+    path = hdf5(tmp_path / "a.h5", {"raw": grey()}, raw={"resolution": [8, 8, 40]})
+    with pytest.warns(UserWarning, match=r"a.h5: voxels of \(8.0, 8.0, 40.0\) nm .* not square.*VOXEL_SIZE"):
+        read_volume(path, voxel_size=given)
 
 
 def test_the_names_of_the_array_and_of_its_group_may_not_contradict(tmp_path):
@@ -341,6 +401,7 @@ SCALE = {"type": "scale", "scale": list(SIZE)}
         ({"datasets": [{"path": "9", "coordinateTransformations": [SCALE]}]}, "the levels 9.*there are: 0"),
         ({"axes": [{"name": axis, "type": "space"} for axis in "zyx"]}, "no voxel size.*no unit"),
         ({"axes": [{"name": axis, "unit": "parsec"} for axis in "zyx"]}, "'parsec' is no known unit"),
+        ({"axes": [{"name": axis, "unit": "micrometer"} for axis in "tyx"]}, "axes are t, y, x.*AXES"),
     ],
 )
 def test_ome_zarr_that_is_not_understood_is_refused_unless_you_decide(tmp_path, changes, message):

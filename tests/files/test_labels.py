@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import tifffile
-from helpers.volume_files import SIZE, grey, hdf5, neurons, ome_image, ome_zarr, turn
+from helpers.volume_files import SIZE, grey, hdf5, neurons, ome_image, ome_zarr, sections, turn
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -121,6 +121,35 @@ def test_labels_have_their_own_axes_or_share_yours(tmp_path):
     np.testing.assert_array_equal(volume.load().labels, neurons())
 
 
+@pytest.mark.parametrize(("shape", "warned"), [((8, 8, 8), True), ((6, 20, 28), False)])
+def test_labels_without_names_beside_raw_in_another_order_are_mentioned(tmp_path, shape, warned):
+    raw, labels = grey(shape), neurons(shape)
+    named = {"axis_names": list("xyz"), "resolution": [8, 8, 40]}
+    path = hdf5(tmp_path / "a.h5", {"raw": turn(raw, "xyz")}, raw=named)
+    tifffile.imwrite(tmp_path / "labels.tif", labels.astype(np.uint16), photometric="minisblack")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        volume = read_volume(path, labels_path=tmp_path / "labels.tif")
+    np.testing.assert_array_equal(volume.load().labels, labels)
+    assert [("labels name no axes" in str(w.message), "AXES = 'xyz'" in str(w.message)) for w in caught] == (
+        [(True, True)] if warned else []
+    )
+    both = hdf5(tmp_path / "b.h5", {RAW: turn(raw, "xyz"), LABELS: turn(labels, "xyz")}, raw=named)
+    np.testing.assert_array_equal(read_volume(both, axes="xyz").load().labels, labels)
+
+
+@pytest.mark.parametrize(("numbers", "warned"), [(range(6), False), (range(1, 7), True)])
+def test_sections_of_labels_with_other_numbers_than_raw_are_mentioned(tmp_path, numbers, warned):
+    sections(tmp_path / "raw", grey(), "raw{z:03}.tif")
+    sections(tmp_path / "labels", neurons().astype(np.uint16), "label{z}.tif", numbers)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        volume = read_volume(tmp_path / "raw", labels_path=tmp_path / "labels", voxel_size=SIZE)
+    np.testing.assert_array_equal(volume.load().labels, neurons())
+    message = "labels: labels of section 1 are taken for section 0 of raw"
+    assert [message in str(w.message) for w in caught] == [True] * warned
+
+
 # --- unknown ---------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +210,16 @@ def test_all_bits_of_a_type_are_mentioned(tmp_path, dtype):
     volume = read_volume(cremi(tmp_path / "a.h5", labels, {}))
     with pytest.warns(UserWarning, match=f"some labels are {value}.*UNKNOWN = {value}"):
         volume.load()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [("uint64", 2**64 - 2), ("uint64", 2**64 - 3), ("uint64", 2**63 - 1), ("uint32", 2**32 - 2), ("uint32", 2**31 - 1)],
+)
+def test_other_ends_of_a_type_are_mentioned(tmp_path, dtype, value):
+    labels = np.where(grey(seed=3) > 99, neurons(), np.uint64(value)).astype(dtype)
+    with pytest.warns(UserWarning, match=f"some labels are {value}, .*UNKNOWN = {value}"):
+        read_volume(cremi(tmp_path / "a.h5", labels, {})).load()
 
 
 def test_ids_below_0_that_are_not_given_as_unknown_are_refused(tmp_path):

@@ -490,6 +490,9 @@ def test_affinities_that_were_replaced_are_refused(client, affinities, tmp_path)
         (np.ones((2, 2, 2), np.float32), {"resolution": [8, 8, 8]}),
         (np.ones((3, 2, 2, 2), np.float32), {}),
         (np.ones((3, 2, 2, 2), np.float32), {"resolution": [8, 8]}),
+        (np.ones((3, 2, 2, 2), np.float32), {"resolution": [8, 8, 8], "axis_names": list("cxyz")}),
+        (np.ones((3, 2, 2, 2), np.float32), {"resolution": [8, 8, 8], "units": ["um"] * 3}),
+        (np.ones((3, 2, 2, 2), np.float32), {"resolution": [8, 8, 8], "units": "parsec"}),
         (np.full((3, 2, 2, 2), 3, np.float32), {"resolution": [8, 8, 8]}),
     ],
 )

@@ -163,6 +163,14 @@ def test_meshes_names_and_sizes_are_there(tmp_path):
     assert np.allclose([vertices.min(0), vertices.max(0)], edges, atol=0.01)
 
 
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    volume = make_volume()
+    assert exports.export_html(volume.labels, VOXEL, "~/a.html") == tmp_path / "a.html"
+    assert exports.export_precomputed(volume, volume.labels, "~/p").path == tmp_path / "p"
+    assert (tmp_path / "a.html").is_file() and (tmp_path / "p" / exports.serve.STATE).is_file()
+
+
 def test_an_export_is_replaced_and_nothing_else(tmp_path):
     volume = make_volume()
     (tmp_path / "thesis").mkdir()

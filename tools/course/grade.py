@@ -198,7 +198,7 @@ def grade_folder(folder: Path, wanted: str | None, seconds: float) -> int:
 
     `grades/grades.csv` has a row for each notebook, `grades/<name>.txt` the table that its student may read.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix == ".ipynb")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".ipynb" and path.name[0] != ".")
     if not paths:
         print(f"NOT GRADED: no notebook (.ipynb) in {clean(str(folder))}", file=sys.stderr)
         return 2

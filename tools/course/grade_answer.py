@@ -36,16 +36,22 @@ from fgnet_lib.course.checks.exercise import Outcome, explain
 
 MEMORY, DISK = 8 * 2**30, 200 * 2**20  # bytes that an answer may allocate, and write
 ALONE = "An answer may use what the notebook imports, its functions and plain values, but none of its data"
-REFUSED = ("builtins", "ctypes", "fgnet_lib.course.checks", "gc", "importlib", "inspect", "sys")  # ways to the check
+REFUSED = (  # ways to the check, and around the audit
+    *("builtins", "ctypes", "fgnet_lib.course.checks", "gc", "importlib", "inspect", "sys"),
+    *("_posixshmem", "_posixsubprocess", "posix"),
+)
 SECRET = [REPOSITORY / "notebooks", REPOSITORY / "tests", REPOSITORY / "fgnet_lib" / "course" / "checks"]
 FORBIDDEN = {  # audit events: what starts or stops processes, opens connections or lists all objects
     *("os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "pty.spawn", "subprocess.Popen"),
     *("os.kill", "os.killpg", "gc.get_objects", "gc.get_referents", "gc.get_referrers", "sys.addaudithook"),
     *("socket.bind", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"),
+    *("resource.prlimit", "resource.setrlimit", "socket.gethostbyaddr", "socket.getnameinfo", "socket.sendmsg"),
 }
 CHANGES = {
-    *("os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate")
+    *("os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"),
+    *("os.chflags", "os.removexattr", "os.setxattr", "os.utime", "sqlite3.connect"),
 }
+UNHEARD = ("memfd_create", "mkfifo", "mknod", "pidfd_open")  # of `os`; they raise no audit event
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -81,6 +87,8 @@ def work(job: Job, folder: str, pipe: socket.socket) -> None:
     names = start_shell(names).user_ns
     pipe.sendall(b"\n")
     limit(job.seconds)
+    for name in UNHEARD:
+        vars(os).pop(name, None)
     sys.addaudithook(guard(Path(folder).resolve()))
     try:
         outcome = run_check(job, names)
@@ -144,6 +152,8 @@ def guard(folder: Path) -> Callable[[str, tuple], None]:
                 continue
             if event != "open" or is_writing(*arguments):
                 raise PermissionError("an answer may write in its own folder only")
+            if target.is_dir():  # paths relative to it would be taken for paths in its own
+                raise PermissionError("an answer may open its own folder only")
             if target.suffix == ".ipynb" or any(target.is_relative_to(secret) for secret in SECRET):
                 raise PermissionError("an answer may not read notebooks, tests or checks")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import multiprocessing
 import os
 import re
 import shutil
 import socket
+import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -136,14 +139,17 @@ def read_outcome(message: bytes) -> Outcome:
 
 
 def disk_use(folder: str) -> int:
-    """Return about how many bytes lie in a folder; counting stops above the limit."""
-    total = 0
-    for parent, folders, files in os.walk(folder):
-        for name in [*folders, *files]:
-            with suppress(OSError):
-                total += 4096 + os.lstat(os.path.join(parent, name)).st_size
-            if total > grade_answer.DISK:
-                return total
+    """Return about how many bytes lie in a folder; counting stops above the limit, or where paths get too long."""
+    total, paths = 0, [folder]
+    while paths and total <= grade_answer.DISK:
+        path = paths.pop()
+        try:
+            state = os.lstat(path)
+            total += 4096 + state.st_size
+            if stat.S_ISDIR(state.st_mode):
+                paths += [os.path.join(path, name) for name in os.listdir(path)]
+        except OSError as error:  # removed meanwhile, closed, or too deep to be counted
+            total += (grade_answer.DISK + 1) * (error.errno == errno.ENAMETOOLONG)
     return total
 
 
@@ -166,13 +172,12 @@ def temporary_folder() -> Iterator[str]:
     try:
         yield folder
     finally:
-        if os.path.isdir(folder) and not os.path.islink(folder):
-            os.chmod(folder, 0o700)
-            for parent, folders, _ in os.walk(folder):
-                for path in (os.path.join(parent, name) for name in folders):
-                    if not os.path.islink(path):  # what a link leads to is not ours
-                        os.chmod(path, 0o700)
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
+        if os.path.islink(folder) or not os.path.isdir(folder):
             with suppress(OSError):
                 os.unlink(folder)
+        elif os.name == "posix":
+            # Python's own ways end at a thousand folders in each other; these follow no links, which are not ours
+            subprocess.run(["chmod", "-R", "u+rwX", folder], stderr=subprocess.DEVNULL)
+            subprocess.run(["rm", "-rf", folder], stderr=subprocess.DEVNULL)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
