@@ -252,6 +252,7 @@ for name, answer in answers.items():
 # | [12 My volume looks different](12_my_volume_looks_different.ipynb) | 2 to 4, on a volume without labels from elsewhere |
 # | [13 Five sections](13_five_sections.ipynb) | 2, from one to twenty labelled sections |
 # | [16 Fewer bits](16_fewer_bits.ipynb) | 2 and 3: the same network in a quarter or an eighth of its size |
+# | [17 Fewer pixels](17_fewer_pixels.ipynb) | 1: sections imaged 16 times faster, drawn at full size again |
 #
 # FGNet's authors have published no code that we know of. This course builds a **reconstruction** from the paper's
 # abstract, captions and summary. The lessons say which parts come from the paper and which are ours.

@@ -174,7 +174,7 @@ CHANGEABLE = {
     *("flat_sections", "block_ids", "low_rank_update", "adapter_size", "log_spectrum", "rounded_values"),
     *("integer_product", "folded_layer", "recall", "embedding_products", "grafting", "matched_values"),
     *("standardised_features", "averaged_weights", "synapse_partners", "released_loss", "info_nce_loss"),
-    *("inflated_kernel", "snake_offsets"),
+    *("inflated_kernel", "snake_offsets", "consistent_sections", "nearest_code", "invented_voxels"),
 }
 
 

@@ -55,6 +55,7 @@ from fgnet_lib.course.checks.lesson12 import (
 )
 from fgnet_lib.course.checks.lesson13 import inflated_kernel, info_nce_loss, released_loss, snake_offsets
 from fgnet_lib.course.checks.lesson16 import folded_layer, integer_product, rounded_values
+from fgnet_lib.course.checks.lesson17 import consistent_sections, invented_voxels, nearest_code, straight_through
 
 __all__ = [
     "EXERCISES",
@@ -66,6 +67,7 @@ __all__ = [
     "balanced_loss",
     "block_ids",
     "chance_of",
+    "consistent_sections",
     "cut_geometry",
     "dw_weights",
     "embedding_products",
@@ -81,6 +83,7 @@ __all__ = [
     "inflated_kernel",
     "info_nce_loss",
     "integer_product",
+    "invented_voxels",
     "learning_rate",
     "log_spectrum",
     "low_rank_update",
@@ -89,6 +92,7 @@ __all__ = [
     "match",
     "matched_values",
     "merge",
+    "nearest_code",
     "neuron_volume",
     "recall",
     "released_loss",
@@ -100,6 +104,7 @@ __all__ = [
     "similarity",
     "snake_offsets",
     "standardised_features",
+    "straight_through",
     "synapse_partners",
     "teacher_loss",
     "viewer_position",
