@@ -36,7 +36,8 @@ CODES, WIDTH = 128, 64  # of the codebook: number of codes, and numbers in a cod
 COMMITMENT = 0.25  # beta: how strongly the encoder is drawn to its codes
 PATIENCE = 20  # batches after which an unused code begins anew
 RIDGE = 1.5  # voxels; the width of the filter for membranes
-STRONG, WEAK = 0.30, 0.15  # ridge strength of a membrane, and of what may be one
+MEMBRANES, POSSIBLE = 0.15, 0.20  # shares of a section that are membrane, and that may be membrane
+FAINTEST = 0.05  # the strength of a line, in deviations of its section, from which on it may be a membrane
 TOLERANCE = 2.0  # voxels that a membrane may be off
 SMALLEST = 12  # voxels of a piece of membrane; smaller ones are noise
 
@@ -64,12 +65,7 @@ def make_consistent(sections: Tensor, low: Tensor, factor: int = FACTOR) -> Tens
     """Move sections as little as possible so that reducing them gives exactly what was measured.
 
     This is the orthogonal projection onto the sections that agree with `low`. The truth is one of these, so the squared
-    error never grows.
-
-    Args:
-        sections: (..., H, W), any guess.
-        low: (..., h, w), what was measured.
-        factor: H / h.
+    error never grows. `sections` (..., H, W) are any guess, `low` (..., h, w) is what was measured.
     """
     missing = low - reduce_sections(sections, factor)
     return sections + missing.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
@@ -202,13 +198,9 @@ class Indexer(nn.Module):
     """Guesses an autoencoder's codes from other sections, for example from reduced ones."""
 
     def __init__(self, autoencoder: SectionAutoencoder, encoder: SectionEncoder) -> None:
-        """Join an encoder, which is to learn, to a trained autoencoder, which no longer learns.
-
-        With the autoencoder's own encoder, sections at full size get exactly its codes.
-        """
+        """Join an encoder, which learns, to a trained autoencoder; with the autoencoder's own, codes are the same."""
         super().__init__()
-        self.autoencoder = autoencoder.requires_grad_(False)
-        self.look = encoder
+        self.autoencoder, self.look = autoencoder.requires_grad_(False), encoder
 
     def forward(self, sections: Tensor) -> Tensor:
         """Logits (N, CODES, y, x) of the codes: minus half the squared distance, up to what is the same for all."""
@@ -286,10 +278,7 @@ class SuperResolver(nn.Module):
 
 
 def resolver_loss(model: SuperResolver, batch: tuple[Tensor, ...]) -> Tensor:
-    """Compute the mean absolute error of enlarged sections; of a batch, raw (B, 1, D, H, W) comes first.
-
-    Sections at the ends of a patch count only where the model needs no neighbours.
-    """
+    """Compute the mean absolute error of enlarged sections; of a batch, raw (B, 1, D, H, W) comes first."""
     sections = batch[0][:, 0]
     inside = slice(model.count // 2, sections.shape[1] - model.count // 2)
     low = [neighbourhoods(reduce_sections(each), model.count)[inside] for each in sections]
@@ -312,37 +301,36 @@ def enlarge_volume(model: SuperResolver | Indexer | None, low: Tensor, batch: in
 # Membranes: dark ridges, and which of them another picture lacks.
 
 
-def ridge_strength(sections: np.ndarray) -> np.ndarray:
-    """Compute how much each voxel of sections (D, H, W) lies on a dark line, whatever their contrast is.
+def membrane_map(sections: np.ndarray, share: float = MEMBRANES) -> np.ndarray:
+    """Mark the voxels of sections (D, H, W) that lie on the darkest lines, whatever contrast and brightness are.
 
-    Returns:
-        (D, H, W): the larger eigenvalue of the Hessian at `RIDGE` voxels, times `RIDGE` squared, and at least 0. Each
-        section is standardised before.
+    A voxel's strength is the larger eigenvalue of the Hessian of its section, smoothed by `RIDGE` voxels. `share` of
+    each section's voxels are marked, the strongest ones; fewer where there are not so many lines.
     """
     deviation = np.maximum(sections.std((1, 2), keepdims=True), 1e-6)
-    standard = (sections - sections.mean((1, 2), keepdims=True)) / deviation
     yy, yx, xx = (
-        RIDGE**2 * ndimage.gaussian_filter(standard, (0, RIDGE, RIDGE), order=(0, *order))
+        RIDGE**2 * ndimage.gaussian_filter(sections / deviation, (0, RIDGE, RIDGE), order=(0, *order))
         for order in ((2, 0), (1, 1), (0, 2))
     )
-    return np.maximum((yy + xx) / 2 + np.sqrt(np.square((yy - xx) / 2) + np.square(yx)), 0)
+    strength = (yy + xx) / 2 + np.sqrt(np.square((yy - xx) / 2) + np.square(yx))
+    return strength > np.maximum(np.quantile(strength, 1 - share, axis=(1, 2), keepdims=True), FAINTEST)
 
 
 def unmatched_membranes(sections: np.ndarray, others: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
-    """Mark the membranes of some sections that are missing from others, even as a faint line nearby.
+    """Mark the membranes of some sections that are missing from others, even as a weaker line nearby.
 
     With a result and the truth these are invented membranes; with the truth and a result they are lost ones.
 
     Returns:
-        bool (D, H, W): ridges above `STRONG` farther than `tolerance` voxels from all ridges above `WEAK` of the
-        others' section, in pieces of at least `SMALLEST` voxels.
+        bool (D, H, W): membranes farther than `tolerance` voxels from all membranes of the others' section, where a
+        larger share is marked; in pieces of at least `SMALLEST` voxels.
     """
-    strong, weak = ridge_strength(sections) > STRONG, ridge_strength(others) > WEAK
-    unmatched = np.zeros(strong.shape, bool)
-    for z, (membranes, possible) in enumerate(zip(strong, weak, strict=True)):
-        far = ndimage.distance_transform_edt(~possible) > tolerance if possible.any() else True
-        pieces = label(membranes & far, connectivity=2)
-        unmatched[z] = (np.bincount(pieces.ravel()) >= SMALLEST)[pieces] & (pieces > 0)
+    unmatched = membrane_map(sections)
+    for mask, possible in zip(unmatched, membrane_map(others, POSSIBLE), strict=True):
+        if possible.any():
+            mask &= ndimage.distance_transform_edt(~possible) > tolerance
+        pieces = label(mask, connectivity=2)
+        mask &= (np.bincount(pieces.ravel()) >= SMALLEST)[pieces]
     return unmatched
 
 
@@ -356,6 +344,6 @@ def count_membranes(result: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     counts = {}
     for name, (sections, others) in {"invented": (result, truth), "lost": (truth, result)}.items():
         missing = unmatched_membranes(sections, others)
-        counts[name] = float(missing.sum() / max((ridge_strength(sections) > STRONG).sum(), 1))
+        counts[name] = float(missing.sum() / max(membrane_map(sections).sum(), 1))
         counts[f"{name}_pieces"] = sum(int(label(mask, connectivity=2).max()) for mask in missing) / len(missing)
     return counts
