@@ -48,6 +48,7 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.colors import to_rgb
 from scipy import ndimage
 
 from fgnet_lib.course import checks, quiz
@@ -340,7 +341,7 @@ def show_errors(ax, name, result):
     errors = ((result, truth, INVENTED), (truth, result, LOST))
     for sections, others, color in errors:
         mask = pixels.unmatched_membranes(sections[z : z + 1].numpy(), others[z : z + 1].numpy())[0]
-        ax.imshow(np.where(mask[cut[1:]][..., None], (*plt.matplotlib.colors.to_rgb(color), 1.0), 0.0))
+        ax.imshow(np.where(mask[cut[1:]][..., None], (*to_rgb(color), 1.0), 0.0))
     plots.frame(ax, volume.voxel_size, f"{name}\nVOI {vois[name]:.2f} bits")
 
 
@@ -397,7 +398,7 @@ fold_table(["question", "VOI of the first", "of the second", "difference", "p"],
 #
 # **Limits.** Our low pixels are means of clean voxels; a real microscope with larger pixels has another noise and another
 # blur. FIB-25's sections are only 10 nm apart, so a neighbouring section says more than in serial sections of 40 nm. A run
-# takes about a minute of one core, and the paper's networks learned for days. The map of membranes also marks ridges that are no
+# takes about a minute of one core, and the authors' networks are far larger. The map of membranes also marks ridges that are no
 # membranes, such as edges of mitochondria, in the truth as in the results. The shipped model was trained at full size: one that is
 # trained on enlarged sections may forgive more.
 #
