@@ -13,8 +13,8 @@ After GPEMSR (Shou et al., CVPR 2024), from its equations, in the order of this 
 
 Ours: the sizes (128 codes of 64 numbers, stride 8, against 1024 of 512), an indexer's logits as negative distances to
 the codes, alignment by attention in a window of 3 x 3 low pixels, 3 sections against 5, mean absolute errors, the last
-step that makes a result agree with the measured pixels, unused codes that begin anew, and how membranes are compared.
-There is no adversarial loss.
+step that makes a result agree with the measured pixels, when codes begin (anew), and how membranes are compared. There
+is no adversarial loss.
 
 Sections are float tensors in [0, 1]. Shapes in comments: B batch, D sections, H and W full size, h and w low size.
 """
@@ -34,7 +34,7 @@ FACTOR = 4  # by which sections are reduced in y and x
 STRIDE = 8  # voxels in y and x for which a code is chosen
 CODES, WIDTH = 128, 64  # of the codebook: number of codes, and numbers in a code
 COMMITMENT = 0.25  # beta: how strongly the encoder is drawn to its codes
-PATIENCE = 20  # batches after which an unused code begins anew
+PATIENCE = 20  # batches after which codes begin, and an unused code begins anew
 RIDGE = 1.5  # voxels; the width of the filter for membranes
 MEMBRANES, POSSIBLE = 0.15, 0.20  # shares of a section that are membrane, and that may be membrane
 FAINTEST = 0.05  # the strength of a line, in deviations of its section, from which on it may be a membrane
@@ -90,11 +90,10 @@ def pass_straight(vectors: Tensor, quantised: Tensor) -> Tensor:
 
 
 def perplexity(indices: Tensor, size: int) -> float:
-    """Compute how many codes are in use, as the exponential of their entropy: 1 for a single one, `size` for all alike.
+    """Compute how many codes are in use, as the exponential of their entropy: from 1, a single one, to `size`.
 
-    Example:
-        >>> perplexity(torch.tensor([0, 0, 1, 1]), size=8)
-        2.0
+    >>> perplexity(torch.tensor([0, 0, 1, 1]), size=8)
+    2.0
     """
     shares = torch.bincount(indices.flatten(), minlength=size) / indices.numel()
     return math.exp(torch.special.entr(shares.double()).sum().item())
@@ -106,7 +105,8 @@ class Codebook(nn.Module):
     def __init__(self, size: int = CODES, width: int = WIDTH) -> None:
         super().__init__()
         self.codes = nn.Parameter(torch.randn(size, width))
-        self.register_buffer("unused", torch.full((size,), PATIENCE))  # batches; at first all begin anew
+        self.register_buffer("unused", torch.zeros(size, dtype=torch.long))  # for so many batches
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
 
     def index(self, features: Tensor) -> Tensor:
         """Find the nearest code of each place of features (N, C, y, x); integers (N, y, x)."""
@@ -114,20 +114,25 @@ class Codebook(nn.Module):
         return nearest_codes(vectors.flatten(0, -2), self.codes).view(vectors.shape[:-1])
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Quantise features (N, C, y, x); also returns the codebook's loss with the commitment."""
+        """Quantise features (N, C, y, x) and compute the codebook's loss with the commitment.
+
+        In the first `PATIENCE` batches of a training features pass as they are. Then all codes begin among them.
+        """
         if self.training:
+            self.batches += 1
             self._begin_anew(features.detach().movedim(1, -1).flatten(0, -2))
+            if self.batches <= PATIENCE:
+                return features, features.new_zeros(())
         indices = self.index(features)
         quantised = self.codes[indices].movedim(-1, 1)
         loss = F.mse_loss(quantised, features.detach()) + COMMITMENT * F.mse_loss(features, quantised.detach())
-        if self.training:
-            self.unused += 1
-            self.unused[indices.unique()] = 0
+        self.unused[indices.unique()] = 0
         return pass_straight(features, quantised), loss
 
     @torch.no_grad()
     def _begin_anew(self, vectors: Tensor) -> None:
-        late = self.unused >= PATIENCE
+        self.unused += 1
+        late = self.unused > PATIENCE
         self.codes[late] = vectors[torch.randint(len(vectors), (int(late.sum()),), device=vectors.device)]
         self.unused[late] = 0
 
@@ -161,7 +166,6 @@ class SectionAutoencoder(nn.Module):
     """Sections -> codes -> sections: one of `CODES` codes for each square of `STRIDE` x `STRIDE` voxels."""
 
     def __init__(self) -> None:
-        """Random weights, repeatable by `torch.manual_seed`."""
         super().__init__()
         self.encoder, self.codebook = SectionEncoder(STRIDE), Codebook()
         self.to_prior = nn.Sequential(_Residual(), nn.Conv2d(WIDTH, 4 * WIDTH, 3, padding=1), nn.PixelShuffle(2))
@@ -287,10 +291,7 @@ def resolver_loss(model: SuperResolver, batch: tuple[Tensor, ...]) -> Tensor:
 
 @torch.no_grad()
 def enlarge_volume(model: SuperResolver | Indexer | None, low: Tensor, batch: int = 4) -> Tensor:
-    """Enlarge all sections of a volume, (D, h, w) -> (D, H, W) in [0, 1], some at a time.
-
-    With a `SuperResolver`, with an `Indexer`, which draws codes alone, or with None, by bicubic interpolation.
-    """
+    """Enlarge a volume (D, h, w) -> (D, H, W), in [0, 1]: with an `Indexer` by codes alone, with None bicubically."""
     count = model.count if isinstance(model, SuperResolver) else 1
     parts = []
     for part in neighbourhoods(low, count).split(batch):

@@ -181,7 +181,7 @@ checks.straight_through(my_straight_through)
 # Now let the autoencoder learn from sections of another part of your data set. No labels are needed.
 
 # %%
-seconds = {"fast": 4, "cpu": 20, "gpu": 20}.get(PROFILE, 240)
+seconds = {"fast": 13, "cpu": 45, "gpu": 45}.get(PROFILE, 600)
 unlabelled = session.volume("train")
 
 
@@ -197,7 +197,7 @@ def train_part(name, model, loss_function, share):
 
 # %%
 torch.manual_seed(SEED)
-autoencoder = train_part("autoencoder", SectionAutoencoder().to(session.device), pixels.autoencoder_loss, 1.0).cpu()
+autoencoder = train_part("autoencoder", SectionAutoencoder().to(session.device), pixels.autoencoder_loss, 0.5).cpu()
 with torch.no_grad():
     codes = autoencoder.index(truth[:, None])
     drawn = autoencoder(truth[:, None])[0][:, 0].clamp(0, 1)
@@ -220,7 +220,8 @@ z = len(truth) // 2
 figure, axes = plt.subplots(1, 3, figsize=(14, 5), layout="constrained", width_ratios=(0.55, 1, 1))
 table = torch.nn.functional.pad(tiles, (1, 1, 1, 1), value=1.0).permute(0, 2, 1, 3).reshape(160, 80)
 axes[0].imshow(table, vmin=0, vmax=1)
-axes[0].set(title="128 words", xticks=[], yticks=[])
+axes[0].set_title("128 words")
+axes[0].axis("off")
 for ax, section, title in ((axes[1], truth[z], "truth"), (axes[2], drawn[z], "from its own codes")):
     ax.imshow(section, vmin=0, vmax=1)
     plots.frame(ax, volume.voxel_size, title)
@@ -242,7 +243,7 @@ with torch.no_grad():
 print(f"the same codes at full size: {(same == codes).float().mean():.0%}")
 assert torch.equal(same, codes)
 indexer = Indexer(autoencoder, SectionEncoder(pixels.STRIDE // pixels.FACTOR)).to(session.device)
-indexer = train_part("indexer", indexer, pixels.indexer_loss, 0.5).cpu()
+indexer = train_part("indexer", indexer, pixels.indexer_loss, 0.2).cpu()
 with torch.no_grad():
     guessed = indexer(low[:, None]).argmax(1)
 most = (codes == codes.flatten().mode().values).float().mean()
@@ -269,11 +270,11 @@ quiz.ask("17", "codes")
 torch.manual_seed(SEED)
 fused = SuperResolver(3, indexer).to(session.device)
 results["codebook, 3 sections"] = pixels.enlarge_volume(
-    train_part("fusion", fused, pixels.resolver_loss, 1.0).cpu(), low
+    train_part("fusion", fused, pixels.resolver_loss, 0.3).cpu(), low
 )
 torch.manual_seed(SEED)
 plain = SuperResolver(1).to(session.device)
-results["small CNN"] = pixels.enlarge_volume(train_part("plain", plain, pixels.resolver_loss, 2.5).cpu(), low)
+results["small CNN"] = pixels.enlarge_volume(train_part("plain", plain, pixels.resolver_loss, 1.0).cpu(), low)
 for name, result in results.items():
     print(f"{name:21} PSNR {pixels.signal_to_noise(result, truth):.2f} dB")
 
@@ -321,6 +322,7 @@ def score_neurons(sections):
     return scores.voi_split + scores.voi_merge
 
 
+del results["bicubic, consistent"]
 vois = {name: score_neurons(result) for name, result in {**results, "truth": truth}.items()}
 for name, result in results.items():
     counts = pixels.count_membranes(result.numpy(), truth.numpy())
@@ -348,8 +350,7 @@ def show_errors(ax, name, result):
 figure, axes = plt.subplots(2, 3, figsize=(13, 9.5), layout="constrained")
 axes[0, 0].imshow(low[z, :32, :32], vmin=0, vmax=1)
 plots.frame(axes[0, 0], [4 * nm for nm in volume.voxel_size], "low pixels\n")
-shown = ("bicubic", "codes alone", "codebook, 3 sections", "small CNN")
-for ax, (name, result) in zip(axes.flat[1:], {**{n: results[n] for n in shown}, "truth": truth}.items(), strict=True):
+for ax, (name, result) in zip(axes.flat[1:], {**results, "truth": truth}.items(), strict=True):
     show_errors(ax, name, result)
 plots.color_legend(axes[1, 1], {"invented membrane": INVENTED, "lost membrane": LOST})
 plt.show()

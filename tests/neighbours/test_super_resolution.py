@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fgnet_lib.neighbours.super_resolution import (
     CODES,
+    PATIENCE,
     STRIDE,
     WIDTH,
     Codebook,
@@ -125,10 +126,13 @@ def test_an_indexer_that_sees_full_size_gets_the_codes_of_the_autoencoder():
     assert fewer.shape == (2, CODES, *codes.shape[1:])
 
 
-def test_codes_that_nothing_chooses_begin_anew_and_move_to_the_vectors_that_choose_them():
+def test_codes_begin_among_the_vectors_and_move_to_those_that_choose_them():
     torch.manual_seed(0)
     codebook, features = Codebook(4, 2), torch.zeros(1, 2, 8, 8)
     features[:, 0, :, 4:] = 5.0
+    for _ in range(PATIENCE):
+        passed, loss = codebook(features)
+        assert torch.equal(passed, features) and loss == 0
     codebook(features)
     assert {tuple(code.tolist()) for code in codebook.codes} <= {(0.0, 0.0), (5.0, 0.0)}
     quantised, loss = codebook.eval()(features + 0.1)
@@ -184,7 +188,7 @@ def test_an_autoencoder_and_its_indexer_learn():
         model = model or (indexer := Indexer(autoencoder, SectionEncoder(2)))
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 2e-3)
         losses = []
-        for _ in range(12):
+        for _ in range(PATIENCE + 12):
             losses.append(loss_function(model, (raw,)))
             losses[-1].backward()
             optimizer.step()
