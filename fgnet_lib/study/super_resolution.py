@@ -44,9 +44,9 @@ class Enlarging:
 ENLARGINGS = {
     "truth": Enlarging("true sections"),
     "bicubic": Enlarging("bicubic"),
+    "codes": Enlarging("codes alone", 0, 0, 300, 390),
     "plain": Enlarging("small CNN", 1, 240),
     "plain_3": Enlarging("small CNN, 3 sections", 3, 168),
-    "codes": Enlarging("codes alone", 0, 0, 300, 390),
     "codebook": Enlarging("codebook, 1 section", 1, 98, 170, 140),
     "codebook_3": Enlarging("codebook, 3 sections", 3, 71, 170, 140),
 }

@@ -228,8 +228,9 @@ for ax, section, title in ((axes[1], truth[z], "truth"), (axes[2], drawn[z], "fr
 plt.show()
 
 # %% [markdown]
-# **What to see.** Words are flat greys, edges, and dark lines in several directions. A square of 64 voxels is told in 7
-# bits, so the right picture is coarse. With `PROFILE = "fast"` the words are hardly learned.
+# **What to see.** The words differ in brightness, and some have an edge or a dark line in one direction. A square of 64
+# voxels is told in 7 bits, so the right picture is coarse. The longer the autoencoder learns, the richer the words are:
+# with `PROFILE = "fast"` it has only begun.
 #
 # ## 4 · Guess the words from low pixels
 #
@@ -251,8 +252,9 @@ print(f"right codes from low pixels: {(guessed == codes).float().mean():.0%}; al
 results["codes alone"] = pixels.enlarge_volume(indexer, low)
 
 # %% [markdown]
-# **What to see.** The indexer is right more often than a constant guess, and wrong in many places. A wrong code is not a
-# blurred one: **it is a sharp piece of tissue from elsewhere.**
+# **What to see.** Compare the last two numbers: what the indexer gets right, and what a constant guess would. Even a good
+# indexer is wrong in many places. **A wrong code draws tissue from elsewhere**, with membranes that were there and are not
+# here.
 
 # %%
 quiz.ask("17", "codes")
