@@ -358,9 +358,10 @@ plots.color_legend(axes[1, 1], {"invented membrane": INVENTED, "lost membrane": 
 plt.show()
 
 # %% [markdown]
-# **What to see.** Compare the codes alone with bicubic. The codes are sharper, and much of what they draw has no membrane in
-# the truth beside it. Bicubic mostly loses. The two networks that end by agreeing with the low pixels lie between. **Sharp is
-# not the same as right**: without the truth beside it, you could not tell an orange line from a membrane.
+# **What to see.** The codes alone have most orange and blue lines: they draw what tissue usually looks like, and not this
+# piece of it. The others keep nearly every membrane, if only as a blurred one. Their VOI is still far above that of the
+# truth, because a segmenter also needs to see what lies between two membranes. **And without the truth beside it, you
+# could not tell an orange line from a membrane.**
 #
 # ## 7 · Measured: does a sharper picture give better neurons?
 
@@ -417,7 +418,7 @@ checks.report("17")
 # - Agreement with the measured pixels can be enforced exactly, and never makes the error larger. It does not rule out an
 #   invented membrane.
 # - A codebook writes tissue in few words. Its choice has no gradient, so training passes it straight through.
-# - A guessed code is sharp even where it is wrong. Fusion lets it advise instead of decide.
+# - A guessed code draws what is usual in tissue, which need not be here. Fusion lets it advise instead of decide.
 # - PSNR, counts of membranes and VOI measure different things. Report all three.
 #
 # ## Try it
