@@ -39,10 +39,10 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 #
 # We reduce sections ourselves: a low pixel is the mean of a square of 4 × 4 voxels. So we know the truth.
 #
-# **What is the paper's and what is ours.** The codebook, the indexer and the fusion of sections are the paper's, written
-# from its equations. The paper enlarges 8 and 16 times, with 1024 codes of 512 numbers and an adversarial loss. Ours
-# enlarges 4 times, with 128 codes of 64 numbers, three sections, and no adversarial loss. All numbers on this page are
-# ours.
+# **What is the paper's and what is ours.** The codebook, the indexer and the fusion of sections are the paper's,
+# written from its equations. The paper enlarges 8 and 16 times, with 1024 codes of 512 numbers and an adversarial loss.
+# Ours enlarges 4 times, with 128 codes of 64 numbers, three sections, and no adversarial loss. All numbers on this page
+# are ours.
 
 # %%
 import matplotlib.pyplot as plt
@@ -66,8 +66,8 @@ from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 # %% [markdown]
 # The volume to be judged on, the same in low pixels, and the baseline of every comparison: **bicubic** interpolation,
-# which lays smooth curves through the low pixels and knows nothing about tissue. **PSNR** is −10 log10 of the mean squared
-# error, in dB: higher is nearer to the truth.
+# which lays smooth curves through the low pixels and knows nothing about tissue. **PSNR** is −10 log10 of the mean
+# squared error, in dB: higher is nearer to the truth.
 
 # %%
 volume = session.volume("val")
@@ -83,15 +83,15 @@ print(f"bicubic: PSNR {pixels.signal_to_noise(results['bicubic'], truth):.2f} dB
 # %% [markdown]
 # ## 2 · What was measured must stay
 #
-# Whatever a network draws, one thing can be checked without knowing the truth: reduced again, the result should give the
-# low pixels that were measured. Bicubic does not quite do that.
+# Whatever a network draws, one thing can be checked without knowing the truth: reduced again, the result should give
+# the low pixels that were measured. Bicubic does not quite do that.
 
 # %%
 quiz.ask("17", "free")
 
 # %% [markdown]
-# **Exercise 17.1: agree with the measured pixels.** `sections` has the shape (z, y, x), and `low` a quarter of that in y
-# and x. Change the sections as little as possible so that the mean of every 4 × 4 square is its low pixel.
+# **Exercise 17.1: agree with the measured pixels.** `sections` has the shape (z, y, x), and `low` a quarter of that in
+# y and x. Change the sections as little as possible so that the mean of every 4 × 4 square is its low pixel.
 
 
 # %% tags=["task"]
@@ -122,24 +122,24 @@ for name, result in results.items():
 assert pixels.signal_to_noise(results["bicubic, consistent"], truth) > pixels.signal_to_noise(results["bicubic"], truth)
 
 # %% [markdown]
-# **What to see.** The second result agrees with the low pixels (up to rounding, and where it was cut at black or white),
-# and is a little better. It is still blurred: 15 of 16 numbers in a square are free. **All networks below end with
-# this step**, so none of them contradicts a measured pixel. What they add is a guess.
+# **What to see.** The second result agrees with the low pixels (up to rounding, and where it was cut at black or
+# white), and is a little better. It is still blurred: 15 of 16 numbers in a square are free. **All networks below end
+# with this step**, so none of them contradicts a measured pixel. What they add is a guess.
 #
 # ## 3 · A section in 128 words
 #
 # Where does a good guess come from? From having seen much tissue. A **vector-quantised autoencoder** learns a small
-# vocabulary: its encoder makes a vector $z$ of each square of 8 × 8 voxels, the vector is replaced by the nearest of 128
-# **codes** $e_k$, and a decoder draws the section from codes alone:
+# vocabulary: its encoder makes a vector $z$ of each square of 8 × 8 voxels, the vector is replaced by the nearest of
+# 128 **codes** $e_k$, and a decoder draws the section from codes alone:
 #
 # $$k = \arg\min_j \lVert z - e_j \rVert^2, \qquad
 # L = |x - x'| + \lVert \mathrm{sg}(z) - e_k \rVert^2 + \beta \lVert z - \mathrm{sg}(e_k) \rVert^2.$$
 #
-# $\mathrm{sg}$ means that no gradient passes. The second term pulls codes towards the vectors that choose them. The third
-# one is the **commitment**: it keeps vectors near their codes.
+# $\mathrm{sg}$ means that no gradient passes. The second term pulls codes towards the vectors that choose them. The
+# third one is the **commitment**: it keeps vectors near their codes.
 #
-# **Exercise 17.2: the nearest code.** `vectors` has the shape (N, C), `codes` has (K, C). Return for each vector the number
-# of the code at the least Euclidean distance.
+# **Exercise 17.2: the nearest code.** `vectors` has the shape (N, C), `codes` has (K, C). Return for each vector the
+# number of the code at the least Euclidean distance.
 
 
 # %% tags=["task"]
@@ -234,9 +234,9 @@ plt.show()
 #
 # ## 4 · Guess the words from low pixels
 #
-# The **indexer** is another encoder. It sees low sections and guesses which code the autoencoder would have chosen at full
-# size. Ours measures distances to the same codes. So one identity is exact: **with the autoencoder's own encoder, sections
-# at full size get the autoencoder's codes.**
+# The **indexer** is another encoder. It sees low sections and guesses which code the autoencoder would have chosen at
+# full size. Ours measures distances to the same codes. So one identity is exact: **with the autoencoder's own encoder,
+# sections at full size get the autoencoder's codes.**
 
 # %%
 with torch.no_grad():
@@ -252,9 +252,9 @@ print(f"right codes from low pixels: {(guessed == codes).float().mean():.0%}; al
 results["codes alone"] = pixels.enlarge_volume(indexer, low)
 
 # %% [markdown]
-# **What to see.** Compare the last two numbers: what the indexer gets right, and what a constant guess would. Even a good
-# indexer is wrong in many places. **A wrong code draws tissue from elsewhere**, with membranes that were there and are not
-# here.
+# **What to see.** Compare the last two numbers: what the indexer gets right, and what a constant guess would. Even a
+# good indexer is wrong in many places. **A wrong code draws tissue from elsewhere**, with membranes that were there and
+# are not here.
 
 # %%
 quiz.ask("17", "codes")
@@ -263,8 +263,8 @@ quiz.ask("17", "codes")
 # ## 5 · Fusion: codes, low pixels and neighbouring sections
 #
 # The codes should advise, not decide. So a third network sees the low section, the section above and the one below, and
-# the decoder's features for the guessed codes. Neighbours are **aligned** first: at each place, attention takes a mixture
-# of the 3 × 3 low pixels of the neighbour that resemble it. Then residual blocks add what bicubic lacks.
+# the decoder's features for the guessed codes. Neighbours are **aligned** first: at each place, attention takes a
+# mixture of the 3 × 3 low pixels of the neighbour that resemble it. Then residual blocks add what bicubic lacks.
 #
 # A plain network without codes and neighbours gets as much time as codebook, indexer and fusion together.
 
@@ -358,10 +358,10 @@ plots.color_legend(axes[1, 1], {"invented membrane": INVENTED, "lost membrane": 
 plt.show()
 
 # %% [markdown]
-# **What to see.** The codes alone have most orange and blue lines: they draw what tissue usually looks like, and not this
-# piece of it. The others keep nearly every membrane, if only as a blurred one. Their VOI is still far above that of the
-# truth, because a segmenter also needs to see what lies between two membranes. **And without the truth beside it, you
-# could not tell an orange line from a membrane.**
+# **What to see.** The codes alone have most orange and blue lines: they draw what tissue usually looks like, and not
+# this piece of it. The others keep nearly every membrane, if only as a blurred one. Their VOI is still far above that
+# of the truth, because a segmenter also needs to see what lies between two membranes. **And without the truth beside
+# it, you could not tell an orange line from a membrane.**
 #
 # ## 7 · Measured: does a sharper picture give better neurons?
 
@@ -369,8 +369,8 @@ plt.show()
 quiz.ask("17", "best")
 
 # %% [markdown]
-# The rows below learned from FIB-25's unlabelled sections, with three seeds each, and every row took about the same time
-# of one core. Judged are the validation parts of FIB-25 and of gala. What is there, and what is missing?
+# The rows below learned from FIB-25's unlabelled sections, with three seeds each, and every row took about the same
+# time of one core. Judged are the validation parts of FIB-25 and of gala. What is there, and what is missing?
 
 # %%
 rows = study.read_enlarged()
@@ -384,8 +384,8 @@ figure.suptitle("FIB-25, validation part; every run a dot" if rows else "no run 
 plt.show()
 
 # %% [markdown]
-# **How to read it.** PSNR is better to the right, the other three to the left. Look for rows whose place differs between
-# the panels. The sentences are computed from the rows:
+# **How to read it.** PSNR is better to the right, the other three to the left. Look for rows whose place differs
+# between the panels. The sentences are computed from the rows:
 
 # %%
 for name, title in study.ENLARGED_VOLUMES.items():
@@ -400,11 +400,11 @@ fold_table(["question", "VOI of the first", "of the second", "difference", "p"],
 # %% [markdown]
 # [super_resolution.md](../docs/measured/super_resolution.md) has every row.
 #
-# **Limits.** Our low pixels are means of clean voxels; a real microscope with larger pixels has another noise and another
-# blur. FIB-25's sections are only 10 nm apart, so a neighbouring section says more than in serial sections of 40 nm. A run
-# takes about a minute of one core, and the authors' networks are far larger. The map of membranes also marks ridges that are no
-# membranes, such as edges of mitochondria, in the truth as in the results. The shipped model was trained at full size: one that is
-# trained on enlarged sections may forgive more.
+# **Limits.** Our low pixels are means of clean voxels; a real microscope with larger pixels has another noise and
+# another blur. FIB-25's sections are only 10 nm apart, so a neighbouring section says more than in serial sections of
+# 40 nm. A run takes about a minute of one core, and the authors' networks are far larger. The map of membranes also
+# marks ridges that are no membranes, such as edges of mitochondria, in the truth as in the results. The shipped model
+# was trained at full size: one that is trained on enlarged sections may forgive more.
 #
 # ## Your exercises
 
