@@ -37,7 +37,7 @@ COMMITMENT = 0.25  # beta: how strongly the encoder is drawn to its codes
 PATIENCE = 20  # batches after which codes begin, and an unused code begins anew
 RIDGE = 1.5  # voxels; the width of the filter for membranes
 MEMBRANES, POSSIBLE = 0.15, 0.20  # shares of a section that are membrane, and that may be membrane
-FAINTEST = 0.05  # the strength of a line, in deviations of its section, from which on it may be a membrane
+FAINTEST, FLATTEST = 0.05, 0.02  # least strength of a line, in deviations of its section, and least deviation
 TOLERANCE = 2.0  # voxels that a membrane may be off
 SMALLEST = 12  # voxels of a piece of membrane; smaller ones are noise
 
@@ -90,11 +90,7 @@ def pass_straight(vectors: Tensor, quantised: Tensor) -> Tensor:
 
 
 def perplexity(indices: Tensor, size: int) -> float:
-    """Compute how many codes are in use, as the exponential of their entropy: from 1, a single one, to `size`.
-
-    >>> perplexity(torch.tensor([0, 0, 1, 1]), size=8)
-    2.0
-    """
+    """Compute how many codes are in use, as the exponential of their entropy: from 1, a single one, to `size`."""
     shares = torch.bincount(indices.flatten(), minlength=size) / indices.numel()
     return math.exp(torch.special.entr(shares.double()).sum().item())
 
@@ -114,10 +110,7 @@ class Codebook(nn.Module):
         return nearest_codes(vectors.flatten(0, -2), self.codes).view(vectors.shape[:-1])
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Quantise features (N, C, y, x) and compute the codebook's loss with the commitment.
-
-        In the first `PATIENCE` batches of a training features pass as they are. Then all codes begin among them.
-        """
+        """Quantise features (N, C, y, x), but for the first batches of a training; also compute the codebook's loss."""
         if self.training:
             self.batches += 1
             self._begin_anew(features.detach().movedim(1, -1).flatten(0, -2))
@@ -135,6 +128,13 @@ class Codebook(nn.Module):
         late = self.unused > PATIENCE
         self.codes[late] = vectors[torch.randint(len(vectors), (int(late.sum()),), device=vectors.device)]
         self.unused[late] = 0
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the variance of what it sees, or deep features would be nearly constant at first."""
+    layer = nn.Conv2d(inputs, outputs, size, stride, padding=(size - 1) // 2)
+    nn.init.kaiming_normal_(layer.weight)
+    return layer
 
 
 class _Residual(nn.Sequential):
@@ -155,8 +155,8 @@ class SectionEncoder(nn.Module):
         widths = [32, WIDTH, WIDTH][-int(math.log2(stride)) :]
         layers: list[nn.Module] = []
         for inputs, outputs in zip([1, *widths], widths, strict=False):
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.GELU()]
-        self.layers = nn.Sequential(*layers, _Residual(), _Residual(), nn.Conv2d(WIDTH, WIDTH, 1))
+            layers += [_convolution(inputs, outputs, 4, stride=2), nn.GELU()]
+        self.layers = nn.Sequential(*layers, _Residual(), _Residual(), _convolution(WIDTH, WIDTH, 1))
 
     def forward(self, sections: Tensor) -> Tensor:
         return self.layers(2 * sections - 1)
@@ -168,10 +168,9 @@ class SectionAutoencoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.codebook = SectionEncoder(STRIDE), Codebook()
-        self.to_prior = nn.Sequential(_Residual(), nn.Conv2d(WIDTH, 4 * WIDTH, 3, padding=1), nn.PixelShuffle(2))
-        self.to_pixels = nn.Sequential(
-            nn.GELU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.GELU(), nn.Conv2d(WIDTH, FACTOR**2, 3, padding=1)
-        )
+        self.to_prior = nn.Sequential(_Residual(), _convolution(WIDTH, 4 * WIDTH, 3), nn.PixelShuffle(2))
+        drawing = _convolution(WIDTH, WIDTH, 3), nn.GELU(), nn.Conv2d(WIDTH, FACTOR**2, 3, padding=1)
+        self.to_pixels = nn.Sequential(nn.GELU(), *drawing)
 
     def index(self, sections: Tensor) -> Tensor:
         """Choose the codes (N, H / STRIDE, W / STRIDE) of sections (N, 1, H, W)."""
@@ -250,20 +249,19 @@ def neighbourhoods(low: Tensor, count: int) -> Tensor:
 class SuperResolver(nn.Module):
     """Low sections -> sections at full size: bicubic plus what a small network adds, agreeing with every low pixel."""
 
-    def __init__(self, count: int = 1, indexer: Indexer | None = None, blocks: int = 3) -> None:
+    def __init__(self, count: int = 1, indexer: Indexer | None = None) -> None:
         """Random weights, repeatable by `torch.manual_seed`.
 
         Args:
             count: Sections that are looked at, 1 or 3; the middle one is enlarged.
             indexer: Trained, no longer learns; None for a plain network without a codebook.
-            blocks: Residual blocks.
         """
         super().__init__()
         self.count = count
         self.indexer = indexer.requires_grad_(False) if indexer is not None else None
         self.look = nn.Sequential(nn.Conv2d(1, WIDTH, 3, padding=1), nn.GELU(), _Residual())
         self.fuse = nn.Conv2d((count + (indexer is not None)) * WIDTH, WIDTH, 1)
-        self.mix = nn.Sequential(*(_Residual() for _ in range(blocks)))
+        self.mix = nn.Sequential(*(_Residual() for _ in range(3)))
         self.to_pixels = nn.Conv2d(WIDTH, FACTOR**2, 3, padding=1)
         nn.init.zeros_(self.to_pixels.weight)
         nn.init.zeros_(self.to_pixels.bias)
@@ -308,7 +306,7 @@ def membrane_map(sections: np.ndarray, share: float = MEMBRANES) -> np.ndarray:
     A voxel's strength is the larger eigenvalue of the Hessian of its section, smoothed by `RIDGE` voxels. `share` of
     each section's voxels are marked, the strongest ones; fewer where there are not so many lines.
     """
-    deviation = np.maximum(sections.std((1, 2), keepdims=True), 1e-6)
+    deviation = np.maximum(sections.std((1, 2), keepdims=True), FLATTEST)
     yy, yx, xx = (
         RIDGE**2 * ndimage.gaussian_filter(sections / deviation, (0, RIDGE, RIDGE), order=(0, *order))
         for order in ((2, 0), (1, 1), (0, 2))
@@ -323,8 +321,7 @@ def unmatched_membranes(sections: np.ndarray, others: np.ndarray, tolerance: flo
     With a result and the truth these are invented membranes; with the truth and a result they are lost ones.
 
     Returns:
-        bool (D, H, W): membranes farther than `tolerance` voxels from all membranes of the others' section, where a
-        larger share is marked; in pieces of at least `SMALLEST` voxels.
+        bool (D, H, W): pieces of at least `SMALLEST` voxels, farther than `tolerance` from what may be membrane.
     """
     unmatched = membrane_map(sections)
     for mask, possible in zip(unmatched, membrane_map(others, POSSIBLE), strict=True):
@@ -339,8 +336,8 @@ def count_membranes(result: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Count invented and lost membranes of a result (D, H, W).
 
     Returns:
-        "invented", the share of the result's membrane voxels that the truth lacks; "lost", the share of the truth's
-        that the result lacks; "invented_pieces" and "lost_pieces", how many pieces per section these are.
+        "invented", a share of the result's membrane voxels; "lost", a share of the truth's; and "invented_pieces" and
+        "lost_pieces" per section.
     """
     counts = {}
     for name, (sections, others) in {"invented": (result, truth), "lost": (truth, result)}.items():

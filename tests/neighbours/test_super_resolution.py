@@ -164,7 +164,7 @@ def test_a_resolver_begins_as_consistent_bicubic_and_learns(count):
     torch.manual_seed(0)
     raw = random(1, 1, 3, 32, 32)
     indexer = Indexer(SectionAutoencoder(), SectionEncoder(2)).eval()
-    model = SuperResolver(count, indexer, blocks=1)
+    model = SuperResolver(count, indexer)
     low = reduce_sections(raw[0, 0])
     close(enlarge_volume(model, low), make_consistent(enlarge_volume(None, low), low).clamp(0, 1))
     assert enlarge_volume(indexer, low).shape == raw.shape[2:]
