@@ -91,8 +91,8 @@ def pass_straight(vectors: Tensor, quantised: Tensor) -> Tensor:
 
 def perplexity(indices: Tensor, size: int) -> float:
     """Compute how many codes are in use, as the exponential of their entropy: from 1, a single one, to `size`."""
-    shares = torch.bincount(indices.flatten(), minlength=size) / indices.numel()
-    return math.exp(torch.special.entr(shares.double()).sum().item())
+    shares = torch.bincount(indices.flatten(), minlength=size).double() / indices.numel()
+    return math.exp(torch.special.entr(shares).sum().item())
 
 
 class Codebook(nn.Module):

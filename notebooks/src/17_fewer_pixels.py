@@ -158,7 +158,7 @@ checks.nearest_code(my_nearest)
 
 # %% [markdown]
 # A choice has no gradient: if you move a vector a little, its code stays the same. So how can the encoder learn? By a
-# trick, the **straight-through** gradient: forward, the code; backward, as if the vector had passed unchanged.
+# trick, the **straight-through gradient**: forward, the code; backward, as if the vector had passed unchanged.
 #
 # **Exercise 17.3: straight through.** Both arguments are tensors of the same shape. Return a tensor with the values of
 # `quantised`, whose gradient reaches `vectors` unchanged and `quantised` not at all.
