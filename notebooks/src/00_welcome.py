@@ -254,6 +254,7 @@ for name, answer in answers.items():
 # | [14 Clean is not correct](14_clean_is_not_correct.ipynb) | 1 to 3, on noisy sections |
 # | [15 Between the voxels](15_between_the_voxels.ipynb) | after 4: where the network doubts, and whether it is right to |
 # | [16 Fewer bits](16_fewer_bits.ipynb) | 2 and 3: the same network in a quarter or an eighth of its size |
+# | [17 Fewer pixels](17_fewer_pixels.ipynb) | 1: sections imaged 16 times faster, drawn at full size again |
 # | [18 Your own study](18_your_own_study.ipynb) | 2 and 6: how to ask, and to answer, a question of your own |
 #
 # FGNet's authors have published no code that we know of. This course builds a **reconstruction** from the paper's

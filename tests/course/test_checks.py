@@ -177,6 +177,7 @@ CHANGEABLE = {
     *("inflated_kernel", "snake_offsets", "best_of", "holm"),
     *("signal_to_noise", "hidden_pixels", "channel_attention", "undone_coupling"),
     *("coordinate_waves", "second_look", "inspected_errors", "expected_calibration"),
+    *("consistent_sections", "nearest_code", "invented_voxels"),
 }
 
 

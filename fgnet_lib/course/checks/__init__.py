@@ -52,6 +52,7 @@ from fgnet_lib.course.checks.lesson13 import inflated_kernel, info_nce_loss, rel
 from fgnet_lib.course.checks.lesson14 import channel_attention, hidden_pixels, signal_to_noise, undone_coupling
 from fgnet_lib.course.checks.lesson15 import coordinate_waves, expected_calibration, inspected_errors, second_look
 from fgnet_lib.course.checks.lesson16 import folded_layer, integer_product, rounded_values
+from fgnet_lib.course.checks.lesson17 import consistent_sections, invented_voxels, nearest_code, straight_through
 from fgnet_lib.course.checks.lesson18 import best_of, holm, smallest_p
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "block_ids",
     "chance_of",
     "channel_attention",
+    "consistent_sections",
     "coordinate_waves",
     "cut_geometry",
     "dw_weights",
@@ -86,6 +88,7 @@ __all__ = [
     "info_nce_loss",
     "inspected_errors",
     "integer_product",
+    "invented_voxels",
     "learning_rate",
     "log_spectrum",
     "low_rank_update",
@@ -94,6 +97,7 @@ __all__ = [
     "match",
     "matched_values",
     "merge",
+    "nearest_code",
     "neuron_volume",
     "recall",
     "released_loss",
@@ -108,6 +112,7 @@ __all__ = [
     "smallest_p",
     "snake_offsets",
     "standardised_features",
+    "straight_through",
     "synapse_partners",
     "teacher_loss",
     "undone_coupling",
