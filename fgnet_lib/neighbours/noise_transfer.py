@@ -1,5 +1,7 @@
 """Give a picture the noise of another: an invertible network that divides content from noise, and pairs made by it.
 
+The parts, in the order of this file::
+
     Haar        a picture <-> four sub-bands, an orthogonal transform
     couplings   c' = c + f(n), n' = n exp(s) + g(c'), s = clamp (2 sigmoid(h(c')) - 1): invertible whatever f, g and h
                 compute (invertible rescaling, Xiao et al. 2020, arXiv 2005.05650)

@@ -1,6 +1,6 @@
 """Draw sections that were imaged with fewer pixels at full size again, and count the membranes that this invents.
 
-After GPEMSR (Shou et al., CVPR 2024), from its equations, in the order of this file:
+After GPEMSR (Shou et al., CVPR 2024), from its equations, in the order of this file::
 
     pixels       sections reduced 4 times in y and x by the mean of each square; bicubic enlargement as the baseline
     codebook     a vector-quantised autoencoder (van den Oord et al. 2017, arXiv 1711.00937): encoder -> nearest of K
