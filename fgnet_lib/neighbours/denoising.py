@@ -1,6 +1,6 @@
 """Denoise sections and segment them: noise models, blind spots, and denoiser and segmenter trained as one network.
 
-From the equations of these papers, in the order of this file:
+From the equations of these papers, in the order of this file::
 
     noise           Gaussian, Poisson and line noise, each with a strength (ours, of textbook models); PSNR
     blind spots     Noise2Void (Krull et al. 2019, arXiv 1811.10980): a pixel is predicted from its neighbourhood alone
