@@ -204,7 +204,7 @@ slab = volume[first : first + 8, :, :]
 size = [slab.shape[0], *(max(1, round(1280 / nm)) for nm in slab.voxel_size[1:])]
 window = Region.at([max(0, n - m) // 2 for n, m in zip(slab.shape, size, strict=True)], size)
 choices = [(), steps] if steps else [(), *((step,) for step in known)]
-figure, axes = plt.subplots(2, len(choices), figsize=(4.1 * len(choices), 8.4), layout="constrained")
+figure, axes = plt.subplots(2, len(choices), figsize=(min(4.1 * len(choices), 15), 8.4), layout="constrained")
 for column, choice in zip(axes.T, choices, strict=True):
     seen = resample(change_grey(slab, choice)[window], choice)
     z, title = seen.shape[0] // 2, "as it is" if choice == () else " + ".join(choice)

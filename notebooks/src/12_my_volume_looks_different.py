@@ -370,7 +370,7 @@ for rate in (0.001, 0.01, 0.1, 1.0):
     print(f"{name}: VOI {outcomes[name]:.3f}, before it was {outcomes['before']:.3f}")
 
 # %% alt="Five pictures of the predicted boundary in one section: before adaptation, and after it with four learning rates. At rate 0.1 boundaries appear inside neurites, at rate 1 little is left of the membranes."
-figure, axes = plt.subplots(1, len(edges), figsize=(16, 3.8), layout="constrained")
+figure, axes = plt.subplots(1, len(edges), figsize=(15, 3.8), layout="constrained")
 for ax, (name, edge) in zip(axes, edges.items(), strict=True):
     ax.imshow(edge[middle], cmap="magma", vmin=0, vmax=1)
     plots.scale_bar(ax, volume.voxel_size)

@@ -97,7 +97,7 @@ def started(*command: str, **options):
         yield process
     finally:
         kill(process)
-        process.wait(60)
+        process.wait(180)
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -269,7 +269,7 @@ def test_the_whole_run_killed(again, raw, undisturbed, held, tmp_path):
     with started(sys.executable, str(STAND_INS), str(raw), str(tmp_path / "run")) as process:
         wait_for(lambda: process.poll() is not None or notes(tmp_path / "run") >= 2)
         kill(process)
-        process.wait(60)
+        process.wait(180)
     before = notes(tmp_path / "run")
     assert 2 <= before < 12
     report = again()

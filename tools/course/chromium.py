@@ -21,7 +21,7 @@ FLAGS = [
 def find_chromium() -> str | None:
     """The first Chromium that starts: on Ubuntu `chromium-browser` may be a script that only asks for a snap."""
     for path in filter(None, map(shutil.which, (*NAMES, MAC))):
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
+        answer = subprocess.run([path, "--version"], capture_output=True, encoding="utf-8", timeout=60)
         if answer.returncode == 0 and answer.stdout.startswith(("Chromium", "Google Chrome")):
             return path
     return None
