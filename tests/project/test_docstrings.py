@@ -30,6 +30,9 @@ def test_docstrings_can_be_shown(path: Path) -> None:
     assert [problem for docstring in docstrings if (problem := complaints(docstring))] == []
 
 
-@pytest.mark.parametrize("docstring", ["The loss\n|x - y| is small.", "Parts:\n\n    a     first\n    b     second\n            of two\n  c", "An `open quote."])
+UNEVEN = "Parts:\n\n    a     first\n    b     second\n            of two\n  c"
+
+
+@pytest.mark.parametrize("docstring", ["The loss\n|x - y| is small.", UNEVEN, "An `open quote."])
 def test_what_sphinx_would_refuse_is_noticed(docstring: str) -> None:
     assert complaints(docstring)
