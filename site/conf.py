@@ -149,7 +149,7 @@ def mentions(terms: list[str]) -> re.Pattern[str]:
     """Finds terms as whole words, in the plural too, longer ones first; abbreviations only in capitals."""
     forms = []
     for term in sorted(terms, key=len, reverse=True):
-        form = r"\s+".join(map(re.escape, term.split()))
+        form = r"\s+".join(map(re.escape, term.split())).replace("'", "['\u2019]")  # Sphinx bends apostrophes
         form = f"{form[:-1]}(?:y|ies)" if term.endswith("y") else f"{form}(?:e?s)?"
         forms.append(form if term == term.upper() else f"(?i:{form})")
     return re.compile(rf"(?<![\w-])(?:{'|'.join(forms)})(?![\w-])")
@@ -157,7 +157,7 @@ def mentions(terms: list[str]) -> re.Pattern[str]:
 
 def singulars(mention: str) -> list[str]:
     """What a mention may be in the glossary, in lower case, itself first."""
-    word = " ".join(mention.lower().split())
+    word = " ".join(mention.lower().replace("\u2019", "'").split())
     return [word, re.sub("ies$", "y", word), word.removesuffix("s"), word.removesuffix("es")]
 
 

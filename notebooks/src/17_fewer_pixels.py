@@ -310,7 +310,7 @@ def my_invented(result, truth, tolerance):
 checks.invented_voxels(my_invented)
 
 # %% [markdown]
-# With the two pictures exchanged, the same function marks **lost** membranes. Now let the shipped model segment each
+# With the two pictures exchanged, the same function marks **lost membranes**. Now let the shipped model segment each
 # result, the truth as well. It never saw enlarged sections, and its threshold stays as it is.
 
 # %%

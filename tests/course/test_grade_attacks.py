@@ -268,7 +268,7 @@ def test_an_answer_ends_with_the_grader(tmp_path, monkeypatch, number):
     child = command(path, TMPDIR=str(temporary))
     assert wait_for(lambda: running(marker) or child.poll() is not None, 300) and child.poll() is None, child.stdout
     child.send_signal(number)
-    assert child.wait(300) == (-9 if number == signal.SIGKILL else 128 + number)
+    assert child.wait(120) == (-9 if number == signal.SIGKILL else 128 + number)
     assert wait_for(lambda: not running(marker), 120)  # what ends the answer first unloads all modules
     left = [path for path in temporary.glob("grade-*") if number != signal.SIGKILL]
     assert left == [] and "Traceback" not in child.communicate()[0]

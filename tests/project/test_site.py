@@ -197,10 +197,11 @@ def test_references_to_papers_are_left_alone(site):
         ("intersection, sectional, cross-section", []),
         ("VOI split and VOI", ["VOI split", "VOI"]),
         ("boxes and a box", ["boxes", "box"]),
+        ("the winner\u2019s curse, winner's curse", ["winner\u2019s curse", "winner's curse"]),
     ],
 )
 def test_mentions_are_whole_words_in_any_number(text, found):
-    terms = ["affinity", "ground truth", "VOI", "VOI split", "section", "box"]
+    terms = ["affinity", "ground truth", "VOI", "VOI split", "section", "box", "winner's curse"]
     mentions = CONF["mentions"](terms).findall(text)
     assert mentions == found
     assert all(set(CONF["singulars"](mention)) & {term.lower() for term in terms} for mention in mentions)
