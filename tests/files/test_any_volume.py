@@ -165,6 +165,24 @@ def test_every_order_that_ome_tiff_allows_reads_as_the_same_volume(tmp_path_fact
     np.testing.assert_array_equal(volume.load().raw, grey())
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    axes=st.sampled_from(["zyx", "tzyx", "zcyx", "tzcyx"]),
+    unit=st.sampled_from(["nm", "um", "micron", "mm"]),
+    size=st.tuples(st.sampled_from([0.5, 4.0, 30.0, 1000.0]), st.sampled_from([4.0, 8.0]), st.sampled_from([4.0, 8.0])),
+)
+def test_every_order_that_imagej_allows_reads_as_the_same_volume(tmp_path_factory, axes, unit, size):
+    """ImageJ keeps the order t, z, c, y, x, and resolutions as fractions of whole numbers."""
+    path = imagej(
+        tmp_path_factory.mktemp("volume") / "a.tif", turn(grey(), axes), axes.upper(), unit, SPELLINGS[unit], size
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        volume = read_volume(path)
+    assert volume.voxel_size == pytest.approx(size, rel=1e-4)
+    np.testing.assert_array_equal(volume.load().raw, grey())
+
+
 def test_every_unit_has_a_length():
     assert (
         all(nm > 0 for nm in NM_PER_UNIT.values())
