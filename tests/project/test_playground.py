@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import build_playground
@@ -17,6 +17,7 @@ import pytest
 import tifffile
 import torch
 from helpers.browser import SCREENSHOTS, cannot_test, find_barriers, open_browser
+from picture_pages import Quiet
 from PIL import Image
 from playwright.sync_api import Page
 
@@ -30,11 +31,6 @@ pytestmark = pytest.mark.slow  # exports the model and opens a browser
 
 NO_RUNTIME = "NO TEST OF THE PLAYGROUND: run `make runtime`, which needs npm"
 SAME = 1e-3  # affinities of the page and of PyTorch
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")

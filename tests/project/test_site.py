@@ -9,7 +9,7 @@ import re
 import runpy
 import threading
 from html import unescape
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import build_site
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from helpers.browser import SCREENSHOTS, find_barriers, open_browser
 from nbformat.v4 import new_code_cell, new_output
+from picture_pages import Quiet
 from PIL import Image
 from run_tutorial import Lesson, lesson_parameters, sources_key
 
@@ -304,11 +305,6 @@ def test_make_site_says_what_to_run_first(tmp_path, monkeypatch, capsys):
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
 
 
 @pytest.fixture
