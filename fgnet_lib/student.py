@@ -149,7 +149,8 @@ class Student(FGNet):
             raise ValueError(f"raw must have shape (B, 1, D, H, W); got {tuple(raw.shape)}")
         affinities = embedding_affinities(self.embed(raw))
         along_z = affinities[:, :1]
-        along_z = torch.cat([along_z[:, :, 1:2], along_z[:, :, 1:]], 2) if raw.shape[2] > 1 else along_z
+        second = along_z[:, :, :2][:, :, -1:]  # the first where there is no second: no `if`, which ONNX would freeze
+        along_z = torch.cat([second, along_z[:, :, 1:]], 2)
         return FGNetOutput(None, torch.logit(torch.cat([along_z, affinities[:, 1:]], 1), LEAST), ())
 
     def _gather_sections(self, raw: Tensor) -> Tensor:

@@ -43,12 +43,16 @@ def output_names(model: FGNet) -> list[str]:
 
     Example:
         >>> from fgnet_lib.configuration import MINI
+        >>> from fgnet_lib.student import Student, StudentConfig
         >>> output_names(FGNet(MINI))
         ['A_s', 'A_r', 'a1', 'a2', 'a3']
+        >>> output_names(Student(StudentConfig()))
+        ['A_r']
     """
     coarse, refined = model.config.encoder is not None, model.config.refined
-    attention = [f"a{i + 1}" for i in range(len(STRIDES))] if coarse and refined else []
-    return ["A_s"] * coarse + ["A_r"] * refined + attention
+    if not coarse:
+        return ["A_r"]
+    return ["A_s", "A_r", *(f"a{i + 1}" for i in range(len(STRIDES)))] if refined else ["A_s"]
 
 
 def export_onnx(model: FGNet, path: str | Path, shape: tuple[int, int, int] | None = None) -> Path:
@@ -57,7 +61,7 @@ def export_onnx(model: FGNet, path: str | Path, shape: tuple[int, int, int] | No
     The input is float32 (1, 1, z, y, x) in [0, 1], grey value / 255; sides are padded inside, and outputs are cropped.
 
     Args:
-        model: Any FGNet; put into eval mode, and moved to the CPU.
+        model: Any FGNet, or a student; put into eval mode, and moved to the CPU.
         path: Of the file; its folder is made if there is none.
         shape: Voxels z, y, x that the file is for, for runtimes that want them fixed; None leaves them free.
 

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fgnet_lib.engines.export import EXAMPLE, noise, open_session, to_onnx
+from fgnet_lib.engines.export import EXAMPLE, noise, open_session, output_names, to_onnx
 from fgnet_lib.fgnet import FGNet, FGNetOutput
+from fgnet_lib.student import Student
 
 Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 PACKAGES = {"torch": ("torch",), "openvino": ("onnx", "openvino"), "onnxruntime": ("onnx", "onnxruntime")}
@@ -60,10 +61,9 @@ class Converted(nn.Module):
 
     def forward(self, raw: Tensor, features: list[Tensor] | None = None) -> FGNetOutput:
         """Compute affinities and attention, as `FGNet.forward` does."""
-        outputs = _run(self._decoder, [raw, *(self.encode(raw) if features is None else features)])
-        coarse = outputs.pop(0) if self._encoder else None
-        refined = outputs.pop(0) if self.model.config.refined else None
-        return FGNetOutput(coarse, refined, tuple(outputs))
+        values = _run(self._decoder, [raw, *(self.encode(raw) if features is None else features)])
+        maps = dict(zip(output_names(self.model), values, strict=True))
+        return FGNetOutput(maps.pop("A_s", None), maps.pop("A_r", None), tuple(maps.values()))
 
 
 @torch.no_grad()
@@ -73,8 +73,7 @@ def record_parts(model: FGNet) -> tuple[bytes | None, bytes]:
     features = model.encode(raw)
     inputs = name_inputs([raw, *features])
     encoder = to_onnx(_Encoder(model), {"raw": raw}, list(inputs)[1:], free=True) if features else None
-    outputs = [f"output{i}" for i in range(len(_Decoder(model)(raw, *features)))]
-    return encoder, to_onnx(_Decoder(model), inputs, outputs, free=True)
+    return encoder, to_onnx(_Decoder(model), inputs, output_names(model), free=True)
 
 
 def name_inputs(values: Sequence[T]) -> dict[str, T]:
@@ -128,8 +127,8 @@ def choose_engine(model: FGNet, engine: str, size: Sequence[int], voxels: int) -
 
 def only_torch(model: nn.Module) -> str | None:
     """Say why only PyTorch can compute a model; None if other engines can."""
-    if type(model) is not FGNet:
-        return f"it is of class {type(model).__name__}, and the other engines know FGNet alone"
+    if type(model) not in (FGNet, Student):
+        return f"it is of class {type(model).__name__}, and the other engines know FGNet and Student alone"
     if (device := next(model.parameters()).device).type != "cpu":
         return f"it is on {device}, and the other engines compute on the CPU"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):

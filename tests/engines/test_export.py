@@ -12,6 +12,7 @@ from fgnet_lib.configuration import MINI, FGNetConfig
 from fgnet_lib.engines import export
 from fgnet_lib.engines.export import Affinities, check_onnx, export_onnx, output_names
 from fgnet_lib.fgnet import FGNet
+from fgnet_lib.student import Student, StudentConfig
 from fgnet_lib.weights import load_pretrained
 
 pytestmark = [pytest.mark.slow, need("onnxruntime")]
@@ -22,6 +23,8 @@ CONFIGS = {
     "no SAM2": FGNetConfig(None, widths=NARROW),
     "SAM2 alone": FGNetConfig("mini", refined=False),
     "SAM2.1 tiny, a map per channel": FGNetConfig("tiny", widths=NARROW, attention="per_channel"),
+    "student": StudentConfig(NARROW[:4]),
+    "student of one section": StudentConfig(NARROW[:4], sections=1),
 }
 
 
@@ -60,9 +63,11 @@ def test_sizes_can_be_fixed(tmp_path):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_kind_of_model_can_be_exported(name, tmp_path):
     torch.manual_seed(0)
-    model = FGNet(CONFIGS[name]).eval()
+    config = CONFIGS[name]
+    model = (Student(config) if isinstance(config, StudentConfig) else FGNet(config)).eval()
     content = export_onnx(model, tmp_path / "model.onnx").read_bytes()
-    assert check_onnx(content, Affinities(model), values((3, 40, 100))) < export.TOLERANCE
+    for shape in ((3, 40, 100), (1, 32, 32)):  # a single section, too: the file was recorded with two
+        assert check_onnx(content, Affinities(model), values(shape)) < export.TOLERANCE
     with torch.no_grad():
         assert len(Affinities(model)(values((1, 32, 32)))) == len(output_names(model))
 

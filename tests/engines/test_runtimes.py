@@ -17,6 +17,7 @@ from fgnet_lib.engines.runtimes import Converted, choose_engine, installed_engin
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import lay_windows, predict, predict_windows
 from fgnet_lib.probing import attention_set_to
+from fgnet_lib.student import Student, StudentConfig
 
 NARROW = (8, 8, 16, 16, 16)
 SIZE = (4, 64, 64)
@@ -45,6 +46,17 @@ def test_a_prediction_is_the_same_by_every_engine(engine, model, raw, capsys):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert f"{engine}, " in capsys.readouterr().err  # the progress bar names it
+
+
+def test_a_student_is_the_same_by_another_engine(raw):
+    torch.manual_seed(0)
+    student = Student(StudentConfig((8, 8, 16, 16))).eval()
+    for volume in (raw, raw[:1]):
+        ours, theirs = (
+            predict(student, volume, SIZE, 0.5, progress=False, engine=engine) for engine in ("torch", "openvino")
+        )
+        np.testing.assert_allclose(ours.refined, theirs.refined, atol=1e-4)
+        assert theirs.coarse is None and theirs.attention == ours.attention
 
 
 @pytest.mark.slow
