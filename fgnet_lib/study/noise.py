@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import product
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.study.runs import describe_missing, read_runs
-from fgnet_lib.study.statistics import difference_cells
+from fgnet_lib.study.statistics import difference_cells, swapped_pairs
 
 DENOISING = REPOSITORY / "docs" / "measured" / "denoising"
 NOISES = {"gaussian": "Gaussian noise", "poisson": "Poisson noise", "line": "line noise"}
@@ -151,7 +151,10 @@ def judge_ranks(rows: NoiseRows, kind: str, strength: float) -> str:
         return "not measured yet: some of the runs are missing"
     cleanest, correct = (METHODS[name].title for name in best)
     verdict = f'"{cleanest}" is best in both' if cleanest == correct else f'cleanest "{cleanest}", best "{correct}"'
-    swapped = _swapped_pairs(rows, kind, strength)
+    psnr, voi = (
+        {name: noise_values(rows, NoiseRow(name, kind, strength), key) for name in METHODS} for key in ("psnr", "voi")
+    )
+    swapped = swapped_pairs(psnr, voi)
     pairs = len(METHODS) * (len(METHODS) - 1) // 2
     return f"{verdict}; {len(swapped)} of {pairs} pairs swap"
 
@@ -163,17 +166,6 @@ def _best(rows: NoiseRows, kind: str, strength: float) -> tuple[str, str] | None
         return None
     means = {name: [np.mean(noise_values(rows, row, key)) for key in COMPARED.values()] for name, row in keys.items()}
     return max(means, key=lambda name: means[name][0]), min(means, key=lambda name: means[name][1])
-
-
-def _swapped_pairs(rows: NoiseRows, kind: str, strength: float) -> list[tuple[str, str]]:
-    """Pairs of methods of which the first has the higher PSNR and the higher VOI, in all runs."""
-
-    def above(first: str, second: str, key: str) -> bool:
-        ours, theirs = (noise_values(rows, NoiseRow(name, kind, strength), key) for name in (first, second))
-        return min(ours) > max(theirs)
-
-    pairs = permutations(METHODS, 2)
-    return [pair for pair in pairs if all(above(*pair, key) for key in COMPARED.values())]
 
 
 def noise_answers(rows: NoiseRows) -> dict[str, Sequence[Sequence[str]]]:

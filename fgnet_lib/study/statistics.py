@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from itertools import combinations, permutations
 
 import numpy as np
+
+Runs = Mapping[str, Sequence[float]]  # row -> a measure of its runs
 
 
 def ignore_sign(aucs: Sequence[float]) -> list[float]:
@@ -85,6 +87,26 @@ def judge_expectation(lower: Sequence[float], higher: Sequence[float]) -> str:
     if max(lower) >= min(higher):
         return "came in the mean"
     return "came in all runs" if min(len(lower), len(higher)) > 1 else "came in a single run"
+
+
+def swapped_pairs(higher_is_better: Runs, lower_is_better: Runs) -> list[tuple[str, str]]:
+    """List the pairs of rows that two measures rank differently, whichever of their runs you take.
+
+    >>> swapped_pairs({"smooth": [30, 31], "sharp": [28, 29]}, {"smooth": [1.4, 1.5], "sharp": [1.2, 1.3]})
+    [('smooth', 'sharp')]
+
+    Args:
+        higher_is_better: row -> runs of a measure such as PSNR.
+        lower_is_better: the same rows -> runs of a measure such as VOI.
+
+    Returns:
+        Pairs of which all runs of the first are above all of the second by both measures.
+    """
+    return [
+        (a, b)
+        for a, b in permutations(higher_is_better, 2)
+        if all(min(runs[a]) > max(runs[b]) for runs in (higher_is_better, lower_is_better))
+    ]
 
 
 def pooled_spread(ours: Sequence[float], theirs: Sequence[float]) -> float:

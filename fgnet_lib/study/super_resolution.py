@@ -6,15 +6,15 @@ one core; a codebook is part of that time. `tools/results/super_resolve.py` trai
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.study.runs import describe_missing, read_runs
-from fgnet_lib.study.statistics import difference_cells
+from fgnet_lib.study.statistics import difference_cells, swapped_pairs
 from fgnet_lib.training import TrainConfig
 
 SUPER_RESOLUTION = REPOSITORY / "docs" / "measured" / "super_resolution"
@@ -136,7 +136,7 @@ def describe_missing_enlargings(rows: EnlargedRows) -> str:
 
 
 def judge_enlargings(rows: EnlargedRows, volume: str) -> list[str]:
-    """Say which row wins by each measure on a volume, and which pairs PSNR and VOI rank differently.
+    """Say which row wins by each measure on a volume, and which pairs PSNR and VOI rank differently in all runs.
 
     Returns:
         Sentences; a single one where a run is missing.
@@ -144,16 +144,13 @@ def judge_enlargings(rows: EnlargedRows, volume: str) -> list[str]:
     if set(list_enlargings()) - {(name, run["seed"]) for name, runs in rows.items() for run in runs}:
         return ["not measured yet: some of the runs are missing"]
     compared = [name for name in ENLARGINGS if name != "truth"]
-    means = {m: {name: np.mean(enlarged_scores(rows, name, volume, m)) for name in compared} for m in MEASURES}
+    scores = {m: {name: enlarged_scores(rows, name, volume, m) for name in compared} for m in MEASURES}
     sentences = []
     for measure, (_, praise) in MEASURES.items():
-        winner = (max if measure == "psnr" else min)(compared, key=means[measure].__getitem__)
-        sentences.append(f"{praise}: {ENLARGINGS[winner].title} ({means[measure][winner]:.2f})")
-    pairs = list(combinations(compared, 2))
-    swapped = [
-        f"{ENLARGINGS[a].title} / {ENLARGINGS[b].title}"
-        for a, b in pairs
-        if (means["psnr"][a] - means["psnr"][b]) * (means["voi"][a] - means["voi"][b]) > 0
-    ]
-    listed = f": {', '.join(swapped)}" if swapped else ""
-    return [*sentences, f"PSNR and VOI disagree on {len(swapped)} of {len(pairs)} pairs{listed}"]
+        means = {name: np.mean(runs) for name, runs in scores[measure].items()}
+        winner = (max if measure == "psnr" else min)(means, key=means.__getitem__)
+        sentences.append(f"{praise}: {ENLARGINGS[winner].title} ({means[winner]:.2f})")
+    pairs = swapped_pairs(scores["psnr"], scores["voi"])
+    listed = ", ".join(f"{ENLARGINGS[a].title} / {ENLARGINGS[b].title}" for a, b in pairs)
+    count = f"PSNR and VOI disagree in all runs on {len(pairs)} of {math.comb(len(compared), 2)} pairs"
+    return [*sentences, f"{count}: {listed}" if pairs else count]

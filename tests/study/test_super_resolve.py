@@ -78,11 +78,11 @@ def test_winners_and_swapped_ranks_are_read_off_all_runs_and_nothing_less():
         "fewest invented membranes: bicubic (0.00)",
         f"fewest lost membranes: {last} (75.00)",
         f"lowest VOI: {last} (1.50)",
-        "PSNR and VOI disagree on 0 of 15 pairs",
+        "PSNR and VOI disagree in all runs on 0 of 15 pairs",
     ]
     swapped = rows_of(truth=(99, 0.1), **agreeing | {"codebook_3": (25.0, 1.55), "codebook": (24.0, 1.5)})
     assert judge_enlargings(swapped, "fib25")[-1] == (
-        "PSNR and VOI disagree on 1 of 15 pairs: codebook, 1 section / codebook, 3 sections"
+        "PSNR and VOI disagree in all runs on 1 of 15 pairs: codebook, 3 sections / codebook, 1 section"
     )
     panels = enlarged_panels(rows, "fib25")
     assert panels["VOI (bits)"]["bicubic"] == [2.0] and panels["PSNR (dB)"]["true sections"] == []
