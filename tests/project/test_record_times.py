@@ -20,18 +20,22 @@ def write_run(folder, dataset, status):
 
 def test_runs_that_finished_are_recorded_and_shown(tmp_path, monkeypatch):
     times = tmp_path / "times.json"
+    figures = {"seconds": 5, "peak_memory_mb": 900}
+    before = {"01_em_volumes": figures, "00_welcome": figures, "99_no_more": figures}
+    column = {"seconds": 15, "peak_memory_mb": 900, "cores": 4}
     times.write_text(
-        json.dumps({"phantom-cpu": {**dict.fromkeys(record_times.MEASURES, 1), "cores": 4, "lessons": {}}})
+        json.dumps({"phantom-cpu": column | {"lessons": {}}, "phantom-fast": column | {"lessons": before}})
     )
     monkeypatch.setattr(record_times, "TIMES", times)
     write_run(tmp_path / "tutorial-phantom-fast", "phantom", "done")
     write_run(tmp_path / "tutorial-fib25-fast", "fib25", "failed")
     runs = record_times.record(tmp_path)
     assert set(runs) == {"phantom-cpu", "phantom-fast"}
-    assert runs["phantom-fast"]["lessons"] == {"00_welcome": {"seconds": 12.4, "peak_memory_mb": 801}}
-    head, _, lesson, total = record_times.table(runs).splitlines()
+    anew = {"seconds": 12.4, "peak_memory_mb": 801}
+    assert runs["phantom-fast"]["lessons"] == {"00_welcome": anew, "01_em_volumes": figures}  # that was not run again
+    head, _, lesson, _, total = record_times.table(runs).splitlines()
     assert head == "| lesson | phantom, cpu (4 cores) | phantom, fast (2 cores) |"
-    assert lesson == "| 00_welcome |  | 12 s, 801 MB |" and total.endswith("| 12 s, 801 MB |")
+    assert lesson == "| 00_welcome |  | 12 s, 801 MB |" and total.endswith("| 17 s, 900 MB |")
 
 
 def test_the_page_shows_what_is_recorded():

@@ -17,10 +17,11 @@ FEWEST = 3  # lessons from which the speed of a machine can be told
 
 HEAD = """# Times and memory
 
-Each column is one run of `make tutorial` after installation, without a GPU: seconds, and the peak resident memory of
-all processes of the lesson together in MB. `make times` writes this page from `out/tutorial-*/run.json`. `make test`
-and `make tutorial` compare with it and name a lesson that takes over twice its figure, relative to the rest of its run.
-A T4 is not measured. `make tutorial PROFILE=gpu && make times` measures the machine that you have.
+Each figure is that of the lesson's last run by `make tutorial`, without a GPU: seconds, and the peak resident memory of
+all processes of the lesson together in MB. The last row has the sum of the seconds and the largest peak. `make times`
+writes this page from `out/tutorial-*/run.json`; lessons that are missing there keep their figures. `make test` and
+`make tutorial` compare with it and name a lesson that takes over twice its figure, relative to the rest of its run. A T4
+is not measured. `make tutorial PROFILE=gpu && make times` measures the machine that you have.
 """
 
 
@@ -29,10 +30,13 @@ def read_times() -> dict[str, dict]:
     return json.loads(TIMES.read_text(encoding="utf-8"))
 
 
-def keep_measures(run: dict) -> dict:
-    """The part of a run.json that times.json keeps."""
-    lessons = {lesson["name"]: {key: lesson[key] for key in MEASURES} for lesson in run["lessons"]}
-    return {"cores": run["cores"], "python": run["python"], **{key: run[key] for key in MEASURES}, "lessons": lessons}
+def update(known: dict[str, dict], run: dict) -> dict:
+    """A column of times.json: its lessons so far, with what a run.json measured anew, and their total."""
+    lessons = known | {lesson["name"]: {key: lesson[key] for key in MEASURES} for lesson in run["lessons"]}
+    lessons = {name: lessons[name] for name in sorted(lessons) if (ROOT / "notebooks" / f"{name}.ipynb").is_file()}
+    seconds, peaks = ([lesson[key] for lesson in lessons.values()] for key in MEASURES)
+    totals = {"seconds": round(sum(seconds), 1), "peak_memory_mb": max(peaks)}
+    return {"cores": run["cores"], "python": run["python"], **totals, "lessons": lessons}
 
 
 def page(runs: dict[str, dict]) -> str:
@@ -101,7 +105,8 @@ def record(out: Path) -> dict[str, dict]:
     for path in sorted(out.glob("tutorial-*/run.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
         if all(lesson["status"] == "done" for lesson in run["lessons"]):
-            runs[f"{run['dataset']}-{run['profile']}"] = keep_measures(run)
+            name = f"{run['dataset']}-{run['profile']}"
+            runs[name] = update(runs.get(name, {"lessons": {}})["lessons"], run)
     return runs
 
 
