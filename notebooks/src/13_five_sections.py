@@ -603,7 +603,7 @@ checks.report("13")
 # ## References
 #
 # - Y. Chen, W. Huang, X. Liu, S. Deng, Q. Chen, Z. Xiong. *Learning Multiscale Consistency for Self-supervised Electron
-#   Microscopy Instance Segmentation.* ICASSP 2024, [arXiv:2308.09917](https://arxiv.org/abs/2308.09917).
+#   Microscopy Instance Segmentation.* ICASSP 2024, [arXiv:2308.09917](https://arxiv.org/abs/2308.09917) (MS-Con).
 # - Y. S. Cheng et al. *DINeuro: Distilling Knowledge from 2D Natural Images via Deformable Tubular Transferring Strategy
 #   for 3D Neuron Reconstruction.* [arXiv:2410.22078](https://arxiv.org/abs/2410.22078).
 # - J. Carreira, A. Zisserman. *Quo Vadis, Action Recognition?* CVPR 2017,

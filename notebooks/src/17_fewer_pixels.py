@@ -436,7 +436,7 @@ checks.report("17")
 # ## References
 #
 # - J. Shou, Z. Xiao, S. Deng, W. Huang, P. Shi, R. Zhang, Z. Xiong, F. Wu. *Learning Large-Factor EM Image Super-Resolution
-#   with Generative Priors.* CVPR 2024.
+#   with Generative Priors.* CVPR 2024 (GPEMSR).
 # - A. van den Oord, O. Vinyals, K. Kavukcuoglu. *Neural Discrete Representation Learning.* NeurIPS 2017,
 #   [arXiv:1711.00937](https://arxiv.org/abs/1711.00937) (the codebook).
 # - Y. Bengio, N. Léonard, A. Courville. *Estimating or Propagating Gradients Through Stochastic Neurons for Conditional
