@@ -504,14 +504,14 @@ def train_tracer(bend, seed, samples):
 samples, (noisy, truth) = [stain(seed) for seed in (100, 101, 102)], stain(200)
 dice = {"straight": [], "snake": []}
 for name, values in dice.items():
-    seconds = 0.0
+    spent = 0.0  # seconds of the CPU
     for seed in range(SEED, SEED + SEEDS):
         started = process_time()
         tracer = train_tracer(name == "snake", seed, samples)
-        seconds += process_time() - started
+        spent += process_time() - started
         predicted = torch.sigmoid(tracer(noisy)).detach()
         values.append(2 * (predicted * truth).sum().item() / (predicted.square() + truth.square()).sum().item())
-    step = 1000 * seconds / SEEDS / STEPS
+    step = 1000 * spent / SEEDS / STEPS
     print(f"{name:9} {step:5.0f} ms a step, Dice on a new volume:", *(f"{value:.3f}" for value in values))
 print(f"constant guess, Dice: {2 * truth.mean() ** 2 / (truth.mean() ** 2 + truth.mean()):.3f}")
 if SEEDS > 1:
@@ -538,9 +538,9 @@ points = {}
 for name, start in few_sections.STARTS.items():
     vois = {n: few_sections.few_scores(rows, name, n) for n in few_sections.LABELLED_SECTIONS}
     points[start.title] = {n: values for n, values in vois.items() if values}
-    seconds = [run["core_seconds"] for n in vois for run in rows.get((name, n), [])]
-    if seconds:
-        print(f"{start.title:40} {np.mean(seconds):4.0f} seconds of one core")
+    times = [run["core_seconds"] for n in vois for run in rows.get((name, n), [])]
+    if times:
+        print(f"{start.title:40} {np.mean(times):4.0f} seconds of one core")
 
 # %% alt="VOI on FIB-25 against the number of labelled sections, 1, 5 and 20, on a logarithmic axis: one line for each start, with a dot for every seed."
 figure, ax = plt.subplots(figsize=(11, 5), layout="constrained")
