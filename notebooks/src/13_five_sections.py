@@ -512,7 +512,7 @@ for name, values in dice.items():
         predicted = torch.sigmoid(tracer(noisy)).detach()
         values.append(2 * (predicted * truth).sum().item() / (predicted.square() + truth.square()).sum().item())
     step = 1000 * spent / SEEDS / STEPS
-    print(f"{name:9} {step:5.0f} ms a step, Dice on a new volume:", *(f"{value:.3f}" for value in values))
+    print(f"{name:9} {step:5.0f} ms of CPU time a step, Dice on a new volume:", *(f"{value:.3f}" for value in values))
 print(f"constant guess, Dice: {2 * truth.mean() ** 2 / (truth.mean() ** 2 + truth.mean()):.3f}")
 if SEEDS > 1:
     overlap = max(map(min, dice.values())) <= min(map(max, dice.values()))
