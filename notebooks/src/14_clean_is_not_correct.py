@@ -376,17 +376,17 @@ untrained, split = NoiseSplit(), NoiseSplit()
 split = learn("split", split, swap_loss, noisy["gaussian"])
 source, donor = clean[4:5, :128, :128], clean[12:13, :128, :128]
 noises = {kind: add_noise(donor, kind, 0.15, np.random.default_rng(SEED)) - donor for kind in ("gaussian", "line")}
-swaps = {}
+swaps, errors = {}, {}
 for kind, added in noises.items():
     swaps[kind] = {}
     for name, net in {"untrained": untrained, "trained": split}.items():
         with torch.no_grad():
             picture, _ = net.swap(*(torch.from_numpy(given)[None] for given in (source, donor + added)))
         swaps[kind][name] = picture[0, 0].numpy()
-        error = np.square(picture[0].numpy() - (source + added)).mean() ** 0.5
-        print(
-            f"{kind:8} noise, {name:9}: swapped picture differs from source + noise by {error:.3f} (root mean square)"
-        )
+        errors[name] = np.square(picture[0].numpy() - (source + added)).mean() ** 0.5
+        size = f"{errors[name]:.3f} (root mean square)"
+        print(f"{kind:8} noise, {name:9}: swapped picture differs from source + noise by {size}")
+    assert errors["trained"] < errors["untrained"]
 
 # %% [markdown]
 # A clean section gets the noise of a noisy section from another depth, eight sections away:
