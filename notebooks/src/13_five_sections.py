@@ -456,7 +456,7 @@ ax.plot(np.full(TAPS, line[z, axis]), taps, "s", label="straight kernel")
 ax.plot(line[z, axis] + oracle_taps(line, z)[axis], taps, "o", label="snake, steered by an oracle")
 ax.set(xlim=line[z, axis] + np.array([-16, 16]), ylim=(z - 6, z + 6), xlabel=f"{'yx'[axis]} (voxels of 16 nm)")
 straight, bent = (round(share * TAPS) for share in inside)
-ax.set(ylabel="z (sections of 40 nm)", title=f"taps in the neurite: straight {straight}, snake {bent} of {TAPS}")
+ax.set(ylabel="z (sections of 40 nm)", title=f"taps in the neurite:\nstraight {straight}, snake {bent} of {TAPS}")
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 plt.show()
 
