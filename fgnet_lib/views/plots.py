@@ -656,7 +656,7 @@ def psnr_figure(
             if pair := arrows.get(noise, {}).get(strength):
                 _rank_arrow(ax, *pair, means, colors)
             ax.set(title=f"{noise}, {strength}\n{verdict}", xlabel="PSNR (dB), cleaner →")
-            ax.margins(0.15)
+            ax.margins(0.15, 0.4)  # room for the names of both methods
             if not means:
                 ax.set_xticks([])
     for row in axes:

@@ -497,7 +497,8 @@ plt.show()
 # %% [markdown]
 # **How to read it.** Cleaner pictures lie on the right, better neurons at the bottom. If PSNR decided, the points of each
 # panel would lie on a falling line. Where all methods are measured, an arrow leads from the cleanest pictures to the
-# best neurons. Without an arrow there, one method is best in both.
+# best neurons. Without an arrow there, one method is best in both. Arrows and titles go by the means: look at the bars,
+# one standard deviation, before you believe a short arrow.
 #
 # The sentences are computed from the rows. A pair of methods **swaps** if in all runs the first has the higher PSNR and
 # also the higher VOI.
