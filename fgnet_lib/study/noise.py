@@ -141,6 +141,22 @@ def noise_arrows(rows: NoiseRows) -> dict[str, dict[str, tuple[str, str]]]:
     return arrows
 
 
+def noise_verdicts(rows: NoiseRows) -> dict[str, dict[str, str]]:
+    """Say in a few words whether the cleanest pictures gave the best neurons: noise -> strength -> title of a panel.
+
+    Where runs are missing, the title says how many are measured.
+    """
+    verdicts: dict[str, dict[str, str]] = {title: {} for title in NOISES.values()}
+    for (kind, title), strength in product(NOISES.items(), STRENGTHS):
+        if best := _best(rows, kind, strength):
+            verdict = "the cleanest is the best, too" if best[0] == best[1] else "the cleanest is not the best"
+        else:
+            measured = sum(len(rows.get(NoiseRow(name, kind, strength), [])) for name in METHODS)
+            verdict = f"{measured} of {len(METHODS) * len(SEEDS)} runs measured"
+        verdicts[title][f"strength {strength}"] = verdict
+    return verdicts
+
+
 def judge_ranks(rows: NoiseRows, kind: str, strength: float) -> str:
     """Say which method has the cleanest pictures, which the best neurons, and how many pairs of methods swap.
 

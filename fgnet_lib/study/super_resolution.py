@@ -123,6 +123,20 @@ def enlarged_panels(rows: EnlargedRows, volume: str) -> dict[str, dict[str, list
     }
 
 
+def summarise_enlarged(rows: EnlargedRows, volume: str) -> str:
+    """Say in a line what enlarged sections of a volume cost in VOI, by the rows that are measured; for a title."""
+    vois = {
+        name: float(np.mean(values)) for name in ENLARGINGS if (values := enlarged_scores(rows, name, volume, "voi"))
+    }
+    networks = {name: voi for name, voi in vois.items() if name not in ("truth", "bicubic")}
+    parts = [f"{ENLARGINGS[name].title} {vois[name]:.2f}" for name in ("truth", "bicubic") if name in vois]
+    if networks:
+        best = min(networks, key=networks.__getitem__)
+        parts.append(f"best network {networks[best]:.2f} ({ENLARGINGS[best].title})")
+    title = ENLARGED_VOLUMES[volume]
+    return f"VOI on {title}: {', '.join(parts)}" if parts else f"{title}: no run is measured yet"
+
+
 def enlarged_answer(rows: EnlargedRows, pair: tuple[str, str], volume: str, measure: str = "voi") -> list[str]:
     """Compare two rows: a measure of both with spread, difference, p by permutation; empty where runs are missing."""
     return difference_cells(*(enlarged_scores(rows, name, volume, measure) for name in pair))

@@ -20,7 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LightSource, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
@@ -630,39 +629,123 @@ def against_time(
 def psnr_figure(
     panels: Mapping[str, Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]],
     arrows: Mapping[str, Mapping[str, tuple[str, str]]],
+    verdicts: Mapping[str, Mapping[str, str]],
 ) -> Figure:
-    """Draw VOI (bits) against PSNR (dB): a panel for each noise, a colour for each method, a marker for each strength.
+    """Draw VOI (bits) against PSNR (dB): a panel for each noise and strength, a colour for each method.
 
-    Marks are means, bars standard deviations. An arrow leads from a method to another one within a strength.
+    Marks are means, bars standard deviations. An arrow leads from the cleanest method to the one with the best neurons.
 
     Args:
         panels: noise -> method -> strength -> PSNR and VOI of each run.
-        arrows: noise -> strength -> the methods at which an arrow begins and ends.
+        arrows: noise -> strength -> the methods with the cleanest pictures and with the best neurons.
+        verdicts: noise -> strength -> what the panel shows, for its title; all noises and strengths.
     """
-    figure, axes = plt.subplots(1, max(1, len(panels)), sharey=True, squeeze=False, figsize=(15, 5.6))
+    strengths = list(next(iter(verdicts.values())))
+    size = {"figsize": (15, 1.4 + 4.3 * len(strengths))}
+    figure, axes = plt.subplots(len(strengths), len(verdicts), sharey="row", squeeze=False, **size)
     methods = list(dict.fromkeys(method for panel in panels.values() for method in panel))
-    strengths = list(dict.fromkeys(s for panel in panels.values() for points in panel.values() for s in points))
     colors = dict(zip(methods, ("black", *_HUES[:3], *_HUES[4:]), strict=False))
-    marks = dict(zip(strengths, "os^D", strict=False))
+    for (noise, row), column in zip(verdicts.items(), axes.T, strict=True):
+        for (strength, verdict), ax in zip(row.items(), column, strict=True):
+            means = {}
+            for method, points in panels[noise].items():
+                if runs := points.get(strength):
+                    (x, y), (dx, dy) = np.mean(runs, 1), (np.std(runs, 1, ddof=1) if len(runs[0]) > 1 else (0, 0))
+                    ax.errorbar(x, y, dy, dx, linestyle="", color=colors[method], marker="o", markersize=8, capsize=3)
+                    means[method] = x, y
+            if pair := arrows.get(noise, {}).get(strength):
+                _rank_arrow(ax, *pair, means, colors)
+            ax.set(title=f"{noise}, {strength}\n{verdict}", xlabel="PSNR (dB), cleaner →")
+            ax.margins(0.15, 0.4)  # room for the names of both methods
+            if not means:
+                ax.set_xticks([])
+    for row in axes:
+        row[0].set_ylabel("VOI (bits), better ↓")
+        if not any(ax.has_data() for ax in row):
+            row[0].set_yticks([])
+    if methods:
+        handles = [Patch(color=colors[method], label=method) for method in methods]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _rank_arrow(
+    ax: Axes, cleanest: str, best: str, means: Mapping[str, tuple[float, float]], colors: Mapping[str, str]
+) -> None:
+    """Draw an arrow from the method with the cleanest pictures to that with the best neurons, and name both."""
     arrow = {"arrowstyle": "->", "shrinkA": 8, "shrinkB": 8, "color": "0.3", "lw": 1.6}
-    for ax, (noise, panel) in zip(axes[0], panels.items(), strict=False):
-        for method, points in panel.items():
-            for strength, runs in points.items():
-                (x, y), (dx, dy) = np.mean(runs, axis=1), (np.std(runs, axis=1, ddof=1) if len(runs[0]) > 1 else (0, 0))
-                style = {"color": colors[method], "marker": marks[strength], "markersize": 8, "capsize": 3}
-                ax.errorbar(x, y, dy, dx, linestyle="", **style)
-        for strength, pair in arrows.get(noise, {}).items():
-            begin, end = (np.mean(panel[method][strength], axis=1) for method in pair)
-            ax.annotate("", end, begin, arrowprops=arrow)
-        ax.set(title=noise, xlabel="PSNR (dB), cleaner →")
-        if not panel:
+    ax.annotate("", means[best], means[cleanest], arrowprops=arrow)
+    ax.text(0.98, 0.98, f"cleanest:\n{cleanest}", color=colors[cleanest], transform=ax.transAxes, ha="right", va="top")
+    ax.text(0.02, 0.02, f"best neurons:\n{best}", color=colors[best], transform=ax.transAxes)
+
+
+def errors_inspected(ax: Axes, shares: Sequence[float], seen: Mapping[str, np.ndarray], budget: float) -> Axes:
+    """Plot the share of all errors seen against the share of voxels inspected, a line for each score of doubt.
+
+    Lines are means over runs, bands go from the least to the greatest run. The title and the legend say what each score
+    shows at a budget. Entropy and margin are one line where they are equal.
+
+    Args:
+        ax: axes to draw on.
+        shares: Of voxels that are inspected, from 0 to 1, rising.
+        seen: "oracle", "entropy", "margin", "variance" or "random" -> share of errors (runs, shares).
+        budget: One of the shares.
+    """
+    lines = {"oracle": ("black", ":"), "entropy": ("C0", "-"), "margin": ("C2", "-."), "variance": ("C1", "-")}
+    lines |= {"random": ("0.5", "--")}
+    means = {name: runs.mean(0) for name, runs in seen.items() if len(runs)}
+    percent, k = 100 * np.array(shares), int(np.abs(np.array(shares) - budget).argmin())
+    equal = {"entropy", "margin"} <= means.keys() and np.allclose(means["entropy"], means["margin"], atol=0.01)
+    for name in sorted(means, key=lambda name: -means[name][k]):
+        if name == "margin" and equal:
+            continue
+        (color, line), label = lines[name], "entropy, margin" if name == "entropy" and equal else name
+        ax.plot(percent, 100 * means[name], line, color=color, lw=2, label=f"{label}: {means[name][k]:.0%}")
+        ax.fill_between(percent, 100 * seen[name].min(0), 100 * seen[name].max(0), color=color, alpha=0.2)
+    ax.set(xscale="log", xlabel="voxels inspected (%)", ylabel="wrong boundary voxels seen (%)")
+    ticks = [tick for tick in (0.2, 1, 2, 5, 12.5, 25, 50, 100) if percent[0] <= tick <= percent[-1]]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.axvline(100 * budget, color="0.8", zorder=0)
+    if "random" in means:
+        best = max((name for name in means if name not in ("oracle", "random")), key=lambda name: means[name][k])
+        shown = f"chosen by {best}, hold {means[best][k]:.0%} of the errors; at random {means['random'][k]:.0%}"
+        ax.set_title(f"{100 * budget:g} % of the voxels, {shown}")
+    if means:
+        ax.legend(title=f"seen at {100 * budget:g} % inspected", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return ax
+
+
+def enlarged_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
+    """Draw what enlarged sections are worth: PSNR, lost and invented membranes, and VOI, a line for each row.
+
+    Args:
+        panels: PSNR (dB), invented membranes (%), lost membranes (%) and VOI (bits), in this order: name of the measure
+            -> row -> each run. Rows without a run keep their line.
+        title: What the figure shows.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(15, 5), sharey=True)
+    psnr, invented, lost, voi = panels.values()
+    runs_of_rows(axes[0], psnr, "PSNR (dB), nearer to the truth →")
+    for y, name in enumerate(voi):
+        for values, color, side in ((lost[name], MERGE, -1), (invented[name], SPLIT, 1)):
+            if values:
+                mean = float(np.mean(values))
+                axes[1].barh(y, side * mean, color=color, height=0.6)
+                style = {"va": "center", "ha": "left" if side > 0 else "right"}
+                axes[1].annotate(f"{mean:.2f}", (side * mean, y), (4 * side, 0), textcoords="offset points", **style)
+    axes[1].axvline(0, color="black", lw=1)
+    axes[1].set(xlabel="← lost | invented → (% of membrane voxels)", xticks=[])
+    axes[1].margins(x=0.25)
+    runs_of_rows(axes[2], voi, "← better neurons, VOI (bits)")
+    for ax, rows in ((axes[0], psnr), (axes[2], voi)):
+        for y, values in enumerate(rows.values()):
+            if values:
+                ax.annotate(f"{np.mean(values):.2f}", (max(values), y), (8, 0), textcoords="offset points", va="center")
+        ax.margins(x=0.25)
+        if not any(rows.values()):
             ax.set_xticks([])
-            ax.text(0.5, 0.5, "no run is measured yet", transform=ax.transAxes, ha="center")
-    axes[0, 0].set_ylabel("VOI (bits), better ↓")
-    handles = [Patch(color=colors[method], label=method) for method in methods]
-    handles += [Line2D([], [], color="0.4", marker=marks[s], linestyle="", label=s) for s in strengths]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    figure.suptitle(title)
     return figure
 
 

@@ -14,7 +14,7 @@ _TABLE = "width: 100%; table-layout: fixed; border-collapse: collapse; margin: 0
 _CELL = "padding: 0.25em 0.5em; overflow-wrap: anywhere; white-space: normal; vertical-align: top; text-align: "
 
 
-def fold_table(heads: Sequence[str], groups: Mapping[str, Sequence[Sequence[str]]]) -> HTML:
+def fold_table(heads: Sequence[str], groups: Mapping[str, Sequence[Sequence[str]]], missing: str = "") -> HTML:
     """Return a table whose first rows are open, and whose other rows unfold group by group.
 
     The first group's first `OPEN` rows are open. Each further group is a line with its name and the number of its rows,
@@ -23,6 +23,7 @@ def fold_table(heads: Sequence[str], groups: Mapping[str, Sequence[Sequence[str]
     Args:
         heads: of the columns; the first column holds the names of rows. Columns of numbers are aligned right.
         groups: name of a group -> its rows, each a text for every column.
+        missing: A sentence that takes the place of a table without rows, such as the command that measures them.
 
     Raises:
         ValueError: a row has more or fewer cells than there are heads.
@@ -30,6 +31,8 @@ def fold_table(heads: Sequence[str], groups: Mapping[str, Sequence[Sequence[str]
     lines = [line for rows in groups.values() for line in rows]
     if wrong := [line for line in lines if len(line) != len(heads)]:
         raise ValueError(f"a row has {len(wrong[0])} cells, the table {len(heads)} columns: {list(wrong[0])}")
+    if missing and not lines:
+        return HTML(f"<p>{escape(missing)}</p>")
     first, *others = [(name, list(rows)) for name, rows in groups.items() if rows] or [("", [])]
     caption = f"<caption style='text-align: left'><b>{escape(first[0])}</b></caption>" if first[0] else ""
     sides = (

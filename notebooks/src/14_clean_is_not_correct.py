@@ -106,11 +106,13 @@ axes[0].imshow(clean[4, :128, :128], cmap="gray", vmin=0, vmax=1)
 plots.frame(axes[0], volume.voxel_size, "clean")
 for ax, (kind, picture) in zip(axes[1:], noisy.items(), strict=True):
     ax.imshow(picture[4, :128, :128], cmap="gray", vmin=0, vmax=1)
-    plots.frame(ax, volume.voxel_size, f"{kind}: {denoising.psnr(picture, clean):.1f} dB")
+    plots.frame(ax, volume.voxel_size, f"{measured.NOISES[kind]}: {denoising.psnr(picture, clean):.1f} dB")
 plt.show()
+squares = {kind: np.mean((picture - clean) ** 2) for kind, picture in noisy.items()}
+assert abs(squares["line"] / squares["gaussian"] - 1) < 0.1 and squares["poisson"] < 0.9 * squares["gaussian"]
 
 # %% [markdown]
-# **What to see.** The eye tells the three apart at once, PSNR does not. Gaussian noise and lines have about the same PSNR,
+# **What to see.** Your eye tells the three apart at once, but PSNR does not. Gaussian noise and lines have about the same PSNR,
 # because both have the same mean square, and PSNR knows nothing else. It does not see *where* an error is, or whether it
 # looks like a membrane. Poisson noise has a higher PSNR: its deviation is $\sigma \sqrt{x}$, so dark places have less.
 #
@@ -129,11 +131,11 @@ noisy = {kind: picture.clip(0, 1) for kind, picture in noisy.items()}
 # %% [markdown]
 # ## 2 · Noise2Void: learning without a clean picture
 #
-# In practice nobody has the clean picture. **Noise2Void** needs none. It hides a pixel, lets the network predict its noisy
+# In practice you rarely have a clean picture. **Noise2Void** needs none. It hides a pixel, lets the network predict its noisy
 # value from the pixels around it, and learns from the error. The network cannot know the noise of a pixel that it does not
 # see. So the best that it can predict is what the neighbours say about the *tissue* there.
 #
-# This argument has an assumption inside. Which one?
+# This argument rests on an assumption. Which one?
 
 # %%
 quiz.ask("14", "blind")
@@ -175,24 +177,24 @@ y, x = torch.argwhere(mask)[5]
 (blind,) = torch.autograd.grad(denoiser(hidden)[0, 0, y, x], pixels, retain_graph=True)
 (seeing,) = torch.autograd.grad(denoiser(pixels)[0, 0, y, x], pixels)
 print(f"derivative at the blind spot: {blind[0, 0, y, x].item()}; the same pixel, not hidden: {seeing[0, 0, y, x]:.3f}")
-print(f"sum of all other derivatives at the blind spot: {blind.abs().sum():.2f}")
+print(f"sizes of the derivatives with respect to all other pixels, added up: {blind.abs().sum():.2f}")
 assert blind[0, 0, y, x] == 0 and not blind[0, 0, mask].any() and blind.any()
 
 # %% [markdown]
-# Now train it, once on sections with Gaussian noise and once on sections with lines:
+# Now train it, once on sections with Gaussian noise and once on sections with lines. (A run is kept in a folder of its
+# name. If you change a loss, give the run another name, or the old run is loaded instead.)
 
 # %%
-STEPS = {"fast": 60, "cpu": 200}.get(PROFILE, 1000)
+STEPS, SIDE = {"fast": (50, 48), "cpu": (200, 64)}.get(PROFILE, (1000, 64))
 
 
-def learn(name, model, loss, pictures, steps=STEPS):
-    patches = SectionPatches(training, pictures, 64, SEED)
+def learn(name, model, loss, pictures):
+    patches = SectionPatches(training, pictures, SIDE, SEED)
     config = TrainConfig(
-        (1, 64, 64), batch=4, iterations=steps, learning_rate=5e-3, warmup=10, checkpoint_every=100_000, seed=SEED
+        (1, SIDE, SIDE), batch=4, iterations=STEPS, learning_rate=5e-3, warmup=10, checkpoint_every=100_000, seed=SEED
     )
-    history = fit(
-        model.to(session.device), patches, loss, config, session.out_dir / f"14_{DATASET}_{PROFILE}_{SEED}_{name}"
-    )
+    folder = session.out_dir / f"14_{DATASET}_{PROFILE}_{SEED}_{STRENGTH}_{name}"
+    history = fit(model.to(session.device), patches, loss, config, folder)
     print(f"{name}: loss {np.mean(history.loss[:5]):.4f} at first, {np.mean(history.loss[-5:]):.4f} at the end")
     return model.cpu()
 
@@ -205,19 +207,23 @@ cleaned = {}
 for kind in ("gaussian", "line"):
     torch.manual_seed(SEED)
     cleaned[kind] = clean_up(learn(f"void_{kind}", Denoiser(), denoising.blind_spot_loss, noisy[kind]), noisy[kind][:6])
+print(f"mean square of the Gaussian noise: {np.mean((noisy['gaussian'] - clean) ** 2):.4f}")
 
 # %% [markdown]
-# Both results beside what the networks were given:
+# The loss with Gaussian noise hardly falls, and it never can fall far: it is the error against *noisy* pixels, and the
+# noise itself cannot be predicted. Both results beside what the networks were given:
 
 # %% alt="Two rows of a section. Above, Gaussian noise and the result of Noise2Void, which has clearly less grain. Below, line noise and the result, in which the stripes are still there."
 figure, axes = plt.subplots(2, 3, figsize=(11, 7.8), layout="constrained")
 for row, (kind, picture) in zip(axes, cleaned.items(), strict=True):
-    panels = {"clean": clean[4], f"{kind} noise": noisy[kind][4], "Noise2Void": picture[4]}
+    panels = {"clean": clean[4], measured.NOISES[kind]: noisy[kind][4], "Noise2Void": picture[4]}
     for ax, (title, panel) in zip(row, panels.items(), strict=True):
         ax.imshow(panel[:128, :128], cmap="gray", vmin=0, vmax=1)
         decibels = "" if title == "clean" else f": {denoising.psnr(panel, clean[4]):.1f} dB"
         plots.frame(ax, volume.voxel_size, title + decibels)
 plt.show()
+left = {k: np.mean((cleaned[k] - clean[:6]) ** 2) / np.mean((noisy[k] - clean)[:6] ** 2) for k in cleaned}
+assert left["gaussian"] < 0.3 and left["line"] > 0.7  # of the mean square error
 
 # %% [markdown]
 # **What to see.** Grain disappears, stripes stay. The noise of a pixel in a stripe is also in the pixels left and right of
@@ -235,8 +241,8 @@ plt.show()
 # L = 3\,L_\mathrm{aff}(S(D_1 x)) + \|D_1 x - x_0\|^2 + 50\,\|D_2 - x_0\|^2,$$
 #
 # where $x_0$ is the clean section and each $\|\cdot\|^2$ is a mean. $S$ predicts affinities along y and x to pixels at
-# distances 1, 3, 5, 9 and 15. $D_2$ sees $D_1$'s picture and the affinities. Where they say that a membrane is, it need
-# not smooth one away.
+# distances 1, 3, 5, 9 and 15. $D_2$ sees $D_1$'s picture and the affinities. Where these show a membrane, $D_2$ knows that
+# it should not smooth it away.
 #
 # Does the segmenter's error reach $D_1$? In the joint network it does. If you detach $D_1$'s picture, it does not:
 
@@ -309,8 +315,9 @@ print(f"for a section of 512 x 512 pixels: 8 x 8 = 64 weights between channels, 
 # (a quarter of its numbers) and *noise* (the rest). Then it puts the noise of the noisy picture onto the content of the
 # clean one. Because the network is invertible, nothing is lost on the way.
 #
-# It begins with a **Haar transform**. Each 2 × 2 block $a, b, c, d$ becomes its mean $(a+b+c+d)/2$ and three differences.
-# The transform is a rotation, so the sum of squares stays the same. Then come **couplings** of content $c$ and noise $n$:
+# It begins with a **Haar transform**. Each 2 × 2 block $a, b, c, d$ becomes $(a+b+c+d)/2$, which is twice its mean, and
+# three differences. The transform is a rotation, so the sum of squares stays the same. Then come **couplings** of content
+# $c$ and noise $n$:
 #
 # $$c' = c + f(n), \qquad n' = n\; e^{s(c')} + g(c').$$
 #
@@ -360,7 +367,8 @@ for name, difference in differences.items():
 # %% [markdown]
 # Untrained, the network swaps *details*, edges of the tissue included. It has to learn what noise is. Ours learns from
 # noise that we simulate, so we know what a swap should give (our loss; DADn has six losses and three discriminators
-# instead):
+# instead). Each patch gets noise of another strength, so the loss jumps up and down. Judge the training by the four lines
+# below it:
 
 # %%
 torch.manual_seed(SEED)
@@ -368,17 +376,17 @@ untrained, split = NoiseSplit(), NoiseSplit()
 split = learn("split", split, swap_loss, noisy["gaussian"])
 source, donor = clean[4:5, :128, :128], clean[12:13, :128, :128]
 noises = {kind: add_noise(donor, kind, 0.15, np.random.default_rng(SEED)) - donor for kind in ("gaussian", "line")}
-swaps = {}
+swaps, errors = {}, {}
 for kind, added in noises.items():
     swaps[kind] = {}
     for name, net in {"untrained": untrained, "trained": split}.items():
         with torch.no_grad():
             picture, _ = net.swap(*(torch.from_numpy(given)[None] for given in (source, donor + added)))
         swaps[kind][name] = picture[0, 0].numpy()
-        error = np.square(picture[0].numpy() - (source + added)).mean() ** 0.5
-        print(
-            f"{kind:8} noise, {name:9}: swapped picture differs from source + noise by {error:.3f} (root mean square)"
-        )
+        errors[name] = np.square(picture[0].numpy() - (source + added)).mean() ** 0.5
+        size = f"{errors[name]:.3f} (root mean square)"
+        print(f"{kind:8} noise, {name:9}: swapped picture differs from source + noise by {size}")
+    assert errors["trained"] < errors["untrained"]
 
 # %% [markdown]
 # A clean section gets the noise of a noisy section from another depth, eight sections away:
@@ -386,7 +394,7 @@ for kind, added in noises.items():
 # %% alt="Two rows, Gaussian noise and lines. Each shows a clean section, a noisy section of another place, and the clean section with that noise, by an untrained and by a trained network."
 figure, axes = plt.subplots(2, 4, figsize=(14, 7.6), layout="constrained")
 for row, (kind, pictures) in zip(axes, swaps.items(), strict=True):
-    panels = {"content from here": source[0], f"{kind} noise from here": (donor + noises[kind])[0]}
+    panels = {"content from here": source[0], f"{measured.NOISES[kind]} from here": (donor + noises[kind])[0]}
     panels |= {f"swapped, {name}": picture for name, picture in pictures.items()}
     for ax, (title, panel) in zip(row, panels.items(), strict=True):
         ax.imshow(panel, cmap="gray", vmin=0, vmax=1)
@@ -394,8 +402,9 @@ for row, (kind, pictures) in zip(axes, swaps.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# **What to see.** The untrained network carries over more than noise: in the lower row, look for ghosts of the second
-# picture's membranes, fine dots at wrong places. Training removes them, and the printed numbers fall a little. Stripes are
+# **What to see.** The untrained network carries over more than noise. In the lower row, look for ghosts of the second
+# picture's membranes: fine dots in places where the first picture has none. Training removes them, and the printed
+# numbers fall a little. Stripes are
 # noise that the network has never seen. Only their fine part is carried over, because most of a stripe is in the mean of
 # 2 × 2 pixels, which counts as content. **A noise model is only as good as the noise it was learned from.**
 #
@@ -445,6 +454,8 @@ parts = {
 }
 judge("joint, D2's picture", parts["second"][:, 0].clip(0, 1), parts["logits"])
 judge("joint, D1's picture", parts["first"][:, 0].clip(0, 1), parts["logits"])
+ratio = np.mean((parts["first"] - judged[:, None]) ** 2) / np.mean((parts["second"] - judged[:, None]) ** 2)
+print(f"D1's picture has {ratio:.1f} times the mean square error of D2's, and the neurons are the same")
 
 # %% [markdown]
 # $S$ sees $D_1$'s picture, a reader sees $D_2$'s. What is the difference?
@@ -458,10 +469,11 @@ for ax, (title, panel) in zip(axes, (panels | {"clean": judged[1]}).items(), str
 plt.show()
 
 # %% [markdown]
-# **What to see.** $D_1$'s picture looks strange: membranes may even be white, because $S$ does not mind. $D_1$'s error has a
-# weight of 1 and that of affinities a weight of 3, so $D_1$ makes pictures for $S$ and not for you. Now compare the printed
-# lines. The last two share one segmentation, yet their PSNR differs by many dB. **So PSNR cannot decide which segmentation
-# is better.** One short run does not tell which way wins. With `PROFILE = "fast"` all of them have only begun to learn.
+# **What to see.** $D_1$'s picture looks strange: membranes may even be white, because $S$ does not mind. In the loss,
+# $D_1$'s own error has the weight 1, that of affinities 3 and that of $D_2$ 50. So $D_1$ makes pictures for $S$ and $D_2$,
+# and not for you. Now compare the printed lines. The two pictures of the joint network share one segmentation, but not
+# their PSNR. **So PSNR cannot decide which segmentation is better.** One short run does not tell which way wins. With
+# `PROFILE = "fast"` all of them have only begun to learn.
 #
 # ## 6 · Measured: do the ranks agree?
 #
@@ -472,20 +484,21 @@ plt.show()
 quiz.ask("14", "ranks")
 
 # %% [markdown]
-# Which runs are there, and which are missing? The figure shows all that are there:
+# Which runs are measured, and which are missing? The figure shows all that are measured:
 
 # %%
 rows = measured.read_noise_rows()
 print(measured.describe_missing_noise(rows))
 
-# %% alt="VOI against PSNR on FIB-25, a panel for each kind of noise: a point for each method and strength, and an arrow from the method with the highest PSNR to the method with the lowest VOI wherever these differ."
-plots.psnr_figure(measured.noise_panels(rows), measured.noise_arrows(rows))
+# %% alt="VOI against PSNR on FIB-25, a panel for each kind of noise and strength: a point for each method, and an arrow from the method with the highest PSNR to the method with the lowest VOI wherever these differ."
+plots.psnr_figure(measured.noise_panels(rows), measured.noise_arrows(rows), measured.noise_verdicts(rows))
 plt.show()
 
 # %% [markdown]
-# **How to read it.** Cleaner pictures lie on the right, better neurons at the bottom. If PSNR decided, all points of a
-# strength would lie on a falling line. An arrow leads from the cleanest pictures to the best neurons; where there is
-# none, one method is best in both.
+# **How to read it.** Cleaner pictures lie on the right, better neurons at the bottom. If PSNR decided, the points of each
+# panel would lie on a falling line. Where all methods are measured, an arrow leads from the cleanest pictures to the
+# best neurons. Without an arrow there, one method is best in both. Arrows and titles go by the means: look at the bars,
+# one standard deviation, before you believe a short arrow.
 #
 # The sentences are computed from the rows. A pair of methods **swaps** if in all runs the first has the higher PSNR and
 # also the higher VOI.
@@ -494,7 +507,8 @@ plt.show()
 for kind, title in measured.NOISES.items():
     for strength in measured.STRENGTHS:
         print(f"{title}, {strength}: {measured.judge_ranks(rows, kind, strength)}")
-fold_table(["question", "of the first", "of the second", "difference", "p"], measured.noise_answers(rows))
+heads = ["question", "of the first", "of the second", "difference", "p"]
+fold_table(heads, measured.noise_answers(rows), measured.describe_missing_noise(rows))
 
 # %% [markdown]
 # [denoising.md](../docs/measured/denoising.md) has every number.
@@ -521,11 +535,12 @@ checks.report("14")
 #
 # ## Try it
 #
-# 1. Set `STRENGTH = 0.1`. Is there anything left that a denoiser can improve?
+# 1. Set `STRENGTH = 0.1` in part 1 and run all cells below. Is there anything left that a denoiser can improve?
 # 2. In part 2, hide whole pieces of a row instead of single pixels. Can Noise2Void remove stripes then, and what does it
 #    cost?
-# 3. In part 5, set `denoising.FIRST_IMAGE = 50`. What happens to $D_1$'s picture, and what to VOI?
-# 4. Let `swap_loss` learn from lines as well. Which part of it has to change?
+# 3. In part 5, set `denoising.FIRST_IMAGE = 50` and train the joint network once more, under the new name `"joint_50"`.
+#    What happens to $D_1$'s picture, and what to VOI?
+# 4. Let `swap_loss` of `fgnet_lib/neighbours/noise_transfer.py` learn from lines as well. Which line has to change?
 #
 # ## References
 #

@@ -34,7 +34,8 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 #
 # You look at a section twice: once quickly at everything, and then again where you were not sure. **I-MedSAM** gives this
 # habit to a network. It takes the features of an encoder, and a point. A *coarse* MLP (a network of a few fully connected
-# layers) answers for all points. Where its answers disagree with each other, a *fine* MLP looks again.
+# layers) answers for all points, several times over. Where its answers differ from one time to the next, a *fine* MLP
+# looks again.
 #
 # Because it gets a point and not a voxel, the network can also be asked between the voxels. That is **continuous decoding**.
 #
@@ -77,7 +78,8 @@ from fgnet_lib.weights import load_pretrained
 # At the beginning of the training only the slow waves are open, so that the network first learns what is coarse.
 #
 # **Exercise 15.1: coordinates as waves.** `p` has the shape (N,). Return the shape (N, 2 · frequencies): for each $k$ the
-# sine and then the cosine. Only the first `opened * frequencies` of them, rounded down, are open. The others are 0.
+# sine and then the cosine. Only the first `opened * frequencies` frequencies, rounded down, are open. The columns of the
+# others are 0.
 
 
 # %% tags=["task"]
@@ -118,12 +120,13 @@ for ax, k in zip(axes, (1, 3), strict=True):
 axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
 axes[1].set(xlabel=f"p, along a row of {VOXELS} voxels (grey lines: their edges)")
 plt.show()
+assert sum(2 / 2**k <= 2 / doubt.SIDE for k in range(10)) == 3  # waves no longer than one of 125 voxels
 
 # %% [markdown]
 # **What to see.** In the lower panel one wave is as long as a voxel. All dots have the same height, so this wave tells the
 # training nothing. The crosses lie elsewhere: at the points of a finer grid the decoder reads values that it has never
-# seen. With ten frequencies and a row of 125 voxels, three of the ten waves are as fast as this one or faster. Part 7
-# measures what they do.
+# seen. With ten frequencies and a row of 125 voxels, three of the ten waves are shorter than a voxel. Part 7 measures what
+# they do.
 #
 # ## 3 · Train a decoder on frozen features
 #
@@ -147,9 +150,9 @@ print(f"loss {losses[0]:.2f} in the first epoch, {losses[-1]:.2f} in the last of
 print(f"{sum(parameter.numel() for parameter in decoder.parameters()):,} parameters")
 
 # %% [markdown]
-# **A check that must hold exactly.** Ask the decoder at the middles of voxels, by interpolation as for any point. That must
-# give what the training grid gives, where nothing is interpolated. A grid that is shifted by half a voxel fails here, and
-# that is one of the most frequent mistakes with continuous decoders.
+# **A check that must hold up to rounding.** Ask the decoder at the middles of voxels, by interpolation as for any point.
+# That must give what the training grid gives, where nothing is interpolated. A grid that is shifted by half a voxel fails
+# here, and such a shift is easy to make.
 
 # %%
 points = grid_points((SIDE, SIDE))
@@ -204,8 +207,8 @@ assert torch.allclose(dropped.var(0), logits.square(), rtol=0.05)
 # %% [markdown]
 # Such a "doubt" is largest where the network is most certain.
 #
-# **Exercise 15.2: where to look again.** `passes` has the shape (T, N). Return the numbers of the points with the highest
-# variance, the highest first. There are `share * N` of them, rounded down.
+# **Exercise 15.2: where to look again.** `passes` has the shape (T, N): the answers of T passes at N points. Return the
+# indices of the points with the highest variance over the passes, the highest first: `share * N` of them, rounded down.
 
 
 # %% tags=["task"]
@@ -243,6 +246,7 @@ for ax, (title, mask) in zip(axes, panels.items(), strict=True):
         ax.imshow(shown, cmap="autumn", vmin=title == "wrong", vmax=2, interpolation="none")  # red, orange
     plots.frame(ax, unseen.voxel_size, title)
 axes[1].imshow(variance[4], cmap="magma", vmin=0)
+axes[1].set_title(f"variance: black 0, brightest {variance[4].max():.2f}")
 plt.show()
 
 # %% [markdown]
@@ -251,9 +255,9 @@ plt.show()
 #
 # ## 5 · Which doubt finds the errors?
 #
-# Four scores, and each sends you to its favourite voxels first:
+# You may inspect only some of the voxels. A score says which ones come first: those where it is highest.
 #
-# | score | of a voxel with probability $p$ |
+# | score | its value at a voxel with probability $p$ |
 # | --- | --- |
 # | random | a random number |
 # | entropy | $-p \log_2 p - (1 - p) \log_2 (1 - p)$, 1 bit at $p = 0.5$ |
@@ -288,29 +292,26 @@ checks.inspected_errors(my_inspected)
 # Now with all voxels of the unseen sections, for budgets from 0.2 % to everything:
 
 # %% alt="Share of wrong boundary voxels that were seen against the share of voxels inspected, on a logarithmic axis. The oracle rises first, entropy and variance follow close together, and random rises last, along the diagonal."
-shares = np.geomspace(0.002, 1, 60)
+shares = np.sort([*np.geomspace(0.002, 1, 60), doubt.BUDGET])
 scores = {"oracle": torch.from_numpy(wrong.astype(float))}
 scores |= {kind: continuous.score_doubt(kind, fine, torch.zeros(2, 1)) for kind in ("entropy", "margin", "random")}
 scores["variance"] = variance
 curves = {name: calibration.errors_found(score.numpy()[known], wrong[known], shares) for name, score in scores.items()}
-figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
-LINES = {"oracle": ("black", ":"), "entropy": ("C0", "-"), "variance": ("C1", "-"), "random": ("0.5", "--")}
-for name, (color, line) in LINES.items():
-    label = "entropy, margin" if name == "entropy" else name
-    ax.plot(100 * shares, 100 * curves[name], line, color=color, lw=2, label=label)
-ax.axvline(12.5, color="0.8", zorder=0)
-ax.annotate("12.5 %", (12.5, 2), (4, 0), textcoords="offset points", color="0.4")
-ax.set(xscale="log", xlabel="share of voxels inspected (%)", ylabel="share of wrong boundary voxels seen (%)")
-ax.set_xticks([0.2, 1, 5, 20, 100], ["0.2", "1", "5", "20", "100"])
-ax.legend(loc="upper left", frameon=False)
+figure, ax = plt.subplots(figsize=(11, 5), layout="constrained")
+plots.errors_inspected(ax, shares, {name: curve[None] for name, curve in curves.items()}, doubt.BUDGET)
 plt.show()
 assert np.allclose(curves["entropy"], curves["margin"], atol=0.01)
+for name in ("entropy", "variance"):
+    first, at_budget = curves[name][0] / curves["oracle"][0], curves[name][np.searchsorted(shares, doubt.BUDGET)]
+    print(f"{name}: {first:.0%} of the first {shares[0]:.1%} of the voxels are wrong")
+    assert 0.25 < first < 0.75 and at_budget > 0.5
 
 # %% [markdown]
 # **What to see.** Begin at the grey line. With an eighth of all voxels, chance shows you an eighth of the errors. Doubt
-# shows you most of them. Then look at the left end. There the scores are far below the oracle: **the most doubtful voxels
-# are wrong only about half of the time**, because a voxel at $p = 0.5$ is a coin toss. Entropy and margin are one curve, as
-# they must be. Variance needs several passes. Compare its curve with that of entropy, which needs one.
+# shows you most of them. Then look at the left end, and at the printed numbers. There the scores are far below the oracle:
+# **the most doubtful voxels are wrong only about half of the time**, because a voxel at $p = 0.5$ is a coin toss. Entropy
+# and margin are one curve, as they must be. Variance needs several passes. Compare its curve with that of entropy, which
+# needs one pass.
 #
 # The same scores answer another question: what if you leave doubtful voxels out? The error rate of what is kept is the
 # **risk**, and the share that is kept is the **coverage**.
@@ -342,21 +343,24 @@ for number, (ax, (z, y, x)) in enumerate(zip(axes, places, strict=False), start=
     ax.plot(20, 20, "w+", ms=12)
     near = wrong[z, y - 2 : y + 3, x - 2 : x + 3].mean()
     plots.frame(ax, unseen.voxel_size, f"place {number}: {near:.0%} wrong nearby")
+plots.color_legend(axes[1], {"truth": "deepskyblue", "decoder": "orange"})
 plt.show()
 
 # %% [markdown]
-# **What to see.** Blue is the truth, orange the decoder. At each cross, ask what a person would decide there: some places
-# are real errors, others are faint membranes that came out right. Both are worth a look. A place in a cell where *all*
-# passes are wrong together is never in this queue. **Doubt finds what the network could have decided otherwise, and not
-# what it has never learned.**
+# **What to see.** At each cross, ask what a person would decide there. Some places are real errors, others came out right
+# although the membrane is faint. Both are worth a look. A place where *all* passes make the same mistake comes last in
+# this queue. **Doubt finds what the network could have decided otherwise, and not what it has never learned.**
 #
 # ## 6 · Does 0.8 mean four of five?
 #
-# An order needs no units, but a threshold does. Take all affinities for which the shipped model says about 0.8. If 80 % of
+# To order voxels, any score will do. To trust a single number, you must know what it means. Take all affinities for which the shipped model says about 0.8. If 80 % of
 # these voxels are joined, the model is **calibrated** there. Over all bins of probabilities, the **expected calibration
 # error** is the mean gap, weighted by the samples in each bin:
 #
-# $$\mathrm{ECE} = \sum_b \frac{n_b}{N}\, \left| \bar p_b - \bar t_b \right|.$$
+# $$\mathrm{ECE} = \sum_b \frac{n_b}{N}\, \left| \bar p_b - \bar t_b \right|,$$
+#
+# where bin $b$ holds $n_b$ of the $N$ samples, $\bar p_b$ is their mean probability, and $\bar t_b$ is the share of them
+# that is true.
 #
 # **Exercise 15.4: the calibration error.** `probabilities` and `truth` (bool) have the shape (N,). There are `bins` bins of
 # equal width, and a probability of 1 belongs to the last one. Empty bins count nothing. Return the ECE.
@@ -383,6 +387,7 @@ checks.expected_calibration(my_calibration)
 
 # %% [markdown]
 # What if the error is large? **Temperature scaling** divides all logits by one number $T$, chosen on sections with labels.
+# Above 1 it pulls all probabilities towards 0.5, and below 1 it pushes them away.
 
 # %%
 quiz.ask("15", "temperature")
@@ -420,8 +425,8 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** Below the diagonal the model is too sure that two voxels belong together, above it is not sure enough.
-# A temperature can only pull a curve towards 0.5 or push it away, the same on both sides. It cannot shift a curve that
-# lies above the diagonal everywhere. Our training loss counts joined and separate pairs alike, although joined pairs are
+# A temperature acts alike on both sides of 0.5. So it cannot repair a curve that lies above the diagonal everywhere. Our
+# training loss counts joined and separate pairs alike, although joined pairs are
 # far more frequent, and that shifts a curve. The histogram says where most affinities are: only there does the ECE look.
 #
 # ## 7 · Trained at half, judged at full resolution
@@ -468,6 +473,7 @@ for frequencies in (10, 0):
     answers[frequencies] = {"linear interpolation": linear, "asked at 2×": asked}
     for name, probability in answers[frequencies].items():
         print(f"{frequencies:2} frequencies, {name:20} Dice at full resolution {dice(probability):.3f}")
+    print("   nearer to the truth:", max(answers[frequencies], key=lambda name: dice(answers[frequencies][name])))
 
 # %% alt="Four panels of a small part of a section at full resolution: the true boundaries, linear interpolation of the half-resolution answer, the decoder with ten frequencies asked at twice the grid, and the decoder without frequencies."
 crowded = F.avg_pool2d(torch.from_numpy(sharp).float()[None], 64, stride=8)[0].numpy()  # where boundaries are many
@@ -485,33 +491,26 @@ plt.show()
 # **What to see.** Compare the second picture with the third. Asked between the voxels, the decoder draws sharper edges, but
 # a sharp edge in the wrong place is no gain, and it does not split a boundary in two where the half resolution showed one.
 # Isolated dots are points where the second look disagrees with the first, beside points that were not looked at again. They
-# are there without waves, too. Dice says which picture is nearer to the truth here. One training and one section prove
-# little, so we did it several times.
+# are there without waves, too. The printed lines say which picture is nearer to the truth here. One training and one
+# section prove little, so we did it several times.
 #
 # ## 8 · Measured: five seeds, four volumes
 #
-# These rows were trained on FIB-25 and judged on its validation part; the affinities are those of the shipped model. What
-# is there, and what is missing?
+# The decoders below were trained on FIB-25 and judged on its validation part; the affinities are those of the shipped
+# model. What is measured, and what is missing?
 
 # %%
 rows = doubt.read_doubt()
 print(doubt.describe_missing_doubt(rows))
 
 # %% [markdown]
-# **Errors per place inspected.** Each line is the mean over seeds, with a band from the least to the greatest:
+# **Errors per place inspected.** Each line is the mean over the seeds that are measured, with a band from the least to the
+# greatest:
 
 # %% alt="Share of wrong boundary voxels seen against the share inspected on FIB-25, from one to fifty percent: oracle on top, entropy and variance close together below it, random at the bottom; bands show the spread over seeds."
-figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
-inspected = 100 * np.array(doubt.SHARES)
-for name, (color, line) in LINES.items():
-    runs = 100 * doubt.found_shares(rows, name)
-    if len(runs):
-        ax.plot(inspected, runs.mean(0), line, marker="o", color=color, label=name)
-        ax.fill_between(inspected, runs.min(0), runs.max(0), color=color, alpha=0.2)
-        ax.legend(loc="upper left", frameon=False)
-ax.set(xscale="log", xlabel="share of voxels inspected (%)", ylabel="share of wrong boundary voxels seen (%)")
-ax.set_xticks(inspected, [f"{percent:g}" for percent in inspected])
-ax.minorticks_off()
+figure, ax = plt.subplots(figsize=(11, 5), layout="constrained")
+seen = {name: doubt.found_shares(rows, name) for name in ("oracle", *doubt.SCORES)}
+plots.errors_inspected(ax, doubt.SHARES, seen, doubt.BUDGET)
 if not rows:
     ax.text(0.5, 0.5, "no run is measured yet", transform=ax.transAxes, ha="center")
 plt.show()
@@ -519,24 +518,27 @@ print(doubt.judge_doubt(rows))
 
 # %% [markdown]
 # **Is a second look worth more where the network doubts?** All rows look again at 12.5 % of the points; they differ in how
-# these are chosen. **And between the voxels**: asked at full resolution, against interpolation. *p* is counted by
-# permutation, as in lesson 07.
+# these are chosen ("anywhere" means by chance). **And between the voxels**: is asking at full resolution better than
+# interpolation? *p* is counted by permutation, as in lesson 07.
 
 # %%
 print(doubt.judge_second_look(rows))
 print(doubt.judge_between(rows))
 answers = {question: doubt.doubt_answer(rows, question) for question in doubt.QUESTIONS_OF_DOUBT}
-groups = {"all rows": [[question, *answer] for question, answer in answers.items() if answer]}
-fold_table(["question", "% wrong of the first", "of the second", "difference", "p"], groups)
+groups = {"percent of all voxels that are wrong": [[question, *cells] for question, cells in answers.items() if cells]}
+heads = ["question", "% wrong of the first", "of the second", "difference", "p"]
+fold_table(heads, groups, doubt.describe_missing_doubt(rows))
 
 # %% [markdown]
-# **Calibration of the shipped model.** The temperature is chosen on five different parts of the training sections. All
-# of these volumes are new to it:
+# **Calibration of the shipped model.** The temperature is chosen five times, each time on another part of the training
+# sections. The model has never seen the parts of the volumes that are judged here, but it was trained on other parts of
+# FIB-25 and of gala. AC4 and CREMI B are wholly new to it:
 
 # %%
 print(doubt.judge_calibration(rows))
 table = doubt.calibration_rows(rows)
-fold_table(["volume", "ECE before", "after temperature", "temperature"], {"affinities A_r": table})
+heads = ["volume", "ECE before", "after temperature", "temperature"]
+fold_table(heads, {"refined affinities": table}, doubt.describe_missing_doubt(rows))
 
 # %% [markdown]
 # [doubt.md](../docs/measured/doubt.md) has every row.
@@ -563,7 +565,7 @@ checks.report("15")
 #
 # ## Try it
 #
-# 1. Draw 2, 8 and 32 passes in part 4. From which number on does the variance find no more errors?
+# 1. Give `decode` in part 4 `passes=2`, 8 and 32. From which number on does the variance find no more errors in part 5?
 # 2. Set `choice="random"` in part 3: `ContinuousDecoder(features.shape[0], choice="random")`. What does a second look gain?
 # 3. Queue places by entropy instead of variance. How many of the first ten are the same?
 # 4. Choose the temperature on one data set and use it on another. When does it make things worse?

@@ -21,6 +21,7 @@ from fgnet_lib.study.noise import (
     noise_arrows,
     noise_panels,
     noise_values,
+    noise_verdicts,
     read_noise_rows,
 )
 from fgnet_lib.views import plots
@@ -105,13 +106,28 @@ def test_what_is_missing_is_said_and_a_seed_is_finished_before_the_next_begins()
 
 def test_the_figure_has_a_point_for_each_method_and_strength_and_an_arrow_where_ranks_swap():
     rows = rows_of("line", 0.3, **{name: (20.0 + k, 2.0 + 0.1 * k) for k, name in enumerate(METHODS)})
-    figure = plots.psnr_figure(noise_panels(rows), noise_arrows(rows))
-    texts = [[text.get_text() for text in ax.texts] for ax in figure.axes]
-    assert texts == [["no run is measured yet"], ["no run is measured yet"], [""]]  # the last is the arrow
-    assert len(figure.axes[2].containers) == len(METHODS)
+    figure = plots.psnr_figure(noise_panels(rows), noise_arrows(rows), noise_verdicts(rows))
+    assert len(figure.axes) == len(STRENGTHS) * len(NOISES) and not any(ax.texts for ax in figure.axes[:-1])
+    ends = [f"cleanest:\n{METHODS['embedded'].title}", f"best neurons:\n{METHODS['noisy'].title}"]
+    assert [text.get_text() for text in figure.axes[-1].texts] == ["", *ends]  # "" is the arrow
+    assert figure.axes[0].get_title() == "Gaussian noise, strength 0.15\n0 of 21 runs measured"
+    assert figure.axes[-1].get_title() == "line noise, strength 0.3\nthe cleanest is not the best"
+    assert len(figure.axes[-1].containers) == len(METHODS)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == [*(method.title for method in METHODS.values()), "strength 0.3"]
+    assert labels == [method.title for method in METHODS.values()]
     plt.close(figure)
+
+
+def test_a_panel_says_whether_the_cleanest_is_the_best():
+    rows = rows_of("line", 0.15, **{name: (20.0 + k, 3.0 - 0.1 * k) for k, name in enumerate(METHODS)})
+    rows |= rows_of("line", 0.3, **{name: (20.0 + k, 2.0 + 0.1 * k) for k, name in enumerate(METHODS)})
+    assert list(noise_verdicts(rows)["line noise"].values()) == [
+        "the cleanest is the best, too",
+        "the cleanest is not the best",
+    ]
+    rows[NoiseRow("noisy", "line", 0.3)].pop()
+    assert noise_verdicts(rows)["line noise"]["strength 0.3"] == "20 of 21 runs measured"
+    assert noise_verdicts(rows)["Poisson noise"]["strength 0.3"] == "0 of 21 runs measured"
 
 
 def test_the_page_says_what_the_table_says():

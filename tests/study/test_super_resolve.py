@@ -18,6 +18,7 @@ from fgnet_lib.study.super_resolution import (
     enlarged_panels,
     judge_enlargings,
     list_enlargings,
+    summarise_enlarged,
 )
 
 
@@ -87,6 +88,10 @@ def test_winners_and_swapped_ranks_are_read_off_all_runs_and_nothing_less():
     panels = enlarged_panels(rows, "fib25")
     assert panels["VOI (bits)"]["bicubic"] == [2.0] and panels["PSNR (dB)"]["true sections"] == []
     assert enlarged_answer(rows, ("codebook", "plain"), "fib25")[2:] == ["-0.200", "0.10"]
+    assert summarise_enlarged(rows, "fib25") == (
+        "VOI on FIB-25: true sections 0.10, bicubic 2.00, best network 1.50 (codebook, 3 sections)"
+    )
+    assert summarise_enlarged({}, "gala") == "gala: no run is measured yet"
     rows["plain"].pop()
     assert judge_enlargings(rows, "fib25") == judge_enlargings({}, "gala")
     assert judge_enlargings(rows, "fib25") == ["not measured yet: some of the runs are missing"]

@@ -198,6 +198,31 @@ def test_a_change_of_voi_is_an_arrow_whose_colour_says_better_or_worse():
     assert len(ax.lines) == 3  # before, and the runs of two methods
 
 
+def test_each_score_of_doubt_says_what_it_shows_at_the_budget():
+    entropy = np.array([[0.1, 0.6, 0.9], [0.2, 0.8, 1.0]])
+    seen = {"oracle": np.ones((2, 3)), "entropy": entropy, "margin": entropy, "variance": entropy - 0.1}
+    seen |= {"random": np.array([[0.01, 0.14, 0.5]]), "other": np.empty((0, 3))}
+    figure, (left, right) = plt.subplots(1, 2)
+    ax = plots.errors_inspected(left, [0.01, 0.125, 0.5], seen, 0.125)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["oracle: 100%", "entropy, margin: 70%", "variance: 60%", "random: 14%"]
+    assert ax.get_title() == "12.5 % of the voxels, chosen by entropy, hold 70% of the errors; at random 14%"
+    assert plots.errors_inspected(right, [0.01, 0.5], {}, 0.5).get_legend() is None
+    plt.close(figure)
+
+
+def test_lost_membranes_lie_left_and_invented_ones_right_with_their_numbers():
+    rows = {"true": [], "codes": [3.0, 5.0], "not measured": []}
+    panels = {"PSNR": rows, "invented": rows, "lost": rows | {"codes": [9.0]}, "VOI": rows | {"true": [1.05]}}
+    figure = plots.enlarged_figure(panels, "what it costs")
+    psnr, membranes, voi = figure.axes
+    assert [bar.get_width() for bar in membranes.patches] == [-9.0, 4.0]
+    assert [text.get_text() for text in membranes.texts] == ["9.00", "4.00"]
+    assert [text.get_text() for text in voi.texts] == ["1.05", "4.00"]
+    assert [label.get_text() for label in psnr.get_yticklabels()] == ["true (1)", "codes (2)", "not measured (0)"]
+    plt.close(figure)
+
+
 def test_curves():
     _, (left, right) = plt.subplots(1, 2)
     plots.split_merge_curve(left, [0.1, 0.5, 0.9], [2, 1, 0.2], [0.1, 0.3, 3], chosen=0.5)

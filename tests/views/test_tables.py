@@ -28,7 +28,8 @@ def test_five_rows_are_open_and_the_rest_is_folded_by_group():
 
 def test_a_short_table_has_no_fold_and_an_empty_one_only_heads():
     assert "<details" not in fold_table(HEADS, {"": rows(5)}).data
-    assert fold_table(HEADS, {}).data.count("<tr>") == 1
+    assert fold_table(HEADS, {}).data.count("<tr>") == fold_table(HEADS, {"": rows(1)}, "Run x.").data.count("<tr>") - 1
+    assert fold_table(HEADS, {"Does it help?": []}, "Run `a & b`.").data == "<p>Run `a &amp; b`.</p>"
     assert "<summary>more (1)</summary>" in fold_table(HEADS, {"": rows(6)}).data
 
 
