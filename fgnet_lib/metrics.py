@@ -381,6 +381,19 @@ def by_second_part(errors: Iterable[NeuronError], shape: Sequence[int], rim: int
     return sorted(inside, key=lambda error: error.parts[1][1], reverse=True)
 
 
+def psnr(image: np.ndarray, truth: np.ndarray) -> float:
+    """Compute the peak signal-to-noise ratio in dB of grey values from 0 to 1: -10 log10 of the mean squared error.
+
+    >>> print(f"{psnr(np.array([0.5, 0.7]), np.array([0.6, 0.6])):.1f}")
+    20.0
+
+    Args:
+        image: float of any shape, array or CPU tensor without gradient.
+        truth: what the image should be, of the same shape.
+    """
+    return float(-10 * np.log10(np.mean(np.square(np.asarray(image) - np.asarray(truth), dtype=np.float64))))
+
+
 def roc_auc(scores: np.ndarray, structure: np.ndarray) -> float:
     """Compute the area under the ROC curve: how often a voxel of a structure scores higher than one outside of it.
 

@@ -7,10 +7,11 @@ import tracemalloc
 import h5py
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from skimage.metrics import adapted_rand_error, variation_of_information
+from skimage.metrics import adapted_rand_error, peak_signal_noise_ratio, variation_of_information
 
 from fgnet_lib.metrics import (
     NoKnownVoxelError,
@@ -20,6 +21,7 @@ from fgnet_lib.metrics import (
     error_masks,
     evaluate,
     neuron_report,
+    psnr,
     segment_report,
     voi,
 )
@@ -251,6 +253,14 @@ def test_memory_follows_the_volume_not_the_ids() -> None:
     tracemalloc.stop()
     assert (scores.voi_split, scores.voi_merge) == pytest.approx((np.log2(25), 0))
     assert peak < 40 * seg.size
+
+
+@given(seed=st.integers(0, 99))
+def test_psnr_equals_scikit_image_for_arrays_and_tensors(seed: int) -> None:
+    image, truth = np.random.default_rng(seed).random((2, 3, 8, 8), np.float32)
+    expected = pytest.approx(peak_signal_noise_ratio(truth, image, data_range=1), abs=1e-4)
+    assert psnr(image, truth) == expected
+    assert psnr(torch.from_numpy(image), torch.from_numpy(truth)) == expected
 
 
 def test_inputs_are_left_as_they_were() -> None:

@@ -66,16 +66,6 @@ def add_noise(clean: np.ndarray, kind: Noise, strength: float, rng: np.random.Ge
     return (clean + strength * rng.standard_normal(shape)).astype(np.float32)
 
 
-def psnr(image: np.ndarray, clean: np.ndarray) -> float:
-    """Compute the peak signal-to-noise ratio in dB: -10 log10 of the mean squared error, for grey values up to 1.
-
-    Example:
-        >>> print(f"{psnr(np.array([0.5, 0.7]), np.array([0.6, 0.6])):.1f}")
-        20.0
-    """
-    return float(-10 * np.log10(np.mean(np.square(image - clean, dtype=np.float64))))
-
-
 # Small networks in two dimensions.
 
 

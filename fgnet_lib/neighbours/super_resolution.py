@@ -71,11 +71,6 @@ def make_consistent(sections: Tensor, low: Tensor, factor: int = FACTOR) -> Tens
     return sections + missing.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
 
 
-def signal_to_noise(result: Tensor, truth: Tensor) -> float:
-    """Compute the PSNR in dB of sections in [0, 1]: -10 log10 of the mean squared error."""
-    return -10 * math.log10((result - truth).square().mean().item())
-
-
 # Codebook: sections in words, of which there are few.
 
 

@@ -59,7 +59,7 @@ import torch
 from scipy import ndimage
 
 from fgnet_lib.course import checks, quiz
-from fgnet_lib.metrics import voi
+from fgnet_lib.metrics import psnr, voi
 from fgnet_lib.neighbours import denoising
 from fgnet_lib.neighbours.denoising import ChannelAttention, DenoiSeg, Denoiser, SectionPatches, Segmenter, add_noise
 from fgnet_lib.neighbours.noise_transfer import Coupling, NoiseSplit, haar, inverse_haar, swap_loss
@@ -106,7 +106,7 @@ axes[0].imshow(clean[4, :128, :128], cmap="gray", vmin=0, vmax=1)
 plots.frame(axes[0], volume.voxel_size, "clean")
 for ax, (kind, picture) in zip(axes[1:], noisy.items(), strict=True):
     ax.imshow(picture[4, :128, :128], cmap="gray", vmin=0, vmax=1)
-    plots.frame(ax, volume.voxel_size, f"{measured.NOISES[kind]}: {denoising.psnr(picture, clean):.1f} dB")
+    plots.frame(ax, volume.voxel_size, f"{measured.NOISES[kind]}: {psnr(picture, clean):.1f} dB")
 plt.show()
 squares = {kind: np.mean((picture - clean) ** 2) for kind, picture in noisy.items()}
 assert abs(squares["line"] / squares["gaussian"] - 1) < 0.1 and squares["poisson"] < 0.9 * squares["gaussian"]
@@ -122,7 +122,7 @@ assert abs(squares["line"] / squares["gaussian"] - 1) < 0.1 and squares["poisson
 # %%
 for strength in (0.05, 0.15, 0.3):
     picture = add_noise(clean, "gaussian", strength, np.random.default_rng(SEED))
-    before, after = denoising.psnr(picture, clean), denoising.psnr(picture.clip(0, 1), clean)
+    before, after = psnr(picture, clean), psnr(picture.clip(0, 1), clean)
     formula = -20 * np.log10(strength)
     print(f"strength {strength:.2f}: formula {formula:.2f} dB, before clipping {before:.2f} dB, after {after:.2f} dB")
     assert abs(before - formula) < 0.1 and after >= before
@@ -219,7 +219,7 @@ for row, (kind, picture) in zip(axes, cleaned.items(), strict=True):
     panels = {"clean": clean[4], measured.NOISES[kind]: noisy[kind][4], "Noise2Void": picture[4]}
     for ax, (title, panel) in zip(row, panels.items(), strict=True):
         ax.imshow(panel[:128, :128], cmap="gray", vmin=0, vmax=1)
-        decibels = "" if title == "clean" else f": {denoising.psnr(panel, clean[4]):.1f} dB"
+        decibels = "" if title == "clean" else f": {psnr(panel, clean[4]):.1f} dB"
         plots.frame(ax, volume.voxel_size, title + decibels)
 plt.show()
 left = {k: np.mean((cleaned[k] - clean[:6]) ** 2) / np.mean((noisy[k] - clean)[:6] ** 2) for k in cleaned}
@@ -422,7 +422,7 @@ truth = denoising.cut_into_sections(volume.labels)
 def judge(name, picture, logits):
     affinities = denoising.sections_to_affinities(logits)
     (segmentation,) = denoising.segment_sections(affinities, [0.5]).values()
-    print(f"{name:22} PSNR {denoising.psnr(picture, judged):5.1f} dB, VOI {sum(voi(segmentation, truth)):.2f} bits")
+    print(f"{name:22} PSNR {psnr(picture, judged):5.1f} dB, VOI {sum(voi(segmentation, truth)):.2f} bits")
 
 
 def segment_pictures(name, pictures, picture):

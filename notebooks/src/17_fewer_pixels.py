@@ -53,7 +53,7 @@ from scipy import ndimage
 
 from fgnet_lib.course import checks, quiz
 from fgnet_lib.inference import predict
-from fgnet_lib.metrics import evaluate
+from fgnet_lib.metrics import evaluate, psnr
 from fgnet_lib.neighbours import super_resolution as pixels
 from fgnet_lib.neighbours.super_resolution import Indexer, SectionAutoencoder, SectionEncoder, SuperResolver
 from fgnet_lib.segmentation import segment
@@ -78,7 +78,7 @@ truth = torch.from_numpy(volume.raw).float() / 255
 low = pixels.reduce_sections(truth)
 results = {"bicubic": pixels.enlarge_volume(None, low)}
 print(f"{truth.numel():,} voxels become {low.numel():,} pixels")
-print(f"bicubic: PSNR {pixels.signal_to_noise(results['bicubic'], truth):.2f} dB")
+print(f"bicubic: PSNR {psnr(results['bicubic'], truth):.2f} dB")
 
 # %% [markdown]
 # ## 2 · What was measured must stay
@@ -118,8 +118,8 @@ checks.consistent_sections(my_consistent)
 results["bicubic, consistent"] = pixels.make_consistent(results["bicubic"], low).clamp(0, 1)
 for name, result in results.items():
     difference = (pixels.reduce_sections(result) - low).abs().max().item()
-    print(f"{name:20} reduced again: off by {difference:.4f}; PSNR {pixels.signal_to_noise(result, truth):.2f} dB")
-assert pixels.signal_to_noise(results["bicubic, consistent"], truth) > pixels.signal_to_noise(results["bicubic"], truth)
+    print(f"{name:20} reduced again: off by {difference:.4f}; PSNR {psnr(result, truth):.2f} dB")
+assert psnr(results["bicubic, consistent"], truth) > psnr(results["bicubic"], truth)
 
 # %% [markdown]
 # **What to see.** The second result agrees with the low pixels (up to rounding, and except where it was cut at black or
@@ -202,7 +202,7 @@ with torch.no_grad():
     codes = autoencoder.index(truth[:, None])
     drawn = autoencoder(truth[:, None])[0][:, 0].clamp(0, 1)
 perplexity = pixels.perplexity(codes, pixels.CODES)
-print(f"perplexity {perplexity:.0f} of {pixels.CODES}; PSNR {pixels.signal_to_noise(drawn, truth):.2f} dB")
+print(f"perplexity {perplexity:.0f} of {pixels.CODES}; PSNR {psnr(drawn, truth):.2f} dB")
 assert 1 <= perplexity <= pixels.CODES
 
 # %% [markdown]
@@ -280,7 +280,7 @@ torch.manual_seed(SEED)
 plain = SuperResolver(1).to(session.device)
 results["small CNN"] = pixels.enlarge_volume(train_part("plain", plain, pixels.resolver_loss, 1.0).cpu(), low)
 for name, result in results.items():
-    print(f"{name:21} PSNR {pixels.signal_to_noise(result, truth):.2f} dB")
+    print(f"{name:21} PSNR {psnr(result, truth):.2f} dB")
 
 # %% [markdown]
 # PSNR asks how near the grey values are, on average over all voxels. Most voxels are no membrane.

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fgnet_lib.metrics import evaluate
+from fgnet_lib.metrics import evaluate, psnr
 from fgnet_lib.neighbours.denoising import (
     SHIFTS,
     ChannelAttention,
@@ -27,7 +27,6 @@ from fgnet_lib.neighbours.denoising import (
     denoising_loss,
     hide_pixels,
     joint_loss,
-    psnr,
     sections_to_affinities,
     segment_sections,
     segmentation_loss,

@@ -32,7 +32,7 @@ from fgnet_lib import REPOSITORY
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.machine import hardware
-from fgnet_lib.metrics import evaluate
+from fgnet_lib.metrics import evaluate, psnr
 from fgnet_lib.neighbours.denoising import (
     Batch,
     DenoiSeg,
@@ -45,7 +45,6 @@ from fgnet_lib.neighbours.denoising import (
     cut_into_sections,
     denoising_loss,
     joint_loss,
-    psnr,
     sections_to_affinities,
     segment_sections,
     segmentation_loss,

@@ -29,7 +29,7 @@ from fgnet_lib.datasets import open_dataset
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.inference import predict
 from fgnet_lib.machine import hardware
-from fgnet_lib.metrics import evaluate
+from fgnet_lib.metrics import evaluate, psnr
 from fgnet_lib.neighbours.super_resolution import (
     STRIDE,
     Indexer,
@@ -43,7 +43,6 @@ from fgnet_lib.neighbours.super_resolution import (
     perplexity,
     reduce_sections,
     resolver_loss,
-    signal_to_noise,
 )
 from fgnet_lib.segmentation import segment
 from fgnet_lib.study.evaluation import postprocessing_version
@@ -148,7 +147,7 @@ def score_enlarged(name: str, model: SuperResolver | Indexer | None, volume: Vol
     measures |= {"invented_pieces": counts["invented_pieces"], "lost_pieces": counts["lost_pieces"]}
     measures |= {"voi": scores.voi_split + scores.voi_merge, **asdict(scores)}
     if name != "truth":
-        measures["psnr"] = signal_to_noise(result, truth)
+        measures["psnr"] = psnr(result, truth)
     indexer = model if isinstance(model, Indexer) else getattr(model, "indexer", None)
     if indexer is not None:
         measures |= measure_codes(indexer, truth)
