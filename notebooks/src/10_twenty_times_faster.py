@@ -300,6 +300,8 @@ for title, kind in (("steep", steep), ("flat", border & ~steep)):
     lines.append([title, f"{kind.sum():,}", *(f"{share:.0%}" for share in missed[title].values())])
 assert DATASET != "phantom" or missed["flat"]["student"] > 2 * missed["steep"]["student"]  # as the text says
 assert DATASET != "phantom" or missed["flat"]["student"] > 2 * missed["flat"]["teacher"]
+voxels = [missed[title]["student"] * kind.sum() for title, kind in (("flat", border & ~steep), ("steep", steep))]
+assert DATASET != "phantom" or voxels[0] > voxels[1]
 fold_table(["border along z", "voxels", "missed by the teacher", "missed by the student"], {"": lines})
 
 # %% alt="A section in grey, its borders along z by the labels, and the affinities along z of the teacher and of the student, dark where a neuron ends. Orange marks borders that a network misses: hardly any for the teacher; for the student mostly where the membrane lies in the plane."
@@ -322,9 +324,9 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** On the phantom, the student misses more than twice as large a share of the flat borders as of the steep
-# ones, and of the flat ones more than twice as many as its teacher. In the picture, most of its orange places lie on the
-# yellow borders of the second panel. (The teacher has learned from phantoms, the student from FIB-25 alone. So part of the
-# distance between the two networks comes from that; the distance between flat and steep does not.) On your data set the
+# ones, and of the flat ones more than twice as many as its teacher. So most of what it misses is flat: in the picture,
+# most orange places lie on the yellow borders of the second panel. (The teacher has learned from phantoms, too, the
+# student from FIB-25 alone. So part of the distance between the two networks comes from that.) On your data set the
 # numbers will differ. In isotropic volumes such as FIB-25 a membrane may lie in any direction; in thick sections
 # neighbours say less about each other.
 #
