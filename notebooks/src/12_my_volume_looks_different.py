@@ -445,8 +445,9 @@ if DATASET == "phantom":  # as the text says
 # within 24 steps the style loss fell to a quarter and the structure loss to a third, and VOI rose from 1.87 to 4.92
 # ([trials](../docs/measured/trials.md)). The share of boundary had nearly doubled. Watching it costs nothing. But
 # windows differ, so look at the trend, and do not take a steady share as proof that all is well.
-#
-# ## 8 · Arrows: before and after
+
+# %% [markdown]
+# ## 8 · Further: arrows, before and after
 #
 # Here is every VOI of parts 2, 3 and 7, as an arrow that begins where nothing was changed:
 
@@ -461,13 +462,14 @@ plt.show()
 # %% [markdown]
 # **What to see.** Blue arrows help, vermilion arrows hurt, and grey ones change less than 0.005 bits. This is one small
 # piece of one volume, so do not choose a method by it.
-#
+
+# %% [markdown]
 # ## 9 · Measured on four volumes
 #
 # The same methods on FIB-25's validation part, gala, AC4 and CREMI B, on all sections that we have of each. Where windows
 # arrive one by one, we try three orders. A *cell* is one method on one volume in one order. How many have been measured?
 
-# %%
+# %% alt="A panel for each volume: arrows from VOI at the training voxel size to VOI after each method. Blue arrows to the left are better, vermilion arrows to the right are worse; dots are orders of arrival."
 cells = targets.read_targets()
 print(targets.describe_missing_cells(cells))
 measured = [key for key in targets.TARGET_METHODS if targets.target_changes(cells, key) and key != targets.BASELINE]
@@ -480,8 +482,6 @@ after = {
     for volume_name in targets.TARGET_VOLUMES
     if targets.target_scores(cells, volume_name, targets.BASELINE)
 }
-
-# %% alt="A panel for each volume: arrows from VOI at the training voxel size to VOI after each method. Blue arrows to the left are better, vermilion arrows to the right are worse; dots are orders of arrival."
 figure, axes = plt.subplots(1, max(1, len(after)), figsize=(15, 4.6), sharey=True, squeeze=False, layout="constrained")
 for ax, (volume_name, methods) in zip(axes[0], after.items(), strict=False):
     before = float(np.mean(targets.target_scores(cells, volume_name, targets.BASELINE)))
@@ -490,9 +490,10 @@ for ax, (volume_name, methods) in zip(axes[0], after.items(), strict=False):
 plt.show()
 
 # %% [markdown]
-# **How to read it.** The dotted line is the model as it ships, at the voxel size of training. A dot is one order, and an
-# arrow ends at their mean. A volume or an arrow that you miss is not measured yet. FIB-25 is the model's own tissue: a
-# method that moves it to the right would hurt even where nothing was wrong.
+# **How to read it.** The dotted line is the model as it ships, at the voxel size of training. Blue arrows help, vermilion
+# arrows hurt, and grey ones change less than 0.005 bits. A dot is one order, and an arrow ends at their mean. A volume or
+# an arrow that you miss is not measured yet. FIB-25 is the model's own tissue: a method that moves it to the right would
+# hurt even where nothing was wrong.
 #
 # **Which should you try first?** These sentences are computed from the cells. A number in brackets is the change of VOI,
 # below 0 if the method helps. (*As it is* means that not even the voxel size was changed.) [Which of these should I try
