@@ -66,7 +66,7 @@ METHODS = {  # those of the figure first
 SHOWN = tuple(METHODS)[:7]
 QUESTIONS = {  # the first of each pair is compared with the second
     "Does low-rank adaptation help?": ("rank_4", "frozen"),
-    "Do the norm layers suffice?": ("norms", "frozen"),
+    "Do the norm layers alone help?": ("norms", "frozen"),
     "Does full fine-tuning help?": ("full", "frozen"),
     "Does full fine-tuning beat LoRA?": ("full", "rank_4"),
     "Does a higher rank help?": ("rank_8", "rank_2"),

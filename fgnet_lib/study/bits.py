@@ -37,7 +37,7 @@ ENGINE_HEADS = [
     "change on FIB-25",
     "MB",
     "seconds",
-    "of those with 32 bits",
+    "seconds / those of 32 bits",
 ]
 
 

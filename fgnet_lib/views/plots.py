@@ -784,7 +784,7 @@ def changes_of_voi(ax: Axes, before: float, after: Mapping[str, Sequence[float]]
     ax.set_yticks(range(len(after)), list(after))
     ax.set_ylim(len(after) - 0.4, -0.6)
     ax.margins(x=0.3)
-    ax.set_xlabel("VOI (bits)")
+    ax.set(xlabel="VOI (bits)", xlim=(max(0, ax.get_xlim()[0]), None))  # no VOI is below 0
     return ax
 
 

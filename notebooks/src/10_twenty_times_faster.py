@@ -35,9 +35,10 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # 4 · 10¹⁴ voxels. If a network needs one microsecond less for a voxel, it saves twelve years of one computer. So we judge
 # a network by two numbers: how good its neurons are, and how long it takes.
 #
-# **What is the papers' and what is ours.** The student and its three losses are those of CAD (CVPR 2024), and the
-# comparison with a frozen encoder is that of EM-SliceCrafter. Both are written from the equations. The network's inside,
-# its sizes, the boundary channel and the input of three sections are ours, and so are all numbers on this page.
+# **What is the papers' and what is ours.** The student and its three losses are those of CAD (CVPR 2024), and a fourth
+# loss, which compares features with those of a frozen encoder, is that of EM-SliceCrafter. All are written from the
+# equations. The student's layers and sizes, its boundary channel and its input are ours, and so are all numbers on this
+# page, unless a paper is named beside them.
 
 # %%
 import time
@@ -45,6 +46,7 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.colors import to_rgba
 
 from fgnet_lib.affinities import affinities_from_labels
 from fgnet_lib.course import checks, quiz
@@ -62,8 +64,12 @@ from fgnet_lib.views.tables import fold_table
 from fgnet_lib.weights import load_model, load_pretrained, pretrained_threshold, read_notes
 
 # %% [markdown]
+# We compare three networks: the **teacher** is FGNet mini, the model that ships with this repository; the **student** is
+# a small network of two dimensions; and a slim 3D U-Net stands in for the networks that the field uses. (It has their
+# widths, but fewer convolutions; `tools/benchmarks/measure_student.py` times the published one.)
+#
 # How long do they take on *your* computer? The networks take turns, so that other programs slow all of them alike. Only
-# the time of the processor counts.
+# the time of the processor counts, added up over its cores.
 
 # %%
 teacher, student = load_pretrained(), load_model("student")
@@ -74,15 +80,15 @@ times = students.section_milliseconds(networks, (depth, 160, 160), rounds)
 slowest = times["a slim 3D U-Net"]
 for name, network in networks.items():
     count = sum(parameter.numel() for parameter in network.parameters())
-    print(
-        f"{name:24} {count:9,} parameters, {times[name]:6.1f} ms a section, {slowest / times[name]:5.1f} times as fast"
-    )
-assert times["the student"] < times["FGNet mini, the teacher"] / 4  # "much faster", as the text says
+    ratio = f"{slowest / times[name]:4.1f} times as fast as the U-Net"
+    print(f"{name:24} {count:9,} parameters, {times[name]:6.1f} ms a section, {ratio}")
+assert times["the student"] < times["FGNet mini, the teacher"] / 4  # as the text says
 
 # %% [markdown]
-# **What to see.** The student is much faster than its teacher, though both have to look at every voxel. It has no 3D
-# convolution, and none at full resolution: its first layer already works on blocks of 2 × 2 pixels. (The slim U-Net has
-# the widths of the field's, but fewer convolutions; `tools/benchmarks/measure_student.py` times the published one.)
+# **What to see.** The student is more than four times as fast as its teacher, though both have to look at every voxel.
+# It has no 3D convolution, and none at full resolution: its first layer already works on blocks of 2 × 2 pixels. The
+# "twenty times" of the title compares it with the U-Net: on the computer of its
+# [card](../data/pretrained/STUDENT.md) the U-Net took 21 times as long. Your last line says what it is on yours.
 #
 # ## 2 · From sections to affinities: embeddings
 #
@@ -92,8 +98,9 @@ assert times["the student"] < times["FGNet mini, the teacher"] / 4  # "much fast
 #
 # $$A_z = \mathrm{clamp}(e_z \cdot e_{z-1},\, 0,\, 1),\qquad A_y,\ A_x \text{ likewise from neighbours in a section.}$$
 #
-# Both sections go through the *same* network, so each one is computed only once. **One more channel is the boundary**
-# (ours): it counts for the length, but no product takes part in it. A pixel that is all boundary is joined to nothing.
+# Both sections go through the *same* network, so each one is computed only once, and used twice. **One more channel is
+# the boundary** (ours): it counts in the length, but it is left out of the products. So a pixel that is all boundary is
+# joined to nothing. **The input is 2.5D** (ours, too): together with a section, the student sees its two neighbours.
 #
 # **Exercise 10.1: affinities from embeddings.** `embeddings` has the shape (channels, z, y, x), each vector has length 1,
 # and there is no boundary channel. Return the affinities along z, in the shape (z, y, x). The first section has no
@@ -117,9 +124,9 @@ def my_affinities(embeddings):
 checks.embedding_products(my_affinities)
 
 # %% [markdown]
-# Three identities tell you whether such code is right. Embeddings that are *one-hot vectors of the labels* must give
-# exactly the affinities of the labels. Products and distances say the same: $|e - e'|^2 = 2 - 2\, e \cdot e'$. And two
-# sections that change places keep their affinity.
+# Three identities tell you whether such code is right. Embeddings that are *one-hot vectors of the labels* (a 1 in the
+# channel of the voxel's neuron, 0 in all others) must give exactly the affinities of the labels. Products and distances
+# say the same: $|e - e'|^2 = 2 - 2\, e \cdot e'$. And two sections that change places keep their affinity.
 
 # %%
 volume = session.volume("train")
@@ -142,7 +149,8 @@ print("distances and products agree, and sections may change places")
 # %% [markdown]
 # ## 3 · Three losses
 #
-# The teacher is the FGNet that ships with this repository. CAD adds three losses, each with weight 1:
+# To **distil** a network is to train a small student to give the answers of a large teacher. CAD trains it with the sum
+# of three losses, each with weight 1:
 #
 # | loss | compares the student's | with |
 # | --- | --- | --- |
@@ -150,11 +158,13 @@ print("distances and products agree, and sections may change places")
 # | $L_\mathrm{cross} = \lvert A_{2D} - A_{3D} \rvert^2$ | affinities | the teacher's affinities |
 # | feature grafting (FGI) | embedding at $z$, times the teacher's at $z + s$, $s = 1 \ldots 4$ | "same neuron?" in the ground truth |
 #
-# Why listen to a teacher if there are labels? A label says 0 or 1. A teacher says 0.6 where a membrane is hard to see,
-# and 0.9 where it is nearly sure. It also answers where nothing is labelled.
+# The table calls affinities of the student $A_{2D}$ and those of the teacher $A_{3D}$. Why listen to a teacher if there
+# are labels? A label says 0 or 1. A teacher says 0.6 where a membrane is hard to see, and 0.9 where it is nearly sure that
+# there is none. It also answers where nothing is labelled.
 #
-# **Exercise 10.2: the loss against a teacher.** Return the mean of $\lvert A_{2D} - A_{3D} \rvert^2$ as a tensor with one
-# number. The student should learn from it. The teacher must not: no gradient may reach it.
+# **Exercise 10.2: the loss against a teacher.** `student` and `teacher` are affinities, tensors of the same shape. Return
+# the mean of $\lvert A_{2D} - A_{3D} \rvert^2$ as a tensor with one number. The student should learn from it. The teacher
+# must not: no gradient may reach it.
 
 
 # %% tags=["task"]
@@ -174,7 +184,8 @@ checks.teacher_loss(my_cross_loss)
 # ### A trap in a loop
 #
 # Feature grafting forces the student's vectors to speak the teacher's language: a student's embedding at $z$ must match
-# the teacher's several sections away. A published training loop does it like this (in our words):
+# the teacher's several sections away. A published training loop does it like this (in our words; the dot is the product
+# of two vectors):
 #
 # ```python
 # for shift in (1, 2, 3, 4):
@@ -213,15 +224,15 @@ checks.grafting(my_grafting_loss)
 
 # %% [markdown]
 # Our teacher gives affinities and has no embeddings. So for feature grafting we first train a head on the features of its
-# refined decoder, briefly, and then freeze it. EM-SliceCrafter adds a fourth loss with weight 0.1: the student's features
-# should point in the direction of a frozen encoder's. Part 6 measures what each of them brings.
+# refined decoder, briefly, and then freeze it. EM-SliceCrafter's fourth loss has the weight 0.1: the student's features
+# should point in the direction of a frozen encoder's. The rows of part 6 ask what each of them brings.
 #
 # ## 4 · Train a student
 #
-# The teacher is asked once about a piece of your training volume. Then the student learns from crops of it. Note what
-# happens to **augmentation**: the teacher's affinities are fixed, and affinities of a turned volume are not the turned
-# affinities, since each belongs to a *pair* of voxels. An embedding belongs to one voxel. So we show the student a turned
-# crop, and turn its *embeddings* back before they are multiplied.
+# We ask the teacher once about a piece of your training volume. Then the student learns from crops of this piece. What
+# happens to **augmentation**? The teacher has answered for the crop as it is, and you cannot simply turn its affinities
+# with the crop, since each belongs to a *pair* of voxels. An embedding belongs to one voxel. So we show the student a
+# turned crop, and turn its *embeddings* back before they are multiplied.
 
 # %%
 size = (12, 96, 96) if PROFILE == "fast" else (24, 160, 160)
@@ -255,7 +266,7 @@ print(f"{len(history)} iterations; mean |A_2D - A_3D|^2: {before:.3f} before, {a
 assert after < before
 
 # %% [markdown]
-# **What to see.** The mean squared distance falls: the student has moved towards its teacher. A minute is short. The
+# **What to see.** The mean squared distance falls: the student has moved towards its teacher. This training is short. The
 # student that ships with this repository has seen more crops, and its [card](../data/pretrained/STUDENT.md) says how many.
 #
 # ## 5 · Where does it fail?
@@ -268,7 +279,8 @@ quiz.ask("10", "flat")
 # %% [markdown]
 # Now look at borders along z, that is, at voxels that belong to another neuron than the same voxel of the section
 # before. A border is **steep** if the neuron also changes along y or x at that place, so that the membrane cuts through
-# the section. It is **flat** if it does not: there the membrane lies nearly in the plane of the section.
+# the section. It is **flat** if it does not: there the membrane lies nearly in the plane of the section. A border is
+# *missed* if the predicted affinity is above 0.5. We look at the student that ships, not at the one you have trained.
 
 # %%
 val = session.volume("val")
@@ -288,9 +300,11 @@ for title, kind in (("steep", steep), ("flat", border & ~steep)):
     lines.append([title, f"{kind.sum():,}", *(f"{share:.0%}" for share in missed[title].values())])
 assert DATASET != "phantom" or missed["flat"]["student"] > 2 * missed["steep"]["student"]  # as the text says
 assert DATASET != "phantom" or missed["flat"]["student"] > 2 * missed["flat"]["teacher"]
+voxels = [missed[title]["student"] * kind.sum() for title, kind in (("flat", border & ~steep), ("steep", steep))]
+assert DATASET != "phantom" or voxels[0] > voxels[1]
 fold_table(["border along z", "voxels", "missed by the teacher", "missed by the student"], {"": lines})
 
-# %% alt="A section in grey, its borders along z by the labels, and the affinities along z of the teacher and of the student, dark where a neuron ends. Both find the borders that cut through; the student's are paler where the membrane lies in the plane."
+# %% alt="A section in grey, its borders along z by the labels, and the affinities along z of the teacher and of the student, dark where a neuron ends. Orange marks borders that a network misses: hardly any for the teacher; for the student mostly where the membrane lies in the plane."
 z = 1 + int(border.sum(axis=(1, 2)).argmax())
 figure, axes = plt.subplots(1, 4, figsize=(15, 4.3), layout="constrained")
 axes[0].imshow(val.raw[z], cmap="gray")
@@ -300,21 +314,27 @@ axes[1].imshow(plt.get_cmap("viridis")(kinds / 2))
 axes[1].set(title="borders: steep green, flat yellow", xticks=[], yticks=[])
 for ax, (name, affinities) in zip(axes[2:], outputs.items(), strict=True):
     image = ax.imshow(affinities[0, z], cmap="gray", vmin=0, vmax=1)
-    ax.set(title=f"affinity along z: the {name}", xticks=[], yticks=[])
-figure.colorbar(image, ax=axes, shrink=0.8, label="affinity")
+    lost = np.where((border[z - 1] & (affinities[0, z] > 0.5))[..., None], to_rgba("tab:orange"), 0.0)
+    ax.imshow(lost)  # transparent elsewhere
+    ax.set(title=f"affinity along z, the {name};\norange: missed borders", xticks=[], yticks=[])
+figure.colorbar(image, ax=axes[3], shrink=0.8, label="affinity")
 for ax in axes:
     plots.scale_bar(ax, val.voxel_size)
 plt.show()
 
 # %% [markdown]
 # **What to see.** On the phantom, the student misses more than twice as large a share of the flat borders as of the steep
-# ones, and of the flat ones more than twice as many as its teacher. On your data set the numbers will differ. In isotropic
-# volumes such as FIB-25 a membrane may lie in any direction; in thick sections neighbours say less about each other.
+# ones, and of the flat ones more than twice as many as its teacher. So most of what it misses is flat: in the picture,
+# most orange places lie on the yellow borders of the second panel. (The teacher has learned from phantoms, too, the
+# student from FIB-25 alone. So part of the distance between the two networks comes from that.) On your data set the
+# numbers will differ. In isotropic volumes such as FIB-25 a membrane may lie in any direction; in thick sections
+# neighbours say less about each other.
 #
 # ## 6 · Measured: what does each millisecond buy?
 #
 # Every row is trained on FIB-25 for the same number of iterations, with three seeds, and judged by the same steps on its
-# validation part; the first line says which rows are missing. Milliseconds are those of your computer, measured now.
+# validation part. A printed line says how many of these runs are missing. Milliseconds are those of your computer,
+# measured now.
 
 # %%
 rows = students.read_students()
@@ -337,21 +357,23 @@ ax.set_ylabel("VOI on FIB-25, validation part (bits)")
 plt.show()
 
 # %% [markdown]
-# **How to read it.** Lower is better, and left is faster. A line joins students that differ only in their channels, so it
-# says what time buys. Other points have as many channels as the one in the middle, and learn by other losses or see
-# something else. Rows that are not measured yet are missing. The star is the student that ships: it was trained for
-# minutes, as its card says, and you see how far it still is from its teacher. For the 3D U-Net we have measured the time
-# alone. [student.md](../docs/measured/student.md) has every row.
+# **How to read it.** Lower is better, and left is faster. The star is the student that ships: it was trained for minutes,
+# as its card says, and you see how far it still is from its teacher, the triangle. For the 3D U-Net we have measured the
+# time alone. Where rows are measured, a grey line joins the students that differ only in their channels (squares), so it
+# shows what time buys. Diamonds differ from the square in the middle in one other thing, such as a loss. Bars are
+# standard deviations over seeds. [student.md](../docs/measured/student.md) has every row.
+#
+# The same rows answer questions. A negative difference means that the first row of a question is better. *p* is counted
+# by permutation, as in lesson 07; with three runs of each row it cannot be less than 0.10.
 
 # %%
 answers = {question: students.student_answer(rows, pair) for question, pair in students.QUESTIONS.items()}
 lines = [[question, *answer] for question, answer in answers.items() if answer]
-fold_table(["question", "VOI of the first", "of the second", "difference", "p"], {"": lines})
+if not lines:
+    print(f"No question has both of its rows yet. {students.describe_missing_students(rows)}")
+fold_table(["question", "VOI of the first", "of the second", "difference", "p"], {"": lines}) if lines else None
 
 # %% [markdown]
-# A negative difference means that the first row of a question is better. *p* is counted by permutation, as in lesson 07;
-# with three runs of each row it cannot be less than 0.10.
-#
 # ## 7 · Use it
 #
 # `load_model("student")` gives the student, and everything that takes an FGNet takes it: `predict`, the blocks of lesson
@@ -359,23 +381,27 @@ fold_table(["question", "VOI of the first", "of the second", "difference", "p"],
 # volume:
 
 # %%
-thresholds = {"teacher": pretrained_threshold(), "student": notes["threshold"]}
+thresholds, uses = {"teacher": pretrained_threshold(), "student": notes["threshold"]}, {}
 for name, model in (("teacher", teacher), ("student", student)):
     started = time.process_time()
     affinities = predict(model, val.raw, progress=False, engine="torch").refined
     seconds = time.process_time() - started
     segmentation = segment(affinities, val.voxel_size, thresholds[name], strict=False)
     result = evaluate(segmentation, val.labels)
-    bits = f"VOI split {result.voi_split:.3f}, merge {result.voi_merge:.3f}"
+    uses[name] = seconds, result.voi_split + result.voi_merge
+    bits = f"VOI {uses[name][1]:.3f} (split {result.voi_split:.3f}, merge {result.voi_merge:.3f})"
     print(f"{name}: {seconds:5.2f} s of the processor, {bits}")
+assert uses["student"][0] < uses["teacher"][0] / 2  # as the text says
+assert DATASET != "phantom" or uses["student"][1] > uses["teacher"][1]
 
 # %% [markdown]
-# On a small volume both times contain the same fixed costs, such as blending windows, so the ratio is smaller than that
-# of the networks alone.
+# **What to see.** The student needs less than half of the time, and on the phantom its VOI is higher, that is, worse: you
+# have bought speed with neurons. Both times contain more than the networks, such as cutting windows and blending them, so
+# their ratio need not be that of part 1.
 #
-# **Limits.** Our student and teacher are small, and their training was short. The papers report students that are 20 and
-# 33 times as fast as 3D networks, on other machines and other data; our ratios are those of one core of a CPU. FIB-25 is
-# isotropic, so what a student loses there need not be what it loses in serial sections.
+# **Limits.** Our student and teacher are small, and their training was short. The papers report students that are 20
+# (CAD) and 33 times (EM-SliceCrafter) as fast as 3D networks, on other machines and other data; our ratios are those of a
+# CPU. FIB-25 is isotropic, so what a student loses there need not be what it loses in serial sections.
 #
 # ## Your exercises
 
@@ -389,13 +415,14 @@ checks.report("10")
 # - Embeddings turn a network of sections into one that gives affinities along z, too: products of unit vectors.
 # - A student learns from labels and from its teacher's affinities; the teacher is detached.
 # - `=` instead of `+=` in a loop of losses trains the last term alone, and nothing warns you.
-# - A membrane in the plane of a section leaves no line in it, so two dimensions see it worst.
+# - A membrane in the plane of a section leaves no line in it, so a network that sees few sections misses it most.
 #
 # ## Try it
 #
-# 1. Train with `LossWeights(cross=0)`, from labels alone, and with `LossWeights(label=0)`, from the teacher alone. Which
-#    comes closer to the teacher? Which would you trust where nothing is labelled?
-# 2. `StudentConfig(sections=1)` sees each section alone. What changes in the table of part 5?
+# 1. In part 4, train with `LossWeights(cross=0)`, from labels alone, and with `LossWeights(label=0)`, from the teacher
+#    alone. Which comes closer to the teacher? Which would you trust where nothing is labelled?
+# 2. `StudentConfig(sections=1)` sees each section alone. Train one student with it in part 4 and one without, and run part
+#    5 after `student = pupil.student.eval()` for each. What changes in the table?
 # 3. Call `predict(student, ..., three_views=True)` on an isotropic volume. What does it cost, and what does it bring?
 # 4. How many years does your computer need for the cubic millimetre of part 1, with the teacher and with the student?
 #

@@ -5,10 +5,10 @@
 #
 # **What you will learn**
 #
-# - what lies between a frozen and a fine-tuned encoder: three orders of magnitude of parameters;
+# - what lies between a frozen and a fine-tuned encoder: almost three orders of magnitude of parameters;
 # - **LoRA**: a low-rank update of a frozen layer, why it changes nothing at first, and how it disappears by merging;
 # - a gate for each image, and a **frequency adapter**, which sees the texture of a section but not its place;
-# - how to keep what was learned in a file of some ten kilobytes, so that one base model serves several tissues;
+# - how to keep what was learned in a file of less than 100 kB, so that one base model serves several tissues;
 # - what our measurements say about the knee: how many parameters suffice, with 5, 20 and 120 labelled sections.
 #
 # **Before you start.** Lesson 02 shows what an encoder's features are, and lesson 07 what seeds and *p* are.
@@ -34,7 +34,8 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # SAM2's encoder is large, and your labelled sections are few. You can **freeze** it and train only the decoder behind
 # it, or **fine-tune** it and change every weight. Frozen, it cannot learn what your tissue looks like. Fine-tuned, it
 # may forget what it knew, and you must store a whole encoder for each tissue. I-MedSAM (references below) takes the
-# middle way: the encoder stays frozen, and small **adapters** beside its layers learn.
+# middle way: the encoder stays frozen, and small **adapters** beside its layers learn. You will also meet the **knee** of
+# a curve: the number of parameters beyond which more of them hardly help.
 #
 # **What is the paper's and what is ours.** The paper gives low-rank updates of SAM's attention, one gate for each image,
 # and the frequency adapter. It segments organs in 2D medical images. Here, the encoder is SAM2's Hiera, the task is our
@@ -64,7 +65,7 @@ from fgnet_lib.views.tables import fold_table
 from fgnet_lib.weights import PRETRAINED
 
 # %% [markdown]
-# The model is SAM2's encoder and the coarse decoder behind it, without the Fine-Grained Encoder. So the affinities
+# The model is SAM2's encoder and the coarse decoder behind it, without lesson 03's Fine-Grained Encoder. So the affinities
 # depend on the encoder alone, and you see what adapting it changes. The encoder is the small one that ships with this
 # repository. **Another encoder needs one change.** With `ENCODER = "tiny"` everything below runs with SAM2.1's official
 # checkpoint, if you have it or can download it. With `ENCODER = "natural"` it runs with the guide that learned from
@@ -94,9 +95,9 @@ print(
 #
 # $$h = W x + g\, B (A x), \qquad A: r \times d_\mathrm{in},\quad B: d_\mathrm{out} \times r,\quad r \ll d.$$
 #
-# $A$ looks at the input in $r$ directions, and $B$ says what each of them adds to the output. $W$ is frozen. **$B$ is 0
-# at first, so the adapted encoder begins as the frozen one**, whatever the gate $g$ is. Leave $g = 1$ for the moment;
-# part 4 explains it.
+# $A$ looks at the input in $r$ directions, and $B$ says what each of them adds to the output. $r$ is called the **rank** of
+# the update. $W$ is frozen. **$B$ is 0 at first, so the adapted encoder begins as the frozen one**, whatever the gate $g$
+# is. Leave $g = 1$ for the moment; part 4 explains it.
 #
 # In each block of Hiera one layer, `qkv`, computes queries, keys and values together. The library peft puts an update
 # beside it, and one line says where: `LoraConfig(r=4, target_modules=["qkv"])`. (The paper changes queries and values.
@@ -241,17 +242,10 @@ except ValueError as error:
 #
 # A detail decides whether this can work. Look at the values of the spectrum, as they are and after $\log(1 + \cdot)$:
 
-# %% alt="A section, its amplitude spectrum as it is, nearly black but for a point in the middle, its spectrum after the logarithm, where a cloud of frequencies is visible, and a histogram of both: the raw values all lie close to 0, those after the logarithm spread from 0 to about 0.6."
+# %%
 grey = section[0, 0, 0]
 spectra = {kind: adapters.amplitude_spectrum(grey, kind).numpy() for kind in ("raw", "log1p")}
-figure, axes = plt.subplots(1, 4, figsize=(15, 3.9), layout="constrained")
-axes[0].imshow(grey, cmap="gray")
-axes[0].set(title="section", xlabel="x (voxels)", ylabel="y (voxels)")
-for ax, (kind, spectrum) in zip(axes[1:], spectra.items(), strict=False):
-    image = ax.imshow(spectrum, cmap="magma", vmin=0, vmax=1)
-    ax.set(title=f"amplitude, {kind}: median {np.median(spectrum):.1g}", xticks=[], yticks=[])
-    ax.set(xlabel="frequency in x (0 in the middle)", ylabel="frequency in y")
-figure.colorbar(image, ax=axes[2])
+assert np.median(spectra["raw"]) < 0.02 and np.median(spectra["log1p"]) > 10 * np.median(spectra["raw"])
 
 
 def draw_histograms(ax):
@@ -262,14 +256,30 @@ def draw_histograms(ax):
     ax.legend(frameon=False)
 
 
+# %% alt="A section, its amplitude spectrum as it is, nearly black but for a point in the middle that an inset enlarges, its spectrum after the logarithm, where a cloud of frequencies is visible, and a histogram of both: the raw values all lie close to 0, those after the logarithm spread from 0 to about 0.6."
+figure, axes = plt.subplots(1, 4, figsize=(15, 3.9), layout="constrained")
+axes[0].imshow(grey, cmap="gray")
+axes[0].set(title="section", xlabel="x (voxels)", ylabel="y (voxels)")
+plots.scale_bar(axes[0], volume.voxel_size)
+for ax, (kind, spectrum) in zip(axes[1:], spectra.items(), strict=False):
+    image = ax.imshow(spectrum, cmap="magma", vmin=0, vmax=1, extent=(-0.5, 0.5, 0.5, -0.5))
+    ax.set(title=f"amplitude, {kind}: median {np.median(spectrum):.1g}", xlabel="frequency in x (1 / voxel)")
+    ax.set(ylabel="frequency in y (1 / voxel)", xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
+inset = axes[1].inset_axes((0.56, 0.5, 0.4, 0.4))
+nearest = tuple(slice(side // 2 - 4, side // 2 + 5) for side in grey.shape)
+inset.imshow(spectra["raw"][nearest], cmap="magma", vmin=0, vmax=1)
+inset.set(xticks=[], yticks=[])
+inset.set_title("its middle", color="white", fontsize=10)
+inset.spines[:].set(visible=True, color="white")
+figure.colorbar(image, ax=axes[2], label="amplitude, scaled to 0 to 1")
 draw_histograms(axes[3])
 plt.show()
-assert np.median(spectra["raw"]) < 0.02 and np.median(spectra["log1p"]) > 10 * np.median(spectra["raw"])
 
 # %% [markdown]
-# **What to see.** Frequency 0 is the sum of all grey values, far larger than any other amplitude. After scaling, it is 1
-# and nearly everything else is 0: the adapter sees one bright pixel. The logarithm brings the other frequencies into
-# view. So we measure both, *raw* and *log1p*.
+# **What to see.** Frequency 0, in the middle, is the sum of all grey values, far larger than any other amplitude. After
+# scaling, it is 1 and nearly everything else is 0: the adapter sees one bright pixel, which the inset enlarges. The
+# logarithm brings the other frequencies into view. So we measure both, *raw* and *log1p*. (A frequency of 0.5 for each
+# voxel is a wave of two voxels, the shortest that fits.)
 #
 # **Exercise 11.3: the spectrum that the adapter sees.** Take a section (y, x), and return $\log(1 + |\mathrm{FFT}|)$ with
 # frequency 0 in the middle (`np.fft.fftshift`), scaled so that its least value is 0 and its largest 1.
@@ -344,6 +354,7 @@ for name, layer in model.encoder.named_modules():
         assert (values[CONFIG.rank :] < 1e-5 * values[0]).all()
 ax.axvline(CONFIG.rank + 0.5, color="black", ls=":")
 ax.set(xlabel="number of the singular value", ylabel="singular value of B A", title="four directions, then rounding")
+ax.set_xticks(range(1, 11))
 if len(updated) <= 12:  # more would not fit beside the curves
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 plt.show()
@@ -376,7 +387,7 @@ except ValueError as error:
 
 # %% [markdown]
 # A laboratory with ten tissues stores one encoder and ten such files. (With SAM2.1's `tiny` encoder, which has 109 MB,
-# the file has 360 kB at rank 4, and half of that at rank 2.)
+# the file has 360 kB at rank 4, and 210 kB at rank 2: the decoder in it stays as large.)
 #
 # The guide that learned from photographs takes updates in the same way. Its 1 × 1 convolutions hold nearly all of its
 # weights. (To train and store it as above, set `ENCODER = "natural"`.)
@@ -398,7 +409,7 @@ print(f"photographs: {sizes[True]:,} parameters in updates of rank 4, beside {si
 #
 # The rows below were trained as this lesson trains: the same encoder, a new decoder, the first 5, 20 or 120 sections of
 # FIB-25, about the same time of one core for each method, three seeds each. They are judged on FIB-25's validation part,
-# and on gala and AC4, two tissues that no row was trained on. How many of the runs have been measured?
+# and on gala and AC4, two volumes that no row was trained on. How many of the runs have been measured?
 
 # %%
 rows = adaptation.read_adaptations()
@@ -423,22 +434,26 @@ draw_histograms(figure.axes[1].inset_axes((1.1, 0.1, 0.28, 0.8)))
 plt.show()
 
 # %% [markdown]
-# **How to read it.** Lower is better. Go from left to right along one line: where does it stop falling? That is the
-# **knee**: the parameters to its right buy nothing that you can see. Then compare each step with the bars. A step that is
-# smaller than the bars may be chance, and a line with fewer points than the others has rows that are not measured yet.
+# **How to read it.** Lower is better. A square is the mean of three seeds, its bar their standard deviation, and each dot
+# one run. (The small histogram repeats part 5 beside the method that uses a spectrum.) Go from left to right along one
+# line: where does it stop falling? That is the **knee**: the parameters to its right buy nothing that you can see. Then
+# compare each step with the bars. A step that is smaller than the bars may be chance, and a line with fewer points than
+# the others has rows that are not measured yet.
 #
-# Let the rows say it themselves. For each volume you see the method with the fewest trained parameters that is as good
-# as the best one. *As good* means that their means differ by no more than the spread of single runs.
+# Let the rows say it themselves. For each volume and number of sections you see the method with the fewest trained
+# parameters that is as good as the best one. *As good* means that their means differ by no more than the spread of their
+# single runs.
 
 # %%
 for volume_name, title in adaptation.JUDGED_ON.items():
     for sections in adaptation.SECTIONS:
         if knee := adaptation.describe_knee(rows, sections, volume_name):
             print(f"{title}, {sections} sections: {knee}")
+            assert volume_name != "gala" or knee.startswith("norm layers only")  # as the text says
 for volume_name, title in adaptation.JUDGED_ON.items():
     scores = [run["volumes"].get(volume_name) for runs in rows.values() for run in runs]
     merged_bits, split_bits = (sum(score[key] for score in scores if score) for key in ("voi_merge", "voi_split"))
-    print(f"{title}: {merged_bits / (merged_bits + split_bits):.0%} of VOI are merges, over all runs")
+    print(f"{title}: {merged_bits / (merged_bits + split_bits):.0%} of VOI comes from merges, over all runs")
 assert merged_bits > 4 * split_bits  # as the text says of AC4, the last volume
 averages = []
 for sections in {n for _, n in rows}:
@@ -454,9 +469,9 @@ assert np.ptp(averages) < 0.15  # as the text says of more sections
 # **What to see.** On FIB-25, the tissue of the training, no method is far ahead: with equally many sections all means
 # lie within 0.3 bits. Nor do more sections help in so short a training: the lines lie close together. On gala the first
 # step decides. **A frozen encoder is worse there than every encoder of which anything was trained, be it only the norm
-# layers' 2,496 parameters of 1,400,576.** The lines above tell you how many more pay off. The last three lines are a
-# warning. Where nearly all of VOI are merges, as on AC4, the segmentation has joined nearly everything, and a difference
-# there says little.
+# layers' 2,496 parameters of 1,400,576.** The norm layers are also the knee of gala: as the printed lines say, no method
+# with more parameters is better by more than the spread. The last three lines are a warning. Where nearly all of VOI
+# comes from merges, as on AC4, the segmentation has joined nearly everything, and a difference there says little.
 #
 # The same runs, as questions. A negative difference means that the first method of a question is better: "Does low-rank
 # adaptation help?" compares LoRA with the frozen encoder. *p* is counted by permutation, as in lesson 07; with three runs
@@ -476,9 +491,9 @@ fold_table(["question", "VOI of the first", "of the second", "difference", "p"],
 # %% [markdown]
 # [adaptation.md](../docs/measured/adaptation.md) has every row, with the time that each took.
 #
-# **What was expected, and did it come?** The rows answer again: *in all runs* means that every run of the first method
-# is better than every run of the second, *in the mean* that the runs overlap. (In the paper, the frequency adapter brings
-# 2.7 points of Dice.)
+# **What was expected, and did it come?** The rows answer again. *Came in all runs* means that every run of the first
+# method is better than every run of the second. *Came in the mean* means that its mean is better, but the runs overlap, so
+# that it may be chance. (In the paper, the frequency adapter brings 2.7 points of Dice.)
 
 # %%
 for line in adaptation.judge_expectations(rows):
@@ -502,14 +517,15 @@ checks.report("11")
 #   first, and nothing lost by merging.
 # - A gate makes the update depend on the image, and then it can no longer be merged.
 # - The amplitude spectrum says which texture a section has, not where. Without a logarithm it is nearly empty.
-# - Adapters are files of some ten kilobytes that fit one base model and no other.
+# - Adapters are small files, here of less than 100 kB, that fit one base model and no other.
 # - Where the knee lies is a question for measurements with several seeds, and for the tissue that you have.
 #
 # ## Try it
 #
-# 1. Train with `AdapterConfig(rank=1)`, and with `rank=16`. How does the loss after the same time differ?
-# 2. Set `gate=True`, train, and print the gates of sections of another data set. Do they differ from those of your own?
-# 3. Adapt to a second data set and put both files onto one base in turn. How bad is the wrong file?
+# 1. In part 6, train with `AdapterConfig(rank=1)`, and with `rank=16`. How does the loss after the same time differ?
+# 2. Set `gate=True` in part 6, train, and print the gates of two data sets with the hooks of part 4. Do they differ?
+# 3. Adapt to a second data set and put both files onto one base in turn. How large is the loss on a patch with the wrong
+#    file, and how large with the right one?
 # 4. Why is $B$ zero at first, and not $A$? What if both were? (Write down the two gradients.)
 #
 # ## References

@@ -8,7 +8,7 @@
 # - how a network's numbers become whole numbers of 8 or 4 bits, and how large the error of one number can be;
 # - why a layer's activations share one step, and what one wide channel does to all others;
 # - how to plant such a channel without changing what the network computes;
-# - how SmoothQuant and groups with a shift and a scale move the width out of the activations, for free;
+# - how SmoothQuant, and groups with a shift and a scale, move the width out of the activations, hardly at any cost;
 # - what few bits cost in neurons, in MB and in ms, on the machine in front of you.
 #
 # **Before you start.** Lessons 02 and 03 explain the encoder and the model. You can start without them.
@@ -62,9 +62,9 @@ from fgnet_lib.views.tables import fold_table
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 # %% [markdown]
-# Here are values between -1 and 2, rounded with 3 bits: 8 levels.
+# Here the range from -1 to 2 (shaded) has 3 bits: 8 levels. Some values lie outside of it.
 
-# %% alt="Left, a staircase of 8 levels along the diagonal. Right, the error: a saw between minus and plus half a step."
+# %% alt="Left, a staircase of 8 levels along the diagonal. Right, the error: a saw between minus and plus half a step. The range of the levels is shaded; left of it the error grows."
 x = torch.linspace(-1.2, 2.2, 800)
 quantiser = Quantiser(low=torch.tensor(-1.0), high=torch.tensor(2.0), bits=3)
 with torch.no_grad():
@@ -76,6 +76,8 @@ left.plot(x, rounded, label="rounded to 3 bits")
 left.set(xlabel="value x", ylabel="value after rounding", title=f"8 levels, {step:.2f} apart")
 left.legend()
 right.plot(x, rounded - x)
+for ax in (left, right):
+    ax.axvspan(-1, 2, color="0.93", zorder=0)
 for sign in (-1, 1):
     right.axhline(sign * float(step) / 2, color="0.5", ls="--")
 right.set(xlabel="value x", ylabel="error", title="within the range the error is at most half a step (dashed)")
@@ -86,13 +88,14 @@ assert largest <= 0.5 + 1e-4 and torch.equal(again, rounded)
 
 # %% [markdown]
 # **What to see.** Within the range no error exceeds half a step. Beyond its ends the error grows without limit, because
-# values there get the first or the last level. So the range is a compromise. A wide range clips nothing but has long
-# steps; a narrow one has short steps but clips. The printed line shows two rules that follow from the equation: the error
-# within the range is at most $\Delta / 2$, and rounding twice is the same as rounding once. The levels do not begin at -1 and
-# end at 2 exactly: all of them are moved a little, so that one of them is 0.
+# values there get the first or the last level: they are *clipped*. So the range is a compromise. A wide range clips
+# nothing but has long steps; a narrow one has short steps but clips. The printed line shows two rules that follow from
+# the equation: the error within the range is at most $\Delta / 2$, and rounding twice is the same as rounding once. The
+# levels do not begin at -1 and end at 2 exactly: all of them are moved a little, so that one of them is 0.
 #
-# **Exercise 16.1: round to levels.** Write it with evenly spaced levels whose first is the least value of `x` and whose
-# last is the largest. (This simple version need not keep 0 exact.)
+# **Exercise 16.1: round to levels.** Return `x` with each value rounded to the nearest of $2^b$ evenly spaced levels, where
+# $b$ is `bits`. The first level is the least value of `x`, the last its largest. (Return the levels, not their codes. This
+# simple version need not keep 0 exact.)
 
 
 # %% tags=["task"]
@@ -123,9 +126,9 @@ checks.rounded_values(my_round)
 # not leave the sum. So the whole layer has one step (*per tensor*). Remember this: it is the cause of all
 # trouble below.
 #
-# **Exercise 16.2: a layer of whole numbers.** `codes` are activations (n, C) in uint8, with the code `zero` for 0 and one
-# `step`. `weight_codes` are weights (K, C) in int8, with `weight_steps` (K,). Return the outputs (n, K) as floats. Mind
-# that 8 bits overflow.
+# **Exercise 16.2: a layer of whole numbers.** `codes` are activations (n, C) in uint8, with the code `zero` for the value 0
+# and one `step`. `weight_codes` are weights (K, C) in int8, counted from 0, with `weight_steps` (K,). Return the outputs
+# (n, K) as floats. Mind that 8 bits overflow.
 
 
 # %% tags=["task"]
@@ -175,14 +178,16 @@ assert (whole - fake).abs().max() < 1e-4
 # had a step of its own, or every group of 16 channels in a row, or all together?
 
 # %%
-channels = len(seen.low)
+channels, errors = len(seen.low), []
 lows, highs = seen.low.detach(), seen.high.detach()
 for name_of, size in {"per tensor": channels, "per group of 16": 16, "per channel": 1}.items():
     low = lows.reshape(-1, size).amin(1).repeat_interleave(size)
     high = highs.reshape(-1, size).amax(1).repeat_interleave(size)
     with torch.no_grad():
         error = Quantiser(low, high, bits=4)(seen.rows) - seen.rows
-    print(f"{name_of:16} {100 * error.norm() / seen.rows.norm():5.1f} % error of the activations with 4 bits")
+    errors.append(100 * error.norm() / seen.rows.norm())
+    print(f"{name_of:16} {errors[-1]:5.1f} % error of the activations with 4 bits")
+assert errors[0] > errors[1] > errors[2]  # as the text says
 
 # %% [markdown]
 # **What to see.** The finer the ranges, the smaller the error. But only *per tensor* lets the steps leave the sum. The
@@ -208,23 +213,25 @@ with torch.no_grad():
 quiz.ask("16", "levels-left")
 
 # %% [markdown]
-# The picture shows the range of each channel of the same layer, the narrowest to the left, and the 16 levels that 4
-# bits lay over the range of the layer as grey lines.
+# The picture shows the range of each channel of the same layer, the narrowest to the left. Grey lines are the 16 levels
+# that 4 bits lay over the range of the whole layer; one of them is 0.
 
 
 # %%
 def draw_ranges(ax, low, high, title):
     order = np.argsort(high - low)
     low, high = low[order], high[order]
-    levels = np.linspace(low.min(), high.max(), 16)
-    inside = np.median([np.sum((levels >= a) & (levels <= b)) for a, b in zip(low, high, strict=True)])
+    quantiser = Quantiser(torch.tensor(low.min()), torch.tensor(high.max()), bits=4)
+    levels = ((torch.arange(16) - quantiser.zero) * quantiser.step).detach().numpy()
+    inside = np.array([np.sum((levels >= a) & (levels <= b)) for a, b in zip(low, high, strict=True)])
     ax.hlines(levels, -2, len(low) + 1, color="0.8", lw=0.8, zorder=0)
     ax.vlines(np.arange(len(low)), low, high, lw=1.5)
     ax.set(
         xlabel="channel, by width",
         ylabel="activation",
-        title=f"{title}\nlevels in a typical channel: {inside:.0f} of 16",
+        title=f"{title}\nlevels in a typical channel: {np.median(inside):.0f} of 16",
     )
+    return inside
 
 
 def ranges_of(encoder):
@@ -232,16 +239,17 @@ def ranges_of(encoder):
     return activations, activations.low.numpy(), activations.high.numpy()
 
 
-# %% alt="Left, the ranges of 128 channels cover most of the 16 grey levels. Right, after planting, two channels at the right end reach a hundred times as far, and all others are a thin line between two levels."
+# %% alt="Left, the ranges of 128 channels cover most of the 16 grey levels. Right, after planting, two channels at the right end reach a hundred times as far, and all others are a thin line around the level 0."
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2))
 draw_ranges(left, *ranges_of(model.encoder)[1:], "as trained")
-draw_ranges(right, *ranges_of(planted.encoder)[1:], "with two planted channels")
+inside = draw_ranges(right, *ranges_of(planted.encoder)[1:], "with two planted channels")
 plt.show()
+assert (inside == 1).sum() == channels - 2  # as the text says
 
 # %% [markdown]
-# **What to see.** On the right, two channels decide the step. The other 126 lie between two levels, so after rounding
-# they are constants. Their information is gone, although the function is the same in floating point. No other range for
-# the whole layer helps, because clipping the two wide channels destroys what *they* carry.
+# **What to see.** On the right, two channels decide the step. The other 126 contain a single level, 0, so after rounding
+# all their values are 0. Their information is gone, although the function is the same in floating point. No other range
+# for the whole layer helps, because clipping the two wide channels destroys what *they* carry.
 #
 # ## 5 · Move the width where it does no harm
 #
@@ -293,6 +301,7 @@ draw_ranges(right, (low - z) / s, (high - z) / s, "after, 4 groups")
 plt.show()
 sizes = np.bincount(transform.group.numpy())
 print("channels in each group:", *sizes, "  scale of each group:", *(f"{value:.1f}" for value in transform.scale))
+assert min(sizes) == 2 and sizes[np.argmax(transform.scale)] == 2  # the wide channels, as the text says
 
 # %% [markdown]
 # **What to see.** One step now serves all channels. The wide channels form a group of their own, so two numbers for each
@@ -306,9 +315,15 @@ print("channels in each group:", *sizes, "  scale of each group:", *(f"{value:.1
 #
 # ## 6 · All of it, on a volume
 #
-# Now we round the whole encoder, first as trained, then with planted outliers. We look at three things: the error of the
-# finest features, the mean change of an affinity of $A_r$, and the neurons. We segment twice: from $A_s$, which depends
-# on the encoder alone, and from $A_r$. All rows use the threshold that was chosen for the model in floating point.
+# Now we round the whole encoder, first as trained, then with planted outliers. Lesson 03's model gives affinities twice:
+# the coarse $A_s$, which depend on the encoder alone, and the refined $A_r$, for which the Fine-Grained Encoder also sees
+# the image at full resolution. So we look at three things: the error of the encoder's finest features, the mean change of
+# an affinity of $A_r$, and the neurons, segmented from $A_s$ and from $A_r$. All rows use the threshold that was chosen
+# for the model in floating point.
+#
+# **W4A8** means weights of 4 bits and activations of 8. The first and the last layer of the network keep 8 bits, as usual.
+# **Min-max** takes the range of the activations from their least to their largest value; a **percentile**, which you meet
+# further down, leaves out the most extreme ones.
 
 # %%
 volume = session.volume("val", (8, 160, 160) if PROFILE == "fast" else (16, 192, 192))
@@ -316,7 +331,7 @@ test = torch.from_numpy(volume.raw[:2, :128, :128] / np.float32(255))[None, None
 with torch.no_grad():
     wanted = model.encode(test)[0]
 steps = 5 if PROFILE == "fast" else 20
-predictions = {}
+predictions, results = {}, {}
 
 
 def measure_voi(affinities):
@@ -328,7 +343,8 @@ def judge(title, quantised):
         error = ((quantised.encode(test)[0] - wanted).norm() / wanted.norm()).item()
     predictions[title] = now = predict(quantised, volume.raw, device="cpu", progress=False)
     change = np.abs(now.refined - predictions["32 bits"].refined).mean()
-    vois = f"{measure_voi(now.coarse):6.2f} {measure_voi(now.refined):6.2f}"
+    results[title] = error, measure_voi(now.coarse), measure_voi(now.refined)
+    vois = " ".join(f"{bits:6.2f}" for bits in results[title][1:])
     print(f"{title:33} {error:8.1%} {change:12.4f} {vois} {quantisation.megabytes(quantised.encoder):8.1f}")
 
 
@@ -345,9 +361,14 @@ recipes = {
 for start, network in {"": model, "planted: ": planted}.items():
     for title, recipe in recipes.items():
         judge(start + title, quantisation.quantise_fgnet(network, recipe, raw))
+for start in ("", "planted: "):  # as the text says
+    wrong = [results[start + title][0] for title in recipes]
+    assert wrong[0] < wrong[1] < wrong[2] > wrong[3]
+exact, ruined = results["32 bits"], results["planted: W4A4, min-max"]
+assert DATASET != "phantom" or (ruined[1] > 2 * exact[1] and abs(ruined[2] - exact[2]) < 0.2)
 
 # %% [markdown]
-# W4A8 means weights of 4 bits and activations of 8. The first and the last layer of the network keep 8 bits, as usual.
+# Three of these rows in pictures, $A_s$ above and $A_r$ below; dark is a boundary, and colours tell the axes apart:
 
 # %% alt="A section of EM, and six pictures of affinities: A_s above and A_r below, with 32 bits, with 4 bits by min-max and planted outliers, and with 4 bits in 16 learned groups. Only A_s by min-max is ruined."
 middle = volume.shape[0] // 2
@@ -370,16 +391,16 @@ plt.show()
 # with planted outliers and its twin without them have the same bits and the same function in floating point, so the
 # difference between the two is the work of two channels in each norm. The last row of each half shows how much of it 16
 # groups take back. Then compare the columns. A feature error of some percent may change no neuron at all, because only
-# affinities near the threshold decide. And look at the upper row of the pictures: with
-# min-max $A_s$ falls apart, while $A_r$ below it still looks like that of 32 bits. Do not judge by one crop, though: each
+# affinities near the threshold decide. And look at the upper row of the pictures: with planted outliers, 4 bits and
+# min-max, $A_s$ falls apart, while $A_r$ below it still looks like that of 32 bits. Do not judge by one crop, though: each
 # row of the table is one calibration on one small volume.
 #
 # ### Measured: three calibrations, four volumes
 #
-# `make bits` does the same with three crops for calibration, on four volumes, and with the whole model rounded as well.
-# The line below says how many of its runs are measured. First come the affinities $A_s$, from the encoder alone. Squares
-# are means over the calibrations, bars their spread, and the dashed line is the model with 32 bits. Below each width you
-# read the MB of what was rounded.
+# `make bits` does the same with three crops for calibration, on crops of four volumes, and with the whole model rounded as
+# well. The line below says how many of its runs are measured. First come the affinities $A_s$, from the encoder alone.
+# Squares are means over the calibrations, bars their standard deviation, and the dashed line is the model with 32 bits.
+# Below each name such as W4A8 you read the MB of what was rounded.
 
 # %%
 table = measured.read_bits()
@@ -425,12 +446,12 @@ assert all(mean_voi("whole", m, "refined")[0] > mean_voi("planted", m, "refined"
 # Encoder and the decoders are rounded as well. Most of their convolutions look at several voxels. The library folds no
 # shift and scale into those, so all four methods only choose a range for them.
 #
-# On AC4 and CREMI B the lines of $A_r$ wander up and down. Do not read gains into that: these crops are small, and VOI
-# jumps with every large merge that appears or disappears.
+# On AC4 and CREMI B the lines of $A_r$, and some of $A_s$, wander up and down. Do not read gains into that: these crops
+# are small, and VOI jumps with every large merge that appears or disappears.
 #
 # Here are the same runs as questions. *p* is counted by permutation, as in lesson 07; with three runs of each it cannot be
-# less than 0.10. The last column says whether the difference has the sign that we had expected: *in all runs* means that
-# no run of one side reaches the other side, *in the mean* that the runs overlap.
+# less than 0.10. The last column says whether the difference has the sign that we had expected: *came in all runs* means
+# that no run of one side reaches the other side, *came in the mean* that the runs overlap, so that it may be chance.
 
 # %%
 groups = {}
@@ -498,6 +519,7 @@ for title, network in networks.items():
 for run in table["engines"].values():
     exact, rounded = run["32 bits"], run["8 bits"]
     assert 0.3 < rounded["megabytes"] / exact["megabytes"] < 0.4  # as the text says
+    assert rounded["core_seconds"] > 0.7 * exact["core_seconds"]
     for name in ("fib25", "gala"):
         vois = [sum(of["volumes"][name][key] for key in ("voi_split", "voi_merge")) for of in (exact, rounded)]
         assert abs(vois[1] - vois[0]) < 0.05
@@ -505,10 +527,10 @@ fold_table(measured.ENGINE_HEADS, {"8 bits at work": measured.engine_rows(table)
 
 # %% [markdown]
 # **What to see.** Compare the two lines of an engine. With 8 bits VOI hardly moves on FIB-25 and gala, which resemble the
-# sections of the calibration. On AC4 and CREMI B it may move more, in either direction. The file shrinks to about a third,
-# not to a quarter, because only the weights of products get 8 bits. The last column gives the time as a share of that with
-# 32 bits: on this processor the gain is small or none. **Eight bits always save space. They save time only where the
-# processor has the instructions.**
+# sections of the calibration. On AC4 and CREMI B it may move more, in either direction. The file of the whole model
+# shrinks to about a third, not to a quarter, because only the weights of products get 8 bits. The last column gives the
+# time as a share of that with 32 bits: on this processor the gain is small or none. **Eight bits always save space. They
+# save time only where the processor has the instructions.**
 #
 # ## 8 · Does the real SAM2.1 have outlier channels?
 #
@@ -529,10 +551,12 @@ def show_widest(title, encoder):
     print(
         f"{title:24} widest / median channel, five highest of {len(ratios)} layers:", *(f"{r:.0f}" for r in ratios[:5])
     )
+    return ratios
 
 
-show_widest("mini, as trained", model.encoder)
-show_widest("mini, planted", planted.encoder)
+as_trained = show_widest("mini, as trained", model.encoder)
+assert show_widest("mini, planted", planted.encoder)[4] > 2 * as_trained[0]  # as the text says
+assert DATASET != "phantom" or 1 < sum(ratio > 10 for ratio in as_trained) < 7
 try:
     show_widest("SAM2.1 tiny", build_encoder("tiny", fetch("sam2.1_hiera_tiny.pt", download=False)).eval())
 except FileNotFoundError:
@@ -542,7 +566,7 @@ except FileNotFoundError:
 
 # %% [markdown]
 # **What to see.** The second line shows what planted channels look like in this number. The first line is far below it,
-# but it is not all ones: on the phantom, four of 27 layers of the mini encoder have a channel more than ten times as wide
+# but it is not all ones: on the phantom, a few of the mini encoder's 27 layers have a channel more than ten times as wide
 # as the median. The third line tells you whether SAM2.1's encoder looks like the first line or like the second. (We had
 # no access to its weights when we wrote this, so we claim neither.)
 
@@ -568,8 +592,8 @@ checks.report("16")
 # 1. **Which layer is to blame?** Give `quantise_fgnet` a longer `part`, such as `"encoder.image_encoder.trunk.blocks.5"`, and
 #    round one block at a time. Where does VOI rise first?
 # 2. **Plant harder.** `plant_outliers(model.encoder, channels=8, factor=1000)`: which method gives up first?
-# 3. **Calibrate on the wrong tissue.** Take the crop from another data set than the volume. How much worse do the steps
-#    become?
+# 3. **Calibrate on the wrong tissue.** Take the crop `raw` from another data set than the volume. How much worse do the
+#    features and VOI become?
 # 4. **3 bits.** `Recipe(3, 8, transform="groups", groups=16, steps=50)`: is the network still of use?
 #
 # ## References

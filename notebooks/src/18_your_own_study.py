@@ -102,8 +102,8 @@ for runs in (2, 3, 4, 5, 6):
 
 # %% [markdown]
 # That is the best case. How often will a real difference be *seen*? That share is called the **power**. It depends
-# on the difference in units of the spread, so we need the spread. Our tables have it: here is that of every row of
-# lesson 07 with at least three seeds.
+# on the difference in units of the spread, the standard deviation over seeds, so we need the spread. Our tables have it:
+# here it is for the rows of lesson 07 with at least three seeds. *Typical* means their median.
 
 # %%
 rows = table.trained_rows(table.load_rows())
@@ -137,23 +137,26 @@ figure, ax = plt.subplots(figsize=(8.5, 4.5), layout="constrained")
 for (runs, shares), mark in zip(curves.items(), "osD^", strict=True):
     ax.plot(differences, shares, marker=mark, label=f"{runs} seeds a row")
 ax.axhline(0.8, color="black", lw=0.8, ls=":")
-ax.text(differences[-1], 0.81, "8 of 10 seen", ha="right", va="bottom")
+ax.text(differences[0], 0.81, "8 of 10 seen", ha="left", va="bottom")
 ax.set(xlabel="true difference / spread of single runs", ylabel="power: share of studies with p < 0.05")
 bits = ax.secondary_xaxis("top", functions=(lambda d: d * typical, lambda b: b / typical))
 bits.set_xlabel(f"the same in bits of VOI, at the typical spread of {typical:.3f} bits")
 ax.legend(bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False)
 plt.show()
 assert max(curves[3]) == 0 and curves[4][-1] <= curves[6][-1]
+seen = np.interp(0.8, curves[5], differences)
+print(f"five seeds see {seen:.1f} spreads in 8 of 10 studies, typically {seen * typical:.2f} bits of VOI")
+assert 1.8 < seen < 2.5 and max(shares[0] for shares in curves.values()) < 0.1  # as the text says
 
 # %% [markdown]
-# **What to see.** With three seeds the curve lies at 0: no difference, however large, gets below 0.05. At a
-# difference of 0 the curves show how often luck is taken for an effect; the rule allows one time in twenty. Read off
-# the upper axis which difference five seeds see in 8 of 10 studies: **smaller effects need another question, more
-# seeds, or a measure with less spread.**
+# **What to see.** With three seeds the curve lies at 0: no difference, however large, brings *p* below 0.05. At a
+# difference of 0 the curves show how often luck is taken for an effect; the rule allows one time in twenty. Five
+# seeds see a difference of about two spreads in 8 of 10 studies, and the printed line says how many bits that is. **Smaller
+# effects need another question, more seeds, or a measure with less spread.**
 #
 # ## 3 · The winner's curse
 #
-# A method with a random part gets better if you run it often and keep the best. Nothing about the method has
+# The result of a method with a random part gets better if you run it often and keep the best. The method itself has not
 # improved.
 
 # %%
@@ -179,33 +182,35 @@ def my_best_of(scores, k):
 checks.best_of(my_best_of)
 
 # %% [markdown]
-# To see how far that goes we need more runs than a row has. All rows of lesson 07 have their own mean, but the
-# deviations from it can be put together:
+# To see how far that goes we need more runs than a row has. So we draw them from a bell curve, as in part 2, with the
+# typical spread:
 
 # %%
-deviations = np.concatenate([np.subtract(vois[name], np.mean(vois[name])) for name in spreads])
-draws = np.random.default_rng(SEED).choice(deviations, (4000, 20))
+draws = np.random.default_rng(SEED).normal(scale=typical, size=(4000, 20))
 tries = np.arange(1, 21)
 gain = [draws[:, :k].min(1).mean() for k in tries]
 
-# %% alt="What the best of k runs reports on average, relative to the mean of its row: it starts at 0 and falls ever more slowly, by a tenth of a bit and more, although the method stays the same."
+# %% alt="What the best of k runs reports on average, relative to the true mean of the method: it starts at 0 and falls ever more slowly, by more than the typical spread, although the method stays the same."
 figure, ax = plt.subplots(figsize=(7.5, 4), layout="constrained")
 ax.plot(tries, gain, "o-")
 ax.axhline(0, color="black", lw=0.8)
+ax.axhline(-typical, color="black", lw=0.8, ls=":")
+ax.text(tries[-1], -typical, "one typical spread", ha="right", va="bottom")
 ax.set(xlabel="runs, of which the best is reported", ylabel="reported VOI − true mean (bits)", xticks=tries[::3])
-ax.set(title="nothing improves but luck")
+ax.set(title="the same method, reported by its best run")
 plt.show()
-assert gain[0] > gain[4] > gain[19]
 print(f"best of 5: {gain[4]:+.3f} bits; best of 20: {gain[19]:+.3f} bits, without a better method")
+assert 1 < -gain[4] / typical < 1.5 < -gain[19] / typical  # as the text says
 
 # %% [markdown]
-# **What to see.** The curve is what "we report our best run" is worth. The same happens when you choose a threshold,
-# a number of iterations or a crop on the part that judges: each choice is a try. Report the mean of all runs, and
-# choose on other data.
+# **What to see.** The curve is what "we report our best run" is worth: with five runs already more than one spread, with
+# twenty more than one and a half, and the method has stayed the same. It also happens when you choose a threshold, a
+# number of iterations or a crop on the part that judges: each choice is a try. Report the mean of all runs, and choose
+# on other data.
 #
 # ## 4 · Twenty questions
 #
-# If no method does anything, one question in twenty still has *p* < 0.05. **Holm's correction** makes a list of
+# Even if no method does anything, about one question in twenty has *p* < 0.05. **Holm's correction** makes a list of
 # questions as strict as a single one. Sort the *p* values from the smallest. Multiply the first by the number of
 # questions $m$, the second by $m - 1$, and so on; the last by 1. No value may be smaller than the one before it, and
 # none larger than 1:
@@ -246,18 +251,20 @@ cells = [[q, f"{p:.2f}", f"{corrected:.2f}"] for q, p, corrected in zip(pairs, p
 print(
     f"{sum(p < 0.101 for p in ps)} of {len(ps)} questions have p = 0.10 or less; 3 seeds a row allow nothing below 0.10"
 )
-print(f"after the correction, {sum(corrected_ps < 0.05)} are below 0.05")
+below = [sum(np.less(values, 0.05)) for values in (ps, corrected_ps)]
+print(f"below 0.05: {below[0]} before the correction, {below[1]} after it")
+assert below[1] <= below[0]
 fold_table(["question", "p", "after Holm's correction"], {"lesson 07": cells})
 
 # %% [markdown]
-# **What to see.** Three seeds for each row are too few to be certain of anything, and many questions make it worse.
-# Twelve trainings can be two rows with six seeds and one question, or four rows with three seeds and six questions.
-# **Only the first can end with a certain answer.**
+# **What to see.** With three seeds for each row no question gets below 0.05, and the correction takes each *p* further
+# away from it. Twelve trainings can be two rows with six seeds and one question, or four rows with three seeds and six
+# questions (one for each pair of rows). **Only the first can end with *p* < 0.05.**
 #
 # ## 5 · A study, from plan to report
 #
-# Here is a whole study, small enough for a minute. The question: does **augmentation** help when the network sees
-# few patches? First the plan:
+# Here is a whole study, small enough for a minute. The question: does **augmentation** (lesson 04) help when the
+# network sees few patches? First the plan:
 
 # %%
 SEEDS, STEPS = (3, 12) if PROFILE == "fast" else (6, 40)
@@ -299,21 +306,23 @@ def run(augment, seed):
 losses = {name: [run(augment, seed) for seed in range(SEEDS)] for name, augment in PLAN["rows"].items()}
 
 # %% [markdown]
-# The report has a dot for each run, and a sentence that the rule decides:
+# The report has a dot for each run, a black line for each mean, and a sentence that the rule decides. Grey lines join
+# the two runs of a seed:
 
-# %% alt="The loss on a new volume of each run, a dot for every seed, in two rows: with and without augmentation."
+# %% alt="The loss on a new volume of each run, a dot for every seed, in two rows: with and without augmentation. A grey line joins the two dots of each seed, a black line marks the mean of a row."
 figure, ax = plt.subplots(figsize=(8, 2.6), layout="constrained")
+ours, theirs = losses.values()
+ax.plot([ours, theirs], [0, 1], color="0.7", zorder=0)
 plots.runs_of_rows(ax, losses, "loss on a new volume, lower is better")
 plt.show()
-ours, theirs = losses.values()
 p = statistics.permutation_p(ours, theirs)
 verdict = "they cannot be told apart" if p >= 0.05 else "better" if np.mean(ours) < np.mean(theirs) else "worse"
 print(f"with augmentation: {statistics.compare_runs(ours, theirs)}. By the rule: {verdict}.")
 
 # %% [markdown]
-# Look at the dots once more: a seed that is bad in one row is often bad in the other, because both begin with the
-# same weights. A plan may use that and compare **pairs**: take the difference of each seed, and let chance flip its
-# sign. With $n$ pairs there are $2^n$ ways.
+# Look at the grey lines once more. If they hardly cross, a seed that is bad in one row is bad in the other, too, because
+# both begin with the same weights. A plan may use that and compare **pairs**: take the difference of each seed, and let
+# chance flip its sign. With $n$ pairs there are $2^n$ ways.
 
 # %%
 changes = np.subtract(ours, theirs)
@@ -324,9 +333,9 @@ print(f"p by flipping signs: {as_large.mean():.3f}; the smallest possible is {2 
 print(f"correlation of both rows over seeds: {np.corrcoef(ours, theirs)[0, 1]:.2f}")
 
 # %% [markdown]
-# The closer the correlation is to 1, the more does pairing remove. But **this is a second test of the same runs**.
-# Our plan had named the first one, so the verdict stays. Whoever takes the smaller of two *p* values is back in part
-# 4.
+# The closer the correlation is to 1, the more of the spread pairing removes. But **this is a second test of the same
+# runs**. Our plan had named the first one, so the verdict stays. Whoever takes the smaller of two *p* values asks two
+# questions, as in part 4.
 #
 # **What to see.** Whatever the verdict is, it belongs to this plan: a tiny network, a few iterations, one volume, a
 # loss instead of neurons. "They cannot be told apart" does not mean "there is no effect": the study may have been
@@ -349,7 +358,7 @@ print(f"correlation of both rows over seeds: {np.corrcoef(ours, theirs)[0, 1]:.2
 #
 # A report fits on two pages: the plan as it was before; every run as a dot; the sentence that the rule gives; one
 # picture of a typical error and one of the worst; what the study cannot show; the commands that repeat it. **A
-# negative result is a result**: of what we tried for part II, much did not help, and the tables say so.
+# negative result is a result**: of what we tried for lessons 10 to 17, much did not help, and the tables say so.
 #
 # ## Your exercises
 
@@ -362,12 +371,12 @@ checks.report("18")
 # - A question that can be answered names two rows, what is equal, a measure, a number of seeds, and a rule.
 # - With three seeds a row, *p* by permutation is 0.1 at best. Four are the fewest that can get below 0.05.
 # - The best of many runs looks better than the method is. Report all runs, and choose on other data.
-# - Many questions need a correction: Holm's is exact enough and fits in four lines.
+# - Many questions need a correction: with Holm's, the risk of even one false alarm stays below 5 %.
 # - "Cannot be told apart" is a statement about the study, too. Say which effect it could have seen.
 #
 # ## Try it
 #
-# 1. In part 2, let the rows have six and three seeds. Which of the two numbers limits the power?
+# 1. Change `power` in part 2, so that one row has six seeds and the other three. Which of the two numbers limits the power?
 # 2. In part 5, choose another question: two learning rates, two widths, two numbers of labelled sections.
 # 3. Take a paper of your choice. How many seeds does its main table have, and which difference could it have seen?
 #

@@ -80,7 +80,7 @@ Graft = Callable[[np.ndarray, np.ndarray, np.ndarray, Sequence[int]], float]
 @exercise(
     "10",
     "feature grafting",
-    "Print the error of each shift on its own. Your result should lie in the middle of them.",
+    "Print the error of each shift on its own. Your result should be their mean.",
     points=2,
 )
 def grafting(answer: Graft) -> None:

@@ -41,7 +41,7 @@ def rounded_values(answer: Callable[[np.ndarray, int], np.ndarray]) -> None:
 @exercise(
     "16",
     "a layer of whole numbers",
-    "What is the code 200 as a value, if the zero is 128 and the step 0.5? And which numbers does 8 bits hold?",
+    "What is the code 200 as a value, if the zero is 128 and the step 0.5? And which numbers fit into 8 bits?",
 )
 def integer_product(answer: Callable[..., np.ndarray]) -> None:
     """Check a linear layer computed from uint8 activations with a zero, and int8 weights with a step a row."""
