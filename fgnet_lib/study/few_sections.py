@@ -1,6 +1,6 @@
 """The rows of lesson 13: what helps a 3D U-Net that learns from 1, 5 or 20 labelled sections, and what the runs say.
 
-Each run takes the same time of one core, its pretraining on unlabelled sections of FIB-25 included.
+Each run takes about the same time of one core, its pretraining on unlabelled sections of FIB-25 included.
 `tools/results/few_sections.py` trains and measures what is declared here.
 """
 

@@ -66,15 +66,12 @@ PAIRS_OF_ENLARGINGS = {  # the first of each pair is compared with the second
 }
 
 
-def enlarging_training(
-    iterations: int, patch: tuple[int, int, int], seed: int, minutes: float | None = None
-) -> TrainConfig:
+def enlarging_training(iterations: int, patch: tuple[int, int, int], seed: int) -> TrainConfig:
     """Declare how a network of lesson 17 learns: two patches (z, y, x) of full-size voxels an iteration."""
     return TrainConfig(
         patch=patch,
         batch=2,
         iterations=iterations,
-        minutes=minutes,
         learning_rate=2e-3,
         warmup=10,
         checkpoint_every=10_000,  # only at the end: a run that is stopped is done again

@@ -80,12 +80,12 @@ INTRODUCTION = """\
 <!-- written by tools/results/few_sections.py from docs/measured/few_sections; edit that tool instead -->
 
 These are the rows of [lesson 13](../../notebooks/13_five_sections.ipynb), declared in
-`fgnet_lib/study/few_sections.py`. Every run takes about the same time of one core, its pretraining included. Each seed
-has a pretraining of its own, on FIB-25's unlabelled volume. Labels are those of 1, 5 or 20 neighbouring sections; grey
-values around them may be looked at. Judged is the validation part. A single section says nothing about affinities along
-z, so all rows take these from the volume turned on its side, which only works for isotropic voxels. The threshold of
-each run is chosen on sections 120-139, whose labels a user with five sections would not have. No learning rate was
-tuned.
+`fgnet_lib/study/few_sections.py`. Iterations were chosen so that every run takes about the same time of one core, its
+pretraining included; "core seconds" are what they took, and a row that took longer has that advantage. Each seed has a
+pretraining of its own, on FIB-25's unlabelled volume. Labels are those of 1, 5 or 20 neighbouring sections; grey values
+around them may be looked at. Judged is the validation part. A single section says nothing about affinities along z, so
+all rows take these from the volume turned on its side, which only works for isotropic voxels. The threshold of each run
+is chosen on sections 120-139, whose labels a user with five sections would not have. No learning rate was tuned.
 
 {missing}
 """
