@@ -149,7 +149,12 @@ def noise_verdicts(rows: NoiseRows) -> dict[str, dict[str, str]]:
     verdicts: dict[str, dict[str, str]] = {title: {} for title in NOISES.values()}
     for (kind, title), strength in product(NOISES.items(), STRENGTHS):
         if best := _best(rows, kind, strength):
-            verdict = "the cleanest is the best, too" if best[0] == best[1] else "the cleanest is not the best"
+            if best[0] == best[1]:
+                verdict = "the cleanest is the best, too"
+            elif best in _swapped(rows, kind, strength):
+                verdict = "the cleanest is not the best, in all runs"
+            else:
+                verdict = "the cleanest is not the best, but runs overlap"
         else:
             measured = sum(len(rows.get(NoiseRow(name, kind, strength), [])) for name in METHODS)
             verdict = f"{measured} of {len(METHODS) * len(SEEDS)} runs measured"
@@ -167,12 +172,17 @@ def judge_ranks(rows: NoiseRows, kind: str, strength: float) -> str:
         return "not measured yet: some of the runs are missing"
     cleanest, correct = (METHODS[name].title for name in best)
     verdict = f'"{cleanest}" is best in both' if cleanest == correct else f'cleanest "{cleanest}", best "{correct}"'
+    swapped = _swapped(rows, kind, strength)
+    pairs = len(METHODS) * (len(METHODS) - 1) // 2
+    return f"{verdict}; {len(swapped)} of {pairs} pairs swap"
+
+
+def _swapped(rows: NoiseRows, kind: str, strength: float) -> list[tuple[str, str]]:
+    """Pairs of methods of which the first has the higher PSNR and the higher VOI, in all runs."""
     psnr, voi = (
         {name: noise_values(rows, NoiseRow(name, kind, strength), key) for name in METHODS} for key in ("psnr", "voi")
     )
-    swapped = swapped_pairs(psnr, voi)
-    pairs = len(METHODS) * (len(METHODS) - 1) // 2
-    return f"{verdict}; {len(swapped)} of {pairs} pairs swap"
+    return swapped_pairs(psnr, voi)
 
 
 def _best(rows: NoiseRows, kind: str, strength: float) -> tuple[str, str] | None:

@@ -111,7 +111,7 @@ def test_the_figure_has_a_point_for_each_method_and_strength_and_an_arrow_where_
     ends = [f"cleanest:\n{METHODS['embedded'].title}", f"best neurons:\n{METHODS['noisy'].title}"]
     assert [text.get_text() for text in figure.axes[-1].texts] == ["", *ends]  # "" is the arrow
     assert figure.axes[0].get_title() == "Gaussian noise, strength 0.15\n0 of 21 runs measured"
-    assert figure.axes[-1].get_title() == "line noise, strength 0.3\nthe cleanest is not the best"
+    assert figure.axes[-1].get_title() == "line noise, strength 0.3\nthe cleanest is not the best, in all runs"
     assert len(figure.axes[-1].containers) == len(METHODS)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [method.title for method in METHODS.values()]
@@ -123,8 +123,15 @@ def test_a_panel_says_whether_the_cleanest_is_the_best():
     rows |= rows_of("line", 0.3, **{name: (20.0 + k, 2.0 + 0.1 * k) for k, name in enumerate(METHODS)})
     assert list(noise_verdicts(rows)["line noise"].values()) == [
         "the cleanest is the best, too",
-        "the cleanest is not the best",
+        "the cleanest is not the best, in all runs",
     ]
+    means = dict.fromkeys(METHODS, (20.0, 3.0)) | {
+        "embedded": (25.0, 2.01),
+        "joint": (24.0, 2.0),
+    }  # a run's spread apart
+    assert noise_verdicts(rows_of("line", 0.3, **means))["line noise"]["strength 0.3"] == (
+        "the cleanest is not the best, but runs overlap"
+    )
     rows[NoiseRow("noisy", "line", 0.3)].pop()
     assert noise_verdicts(rows)["line noise"]["strength 0.3"] == "20 of 21 runs measured"
     assert noise_verdicts(rows)["Poisson noise"]["strength 0.3"] == "0 of 21 runs measured"
