@@ -48,6 +48,7 @@ def test_a_prediction_is_the_same_by_every_engine(engine, model, raw, capsys):
     assert f"{engine}, " in capsys.readouterr().err  # the progress bar names it
 
 
+@pytest.mark.slow
 def test_a_student_is_the_same_by_another_engine(raw):
     torch.manual_seed(0)
     student = Student(StudentConfig((8, 8, 16, 16))).eval()

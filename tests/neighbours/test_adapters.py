@@ -58,6 +58,7 @@ def lora_layers(encoder: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in encoder.named_modules() if hasattr(module, "lora_A")}
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(bias=st.floats(-5, 5), seed=st.integers(0, 9))
 def test_nothing_changes_at_first_whatever_the_gates_are(model, bias, seed):
@@ -183,6 +184,7 @@ def test_a_regime_trains_what_it_names(base, regime):
     assert {name.split(".")[0] for name in trained} >= {"project", "coarse_decoder"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "mouse"), [("mini", EVERYTHING), ("natural", AdapterConfig(rank=2))])
 @torch.no_grad()
 def test_one_base_serves_several_tissues_by_small_files(encoder, mouse, tmp_path):

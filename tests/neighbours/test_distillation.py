@@ -200,6 +200,7 @@ def test_crops_depend_on_seed_and_index_and_everything_in_them_comes_from_one_re
     assert np.mean(alike) > 0.8  # varied, but in the pose of the labels
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_its_teacher_alone(teaching, tmp_path):
     model = make_model(LossWeights(label=0.0))
     config = TrainConfig(patch=(6, 32, 32), batch=2, iterations=40, learning_rate=5e-3, warmup=5)

@@ -154,6 +154,7 @@ def test_peaks_are_found_where_balls_are():
     assert sorted(map(tuple, detections)) == sorted(map(tuple, points))
 
 
+@pytest.mark.slow
 def test_a_detector_learns_a_step_and_goes_on_without_touching_its_model(phantom, synapses):
     masks = np.stack([draw_balls(points, phantom.shape) for points in synapses])
     first, losses = train_detector(phantom.raw, masks, 3, seed=0)

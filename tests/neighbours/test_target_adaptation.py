@@ -86,6 +86,7 @@ def test_an_open_model_shows_the_source_s_statistics_and_a_closed_one_is_as_befo
     assert not torch.allclose(inside, before, atol=1e-4) and torch.equal(model(section).refined, before)
 
 
+@pytest.mark.slow
 def test_at_home_style_moves_nothing_and_elsewhere_norm_layers_alone(model, raw):
     window = Region.at((0, 0, 0), (2, 32, 32))
     home = measure_source(model, raw, [window])
@@ -111,6 +112,7 @@ def test_style_alone_cannot_move_what_lies_behind_the_features(model, raw, sourc
     assert moved == {"fine_encoder"}
 
 
+@pytest.mark.slow
 def test_small_steps_on_one_window_lower_the_style_loss(model, raw, source):
     config = TargetConfig(structure=0.0, rate=1e-2, steps=12, window=WINDOW)
     _, losses = adapt_norms(model, raw[:2, :32, :32] // 2, source.levels, config, seed=0)
