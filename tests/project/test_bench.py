@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import bench
 import bench_blocks
+import measure_bf16_training
 import measure_engines
 import numpy as np
 import pytest
@@ -191,6 +193,15 @@ def test_the_fields_unet_pools_within_sections_and_computes_the_same_in_every_en
     assert build_peer()(raw[:, :, :1]).shape == (1, 3, 1, 32, 48)
 
 
+def test_both_types_of_training_see_the_same_patches_and_differ_by_rounding(monkeypatch):
+    monkeypatch.setattr(measure_bf16_training, "PATCH", (2, 32, 32))
+    volume = make_phantom((4, 48, 48))
+    monkeypatch.setattr(measure_bf16_training, "open_dataset", lambda *_: SimpleNamespace(load=lambda: volume))
+    for step in measure_bf16_training.train_in_turns(seed=0, iterations=2):
+        (ours, _), (theirs, seconds) = step["float32"], step["bfloat16"]
+        assert theirs == pytest.approx(ours, rel=0.05) and theirs != ours and seconds > 0
+
+
 def test_the_page_of_engines_is_what_was_measured():
     results = json.loads((measure_engines.DOCS / "engines.json").read_text(encoding="utf-8"))
     assert (measure_engines.DOCS / "engines.md").read_text(encoding="utf-8") == measure_engines.page(results)
@@ -205,6 +216,7 @@ def test_ratios_of_engines_are_to_the_same_engine_or_to_pytorch():
     text = measure_engines.page({
         "date": "2026-11-21", "machine": "a machine", "rounds": 1, "shape": [1, 2, 3], "parameters": 5, "load": 1.0,
         "engines": [row | engine for row in rows], "peer_s": {"torch": 2.0, "openvino": 1.5}, "peer_parameters": 7,
+        "student_s": {"torch": 0.2, "openvino": 0.1}, "student_parameters": 3,
     })  # fmt: skip
     assert "| openvino | 500 | 2.00 | 6.0 | 1.50 | 1.0e-05 | 1.0e-04 | 1.000 |" in text
-    assert "| openvino | 1500 | 500 | 3.00 |" in text
+    assert "| openvino | 1500 | 500 | 3.00 | 100 | 15.0 |" in text

@@ -27,11 +27,12 @@ from fgnet_lib.datasets import open_dataset
 from fgnet_lib.engines.export import EXAMPLE, noise, to_onnx
 from fgnet_lib.engines.quantisation import quantise
 from fgnet_lib.engines.runtimes import LOADERS, choose_engine, installed_engines
+from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import Prediction, predict
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import sweep
-from fgnet_lib.weights import load_pretrained, pretrained_threshold
+from fgnet_lib.weights import load_model, load_pretrained, pretrained_threshold
 
 DOCS = REPOSITORY / "docs" / "measured"
 TILE = (16, 160, 160)  # of `predict`
@@ -59,10 +60,10 @@ VOI is that at the shipped threshold; differences are those of refined affinitie
 ## Beside the field's 3D U-Net
 
 The residual U-Net of Lee et al. 2017 with {peer_parameters:,} random weights, in the same engine and on the same window
-(`tools/benchmarks/peer.py`; the shipped model has {parameters:,}).
+(`tools/benchmarks/peer.py`; the shipped model has {parameters:,}, the shipped student {student_parameters:,}).
 
-| engine | U-Net, ms | shipped model, ms | times the U-Net's speed |
-| --- | ---: | ---: | ---: |
+| engine | U-Net, ms | shipped model, ms | times the U-Net's speed | student, ms | times the U-Net's speed |
+| --- | ---: | ---: | ---: | ---: | ---: |
 {peers}
 
 A conversion takes some seconds (10 s of the processor for OpenVINO), which is why `"auto"` converts for large volumes
@@ -101,13 +102,20 @@ def peer_tasks(raw: torch.Tensor) -> dict[str, Callable[[], object]]:
 
 
 @torch.inference_mode()
-def time_windows(networks: dict[str, torch.nn.Module], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds of one window of random values: of the shipped model's networks, and of the field's U-Net."""
+def time_windows(networks: dict[str, dict[str, torch.nn.Module]], rounds: int) -> dict[str, dict[str, float]]:
+    """Median seconds of one window of random values: of `networks` by whose they are and by engine, and of "peer"."""
     raw = torch.rand((1, 1, *TILE))
-    ours = {("ours", name): partial(network, raw) for name, network in networks.items()}
-    peers = {("peer", name): task for name, task in peer_tasks(raw).items()}
-    seconds = time_in_turns(ours | peers, rounds)
-    return tuple({name: s for (whose, name), s in seconds.items() if whose == wanted} for wanted in ("ours", "peer"))
+    tasks = {(whose, name): partial(net, raw) for whose, nets in networks.items() for name, net in nets.items()}
+    tasks |= {("peer", name): task for name, task in peer_tasks(raw).items()}
+    seconds: dict[str, dict[str, float]] = {}
+    for (whose, name), value in time_in_turns(tasks, rounds).items():
+        seconds.setdefault(whose, {})[name] = value
+    return seconds
+
+
+def by_engine(model: FGNet) -> dict[str, torch.nn.Module]:
+    """A model by engine, PyTorch first."""
+    return {engine: choose_engine(model, engine, TILE, 0) for engine in installed_engines()}
 
 
 def compare(prediction: Prediction, reference: Prediction) -> tuple[float, float]:
@@ -120,10 +128,9 @@ def measure(rounds: int) -> dict:
     """Measure everything that the page shows."""
     torch.set_num_threads(1)
     model, volume = load_pretrained(), open_dataset("fib25", "val").load()
-    networks: dict[str, torch.nn.Module] = {"torch": model}
-    networks |= {engine: choose_engine(model, engine, TILE, 0) for engine in installed_engines()[1:]}
+    networks, student = by_engine(model), load_model("student")
     networks[EIGHT_BITS] = quantise(model, calibration_windows(SAMPLES))
-    windows, peers = time_windows(networks, 3 * rounds)
+    windows = time_windows({"model": networks, "student": by_engine(student)}, 3 * rounds)
     predictions: dict[str, Prediction] = {}
 
     def predict_with(name: str) -> None:
@@ -137,14 +144,15 @@ def measure(rounds: int) -> dict:
         scores = evaluate(segmentation, volume.labels)
         mean, largest = compare(predictions[name], predictions["torch"])
         engines.append({
-            "engine": name, "window_s": windows[name], "volume_s": volumes[name], "mean": mean, "largest": largest,
-            "voi": scores.voi_split + scores.voi_merge,
+            "engine": name, "window_s": windows["model"][name], "volume_s": volumes[name],
+            "mean": mean, "largest": largest, "voi": scores.voi_split + scores.voi_merge,
         })  # fmt: skip
     return {
         "date": date.today().isoformat(), "machine": hardware(), "rounds": rounds, "shape": list(volume.shape),
         "load": os.getloadavg()[0],
-        "engines": engines, "peer_s": peers,
+        "engines": engines, "peer_s": windows["peer"], "student_s": windows["student"],
         "parameters": sum(p.numel() for p in model.parameters()),
+        "student_parameters": sum(p.numel() for p in student.parameters()),
         "peer_parameters": sum(p.numel() for p in build_peer().parameters()),
     }  # fmt: skip
 
@@ -160,7 +168,8 @@ def page(results: dict) -> str:
     ]
     peers = [
         f"| {name} | {1000 * seconds:.0f} | {1000 * rows[name]['window_s']:.0f} "
-        f"| {seconds / rows[name]['window_s']:.2f} |"
+        f"| {seconds / rows[name]['window_s']:.2f} | {1000 * results['student_s'][name]:.0f} "
+        f"| {seconds / results['student_s'][name]:.1f} |"
         for name, seconds in results["peer_s"].items()
     ]
     texts = {"tile": " x ".join(map(str, TILE)), "shape": " x ".join(map(str, results["shape"]))}
