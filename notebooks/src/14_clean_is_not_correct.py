@@ -185,7 +185,7 @@ assert blind[0, 0, y, x] == 0 and not blind[0, 0, mask].any() and blind.any()
 # name. If you change a loss, give the run another name, or the old run is loaded instead.)
 
 # %%
-STEPS, SIDE = {"fast": (50, 48), "cpu": (150, 64)}.get(PROFILE, (1000, 64))
+STEPS, SIDE = {"fast": (40, 48), "cpu": (150, 64)}.get(PROFILE, (1000, 64))
 
 
 def learn(name, model, loss, pictures):

@@ -244,12 +244,12 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2))
 draw_ranges(left, *ranges_of(model.encoder)[1:], "as trained")
 inside = draw_ranges(right, *ranges_of(planted.encoder)[1:], "with two planted channels")
 plt.show()
-assert (inside == 1).sum() == channels - 2  # as the text says
+assert (inside <= 1).sum() == channels - 2  # as the text says
 
 # %% [markdown]
-# **What to see.** On the right, two channels decide the step. The other 126 contain a single level, 0, so after rounding
-# all their values are 0. Their information is gone, although the function is the same in floating point. No other range
-# for the whole layer helps, because clipping the two wide channels destroys what *they* carry.
+# **What to see.** On the right, two channels decide the step. The other 126 contain a single level at most, so after
+# rounding each of them is a constant, nearly always 0. Their information is gone, although the function is the same in
+# floating point. No other range for the whole layer helps, because clipping the two wide channels destroys what *they* carry.
 #
 # ## 5 · Move the width where it does no harm
 #
