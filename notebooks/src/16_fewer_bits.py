@@ -249,7 +249,8 @@ assert (inside <= 1).sum() == channels - 2  # as the text says
 # %% [markdown]
 # **What to see.** On the right, two channels decide the step. The other 126 contain a single level at most, so after
 # rounding each of them is a constant, nearly always 0. Their information is gone, although the function is the same in
-# floating point. No other range for the whole layer helps, because clipping the two wide channels destroys what *they* carry.
+# floating point. No other range for the whole layer helps, because clipping the two wide channels destroys what *they*
+# carry.
 #
 # ## 5 · Move the width where it does no harm
 #
@@ -555,8 +556,9 @@ def show_widest(title, encoder):
 
 
 as_trained = show_widest("mini, as trained", model.encoder)
-assert show_widest("mini, planted", planted.encoder)[4] > 2 * as_trained[0]  # as the text says
-assert DATASET != "phantom" or 1 < sum(ratio > 10 for ratio in as_trained) < 7
+widest = show_widest("mini, planted", planted.encoder)
+if DATASET == "phantom":  # as the text says
+    assert widest[4] > 2 * as_trained[0] and 1 < sum(ratio > 10 for ratio in as_trained) < 7
 try:
     show_widest("SAM2.1 tiny", build_encoder("tiny", fetch("sam2.1_hiera_tiny.pt", download=False)).eval())
 except FileNotFoundError:
