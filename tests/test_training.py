@@ -285,6 +285,7 @@ def test_a_time_budget_counts_over_sessions(volume: Volume, tmp_path: Path) -> N
     assert history.learning_rate[-1] < 0.1 * max(history.learning_rate)  # the schedule came to its end
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(volume: Volume, tmp_path: Path) -> None:
     model = Tiny()
 

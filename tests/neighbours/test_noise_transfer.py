@@ -48,6 +48,7 @@ def test_haar_is_undone_and_keeps_energy(sides, seed):
     assert torch.allclose(flat[:, :1], torch.ones_like(flat[:, :1])) and flat[:, 1:].abs().max() < 1e-6
 
 
+@pytest.mark.slow
 @CHECKED
 @given(sides=SIDES, seed=st.integers(0, 999))
 @torch.no_grad()
@@ -63,6 +64,7 @@ def test_couplings_are_undone_whatever_their_networks_are(sides, seed):
     assert (split.join(*split(x)) - x).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @CHECKED
 @given(sides=SIDES, seed=st.integers(0, 999))
 @torch.no_grad()

@@ -323,6 +323,7 @@ def test_an_encoder_of_sam2_is_asked_about_as_soon_as_one_run_has_it(measured):
     assert f"{pair} | 5 | 1.500 | 2.000 | 1, 1 | -0.500 | 1.00 |" in render_results.results_page(measured)
 
 
+@pytest.mark.slow
 def test_the_committed_rows_were_measured_with_the_post_processing_of_today():
     """Else measure them again, or say on the page which rows may be compared."""
     assert {run["postprocessing"] for run in runs.read_runs() if run["row"] != "references"} == {
@@ -339,6 +340,7 @@ def test_rows_of_two_postprocessings_are_told_apart(measured):
     assert "- version 000000ff: FGNet, pretrained encoder, fine-tuned, seed 0\n" in text
 
 
+@pytest.mark.slow
 def test_stages_of_the_shipped_model_are_shown_at_the_threshold_that_training_sections_chose(
     measured, monkeypatch, tmp_path
 ):
@@ -432,6 +434,7 @@ def test_committed_rows_are_those_that_are_declared():
             assert run["training"]["iterations"] == row.iterations, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", SHIPPED)
 def test_committed_rows_began_with_the_encoder_that_is_shipped(encoder):
     shipped = zlib.crc32((PRETRAINED / SHIPPED[encoder]).read_bytes())
