@@ -99,6 +99,15 @@ def test_a_lesson_beyond_its_limit_is_stopped_with_its_kernel(tmp_path):
     assert code != 0 and set(psutil.Process().children(recursive=True)) <= before
 
 
+def test_memory_that_a_new_child_only_shares_is_not_counted(tmp_path):
+    started = "import os, time\nif not os.fork():\n    time.sleep(0.7)\n    os.execlp('true', 'true')\n_ = os.wait()"
+    notebook = write(tmp_path, "00_starts_a_program", FILL, started)
+    code, _, peak, log = run_tutorial.execute(notebook, tmp_path / "x.ipynb", {}, folder=tmp_path)
+    alone = run_tutorial.execute(write(tmp_path, "01_alone", FILL), tmp_path / "y.ipynb", {}, folder=tmp_path)[2]
+    assert code == 0, log
+    assert abs(peak - alone) < 100  # its 200 MB are counted once
+
+
 def test_the_key_depends_on_notebook_library_and_parameters(out, tmp_path):
     notebook = write(tmp_path, "00_a", "pass")
     keys = {run_tutorial.sources_key(notebook, PARAMETERS)}

@@ -79,11 +79,15 @@ def sources_key(notebook: Path, parameters: dict[str, str]) -> str:
 
 
 def resident_memory(process: psutil.Process) -> int:
-    """Bytes of resident memory of a process and all its descendants."""
+    """Bytes of resident memory of a process and all its descendants.
+
+    Without those started less than a second ago: until it runs its own program, a child shows its parent's memory.
+    """
     total = 0
     for member in [process, *process.children(recursive=True)]:
         try:
-            total += member.memory_info().rss
+            if member == process or time.time() - member.create_time() >= 1:
+                total += member.memory_info().rss
         except psutil.NoSuchProcess:  # ended since the list was made
             continue
     return total
