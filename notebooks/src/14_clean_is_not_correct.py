@@ -366,8 +366,8 @@ for name, difference in differences.items():
 
 # %% [markdown]
 # Untrained, the network swaps *details*, edges of the tissue included. It has to learn what noise is. Ours learns from
-# noise that we simulate, so we know what a swap should give (our loss; DADn has six losses and three discriminators
-# instead). Each patch gets noise of another strength, so the loss jumps up and down. Judge the training by the four lines
+# noise that we simulate, so we know what a swap should give (our loss; DADn has three discriminators and several other
+# losses instead). Each patch gets noise of another strength, so the loss jumps up and down. Judge the training by the four lines
 # below it:
 
 # %%
