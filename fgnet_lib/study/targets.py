@@ -123,17 +123,25 @@ def describe_changes(cells: dict[Cell, dict], method: str, before: str = BASELIN
 
 
 def advise(cells: dict[Cell, dict], method: str, before: str = BASELINE) -> str:
-    """Say in a few words whether to try a method, by what it did to all volumes that were measured."""
+    """Say in a few words whether to try a method: what it did to new tissue decides, where any of it was measured.
+
+    The model's own tissue needs no help. A method that hurts there alone is no method for a volume like it.
+    """
     changes = target_changes(cells, method, before)
     if not changes:
         return "not measured yet"
-    helps, hurts = min(changes.values()) < -NOISE, max(changes.values()) > NOISE
+    new = [change for volume, change in changes.items() if volume in NEW_TISSUES]
+    own = [change for volume, change in changes.items() if volume not in NEW_TISSUES]
+    deciding = new or own
+    helps, hurts = min(deciding) < -NOISE, max(deciding) > NOISE
     verdict = {
         (True, False): "try it",
         (True, True): "may help or hurt: only with labels to judge it",
         (False, True): "leave it",
         (False, False): "changes nothing",
     }[helps, hurts]
+    if not hurts and max(own, default=0) > NOISE:
+        verdict += " on new tissue; it hurts on the model's own"
     return verdict + (", so far" if _missing_volumes(changes, method, before) else "")
 
 

@@ -81,7 +81,10 @@ def test_advice_follows_from_the_changes_and_says_what_is_missing():
     assert describe_changes(cells, "clahe") == (
         "better on AC4 (-0.50), CREMI B (-0.10); the same on FIB-25 (+0.01), gala (+0.00)"
     )
-    assert advise(cells, "histogram") == "may help or hurt: only with labels to judge it, so far"
+    assert advise(cells, "histogram") == "try it on new tissue; it hurts on the model's own, so far"
+    assert advise(cells | {("cremi_b_mini", "histogram", 0): cell(2.1)}, "histogram") == (
+        "may help or hurt: only with labels to judge it, so far"
+    )
     assert describe_changes(cells, "histogram") == (
         "better on AC4 (-0.30); worse on gala (+0.10); not measured on FIB-25, CREMI B"
     )

@@ -47,7 +47,8 @@ Are your voxels in y and x much smaller or larger than 10 nm? Set `ADAPT = "voxe
 UNLABELLED = """\
 ## 2. Without a label
 
-Each method against the voxel size of training alone. Best mean first.
+Each method against the voxel size of training alone. AC4 and CREMI B decide; FIB-25 and gala show what a method costs
+where nothing was wrong. Best mean first. {short}
 
 | try | verdict | what it did | how |
 | --- | --- | --- | --- |
@@ -75,7 +76,13 @@ def page() -> str:
         scores = few_scores(rows, SCRATCH, n)
         lunch += f"| {n} | {summary(scores) if scores else ''} | {judge_free_lunch(rows, n)} |\n"
     first = verdict[0].upper() + verdict[1:]
-    return "\n".join([INTRODUCTION, VOXELS, f"{first}\n", UNLABELLED + table, LABELLED + lunch])
+    unlabelled = UNLABELLED.format(short=_short_answer(cells, methods))
+    return "\n".join([INTRODUCTION, VOXELS, f"{first}\n", unlabelled + table, LABELLED + lunch])
+
+
+def _short_answer(cells: dict[Cell, dict], methods: list[str]) -> str:
+    helping = [TARGET_METHODS[name].title for name in methods if advise(cells, name).startswith("try it")]
+    return f"**Helped on one new tissue at least, and hurt on none: {', '.join(helping) or 'no method'}.**"
 
 
 def _row(cells: dict[Cell, dict], name: str) -> str:
