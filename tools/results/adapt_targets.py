@@ -3,13 +3,12 @@
 Everything is declared in `fgnet_lib/study/targets.py`. You may stop the command at any time and start it again: a cell
 that is in the table is not measured again. Several terminals share the work. After each cell the page
 docs/measured/targets.md is written anew from the table. `--source` measures what the training sections look like to the
-model instead, and writes data/pretrained/fgnet_mini.source.json.
+model instead, and writes that into data/pretrained/fgnet_mini.safetensors.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import time
 from contextlib import nullcontext
@@ -38,8 +37,8 @@ from fgnet_lib.neighbours.target_adaptation import (
     change_grey_values,
     measure_source,
     read_source,
-    save_source,
     standardise_levels,
+    store_source,
 )
 from fgnet_lib.segmentation import segment
 from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_rescaled, rescale_sections
@@ -56,7 +55,7 @@ from fgnet_lib.study.targets import (
     read_targets,
     target_scores,
 )
-from fgnet_lib.weights import PRETRAINED, load_pretrained, pretrained_threshold
+from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 PAGE = REPOSITORY / "docs" / "measured" / "targets.md"
 SOURCE_SECTIONS, SOURCE_WINDOWS = 120, 24  # of FIB-25's training part, and windows of them
@@ -78,13 +77,12 @@ WHICH = "What follows for a volume of yours: [which of these should I try first?
 
 
 def write_source() -> None:
-    """Measure the shipped model's training sections and write their statistics beside its weights."""
+    """Measure the shipped model's training sections and put their statistics into its file."""
     raw = open_dataset("fib25", "train").load().raw[:SOURCE_SECTIONS]
     model = load_pretrained()
     windows = arriving_windows(raw.shape, TargetConfig().window, seed=0)[:SOURCE_WINDOWS]
-    checksum = hashlib.sha256((PRETRAINED / "fgnet_mini.safetensors").read_bytes()).hexdigest()
-    notes = {"sections": f"FIB-25, 0-{SOURCE_SECTIONS - 1}", "windows": SOURCE_WINDOWS, "weights": checksum}
-    save_source(measure_source(model, raw, windows), SHIPPED_SOURCE, notes)
+    about = {"sections": f"FIB-25, 0-{SOURCE_SECTIONS - 1}", "windows": SOURCE_WINDOWS}
+    store_source(SHIPPED_SOURCE, measure_source(model, raw, windows), about)
 
 
 def score_adapted(cell: Cell) -> dict[str, Any]:
