@@ -8,7 +8,7 @@
 # - how a network's numbers become whole numbers of 8 or 4 bits, and how large the error of one number can be;
 # - why a layer's activations share one step, and what one wide channel does to all others;
 # - how to plant such a channel without changing what the network computes;
-# - how SmoothQuant, and groups with a shift and a scale, move the width out of the activations, hardly at any cost;
+# - how SmoothQuant, and groups with a shift and a scale, move the width out of the activations, at hardly any cost;
 # - what few bits cost in neurons, in MB and in ms, on the machine in front of you.
 #
 # **Before you start.** Lessons 02 and 03 explain the encoder and the model. You can start without them.

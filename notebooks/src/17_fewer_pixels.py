@@ -230,8 +230,8 @@ for ax, section, title in ((axes[1], truth[z], "truth"), (axes[2], drawn[z], "fr
 plt.show()
 
 # %% [markdown]
-# **What to see.** The words differ in brightness most of all, and some have an edge or a dark line in one direction. 7
-# bits describe a square of 64 voxels, so the right picture is coarse. The longer the autoencoder learns, the richer the
+# **What to see.** The words differ in brightness most of all, and some have an edge or a dark line in one direction. A
+# code is only 7 bits for 64 voxels, so the right picture is coarse. The longer the autoencoder learns, the richer the
 # words are: with `PROFILE = "fast"` it has only begun, and most words are flat.
 #
 # ## 4 · Guess the words from low pixels
