@@ -593,8 +593,10 @@ checks.report("16")
 # ## Try it
 #
 # 1. **Which layer is to blame?** Give `quantise_fgnet` a longer `part`, such as `"encoder.image_encoder.trunk.blocks.5"`, and
-#    round one block at a time. Where does VOI rise first?
-# 2. **Plant harder.** `plant_outliers(model.encoder, channels=8, factor=1000)`: which method gives up first?
+#    round one block at a time with `Recipe(4, 4)`. Which block changes $A_r$ most, and does VOI rise?
+# 2. **Plant harder.** In a new cell, make `harder = deepcopy(model)` and give it the encoder
+#    `quantisation.plant_outliers(model.encoder, channels=8, factor=1000)`. Call `judge` as in part 6, also with
+#    `Recipe(4, 4, transform="smooth")`: which method gives up first?
 # 3. **Calibrate on the wrong tissue.** Take the crop `raw` from another data set than the volume. How much worse do the
 #    features and VOI become?
 # 4. **3 bits.** `Recipe(3, 8, transform="groups", groups=16, steps=50)`: is the network still of use?
