@@ -445,7 +445,8 @@ checks.report("17")
 # 2. Apply `pixels.make_consistent` to the codes alone. What happens to PSNR, and what to the invented membranes?
 # 3. In part 5, replace `SuperResolver(1)` by `SuperResolver(3)`, without an indexer, and the name `"plain"` by
 #    `"plain_3"`. (A run with a known name is loaded, and not done again.) Is it the codes or the neighbours that help?
-# 4. Take one voxel of each square, `truth[:, ::4, ::4]`, instead of the mean. Which membranes are lost now?
+# 4. Take one voxel of each square instead of the mean: `points = pixels.enlarge_volume(None, truth[:, ::4, ::4])`. Count
+#    with `pixels.count_membranes(points.numpy(), truth.numpy())`. How many membranes are lost now, and invented?
 #
 # ## References
 #
