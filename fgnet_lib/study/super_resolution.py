@@ -60,9 +60,9 @@ PAIRS_OF_ENLARGINGS = {  # the first of each pair is compared with the second
     "Does a small CNN beat bicubic?": ("plain", "bicubic"),
     "Do codes alone beat bicubic?": ("codes", "bicubic"),
     "Does a codebook help?": ("codebook", "plain"),
-    "Does it help with three sections?": ("codebook_3", "plain_3"),
+    "Does a codebook help with three sections?": ("codebook_3", "plain_3"),
     "Do three sections help?": ("plain_3", "plain"),
-    "Do they help beside a codebook?": ("codebook_3", "codebook"),
+    "Do three sections help beside a codebook?": ("codebook_3", "codebook"),
 }
 
 

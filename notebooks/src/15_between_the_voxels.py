@@ -46,7 +46,7 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # | loss: 0.8 Dice + 0.2 cross entropy; its weight moves from coarse to fine in five epochs | I-MedSAM |
 # | features: those that our shipped model gives to its last layer, frozen | ours |
 # | what is decoded: is there a boundary between neurons at this point? | ours |
-# | MLPs of 64 and 32 channels; the paper's have 1024 and 512 | ours |
+# | coarse MLP of 64 and 32 channels, where the paper's has 1024 and 512; a small fine MLP | ours |
 #
 # All numbers on this page are ours. None of them says how good I-MedSAM is on its own images.
 
@@ -105,7 +105,7 @@ checks.coordinate_waves(my_waves)
 # %%
 quiz.ask("15", "waves")
 
-# %% alt="Two waves over eight voxels. The slow one has different values at all middles of voxels. The fast one has the same value at every middle, marked by dots, and other values at the points of a grid that is twice as fine, marked by crosses."
+# %% alt="Two waves over eight voxels. The slow one is high at some middles of voxels and low at others. The fast one has the same value at every middle, marked by dots, and other values at the points of a grid that is twice as fine, marked by crosses."
 VOXELS = 8
 line = torch.linspace(-1, 1, 801)
 middles, between = (torch.from_numpy((2 * np.arange(n) + 1) / n - 1) for n in (VOXELS, 2 * VOXELS))
@@ -165,9 +165,10 @@ assert torch.allclose(asked, on_grid, atol=1e-3)
 # %% [markdown]
 # ## 4 · Ask again: dropout, and its trap
 #
-# **Dropout** sets half of the hidden values to 0, another half in each pass. It is meant for training. If you leave it on
-# afterwards, each pass is the answer of a slightly different network. Where all of them agree, the answer is robust. Where
-# they disagree, the **variance** over $T$ passes is high. For $T = 2$ passes $a$ and $b$ it is $(a - b)^2 / 2$.
+# **Dropout** sets half of the hidden values to 0, another half in each pass, and doubles the rest, so that their mean
+# stays the same. It is meant for training. If you leave it on afterwards, each pass is the answer of a slightly different
+# network. Where all of them agree, the answer is robust. Where they disagree, the **variance** over $T$ passes is high.
+# For $T = 2$ passes $a$ and $b$ it is $(a - b)^2 / 2$.
 #
 # Usually you call `eval()` before you use a network. What happens to the variance then?
 
@@ -291,7 +292,7 @@ checks.inspected_errors(my_inspected)
 # %% [markdown]
 # Now with all voxels of the unseen sections, for budgets from 0.2 % to everything:
 
-# %% alt="Share of wrong boundary voxels that were seen against the share of voxels inspected, on a logarithmic axis. The oracle rises first, entropy and variance follow close together, and random rises last, along the diagonal."
+# %% alt="Share of wrong boundary voxels that were seen against the share of voxels inspected, on a logarithmic axis. The oracle rises first, entropy and variance follow close together, and random rises last."
 shares = np.sort([*np.geomspace(0.002, 1, 60), doubt.BUDGET])
 scores = {"oracle": torch.from_numpy(wrong.astype(float))}
 scores |= {kind: continuous.score_doubt(kind, fine, torch.zeros(2, 1)) for kind in ("entropy", "margin", "random")}
@@ -304,14 +305,14 @@ assert np.allclose(curves["entropy"], curves["margin"], atol=0.01)
 for name in ("entropy", "variance"):
     first, at_budget = curves[name][0] / curves["oracle"][0], curves[name][np.searchsorted(shares, doubt.BUDGET)]
     print(f"{name}: {first:.0%} of the first {shares[0]:.1%} of the voxels are wrong")
-    assert 0.25 < first < 0.75 and at_budget > 0.5
+    assert 0.1 < first < 0.75 and at_budget > 0.5
 
 # %% [markdown]
 # **What to see.** Begin at the grey line. With an eighth of all voxels, chance shows you an eighth of the errors. Doubt
-# shows you most of them. Then look at the left end, and at the printed numbers. There the scores are far below the oracle:
-# **the most doubtful voxels are wrong only about half of the time**, because a voxel at $p = 0.5$ is a coin toss. Entropy
-# and margin are one curve, as they must be. Variance needs several passes. Compare its curve with that of entropy, which
-# needs one pass.
+# shows you most of them. Then look at the left end, and at the printed numbers. There the oracle sees about twice as many
+# errors, or more: **of the most doubtful voxels, no more than about half are wrong**, because a voxel at $p = 0.5$ is a
+# coin toss. Entropy and margin are one curve, as they must be. Variance needs several passes. Compare its curve with that
+# of entropy, which needs one pass. Part 8 does so with five seeds.
 #
 # The same scores answer another question: what if you leave doubtful voxels out? The error rate of what is kept is the
 # **risk**, and the share that is kept is the **coverage**.
@@ -330,7 +331,7 @@ for name in ("oracle", "entropy", "variance", "random"):
 # A person does not inspect voxels but places. So we take the most doubtful voxel, skip its neighbourhood, take the next,
 # and so on. `queue_places` does that with any score. Averaged over a few voxels, a score is less jumpy.
 
-# %% alt="Four small pictures around the first places of the queue: grey values, boundaries of the ground truth in blue, boundaries of the decoder in orange, and a cross in the middle of each. Close to most crosses the two lines disagree or the membrane is faint."
+# %% alt="Four small pictures around the first places of the queue: grey values, boundaries of the ground truth in blue, boundaries of the decoder in orange, and a cross in the middle of each. Close to most crosses the two lines disagree."
 pooled = F.avg_pool2d(variance[:, None], 5, stride=1, padding=2)[:, 0].numpy()
 pooled[:, :20], pooled[:, -20:], pooled[:, :, :20], pooled[:, :, -20:] = 0, 0, 0, 0  # so that pictures fit
 places = calibration.queue_places(pooled, count=4, apart=(2, 20, 20))
@@ -347,15 +348,15 @@ plots.color_legend(axes[1], {"truth": "deepskyblue", "decoder": "orange"})
 plt.show()
 
 # %% [markdown]
-# **What to see.** At each cross, ask what a person would decide there. Some places are real errors, others came out right
-# although the membrane is faint. Both are worth a look. A place where *all* passes make the same mistake comes last in
-# this queue. **Doubt finds what the network could have decided otherwise, and not what it has never learned.**
+# **What to see.** At each cross, ask what a person would decide there. Some places are real errors. At others
+# the decoder came out right, although it was in doubt. Both are worth a look. A place where *all* passes make the same
+# mistake comes last in this queue. **Doubt finds what the network could have decided otherwise, and not what it has never learned.**
 #
 # ## 6 · Does 0.8 mean four of five?
 #
-# To order voxels, any score will do. To trust a single number, you must know what it means. Take all affinities for which the shipped model says about 0.8. If 80 % of
-# these voxels are joined, the model is **calibrated** there. Over all bins of probabilities, the **expected calibration
-# error** is the mean gap, weighted by the samples in each bin:
+# To order voxels, any score will do. To trust a single number, you must know what it means. Take all affinities for
+# which the shipped model says about 0.8. If 80 % of these pairs of voxels are joined, the model is **calibrated** there.
+# Over all bins of probabilities, the **expected calibration error** is the mean gap, weighted by the samples in each bin:
 #
 # $$\mathrm{ECE} = \sum_b \frac{n_b}{N}\, \left| \bar p_b - \bar t_b \right|,$$
 #
@@ -417,6 +418,7 @@ for name, values in (("before", announced), (f"temperature {temperature:.2f}", c
     counts, mean, share = calibration.reliability(values, joined).T
     error = calibration.calibration_error(values, joined)
     ax.plot(mean, share, "o-", label=f"{name}: ECE {error:.3f}")
+    assert DATASET != "phantom" or np.mean(share > mean) > 0.8  # as the text says
     below.stairs(counts / counts.sum(), np.linspace(0, 1, len(counts) + 1))
 ax.set(ylabel="share that is joined", title="affinities of the shipped model, new sections")
 below.set(xlabel="announced affinity", ylabel="share of all\naffinities", yscale="log")
@@ -424,10 +426,12 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# **What to see.** Below the diagonal the model is too sure that two voxels belong together, above it is not sure enough.
-# A temperature acts alike on both sides of 0.5. So it cannot repair a curve that lies above the diagonal everywhere. Our
-# training loss counts joined and separate pairs alike, although joined pairs are
-# far more frequent, and that shifts a curve. The histogram says where most affinities are: only there does the ECE look.
+# **What to see.** Where the curve is below the diagonal, the model is too sure that two voxels belong together. Where it
+# is above, the model is not sure enough. On the phantom, the curve is above the diagonal nearly everywhere. A temperature
+# acts alike on both sides of 0.5, so it cannot repair such a curve: it brings one side nearer and moves the other away.
+# Why does the curve lie there? Our training loss gives half of its weight to separate pairs, although joined pairs are
+# far more frequent. That makes the model say "joined" too rarely. The histogram shows where most affinities are: these
+# bins decide the ECE.
 #
 # ## 7 · Trained at half, judged at full resolution
 #
@@ -515,17 +519,20 @@ if not rows:
     ax.text(0.5, 0.5, "no run is measured yet", transform=ax.transAxes, ha="center")
 plt.show()
 print(doubt.judge_doubt(rows))
+assert (seen["entropy"].mean(0) > seen["variance"].mean(0)).all()  # as the text says
 
 # %% [markdown]
 # **Is a second look worth more where the network doubts?** All rows look again at 12.5 % of the points; they differ in how
 # these are chosen ("anywhere" means by chance). **And between the voxels**: is asking at full resolution better than
-# interpolation? *p* is counted by permutation, as in lesson 07.
+# interpolation? *p* is counted by permutation, as in lesson 07. The sentences call a difference real where *p*, before it
+# is rounded, is below 0.05.
 
 # %%
 print(doubt.judge_second_look(rows))
 print(doubt.judge_between(rows))
-answers = {question: doubt.doubt_answer(rows, question) for question in doubt.QUESTIONS_OF_DOUBT}
-groups = {"percent of all voxels that are wrong": [[question, *cells] for question, cells in answers.items() if cells]}
+assert "fewer" not in doubt.judge_second_look(rows) + doubt.judge_between(rows)  # as the text says
+compared = {question: doubt.doubt_answer(rows, question) for question in doubt.QUESTIONS_OF_DOUBT}
+groups = {"percent of all voxels that are wrong": [[question, *cells] for question, cells in compared.items() if cells]}
 heads = ["question", "% wrong of the first", "of the second", "difference", "p"]
 fold_table(heads, groups, doubt.describe_missing_doubt(rows))
 
@@ -539,8 +546,19 @@ print(doubt.judge_calibration(rows))
 table = doubt.calibration_rows(rows)
 heads = ["volume", "ECE before", "after temperature", "temperature"]
 fold_table(heads, {"refined affinities": table}, doubt.describe_missing_doubt(rows))
+lowered = [
+    title
+    for volume, title in doubt.CALIBRATED.items()
+    if np.mean(doubt.calibration_errors(rows, volume, "after")) < doubt.calibration_errors(rows, volume, "before")[0]
+]
+assert lowered == ["AC4"]  # as the text says
 
 # %% [markdown]
+# **What to see.** Entropy, from a single pass, sees more errors than the variance of eight passes, whatever the budget. A
+# second look removes a few errors, but we could not see that it matters where the decoder looks again. Asking between the
+# voxels was never better than interpolation, with waves or without them. And the temperature lowered the calibration
+# error on AC4 only; on the other three volumes the error grew, FIB-25 included, from which the temperature comes. **So
+# measure the error on labelled sections before you trust a temperature.**
 # [doubt.md](../docs/measured/doubt.md) has every row.
 #
 # **Limits.** The decoder is tiny and its features were trained for affinities of the same tissue, so it starts with what
@@ -557,10 +575,10 @@ checks.report("15")
 # ## What you learned
 #
 # - A decoder that reads coordinates can be asked anywhere. It must give the training grid's answers on the training grid.
-# - Waves that are finer than the grid learn nothing on it, and speak between its points all the same.
+# - A wave as long as a voxel tells the training nothing, and yet it has other values between the middles of voxels.
 # - `eval()` sets the variance of Monte Carlo dropout to exactly 0, without a word. Switch dropout alone back on.
 # - With two classes, entropy and margin are one score. Judge a score by the errors that you see per place inspected.
-# - A temperature changes no decision and no order. It makes probabilities honest, as far as one number can.
+# - A temperature changes no decision and no order. It may make probabilities more honest, or less: measure it.
 # - Doubt does not see what the network has never learned.
 #
 # ## Try it

@@ -8,7 +8,7 @@
 # - how a network's numbers become whole numbers of 8 or 4 bits, and how large the error of one number can be;
 # - why a layer's activations share one step, and what one wide channel does to all others;
 # - how to plant such a channel without changing what the network computes;
-# - how SmoothQuant, and groups with a shift and a scale, move the width out of the activations, hardly at any cost;
+# - how SmoothQuant, and groups with a shift and a scale, move the width out of the activations, at hardly any cost;
 # - what few bits cost in neurons, in MB and in ms, on the machine in front of you.
 #
 # **Before you start.** Lessons 02 and 03 explain the encoder and the model. You can start without them.
@@ -64,8 +64,8 @@ from fgnet_lib.weights import load_pretrained, pretrained_threshold
 # %% [markdown]
 # Here the range from -1 to 2 (shaded) has 3 bits: 8 levels. Some values lie outside of it.
 
-# %% alt="Left, a staircase of 8 levels along the diagonal. Right, the error: a saw between minus and plus half a step. The range of the levels is shaded; left of it the error grows."
-x = torch.linspace(-1.2, 2.2, 800)
+# %% alt="Left, a staircase of 8 levels along the diagonal. Right, the error: a saw between minus and plus half a step. The range of the levels is shaded; on both sides of it the error grows."
+x = torch.linspace(-1.6, 2.8, 800)
 quantiser = Quantiser(low=torch.tensor(-1.0), high=torch.tensor(2.0), bits=3)
 with torch.no_grad():
     rounded, step = quantiser(x), quantiser.step
@@ -127,8 +127,8 @@ checks.rounded_values(my_round)
 # trouble below.
 #
 # **Exercise 16.2: a layer of whole numbers.** `codes` are activations (n, C) in uint8, with the code `zero` for the value 0
-# and one `step`. `weight_codes` are weights (K, C) in int8, counted from 0, with `weight_steps` (K,). Return the outputs
-# (n, K) as floats. Mind that 8 bits overflow.
+# and one `step`. `weight_codes` are weights (K, C) in int8, with the code 0 for the value 0, and `weight_steps` (K,).
+# Return the outputs (n, K) as floats. Mind that 8 bits overflow.
 
 
 # %% tags=["task"]
@@ -150,7 +150,7 @@ checks.integer_product(my_product)
 # before. The second is called *fake quantisation*. It is slower, but it runs everywhere and is good enough to ask what
 # rounding costs. Are the two really equal? We try it on a layer of the trained encoder, the one that makes queries,
 # keys and values in block 3. The crop that shows what activations are like comes from the training part, and **needs no
-# labels**: this is **calibration**.
+# labels**: this is **calibration**. (Lesson 15 asks whether probabilities are *calibrated*, which is something else.)
 
 # %%
 model = load_pretrained()
@@ -239,7 +239,7 @@ def ranges_of(encoder):
     return activations, activations.low.numpy(), activations.high.numpy()
 
 
-# %% alt="Left, the ranges of 128 channels cover most of the 16 grey levels. Right, after planting, two channels at the right end reach a hundred times as far, and all others are a thin line around the level 0."
+# %% alt="Left, the ranges of 128 channels: nearly every one contains several of the 16 grey levels. Right, after planting, two channels at the right end reach a hundred times as far, and all others are a thin line around the level 0."
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2))
 draw_ranges(left, *ranges_of(model.encoder)[1:], "as trained")
 inside = draw_ranges(right, *ranges_of(planted.encoder)[1:], "with two planted channels")
@@ -437,13 +437,13 @@ assert all(mean_voi("whole", m, "refined")[0] > mean_voi("planted", m, "refined"
 
 # %% [markdown]
 # **What to see.** Begin with $A_s$. In the upper row hardly anything happens: the encoder as trained bears 4 bits by
-# every method, at about a seventh of its size. In the middle row two planted channels in each norm cost something with
-# activations of 8 bits, and with 4 they ruin everything. The percentile repairs little of that, because it clips what the
-# wide channels carry. SmoothQuant and groups both come back to the dashed line.
+# every method, at about a seventh of its size. In the middle row, by min-max, two planted channels in each norm cost
+# something with activations of 8 bits, and with 4 they ruin everything. The percentile repairs little of that, because
+# it clips what the wide channels carry. SmoothQuant and groups both come back to the dashed line.
 #
 # Then look for the same catastrophe in $A_r$. You will not find it: the encoder's features are ruined, and yet $A_r$ loses
-# hardly a neuron, because the Fine-Grained Encoder still sees the image. **Which numbers lose their bits matters more than
-# how many bits they lose.** The lower row shows it from the other side: on FIB-25, $A_r$ loses most where the Fine-Grained
+# hardly a neuron, because the Fine-Grained Encoder still sees the image. **Which numbers lose their bits matters, and not
+# only how many bits they lose.** The lower row shows it from the other side: on FIB-25, $A_r$ loses most where the Fine-Grained
 # Encoder and the decoders are rounded as well. Most of their convolutions look at several voxels. The library folds no
 # shift and scale into those, so all four methods only choose a range for them.
 #
@@ -463,7 +463,7 @@ for name, (title, _) in measured.JUDGED_ON.items():
 fold_table(["question", "VOI of the first", "of the second", "difference", "p", "as expected?"], groups)
 
 # %% [markdown]
-# **What did we expect, and what did not come?** The same verdicts, side by side for all volumes:
+# **What did we expect, and where were we wrong?** The same verdicts, side by side for all volumes:
 
 # %%
 verdicts = {f"VOI of {words}": measured.expectation_rows(table, output) for output, words in measured.OUTPUTS.items()}
@@ -511,10 +511,11 @@ for title, network in networks.items():
 # %% [markdown]
 # **What to see.** Compare the two lines of ONNX Runtime: the difference between them is what 8 bits do to the time on
 # *your* processor. Its instructions decide. With VNNI or AMX, 8-bit products are fast. Without them the gain is small,
-# and sums of two products may even overflow, which you would see in the change of $A_r$.
+# and sums of two products of 8 bits would even overflow. So weights get only 7 of the 8 bits here.
 #
 # One crop is a small test for VOI. Here is the same on the whole volumes, calibrated three times, from a processor
-# without VNNI:
+# without VNNI. *Change* is how far an affinity of $A_r$ moves on average, *MB* is the size of the whole model's file,
+# and *seconds* are those of one core for all four volumes:
 
 # %%
 for run in table["engines"].values():
@@ -586,14 +587,16 @@ checks.report("16")
 # - One wide channel makes this step coarse for all. A shift and a scale, folded into the weights, repair it and change
 #   nothing in floating point.
 # - Learning shifts, scales and steps block by block needs a crop, no labels, and a few seconds.
-# - Which numbers lose their bits matters more than how many: ruined features of the guide hardly cost $A_r$ a neuron.
+# - Which numbers lose their bits matters, and not only how many: ruined features of the guide hardly cost $A_r$ a neuron.
 # - A smaller file is certain. A faster one is not: measure it on the machine that will run it.
 #
 # ## Try it
 #
 # 1. **Which layer is to blame?** Give `quantise_fgnet` a longer `part`, such as `"encoder.image_encoder.trunk.blocks.5"`, and
-#    round one block at a time. Where does VOI rise first?
-# 2. **Plant harder.** `plant_outliers(model.encoder, channels=8, factor=1000)`: which method gives up first?
+#    round one block at a time with `Recipe(4, 4)`. Which block changes $A_r$ most, and does VOI rise?
+# 2. **Plant harder.** In a new cell, make `harder = deepcopy(model)` and give it the encoder
+#    `quantisation.plant_outliers(model.encoder, channels=8, factor=1000)`. Call `judge` as in part 6, also with
+#    `Recipe(4, 4, transform="smooth")`: which method gives up first?
 # 3. **Calibrate on the wrong tissue.** Take the crop `raw` from another data set than the volume. How much worse do the
 #    features and VOI become?
 # 4. **3 bits.** `Recipe(3, 8, transform="groups", groups=16, steps=50)`: is the network still of use?

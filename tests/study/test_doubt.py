@@ -111,7 +111,7 @@ def test_calibration_is_judged_volume_by_volume():
         for k in range(5)
     ]
     assert judge_calibration({CALIBRATION: runs}) == (
-        "Calibration: we expected a lower error after the temperature. FIB-25: came in all runs; AC4: did not come."
+        "Calibration: we expected a lower error after the temperature. FIB-25: lower in all runs; AC4: not lower."
     )
     table = doubt.calibration_rows({CALIBRATION: runs})
     assert table[0] == ["FIB-25", "0.1000", "0.0500 ± 0.0000", "2.00 ± 0.00"] and len(table) == 2

@@ -79,8 +79,8 @@ means weights of 4 bits and activations of 8; the first and the last layer keep 
 {calibration} voxels of FIB-25's training part, whose position its seed chooses, and needs no labels. *Planted
 outliers*: two channels of each norm of the encoder are made 100 times as large and what reads them 100 times as small,
 which changes nothing in floating point; the seed chooses the channels. All runs, of both outputs, are judged at the
-threshold that was chosen for A_r with 32 bits. gala, AC4 and CREMI B are tissues that neither training nor calibration
-has seen; AC4 and CREMI B are rescaled to FIB-25's voxel.
+threshold that was chosen for A_r with 32 bits. The model was trained on other parts of FIB-25 and of gala. AC4 and
+CREMI B are wholly new to it; they are rescaled to FIB-25's voxel.
 
 Rounding is simulated in these runs, so they have no times. To fit a busy laptop they are judged on crops: {crops}.
 Scores of crops are those of no other page.
