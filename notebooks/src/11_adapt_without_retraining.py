@@ -100,8 +100,9 @@ print(
 # is. Leave $g = 1$ for the moment; part 4 explains it.
 #
 # In each block of Hiera one layer, `qkv`, computes queries, keys and values together. The library peft puts an update
-# beside it, and one line says where: `LoraConfig(r=4, target_modules=["qkv"])`. (The paper changes queries and values.
-# With the fused layer, keys change too.)
+# beside it, and one line says where: `LoraConfig(r=4, lora_alpha=4, target_modules=["qkv"])`. (peft multiplies the update
+# by `lora_alpha / r`, which is 1 here, as in the formula. The paper changes queries and values. With the fused layer, keys
+# change too.)
 
 # %%
 model = deepcopy(base)
@@ -367,7 +368,7 @@ plt.show()
 # ## 7 · One base, several tissues
 #
 # `save_adapters` writes only what was trained, and a checksum of all the rest. So a file cannot be put onto another base
-# model by mistake.
+# model by mistake. (The decoder was trained, too, so the file is larger than the updates alone in part 3.)
 
 # %%
 path = session.out_dir / f"11_{DATASET}.safetensors"
