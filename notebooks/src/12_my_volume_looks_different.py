@@ -490,8 +490,8 @@ plt.show()
 
 # %% [markdown]
 # **How to read it.** The dotted line is the model as it ships, at the voxel size of training. Blue arrows help, vermilion
-# arrows hurt, and grey ones change less than 0.005 bits. A dot is one order, and an arrow ends at their mean. A volume or
-# an arrow that you miss is not measured yet. FIB-25 is the model's own tissue: a method that moves it to the right would
+# arrows hurt, and grey ones change less than 0.005 bits. A dot is one order, and an arrow ends at their mean. The rate 0.1
+# has a figure of its own below. Any other volume or arrow that you miss is not measured yet. FIB-25 is the model's own tissue: a method that moves it to the right would
 # hurt even where nothing was wrong.
 #
 # **Which should you try first?** These sentences are computed from the cells. A number in brackets is the change of VOI,
@@ -738,7 +738,8 @@ checks.report("12")
 #
 # 1. Give `TargetConfig` in part 7 `decay=0.0`, so that the student itself predicts. Which rate collapses now?
 # 2. Match histograms first and adapt afterwards. Do the two changes of VOI add up?
-# 3. Set `structure=0.0` there, then `style=0.0`. Which of the two losses does the damage at a large rate?
+# 3. Set `structure=0.0` there, then `style=0.0`, and take out the lines of part 7 that begin with `assert`: they speak of
+#    both losses together. Which of the two does the damage at a large rate?
 # 4. Draw balls instead of squares as pseudo-labels. Does F1 on the target change?
 #
 # ## References
