@@ -736,10 +736,12 @@ checks.report("12")
 #
 # ## Try it
 #
+# The first three change part 7. Take the lines out of it that begin with `assert`, because they speak of the lesson as it
+# is.
+#
 # 1. Give `TargetConfig` in part 7 `decay=0.0`, so that the student itself predicts. Which rate collapses now?
 # 2. Match histograms first and adapt afterwards. Do the two changes of VOI add up?
-# 3. Set `structure=0.0` there, then `style=0.0`, and take out the lines of part 7 that begin with `assert`: they speak of
-#    both losses together. Which of the two does the damage at a large rate?
+# 3. Set `structure=0.0` there, then `style=0.0`. Which of the two losses does the damage at a large rate?
 # 4. Draw balls instead of squares as pseudo-labels. Does F1 on the target change?
 #
 # ## References

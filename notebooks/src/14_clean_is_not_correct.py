@@ -36,8 +36,8 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # against each other, and a denoiser promises both. But what is a *good* denoiser: one that makes beautiful pictures, or
 # one that gives you the right neurons? **This lesson measures both, and asks whether they agree.**
 #
-# FIB-25 and the phantom are clean. **All noise in this lesson is ours**: we add it, so that we know the truth. Real noise
-# has more than one cause, and changes from day to day.
+# FIB-25 and the phantom have little noise of their own, so we call them clean. **All other noise in this lesson is ours**:
+# we add it, so that we know the truth. Real noise has more than one cause, and changes from day to day.
 #
 # | kind | model | where it comes from |
 # | --- | --- | --- |
