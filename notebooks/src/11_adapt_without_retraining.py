@@ -355,7 +355,11 @@ for name, layer in model.encoder.named_modules():
         ax.semilogy(np.arange(1, 1 + len(values)), values.clamp(min=1e-12), "o-", ms=4, label=label)
         assert (values[CONFIG.rank :] < 1e-5 * values[0]).all()
 ax.axvline(CONFIG.rank + 0.5, color="black", ls=":")
-ax.set(xlabel="number of the singular value", ylabel="singular value of B A", title=f"rank {CONFIG.rank}: then rounding")
+ax.set(
+    xlabel="number of the singular value",
+    ylabel="singular value of B A",
+    title=f"from number {CONFIG.rank + 1} on: rounding",
+)
 ax.set_xticks(range(1, CONFIG.rank + 7))
 if len(updated) <= 12:  # more would not fit beside the curves
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
