@@ -482,10 +482,10 @@ assert np.ptp(averages) < 0.15  # as the text says of more sections
 # lie within 0.3 bits. Nor do more sections help in so short a training: the lines lie close together. On gala the first
 # step decides. **There the frozen encoder is worse than every other one in the figure, even than the one of which only the
 # norm layers were trained, 2,496 of 1,400,576 parameters.** This is not a law: the guide that learned from photographs,
-# which is not in the figure, is best there if it stays frozen. The norm layers are also the knee of gala: as the printed lines
-# say, no method with more parameters is better by more than the spread. The last three lines are a warning. Where nearly
-# all of VOI comes from merges, as on AC4, the segmentation has joined nearly everything, and a difference there says
-# little.
+# which is not in the figure, is best there if it stays frozen. The norm layers are also the knee of gala: as the printed
+# lines say, no method with more parameters is better by more than the spread. The last three lines are a warning. Where
+# nearly all of VOI comes from merges, as on AC4, the segmentation has joined nearly everything, and a difference there
+# says little.
 #
 # The same runs, as questions. A negative difference means that the first method of a question is better: "Does low-rank
 # adaptation help?" compares LoRA with the frozen encoder. *p* is counted by permutation, as in lesson 07; with three runs

@@ -491,8 +491,8 @@ plt.show()
 # %% [markdown]
 # **How to read it.** The dotted line is the model as it ships, at the voxel size of training. Blue arrows help, vermilion
 # arrows hurt, and grey ones change less than 0.005 bits. A dot is one order, and an arrow ends at their mean. The rate 0.1
-# has a figure of its own below. Any other volume or arrow that you miss is not measured yet. FIB-25 is the model's own tissue: a method that moves it to the right would
-# hurt even where nothing was wrong.
+# has a figure of its own below. Any other volume or arrow that you miss is not measured yet. FIB-25 is the model's own
+# tissue: a method that moves it to the right would hurt even where nothing was wrong.
 #
 # **Which should you try first?** These sentences are computed from the cells. A number in brackets is the change of VOI,
 # below 0 if the method helps. (*As it is* means that not even the voxel size was changed.) [Which of these should I try
