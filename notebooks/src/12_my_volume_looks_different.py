@@ -728,7 +728,7 @@ checks.report("12")
 # ## What you learned
 #
 # - Begin with what costs nothing: voxel size, then grey values.
-# - Statistics of features travel in a small file, so that a model can be adapted without its training data.
+# - Statistics of features travel with the weights, so that a model can be adapted without its training data.
 # - The style loss moves nothing at home. Norm layers alone, small steps and a teacher limit the damage elsewhere.
 # - Losses without labels can fall while the segmentation gets worse: the rate is a risk that only labels can measure.
 # - Points become balls, and detections become squares. Nearest partners fail in a crowd, and assignment fails where one
