@@ -86,7 +86,7 @@ assert times["the student"] < times["FGNet mini, the teacher"] / 4  # as the tex
 
 # %% [markdown]
 # **What to see.** The student is more than four times as fast as its teacher, though both have to look at every voxel.
-# It has no 3D convolution, and none at full resolution: its first layer already works on blocks of 2 × 2 pixels. The
+# It has no 3D convolution, and no layer at full resolution: its first layer already works on blocks of 2 × 2 pixels. The
 # "twenty times" of the title compares it with the U-Net: on the computer of its
 # [card](../data/pretrained/STUDENT.md) the U-Net took 21 times as long. Your last line says what it is on yours.
 #
@@ -198,8 +198,8 @@ checks.teacher_loss(my_cross_loss)
 quiz.ask("10", "last")
 
 # %% [markdown]
-# **Exercise 10.3: feature grafting.** Mend the loop. `student` and `teacher` have the shape (channels, z, y, x), with
-# vectors of length 1; `labels` has the shape (z, y, x), all greater than 0. For each of the `shifts`, take the products
+# **Exercise 10.3: feature grafting.** Mend the loop. `student` and `teacher` are NumPy arrays (channels, z, y, x) with
+# vectors of length 1; `labels` is one of shape (z, y, x), all greater than 0. For each of the `shifts`, take the products
 # of the student at $z$ and the teacher at $z + s$, clamp them to 0 to 1, and compute their mean squared error against "same
 # label?". Return the mean over all shifts.
 
@@ -242,7 +242,8 @@ raw = torch.from_numpy(piece.raw / np.float32(255))[None, None]
 answer = torch.from_numpy(teaching.answers["affinities"].astype(np.float32))[None]
 
 torch.manual_seed(SEED)
-pupil = Distillation(Student(StudentConfig()), LossWeights(), None, 64)
+weights, config = LossWeights(), StudentConfig()
+pupil = Distillation(Student(config), weights, None, 64)
 
 
 def distance_from_teacher():
@@ -258,9 +259,8 @@ minutes = {"fast": 0.1, "cpu": 0.75, "gpu": 0.75}.get(PROFILE, 5.0)
 recipe = TrainConfig((8, 64, 64), 2, iterations=3000, minutes=minutes, learning_rate=3e-3, warmup=10, seed=SEED)
 patches = TaughtPatches([teaching], ("affinities",), recipe)
 before = distance_from_teacher()
-history = fit(
-    pupil, patches, distillation.distillation_loss, recipe, session.out_dir / f"10_{DATASET}_{PROFILE}_{SEED}"
-)
+folder = f"10_{DATASET}_{PROFILE}_{SEED}_{weights.label:g}_{weights.cross:g}_{config.sections}"  # one for each run
+history = fit(pupil, patches, distillation.distillation_loss, recipe, session.out_dir / folder)
 after = distance_from_teacher()
 print(f"{len(history)} iterations; mean |A_2D - A_3D|^2: {before:.3f} before, {after:.3f} after")
 assert after < before
@@ -340,14 +340,14 @@ plt.show()
 rows = students.read_students()
 print(students.describe_missing_students(rows))
 built = {name: Student(pupil.config).eval() for name, pupil in students.PUPILS.items() if name in rows}
-speed = students.section_milliseconds(built, (depth, 160, 160), rounds)
+speed = students.section_milliseconds(built | {"the student": student}, (depth, 160, 160), rounds)
 scores = {name: students.student_scores(rows, name) for name in rows}
 sizes = {students.PUPILS[name].title: (speed[name], scores[name]) for name in students.SIZES if name in rows}
 others = {students.PUPILS[name].title: (speed[name], scores[name]) for name in rows if name not in students.SIZES}
 notes = read_notes("student")
 measured = {"the shipped student": notes, "FGNet mini, the teacher": read_notes("fgnet_mini")["measured"]["fib25"][1]}
 voi = {name: each["voi_split"] + each["voi_merge"] for name, each in measured.items()}
-marks = {"the shipped student": times["the student"], "FGNet mini, the teacher": times["FGNet mini, the teacher"]}
+marks = {"the shipped student": speed["the student"], "FGNet mini, the teacher": times["FGNet mini, the teacher"]}
 marks = {name: (ms, voi[name]) for name, ms in marks.items()} | {"a slim 3D U-Net": (slowest, None)}
 
 # %% alt="VOI on FIB-25 against milliseconds for a section, on a logarithmic axis: students are at the left, the teacher lies lower and far to the right, and a dotted line marks the time of a slim 3D U-Net."
@@ -420,9 +420,11 @@ checks.report("10")
 # ## Try it
 #
 # 1. In part 4, train with `LossWeights(cross=0)`, from labels alone, and with `LossWeights(label=0)`, from the teacher
-#    alone. Which comes closer to the teacher? Which would you trust where nothing is labelled?
+#    alone (run both cells of code each time). Which comes closer to the teacher? Which would you trust where nothing is
+#    labelled?
 # 2. `StudentConfig(sections=1)` sees each section alone. Train one student with it in part 4 and one without, and run part
-#    5 after `student = pupil.student.eval()` for each. What changes in the table?
+#    5 after `student = pupil.student.eval()` for each. What changes in the table? (Take the lines out of part 5 that begin
+#    with `assert`: they speak of the student that ships.)
 # 3. Call `predict(student, ..., three_views=True)` on an isotropic volume. What does it cost, and what does it bring?
 # 4. How many years does your computer need for the cubic millimetre of part 1, with the teacher and with the student?
 #

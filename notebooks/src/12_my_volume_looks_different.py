@@ -490,9 +490,9 @@ plt.show()
 
 # %% [markdown]
 # **How to read it.** The dotted line is the model as it ships, at the voxel size of training. Blue arrows help, vermilion
-# arrows hurt, and grey ones change less than 0.005 bits. A dot is one order, and an arrow ends at their mean. A volume or
-# an arrow that you miss is not measured yet. FIB-25 is the model's own tissue: a method that moves it to the right would
-# hurt even where nothing was wrong.
+# arrows hurt, and grey ones change less than 0.005 bits. A dot is one order, and an arrow ends at their mean. The rate 0.1
+# has a figure of its own below. Any other volume or arrow that you miss is not measured yet. FIB-25 is the model's own
+# tissue: a method that moves it to the right would hurt even where nothing was wrong.
 #
 # **Which should you try first?** These sentences are computed from the cells. A number in brackets is the change of VOI,
 # below 0 if the method helps. (*As it is* means that not even the voxel size was changed.) [Which of these should I try
@@ -728,13 +728,16 @@ checks.report("12")
 # ## What you learned
 #
 # - Begin with what costs nothing: voxel size, then grey values.
-# - Statistics of features travel in a small file, so that a model can be adapted without its training data.
+# - Statistics of features travel with the weights, so that a model can be adapted without its training data.
 # - The style loss moves nothing at home. Norm layers alone, small steps and a teacher limit the damage elsewhere.
 # - Losses without labels can fall while the segmentation gets worse: the rate is a risk that only labels can measure.
 # - Points become balls, and detections become squares. Nearest partners fail in a crowd, and assignment fails where one
 #   site has several partners.
 #
 # ## Try it
+#
+# The first three change part 7. Take the lines out of it that begin with `assert`, because they speak of the lesson as it
+# is.
 #
 # 1. Give `TargetConfig` in part 7 `decay=0.0`, so that the student itself predicts. Which rate collapses now?
 # 2. Match histograms first and adapt afterwards. Do the two changes of VOI add up?
