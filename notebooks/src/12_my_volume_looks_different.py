@@ -491,12 +491,11 @@ plt.show()
 # %% [markdown]
 # **How to read it.** The dotted line is the model as it ships, at the voxel size of training. Blue arrows help, vermilion
 # arrows hurt, and grey ones change less than 0.005 bits. A dot is one order, and an arrow ends at their mean. The rate 0.1
-# has a figure of its own below. Any other volume or arrow that you miss is not measured yet. FIB-25 is the model's own
-# tissue: a method that moves it to the right would hurt even where nothing was wrong.
+# has a figure of its own below. FIB-25 is the model's own tissue: a method that moves it to the right hurts even where
+# nothing was wrong.
 #
-# **Which should you try first?** These sentences are computed from the cells. A number in brackets is the change of VOI,
-# below 0 if the method helps. (*As it is* means that not even the voxel size was changed.) [Which of these should I try
-# first?](../docs/understand/which_first.md) adds what labels can do:
+# **Which should you try first?** A number in brackets is the change of VOI, below 0 if the method helps. (*As it is*: not
+# even the voxel size was changed.) [This page](../docs/understand/which_first.md) adds what labels can do:
 
 # %%
 for key in measured:
@@ -509,15 +508,14 @@ assert min(change for key in gradient_steps for change in changes[key].values())
 assert min(changes["structure_0.01"].values()) > 0.5
 
 # %% [markdown]
-# **What came out.** AC4 and CREMI B are new to the model. One method helped on one of them and hurt on neither, and it is
-# the simplest: CLAHE. On the model's own tissue, where nothing was wrong, it hurts a little. **No gradient step was worth
-# it**: at best VOI fell by 0.05 bits, and on CREMI B each of them raised it. Most of the damage comes from the structure
-# loss, which alone costs more than half a bit everywhere. The paper uses it to register images; to make affinities
-# follow every edge of a section is our idea, and it was not a good one.
+# **What came out.** AC4 and CREMI B are new to the model. One method helped on one of them and hurt on neither: CLAHE,
+# the simplest. **No gradient step was worth it**: at best VOI fell by 0.05 bits, and on CREMI B each raised it. The
+# structure loss does most of the damage: alone it costs more than half a bit everywhere. The paper uses it to register
+# images. To make affinities follow every edge of a section is our idea, and it was not a good one.
 #
 # **Limits.** Four volumes are few, and two of them come from tissues that the model was trained on. AC4 and CREMI B are
-# crops of 10 and 5 sections. Statistics of the source come from FIB-25 alone. Rates and weights of the losses were not
-# tuned, since tuning would need labels. [targets.md](../docs/measured/targets.md) has every number.
+# crops of 10 and 5 sections. Rates and weights of the losses were not tuned, since tuning would need labels.
+# [targets.md](../docs/measured/targets.md) has every number.
 
 # %% [markdown]
 # ### Further: every number, and the collapse
