@@ -18,7 +18,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # fast | cpu | gpu | full
-DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS with a part "train"
 DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
 OUT_DIR = ""  # folder for results; empty: out/
 DEVICE = "auto"  # auto | cpu | cuda | mps
@@ -155,7 +155,7 @@ print(f"{sum(parameter.numel() for parameter in decoder.parameters()):,} paramet
 # here, and such a shift is easy to make.
 
 # %%
-points = grid_points((SIDE, SIDE))
+points = grid_points(unseen.shape[1:])
 asked = decode(decoder, features[:, 0], points).coarse
 with torch.no_grad():
     on_grid = torch.sigmoid(decoder.look(decoder.embed(features[:, 0].flatten(1).T, points))[1])
@@ -236,7 +236,7 @@ fine, variance = (
     torch.stack([getattr(d, name) for d in decodings]).reshape(truth.shape) for name in ("fine", "variance")
 )
 wrong = ((fine.numpy() >= 0.5) != truth) & known
-again = torch.zeros(SIDE * SIDE).index_fill(0, decodings[4].chosen, 1).reshape(SIDE, SIDE)
+again = torch.zeros(len(points)).index_fill(0, decodings[4].chosen, 1).reshape(truth.shape[1:])
 figure, axes = plt.subplots(1, 4, figsize=(15, 4.3), layout="constrained")
 panels = {"grey values": None, "variance": None, "wrong": wrong[4], "looked at again (12.5 %)": again}
 for ax, (title, mask) in zip(axes, panels.items(), strict=True):
