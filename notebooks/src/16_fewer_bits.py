@@ -156,6 +156,7 @@ checks.integer_product(my_product)
 model = load_pretrained()
 training = session.volume("train", (4, 128, 128))
 raw = torch.from_numpy(training.raw / np.float32(255))[None, None]
+raw = raw[..., : raw.shape[-2] // 32 * 32, : raw.shape[-1] // 32 * 32]  # what the encoder takes (lesson 02)
 name = "image_encoder.trunk.blocks.3.attn.qkv"
 layer = model.encoder.get_submodule(name)
 seen = quantisation.observe(model.encoder, lambda: model.encode(raw), [name])[name]
