@@ -304,11 +304,12 @@ assert np.allclose(curves["entropy"], curves["margin"], atol=0.01)
 for name in ("entropy", "variance"):
     first, at_budget = curves[name][0] / curves["oracle"][0], curves[name][np.searchsorted(shares, doubt.BUDGET)]
     print(f"{name}: {first:.0%} of the first {shares[0]:.1%} of the voxels are wrong")
-    assert 0.25 < first < 0.75 and at_budget > 0.5
+    assert DATASET != "phantom" or (0.25 < first < 0.75 and at_budget > 0.5)  # as the text says
 
 # %% [markdown]
-# **What to see.** Begin at the grey line. With an eighth of all voxels, chance shows you an eighth of the errors. Doubt
-# shows you most of them. Then look at the left end, and at the printed numbers. There the scores are far below the oracle:
+# **What to see.** Begin at the grey line. With an eighth of all voxels, chance shows you an eighth of the errors. On the
+# phantom, doubt shows you most of them. Then look at the left end, and at the printed numbers. There the scores are far
+# below the oracle:
 # **the most doubtful voxels are wrong only about half of the time**, because a voxel at $p = 0.5$ is a coin toss. Entropy
 # and margin are one curve, as they must be. Variance needs several passes. Compare its curve with that of entropy, which
 # needs one pass.
@@ -420,6 +421,7 @@ for name, values in (("before", announced), (f"temperature {temperature:.2f}", c
     below.stairs(counts / counts.sum(), np.linspace(0, 1, len(counts) + 1))
 ax.set(ylabel="share that is joined", title="affinities of the shipped model, new sections")
 below.set(xlabel="announced affinity", ylabel="share of all\naffinities", yscale="log")
+below.yaxis.set_minor_formatter("")
 ax.legend(frameon=False)
 plt.show()
 

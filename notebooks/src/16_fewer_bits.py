@@ -568,10 +568,11 @@ except FileNotFoundError:
     print("in a cell of its own, with internet, and then this cell again.")
 
 # %% [markdown]
-# **What to see.** The second line shows what planted channels look like in this number. The first line is far below it,
-# but it is not all ones: on the phantom, a few of the mini encoder's 27 layers have a channel more than ten times as wide
-# as the median. The third line tells you whether SAM2.1's encoder looks like the first line or like the second. (We had
-# no access to its weights when we wrote this, so we claim neither.)
+# **What to see.** The second line shows what planted channels look like in this number. On the phantom, the first line is
+# far below it, but it is not all ones: a few of the mini encoder's 27 layers have a channel more than ten times as wide
+# as the median. (On FIB-25 and gala its first number is far larger: in one layer behind a GELU the median channel
+# hardly moves there, so the divisor is tiny.) The third line tells you whether SAM2.1's encoder looks like the first
+# line or like the second. (We had no access to its weights when we wrote this, so we claim neither.)
 
 # %% [markdown]
 # ## Your exercises
