@@ -128,13 +128,13 @@ scores = evaluate(neurons, volume.labels)  # 6. compare with the truth
 chosen = slender_ids(neurons, 12)  # 7. choose thin ones that run through
 surfaces = neuron_meshes(neurons, volume.voxel_size, chosen)  # 8. wrap them in surfaces
 colors = plots.neighbour_colors(neurons, first=chosen)  # 9. give each its colour
-plots.neurons_figure({"Twelve neurons of the segmentation": (surfaces, colors)})  # 10. look
+plots.neurons_figure({f"{len(chosen)} neurons of the segmentation": (surfaces, colors)})  # 10. look
 plt.show()
 
 # %% [markdown]
 # Each colour is one object that the program takes for one neuron. Follow a few of them from top to bottom: they bend and
-# become thinner and thicker, and some divide. The box is a small crop, a few thousandths of a millimetre deep. So you see
-# pieces of branches that enter on one side and leave on another, not whole cells.
+# become thinner and thicker, and some divide. The box is a small crop, at most a few thousandths of a millimetre deep.
+# So you see pieces of branches that enter on one side and leave on another, not whole cells.
 #
 # ## 3 · What happened in between
 #
