@@ -45,7 +45,7 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # segmentation** gives each voxel the id of the neuron that it lies in. With these ids you can see shapes, measure
 # them, and ask which neurons are connected. By hand, this takes years even for a small cube of tissue.
 #
-# Here are three sections of this lesson's volume. (It is deeper than the crop that the line above names, so that you
+# Here are three sections of this lesson's volume. (It may be deeper than the crop that the line above names, so that you
 # see more of each neuron.) Each closed outline is the *profile* of a neuron, cut by the section. Pick one profile on
 # the left, remember its position, and find it again in the middle and on the right. The computer has to do that for all
 # of them at once.
@@ -58,7 +58,7 @@ from fgnet_lib.views import plots
 
 volume = session.deep_volume()
 figure, axes = plt.subplots(1, 3, figsize=(13, 4.8))
-for ax, z in zip(axes, (2, 5, 8), strict=True):
+for ax, z in zip(axes, (2, 5, 8) if len(volume.raw) > 8 else (0, 1, 2), strict=True):
     plots.show_section(ax, volume.raw, voxel_size=volume.voxel_size, z=z, title=f"section {z}")
 plt.show()
 print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm")
@@ -128,13 +128,13 @@ scores = evaluate(neurons, volume.labels)  # 6. compare with the truth
 chosen = slender_ids(neurons, 12)  # 7. choose thin ones that run through
 surfaces = neuron_meshes(neurons, volume.voxel_size, chosen)  # 8. wrap them in surfaces
 colors = plots.neighbour_colors(neurons, first=chosen)  # 9. give each its colour
-plots.neurons_figure({"Twelve neurons of the segmentation": (surfaces, colors)})  # 10. look
+plots.neurons_figure({f"{len(chosen)} neurons of the segmentation": (surfaces, colors)})  # 10. look
 plt.show()
 
 # %% [markdown]
 # Each colour is one object that the program takes for one neuron. Follow a few of them from top to bottom: they bend and
-# become thinner and thicker, and some divide. The box is a small crop, a few thousandths of a millimetre deep. So you see
-# pieces of branches that enter on one side and leave on another, not whole cells.
+# become thinner and thicker, and some divide. The box is a small crop, at most a few thousandths of a millimetre deep.
+# So you see pieces of branches that enter on one side and leave on another, not whole cells.
 #
 # ## 3 · What happened in between
 #

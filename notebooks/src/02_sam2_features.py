@@ -360,8 +360,8 @@ assert DATASET != "phantom" or thickness[thin] < 16 * volume.voxel_size[-1]
 # %% [markdown]
 # **What to see.** The upper row shows what a perfect map of each stride could hold; the IoU is that of the neurite
 # under the cross. Its shape gets worse with each stride. The lower row shows what our features hold, with the neurite
-# outlined in white. The pixel that the cross lies in has similarity 1, even if the cross lies in its corner. At stride
-# 16 this single pixel is wider than the neurite. Many channels help, since a vector can say
+# outlined in white. The pixel that the cross lies in has similarity 1, even if the cross lies in its corner. On the
+# phantom, this single pixel is wider than the neurite at stride 16. Many channels help, since a vector can say
 # "an edge runs through here", but the position of that edge is lost. This is why FGNet has a second encoder, the
 # *Fine-Grained Encoder*, which works at full resolution: see lesson 03.
 

@@ -17,7 +17,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # fast | cpu | gpu | full
-DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS with a part "train"
 DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
 OUT_DIR = ""  # folder for results; empty: out/
 DEVICE = "auto"  # auto | cpu | cuda | mps
@@ -49,7 +49,8 @@ from fgnet_lib.patches import PatchDataset
 from fgnet_lib.views import plots
 
 volume = open_dataset(DATASET, "train").load()
-patches = PatchDataset([volume], patch=(16, 128, 128), augment=Augment(), seed=SEED)
+side = min(128, *volume.shape[1:])
+patches = PatchDataset([volume], patch=(16, side, side), augment=Augment(), seed=SEED)
 raw, target, mask = patches[0]
 print(f"raw {tuple(raw.shape)}, target {tuple(target.shape)}, mask {tuple(mask.shape)}")
 print(f"{mask.float().mean():.0%} of the affinities are known")

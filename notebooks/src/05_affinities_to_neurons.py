@@ -19,7 +19,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # fast | cpu | gpu | full
-DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS with a part "train"
 DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
 OUT_DIR = ""  # folder for results; empty: out/
 DEVICE = "auto"  # auto | cpu | cuda | mps
@@ -506,7 +506,8 @@ for name, affinities in ideal.items():
     print(f"{name:20} VOI {ceilings[name]:.2f}, against components {sum(voi(of_ideal[name], in_pieces)):.2f} bits")
 ours = on_validation["A_r"][chosen["A_r"]]
 print(f"the network          VOI {ours.voi_split + ours.voi_merge:.2f}")
-assert ceilings["borders as they are"] > 2 * ceilings["widened"] and ceilings["widened"] < ceilings["widened twice"]
+if session.dataset in ("phantom", "fib25"):  # as the text says
+    assert ceilings["borders as they are"] > 2 * ceilings["widened"] and ceilings["widened"] < ceilings["widened twice"]
 
 # %% alt="Four perfect affinities in a section, above their boundaries, below what agglomeration makes of them. Borders as they are: thin lines, and hardly any neurons below. Widened: lines three voxels wide and neurons as in the ground truth. Widened twice: lines five voxels wide, which leave small profiles little inside."
 part = slice(None, 96), slice(None, 96)
@@ -532,9 +533,10 @@ plt.show()
 # nothing tells the watershed where the border lies in so broad a band, and parts of profiles that are only a few voxels
 # thick lose all of their inside.
 #
-# Blurring helps on the phantom and hurts on FIB-25: try both. What remains of VOI are voxels along membranes that fall
-# on the wrong side, and the thinnest profiles. The [results](../docs/results.md) have the ceiling of FIB-25, and give
-# VOI against neurons and against *components*: the pieces of the cell above, where 0 can be reached.
+# Blurring helps on the phantom and hurts on FIB-25: try both. The labels of gala leave gaps between neurons as they are,
+# so there widening costs more than it brings. What remains of VOI are voxels along membranes that fall on the wrong side,
+# and the thinnest profiles. The [results](../docs/results.md) have the ceiling of FIB-25, and give VOI against neurons and
+# against *components*: the pieces of the cell above, where 0 can be reached.
 
 # %% [markdown]
 # ## 7 · Further: $A_s$ against $A_r$

@@ -164,16 +164,17 @@ checks.neuron_volume(my_volume)
 # parts are only a rim along a membrane. A real error has a large *second* part, so we choose by its size.
 #
 # To see both kinds clearly, we leave the model's own threshold and go to both ends of lesson 05's curve: a threshold
-# that is too low splits neurons, and one that is too high merges them. Errors at the rim of the crop are left out.
+# that is too low splits neurons, and one that is too high merges them. Errors at the rim of the crop are left out, if
+# there are others.
 
 # %%
 from fgnet_lib.metrics import by_second_part, neuron_report
 
 too_low, too_high = (remove_small(segment(prediction.refined, volume.voxel_size, value), 200) for value in (0.1, 0.98))
 reports = [neuron_report(labels, volume.labels, volume.voxel_size, top=1000) for labels in (too_low, too_high)]
-split = by_second_part(reports[0].splits, volume.shape, rim=16)[0]
-merges = by_second_part(reports[1].merges, volume.shape, rim=16)
-merge = merges[0]
+listed = reports[0].splits, reports[1].merges
+splits, merges = (by_second_part(errors, volume.shape, rim=16) or errors for errors in listed)
+split, merge = splits[0], merges[0]
 print(f"the two largest parts of neuron {split.label}: (segment, voxels) = {split.parts[:2]}")
 print(f"the two largest parts of segment {merge.label}: (neuron, voxels) = {merge.parts[:2]}")
 

@@ -17,7 +17,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # fast | cpu | gpu | full
-DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS with a part "train"
 DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
 OUT_DIR = ""  # folder for results; empty: out/
 DEVICE = "auto"  # auto | cpu | cuda | mps
@@ -47,6 +47,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.colors import to_rgba
+from skimage.segmentation import expand_labels
 
 from fgnet_lib.affinities import affinities_from_labels
 from fgnet_lib.course import checks, quiz
@@ -289,8 +290,9 @@ outputs = {
     name: predict(model, val.raw, progress=False).refined
     for name, model in [("teacher", teacher), ("student", student)]
 }
-target = affinities_from_labels(val.labels)
-inside = (val.labels[1:] > 0) & (val.labels[:-1] > 0)
+known = expand_labels(val.labels, 2)  # some labels leave gaps between neurons, in which no border would lie
+target = affinities_from_labels(known)
+inside = (known[1:] > 0) & (known[:-1] > 0)
 border = inside & (target[0, 1:] == 0)
 border[:, 0] = border[:, :, 0] = False  # first voxels have no predecessor in their section
 steep = border & ((target[1:, 1:] == 0).any(axis=0) | (target[1:, :-1] == 0).any(axis=0))

@@ -218,6 +218,7 @@ checks.standardised_features(my_standardised)
 
 # %%
 def style_of_levels(raw):
+    raw = rescale_sections(replace(target, raw=raw)) if rescale else raw
     section = torch.from_numpy(raw[:8, :128, :128] / np.float32(255))[None, None]
     with torch.no_grad(), adaptation.observe_levels(model) as levels:
         model(section)
