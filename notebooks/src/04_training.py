@@ -490,9 +490,9 @@ def look(moment: str) -> None:
 look("before training")
 
 # %% [markdown]
-# After a lost session, start the next cell again. It draws the loss while it runs, and the bar above the curve shows
-# the time left. With a budget in *minutes* the learning rate follows the clock, so two such runs are never equal; with
-# a budget in iterations they are.
+# The next cell draws the loss while it runs, and the bar above the curve shows the time left. If the session is lost, run
+# all cells again: training goes on from its last checkpoint. With a budget in *minutes* the learning rate follows the
+# clock, so two such runs are never equal; with a budget in iterations they are.
 
 # %% alt="The loss while training, over the minutes of each stage: noisy curves that fall."
 from IPython.display import display
