@@ -623,8 +623,8 @@ checks.report("01")
 # - Set `DATASET = "fib25"` and run part 2 again. Along which axis does the neuron change most often now, and why?
 # - Widen the borders twice, `widen_borders(widen_borders(labels))`. Which share of its voxels does the smallest
 #   neurite keep, and which share the largest?
-# - Make a volume with `make_phantom((16, 256, 256), seed=7, voxel_size=(40, 4, 4))`. Compared with voxels of 8 nm,
-#   which wavelengths lose power, and which do not?
+# - Make a volume with `make_phantom((8, 512, 512), seed=7, voxel_size=(40, 4, 4))`. Compared with voxels of 8 nm
+#   (and half as many in y and x), which wavelengths lose power, and which do not?
 # - Blur the phantom a little (`scipy.ndimage.gaussian_filter`, in-plane only) before you measure it. Can you bring its
 #   spectrum nearer to FIB-25?
 #

@@ -220,18 +220,17 @@ import time
 
 for channels, size in zip(model.config.widths[:2], ((16, 128, 128), (8, 64, 64)), strict=True):
     x = torch.randn(1, channels, *size, requires_grad=True)  # as in training: gradients go on to earlier layers
-    weights = []
+    counts = []
     for block in (DWBlock(channels), DenseBlock(channels)):
         block(x).sum().backward()  # the first time has set-up in it
         start = time.perf_counter()
         for _ in range(3):
             block(x).sum().backward()
         milliseconds = (time.perf_counter() - start) / 3 * 1000
-        weights.append(sum(p.numel() for p in block.parameters()))
-        print(
-            f"{channels} channels at {size}: {type(block).__name__:10} {weights[-1]:6,} parameters, {milliseconds:4.0f} ms"
-        )
-    assert 3.5 < weights[1] / weights[0] < 6.5  # "about five times", as the text says
+        counts.append(sum(p.numel() for p in block.parameters()))
+        name = f"{channels} channels at {size}: {type(block).__name__:10}"
+        print(f"{name} {counts[-1]:6,} parameters, {milliseconds:4.0f} ms")
+    assert 3.5 < counts[1] / counts[0] < 6.5  # "about five times", as the text says
 
 # %% [markdown]
 # **What to see.** Compare the two lines of each shape. The DW Block has about five times fewer weights, but that does

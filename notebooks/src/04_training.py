@@ -328,9 +328,8 @@ def lose_the_session(history) -> None:
 try:
     train(fresh_model(), [volume], config, folder / "lost", lose_the_session)
 except ConnectionError as error:
-    print(
-        f"after iteration {len(seen)}: {error}; on disk: {[path.name for path in (folder / 'lost').glob('checkpoint*')]}"
-    )
+    on_disk = [path.name for path in (folder / "lost").glob("checkpoint*")]
+    print(f"after iteration {len(seen)}: {error}; on disk: {on_disk}")
 
 # %% [markdown]
 # Iterations 6, 7 and 8 are lost. If you make the same call again, it continues from the checkpoint after iteration 5.
