@@ -113,8 +113,8 @@ assert DATASET != "phantom" or changes["z"] > 1.2 * max(changes["y"], changes["x
 
 # %% [markdown]
 # In the phantom the neuron changes more often along z than along y or x. That is why FGNet, like other networks for
-# such data, begins with a filter that lies within one section, and never pools along z. It is also why the watershed of lesson 05 works section by
-# section if the data are anisotropic.
+# such data, begins with a filter that lies within one section, and never pools along z. It is also why the watershed of
+# lesson 05 works section by section if the data are anisotropic.
 #
 # Move the slider and follow one profile from section to section. Does it branch? Does it squeeze between two others?
 

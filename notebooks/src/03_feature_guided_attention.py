@@ -491,8 +491,8 @@ checks.auc(my_auc)
 
 # %% [markdown]
 # The sign is arbitrary! Nothing in the loss says that attention must be *high* on membranes. A network that lowers the
-# weight on membranes, and learns other filters to go with it, can predict the same affinities. So both signs count as structure,
-# and we report which one this model has.
+# weight on membranes, and learns other filters to go with it, can predict the same affinities. So both signs count as
+# structure, and we report which one this model has.
 
 # %%
 on_border = borders[known]
