@@ -528,9 +528,9 @@ checks.recall(my_recall)
 
 # %% [markdown]
 # We compare the `mini` encoder, random and trained; FGNet's own encoder, the Fine-Grained Encoder of lesson 03, which
-# the encoder's features guide; and an encoder that learned from photographs, an EfficientNet ([the data
-# page](../data/README.md) names its source). A fifth description needs no network: the mean and the spread of a patch's
-# grey values. It shows how little a search takes. (SAM2.1's encoder joins them if you have its weights.)
+# the encoder's features guide; and an encoder that learned from photographs, an EfficientNet
+# ([the data page](../data/README.md) names its source). A fifth description needs no network: the mean and the spread of
+# a patch's grey values. It shows how little a search takes. (SAM2.1's encoder joins them if you have its weights.)
 
 # %%
 quiz.ask("02", "retrieval")
