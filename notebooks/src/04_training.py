@@ -144,8 +144,8 @@ assert pulls[0] < 0.4 < pulls[1] < 0.6 or DATASET != "phantom"  # as the text sa
 # %% [markdown]
 # With plain cross-entropy the inside pulls more; with `affinity_loss` the borders have about half of the gradient.
 # `affinity_loss` also adds half a **Dice** term, which compares the predicted borders with the true borders as sets,
-# and ignores the inside that both agree on. FGNet has two outputs, A_r and A_s, and its loss is the sum over both
-# (`fgnet_loss`).
+# and ignores the inside that both agree on. FGNet has two outputs, the refined affinities A_r and the coarse ones A_s,
+# and its loss is the sum over both (`fgnet_loss`).
 #
 # ## 3 · Precision
 #
@@ -329,7 +329,8 @@ def lose_the_session(history) -> None:
 try:
     train(fresh_model(), [volume], config, folder / "lost", lose_the_session)
 except ConnectionError as error:
-    print(f"after iteration {len(seen)}: {error}; on disk: {[path.name for path in (folder / 'lost').iterdir()]}")
+    on_disk = [path.name for path in (folder / "lost").glob("checkpoint*")]
+    print(f"after iteration {len(seen)}: {error}; on disk: {on_disk}")
 
 # %% [markdown]
 # Iterations 6, 7 and 8 are lost. If you make the same call again, it continues from the checkpoint after iteration 5.
@@ -347,11 +348,11 @@ difference = np.abs(np.subtract(resumed.loss, undisturbed.loss)).max()
 print(f"{len(resumed.loss)} iterations; largest difference between the two curves: {difference:.1e}")
 assert difference < 1e-6 or session.device.type != "cpu"  # one curve, as the text below says
 
-# %% alt="Left, the loss over 16 iterations: the curve of the undisturbed run, the resumed one from iteration 5 on, and the crosses of the lost iterations all lie on each other. Right, the learning rate: up for four iterations, then down along a cosine."
+# %% alt="Left, the loss over 16 iterations: the curve of the undisturbed run, the dashed curve of the resumed one, and the crosses of the lost session all lie on each other. Right, the learning rate: up for four iterations, then down along a cosine."
 figure, (ax, rates) = plt.subplots(1, 2, figsize=(13, 4))
 steps = range(1, 17)
 plots.loss_curve(ax, steps, undisturbed.loss, "undisturbed")
-plots.loss_curve(ax, steps, resumed.loss, "resumed from iteration 5")
+plots.loss_curve(ax, steps, resumed.loss, "lost, then resumed")
 ax.lines[-1].set(linestyle="--", linewidth=3)
 ax.plot(steps[:8], seen, "x", color="k", label="before the session was lost")
 ax.axvline(5, color="gray", linestyle=":", label="checkpoint")
@@ -489,9 +490,9 @@ def look(moment: str) -> None:
 look("before training")
 
 # %% [markdown]
-# After a lost session, start the next cell again. It draws the loss while it runs, and the bar above the curve shows
-# the time left. With a budget in *minutes* the learning rate follows the clock, so two such runs are never equal; with
-# a budget in iterations they are.
+# The next cell draws the loss while it runs, and the bar above the curve shows the time left. If the session is lost, run
+# all cells again: training goes on from its last checkpoint. With a budget in *minutes* the learning rate follows the
+# clock, so two such runs are never equal; with a budget in iterations they are.
 
 # %% alt="The loss while training, over the minutes of each stage: noisy curves that fall."
 from IPython.display import display
@@ -501,18 +502,23 @@ plt.close(figure)  # drawn by hand below, whenever there is something new
 live, histories = display(figure, display_id=True), {}
 
 
+def redraw() -> None:
+    ax.clear()
+    for name, history in histories.items():
+        plots.loss_curve(ax, np.array(history.seconds) / 60, history.loss, f"SAM2 {name}")
+    ax.set(title="Loss while training", xlabel="minutes in this stage")
+    live.update(figure)
+
+
 def draw(history) -> None:
     histories[stage] = history
-    if len(history.loss) % max(1, config.iterations // 100) == 0:
-        ax.clear()
-        for name, stage_history in histories.items():
-            plots.loss_curve(ax, np.array(stage_history.seconds) / 60, stage_history.loss, f"SAM2 {name}")
-        ax.set(title="Loss while training", xlabel="minutes in this stage")
-        live.update(figure)
+    if len(history.loss) % max(1, recipe.iterations // 100) == 0:
+        redraw()
 
 
-for stage, config in stages.items():
-    histories[stage] = train(model, [volume], config, session.out_dir / f"04_{DATASET}_{PROFILE}_{SEED}" / stage, draw)
+for stage, recipe in stages.items():
+    histories[stage] = train(model, [volume], recipe, session.out_dir / f"04_{DATASET}_{PROFILE}_{SEED}" / stage, draw)
+    redraw()  # a stage that was finished before is only read from disk
     look(stage)
 
 # %% alt="The loss of both stages, smoothed: the longer the training, the lower it falls; the second stage begins a new mean."
