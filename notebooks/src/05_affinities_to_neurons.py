@@ -365,9 +365,10 @@ print("by library split {:.4f}, merge {:.4f} bits".format(*voi(toy, truth)))
 # score is the **adapted Rand error** (ARAND), which looks at pairs of voxels. Of the pairs that the segmentation puts
 # together, precision is the share that truly belongs together. Of the pairs that belong together, recall is the share
 # that the segmentation puts together. ARAND is one minus their harmonic mean. Pairs grow with the square of the size,
-# so large neurons dominate ARAND. The **CREMI score** is $\sqrt{\text{ARAND} \cdot \text{VOI}}$. All these scores
-# leave out voxels without ground truth. The challenge's own script counts a little differently (`help(evaluate)` says
-# how), so compare a CREMI score from here only with others from here.
+# so large neurons dominate ARAND. The **CREMI score**, named after a challenge, is
+# $\sqrt{\text{ARAND} \cdot \text{VOI}}$. All these scores leave out voxels without ground truth. The challenge's own
+# script counts a little differently (`help(evaluate)` says how), so compare a CREMI score from here only with others
+# from here.
 #
 # ## 6 · The threshold
 #
@@ -507,6 +508,7 @@ for name, affinities in ideal.items():
 ours = on_validation["A_r"][chosen["A_r"]]
 print(f"the network          VOI {ours.voi_split + ours.voi_merge:.2f}")
 assert ceilings["borders as they are"] > 2 * ceilings["widened"] and ceilings["widened"] < ceilings["widened twice"]
+assert session.dataset != "phantom" or ceilings["widened, blurred"] < ceilings["widened"]  # as the text says
 
 # %% alt="Four perfect affinities in a section, above their boundaries, below what agglomeration makes of them. Borders as they are: thin lines, and hardly any neurons below. Widened: lines three voxels wide and neurons as in the ground truth. Widened twice: lines five voxels wide, which leave small profiles little inside."
 part = slice(None, 96), slice(None, 96)
@@ -534,7 +536,7 @@ plt.show()
 #
 # Blurring helps on the phantom and hurts on FIB-25: try both. What remains of VOI are voxels along membranes that fall
 # on the wrong side, and the thinnest profiles. The [results](../docs/results.md) have the ceiling of FIB-25, and give
-# VOI against neurons and against *components*: the pieces of the cell above, where 0 can be reached.
+# VOI against neurons and against *components*, the connected pieces of the ground truth, where 0 can be reached.
 
 # %% [markdown]
 # ## 7 · Further: $A_s$ against $A_r$

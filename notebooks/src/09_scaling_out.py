@@ -277,8 +277,8 @@ plt.show()
 # %% [markdown]
 # **What to see.** The blue bar stays below what you allow, and the whole volume would need ten times as much. (The blue
 # bar is longer than the two blocks of part 1, because temporary copies, reading and compressing take memory, too.) It
-# does not grow with the volume: make the volume a thousand times larger, and only the disk and your patience
-# notice. We measured all steps up to the neurons in volumes of up to 2 GVox:
+# does not grow with the volume: make the volume a thousand times larger, and only the disk and your patience notice. We
+# measured all steps up to the neurons in volumes of up to 2 GVox (2000 million voxels):
 # [blocks, measured](../docs/measured/bench_blocks.md).
 #
 # ## 5 · The network, and a worker that is killed
@@ -471,9 +471,10 @@ checks.block_ids(my_ids)
 # %% [markdown]
 # ## 7 · What would a cubic millimetre cost?
 #
-# At 10 nm a cubic millimetre has $10^{15}$ voxels. The rate that counts is how fast one worker *computes*, because
-# reading and writing happen meanwhile. Storage is what lies on disk here, divided by the voxels. The lesson remembers
-# the rate of each device that you run it on. We had no GPU when we wrote it; if you have one,
+# At 10 nm a cubic millimetre has $10^{15}$ voxels. The rate that counts is how many million voxels a second (MVox/s) one
+# worker *computes*, because reading and writing happen meanwhile. Storage is what lies on disk here, divided by the
+# voxels. The lesson remembers the rate of each device that you run it on. We had no GPU when we wrote it; if you have
+# one,
 #
 # ```
 # papermill notebooks/09_scaling_out.ipynb out/09.ipynb -p PROFILE gpu -p DEVICE cuda
@@ -540,8 +541,8 @@ checks.worker_hours(my_hours)
 # %% [markdown]
 # ## 8 · On a cluster
 #
-# Only the scheduler changes. Everything else is the same call, and all workers need the same folder under the same
-# path:
+# Only the start of the workers changes, here through SLURM, the job queue of many clusters. Everything else is the same
+# call, and all workers need the same folder under the same path:
 #
 # ```python
 # from dask_jobqueue import SLURMCluster  # pip install dask-jobqueue
@@ -553,10 +554,10 @@ checks.worker_hours(my_hours)
 #     predict_blocks(client, Source("/scratch/volume.zarr"), "/scratch/run", Network("/scratch/weights.safetensors"), (128, 512, 512))
 # ```
 #
-# A job that ends at its walltime is a worker that dies, and you have seen what happens then. With a lifetime, the
-# worker leaves in good order before that, and `adapt` asks for another job; `scale(64)` would not.
-# [Scaling out](../docs/understand/scaling.md) shows the same for Kubernetes, and tells you who may reach a scheduler
-# and how to choose the size of blocks.
+# A job that ends at its walltime, the time that the queue grants it, is a worker that dies, and you have seen what
+# happens then. With a lifetime, the worker leaves in good order before that, and `adapt` asks for another job;
+# `scale(64)` would not. [Scaling out](../docs/understand/scaling.md) shows the same for Kubernetes, and tells you who
+# may reach a scheduler and how to choose the size of blocks.
 #
 # Stop the workers, and look at your exercises:
 
