@@ -53,8 +53,8 @@ print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm
 
 # %% [markdown]
 # The easiest way out of the section is to cut the volume in another direction. The three planes below meet in one
-# voxel, where the dotted lines cross. Lengths are to scale: if voxels are longer in z than in x, the planes *xz* and
-# *yz* have steps as long as a section is thick.
+# voxel, where the dotted lines cross. In *yz*, z runs to the right; in *xz*, it runs down. Lengths are to scale: if
+# voxels are longer in z than in x, the planes *xz* and *yz* have steps as long as a section is thick.
 
 # %% alt="Three planes through one voxel, xy, yz and xz, drawn to scale with the predicted neurons in colours that differ wherever two touch. Round profiles in xy are long bands in the other two planes."
 import matplotlib.pyplot as plt
@@ -263,6 +263,7 @@ from fgnet_lib.views import viewer
 affinities = {"A_r": prediction.refined, "A_s": prediction.coarse}
 segmentations = {"prediction": neurons, "too high": too_high}
 view = viewer.show(volume, segmentations, affinities, prediction.attention, errors)
+opening = view.viewer.state  # part 6 comes back to it
 view
 
 # %% [markdown]
@@ -354,7 +355,6 @@ checks.match(my_match)
 # %%
 for k, error in enumerate(merges[:3]):
     print(f"merge {k}: segment {error.label}, {error.bits:.3f} bits, at voxel (z, y, x) = {error.voxel}")
-opening = view.viewer.state  # to come back to
 view.jump(merge)  # the one of part 3; try merges[k]
 view.panel
 
@@ -402,7 +402,7 @@ for what, labels, colors in (("too high", too_high, high_colors), ("ground truth
 # **What to see.** At the crossing the segmentation has one colour on both sides of a membrane, and the ground truth has
 # two.
 #
-# The next cell takes the viewer back to where it was in part 4. So if you run all cells of this lesson at once, you
+# The next cell takes the viewer back to where it began in part 4. So if you run all cells of this lesson at once, you
 # find the viewer there as the text describes it. To fly to the merge, run the cell with `view.jump` again.
 
 # %%
@@ -438,16 +438,16 @@ plots.neurons_figure({"Neurites of the prediction": (neuron_meshes(neurons, size
 plt.show()
 
 # %% [markdown]
-# The neurites end in flat faces where the crop ends. A whole neuron is thousands of times longer than this box. To see
-# one, you need volumes that do not fit into memory, but the steps stay the same.
+# The neurites end in flat faces where the crop ends. A whole neuron can be thousands of times longer than this box. To
+# see one, you need volumes that do not fit into memory, but the steps stay the same.
 #
 # ## 8 · A folder for the web
 #
 # Surfaces alone do not convince anyone who wants to see the grey values. `export_precomputed` writes raw data,
 # segmentation and meshes in neuroglancer's **precomputed** format. This is a folder of small files: blocks of 64 x 64 x
-# 64 voxels, coarser copies for a distant view, and one file for each mesh. The browser fetches only what it needs, and
-# no program has to run where the files lie. So any web server or cloud bucket will do, if it lets other pages read from
-# it (a setting called CORS).
+# 64 voxels, two files for each mesh and, if a volume is longer than 256 voxels, coarser copies for a distant view. The
+# browser fetches only what it needs, and no program has to run where the files lie. So any web server or cloud bucket
+# will do, if it lets other pages read from it (a setting called CORS).
 
 # %%
 folder = exports.export_precomputed(volume, neurons, session.out_dir / "precomputed", names)
