@@ -467,7 +467,7 @@ plt.show()
 # ## 9 · Measured on four volumes
 #
 # The same methods on FIB-25's validation part, gala, AC4 and CREMI B, on all sections that we have of each. Where windows
-# arrive one by one, we try three orders. A *cell* is one method on one volume in one order. How many have been measured?
+# arrive one by one, we try three orders. A *cell* is one method on one volume in one order.
 
 # %% alt="A panel for each volume: arrows from VOI at the training voxel size to VOI after each method. Blue arrows to the left are better, vermilion arrows to the right are worse; dots are orders of arrival."
 cells = targets.read_targets()
@@ -514,9 +514,9 @@ assert min(changes["structure_0.01"].values()) > 0.5
 # structure loss does most of the damage: alone it costs more than half a bit everywhere. The paper uses it to register
 # images. To make affinities follow every edge of a section is our idea, and it was not a good one.
 #
-# **Limits.** Four volumes are few, and two of them come from tissues that the model was trained on. AC4 and CREMI B are
-# crops of 10 and 5 sections. Rates and weights of the losses were not tuned, since tuning would need labels.
-# [targets.md](../docs/measured/targets.md) has every number.
+# **Limits.** Four volumes are few, and two are the model's own tissue. AC4 and CREMI B are crops of 10 and 5 sections.
+# Rates and weights of the losses were not tuned, since tuning would need labels. [targets.md](../docs/measured/targets.md)
+# has every number.
 
 # %% [markdown]
 # ### Further: every number, and the collapse
