@@ -512,11 +512,11 @@ assert min(changes["structure_0.01"].values()) > 0.5
 # **What came out.** AC4 and CREMI B are new to the model. One method helped on one of them and hurt on neither: CLAHE,
 # the simplest. **No gradient step was worth it**: at best VOI fell by 0.05 bits, and on CREMI B each raised it. The
 # structure loss does most of the damage: alone it costs more than half a bit everywhere. The paper uses it to register
-# images. To make affinities follow every edge of a section is our idea, and it was not a good one.
+# images. To make affinities follow every edge is our idea, and not a good one.
 #
 # **Limits.** Four volumes are few, and two are the model's own tissue. AC4 and CREMI B are crops of 10 and 5 sections.
-# Rates and weights of the losses were not tuned, since tuning would need labels. [targets.md](../docs/measured/targets.md)
-# has every number.
+# Rates and weights of the losses were not tuned: that needs labels. [targets.md](../docs/measured/targets.md) has all
+# numbers.
 
 # %% [markdown]
 # ### Further: every number, and the collapse
