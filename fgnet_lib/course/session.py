@@ -149,7 +149,8 @@ def describe_session(session: Session) -> str:
         hardware = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
         allows = "every PROFILE"
     else:
-        hardware = f"{session.device.type}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        hardware = f"{session.device.type}, {threads} thread{'s' * (threads > 1)}"
         allows = "PROFILE fast and cpu; gpu and full want a CUDA GPU"
     arithmetic = precision(session.device).replace("no", "fp32")
     crop = session.profile.crop
