@@ -248,7 +248,7 @@ for name, answer in answers.items():
 # | [08 Your own volume](08_your_own_volume.ipynb) | all of them, on a file of yours |
 # | [09 Scaling out](09_scaling_out.ipynb) | 3 and 4, on volumes larger than memory and with many workers |
 # | [10 Twenty times faster](10_twenty_times_faster.ipynb) | 3, by a student of two dimensions that learns from FGNet |
-# | [11 Adapt without retraining](11_adapt_without_retraining.ipynb) | 2, for a new tissue, by a file of a few kilobytes |
+# | [11 Adapt without retraining](11_adapt_without_retraining.ipynb) | 2, for a new tissue, by a file of less than 100 kB |
 # | [12 My volume looks different](12_my_volume_looks_different.ipynb) | 2 to 4, on a volume without labels from elsewhere |
 # | [13 Five sections](13_five_sections.ipynb) | 2, from one to twenty labelled sections |
 # | [14 Clean is not correct](14_clean_is_not_correct.ipynb) | 1 to 3, on noisy sections |

@@ -479,7 +479,8 @@ explorer.draw(z=z, stride=8, y=y, x=x)
 #
 # If similar tissue has similar vectors, a feature map is also a search engine: give it a patch, and it finds patches
 # that look like it. A patch gets one vector, its **embedding**: here the mean of a map over the patch. To search,
-# sort all patches of a *gallery* by the cosine between their embedding and that of the *query*.
+# sort all patches of a *gallery* by the cosine between their embedding and that of the *query*. (First subtract the
+# gallery's mean from all embeddings, because what all patches share does not tell them apart.)
 #
 # A search needs a score, and a score needs a truth. The phantom knows the neuron and the organelle of each patch, so
 # we ask two questions. Does the search find patches of the *same neuron*? And does it find patches of the *same kind
@@ -622,12 +623,14 @@ for row, name in zip(axes, shown, strict=True):
         same = "\nsame neuron" * bool(same_neuron[asked, answer])
         show_patch(ax, gallery[answer], f"{ORGANELLES[kinds[gallery[answer]]]}{same}")
 plt.show()
+similar = gallery[ranks["grey, mean and spread"][asked][:5]]
+assert max(grey_mean[query[asked]], *grey_mean[similar]) < grey_mean[gallery].mean()  # as the text says
 
 # %% [markdown]
 # **What to see.** A title says what fills at least half of the patch. Look at the answers that are called "none": most
 # of them show the edge of a mitochondrion, or a membrane, where the query has its edge. So the features found what the
-# truth of this score does not count. Grey values alone find patches as dark as the query, whatever they show. And do
-# not judge by one query: compare the rows here with the lines above.
+# truth of this score does not count. Grey values alone find patches that are darker than the average of the gallery, as
+# the query is, whatever they show. And do not judge by one query: compare the rows here with the lines above.
 #
 # This is a small cousin of **MedFinder** (Chen et al. 2024), a search engine for medical images. There a doctor asks
 # with a volume or in words, and gets the volumes that fit, out of 8,069 CT volumes with two million slices. It has one

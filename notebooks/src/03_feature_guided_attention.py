@@ -275,7 +275,7 @@ for name, tensor in {"S1": S, "F1": fine, "Ws S1": says_sam2, "Wf F1": says_fine
 
 # %% alt="A section, and the steps of attention at stride 4: SAM2's part, dark along outlines; the fine part; the ReLU of their sum; the attention a1."
 share = says_sam2.var() / (says_sam2.var() + says_fine.var())
-print(f"SAM2's part of the variance of the sum: {share:.0%}")
+print(f"SAM2's part of the two variances together: {share:.0%}")
 
 z = raw.shape[2] // 2
 figure, axes = plt.subplots(1, 5, figsize=(15, 4.2))
@@ -307,8 +307,8 @@ for name, tensor in {"SAM2's part": says_sam2, "The fine part": says_fine}.items
 
 # %% [markdown]
 # **What to see.** If both sentences say *lower* or *higher*, both encoders see membranes. The ReLU and $W_a$ turn their
-# sum into one weight per pixel, $a_1$. The percentage above the figure is the part of the variance that comes from
-# SAM2.
+# sum into one weight per pixel, $a_1$. The percentage above the figure is SAM2's part of the two
+# variances together.
 #
 # **Exercise 3.2: feature-guided attention.** Now write it as a module. The layers are given; write the two equations
 # above. Return the guided features $F'$ and the attention map $a$. The check gives your module the weights of the
@@ -553,8 +553,9 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
 # results folder. *open here in neuroglancer* shows the same place in 3D, and *own image* puts an image of yours in the
 # volume's place.
 #
-# The cross begins on a membrane that depends on attention: of all membrane voxels of the middle section, the one around
-# which the affinities change most if a1 is set to 0. Below, under *What if?*, you see this change.
+# The cross begins on a membrane that depends on attention: of all membrane voxels of the middle section, 32 voxels or
+# more from its edge, the one around which the affinities change most if a1 is set to 0. Below, under *What if?*, you
+# see this change.
 
 # %%
 inspector = Inspector(model, volume.raw)  # it computes for the explorer

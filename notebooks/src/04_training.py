@@ -307,7 +307,6 @@ import shutil
 from fgnet_lib.training import TrainConfig, train
 
 folder = session.out_dir / "04_lost_session"
-shutil.rmtree(folder, ignore_errors=True)  # an old run would be resumed, and here we want to see the beginning
 config = TrainConfig(patch=(8, 64, 64), iterations=16, warmup=4, checkpoint_every=5, seed=SEED)
 
 
@@ -317,6 +316,7 @@ def fresh_model() -> FGNet:
 
 
 # %%
+shutil.rmtree(folder, ignore_errors=True)  # an old run would be resumed, and here we want to see the beginning
 seen = []
 
 
@@ -380,8 +380,8 @@ except ValueError as error:
 # %% [markdown]
 # **Exercise 4.3: a run that can be resumed.** Here is the smallest possible loop. Complete it, so that the same call
 # goes on after a kill as if nothing had happened. What does the next iteration depend on?
-# `patch(k)` gives the data of iteration k. `torch.save(dictionary, path)` writes a checkpoint, and `torch.load(path)`
-# reads it; `path` is a `pathlib.Path`, so `path.exists()` tells you whether there is one.
+# `patch(k)` gives the data of iteration k. `torch.save(dictionary, path)` writes a checkpoint: do so after each
+# iteration. `torch.load(path)` reads it; `path` is a `pathlib.Path`, so `path.exists()` tells you whether there is one.
 # Return the number of the first iteration that this call computed.
 
 
@@ -490,7 +490,7 @@ def look(moment: str) -> None:
 look("before training")
 
 # %% [markdown]
-# The next cell draws the loss while it runs, and the bar above the curve shows the time left. If the session is lost, run
+# The next cell draws the loss while it runs, and the bar below the curve shows the time left. If the session is lost, run
 # all cells again: training goes on from its last checkpoint. With a budget in *minutes* the learning rate follows the
 # clock, so two such runs are never equal; with a budget in iterations they are.
 
