@@ -603,8 +603,8 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 #   For an effective batch *n* times as large, √n times the rate is a usual start with Adam, with a longer warm-up.
 # - Patch *k* is a function of the **seed** and *k*, so no two processes see the same patch. Random numbers inside the
 #   model start from the seed plus the number of the process.
-# - The first process writes the **checkpoints**. A run goes on with as many processes as it began with. Another number
-#   is refused, like any other change.
+# - The first process writes the **checkpoints**; every process adds the state of its random generators. So a run goes on
+#   with as many processes as it began with. Another number is refused, like any other change.
 #
 # From a notebook, `notebook_launcher` starts the processes. They are copies of this process, which must not have
 # touched a GPU: restart the kernel, set `DEVICE = "cpu"` and `PROFILE = "fast"` at the top, and run all cells. Without
