@@ -79,8 +79,9 @@ def describe_runs(name, runs):
 fold_table(["row", "seeds", "measured on"], by_amount(describe_runs))
 
 # %% [markdown]
-# All rows have the same task. They train on the first sections of FIB-25's training part, and are judged on sections
-# 144 to 183, its validation part, and on volumes of other tissue. What does a run record? Here is the first:
+# All rows have the same task. All but the shipped model train on the first sections of the training part of FIB-25, a
+# volume of fly brain. All are judged on sections 144 to 183, its validation part, and on volumes of other tissue. What
+# does a run record? Here is the first:
 
 # %%
 first = next((run for runs in rows.values() for run in runs), None)

@@ -95,7 +95,8 @@ large_source = write_mirrored("large.zarr", large)
 # each block blends all windows that touch it.
 #
 # How many windows touch a block, and how many of them lie wholly inside, so that no other block needs them? We count in
-# a plane, for windows that are 160 voxels wide and overlap by a quarter.
+# a plane, for windows that are 160 voxels wide and overlap by at least a quarter. They begin at multiples of 32 voxels,
+# so they share 64.
 
 # %%
 from fgnet_lib.inference import window_starts
@@ -138,9 +139,9 @@ plt.show()
 # has grown even more. What a step reads around its block, like the windows here or the fragments of part 6, is called
 # a *halo*.
 #
-# **Exercise 9.1: what a block reads.** A block reaches from `start` to `stop` (z, y, x; `stop` is the last voxel + 1).
-# It reads a halo of `halo` voxels around itself, as far as the volume of the given `shape` goes. Return where it starts
-# and where it stops reading, as two triples in the order z, y, x.
+# **Exercise 9.1: what a block reads.** A block reaches from `start` to `stop` (`stop` is the last voxel + 1). It reads a
+# halo of `halo` voxels around itself, as far as the volume of the given `shape` goes. All four are triples in the order
+# z, y, x. Return where the block starts and where it stops reading, as two such triples.
 
 
 # %% tags=["task"]
