@@ -37,8 +37,9 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # lie side by side may be joined by a single wrong voxel somewhere. So we want to see neurons from all sides, together
 # with the data behind them.
 #
-# First the shipped model segments the volume, exactly as in lesson 00. Its threshold is
-# compared with the score of two touching fragments, 1 − mean affinity.
+# First the shipped model segments the volume, exactly as in lesson 00. So that neurites have room to bend and branch, it
+# has more sections than the line above says. The model's threshold is compared with the score of two touching fragments,
+# 1 − mean affinity.
 
 # %%
 from fgnet_lib.inference import predict

@@ -405,9 +405,10 @@ assert ignored < filled or not points  # gaps ignored look better than filled on
 #
 # ## 6 · Look at it
 #
-# Two rows can have the same score and different errors. Each run keeps one section of its segmentation, section 20 of
-# the validation part, and marks the wrong voxels in it. (It does not keep the EM, which has a licence of its own; with
-# `DATASET = "fib25"` you see it beneath.) Here are the shipped model and the three rows of the curves:
+# Two rows can have the same score and different errors. The first run of each row with all labelled sections keeps one
+# section of its segmentation, section 20 of the validation part, and marks the wrong voxels in it. (It does not keep the
+# EM, which has a licence of its own; with `DATASET = "fib25"` you see it beneath.) Here are the shipped model and the
+# three rows of the curves:
 
 # %%
 from skimage.segmentation import find_boundaries
@@ -446,11 +447,12 @@ plt.show()
 # %% [markdown]
 # ### Further: one neuron in 3D
 #
-# Now look at one neuron, the longest of the large ones, in each of these rows. You see the segments that cover it, each
-# in its own colour. A neuron in one colour was found whole; several colours are splits. A piece that reaches out where
-# other rows have nothing is a merge. A segment that joins the neuron to a much larger one would hide everything else.
-# So each segment is cut off 80 nm away from the voxels that any row assigns mainly to this neuron, and segments that
-# hold less than a twentieth of it are left out.
+# Now look at one neuron in each of these rows. Of the ten largest neurons in one piece, it is the one that fills the
+# smallest share of the box around it. You see the segments that cover it, each in its own colour. A neuron in one colour
+# was found whole; several colours are splits. A piece that reaches out where other rows have nothing is a merge. A
+# segment that joins the neuron to a much larger one would hide everything else. So each segment is cut off 80 nm away
+# from the voxels that any row assigns mainly to this neuron, and segments that hold less than a twentieth of it are left
+# out.
 
 # %%
 from scipy import ndimage
@@ -482,7 +484,7 @@ for number, (name, parts) in enumerate(shown.items(), start=1):
 plt.show()
 
 # %% [markdown]
-# In numbers: how much of this neuron lies in its largest segment? (Each run keeps at most eight segments, without the
+# In numbers: how much of this neuron lies in its largest segment? (At most eight segments of a run are kept, without the
 # crumbs.)
 
 
