@@ -429,8 +429,8 @@ def background(arrays: dict) -> np.ndarray:
 
 # %% alt="A section of FIB-25 once for each row: borders of its segments as dark lines, voxels that are wrongly split in blue and wrongly merged in orange. Where the colours lie differs from row to row."
 columns = max(1, min(4, len(kept)))
-lines = max(1, -(-len(kept) // columns))
-figure, axes = plt.subplots(lines, columns, figsize=(min(3.75 * columns, 15), 4.2 * lines), squeeze=False)
+picture_rows = max(1, -(-len(kept) // columns))
+figure, axes = plt.subplots(picture_rows, columns, figsize=(min(3.75 * columns, 15), 4.2 * picture_rows), squeeze=False)
 for ax in axes.flat:
     ax.set_axis_off()
 for ax, (name, arrays) in zip(axes.flat, kept.items(), strict=False):
@@ -465,17 +465,17 @@ def mostly_this_neuron(arrays: dict) -> np.ndarray:
 
 around = np.any([mostly_this_neuron(arrays) for arrays in kept.values()], axis=0) if kept else np.zeros((1, 1, 1), bool)
 near = ndimage.distance_transform_edt(~around, VOXEL) < 80
-shown = {}
+near_neuron = {}
 for name, arrays in kept.items():
     large = 1 + np.flatnonzero(arrays["covered"] > 0.05 * arrays["covered"].sum())
-    shown[name] = np.where(near & np.isin(arrays["parts"], large), arrays["parts"], 0)
+    near_neuron[name] = np.where(near & np.isin(arrays["parts"], large), arrays["parts"], 0)
 
 # %% alt="The same neuron in 3D once for each row, drawn as the segments that cover it, each in a colour of its own. One colour means that the row found it in one piece."
 from fgnet_lib.views.meshes import largest_ids, neuron_meshes
 
-figure = plt.figure(figsize=(min(4.6 * columns, 15), 3.6 * lines))
-for number, (name, parts) in enumerate(shown.items(), start=1):
-    ax = figure.add_subplot(lines, columns, number, projection="3d")
+figure = plt.figure(figsize=(min(4.6 * columns, 15), 3.6 * picture_rows))
+for number, (name, parts) in enumerate(near_neuron.items(), start=1):
+    ax = figure.add_subplot(picture_rows, columns, number, projection="3d")
     largest = largest_ids(parts, 8)
     meshes, colors = neuron_meshes(parts, VOXEL, largest, max_triangles=1500), plots.neighbour_colors(parts, largest)
     plots.neurons_3d(ax, meshes, TITLES[name].replace(", ", ",\n", 1), colors)
