@@ -38,8 +38,8 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # with the data behind them.
 #
 # First the shipped model segments the volume, exactly as in lesson 00. So that neurites have room to bend and branch, it
-# has more sections than the line above says. The model's threshold is compared with the score of two touching fragments,
-# 1 − mean affinity.
+# may have more sections than the line above says. The model's threshold is compared with the score of two touching
+# fragments, 1 − mean affinity.
 
 # %%
 from fgnet_lib.inference import predict
