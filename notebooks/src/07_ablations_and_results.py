@@ -79,9 +79,8 @@ def describe_runs(name, runs):
 fold_table(["row", "seeds", "measured on"], by_amount(describe_runs))
 
 # %% [markdown]
-# All rows have the same task. All but the shipped model train on the first sections of the training part of FIB-25, a
-# volume of fly brain. All are judged on sections 144 to 183, its validation part, and on volumes of other tissue. What
-# does a run record? Here is the first:
+# All but the shipped model train on the first sections of FIB-25's training part (fly brain). All rows are judged on
+# sections 144 to 183, its validation part, and on other tissue. What does a run record? Here is the first:
 
 # %%
 first = next((run for runs in rows.values() for run in runs), None)
@@ -406,9 +405,8 @@ assert ignored < filled or not points  # gaps ignored look better than filled on
 # ## 6 · Look at it
 #
 # Two rows can have the same score and different errors. The first run of each row with all labelled sections keeps one
-# section of its segmentation, section 20 of the validation part, and marks the wrong voxels in it. (It does not keep the
-# EM, which has a licence of its own; with `DATASET = "fib25"` you see it beneath.) Here are the shipped model and the
-# three rows of the curves:
+# section, number 20 of the validation part, and marks the wrong voxels in it. (Not the EM, which has a licence of its
+# own; with `DATASET = "fib25"` you see it beneath.) Here are the shipped model and the three rows of the curves:
 
 # %%
 from skimage.segmentation import find_boundaries
