@@ -128,8 +128,8 @@ assert at_value[0.2][0] <= at_value[0.99][0] and at_value[0.2][1] >= at_value[0.
 #
 # Turn the affinities around and read them as a landscape: $b = 1 - \text{mean affinity}$ is low inside neurites and
 # high on membranes. Let water rise from some starting points, the **seeds**. Where the water from two seeds meets, a
-# border forms. Everything depends on the seeds. We want one in each profile, deep inside, where the distance to the
-# nearest boundary has a maximum. Here is one section, step by step.
+# border forms. Everything depends on the seeds. We want one in each profile (what a section shows of a neurite), deep
+# inside, where the distance to the nearest boundary has a maximum. Here is one section, step by step.
 
 # %%
 from scipy import ndimage
@@ -173,9 +173,9 @@ plt.show()
 from fgnet_lib.segmentation import fragments
 
 for per_section in (True, False):
-    pieces = fragments(unseen.refined, voxel_size, per_section)
-    split, merge = voi(pieces, validation.labels)
-    print(f"per section: {per_section!s:5}  {pieces.max():6} fragments, VOI split {split:.2f}, merge {merge:.2f} bits")
+    made = fragments(unseen.refined, voxel_size, per_section)
+    split, merge = voi(made, validation.labels)
+    print(f"per section: {per_section!s:5}  {made.max():6} fragments, VOI split {split:.2f}, merge {merge:.2f} bits")
 start = fragments(unseen.refined, voxel_size)
 print(f"for voxels of {voxel_size} nm the library chooses the version with {start.max()} fragments")
 
@@ -248,19 +248,20 @@ plt.show()
 
 # %%
 threshold, merged = 0.5, toy.copy()
-while faces:
-    face = max(faces, key=lambda face: np.mean(faces[face]))
-    score = 1 - np.mean(faces[face])
+graph = defaultdict(list, {face: list(values) for face, values in faces.items()})  # a copy, which the loop uses up
+while graph:
+    face = max(graph, key=lambda face: np.mean(graph[face]))
+    score = 1 - np.mean(graph[face])
     if score >= threshold:
         print(f"stop: the best face left has the score {score:.2f}")
         break
     keep, drop = sorted(face)
     print(f"merge {drop} into {keep} at the score {score:.2f}")
     merged[merged == drop] = keep
-    del faces[face]
-    for other in [other for other in faces if drop in other]:
+    del graph[face]
+    for other in [other for other in graph if drop in other]:
         (neighbour,) = other - {drop}
-        faces[frozenset((keep, neighbour))] += faces.pop(other)
+        graph[frozenset((keep, neighbour))] += graph.pop(other)
 
 # %% [markdown]
 # Two neurons remain, and the bridge has joined nothing. Now do the same with the library. It calls waterz, which does
@@ -409,7 +410,8 @@ plt.show()
 # **What to see.** As the threshold rises, splits fall, merges rise, and their sum has a valley. Merges rise late: the
 # curve stays flat while the membranes hold, and turns up steeply near 1, where almost any face is good enough to merge.
 # A broad valley is good news, because the exact choice matters little. The threshold that is stored with the shipped
-# model, and that lessons 00 and 08 use, was chosen in this way on 20 sections of FIB-25's training part.
+# model, and that lessons 00 and 08 use, was chosen in this way on 20 sections of the training part of FIB-25, a real
+# volume of fly brain (`DATASET = "fib25"`).
 #
 # We have made our choice on the *training* volume. Now comes the *validation* volume, and we look at it only once.
 #
@@ -535,10 +537,10 @@ plt.show()
 # nothing tells the watershed where the border lies in so broad a band, and parts of profiles that are only a few voxels
 # thick lose all of their inside.
 #
-# Blurring helps on the phantom and hurts on FIB-25: try both. The labels of gala leave gaps between neurons as they are,
-# so there widening costs more than it brings. What remains of VOI are voxels along membranes that fall on the wrong side,
-# and the thinnest profiles. The [results](../docs/results.md) have the ceiling of FIB-25, and give VOI against neurons and
-# against *components*, the connected pieces of the ground truth, where 0 can be reached.
+# Blurring helps on the phantom and hurts on FIB-25: try both. The labels of gala, another real volume, leave gaps between
+# neurons as they are, so there widening costs more than it brings. What remains of VOI are voxels along membranes that
+# fall on the wrong side, and the thinnest profiles. The [results](../docs/results.md) have the ceiling of FIB-25, and
+# give VOI against neurons and against *components*, the connected pieces of the ground truth, where 0 can be reached.
 
 # %% [markdown]
 # ## 7 · Further: $A_s$ against $A_r$
@@ -574,8 +576,9 @@ for column, (name, output, labels) in zip(axes.T[:2], outputs, strict=True):
     title = f"segmentation of ${name}$"
     plots.show_section(column[1], validation.raw, labels, voxel_size, middle, title, colors=colors)
 plots.show_section(axes[0, 2], validation.raw, None, voxel_size, middle, f"EM, section {middle}")
-truth = {"title": "ground truth", "colors": true_colors}
-plots.show_section(axes[1, 2], validation.raw, validation.labels, voxel_size, middle, **truth)
+plots.show_section(
+    axes[1, 2], validation.raw, validation.labels, voxel_size, middle, "ground truth", colors=true_colors
+)
 plt.show()
 
 # %% [markdown]

@@ -79,8 +79,8 @@ def describe_runs(name, runs):
 fold_table(["row", "seeds", "measured on"], by_amount(describe_runs))
 
 # %% [markdown]
-# All rows have the same task. They train on the first sections of FIB-25's training part, and are judged on sections
-# 144 to 183, its validation part, and on volumes of other tissue. What does a run record? Here is the first:
+# All but the shipped model train on the first sections of FIB-25's training part (fly brain). All rows are judged on
+# sections 144 to 183, its validation part, and on other tissue. What does a run record? Here is the first:
 
 # %%
 first = next((run for runs in rows.values() for run in runs), None)
@@ -404,9 +404,9 @@ assert ignored < filled or not points  # gaps ignored look better than filled on
 #
 # ## 6 · Look at it
 #
-# Two rows can have the same score and different errors. Each run keeps one section of its segmentation, section 20 of
-# the validation part, and marks the wrong voxels in it. (It does not keep the EM, which has a licence of its own; with
-# `DATASET = "fib25"` you see it beneath.) Here are the shipped model and the three rows of the curves:
+# Two rows can have the same score and different errors. The first run of each row with all labelled sections keeps one
+# section, number 20 of the validation part, and marks the wrong voxels in it. (Not the EM, which has a licence of its
+# own; with `DATASET = "fib25"` you see it beneath.) Here are the shipped model and the three rows of the curves:
 
 # %%
 from skimage.segmentation import find_boundaries
@@ -427,8 +427,8 @@ def background(arrays: dict) -> np.ndarray:
 
 # %% alt="A section of FIB-25 once for each row: borders of its segments as dark lines, voxels that are wrongly split in blue and wrongly merged in orange. Where the colours lie differs from row to row."
 columns = max(1, min(4, len(kept)))
-lines = max(1, -(-len(kept) // columns))
-figure, axes = plt.subplots(lines, columns, figsize=(min(3.75 * columns, 15), 4.2 * lines), squeeze=False)
+picture_rows = max(1, -(-len(kept) // columns))
+figure, axes = plt.subplots(picture_rows, columns, figsize=(min(3.75 * columns, 15), 4.2 * picture_rows), squeeze=False)
 for ax in axes.flat:
     ax.set_axis_off()
 for ax, (name, arrays) in zip(axes.flat, kept.items(), strict=False):
@@ -445,11 +445,12 @@ plt.show()
 # %% [markdown]
 # ### Further: one neuron in 3D
 #
-# Now look at one neuron, the longest of the large ones, in each of these rows. You see the segments that cover it, each
-# in its own colour. A neuron in one colour was found whole; several colours are splits. A piece that reaches out where
-# other rows have nothing is a merge. A segment that joins the neuron to a much larger one would hide everything else.
-# So each segment is cut off 80 nm away from the voxels that any row assigns mainly to this neuron, and segments that
-# hold less than a twentieth of it are left out.
+# Now look at one neuron in each of these rows. Of the ten largest neurons in one piece, it is the one that fills the
+# smallest share of the box around it. You see the segments that cover it, each in its own colour. A neuron in one colour
+# was found whole; several colours are splits. A piece that reaches out where other rows have nothing is a merge. A
+# segment that joins the neuron to a much larger one would hide everything else. So each segment is cut off 80 nm away
+# from the voxels that any row assigns mainly to this neuron, and segments that hold less than a twentieth of it are left
+# out.
 
 # %%
 from scipy import ndimage
@@ -462,17 +463,17 @@ def mostly_this_neuron(arrays: dict) -> np.ndarray:
 
 around = np.any([mostly_this_neuron(arrays) for arrays in kept.values()], axis=0) if kept else np.zeros((1, 1, 1), bool)
 near = ndimage.distance_transform_edt(~around, VOXEL) < 80
-shown = {}
+near_neuron = {}
 for name, arrays in kept.items():
     large = 1 + np.flatnonzero(arrays["covered"] > 0.05 * arrays["covered"].sum())
-    shown[name] = np.where(near & np.isin(arrays["parts"], large), arrays["parts"], 0)
+    near_neuron[name] = np.where(near & np.isin(arrays["parts"], large), arrays["parts"], 0)
 
 # %% alt="The same neuron in 3D once for each row, drawn as the segments that cover it, each in a colour of its own. One colour means that the row found it in one piece."
 from fgnet_lib.views.meshes import largest_ids, neuron_meshes
 
-figure = plt.figure(figsize=(min(4.6 * columns, 15), 3.6 * lines))
-for number, (name, parts) in enumerate(shown.items(), start=1):
-    ax = figure.add_subplot(lines, columns, number, projection="3d")
+figure = plt.figure(figsize=(min(4.6 * columns, 15), 3.6 * picture_rows))
+for number, (name, parts) in enumerate(near_neuron.items(), start=1):
+    ax = figure.add_subplot(picture_rows, columns, number, projection="3d")
     largest = largest_ids(parts, 8)
     meshes, colors = neuron_meshes(parts, VOXEL, largest, max_triangles=1500), plots.neighbour_colors(parts, largest)
     plots.neurons_3d(ax, meshes, TITLES[name].replace(", ", ",\n", 1), colors)
@@ -481,7 +482,7 @@ for number, (name, parts) in enumerate(shown.items(), start=1):
 plt.show()
 
 # %% [markdown]
-# In numbers: how much of this neuron lies in its largest segment? (Each run keeps at most eight segments, without the
+# In numbers: how much of this neuron lies in its largest segment? (At most eight segments of a run are kept, without the
 # crumbs.)
 
 

@@ -165,8 +165,8 @@ print(f"{checkpoint.name}: {sum(p.numel() for p in model.parameters()):,} parame
 # first?](../docs/understand/which_first.md) tells what each did to which volume, and lesson 12 explains them. Your own
 # model takes `"clahe"` alone: nothing is known of its training sections.
 #
-# **The way back.** `volume` stays as it is, whatever you choose, and so does the file of part 5. Set `ADAPT = "none"`
-# again, and you get the earlier result to the last bit.
+# **The way back.** `volume` stays as it is, whatever you choose, and so do the grey values in the file of part 5. Set
+# `ADAPT = "none"` again, and you get the earlier result to the last bit.
 
 # %%
 from dataclasses import replace
