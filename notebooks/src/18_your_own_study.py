@@ -98,7 +98,7 @@ quiz.ask("18", "seeds")
 # %%
 for runs in (2, 3, 4, 5, 6):
     apart = statistics.permutation_p(range(runs), range(100, 100 + runs))
-    print(f"{runs} seeds a row: p is at least {apart:.3f}", ", so it can never be below 0.05" * (apart >= 0.05))
+    print(f"{runs} seeds a row: p is at least {apart:.3f}" + ", so it can never be below 0.05" * (apart >= 0.05))
 
 # %% [markdown]
 # That is the best case. How often will a real difference be *seen*? That share is called the **power**. It depends
