@@ -462,7 +462,7 @@ size = tuple(2 * n for n in half_features.shape[1:])
 sharp = sharp[: size[0], : size[1]]
 
 # %% [markdown]
-# Two decoders: one with ten frequencies, and one without any, to which only the two coordinates tell where a point is:
+# Two decoders: one with ten frequencies, and one without any, which gets the two coordinates just as they are:
 
 
 # %%

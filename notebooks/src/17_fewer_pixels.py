@@ -346,7 +346,7 @@ assert vois["bicubic"] > vois["truth"]
 # whole volume above each picture. An invented membrane may split a neuron, and a lost one may merge two, so their
 # colours are those of splits and merges in lesson 05:
 
-# %% alt="Six pictures of the same piece of tissue: low pixels, bicubic, codes alone, the codebook with three sections, a small network, and the truth. Blue lines mark invented membranes, orange lines lost ones; the codes alone have most of both."
+# %%
 INVENTED, LOST = plots.SPLIT, plots.MERGE
 window = [min(128, side) for side in sides]
 invented = pixels.unmatched_membranes(results["codes alone"][z : z + 1].numpy(), truth[z : z + 1].numpy())
@@ -366,6 +366,7 @@ def show_errors(ax, name, result):
     return counts
 
 
+# %% alt="Six pictures of the same piece of tissue: low pixels, bicubic, codes alone, the codebook with three sections, a small network, and the truth. Blue lines mark invented membranes, orange lines lost ones; the codes alone have most of both."
 figure, axes = plt.subplots(2, 3, figsize=(13, 9.5), layout="constrained")
 axes[0, 0].imshow(low[z, row : row + 32, column : column + 32], vmin=0, vmax=1)
 plots.frame(axes[0, 0], [4 * nm for nm in volume.voxel_size], "low pixels\n")
