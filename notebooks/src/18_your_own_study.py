@@ -98,7 +98,7 @@ quiz.ask("18", "seeds")
 # %%
 for runs in (2, 3, 4, 5, 6):
     apart = statistics.permutation_p(range(runs), range(100, 100 + runs))
-    print(f"{runs} seeds a row: p is at least {apart:.3f}", ", so it can never be below 0.05" * (apart >= 0.05))
+    print(f"{runs} seeds a row: p is at least {apart:.3f}" + ", so it can never be below 0.05" * (apart >= 0.05))
 
 # %% [markdown]
 # That is the best case. How often will a real difference be *seen*? That share is called the **power**. It depends
@@ -209,10 +209,10 @@ assert 1 < -gain[4] / typical < 1.5 < -gain[19] / typical  # as the text says
 #
 # ## 4 · Twenty questions
 #
-# Even if no method does anything, about one question in twenty has *p* < 0.05. **Holm's correction** makes a list of
-# questions as strict as a single one. Sort the *p* values from the smallest. Multiply the first by the number of
-# questions $m$, the second by $m - 1$, and so on; the last by 1. No value may be smaller than the one before it, and
-# none larger than 1:
+# With enough seeds, about one question in twenty has *p* < 0.05 even if no method does anything. **Holm's
+# correction** makes a list of questions as strict as a single one. Sort the *p* values from the smallest. Multiply
+# the first by the number of questions $m$, the second by $m - 1$, and so on; the last by 1. No value may be smaller
+# than the one before it, and none larger than 1:
 #
 # $$\tilde p_{(i)} = \min\left(1, \max_{j \le i} (m - j + 1)\, p_{(j)}\right)$$
 #
