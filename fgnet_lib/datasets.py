@@ -165,9 +165,10 @@ def open_dataset(name: str, part: str) -> Volume:
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
-    parts = [known for dataset, known in (CROPS | SECTIONS) if dataset == name] or list(PHANTOMS)
-    if part not in parts:
-        raise ValueError(f"{name} has no part {part!r}: choose one of {', '.join(dict.fromkeys(parts))}")
+    if part not in _parts(name):
+        having = [other for other in DATASETS if part in _parts(other)]
+        others = f", or another data set: {part!r} is a part of {', '.join(having)}" if having else ""
+        raise ValueError(f"{name} has no part {part!r}: choose one of {', '.join(_parts(name))}{others}")
     if name == "phantom":
         return _open_phantom(part)
     crop, folder = CROPS.get((name, part)), data_dir()
@@ -178,6 +179,11 @@ def open_dataset(name: str, part: str) -> Volume:
     raise FileNotFoundError(
         f"no {crop} in FGNET_DATA_DIR ({folder or 'which is not set'}), and {name} cannot be downloaded. {OFFLINE}"
     )
+
+
+def _parts(name: str) -> list[str]:
+    """List the parts of a data set."""
+    return list(dict.fromkeys(part for dataset, part in (CROPS | SECTIONS) if dataset == name)) or list(PHANTOMS)
 
 
 def _registry() -> dict[str, dict[str, str]]:

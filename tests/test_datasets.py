@@ -429,7 +429,7 @@ def test_unknown_names_and_parts_are_answered_with_the_list():
         open_dataset("fib25", "test")
     with pytest.raises(ValueError, match="phantom has no part 'test': choose one of train, val"):
         open_dataset("phantom", "test")
-    with pytest.raises(ValueError, match="ac4 has no part 'train': choose one of val"):
+    with pytest.raises(ValueError, match="ac4 has no part 'train': choose one of val, or .* of phantom, fib25, gala"):
         open_dataset("ac4", "train")
 
 

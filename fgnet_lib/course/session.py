@@ -149,10 +149,12 @@ def describe_session(session: Session) -> str:
         hardware = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
         allows = "every PROFILE"
     else:
-        hardware = f"{session.device.type}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        hardware = f"{session.device.type}, {threads} thread{'s' * (threads > 1)}"
         allows = "PROFILE fast and cpu; gpu and full want a CUDA GPU"
     arithmetic = precision(session.device).replace("no", "fp32")
-    work = " x ".join(map(str, session.profile.crop)) + " voxels" if session.profile.crop else "the whole volume"
+    crop = session.profile.crop
+    work = f"at most {' x '.join(map(str, crop))} voxels" if crop else "the whole volume"
     return (
         f"{platform()}: {hardware}, {arithmetic}; this allows {allows}. "
         f"PROFILE {session.profile.name} works on {work} of {session.dataset}."

@@ -34,6 +34,7 @@ from fgnet_lib.volumes import IGNORE, Lazy
 
 TEXT = 12.5  # points; a figure 15 inches wide is shrunk to 11 points on a slide of 13.3 inches
 FROZEN_AT = 300  # where "0 parameters" lies on a logarithmic axis
+GAP = 6  # voxels without an id, over which two ids are neighbours still
 FAR = 60  # between two colours, in CIELAB with half the lightness; beyond it all are equally good
 NAMES_APART = 1.35  # the least factor between names on that axis, so that they do not overlap
 WARM = "afmhot"  # attention; the viewer's shader is the same ramp, so both show a weight in the same colour
@@ -90,7 +91,7 @@ def label_colors(labels: np.ndarray) -> np.ndarray:
 def neighbour_colors(
     labels: np.ndarray, first: Sequence[int] = (), fixed: Mapping[int, np.ndarray] | None = None
 ) -> dict[int, np.ndarray]:
-    """Return a colour for each id of `labels`, far from the colours of all ids that touch it.
+    """Return a colour for each id of `labels`, far from the colours of all ids that touch it or nearly do.
 
     Colours are given one by one, each as far as possible from those of its neighbours that have one; an id with few
     neighbours comes late, when it cannot get in another's way. Time grows with the number of ids and contacts.
@@ -104,7 +105,7 @@ def neighbour_colors(
         id -> RGB (3,), in [0, 1].
     """
     ids, index = np.unique(labels, return_inverse=True)
-    near = _touching(index.reshape(labels.shape), len(ids))
+    near = _touching(index.reshape(labels.shape), np.isin(ids, (0, IGNORE)))
     number = {i: k for k, i in enumerate(ids.tolist()) if i not in (0, IGNORE)}
     settled = {number[i]: np.asarray(color, float)[:3] for i, color in (fixed or {}).items() if i in number}
     palette = np.vstack([_PALETTE, *settled.values()])
@@ -146,13 +147,22 @@ def _smallest_last(near: list[np.ndarray]) -> list[int]:
     return order[::-1]
 
 
-def _touching(index: np.ndarray, n: int) -> list[np.ndarray]:
-    """Return for each of the ids 0..n - 1 the ids that share a face of a voxel with it."""
-    pairs = []
+def _touching(index: np.ndarray, empty: np.ndarray) -> list[np.ndarray]:
+    """Return for each id, numbered from 0, those that share a face with it, or face it across a gap of `GAP` voxels.
+
+    Args:
+        index: Numbers of ids.
+        empty: Whether an id is none, (ids,): ground truth often leaves membranes unlabelled.
+    """
+    n, pairs = len(empty), []
     for axis in range(index.ndim):
-        after, before = (np.moveaxis(index, axis, 0)[cut] for cut in (slice(1, None), slice(-1)))
-        border = after != before
-        pairs += [after[border] * n + before[border], before[border] * n + after[border]]
+        line = np.moveaxis(index, axis, 0)
+        gap, between = empty[line], np.ones_like(line[1:], bool)
+        for step in range(1, 2 + GAP if empty.any() else 2):
+            after, before = line[step:], line[:-step]
+            border = between & (after != before)
+            pairs += [after[border] * n + before[border], before[border] * n + after[border]]
+            between = between[:-1] & gap[step:-1]
     row, column = np.divmod(np.unique(np.concatenate(pairs)), n)
     return np.split(column, np.searchsorted(row, np.arange(1, n)))
 

@@ -9,7 +9,7 @@
 # - why the voxels of many volumes are longer in z than in-plane, and what that does to neurons;
 # - how a volume is stored in an HDF5 file, by hand and with the library;
 # - why a network learns affinities and not neuron ids, and how to make targets, mask them and augment them;
-# - three comparisons that tell you whether a synthetic volume is a fair substitute for a real one.
+# - three comparisons that show you how a synthetic volume differs from real ones.
 #
 # **Before you start.** You need some NumPy, but no other lesson, no GPU and no download. Lesson 00 shows where all
 # this leads.
@@ -63,6 +63,8 @@ plt.show()
 # - **mitochondria**: dark, oval, with a darker rim. They lie *inside* a neurite. Their rims are membranes too, but not
 #   borders between neurites. This is the first thing that a naive edge detector gets wrong.
 # - **vesicles**: rings a few pixels across, in clouds. They hold the transmitter that one neuron releases to the next.
+# - **endoplasmic reticulum**: bright tubes with a thin dark rim, wider than a vesicle and paler than a mitochondrion.
+#   They belong to the neurite, too.
 # - **grey smears instead of lines**: here a membrane runs obliquely through the section, so its shadow is spread out.
 #   This is the second thing that an edge detector gets wrong.
 #
@@ -111,8 +113,8 @@ assert DATASET != "phantom" or changes["z"] > 1.2 * max(changes["y"], changes["x
 
 # %% [markdown]
 # In the phantom the neuron changes more often along z than along y or x. That is why FGNet, like other networks for
-# such data, uses flat kernels and never pools along z. It is also why the watershed of lesson 05 works section by
-# section if the data are anisotropic.
+# such data, begins with a filter that lies within one section, and never pools along z. It is also why the watershed of
+# lesson 05 works section by section if the data are anisotropic.
 #
 # Move the slider and follow one profile from section to section. Does it branch? Does it squeeze between two others?
 
@@ -318,6 +320,8 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** $a_y$ shows horizontal borders, $a_x$ shows vertical ones, and each border is a single voxel wide.
+# (The line along the top of $a_y$ and the one along the left of $a_x$ are no borders: the first voxels have no
+# predecessor.)
 # $a_z$ is different: it is dark where a profile of *this* section lies over another neuron in the section before. In
 # anisotropic data these dark areas are often broad bands (cyan on the right), because a border may move sideways by
 # many pixels from one section to the next.
@@ -420,10 +424,10 @@ checks.mask(my_mask)
 # The library's functions, on a row of six voxels:
 
 # %%
-row = np.array([[[4, 4, IGNORE, IGNORE, 9, 9]]], np.uint64)
+partly_known = np.array([[[4, 4, IGNORE, IGNORE, 9, 9]]], np.uint64)
 print("labels                    4 4 ? ? 9 9")
-print("affinities along x       ", *affinities_from_labels(row)[2, 0, 0])
-print("the loss may look (mask) ", *affinity_mask(row)[2, 0, 0].astype(int))
+print("affinities along x       ", *affinities_from_labels(partly_known)[2, 0, 0])
+print("the loss may look (mask) ", *affinity_mask(partly_known)[2, 0, 0].astype(int))
 
 # %% [markdown]
 # ## 7 · Further: augmentation, the same tissue seen in other ways
@@ -533,10 +537,10 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** The right picture is bright in the centre and dark outside: coarse structures carry most of the
-# contrast. And it is round: tissue prefers no direction. So we may average over rings, and over sections. That gives
+# contrast. And it is round: this tissue prefers no direction. So we may average over rings, and over sections. That gives
 # one curve per volume, and `power_spectrum` computed it above.
 
-# %% alt="Two panels with four curves, the phantom and three real volumes. Grey values: humps that overlap in part. Power against wavelength: all curves rise towards long waves, and the phantom's lies among the others."
+# %% alt="Two panels with four curves, the phantom and three real volumes. Grey values: humps that overlap in part. Power against wavelength: all curves rise towards long waves, and the phantom's runs close to that of AC4."
 figure, (left, right) = plt.subplots(1, 2, figsize=(14, 4.8))
 for color, (name, numbers) in zip(("k", "C0", "C1", "C2"), measured.items(), strict=True):
     left.stairs(numbers["histogram"], GREY_BINS, lw=2, color=color, label=name)
@@ -585,8 +589,8 @@ for name in ("ac4", "cremi_b_mini", "gala"):
 figure, axes = plt.subplots(1, len(panels), figsize=(min(4 * len(panels), 15), 4.4))
 for ax, (name, shown, z) in zip(axes, panels, strict=True):
     nm = shown.voxel_size[2]
-    cut = shown[z : z + 1, : int(1000 / nm), : int(1000 / nm)]
-    plots.show_section(ax, cut.raw, None, cut.voxel_size, title=f"{name}, {nm:g} nm")
+    micron = shown[z : z + 1, : int(1000 / nm), : int(1000 / nm)]
+    plots.show_section(ax, micron.raw, None, micron.voxel_size, title=f"{name}, {nm:g} nm")
 plt.show()
 
 # %% [markdown]
@@ -617,9 +621,10 @@ checks.report("01")
 # ## Try it
 #
 # - Set `DATASET = "fib25"` and run part 2 again. Along which axis does the neuron change most often now, and why?
-# - Widen the borders twice, `widen_borders(widen_borders(labels))`. How many ids of the thinnest neurites are left?
-# - Make a volume with `make_phantom((16, 256, 256), seed=7, voxel_size=(40, 4, 4))`. Compared with voxels of 8 nm,
-#   which wavelengths lose power, and which do not?
+# - Widen the borders twice, `widen_borders(widen_borders(labels))`. Which share of its voxels does the smallest
+#   neurite keep, and which share the largest?
+# - Make a volume with `make_phantom((8, 512, 512), seed=7, voxel_size=(40, 4, 4))`. Compared with voxels of 8 nm
+#   (and half as many in y and x), which wavelengths lose power, and which do not?
 # - Blur the phantom a little (`scipy.ndimage.gaussian_filter`, in-plane only) before you measure it. Can you bring its
 #   spectrum nearer to FIB-25?
 #

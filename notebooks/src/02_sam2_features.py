@@ -109,8 +109,8 @@ with torch.no_grad():
     tokens = sam2.trunk.patch_embed(photograph)
     stages = sam2.trunk(photograph)
 print("tokens (y, x, channels):", tuple(tokens.shape[1:]))
-for stage, features in enumerate(stages, start=1):
-    print(f"stage {stage} (channels, y, x):", tuple(features.shape[1:]))
+for number, stage in enumerate(stages, start=1):
+    print(f"stage {number} (channels, y, x):", tuple(stage.shape[1:]))
 
 # %% [markdown]
 # The neck gives every stage the same number of channels by a 1 × 1 convolution, and adds the coarsest map (stride 32)
@@ -126,9 +126,9 @@ quiz.ask("02", "one-pixel")
 # %%
 with torch.no_grad():
     pyramid, _ = sam2.neck(stages)
-for features, stride in zip(pyramid[:3], STRIDES, strict=True):
+for level, stride in zip(pyramid[:3], STRIDES, strict=True):
     nm = stride * volume.voxel_size[-1]
-    print(f"stride {stride:2}: {tuple(features.shape[1:])}; one pixel of the map covers {nm:g} x {nm:g} nm")
+    print(f"stride {stride:2}: {tuple(level.shape[1:])}; one pixel of the map covers {nm:g} x {nm:g} nm")
 
 # %% [markdown]
 # The library's encoder does all of this for a whole stack, section by section: `(batch, 1, z, y, x)` goes in, three
@@ -241,8 +241,8 @@ def depth_inside(mask):
 distance = depth_inside(labels == largest)
 distance[int(0.85 * len(distance)) :] = 0  # where the scale bar lies
 brightness = np.where(distance > distance.max() / 2, gaussian_filter(volume.raw[z].astype(float), 3), 0)
-y, x = np.unravel_index(brightness.argmax(), brightness.shape)
-print(f"neurite {largest}: {areas.max()} voxels in this section; the cross is at y = {y}, x = {x}")
+cross_y, cross_x = np.unravel_index(brightness.argmax(), brightness.shape)
+print(f"neurite {largest}: {areas.max()} voxels in this section; the cross is at y = {cross_y}, x = {cross_x}")
 
 # %%
 quiz.ask("02", "similar")
@@ -254,11 +254,11 @@ quiz.ask("02", "similar")
 figure, axes = plt.subplots(1, 4, figsize=(14.5, 3.8))
 plots.show_section(axes[0], volume.raw, volume.labels, volume.voxel_size, z, "EM with labels", fill=0)
 for ax, level, stride in zip(axes[1:], features, STRIDES, strict=True):
-    similarity = cosine_similarity(level[:, z], y // stride, x // stride)
+    similarity = cosine_similarity(level[:, z], cross_y // stride, cross_x // stride)
     plots.show_similarity(ax, similarity, stride, volume.voxel_size, f"stride {stride}", colorbar=False)
 figure.colorbar(axes[-1].images[0], ax=axes, label="cosine similarity", shrink=0.8)
 for ax in axes:
-    ax.plot(x, y, "+", color="red", markersize=14, markeredgewidth=2)
+    ax.plot(cross_x, cross_y, "+", color="red", markersize=14, markeredgewidth=2)
 
 # %% [markdown]
 # How much of this is the neurite, and how much is anything that looks alike? Compare the mean similarity over the same
@@ -269,7 +269,8 @@ same, border = labels == largest, labels == 0
 regions = {"same neurite": same, "other neurites": ~same & ~border, "borders": border}
 gaps = []  # between other neurites and borders
 for level, stride in zip(features, STRIDES, strict=True):
-    similarity = cosine_similarity(level[:, z], y // stride, x // stride).repeat(stride, 0).repeat(stride, 1)
+    similarity = cosine_similarity(level[:, z], cross_y // stride, cross_x // stride)
+    similarity = similarity.repeat(stride, 0).repeat(stride, 1)
     means = ", ".join(f"{name} {similarity[region].mean():5.2f}" for name, region in regions.items())
     print(f"stride {stride:2}: {means}")
     gaps.append(similarity[regions["other neurites"]].mean() - similarity[border].mean())
@@ -360,8 +361,8 @@ assert DATASET != "phantom" or thickness[thin] < 16 * volume.voxel_size[-1]
 # %% [markdown]
 # **What to see.** The upper row shows what a perfect map of each stride could hold; the IoU is that of the neurite
 # under the cross. Its shape gets worse with each stride. The lower row shows what our features hold, with the neurite
-# outlined in white. The pixel that the cross lies in has similarity 1, even if the cross lies in its corner. At stride
-# 16 this single pixel is wider than the neurite. Many channels help, since a vector can say
+# outlined in white. The pixel that the cross lies in has similarity 1, even if the cross lies in its corner. On the
+# phantom, this single pixel is wider than the neurite at stride 16. Many channels help, since a vector can say
 # "an edge runs through here", but the position of that edge is lost. This is why FGNet has a second encoder, the
 # *Fine-Grained Encoder*, which works at full resolution: see lesson 03.
 
@@ -478,12 +479,14 @@ explorer.draw(z=z, stride=8, y=y, x=x)
 #
 # If similar tissue has similar vectors, a feature map is also a search engine: give it a patch, and it finds patches
 # that look like it. A patch gets one vector, its **embedding**: here the mean of a map over the patch. To search,
-# sort all patches of a *gallery* by the cosine between their embedding and that of the *query*.
+# sort all patches of a *gallery* by the cosine between their embedding and that of the *query*. (First subtract the
+# gallery's mean from all embeddings, because what all patches share does not tell them apart.)
 #
 # A search needs a score, and a score needs a truth. The phantom knows the neuron and the organelle of each patch, so
 # we ask two questions. Does the search find patches of the *same neuron*? And does it find patches of the *same kind
-# of organelle* in other neurons? Queries come from the first four sections, and the gallery from sections that lie at
-# least 360 nm deeper, so that no answer is simply the same spot in the next section.
+# of organelle* in other neurons? (There are three kinds: clouds of vesicles, mitochondria and endoplasmic reticulum.
+# A patch is called "none" if no organelle fills half of it.) Queries come from the first four sections, and the gallery
+# from sections that lie at least 360 nm deeper, so that no answer is simply the same spot in the next section.
 
 # %%
 from fgnet_lib.natural_encoder import build_natural_encoder
@@ -526,9 +529,9 @@ checks.recall(my_recall)
 
 # %% [markdown]
 # We compare the `mini` encoder, random and trained; FGNet's own encoder, the Fine-Grained Encoder of lesson 03, which
-# the encoder's features guide; and an encoder that learned from photographs. A fifth description needs no network: the
-# mean and the spread of a patch's grey values. It shows how little a search takes. (SAM2.1's encoder joins them if you
-# have its weights.)
+# the encoder's features guide; and an encoder that learned from photographs, an EfficientNet
+# ([the data page](../data/README.md) names its source). A fifth description needs no network: the mean and the spread of
+# a patch's grey values. It shows how little a search takes. (SAM2.1's encoder joins them if you have its weights.)
 
 # %%
 quiz.ask("02", "retrieval")
@@ -571,7 +574,7 @@ by_neuron, by_kind = (np.array(column) for column in zip(*recalls.values(), stri
 assert min(by_kind[1:3]) > 5 * chance and by_kind[1] > 3 * by_neuron[1] and max(by_neuron) < 2 * chance  # as the text
 assert min(by_kind[1:3]) > by_kind[-1] > by_kind[3] > 2 * chance and by_neuron[-1] > 0.8 * max(by_neuron)
 
-# %% alt="Two panels of recall against k, with the diagonal of a random order. Same neuron: all lines run just above the diagonal. Same organelle: all rise steeply at first, the trained encoder and the Fine-Grained Encoder most; the encoder of photographs is nearest to the diagonal."
+# %% alt="Two panels of recall against k, with the diagonal of a random order. Same neuron: all lines run just above the diagonal. Same organelle: all lines but one rise steeply at first, that of the trained encoder most; that of the photographs stays nearest to the diagonal."
 figure, axes = plt.subplots(1, 2, figsize=(13, 4.2), sharey=True)
 depths = np.linspace(1, len(gallery), 40).astype(int)
 for ax, truth, title in zip(
@@ -620,12 +623,14 @@ for row, name in zip(axes, shown, strict=True):
         same = "\nsame neuron" * bool(same_neuron[asked, answer])
         show_patch(ax, gallery[answer], f"{ORGANELLES[kinds[gallery[answer]]]}{same}")
 plt.show()
+similar = gallery[ranks["grey, mean and spread"][asked][:5]]
+assert max(grey_mean[query[asked]], *grey_mean[similar]) < grey_mean[gallery].mean()  # as the text says
 
 # %% [markdown]
 # **What to see.** A title says what fills at least half of the patch. Look at the answers that are called "none": most
 # of them show the edge of a mitochondrion, or a membrane, where the query has its edge. So the features found what the
-# truth of this score does not count. Grey values alone find patches as dark as the query, whatever they show. And do
-# not judge by one query: compare the rows here with the lines above.
+# truth of this score does not count. Grey values alone find patches that are darker than the average of the gallery, as
+# the query is, whatever they show. And do not judge by one query: compare the rows here with the lines above.
 #
 # This is a small cousin of **MedFinder** (Chen et al. 2024), a search engine for medical images. There a doctor asks
 # with a volume or in words, and gets the volumes that fit, out of 8,069 CT volumes with two million slices. It has one
@@ -656,8 +661,8 @@ checks.report("02")
 # 1. Move the cross onto a mitochondrion. Which stride tells mitochondria from cytoplasm best?
 # 2. In part 6, leave out the neck: `build_encoder("mini", source="trunk")`. How many channels come out, and does the
 #    probe change?
-# 3. Make the section brighter, `volume.raw * 0.5 + 100`, before encoding. Which encoder's similarity map changes
-#    least?
+# 3. Make the section brighter and halve its contrast, `volume.raw * 0.5 + 100`, before encoding. Which encoder's
+#    similarity map changes least?
 # 4. Search with an embedding that also holds the spread of each channel over the patch. Does recall rise?
 # 5. With SAM2.1's checkpoint: does an encoder pretrained on photographs find borders better than a random one? And
 #    better than our small one, trained on EM?

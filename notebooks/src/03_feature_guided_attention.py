@@ -70,7 +70,9 @@ from fgnet_lib.volumes import IGNORE
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 # %% [markdown]
-# The model is the small one that ships with this repository. You will look at the volume from part 6 on.
+# The model is the small one that ships with this repository. Its first encoder is built like SAM2's, but it is small and
+# has **none of SAM2's weights**: what we call "SAM2's part" below is the part of this encoder. You will look at the
+# volume from part 6 on.
 
 # %%
 torch.manual_seed(SEED)
@@ -218,18 +220,17 @@ import time
 
 for channels, size in zip(model.config.widths[:2], ((16, 128, 128), (8, 64, 64)), strict=True):
     x = torch.randn(1, channels, *size, requires_grad=True)  # as in training: gradients go on to earlier layers
-    weights = []
+    counts = []
     for block in (DWBlock(channels), DenseBlock(channels)):
         block(x).sum().backward()  # the first time has set-up in it
         start = time.perf_counter()
         for _ in range(3):
             block(x).sum().backward()
         milliseconds = (time.perf_counter() - start) / 3 * 1000
-        weights.append(sum(p.numel() for p in block.parameters()))
-        print(
-            f"{channels} channels at {size}: {type(block).__name__:10} {weights[-1]:6,} weights, {milliseconds:4.0f} ms"
-        )
-    assert 3.5 < weights[1] / weights[0] < 6.5  # "about five times", as the text says
+        counts.append(sum(p.numel() for p in block.parameters()))
+        name = f"{channels} channels at {size}: {type(block).__name__:10}"
+        print(f"{name} {counts[-1]:6,} parameters, {milliseconds:4.0f} ms")
+    assert 3.5 < counts[1] / counts[0] < 6.5  # "about five times", as the text says
 
 # %% [markdown]
 # **What to see.** Compare the two lines of each shape. The DW Block has about five times fewer weights, but that does
@@ -274,7 +275,7 @@ for name, tensor in {"S1": S, "F1": fine, "Ws S1": says_sam2, "Wf F1": says_fine
 
 # %% alt="A section, and the steps of attention at stride 4: SAM2's part, dark along outlines; the fine part; the ReLU of their sum; the attention a1."
 share = says_sam2.var() / (says_sam2.var() + says_fine.var())
-print(f"SAM2's part of the variance of the sum: {share:.0%}")
+print(f"SAM2's part of the two variances together: {share:.0%}")
 
 z = raw.shape[2] // 2
 figure, axes = plt.subplots(1, 5, figsize=(15, 4.2))
@@ -306,8 +307,8 @@ for name, tensor in {"SAM2's part": says_sam2, "The fine part": says_fine}.items
 
 # %% [markdown]
 # **What to see.** If both sentences say *lower* or *higher*, both encoders see membranes. The ReLU and $W_a$ turn their
-# sum into one weight per pixel, $a_1$. The percentage above the figure is the part of the variance that comes from
-# SAM2.
+# sum into one weight per pixel, $a_1$. The percentage above the figure is SAM2's part of the two
+# variances together.
 #
 # **Exercise 3.2: feature-guided attention.** Now write it as a module. The layers are given; write the two equations
 # above. Return the guided features $F'$ and the attention map $a$. The check gives your module the weights of the
@@ -490,8 +491,8 @@ checks.auc(my_auc)
 
 # %% [markdown]
 # The sign is arbitrary! Nothing in the loss says that attention must be *high* on membranes. A network that lowers the
-# weight on membranes, and inverts the filters that follow, computes the same thing. So both signs count as structure,
-# and we report which one this model has.
+# weight on membranes, and learns other filters to go with it, can predict the same affinities. So both signs count as
+# structure, and we report which one this model has.
 
 # %%
 on_border = borders[known]
@@ -535,7 +536,8 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
 
 # %% [markdown]
 # **What to see.** Borders and interiors overlap widely at each level. The further apart the two histograms are, on
-# either side, the more attention knows about borders.
+# either side, the more attention knows about borders. The AUC also sees what a histogram hides: it compares the tiny
+# weights that share the leftmost bar.
 
 # %% [markdown]
 # ## 8 · Explore
@@ -551,8 +553,9 @@ for level, (ax, a, stride) in enumerate(zip(axes, prediction.attention, STRIDES,
 # results folder. *open here in neuroglancer* shows the same place in 3D, and *own image* puts an image of yours in the
 # volume's place.
 #
-# The cross begins on a membrane that depends on attention: of all membrane voxels of the middle section, the one around
-# which the affinities change most if a1 is set to 0. Below, under *What if?*, you see this change.
+# The cross begins on a membrane that depends on attention: of all membrane voxels of the middle section, 32 voxels or
+# more from its edge, the one around which the affinities change most if a1 is set to 0. Below, under *What if?*, you
+# see this change.
 
 # %%
 inspector = Inspector(model, volume.raw)  # it computes for the explorer
@@ -666,7 +669,8 @@ checks.report("03")
 #    now that it could not do before? And with `attention="additive"`, $F' = F + W_v S \odot a$?
 # 4. In [the playground](https://fgnet-tutorials.github.io/fgnet-tutorials/playground/), set a1, a2 and a3 to 0, to
 #    their mean and to 1, one after the other. Which map changes the neurons most?
-# 5. Run this notebook with `DATASET = "fib25"`. Do the AUCs cross 0.5 on other tissue?
+# 5. If you have another real volume, for example gala, run this notebook with `DATASET = "gala"`. Do the AUCs of part 7
+#    cross 0.5 there?
 #
 # ## References
 #

@@ -17,7 +17,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # fast | cpu | gpu | full
-DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS with a part "train"
 DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
 OUT_DIR = ""  # folder for results; empty: out/
 DEVICE = "auto"  # auto | cpu | cuda | mps
@@ -49,7 +49,8 @@ from fgnet_lib.patches import PatchDataset
 from fgnet_lib.views import plots
 
 volume = open_dataset(DATASET, "train").load()
-patches = PatchDataset([volume], patch=(16, 128, 128), augment=Augment(), seed=SEED)
+side = min(128, *volume.shape[1:])
+patches = PatchDataset([volume], patch=(16, side, side), augment=Augment(), seed=SEED)
 raw, target, mask = patches[0]
 print(f"raw {tuple(raw.shape)}, target {tuple(target.shape)}, mask {tuple(mask.shape)}")
 print(f"{mask.float().mean():.0%} of the affinities are known")
@@ -143,8 +144,8 @@ assert pulls[0] < 0.4 < pulls[1] < 0.6 or DATASET != "phantom"  # as the text sa
 # %% [markdown]
 # With plain cross-entropy the inside pulls more; with `affinity_loss` the borders have about half of the gradient.
 # `affinity_loss` also adds half a **Dice** term, which compares the predicted borders with the true borders as sets,
-# and ignores the inside that both agree on. FGNet has two outputs, A_r and A_s, and its loss is the sum over both
-# (`fgnet_loss`).
+# and ignores the inside that both agree on. FGNet has two outputs, the refined affinities A_r and the coarse ones A_s,
+# and its loss is the sum over both (`fgnet_loss`).
 #
 # ## 3 · Precision
 #
@@ -306,7 +307,6 @@ import shutil
 from fgnet_lib.training import TrainConfig, train
 
 folder = session.out_dir / "04_lost_session"
-shutil.rmtree(folder, ignore_errors=True)  # an old run would be resumed, and here we want to see the beginning
 config = TrainConfig(patch=(8, 64, 64), iterations=16, warmup=4, checkpoint_every=5, seed=SEED)
 
 
@@ -316,6 +316,7 @@ def fresh_model() -> FGNet:
 
 
 # %%
+shutil.rmtree(folder, ignore_errors=True)  # an old run would be resumed, and here we want to see the beginning
 seen = []
 
 
@@ -328,7 +329,8 @@ def lose_the_session(history) -> None:
 try:
     train(fresh_model(), [volume], config, folder / "lost", lose_the_session)
 except ConnectionError as error:
-    print(f"after iteration {len(seen)}: {error}; on disk: {[path.name for path in (folder / 'lost').iterdir()]}")
+    on_disk = [path.name for path in (folder / "lost").glob("checkpoint*")]
+    print(f"after iteration {len(seen)}: {error}; on disk: {on_disk}")
 
 # %% [markdown]
 # Iterations 6, 7 and 8 are lost. If you make the same call again, it continues from the checkpoint after iteration 5.
@@ -346,11 +348,11 @@ difference = np.abs(np.subtract(resumed.loss, undisturbed.loss)).max()
 print(f"{len(resumed.loss)} iterations; largest difference between the two curves: {difference:.1e}")
 assert difference < 1e-6 or session.device.type != "cpu"  # one curve, as the text below says
 
-# %% alt="Left, the loss over 16 iterations: the curve of the undisturbed run, the resumed one from iteration 5 on, and the crosses of the lost iterations all lie on each other. Right, the learning rate: up for four iterations, then down along a cosine."
+# %% alt="Left, the loss over 16 iterations: the curve of the undisturbed run, the dashed curve of the resumed one, and the crosses of the lost session all lie on each other. Right, the learning rate: up for four iterations, then down along a cosine."
 figure, (ax, rates) = plt.subplots(1, 2, figsize=(13, 4))
 steps = range(1, 17)
 plots.loss_curve(ax, steps, undisturbed.loss, "undisturbed")
-plots.loss_curve(ax, steps, resumed.loss, "resumed from iteration 5")
+plots.loss_curve(ax, steps, resumed.loss, "lost, then resumed")
 ax.lines[-1].set(linestyle="--", linewidth=3)
 ax.plot(steps[:8], seen, "x", color="k", label="before the session was lost")
 ax.axvline(5, color="gray", linestyle=":", label="checkpoint")
@@ -378,8 +380,8 @@ except ValueError as error:
 # %% [markdown]
 # **Exercise 4.3: a run that can be resumed.** Here is the smallest possible loop. Complete it, so that the same call
 # goes on after a kill as if nothing had happened. What does the next iteration depend on?
-# `patch(k)` gives the data of iteration k. `torch.save(dictionary, path)` writes a checkpoint, and `torch.load(path)`
-# reads it; `path` is a `pathlib.Path`, so `path.exists()` tells you whether there is one.
+# `patch(k)` gives the data of iteration k. `torch.save(dictionary, path)` writes a checkpoint: do so after each
+# iteration. `torch.load(path)` reads it; `path` is a `pathlib.Path`, so `path.exists()` tells you whether there is one.
 # Return the number of the first iteration that this call computed.
 
 
@@ -488,9 +490,9 @@ def look(moment: str) -> None:
 look("before training")
 
 # %% [markdown]
-# After a lost session, start the next cell again. It draws the loss while it runs, and the bar above the curve shows
-# the time left. With a budget in *minutes* the learning rate follows the clock, so two such runs are never equal; with
-# a budget in iterations they are.
+# The next cell draws the loss while it runs, and the bar below the curve shows the time left. If the session is lost, run
+# all cells again: training goes on from its last checkpoint. With a budget in *minutes* the learning rate follows the
+# clock, so two such runs are never equal; with a budget in iterations they are.
 
 # %% alt="The loss while training, over the minutes of each stage: noisy curves that fall."
 from IPython.display import display
@@ -500,18 +502,23 @@ plt.close(figure)  # drawn by hand below, whenever there is something new
 live, histories = display(figure, display_id=True), {}
 
 
+def redraw() -> None:
+    ax.clear()
+    for name, history in histories.items():
+        plots.loss_curve(ax, np.array(history.seconds) / 60, history.loss, f"SAM2 {name}")
+    ax.set(title="Loss while training", xlabel="minutes in this stage")
+    live.update(figure)
+
+
 def draw(history) -> None:
     histories[stage] = history
-    if len(history.loss) % max(1, config.iterations // 100) == 0:
-        ax.clear()
-        for name, stage_history in histories.items():
-            plots.loss_curve(ax, np.array(stage_history.seconds) / 60, stage_history.loss, f"SAM2 {name}")
-        ax.set(title="Loss while training", xlabel="minutes in this stage")
-        live.update(figure)
+    if len(history.loss) % max(1, recipe.iterations // 100) == 0:
+        redraw()
 
 
-for stage, config in stages.items():
-    histories[stage] = train(model, [volume], config, session.out_dir / f"04_{DATASET}_{PROFILE}_{SEED}" / stage, draw)
+for stage, recipe in stages.items():
+    histories[stage] = train(model, [volume], recipe, session.out_dir / f"04_{DATASET}_{PROFILE}_{SEED}" / stage, draw)
+    redraw()  # a stage that was finished before is only read from disk
     look(stage)
 
 # %% alt="The loss of both stages, smoothed: the longer the training, the lower it falls; the second stage begins a new mean."
@@ -596,8 +603,8 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 #   For an effective batch *n* times as large, √n times the rate is a usual start with Adam, with a longer warm-up.
 # - Patch *k* is a function of the **seed** and *k*, so no two processes see the same patch. Random numbers inside the
 #   model start from the seed plus the number of the process.
-# - The first process writes the **checkpoints**. A run goes on with as many processes as it began with. Another number
-#   is refused, like any other change.
+# - The first process writes the **checkpoints**; every process adds the state of its random generators. So a run goes on
+#   with as many processes as it began with. Another number is refused, like any other change.
 #
 # From a notebook, `notebook_launcher` starts the processes. They are copies of this process, which must not have
 # touched a GPU: restart the kernel, set `DEVICE = "cpu"` and `PROFILE = "fast"` at the top, and run all cells. Without

@@ -53,8 +53,8 @@ print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm
 
 # %% [markdown]
 # The easiest way out of the section is to cut the volume in another direction. The three planes below meet in one
-# voxel, where the dotted lines cross. Lengths are to scale: if voxels are longer in z than in x, the planes *xz* and
-# *yz* have steps as long as a section is thick.
+# voxel, where the dotted lines cross. In *yz*, z runs to the right; in *xz*, it runs down. Lengths are to scale: if
+# voxels are longer in z than in x, the planes *xz* and *yz* have steps as long as a section is thick.
 
 # %% alt="Three planes through one voxel, xy, yz and xz, drawn to scale with the predicted neurons in colours that differ wherever two touch. Round profiles in xy are long bands in the other two planes."
 import matplotlib.pyplot as plt
@@ -164,16 +164,17 @@ checks.neuron_volume(my_volume)
 # parts are only a rim along a membrane. A real error has a large *second* part, so we choose by its size.
 #
 # To see both kinds clearly, we leave the model's own threshold and go to both ends of lesson 05's curve: a threshold
-# that is too low splits neurons, and one that is too high merges them. Errors at the rim of the crop are left out.
+# that is too low splits neurons, and one that is too high merges them. Errors at the rim of the crop are left out, if
+# there are others.
 
 # %%
 from fgnet_lib.metrics import by_second_part, neuron_report
 
 too_low, too_high = (remove_small(segment(prediction.refined, volume.voxel_size, value), 200) for value in (0.1, 0.98))
 reports = [neuron_report(labels, volume.labels, volume.voxel_size, top=1000) for labels in (too_low, too_high)]
-split = by_second_part(reports[0].splits, volume.shape, rim=16)[0]
-merges = by_second_part(reports[1].merges, volume.shape, rim=16)
-merge = merges[0]
+listed = reports[0].splits, reports[1].merges
+splits, merges = (by_second_part(errors, volume.shape, rim=16) or errors for errors in listed)
+split, merge = splits[0], merges[0]
 print(f"the two largest parts of neuron {split.label}: (segment, voxels) = {split.parts[:2]}")
 print(f"the two largest parts of segment {merge.label}: (neuron, voxels) = {merge.parts[:2]}")
 
@@ -262,6 +263,7 @@ from fgnet_lib.views import viewer
 affinities = {"A_r": prediction.refined, "A_s": prediction.coarse}
 segmentations = {"prediction": neurons, "too high": too_high}
 view = viewer.show(volume, segmentations, affinities, prediction.attention, errors)
+opening = view.viewer.state  # part 6 comes back to it
 view
 
 # %% [markdown]
@@ -353,7 +355,6 @@ checks.match(my_match)
 # %%
 for k, error in enumerate(merges[:3]):
     print(f"merge {k}: segment {error.label}, {error.bits:.3f} bits, at voxel (z, y, x) = {error.voxel}")
-opening = view.viewer.state  # to come back to
 view.jump(merge)  # the one of part 3; try merges[k]
 view.panel
 
@@ -401,7 +402,7 @@ for what, labels, colors in (("too high", too_high, high_colors), ("ground truth
 # **What to see.** At the crossing the segmentation has one colour on both sides of a membrane, and the ground truth has
 # two.
 #
-# The next cell takes the viewer back to where it was in part 4. So if you run all cells of this lesson at once, you
+# The next cell takes the viewer back to where it began in part 4. So if you run all cells of this lesson at once, you
 # find the viewer there as the text describes it. To fly to the merge, run the cell with `view.jump` again.
 
 # %%
@@ -437,16 +438,16 @@ plots.neurons_figure({"Neurites of the prediction": (neuron_meshes(neurons, size
 plt.show()
 
 # %% [markdown]
-# The neurites end in flat faces where the crop ends. A whole neuron is thousands of times longer than this box. To see
-# one, you need volumes that do not fit into memory, but the steps stay the same.
+# The neurites end in flat faces where the crop ends. A whole neuron can be thousands of times longer than this box. To
+# see one, you need volumes that do not fit into memory, but the steps stay the same.
 #
 # ## 8 · A folder for the web
 #
 # Surfaces alone do not convince anyone who wants to see the grey values. `export_precomputed` writes raw data,
 # segmentation and meshes in neuroglancer's **precomputed** format. This is a folder of small files: blocks of 64 x 64 x
-# 64 voxels, coarser copies for a distant view, and one file for each mesh. The browser fetches only what it needs, and
-# no program has to run where the files lie. So any web server or cloud bucket will do, if it lets other pages read from
-# it (a setting called CORS).
+# 64 voxels, two files for each mesh and, if a volume is longer than 256 voxels, coarser copies for a distant view. The
+# browser fetches only what it needs, and no program has to run where the files lie. So any web server or cloud bucket
+# will do, if it lets other pages read from it (a setting called CORS).
 
 # %%
 folder = exports.export_precomputed(volume, neurons, session.out_dir / "precomputed", names)

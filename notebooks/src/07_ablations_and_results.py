@@ -18,7 +18,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # fast | cpu | gpu | full
-DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS with a part "train"
 DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
 OUT_DIR = ""  # folder for results; empty: out/
 DEVICE = "auto"  # auto | cpu | cuda | mps
@@ -38,7 +38,8 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # scores. If a run is missing, you see the command that makes it.
 #
 # Tables show five rows; click on a line with a triangle to unfold more. *FGE* is the Fine-Grained Encoder of lesson 03.
-# *Three views* is the shipped model applied along z, y and x in turn; of the three affinities the lowest counts.
+# In all runs so far, *SAM2* is a small stand-in for SAM2's encoder. *Three views* is the shipped model applied along z,
+# y and x in turn; of the three affinities the lowest counts.
 
 # %%
 from itertools import combinations
@@ -118,8 +119,8 @@ fold_table(["setting", *names], {"": [line for line in lines if len(set(line[1:]
 # %% [markdown]
 # The list leaves out the settings that all four share: patch size, iterations, learning rate, augmentation, the
 # decoder. It also leaves out everything *behind* the network. **Post-processing is fixed**: fragments and
-# agglomeration use the same code and the same settings for every row. Was post-processing really the same? Each run
-# records its version, so you should see a single line here.
+# agglomeration use the same code and the same settings for every row. Each run records the version of both, so you
+# should see a single line here.
 
 # %%
 for version, runs in table.postprocessings(results).items():
@@ -150,9 +151,10 @@ fold_table(
 
 # %% [markdown]
 # **What to see.** Where the last column names a single setting, the pair differs in one thing. Where it names several,
-# the pair answers its question less clearly: think, for each of them, what else could explain a difference. The rows
-# with *natural images* have another encoder, which was trained on photographs (ImageNet): a stand-in for SAM2's.
-# *Channel norm* takes mean and spread over the channels of a single voxel, GroupNorm over the whole window.
+# the pair answers its question less clearly: ask what else could explain a difference. The rows with *natural images*
+# have another encoder, which was trained on photographs (ImageNet): a stand-in for SAM2's. *Channel norm* takes mean
+# and spread over the channels of a single voxel, the GroupNorm of the other rows over the whole window. With *sections
+# enlarged*, the guide sees them at two or four times their size.
 #
 # Some questions are about the form of the attention. By default $F' = F + F \odot a$ with one map $a$: where
 # $a$ is high, the fine features $F$ are amplified (lesson 03). *F' = F a* leaves out the first $F$, so attention can
@@ -220,7 +222,7 @@ groups["No part of the ablation"] = [[title, voi, "", arand, runs] for title, vo
 fold_table(["row", "VOI (bits)", "difference", "ARAND", "runs"], groups)
 
 # %% [markdown]
-# Three things to know before you compare:
+# Before you compare:
 #
 # - **Trained parameters are not all parameters.** A frozen encoder computes, but it does not learn.
 # - **Equal iterations are not equal time.** A row that computes more in each iteration gets more of the machine. You
@@ -276,8 +278,8 @@ checks.seed_summary(my_summary)
 #
 # *Trained* is the number of parameters that training can change, and *minutes* the duration of training. *MVox/s* is
 # the speed of prediction in million voxels a second, and *MB* the largest peak of memory among the runs. The speed
-# depends on the machine and on its other work: the rows were measured on one core while another run used the second,
-# the shipped model on two cores of an idle machine.
+# depends on the machine and on its other work. All runs shared two cores with other work, and some with much of it:
+# [the page of all rows](../docs/measured/rows.md) names the runs whose minutes and speed may be too slow.
 
 
 # %%
@@ -336,7 +338,7 @@ def my_chance(ours, theirs):
 checks.chance_of(my_chance)
 
 # %% [markdown]
-# Now we return to the questions of part 2, as far as the table answers them. *p* is the share of all deals in which the
+# We return to the questions of part 2, as far as the table answers them. *p* is the share of all deals in which the
 # means differ at least as much. The numbers are computed, so they change when you add runs.
 
 
@@ -396,9 +398,9 @@ assert ignored < filled or not points  # gaps ignored look better than filled on
 # %% [markdown]
 # **What to see.** A curve that lies nearer to the lower left corner all along is better at every trade of splits for
 # merges. Where curves cross, the order of two rows depends on the threshold, and a single number hides that. A black
-# mark is a segmentation without a threshold; two of these come from the ground truth, for comparison. The published
-# segmentation by a flood-filling network (FFN) leaves voxels out. It looks better than it is if you ignore them, and
-# worse if you fill them, so the figure shows both.
+# mark is a segmentation without a threshold; two of these come from the ground truth. The published segmentation by a
+# flood-filling network (FFN) leaves voxels out. It looks better than it is if you ignore them, and worse if you fill
+# them, so the figure shows both.
 #
 # ## 6 · Look at it
 #
@@ -634,9 +636,9 @@ for level in ("a1", "a2", "a3"):
 # %% [markdown]
 # ## 10 · What you may claim
 #
-# In short, the paper says: SAM2, trained on photographs, guides a light 3D network. That network segments neurons well
-# with SAM2 frozen, and better with SAM2 fine-tuned. Its attention refines what SAM2's features give alone. We now
-# compare each claim with what was measured *here*.
+# The paper says: SAM2, trained on photographs, guides a light 3D network. That network segments neurons well with SAM2
+# frozen, and better with SAM2 fine-tuned. Its attention refines what SAM2's features give alone. We compare each claim
+# with what was measured *here*.
 
 # %%
 groups = {"all labelled sections": [], "5 or 20 labelled sections": []}
@@ -667,17 +669,18 @@ print(table.describe_gaps(results))
 # half million voxels to judge on. We looked at the validation part while we made the recipe. And this is a
 # reconstruction of FGNet: if a row does badly, our version may be at fault and not the idea.
 #
-# The pretrained rows have one more limit. Before the small encoder guided anything, it learned from synthetic
-# volumes, whose neurons are known; the U-Net began at random. So what these rows gain over the U-Net is what
-# *pretraining* brings through the guide. Would a U-Net that had seen the same synthetic volumes gain as much? No row
-# here asks that.
+# The pretrained rows have one more limit. Before the small encoder guided anything, it filled in hidden parts of
+# unlabelled sections and learned from synthetic volumes, whose neurons are known; the U-Net began at random. So what
+# these rows gain over the U-Net is what *pretraining* brings through the guide. Would a U-Net that had seen the same
+# data gain as much? No row here asks that.
 
 # %% [markdown]
 # ## 11 · Further: run an ablation yourself
 #
 # Use the same functions on a smaller scale: two rows of the list, on the data set of this notebook. Change `PAIR` to
-# ask something else (any two names of `ROWS`). Three quarters of the training part teach, the last quarter chooses the
-# threshold, and the validation part judges.
+# ask something else: any two names of `ROWS` will do if the weights that they begin with are on this machine. (All of
+# them get the same sections and iterations here, whatever their names say.) Three quarters of the training part teach,
+# the last quarter chooses the threshold, and the validation part judges.
 #
 # If SAM2.1's tiny checkpoint is on this machine, the notebook also runs the question that the table may not answer: the
 # same encoder with what it learned from photographs, and with random weights.
@@ -722,10 +725,11 @@ def rerun(title: str, row: Row, seed: int) -> float:
     shutil.rmtree(folder, ignore_errors=True)  # otherwise it would resume an earlier training
     history = train(model, [teaching], recipe, folder)
     print(f"{title}, seed {seed}: {len(history.loss)} iterations in {history.seconds[-1] / 60:.2f} minutes")
-    tried = sweep(predict(model, choosing.raw, progress=False).refined, choosing.voxel_size, np.arange(0.2, 0.9, 0.1))
+    outputs = (predict(model, volume.raw, progress=False) for volume in (choosing, unseen))
+    to_choose, to_judge = (p.coarse if p.refined is None else p.refined for p in outputs)  # SAM2 alone has A_s only
+    tried = sweep(to_choose, choosing.voxel_size, np.arange(0.2, 0.9, 0.1))
     best = min(tried, key=lambda threshold: sum(voi_of(tried[threshold], choosing.labels)))
-    affinities = predict(model, unseen.raw, progress=False).refined
-    return sum(voi_of(segment(affinities, unseen.voxel_size, best), unseen.labels))
+    return sum(voi_of(segment(to_judge, unseen.voxel_size, best), unseen.labels))
 
 
 # %% [markdown]

@@ -343,7 +343,7 @@ else:
 #
 # The shipped model is small. It has seen two FIB-SEM volumes of the fly at 10 nm and a synthetic phantom. On other
 # tissue, another microscope or another voxel size it **may simply fail**, and no threshold can mend that. Go through
-# the list from the top: the first rows cost a minute, and the last row is the only one that always helps.
+# the list from the top: the first rows cost a minute, and the last row is what remains if nothing else helps.
 #
 # | what you see | likely cause | what to try |
 # | --- | --- | --- |

@@ -17,7 +17,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # fast | cpu | gpu | full
-DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS with a part "train"
 DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
 OUT_DIR = ""  # folder for results; empty: out/
 DEVICE = "auto"  # auto | cpu | cuda | mps
@@ -47,6 +47,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.colors import to_rgba
+from skimage.segmentation import expand_labels
 
 from fgnet_lib.affinities import affinities_from_labels
 from fgnet_lib.course import checks, quiz
@@ -291,8 +292,9 @@ outputs = {
     name: predict(model, val.raw, progress=False).refined
     for name, model in [("teacher", teacher), ("student", student)]
 }
-target = affinities_from_labels(val.labels)
-inside = (val.labels[1:] > 0) & (val.labels[:-1] > 0)
+known = expand_labels(val.labels, 2)  # some labels leave gaps between neurons, in which no border would lie
+target = affinities_from_labels(known)
+inside = (known[1:] > 0) & (known[:-1] > 0)
 border = inside & (target[0, 1:] == 0)
 border[:, 0] = border[:, :, 0] = False  # first voxels have no predecessor in their section
 steep = border & ((target[1:, 1:] == 0).any(axis=0) | (target[1:, :-1] == 0).any(axis=0))
@@ -375,8 +377,16 @@ lines = [[question, *answer] for question, answer in answers.items() if answer]
 if not lines:
     print(f"No question has both of its rows yet. {students.describe_missing_students(rows)}")
 fold_table(["question", "VOI of the first", "of the second", "difference", "p"], {"": lines}) if lines else None
+assert min(float(line[-1]) for line in lines) >= 0.3 and max(scores["wide"]) < min(scores["narrow"])  # as the text says
+assert np.mean(scores["label"]) == min(np.mean(scores[name]) for name in students.LOSSES)
+assert voi["the shipped student"] < min(min(runs) for runs in scores.values())
 
 # %% [markdown]
+# **What came out.** No *p* is below 0.3, so three seeds of 600 iterations answer none of these questions. Of the four
+# losses, labels alone have the lowest mean: after so short a training the teacher's help cannot be seen. Only width keeps
+# its order in every run: each student with twice the channels beats each with half of them. **What helps most is time**:
+# the shipped student learned five times as long, and is better than every run here.
+#
 # ## 7 · Use it
 #
 # `load_model("student")` gives the student, and everything that takes an FGNet takes it: `predict`, the blocks of lesson

@@ -18,7 +18,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # fast | cpu | gpu | full
-DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS with a part "train"
 DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
 OUT_DIR = ""  # folder for results; empty: out/
 DEVICE = "auto"  # auto | cpu | cuda | mps
@@ -155,7 +155,7 @@ print(f"{sum(parameter.numel() for parameter in decoder.parameters()):,} paramet
 # here, and such a shift is easy to make.
 
 # %%
-points = grid_points((SIDE, SIDE))
+points = grid_points(unseen.shape[1:])
 asked = decode(decoder, features[:, 0], points).coarse
 with torch.no_grad():
     on_grid = torch.sigmoid(decoder.look(decoder.embed(features[:, 0].flatten(1).T, points))[1])
@@ -237,7 +237,7 @@ fine, variance = (
     torch.stack([getattr(d, name) for d in decodings]).reshape(truth.shape) for name in ("fine", "variance")
 )
 wrong = ((fine.numpy() >= 0.5) != truth) & known
-again = torch.zeros(SIDE * SIDE).index_fill(0, decodings[4].chosen, 1).reshape(SIDE, SIDE)
+again = torch.zeros(len(points)).index_fill(0, decodings[4].chosen, 1).reshape(truth.shape[1:])
 figure, axes = plt.subplots(1, 4, figsize=(15, 4.3), layout="constrained")
 panels = {"grey values": None, "variance": None, "wrong": wrong[4], "looked at again (12.5 %)": again}
 for ax, (title, mask) in zip(axes, panels.items(), strict=True):
@@ -305,12 +305,12 @@ assert np.allclose(curves["entropy"], curves["margin"], atol=0.01)
 for name in ("entropy", "variance"):
     first, at_budget = curves[name][0] / curves["oracle"][0], curves[name][np.searchsorted(shares, doubt.BUDGET)]
     print(f"{name}: {first:.0%} of the first {shares[0]:.1%} of the voxels are wrong")
-    assert 0.1 < first < 0.75 and at_budget > 0.5
+    assert DATASET != "phantom" or (0.1 < first < 0.75 and at_budget > 0.5)  # as the text says
 
 # %% [markdown]
-# **What to see.** Begin at the grey line. With an eighth of all voxels, chance shows you an eighth of the errors. Doubt
-# shows you most of them. Then look at the left end, and at the printed numbers. There the oracle sees about twice as many
-# errors, or more: **of the most doubtful voxels, no more than about half are wrong**, because a voxel at $p = 0.5$ is a
+# **What to see.** Begin at the grey line. With an eighth of all voxels, chance shows you an eighth of the errors. On the
+# phantom, doubt shows you most of them. Then look at the left end, and at the printed numbers. There the oracle sees about
+# twice as many errors, or more: **of the most doubtful voxels, no more than about half are wrong**, because a voxel at $p = 0.5$ is a
 # coin toss. Entropy and margin are one curve, as they must be. Variance needs several passes. Compare its curve with that
 # of entropy, which needs one pass. Part 8 does so with five seeds.
 #
@@ -422,6 +422,7 @@ for name, values in (("before", announced), (f"temperature {temperature:.2f}", c
     below.stairs(counts / counts.sum(), np.linspace(0, 1, len(counts) + 1))
 ax.set(ylabel="share that is joined", title="affinities of the shipped model, new sections")
 below.set(xlabel="announced affinity", ylabel="share of all\naffinities", yscale="log")
+below.yaxis.set_minor_formatter("")
 ax.legend(frameon=False)
 plt.show()
 

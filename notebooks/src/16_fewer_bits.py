@@ -17,7 +17,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # fast | cpu | gpu | full
-DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS with a part "train"
 DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
 OUT_DIR = ""  # folder for results; empty: out/
 DEVICE = "auto"  # auto | cpu | cuda | mps
@@ -156,6 +156,7 @@ checks.integer_product(my_product)
 model = load_pretrained()
 training = session.volume("train", (4, 128, 128))
 raw = torch.from_numpy(training.raw / np.float32(255))[None, None]
+raw = raw[..., : raw.shape[-2] // 32 * 32, : raw.shape[-1] // 32 * 32]  # what the encoder takes (lesson 02)
 name = "image_encoder.trunk.blocks.3.attn.qkv"
 layer = model.encoder.get_submodule(name)
 seen = quantisation.observe(model.encoder, lambda: model.encode(raw), [name])[name]
@@ -568,10 +569,11 @@ except FileNotFoundError:
     print("in a cell of its own, with internet, and then this cell again.")
 
 # %% [markdown]
-# **What to see.** The second line shows what planted channels look like in this number. The first line is far below it,
-# but it is not all ones: on the phantom, a few of the mini encoder's 27 layers have a channel more than ten times as wide
-# as the median. The third line tells you whether SAM2.1's encoder looks like the first line or like the second. (We had
-# no access to its weights when we wrote this, so we claim neither.)
+# **What to see.** The second line shows what planted channels look like in this number. On the phantom, the first line is
+# far below it, but it is not all ones: a few of the mini encoder's 27 layers have a channel more than ten times as wide
+# as the median. (On FIB-25 and gala its first number is far larger: in one layer behind a GELU the median channel
+# hardly moves there, so the divisor is tiny.) The third line tells you whether SAM2.1's encoder looks like the first
+# line or like the second. (We had no access to its weights when we wrote this, so we claim neither.)
 
 # %% [markdown]
 # ## Your exercises

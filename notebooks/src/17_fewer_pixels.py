@@ -18,7 +18,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # fast | cpu | gpu | full
-DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS
+DATASET = "phantom"  # phantom | fib25 | any name in fgnet_lib.datasets.DATASETS with a part "train"
 DATA_DIR = ""  # folder with your data sets; empty: $FGNET_DATA_DIR
 OUT_DIR = ""  # folder for results; empty: out/
 DEVICE = "auto"  # auto | cpu | cuda | mps
@@ -336,7 +336,7 @@ for name, result in results.items():
     print(f"{name:21} {shares}; VOI {vois[name]:.2f} bits")
     assert name == "codes alone" or counts["lost"] < 0.05
 print(f"{'truth':21} VOI {vois['truth']:.2f} bits")
-assert vois["bicubic"] > vois["truth"]
+assert DATASET not in ("phantom", "fib25", "gala") or vois["bicubic"] > vois["truth"]  # of tissue that the model knows
 
 # %% [markdown]
 # Here is a part of a section with its errors coloured, and the VOI of the whole volume above each picture. An invented
@@ -367,7 +367,8 @@ plt.show()
 # %% [markdown]
 # **What to see.** The codes alone have most blue and orange lines: they draw what tissue usually looks like, and not
 # this piece of it. The others keep nearly every membrane, if only as a blurred one. Now compare their VOI with that of
-# the truth. A membrane that is kept may still be too blurred for a model that has only seen sharp ones. **And without the
+# the truth. A membrane that is kept may still be too blurred for a model that has only seen sharp ones. (On tissue that
+# the model does not know, such as AC4, even the blurred picture may score better than the truth.) **And without the
 # truth beside it, you could not tell a blue line from a membrane.**
 #
 # ## 7 · Measured: does a sharper picture give better neurons?

@@ -17,9 +17,11 @@ import render_results
 import results
 import torch
 
+from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.files.locks import LockedError, lock
+from fgnet_lib.inference import Prediction
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.sam2_encoder import build_encoder
 from fgnet_lib.study import rows, runs, statistics, table
@@ -83,6 +85,21 @@ def test_a_plain_unet_has_neither_attention_nor_coarse_affinities(tiny):
     assert runs.load_pictures(run, tiny) == {}  # only first seeds keep theirs
     assert "attention" not in run and set(run["thresholds"]) == {"refined"}
     assert run["training"]["trainable"] == run["training"]["parameters"]
+
+
+@pytest.mark.slow
+def test_affinities_of_a_bad_model_are_measured_as_they_are(tiny, monkeypatch):
+    """Those of a model that fails on new tissue may look like another order of channels, yet they are ours."""
+    truth = affinities_from_labels(widen_borders(make_phantom((8, 96, 96), seed=0).labels)).astype(np.float32)
+
+    def predict(model, seen, *args, **options):
+        return Prediction(truth[[2, 0, 1], -seen.shape[0] :], coarse=None, attention=())
+
+    monkeypatch.setattr(results, "predict", predict)
+    monkeypatch.setattr(results, "predict_rescaled", predict)
+    with pytest.warns(UserWarning, match="another channel order"):
+        results.run_once("unet", 0, tiny / "work")
+    assert runs.read_runs(tiny)[0]["volumes"]["ac4"]["refined"]["voi_merge"] >= 0
 
 
 @pytest.mark.slow

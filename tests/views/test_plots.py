@@ -332,6 +332,18 @@ def test_what_touches_has_colours_far_apart(phantom):
     assert min(hue_distance(a, b) for k, a in enumerate(drawn) for b in drawn[:k]) > 20
 
 
+def test_ids_on_both_sides_of_an_unlabelled_membrane_are_neighbours():
+    cubes = np.arange(1, 65).reshape(4, 4, 4)
+    labels = np.kron(cubes, np.ones((6, 6, 6), int))
+    labels[np.any([i % 6 < 4 for i in np.indices(labels.shape)], axis=0)] = 0  # four empty voxels between cubes
+    colors = plots.neighbour_colors(labels)
+    rows = (np.moveaxis(cubes, axis, 0) for axis in range(3))
+    near = [
+        hue_distance(colors[a], colors[b]) for row in rows for a, b in zip(row[1:].flat, row[:-1].flat, strict=True)
+    ]
+    assert min(near) > 35
+
+
 def test_many_ids_take_time_in_proportion():
     seconds = []
     for side in (8, 16):

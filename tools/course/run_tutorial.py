@@ -421,7 +421,8 @@ def main() -> int:
     try:
         out = results_dir() / f"tutorial-{options.dataset}-{options.profile}"
         data_dir()
-        open_dataset(options.dataset, "val")
+        for part in ("train", "val"):
+            open_dataset(options.dataset, part)
     except (OSError, ValueError) as error:  # before an hour of lessons, not in the middle of it
         return print(error) or 1
     parameters = lesson_parameters(options.dataset, options.profile)

@@ -134,7 +134,7 @@ def score(
 ) -> dict[float, dict[str, float]]:
     """Predict and segment a labelled volume; its VOI split, VOI merge and ARAND per agglomeration threshold."""
     affinities = predict(model, volume.raw, progress=False, three_views=three_views).refined
-    segmentations = sweep(affinities, volume.voxel_size, thresholds)
+    segmentations = sweep(affinities, volume.voxel_size, thresholds, strict=False)
     return {t: asdict(evaluate(segmentation, volume.labels)) for t, segmentation in segmentations.items()}
 
 
