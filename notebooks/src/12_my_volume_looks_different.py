@@ -66,11 +66,11 @@ from fgnet_lib.volumes import Region
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 # %% [markdown]
-# Two words return all the time: the **source** is what the model was trained on, and the **target** is the volume that
-# you want to segment. The model is the shipped one, trained mostly on FIB-25. If your `DATASET` is the phantom, the target
-# is a phantom in another stain: paler, less sharp, unevenly lit. We made this difference ourselves, and the model was
-# trained on phantoms, too, with random contrast. So it begins well here, and you mainly see what *hurts*. On a real data
-# set, the target is that data set.
+# Two words first: the **source** is what the model was trained on, and the **target** is the volume that you want to
+# segment. The model is the shipped one, trained mostly on FIB-25. If your `DATASET` is the phantom, the target is a
+# phantom in another stain: paler, less sharp, unevenly lit. We made this difference ourselves, and the model was trained
+# on phantoms, too, with random contrast. So it begins well here, and you mainly see what *hurts*. On a real data set, the
+# target is that data set.
 
 # %%
 shape = (8, 128, 128) if PROFILE == "fast" else (16, 192, 192)
@@ -495,9 +495,9 @@ plt.show()
 # has a figure of its own below. FIB-25 is the model's own tissue: a method that moves it to the right hurts even where
 # nothing was wrong.
 #
-# **Which should you try first?** A number in brackets is the change of VOI, below 0 if the method helps; *the same* means
-# a change of at most 0.02 bits. (*As it is*: not even the voxel size was changed.) [This
-# page](../docs/understand/which_first.md) adds what labels can do:
+# **Which should you try first?** A number in brackets is the change of VOI, below 0 if the method helps. (*The same*: up
+# to 0.02 bits. *As it is*: not even the voxel size was changed.) [This page](../docs/understand/which_first.md) adds what
+# labels can do:
 
 # %%
 for key in measured:
@@ -749,8 +749,7 @@ checks.report("12")
 #
 # ## Try it
 #
-# The first three change part 7. Take the last `if DATASET == "phantom":` with its lines out of it, because they speak of
-# the lesson as it is.
+# The first three change part 7. Take out its block `if DATASET == "phantom":`, which checks the lesson as it is.
 #
 # 1. Give `TargetConfig` in part 7 `decay=0.0`, so that the student itself predicts. Which rate collapses now?
 # 2. Match histograms first and adapt afterwards. Do the two changes of VOI add up?
