@@ -239,7 +239,7 @@ def _accelerate(device: torch.device, accumulate: int) -> Iterator[Accelerator]:
 def _progress_bar(used: float, disable: bool) -> tqdm:
     """A bar that shows the share of the budget that is used, and the time left."""
     form = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    return tqdm(total=1.0, initial=used, bar_format=form, disable=disable)
+    return tqdm(total=1.0, initial=min(used, 1.0), bar_format=form, disable=disable)
 
 
 def _finite(loss: float, k: int, rate: float) -> float:

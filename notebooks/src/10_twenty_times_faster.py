@@ -9,7 +9,7 @@
 # - **embeddings**: how a network that sees sections one by one can still join them, by products of vectors;
 # - the three losses that **distil** a 3D teacher into a 2D student, and a trap in a published training loop;
 # - where a student fails: membranes that lie in the plane of a section;
-# - how to weigh accuracy against time, with a student that `predict` accepts by name.
+# - how to weigh accuracy against time, with a student that takes a teacher's place in `predict`.
 #
 # **Before you start.** Lesson 01 explains affinities, and lesson 04 losses and training.
 #
@@ -103,8 +103,8 @@ assert times["the student"] < times["FGNet mini, the teacher"] / 4  # as the tex
 # the boundary** (ours): it counts in the length, but it is left out of the products. So a pixel that is all boundary is
 # joined to nothing. **The input is 2.5D** (ours, too): together with a section, the student sees its two neighbours.
 #
-# **Exercise 10.1: affinities from embeddings.** `embeddings` has the shape (channels, z, y, x), each vector has length 1,
-# and there is no boundary channel. Return the affinities along z, in the shape (z, y, x). The first section has no
+# **Exercise 10.1: affinities from embeddings.** `embeddings` is a NumPy array (channels, z, y, x), each vector has length
+# 1, and there is no boundary channel. Return the affinities along z, in the shape (z, y, x). The first section has no
 # predecessor: its affinities are 0.
 
 
@@ -252,6 +252,9 @@ def distance_from_teacher():
         return distillation.cross_loss(embedding_affinities(pupil.student.embed(raw)), answer)
 
 
+before = distance_from_teacher()
+
+
 # %% [markdown]
 # Then it trains, with $L_{2D}$ and $L_\mathrm{cross}$, within the budget of your profile:
 
@@ -259,7 +262,6 @@ def distance_from_teacher():
 minutes = {"fast": 0.1, "cpu": 0.75, "gpu": 0.75}.get(PROFILE, 5.0)
 recipe = TrainConfig((8, 64, 64), 2, iterations=3000, minutes=minutes, learning_rate=3e-3, warmup=10, seed=SEED)
 patches = TaughtPatches([teaching], ("affinities",), recipe)
-before = distance_from_teacher()
 folder = f"10_{DATASET}_{PROFILE}_{SEED}_{weights.label:g}_{weights.cross:g}_{config.sections}"  # one for each run
 history = fit(pupil, patches, distillation.distillation_loss, recipe, session.out_dir / folder)
 after = distance_from_teacher()
@@ -362,8 +364,9 @@ plt.show()
 # **How to read it.** Lower is better, and left is faster. The star is the student that ships: it was trained for minutes,
 # as its card says, and you see how far it still is from its teacher, the triangle. For the 3D U-Net we have measured the
 # time alone. Where rows are measured, a grey line joins the students that differ only in their channels (squares), so it
-# shows what time buys. Diamonds differ from the square in the middle in one other thing, such as a loss. Bars are
-# standard deviations over seeds. [student.md](../docs/measured/student.md) has every row.
+# shows what time buys. Diamonds differ from the square in the middle in one other thing, such as a loss. In the legend,
+# *the same* means that square: labels and the teacher's affinities. Bars are standard deviations over seeds.
+# [student.md](../docs/measured/student.md) has every row.
 #
 # The same rows answer questions. A negative difference means that the first row of a question is better. *p* is counted
 # by permutation, as in lesson 07; with three runs of each row it cannot be less than 0.10.

@@ -115,9 +115,9 @@ assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 print("with adapters, before training: the same features, bit for bit")
 
 # %% [markdown]
-# **Exercise 11.1: a low-rank update.** `x` holds the tokens of several images, with the shape (images, tokens, inputs).
-# `weight` is $W$ (outputs, inputs), `a` is $A$ (r, inputs), `b` is $B$ (outputs, r), and `gate` has one number for each
-# image. Return $W x + g\, B (A x)$ for every token, in the shape (images, tokens, outputs).
+# **Exercise 11.1: a low-rank update.** All inputs are NumPy arrays. `x` holds the tokens of several images, with the
+# shape (images, tokens, inputs). `weight` is $W$ (outputs, inputs), `a` is $A$ (r, inputs), `b` is $B$ (outputs, r), and
+# `gate` has one number for each image. Return $W x + g\, B (A x)$ for every token, in the shape (images, tokens, outputs).
 
 
 # %% tags=["task"]
@@ -241,7 +241,8 @@ except ValueError as error:
 # makes $x_f$ of these tokens, and the block's output becomes $x + 0.5\, x_f$. (In Hiera, later blocks have coarser grids,
 # so we average the tokens over them. That is ours.)
 #
-# A detail decides whether this can work. Look at the values of the spectrum, as they are and after $\log(1 + \cdot)$:
+# One detail should matter, and part 8 asks whether it does. Look at the values of the spectrum, as they are and after
+# $\log(1 + \cdot)$:
 
 # %%
 grey = section[0, 0, 0]
@@ -394,7 +395,7 @@ except ValueError as error:
 
 # %% [markdown]
 # A laboratory with ten tissues stores one encoder and ten such files. (With SAM2.1's `tiny` encoder, which has 109 MB,
-# the file has 360 kB at rank 4, and 210 kB at rank 2: the decoder in it stays as large.)
+# the file has 360 kB at rank 4, and 215 kB at rank 2: the decoder in it stays as large.)
 #
 # The guide that learned from photographs takes updates in the same way. Its 1 × 1 convolutions hold nearly all of its
 # weights. (To train and store it as above, set `ENCODER = "natural"`.)
@@ -403,7 +404,7 @@ except ValueError as error:
 natural = build_natural_encoder(SHIPPED["natural"]).eval()
 with torch.no_grad():
     before = natural(section)
-    adapters.attach_adapters(natural, CONFIG)
+    adapters.attach_adapters(natural, AdapterConfig(rank=4))
     after = natural(section)
 assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 sizes = {True: 0, False: 0}

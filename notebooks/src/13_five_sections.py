@@ -131,7 +131,8 @@ for level, (first, second) in enumerate(zip(weak, strong, strict=True)):
 quiz.ask("13", "equal")
 
 # %% [markdown]
-# **Exercise 13.1: the released loss.** `similarities` has the shape (N,). Return $L_\mathrm{released}$ as a number.
+# **Exercise 13.1: the released loss.** `similarities` is a NumPy array of shape (N,). Return $L_\mathrm{released}$ as a
+# number.
 
 
 # %% tags=["task"]
@@ -154,7 +155,7 @@ checks.released_loss(my_released)
 #
 # $$L_\mathrm{InfoNCE} = -\frac{1}{N} \sum_i \log \frac{e^{S_{ii}}}{\sum_j e^{S_{ij}}}.$$
 #
-# **Exercise 13.2: InfoNCE.** `similarities` has the shape (N, N), partners lie on its diagonal. Return the loss.
+# **Exercise 13.2: InfoNCE.** `similarities` is a NumPy array of shape (N, N), partners lie on its diagonal. Return the loss.
 
 
 # %% tags=["task"]
@@ -216,7 +217,7 @@ assert torch.isclose(collapsed, torch.tensor(float(PAIRS)).log()) and np.ptp(shi
 # - **centre**: $w_3[k // 2] = w_2$, and 0 in all other sections. The 3D layer begins as the 2D layer on each section.
 # - **average**: $w_3[z] = w_2 / k$ in all sections. The layer begins as the 2D layer on the *mean* of $k$ sections.
 #
-# **Exercise 13.3: inflation.** `weight` has the shape (outputs, inputs, y, x), `depth` is odd, and `way` is "centre" or
+# **Exercise 13.3: inflation.** `weight` is a NumPy array (outputs, inputs, y, x), `depth` is odd, and `way` is "centre" or
 # "average". Return the kernel in the shape (outputs, inputs, depth, y, x).
 
 
@@ -364,7 +365,7 @@ for name, (model, share) in models.items():
 # thin bright fibres cross a dark volume. So we judge it on something similar: the thin neurites of the phantom, in
 # voxels of 40 × 16 × 16 nm.
 #
-# **Exercise 13.4: the offsets of a snake.** `steps` has the shape (2, K − 1), in y and x: the first half belongs to
+# **Exercise 13.4: the offsets of a snake.** `steps` is a NumPy array (2, K − 1), in y and x: the first half belongs to
 # the taps below the middle one, from the lowest on, the second half to the taps above. Limit each step to −1 to 1,
 # add them up from the middle outwards, and return the offsets of all taps, (2, K). The middle tap has 0.
 
@@ -543,6 +544,7 @@ for name, start in few_sections.STARTS.items():
     times = [run["core_seconds"] for n in vois for run in rows.get((name, n), [])]
     if times:
         print(f"{start.title:40} {np.mean(times):4.0f} seconds of one core")
+        assert 60 <= np.mean(times) <= 120  # as the text says
 
 # %% alt="VOI on FIB-25 against the number of labelled sections, 1, 5 and 20, on a logarithmic axis: one line for each start, with a dot for every seed."
 figure, ax = plt.subplots(figsize=(11, 5), layout="constrained")
@@ -557,11 +559,13 @@ plt.show()
 # those of the U-Net from scratch, or among them? The network of photographs has another architecture and another time
 # (see above), so compare it first with the same network from scratch.
 #
-# The sentences are computed from the rows; *p* is counted by permutation, as in lesson 07:
+# The sentences are computed from the rows. A start is *better* or *worse* if it differs from the 3D U-Net from scratch
+# with *p* below 0.05. *p* is counted by permutation, as in lesson 07:
 
 # %%
 for n in few_sections.LABELLED_SECTIONS:
     print(f"{n:2} labelled: {few_sections.judge_free_lunch(rows, n)}")
+assert few_sections.CERTAIN == 0.05  # as the text says
 groups = {}
 for n in few_sections.LABELLED_SECTIONS:
     answers = {q: few_sections.few_answer(rows, pair, n) for q, pair in few_sections.QUESTIONS_OF_FEW.items()}
@@ -573,10 +577,10 @@ fold_table(heads, groups, few_sections.describe_missing_runs(rows))
 # [few_sections.md](../docs/measured/few_sections.md) has every row, with the time that it took. [Which of these should I
 # try first?](../docs/understand/which_first.md) puts this beside what needs no label.
 #
-# **Limits.** A run takes about a minute of one core, and MS-Con was pretrained on four large data sets. More pretraining
-# may turn the order around: our rows say what a minute can do. The threshold is chosen on 20 more labelled sections, the same
-# for all rows. Affinities along z come from the volume turned on its side, which needs isotropic voxels. No learning
-# rate was tuned.
+# **Limits.** A run takes one to two minutes of one core, and MS-Con was pretrained on four large data sets. More
+# pretraining may turn the order around: our rows say what minutes can do. The threshold is chosen on 20 more labelled
+# sections, the same for all rows. Affinities along z come from the volume turned on its side, which needs isotropic
+# voxels. No learning rate was tuned.
 #
 # ## Your exercises
 

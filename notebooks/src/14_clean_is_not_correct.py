@@ -272,7 +272,7 @@ quiz.ask("14", "joint")
 #
 # Each row of the softmax has the sum 1.
 #
-# **Exercise 14.3: channel attention.** `q`, `k` and `v` have the shape (C, N). Return an array of the same shape. (The rows
+# **Exercise 14.3: channel attention.** `q`, `k` and `v` are NumPy arrays (C, N). Return an array of the same shape. (The rows
 # of `q` and `k` are already scaled to length 1, so no large number enters the exponential.)
 
 
@@ -342,7 +342,7 @@ def my_undo(content, noise, f, g, s):
 checks.undone_coupling(my_undo)
 
 # %% [markdown]
-# Three identities of the whole network. They hold for any weights, so you may test them before training:
+# Five identities of the network and its parts. They hold for any weights, so you may test them before training:
 
 # %%
 torch.manual_seed(SEED)

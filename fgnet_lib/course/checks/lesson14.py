@@ -48,7 +48,7 @@ def hidden_pixels(answer: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndar
         rng = np.random.default_rng(seed)
         section = rng.uniform(size=(7, 9))
         points = np.array([(2, 2), (2, 3), (4, 6), (4, 2 + seed)])
-        steps = np.array([(0, 1), (1, -1), (-2, 1), (-1, 2)])  # the first point borrows from the second
+        steps = np.array([(0, 1), (1, -1), (-2, 1), (-2, -seed)])  # the first borrows from the second, the last from it
         y, x = points.T
         dy, dx = steps.T
 
@@ -57,16 +57,18 @@ def hidden_pixels(answer: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndar
             hidden[y, x] = values
             return hidden
 
-        in_turn = section.copy()
-        for (a, b), (da, db) in zip(points[::-1], steps[::-1], strict=True):
-            in_turn[a, b] = in_turn[a + da, b + db]
+        in_turn, backwards = section.copy(), section.copy()
+        for hidden, order in ((in_turn, 1), (backwards, -1)):
+            for (a, b), (da, db) in zip(points[::order], steps[::order], strict=True):
+                hidden[a, b] = hidden[a + da, b + db]
         mirrored = section.copy()
         mirrored[y + dy, x + dx] = section[y, x]
         mistakes = {
             "Your section is as it was: nothing is hidden": section,
             "You go the step backwards": hide(section[y - dy, x - dx]),
             "You give the point's value to its neighbour: it is the point that should change": mirrored,
-            "Take values from the section as it was given: one of yours was hidden before it was lent": in_turn,
+            "Take values from the section as it was given: one of yours was hidden before it was lent": backwards,
+            "Take values from the section as it was given, not from the copy: one pixel there had changed": in_turn,
             "y comes first, then x: your steps are mixed up": hide(section[y + dx, x + dy]),
             "Take the value of one neighbour, not a mean": hide(section.mean()),
             "A value from nearby is wanted, not 0": hide(np.zeros(len(y))),

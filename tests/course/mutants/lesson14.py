@@ -25,6 +25,11 @@ MUTANTS = {
             "    for (y, x), (a, b) in zip(points[::-1], sources[::-1]):\n        hidden[y, x] = hidden[a, b]\n",
             "hidden before it was lent",
         ),
+        (
+            "    hidden[points[:, 0], points[:, 1]] = section[sources[:, 0], sources[:, 1]]\n",
+            "    for (y, x), (a, b) in zip(points, sources):\n        hidden[y, x] = hidden[a, b]\n",
+            "not from the copy",
+        ),
         ("points + steps", "points + steps[:, ::-1]", "your steps are mixed up"),
         ("section[sources[:, 0], sources[:, 1]]", "section.mean()", "not a mean"),
         ("= section[sources[:, 0], sources[:, 1]]", "= 0", "not 0"),
