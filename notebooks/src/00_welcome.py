@@ -65,7 +65,7 @@ print(f"{volume.name}: {volume.shape} voxels (z, y, x) of {volume.voxel_size} nm
 
 # %% [markdown]
 # A dark line between two profiles is a membrane. Dark spots *inside* a profile are organelles, mostly mitochondria, and
-# belong to it; so do small bright rings. A method that takes everything dark for a border would cut neurons apart
+# belong to it; so do small dark rings. A method that takes everything dark for a border would cut neurons apart
 # there. That is why we train a network.
 #
 # ### Exercises

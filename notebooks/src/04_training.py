@@ -608,8 +608,8 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 #
 # From a notebook, `notebook_launcher` starts the processes. They are copies of this process, which must not have
 # touched a GPU: restart the kernel, set `DEVICE = "cpu"` and `PROFILE = "fast"` at the top, and run all cells. Without
-# a second GPU the next cell trains in one process. With `processes = 2` it trains in two processes on a CPU, which
-# exchange gradients through the library gloo, as GPUs do through NCCL.
+# a second GPU the next cell trains in one process. Without a GPU, outside Colab, `processes = 2` trains in two
+# processes, which exchange gradients through the library gloo, as GPUs do through NCCL.
 
 # %%
 from accelerate import notebook_launcher
@@ -621,7 +621,7 @@ shared = TrainConfig(patch=(8, 64, 64), iterations=4, warmup=1, seed=SEED)
 
 def on_every_gpu() -> None:
     torch.manual_seed(SEED)  # all begin with the same weights
-    train(FGNet(MINI).to(choose_device()), [volume], shared, folder / "shared")
+    train(FGNet(MINI).to(choose_device()), [volume], shared, folder / f"shared_{processes}")
 
 
 processes = 1 if torch.cuda.is_initialized() else max(1, torch.cuda.device_count())

@@ -368,8 +368,8 @@ print("by library split {:.4f}, merge {:.4f} bits".format(*voi(toy, truth)))
 # that the segmentation puts together. ARAND is one minus their harmonic mean. Pairs grow with the square of the size,
 # so large neurons dominate ARAND. The **CREMI score**, named after a challenge, is
 # $\sqrt{\text{ARAND} \cdot \text{VOI}}$. All these scores leave out voxels without ground truth. The challenge's own
-# script counts a little differently (`help(evaluate)` says how), so compare a CREMI score from here only with others
-# from here.
+# script counts differently (`help(evaluate)` in part 6), so compare a CREMI score from here only with others from
+# here.
 #
 # ## 6 · The threshold
 #

@@ -154,7 +154,7 @@ fold_table(
 # the pair answers its question less clearly: ask what else could explain a difference. The rows with *natural images*
 # have another encoder, which was trained on photographs (ImageNet): a stand-in for SAM2's. *Channel norm* takes mean
 # and spread over the channels of a single voxel, the GroupNorm of the other rows over the whole window. With *sections
-# enlarged*, the guide sees them at two or four times their size.
+# enlarged*, the encoder, or *guide*, sees them two or four times larger.
 #
 # Some questions are about the form of the attention. By default $F' = F + F \odot a$ with one map $a$: where
 # $a$ is high, the fine features $F$ are amplified (lesson 03). *F' = F a* leaves out the first $F$, so attention can
@@ -746,7 +746,7 @@ plt.show()
 for title, values in own.items():
     print(f"{title:45} VOI {statistics.summary(values)}")
 titles = list(own)
-for first, second in zip(titles[::2], titles[1::2], strict=True):
+for first, second in zip(titles[::2], titles[1::2], strict=False):
     print(f"{first} compared with {second}: {statistics.compare_runs(own[first], own[second])}")
 
 # %% [markdown]

@@ -382,10 +382,10 @@ assert np.mean(scores["label"]) == min(np.mean(scores[name]) for name in student
 assert voi["the shipped student"] < min(min(runs) for runs in scores.values())
 
 # %% [markdown]
-# **What came out.** No *p* is below 0.3, so three seeds of 600 iterations answer none of these questions. Of the four
-# losses, labels alone have the lowest mean: after so short a training the teacher's help cannot be seen. Only width keeps
-# its order in every run: each student with twice the channels beats each with half of them. **What helps most is time**:
-# the shipped student learned five times as long, and is better than every run here.
+# **What came out.** No *p* is below 0.3, so three seeds of 600 iterations answer none of these questions. Of four
+# choices of losses, labels alone have the lowest mean: after so short a training the teacher's help cannot be seen.
+# Width counts in every run: each student with twice the channels beats each with half the channels. **What helps most
+# is training**: the shipped student learned five times as long, and is better than every run here.
 #
 # ## 7 · Use it
 #

@@ -191,7 +191,7 @@ assert DATASET != "phantom" or vois["CLAHE"] < vois["unchanged"]  # as the text 
 # $\sigma$. On the target both are different. Before we change any weight, we can correct the features directly: take
 # away their own mean, divide by their own deviation, and give them those of the source.
 #
-# **Exercise 12.2: the source's statistics.** `features` has the shape (channels, voxels). Return features whose channels
+# **Exercise 12.2: the source's statistics.** `features` is a NumPy array (channels, voxels). Return features whose channels
 # have the given `mean` and `deviation`, one number each for each channel. (A deviation here is the standard deviation
 # that divides by $n$, as `np.std` does.)
 
@@ -495,9 +495,9 @@ plt.show()
 # has a figure of its own below. FIB-25 is the model's own tissue: a method that moves it to the right hurts even where
 # nothing was wrong.
 #
-# **Which should you try first?** A number in brackets is the change of VOI, below 0 if the method helps. (*The same*: up
-# to 0.02 bits. *As it is*: not even the voxel size was changed.) [This page](../docs/understand/which_first.md) adds what
-# labels can do:
+# **Which should you try first?** A number in brackets is the change of VOI, below 0 if the method helps. (*The same*:
+# up to 0.020 bits. *As it is*: not even the voxel size was changed.)
+# [This page](../docs/understand/which_first.md) adds what labels can do.
 
 # %%
 for key in measured:
@@ -511,12 +511,12 @@ assert min(changes["structure_0.01"].values()) > 0.5
 assert targets.NOISE == 0.02  # as the text says
 
 # %% [markdown]
-# **What came out.** AC4 and CREMI B are new to the model. One method helped on one of them and hurt on neither: CLAHE,
-# the simplest. **No gradient step was worth it**: at best VOI fell by 0.05 bits, and on CREMI B each raised it. The
-# structure loss does most of the damage: alone it costs more than half a bit everywhere. The paper uses it to register
-# images. To make affinities follow every edge is our idea, and not a good one.
+# **What came out.** AC4 and CREMI B are new to the model. One method helped on one of them and hurt on neither: CLAHE.
+# **No gradient step was worth it**: on average VOI fell by 0.05 bits at best, and on CREMI B each raised it. The
+# structure loss does most of the damage: alone its mean cost exceeds half a bit everywhere. The paper uses it to
+# register images. Making affinities follow every edge is our idea, and not a good one.
 #
-# **Limits.** Four volumes are few, and two are the model's own tissue. AC4 and CREMI B are crops of 10 and 5 sections.
+# **Limits.** Four volumes are few; FIB-25 and gala are the model's own. AC4 and CREMI B have 10 and 5 sections.
 # Rates and weights of the losses were not tuned: that needs labels. [targets.md](../docs/measured/targets.md) has all
 # numbers.
 

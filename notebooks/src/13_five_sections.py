@@ -155,7 +155,8 @@ checks.released_loss(my_released)
 #
 # $$L_\mathrm{InfoNCE} = -\frac{1}{N} \sum_i \log \frac{e^{S_{ii}}}{\sum_j e^{S_{ij}}}.$$
 #
-# **Exercise 13.2: InfoNCE.** `similarities` is a NumPy array of shape (N, N), partners lie on its diagonal. Return the loss.
+# **Exercise 13.2: InfoNCE.** `similarities` is a NumPy array of shape (N, N) with partners on its diagonal. Return the
+# loss.
 
 
 # %% tags=["task"]

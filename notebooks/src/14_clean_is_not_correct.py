@@ -48,7 +48,7 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # Here $x$ is a grey value from 0 to 1, $\varepsilon$ is normally distributed, and $\sigma$ is the **strength**.
 #
 # **What is the papers' and what is ours.** The losses, the embedding module, the couplings and the blind spots are the
-# papers', written from their equations. All networks are small 2D U-Nets of our own, and all numbers on this page are ours.
+# papers', written from their equations. The U-Nets are small, 2D and our own, and all numbers on this page are ours.
 
 # %%
 from functools import partial
@@ -144,7 +144,7 @@ quiz.ask("14", "blind")
 # A hidden pixel is a **blind spot**. It gets the value of another pixel nearby, so that the network cannot see which pixels
 # are hidden.
 #
-# **Exercise 14.2: blind spots.** `points` and `steps` have the shape (n, 2), rows of y and x. Return a copy of `section` in
+# **Exercise 14.2: blind spots.** `points` and `steps` are NumPy arrays (n, 2), rows of y and x. Return a copy of `section` in
 # which each point has the value that the pixel at `point + step` has in `section`. (All of these pixels exist.)
 
 

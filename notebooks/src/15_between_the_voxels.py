@@ -77,9 +77,9 @@ from fgnet_lib.weights import load_pretrained
 #
 # At the beginning of the training only the slow waves are open, so that the network first learns what is coarse.
 #
-# **Exercise 15.1: coordinates as waves.** `p` has the shape (N,). Return the shape (N, 2 · frequencies): for each $k$ the
-# sine and then the cosine. Only the first `opened * frequencies` frequencies, rounded down, are open. The columns of the
-# others are 0.
+# **Exercise 15.1: coordinates as waves.** `p` has the shape (N,). Return an array (N, 2 · frequencies): for each $k$
+# the sine and then the cosine. Only the first `opened * frequencies` frequencies, rounded down, are open. The columns
+# of the others are 0.
 
 
 # %% tags=["task"]
@@ -311,8 +311,8 @@ for name in ("entropy", "variance"):
 # **What to see.** Begin at the grey line. With an eighth of all voxels, chance shows you an eighth of the errors. On the
 # phantom, doubt shows you most of them. Then look at the left end, and at the printed numbers. There the oracle sees about
 # twice as many errors, or more: **of the most doubtful voxels, no more than about half are wrong**, because a voxel at $p = 0.5$ is a
-# coin toss. Entropy and margin are one curve, as they must be. Variance needs several passes. Compare its curve with that
-# of entropy, which needs one pass. Part 8 does so with five seeds.
+# coin toss. Entropy and margin are one curve, as they must be. Variance judges the first look, entropy the answer after
+# the second. Compare their curves. Part 8 does so with five seeds.
 #
 # The same scores answer another question: what if you leave doubtful voxels out? The error rate of what is kept is the
 # **risk**, and the share that is kept is the **coverage**.
@@ -387,7 +387,7 @@ def my_calibration(probabilities, truth, bins):
 checks.expected_calibration(my_calibration)
 
 # %% [markdown]
-# What if the error is large? **Temperature scaling** divides all logits by one number $T$, chosen on sections with labels.
+# What if the error is large? **Temperature scaling** divides all logits by one number, chosen on sections with labels.
 # Above 1 it pulls all probabilities towards 0.5, and below 1 it pushes them away.
 
 # %%
@@ -560,8 +560,8 @@ lowered = [
 assert lowered == ["AC4"]  # as the text says
 
 # %% [markdown]
-# **What to see.** Entropy, from a single pass, sees more errors than the variance of eight passes, whatever the budget. A
-# second look removes a few errors, but we could not see that it matters where the decoder looks again. Asking between the
+# **What to see.** Entropy, after the second look, sees more errors than the variance of eight passes, whatever the
+# budget. A second look removes a few errors, but we could not see that it matters where the decoder looks again. Asking between the
 # voxels was never better than interpolation, with waves or without them. And the temperature lowered the calibration
 # error on AC4 only; on the other three volumes the error grew, FIB-25 included, from which the temperature comes. **So
 # measure the error on labelled sections before you trust a temperature.**

@@ -11,7 +11,7 @@
 # - how SmoothQuant, and groups with a shift and a scale, move the width out of the activations, at hardly any cost;
 # - what few bits cost in neurons, in MB and in ms, on the machine in front of you.
 #
-# **Before you start.** Lessons 02 and 03 explain the encoder and the model. You can start without them.
+# **Before you start.** Lessons 02, 03 and 05 explain encoder, model and VOI. You can start without them.
 #
 # <!-- times -->
 
@@ -116,8 +116,8 @@ checks.rounded_values(my_round)
 # %% [markdown]
 # ## 2 · Whole numbers inside
 #
-# Why must all activations of a layer share one step? Look at a linear layer, $y_k = \sum_c w_{kc}\,x_c$. Put in the
-# codes:
+# Why must all activations of a layer share one step? Put codes $q$ of $w$ and $p$ of $x$ into a linear layer,
+# $y_k = \sum_c w_{kc}\,x_c$:
 #
 # $$y_k \approx \sum_c \Delta^w_k\, q_{kc}\; \Delta^x (p_c - p_0) = \Delta^w_k\, \Delta^x \underbrace{\sum_c q_{kc}\,(p_c - p_0)}_{\text{whole numbers}}.$$
 #
@@ -248,7 +248,7 @@ plt.show()
 assert (inside <= 1).sum() == channels - 2  # as the text says
 
 # %% [markdown]
-# **What to see.** On the right, two channels decide the step. The other 126 contain a single level at most, so after
+# **What to see.** On the right, two channels decide the step. The other 126 contain a single level at most, and after
 # rounding each of them is a constant, nearly always 0. Their information is gone, although the function is the same in
 # floating point. No other range for the whole layer helps, because clipping the two wide channels destroys what *they*
 # carry.

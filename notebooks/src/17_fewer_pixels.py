@@ -124,7 +124,7 @@ assert psnr(consistent, truth) > psnr(bicubic, truth)
 # %% [markdown]
 # **What to see.** The second result agrees with the low pixels (up to rounding, and except where it was cut at black or
 # white), and is a little better. It is still blurred: 15 of 16 numbers in a square are free. **The networks of part 5 end
-# with this step**, so none of them contradicts a measured pixel. What they add is a guess.
+# with this step**, so they agree with the low pixels, too. What they add is a guess.
 #
 # ## 3 · A section in 128 words
 #
@@ -427,7 +427,7 @@ fold_table(heads, groups, study.describe_missing_enlargings(rows))
 
 # %% [markdown]
 # **What to see.** (Bicubic learns nothing, so it has a single run, and no *p* is possible.) On both volumes the small
-# network beats bicubic, codes alone are worse than bicubic, and true sections are better than either. Does it help to
+# network beats bicubic, codes alone are worse than bicubic, and true sections are better than all. Does it help to
 # add the codebook, or neighbouring sections? Not that we could see: whenever we add one of them, the runs with it and
 # without it overlap. And PSNR and VOI rank no two rows differently in all runs. So **here the sharper picture does give
 # better neurons, but it brings back only a part of what the missing pixels cost.**

@@ -97,11 +97,10 @@ ROWS_HEAD = """# Every row of the results
 Written by `make results`; [results.md](../results.md) has the findings.
 
 Means ± standard deviation over seeds. Minutes are those of training on the machines named below, without the
-pretraining of an encoder; peak memory is that of the whole run (of the shipped model's evaluation alone). The rows ran
-on one thread each, beside another run on the second core; the shipped model had both cores, so do not compare its
-MVox/s with theirs. *Components* is VOI against the connected pieces of the ground truth: the crop's faces cut
-neurites that leave and come back, and no segmentation of the crop alone can join those pieces. Runs from before
-2026-11-28 were not measured so, and say it.
+pretraining of an encoder; peak memory is that of the whole run (of the shipped model's evaluation alone). All runs
+had one thread each and shared two cores with other work. *Components* is VOI against the connected pieces of the ground
+truth: the crop's faces cut neurites that leave and come back, and no segmentation of the crop alone can join those
+pieces. Runs from before 2026-11-28 were not measured so, and say it.
 """
 COLUMNS = (
     "row|parameters (trained)|iterations|minutes|MVox/s|peak MB|VOI split|VOI merge|VOI|ARAND|against components|seeds"
