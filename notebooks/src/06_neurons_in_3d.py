@@ -279,7 +279,7 @@ view
 # | JupyterHub, Binder | the frame; its address goes through the hub's proxy (`jupyter-server-proxy`) |
 # | Colab | the frame, through Colab's proxy; if your browser blocks third-party cookies, use the link |
 # | Kaggle | nothing, because Kaggle lets no port through: use the file of part 7 |
-# | JupyterLab over `ssh` | the frame, once you forward the port: `ssh -L PORT:127.0.0.1:PORT host`, with the port printed below |
+# | JupyterLab over `ssh` | the link, once you forward the port: `ssh -L PORT:127.0.0.1:PORT host`, with the port printed below |
 #
 # The server answers only on 127.0.0.1, and the long random part of the address is its password. Do not post the link.
 
@@ -482,14 +482,14 @@ checks.report("06")
 #
 # ## Try it
 #
-# - Show the other segmentation, `view = viewer.show(volume, {"too low": too_low})`, and fly to the split with
-#   `view.jump(split)`. Is a section or a membrane to blame?
 # - Set `max_triangles=100` in part 2. What survives, and what does not? Compare the printed extents.
 # - Jump to `merges[k]` for k = 1, 2, 3. Which of them are errors, and which are only a rim around a large neuron?
 # - Export the neurons that take part in the worst merge: `ids=[label for label, _ in merge.parts[:2]]` of
 #   `volume.labels`.
 # - In the viewer, open the panel of the layer `attention a1` (right click on its name) and move the range of its
 #   shader.
+# - Show the other segmentation, `view = viewer.show(volume, {"too low": too_low})`, and fly to the split with
+#   `view.jump(split)`. Is a section or a membrane to blame?
 #
 # ## References
 #

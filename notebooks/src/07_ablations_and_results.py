@@ -37,9 +37,9 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # (another seed means other first weights and other patches). This lesson reads that table, so its text quotes no
 # scores. If a run is missing, you see the command that makes it.
 #
-# Tables show five rows; click on a line with a triangle to unfold more. *FGE* is the Fine-Grained Encoder of lesson 03.
-# In all runs so far, *SAM2* is a small stand-in for SAM2's encoder. *Three views* is the shipped model applied along z,
-# y and x in turn; of the three affinities the lowest counts.
+# Tables show five rows; click on a triangle to unfold more. $A_s$ are affinities from SAM2 alone, $A_r$ those from the
+# *FGE*, lesson 03's Fine-Grained Encoder. So far, *SAM2* is a small stand-in for SAM2's encoder. *Three views* is the
+# shipped model applied along z, y and x where voxels are cubes; the lowest affinity counts.
 
 # %%
 from itertools import combinations
@@ -197,7 +197,7 @@ checks.fair_pairs(my_fair_pairs)
 # Lower is better in VOI and ARAND. Each group answers a question: it begins with the row that the others are compared
 # with, and *difference* is VOI minus the VOI of this row, so **a negative difference is a gain**. Numbers are mean ±
 # spread over seeds. **A number without ± is a single run**: you do not know how far another seed would be from it. The
-# last group has no part in the ablation: the shipped model, segmentations that came with the data, and two made from
+# last group has no part in the ablation: the shipped model, published segmentations (FFN: part 5), and two made from
 # the ground truth, for comparison.
 
 

@@ -70,8 +70,8 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # decides; [the page about files](../docs/understand/files.md) lists all cases. A **warning** below names what was left
 # out or may be missing, such as a gap in the numbers of your sections: read it before you go on.
 #
-# Grey values must be uint8, and labels unsigned integers. If they are not, the lesson stops and tells you what to do.
-# It does not guess how your 16 bits become 8, because that is a decision about your data.
+# Grey values must be uint8, and labels unsigned integers (signed with `UNKNOWN`). Otherwise the lesson stops and tells
+# you what to do. It does not guess how your 16 bits become 8, because that is a decision about your data.
 
 # %%
 from fgnet_lib.files.formats import read_volume

@@ -409,7 +409,7 @@ print(f"largest difference: {difference:.5f}")
 #
 # 1. Each block makes its fragments, with a halo around it, and gives them ids that no other block uses.
 # 2. Each block finds its **faces**: for each pair of touching fragments, the sum and the number of the affinities
-#    between them. Each block also labels the layer of voxels just before it, so faces on a border are found too.
+#    between them. Each block also reads the layer of voxels just before it, so faces on a border are found too.
 # 3. **One graph** of all faces is agglomerated as in lesson 05. It contains no voxels any more.
 # 4. Each block relabels its fragments, by a table.
 

@@ -443,14 +443,14 @@ plt.show()
 
 # %% [markdown]
 # **How to read it.** Lower is better. A square is the mean of three seeds, its bar their standard deviation, and each dot
-# one run. (The small histogram repeats part 5 beside the method that uses a spectrum.) Go from left to right along one
+# one run. (The small histogram repeats part 5, since one method uses a spectrum.) Go from left to right along one
 # line: where does it stop falling? That is the **knee**: the parameters to its right buy nothing that you can see. Then
 # compare each step with the bars. A step that is smaller than the bars may be chance, and a line with fewer points than
 # the others has rows that are not measured yet.
 #
-# Let the rows say it themselves. For each volume and number of sections you see the method with the fewest trained
-# parameters that is as good as the best one. *As good* means that their means differ by no more than the spread of their
-# single runs.
+# Let the rows say it themselves. For each volume and number of sections you see the figure's method with the fewest
+# trained parameters that is as good as its best. *As good* means that their means differ by no more than the spread of
+# their single runs.
 
 # %%
 for volume_name, title in adaptation.JUDGED_ON.items():
@@ -484,7 +484,7 @@ assert np.ptp(averages) < 0.15  # as the text says of more sections
 # step decides. **There the frozen encoder is worse than every other one in the figure, even than the one of which only the
 # norm layers were trained, 2,496 of 1,400,576 parameters.** This is not a law: the guide that learned from photographs,
 # which is not in the figure, is best there if it stays frozen. The norm layers are also the knee of gala: as the printed
-# lines say, no method with more parameters is better by more than the spread. The last three lines are a warning. Where
+# lines say, none in the figure is better by more than the spread. The last three lines are a warning. Where
 # nearly all of VOI comes from merges, as on AC4, the segmentation has joined nearly everything, and a difference there
 # says little.
 #
@@ -518,7 +518,7 @@ for line in adaptation.judge_expectations(rows):
 # **Limits.** The networks are small, and a run takes about one minute of a quiet core. The learning rates are one
 # choice for each kind of method (adapters and norms as the decoder, full fine-tuning a tenth of it), and none was tuned.
 # The encoder has seen other sections of FIB-25 without labels, so a new tissue would ask more of it. The gain of I-MedSAM
-# was measured on other images, with SAM's large encoder and long training: our rows neither repeat nor refute it.
+# was measured on other images, with SAM's larger encoder and long training: our rows neither repeat nor refute it.
 #
 # ## Your exercises
 

@@ -111,7 +111,7 @@ assert DATASET != "phantom" or contrast < 0.7  # as the text says
 # ## 2 · Change the grey values
 #
 # **Voxel size first.** A membrane that is 10 pixels wide is not what the model knows. Lesson 08 rescales your sections
-# with `ADAPT = "voxel_size"`, and every method below works on rescaled ones. (The phantom is left as it is: the model was
+# with `ADAPT = "voxel_size"`, and the model sees rescaled ones below. (The phantom is left as it is: the model was
 # trained on voxels of its size, too.)
 #
 # **Histogram matching** replaces each grey value by the source's value of the same rank: the darkest tenth becomes as
@@ -571,7 +571,7 @@ for name, part in (("source", "train"), ("target", "val")):
 tissue["target"] = adaptation.restain(tissue["target"], SEED)
 print({name: f"{len(of.pre)} synapses in {tissue[name].shape} voxels" for name, of in points.items()})
 
-# %% alt="Two sections, of the source and of the target in its other stain, each with blue dots at pre-synaptic sites, vermilion dots at post-synaptic sites, and a line between partners."
+# %% alt="Two sections, of the source and of the target in its other stain, each with blue dots at pre-synaptic sites, vermilion squares at post-synaptic sites, and a line between partners."
 figure, axes = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
 for ax, (name, (pre, post)) in zip(axes, points.items(), strict=True):
     z = np.bincount(pre[:, 0]).argmax()

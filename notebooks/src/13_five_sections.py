@@ -34,7 +34,7 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 #
 # A person needs hours to label one section of dense tissue. The microscope gives you thousands of sections that nobody
 # has labelled. So whatever learns from those looks like a **free lunch**. It is not quite free: it takes computing time,
-# and a plain network could have trained on the labels for that time. **So every comparison below is at equal time, and
+# and a plain network could have trained on the labels for that time. **So we compare at about equal time, and our
 # pretraining counts.**
 #
 # There are four candidates:
@@ -532,8 +532,8 @@ if SEEDS > 1:
 # ## 7 · Measured: is there a free lunch?
 #
 # The networks below are trained on 1, 5 and 20 sections of FIB-25, with five seeds each. We chose the number of steps so
-# that all runs take about the same time of one core, pretraining included. What is measured, what is missing, and how long
-# did a run really take?
+# that all U-Nets take about the same time of one core, pretraining included. What is measured, what is missing, and how
+# long did a run really take?
 
 # %%
 rows = few_sections.read_few_rows()

@@ -408,7 +408,7 @@ plt.show()
 # half of their power is in the means of 2 × 2 pixels, which count as content (two rows have two shifts: their mean is
 # content, their difference is noise). **A noise model is only as good as the noise it was learned from.**
 #
-# ## 5 · Try it: two ways on your data
+# ## 5 · Try it: four ways on your data
 #
 # Sections with Gaussian noise are segmented in four ways. Each way trains a segmenter $S$ of its own on pictures of its
 # own kind, for the same number of steps. A network that was trained on clean sections would be surprised by noise, and the
@@ -497,7 +497,7 @@ plt.show()
 # %% [markdown]
 # **How to read it.** Cleaner pictures lie on the right, better neurons at the bottom. If PSNR decided, the points of each
 # panel would lie on a falling line. Where all methods are measured, an arrow leads from the cleanest pictures to the
-# best neurons. Without an arrow there, one method is best in both. Arrows and titles go by the means: look at the bars,
+# best neurons. Without an arrow there, one method is best in both. Cleanest and best go by the means: look at the bars,
 # one standard deviation, before you believe a short arrow.
 #
 # The sentences are computed from the rows. A pair of methods **swaps** if in all runs the first has the higher PSNR and

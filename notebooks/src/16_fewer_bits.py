@@ -262,7 +262,7 @@ assert (inside <= 1).sum() == channels - 2  # as the text says
 # **PQ-SAM** adds a shift, and a second thought: channels with similar ranges may share both numbers. It cuts off extreme
 # values, clusters the channels into $k$ groups, and gives each group a shift $z$ and a scale $s$:
 #
-# $$\hat X = \frac{X - z}{s}, \qquad \hat W = s\,W, \qquad \hat b = b + z\,W.$$
+# $$\hat X = \frac{X - z}{s}, \qquad \hat W = s\,W, \qquad \hat b = b + W z.$$
 #
 # Where the layer reads a norm, the norm's own weight and bias can take $1/s$ and $-z/s$, so this costs nothing at run
 # time. (Behind a GELU it costs a multiplication and an addition for each value.)
@@ -391,7 +391,7 @@ plt.show()
 # %% [markdown]
 # **What to see.** Read the rows of the table in pairs. From W8A8 to W4A8 to W4A4 the features become more wrong. A row
 # with planted outliers and its twin without them have the same bits and the same function in floating point, so the
-# difference between the two is the work of two channels in each norm. The last row of each half shows how much of it 16
+# difference between the two is the work of two channels in each norm. The last row of each half shows how much error 16
 # groups take back. Then compare the columns. A feature error of some percent may change no neuron at all, because only
 # affinities near the threshold decide. And look at the upper row of the pictures: with planted outliers, 4 bits and
 # min-max, $A_s$ falls apart, while $A_r$ below it still looks like that of 32 bits. Do not judge by one crop, though: each
@@ -445,7 +445,7 @@ assert all(mean_voi("whole", m, "refined")[0] > mean_voi("planted", m, "refined"
 # Then look for the same catastrophe in $A_r$. You will not find it: the encoder's features are ruined, and yet $A_r$ loses
 # hardly a neuron, because the Fine-Grained Encoder still sees the image. **Which numbers lose their bits matters, and not
 # only how many bits they lose.** The lower row shows it from the other side: on FIB-25, $A_r$ loses most where the Fine-Grained
-# Encoder and the decoders are rounded as well. Most of their convolutions look at several voxels. The library folds no
+# Encoder and the decoders are rounded as well. Many of their convolutions look at several voxels. The library folds no
 # shift and scale into those, so all four methods only choose a range for them.
 #
 # On AC4 and CREMI B the lines of $A_r$, and some of $A_s$, wander up and down. Do not read gains into that: these crops

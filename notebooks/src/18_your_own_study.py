@@ -333,7 +333,7 @@ print(f"correlation of both rows over seeds: {np.corrcoef(ours, theirs)[0, 1]:.2
 
 # %% [markdown]
 # The closer the correlation is to 1, the more of the spread pairing removes. But **this is a second test of the same
-# runs**. Our plan had named the first one, so the verdict stays. Whoever takes the smaller of two *p* values asks two
+# runs**. Our plan had meant the first one, so the verdict stays. Whoever takes the smaller of two *p* values asks two
 # questions, as in part 4.
 #
 # **What to see.** Whatever the verdict is, it belongs to this plan: a tiny network, a few iterations, one volume, a

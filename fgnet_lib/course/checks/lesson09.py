@@ -42,7 +42,7 @@ def halo(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
             "`stop` is the last voxel + 1, so it may be as large as the shape": np.clip(
                 grown, 0, np.subtract(shape, 1)
             ),
-            "The second triple is where the block ends to read, not how many voxels it reads": np.array(
+            "The second triple is where the block stops reading, not how many voxels it reads": np.array(
                 [right[0], right[1] - right[0]]
             ),
             "The halo is added twice at the end: it goes beyond `stop` once": np.clip(
@@ -50,7 +50,7 @@ def halo(answer: Callable[[tuple, tuple, tuple, tuple], tuple]) -> None:
             ),
             "First where it begins to read, then where it ends: exchange them": right[::-1],
         }
-        require_equal(result, right, mistakes, "Wrong voxel at (0 for begin or 1 for end, axis) = {at}")
+        require_equal(result, right, mistakes, "Wrong voxel at (0 for start or 1 for stop, axis) = {at}")
 
 
 @exercise(
