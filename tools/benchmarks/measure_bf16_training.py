@@ -1,9 +1,8 @@
 """Measure whether training under bfloat16 is faster on this CPU, and whether its loss is another; prints a table.
 
-Training on a CPU stays in float32, because we had no processor with bfloat16 instructions to measure on. On one that
-has them (`avx512_bf16` or `amx_bf16` in /proc/cpuinfo), this says what there is to gain; without them, bfloat16 is many
-times slower. Both networks begin with the same weights, see the same patches of FIB-25, and take turns, so that the
-machine's pace is the same for them.
+Training on a CPU stays in float32 so far. On a processor that has bfloat16 instructions (`avx512_bf16` or `amx_bf16` in
+/proc/cpuinfo), this says what there is to gain; without them, bfloat16 is many times slower. Both networks begin with
+the same weights, see the same patches of FIB-25, and take turns, so that the machine's pace is the same for them.
 """
 
 from __future__ import annotations
