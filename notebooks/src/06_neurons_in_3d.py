@@ -211,7 +211,7 @@ quiz.ask("06", "seam")
 # %% [markdown]
 # Here is the merge:
 
-# %% alt="A merge in 3D: on the left one segment in one colour, without any seam; on the right the true neurons that it joins, in different colours."
+# %% alt="A merge in 3D: on the left one segment in one colour, without any seam; on the right the true neurons that it joins; where two touch, their colours differ."
 parts = np.where(too_high == merge.label, volume.labels, 0)  # the parts of neurons inside this segment
 largest = largest_ids(parts, 4)
 panels = {
@@ -327,7 +327,7 @@ assert session.dataset != "phantom" or inside > 0.9  # as the text says
 # **Exercise 6.2: the match of a segment.** Compute the numbers in the *match* line of such a report. `segment` is an id
 # in `segmentation`. Return two values: the id of the neuron in `truth` that has most voxels in that segment, and the
 # share of the segment's voxels that lie in it. The id 0 in `truth` is not a neuron, but its voxels belong to the
-# segment.
+# segment. (The report leaves such voxels out. The phantom has none.)
 
 
 # %% tags=["task"]

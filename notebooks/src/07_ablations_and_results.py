@@ -671,9 +671,9 @@ print(table.describe_gaps(results))
 # reconstruction of FGNet: if a row does badly, our version may be at fault and not the idea.
 #
 # The pretrained rows have one more limit. Before the small encoder guided anything, it filled in hidden parts of
-# unlabelled sections and learned from synthetic volumes, whose neurons are known; the U-Net began at random. So what
-# these rows gain over the U-Net is what *pretraining* brings through the guide. Would a U-Net that had seen the same
-# data gain as much? No row here asks that.
+# unlabelled sections and learned from synthetic volumes, whose neurons are known; the U-Net began at random. So a
+# gain over the U-Net may come from the guide's layers or from these *data*. Would a U-Net that had seen the same data
+# gain as much? No row here asks that.
 
 # %% [markdown]
 # ## 11 · Further: run an ablation yourself

@@ -282,7 +282,7 @@ plt.show()
 # **What to see.** The blue bar stays below what you allow, and the whole volume would need ten times as much. (The blue
 # bar is longer than the two blocks of part 1, because temporary copies, reading and compressing take memory, too.) It
 # does not grow with the volume: make the volume a thousand times larger, and only the disk and your patience notice. We
-# measured all steps up to the neurons in volumes of up to 2 GVox (2000 million voxels):
+# measured all steps up to the neurons, without network and watershed, in volumes of up to 2 GVox (2000 million voxels):
 # [blocks, measured](../docs/measured/bench_blocks.md).
 #
 # ## 5 · The network, and a worker that is killed
@@ -552,7 +552,7 @@ checks.worker_hours(my_hours)
 # from dask_jobqueue import SLURMCluster  # pip install dask-jobqueue
 #
 # jobs = SLURMCluster(queue="gpu", cores=2, processes=1, memory="32GB", walltime="08:00:00", job_extra_directives=["--gres=gpu:1"],
-#                     worker_extra_args=["--lifetime", "7h30m", "--lifetime-stagger", "20m"])
+#                     worker_extra_args=["--lifetime", "450m", "--lifetime-stagger", "20m"])
 # jobs.adapt(maximum_jobs=64)
 # with cluster(address=jobs.scheduler_address) as client:
 #     predict_blocks(client, Source("/scratch/volume.zarr"), "/scratch/run", Network("/scratch/weights.safetensors"), (128, 512, 512))
