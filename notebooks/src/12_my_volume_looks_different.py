@@ -279,8 +279,8 @@ assert moved == 0 and difference < 1e-3
 #
 # So far the style loss was only a number. Now we take its gradient and change weights with it. **Only norm layers may
 # move**, a weight and a bias for each channel, because they can correct statistics, but can forget little of what the
-# model knows about membranes. (SAM2's encoder, the guide, stays frozen.) What happens at home, that is, on data with
-# exactly the source's statistics?
+# model knows about membranes. (The guide, an encoder like SAM2's, stays frozen.) What happens at home, that is, on data
+# with exactly the source's statistics?
 
 # %%
 quiz.ask("12", "home")
@@ -523,7 +523,7 @@ assert targets.NOISE == 0.02  # as the text says
 # %% [markdown]
 # ### Further: every number, and the collapse
 #
-# VOI after 24 windows, against the learning rate:
+# VOI after 24 windows, against the learning rate (squares are means over orders, bars standard deviations):
 
 # %% alt="VOI against the learning rate on a logarithmic axis: a line for each volume, with a dot for each order of arrival. The legend gives VOI before adaptation."
 lines = {}

@@ -556,9 +556,9 @@ if not rows:
 plt.show()
 
 # %% [markdown]
-# **How to read it.** Lower is better. Look at one number of sections at a time: do the dots of a start lie below
-# those of the U-Net from scratch, or among them? The network of photographs has another architecture and another time
-# (see above), so compare it first with the same network from scratch.
+# **How to read it.** Lower is better. Squares are means, bars standard deviations. Look at one number of sections at a
+# time: do the dots of a start lie below those of the U-Net from scratch, or among them? The network of photographs has
+# another architecture and another time (see above), so compare it first with the same network from scratch.
 #
 # The sentences are computed from the rows. A start is *better* or *worse* if it differs from the 3D U-Net from scratch
 # with *p* below 0.05. *p* is counted by permutation, as in lesson 07:

@@ -511,8 +511,9 @@ for title, network in networks.items():
 
 # %% [markdown]
 # **What to see.** Compare the two lines of ONNX Runtime: the difference between them is what 8 bits do to the time on
-# *your* processor. Its instructions decide. With VNNI or AMX, 8-bit products are fast. Without them the gain is small,
-# and sums of two products of 8 bits would even overflow. So weights get only 7 of the 8 bits here.
+# *your* processor. Its instructions count: without VNNI or AMX the gain is small, and sums of two products of 8 bits
+# would even overflow. So weights get only 7 of the 8 bits here. The engine counts, too: on a processor with VNNI, 8 bits
+# saved ONNX Runtime a tenth of the time, and OpenVINO nearly half ([trials](../docs/measured/trials.md)).
 #
 # One crop is a small test for VOI. Here is the same on the whole volumes, calibrated three times, from a processor
 # without VNNI. *Change* is how far an affinity of $A_r$ moves on average, *MB* is the size of the whole model's file,
@@ -532,8 +533,8 @@ fold_table(measured.ENGINE_HEADS, {"8 bits at work": measured.engine_rows(table)
 # **What to see.** Compare the two lines of an engine. With 8 bits VOI hardly moves on FIB-25 and gala, which resemble the
 # sections of the calibration. On AC4 and CREMI B it may move more, in either direction. The file of the whole model
 # shrinks to about a third, not to a quarter, because only the weights of products get 8 bits. The last column gives the
-# time as a share of that with 32 bits: on this processor the gain is small or none. **Eight bits always save space. They
-# save time only where the processor has the instructions.**
+# time as a share of that with 32 bits: on this processor the gain is small or none. **Eight bits always save space.
+# Whether they save time depends on the processor and on the engine.**
 #
 # ## 8 · Does the real SAM2.1 have outlier channels?
 #
