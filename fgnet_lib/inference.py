@@ -148,7 +148,8 @@ def predict(
 
     A model sees sections along z, and sees a membrane worst that lies in a section. Where voxels are as long in z as in
     y and x, `three_views` looks at the volume along z, y and x in turn, and keeps the least of the three affinities:
-    it is enough that one view shows the membrane. That costs three times as much. Ours, not the paper's.
+    it is enough that one view shows the membrane. That costs three times as much, more in a flat volume. Ours, not
+    the paper's.
 
     Args:
         model: An FGNet; put into eval mode and moved to `device`.

@@ -114,7 +114,7 @@ for number, stage in enumerate(stages, start=1):
 
 # %% [markdown]
 # The neck gives every stage the same number of channels by a 1 × 1 convolution, and adds the coarsest map (stride 32)
-# to the map of stride 16. Then it drops the coarsest map. **The three that remain** guide FGNet; the paper, too, has
+# to the map of stride 16. Then the coarsest map is dropped. **The three that remain** guide FGNet; the paper, too, has
 # three attention maps.
 
 # %%
@@ -661,8 +661,8 @@ checks.report("02")
 # 1. Move the cross onto a mitochondrion. Which stride tells mitochondria from cytoplasm best?
 # 2. In part 6, leave out the neck: `build_encoder("mini", source="trunk")`. How many channels come out, and does the
 #    probe change?
-# 3. Make the section brighter and halve its contrast, `volume.raw * 0.5 + 100`, before encoding. Which encoder's
-#    similarity map changes least?
+# 3. Make the section brighter and halve its contrast, `raw * 0.5 + 0.4`, before encoding. Which encoder's similarity
+#    map changes least?
 # 4. Search with an embedding that also holds the spread of each channel over the patch. Does recall rise?
 # 5. With SAM2.1's checkpoint: does an encoder pretrained on photographs find borders better than a random one? And
 #    better than our small one, trained on EM?

@@ -244,12 +244,12 @@ assert mini < min(official) == max(official), "frozen, SAM2's size does not matt
 
 # %% [markdown]
 # **What to see.** With SAM2 frozen, the activations are the same from tiny to large, because nothing inside SAM2 is
-# saved. They come from the other parts, above all from the Fine-Grained Encoder, which works at full resolution. Our
-# mini model saves less, because these other parts are narrower too. Fine-tuning a large SAM2 adds gigabytes in both
-# columns. Activations grow with the batch and with every side of a patch; in 16 bits they take about half of what is
-# printed. These sums are a lower bound: a GPU also needs memory for the computation itself. If memory runs out, first
-# try a smaller patch. Then try a smaller batch with **gradient accumulation**: the gradients of several small batches
-# are added up before the weights change.
+# saved. They come from the other parts, above all from the two that work at full resolution: the decoder of A_r and the
+# Fine-Grained Encoder. Our mini model saves less, because these other parts are narrower too. Fine-tuning a large SAM2
+# adds gigabytes in both columns. Activations grow with the batch and with every side of a patch; in 16 bits they take
+# about half of what is printed. These sums are a lower bound: a GPU also needs memory for the computation itself. If
+# memory runs out, first try a smaller patch. Then try a smaller batch with **gradient accumulation**: the gradients of
+# several small batches are added up before the weights change.
 #
 # ## 5 · The loop
 #

@@ -790,11 +790,11 @@ plt.show()
 # tissue, ask first whether the truth is right: it has crumbs of its own.)
 #
 # On FIB-25's validation part (40 x 250 x 250 voxels), one view misses 3.7% of the borders along z, and three views
-# 1.4%. The price is three times the time. And what is best for borders need not be best for neurons: the minimum also
-# keeps each border that a single view has made up. With a threshold chosen on 20 training sections, three views lower
-# VOI on gala (0.48 instead of 0.53 bits) and raise it on FIB-25 (1.12 instead of 1.06). With one chosen on seven such
-# crops, they lower it on FIB-25 too, to 0.76 instead of 1.02 bits: one crop is too few to choose a threshold on
-# ([results](../docs/results.md)).
+# 1.4%. The price is four times the time (in a large cube, three times). And what is best for borders need not be best
+# for neurons: the minimum also keeps each border that a single view has made up. With a threshold chosen on 20 training
+# sections, three views lower VOI on gala (0.48 instead of 0.53 bits) and raise it on FIB-25 (1.12 instead of 1.06).
+# With one chosen on seven such crops, they lower it on FIB-25 too, to 0.76 instead of 1.02 bits: one crop is too few to
+# choose a threshold on ([results](../docs/results.md)).
 
 # %% [markdown]
 # ## Your exercises
