@@ -272,6 +272,9 @@ for k in range(3):
 # `fgnet_lib.training.train` is this loop plus what hours of training need: mixed precision and accumulation (by
 # `accelerate`), a learning rate that warms up and then falls along a cosine, checkpoints, a time budget, and a
 # progress bar with the time left. It also stops with a clear error when the loss is no longer a number.
+
+# %% [markdown]
+# ### Further: the learning rate by hand
 #
 # **Exercise 4.2: the learning rate.** Write the learning rate in iteration $k$ of $n$, counted from 0. With a peak
 # rate $r$ and $w$ iterations of warm-up it is
@@ -633,7 +636,7 @@ assert reach + 1 < distance.max() and changes["U-Net, GroupNorm"][reach + 1 : -1
 # any size agree wherever they see the whole receptive field. Is it as accurate? Lesson 07 has rows with either norm.
 
 # %% [markdown]
-# ## 9 · The same on a GPU
+# ## 9 · Further: the same on a GPU
 #
 # On Colab, choose a T4, set `PROFILE = "gpu"` at the top, and run all cells. If the session is lost, run all cells
 # again. Keep `OUT_DIR` on a mounted drive; otherwise you lose the checkpoints with the session. On a machine of your
@@ -646,8 +649,9 @@ assert reach + 1 < distance.max() and changes["U-Net, GroupNorm"][reach + 1 : -1
 #
 # We have not measured the `gpu` and `full` profiles on a T4. The memory is computed as in part 4, and the budgets are
 # limits in minutes. So we cannot tell you which scores to expect.
-#
-# ## 10 · The same on several GPUs
+
+# %% [markdown]
+# ## 10 · Further: the same on several GPUs
 #
 # `train` works with any number of GPUs. Start it once for each GPU, and the processes find each other. Of *n*
 # processes, process *r* takes batches *r*, *r + n*, *r + 2n*, … of the same run, and their gradients are averaged
@@ -695,7 +699,8 @@ notebook_launcher(on_every_gpu, num_processes=processes)
 # they are killed, even while they write a checkpoint, they go on to the same weights, bit for bit. We have not measured
 # speed on GPUs, but you can: run the command with `--num_processes 1`, then with more, each into a new folder, and
 # compare the last entry of `seconds` in `history.json` of the last checkpoint.
-#
+
+# %% [markdown]
 # ## Your exercises
 
 # %%
