@@ -109,7 +109,8 @@ plt.show()
 
 # %% [markdown]
 # Now compare the grey values with those of a phantom, like the one that the shipped model was trained on. They need not
-# agree. But a volume that uses only a tenth of the grey range, or is inverted (membranes bright), will not work as it is.
+# agree. But a volume that uses only a tenth of the grey range, or is inverted (membranes bright), will not work as it
+# is.
 
 # %% alt="Histograms of the grey values of this volume and of a phantom, on one axis from 0 to 255. Similar curves mean that the model knows this contrast."
 from fgnet_lib.phantom import make_phantom
@@ -129,9 +130,9 @@ plt.show()
 #
 # A checkpoint carries its own configuration and notes, so you need only the file. One note is the **threshold** of part
 # 3, which was chosen on labelled *training* data; a model without this note gets 0.5. Overlapping tiles cover the whole
-# volume and are blended. The affinities of each of the two decoders take 12 bytes a voxel. On a CPU, OpenVINO computes a
-# large volume faster than PyTorch; if it is installed, `predict` takes it and
-# [says so](../docs/understand/engines.md) in the progress bar.
+# volume and are blended. The affinities of each of the two decoders take 12 bytes a voxel. On a CPU, OpenVINO computes
+# a large volume faster than PyTorch; if it is installed, `predict` takes it and [says
+# so](../docs/understand/engines.md) in the progress bar.
 
 # %%
 from fgnet_lib import weights

@@ -538,7 +538,8 @@ checks.report("14")
 # - Noise2Void removes what the neighbours cannot predict. It keeps stripes.
 # - In joint training the segmenter's gradient reaches the denoiser, and the denoiser's picture is no longer made for you.
 # - Channel attention has C × C weights and does not know where a pixel is.
-# - Haar transform and couplings can be undone exactly, so noise can be given to another picture, and taken back (part 4).
+# - Haar transform and couplings can be undone exactly, so noise can be given to another picture, and taken back
+#   (part 4).
 # - **Clean is not correct.** Judge a denoiser by the neurons that it gives you.
 #
 # ## Try it
