@@ -85,7 +85,7 @@ def test_a_lesson_that_prints_an_error_is_marked_and_the_run_goes_on(out, tmp_pa
     logged = {"CRITICAL:root:7", "root - ERROR - no", "[IPKernelApp] ERROR | no"}
     assert lines >= {"Traceback (most recent call last):", *logged}
     log = "Executing notebook\nTask exception was never retrieved\n"
-    log += "[IPKernelApp] ERROR | KeyboardInterrupt caught in kernel.\n"  # the end of the kernel, not the lesson's fault
+    log += "[IPKernelApp] ERROR | KeyboardInterrupt caught in kernel.\n"  # how the kernel ends
     assert run_tutorial.find_errors(out / "01_quiet.ipynb", log) == [(None, "Task exception was never retrieved")]
 
 

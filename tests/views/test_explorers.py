@@ -232,7 +232,7 @@ def test_memory_does_not_grow_over_300_steps(make):
         return process.memory_info().rss
 
     before = walk(50)  # after the caches are full
-    assert walk(300) - before < 10e6  # bytes; a step that keeps its figure or its picture takes many times that
+    assert walk(300) - before < 10e6  # bytes; if each step kept its picture, 30e6
 
 
 def test_ranks_and_range_are_those_of_the_middle_section(volume, model, make, monkeypatch):
