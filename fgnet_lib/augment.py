@@ -66,6 +66,17 @@ class Misalignment(RandomizableTransform):
         return {**sample, "raw": raw, "labels": labels}
 
 
+def grey_changes() -> list[RandomizableTransform]:
+    """List what changes grey values alone: brightness, contrast, gamma, blur, noise. Strengths are ours."""
+    return [
+        RandScaleIntensityd("raw", factors=0.2, prob=0.5, channel_wise=True),
+        RandShiftIntensityd("raw", offsets=0.1, prob=0.5, channel_wise=True),
+        RandAdjustContrastd("raw", prob=0.5, gamma=(0.7, 1.4)),
+        RandGaussianSmoothd("raw", sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), prob=0.2),
+        RandGaussianNoised("raw", prob=0.3, std=0.05),
+    ]
+
+
 class Augment:
     """All augmentations of training, in order; the same seed and sample give the same result.
 
@@ -96,11 +107,7 @@ class Augment:
             [
                 Misalignment(prob=0.1),
                 MissingSection(prob=0.1),
-                RandScaleIntensityd("raw", factors=0.2, prob=0.5, channel_wise=True),
-                RandShiftIntensityd("raw", offsets=0.1, prob=0.5, channel_wise=True),
-                RandAdjustContrastd("raw", prob=0.5, gamma=(0.7, 1.4)),
-                RandGaussianSmoothd("raw", sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), prob=0.2),
-                RandGaussianNoised("raw", prob=0.3, std=0.05),
+                *grey_changes(),
             ]
         )
         self.reseed(seed)
