@@ -235,7 +235,7 @@ checks.second_look(my_chosen)
 # Now for the whole volume. From left to right: the section, where the decoder doubts, where it is wrong, and what it
 # looked at again.
 
-# %% alt="Four panels of one section: grey values, the variance over passes, which is bright along boundaries, the wrong voxels in red as thin broken lines along boundaries, and the points that were looked at again, in orange along boundaries."
+# %% alt="Four panels of one section: grey values, the variance over passes, which is bright along boundaries, the wrong voxels in red, in the phantom as thin broken lines along boundaries, and the points that were looked at again, in orange."
 decodings = [decode(decoder, section, points) for section in features.unbind(1)]
 fine, variance = (
     torch.stack([getattr(d, name) for d in decodings]).reshape(truth.shape) for name in ("fine", "variance")
@@ -255,8 +255,8 @@ axes[1].set_title(f"variance: black 0, brightest {variance[4].max():.2f}")
 plt.show()
 
 # %% [markdown]
-# **What to see.** Doubt and errors both lie along boundaries. So doubt narrows the search down to a part of the section.
-# But does it find the errors *within* this part? And does it beat simpler scores? That needs counting.
+# **What to see.** On the phantom, doubt and errors both lie along boundaries. So doubt narrows the search down to a part
+# of the section. But does it find the errors *within* this part? And does it beat simpler scores? That needs counting.
 #
 # ## 5 · Which doubt finds the errors?
 #
@@ -604,7 +604,7 @@ checks.report("15")
 #    it reach the entropy?
 # 2. Set `choice="random"` in part 3: `ContinuousDecoder(features.shape[0], choice="random")`. What does a second look gain?
 #    (Each of the `decodings` in part 4 has the probabilities before it, `coarse`, and after it, `fine`.)
-# 3. Queue places by entropy instead of variance. How many of the first ten are the same?
+# 3. In part 5, queue places by entropy instead of variance. How many of the first ten are the same?
 # 4. Choose the temperature on one data set and use it on another. When does it make things worse?
 #
 # ## References
