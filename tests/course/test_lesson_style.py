@@ -176,6 +176,11 @@ def fold_problems(cells: list[NotebookNode]) -> Iterator[tuple[int, str]]:
             if k not in hidden and (lacking := sorted(used & only_folded - given)):
                 yield k, f"the path uses {lacking} of a part that is headed Further: define it again in the path"
             only_folded = only_folded | given if k in hidden else only_folded - given
+    for k, cell in enumerate(cells):
+        tasks = cell.source.partition("## Try it")[2] if cell.cell_type == "markdown" and k not in hidden else ""
+        for task in re.split(r"^\d+\. ", tasks, flags=re.MULTILINE):
+            if "part " not in task and (lacking := sorted(only_folded & set(re.findall(r"`(\w+)\b(?!=)", task)))):
+                yield k, f"a task needs {lacking} of a part that is headed Further: name the part"
 
 
 def complaints(lesson: str, cells: list[NotebookNode]) -> list[str]:
@@ -345,6 +350,7 @@ FOLDS = {
     "": FURTHER + "# %% [markdown]\n# ### Still further\n\n# %%\nx\n\n# %% [markdown]\n# ## 3\n\n# %%\nx = 2\nx",
     "cell 1: a fold begins or ends": FURTHER.replace("# ## 2", "# Prose.\n#\n# ## 2"),
     "cell 3: a fold begins or ends": FURTHER + "# %% [markdown]\n# Prose.\n#\n# ## 3 · Next",
+    "cell 3: a task needs ['x']": FURTHER + "# %% [markdown]\n# ## Try it\n#\n# 1. Change `x`.",
     "cell 4: the path uses ['x']": FURTHER + "# %% [markdown]\n# ## 3 · Next\n\n# %%\nprint(x)",
 }
 
