@@ -32,6 +32,7 @@ from fgnet_lib.inference import Prediction, predict
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import sweep
+from fgnet_lib.study.runs import MODEL, STUDENT, name_weights
 from fgnet_lib.weights import load_model, load_pretrained, pretrained_threshold
 
 DOCS = REPOSITORY / "docs" / "measured"
@@ -149,6 +150,7 @@ def measure(rounds: int) -> dict:
         })  # fmt: skip
     return {
         "date": date.today().isoformat(), "machine": hardware(), "rounds": rounds, "shape": list(volume.shape),
+        "weights": name_weights(MODEL, STUDENT),
         "load": os.getloadavg()[0],
         "engines": engines, "peer_s": windows["peer"], "student_s": windows["student"],
         "parameters": sum(p.numel() for p in model.parameters()),
