@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from fgnet_lib.study.runs import MODEL, STUDENT, name_weights
 from fgnet_lib.weights import PRETRAINED, fingerprint, load_model, read_notes, save_model
 
 MEASURED = REPOSITORY / "docs" / "measured"
+CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TIMES = "times.json"  # of lessons; the only file that depends on no weights
 Needed = dict[str, tuple[dict, list[str]]]  # a measurement's name -> what is stored, the weights it depends on
 
@@ -99,6 +101,18 @@ def test_no_file_of_measurements_is_left_out():
     assert files == {*STORED, TIMES}
 
 
+@pytest.mark.parametrize("name", STORED)
+def test_contributors_read_which_weights_a_table_depends_on(name):
+    read, command = STORED[name]
+    written, files = set(), ""
+    for line in re.findall(r"^ +\| (?!---)(.*) \|$", CONTRIBUTING, re.MULTILINE):
+        weights, table, told, *_ = (cell.strip() for cell in f" {line} ".split("|"))
+        files = weights or files  # an empty cell repeats the one above
+        if f"`{name}`" in table and command.removeprefix("python ") in told:
+            written |= set(re.findall(r"`(.+?)`", files))
+    assert written == {file for _, needs in read(name).values() for file in needs}
+
+
 def test_the_shipped_student_names_its_teacher():
     assert read_notes("student")["weights"] == name_weights(MODEL), "the student has another teacher: `make student`"
 
@@ -114,7 +128,8 @@ def shipped(monkeypatch, tmp_path) -> Path:
 
 def test_other_weights_make_the_test_fail_with_the_file_and_the_command(shipped):
     assert describe_stale("doubt").endswith("run `python tools/results/doubt.py`")
-    assert "docs/measured/doubt: 35 not of the weights that ship" in describe_stale("doubt")
+    number = len(runs.read_runs(MEASURED / "doubt"))
+    assert f"docs/measured/doubt: {number} not of the weights that ship" in describe_stale("doubt")
     assert "docs/measured/bits.json" in describe_stale("bits.json") and "`make bits`" in describe_stale("bits.json")
     assert not describe_stale("denoising")
 
@@ -141,14 +156,13 @@ def test_a_measurement_that_names_no_weights_is_not_current():
 
 
 def test_bits_of_another_model_are_missing(monkeypatch, tmp_path):
-    table = json.loads((MEASURED / "bits.json").read_text(encoding="utf-8"))
-    table["exact"]["weights"] = table["runs"]["trained min_max W8A8 0"]["weights"] = {MODEL: "of another model"}
+    table, changed = read_json("bits.json"), "trained min_max W8A8 0"
+    for entry in (table["exact"], *table["runs"].values(), *table["engines"].values()):
+        entry["weights"] = name_weights(MODEL)
+    table["exact"]["weights"] = table["runs"][changed]["weights"] = {MODEL: "of another model"}
     (tmp_path / "bits.json").write_text(json.dumps(table))
     monkeypatch.setattr(measure_bits, "BITS", tmp_path / "bits.json")
-    assert [(part, name) for part, name, _ in measure_bits.list_missing()] == [
-        ("exact", None),
-        ("runs", "trained min_max W8A8 0"),
-    ]
+    assert [(part, name) for part, name, _ in measure_bits.list_missing()] == [("exact", None), ("runs", changed)]
 
 
 def test_a_fingerprint_is_of_tensors_and_not_of_notes(tmp_path):
