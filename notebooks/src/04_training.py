@@ -272,6 +272,9 @@ for k in range(3):
 # `fgnet_lib.training.train` is this loop plus what hours of training need: mixed precision and accumulation (by
 # `accelerate`), a learning rate that warms up and then falls along a cosine, checkpoints, a time budget, and a
 # progress bar with the time left. It also stops with a clear error when the loss is no longer a number.
+
+# %% [markdown]
+# ### Further: the learning rate by hand
 #
 # **Exercise 4.2: the learning rate.** Write the learning rate in iteration $k$ of $n$, counted from 0. With a peak
 # rate $r$ and $w$ iterations of warm-up it is
@@ -578,7 +581,62 @@ path = save_model(model, session.out_dir / "04_model.safetensors", notes)
 print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
-# ## 9 · The same on a GPU
+# ### Further: what a far corner changes
+#
+# A norm keeps the features of a network at one scale. **GroupNorm** (lesson 03) takes mean and spread over the *whole
+# window*, so what stands in one corner moves the features everywhere. The library's `ChannelNorm` looks at one voxel
+# alone: it divides its channels by their root mean square (RMSNorm). We turn a corner of a window grey and measure how
+# much affinities change at every distance from it: in two U-Nets with the same random weights, which differ in their
+# norm only, and in the shipped model.
+
+# %%
+from dataclasses import replace
+
+window = torch.from_numpy(volume.raw[None, None, :4] / np.float32(255))
+height, width = (n // 4 for n in window.shape[3:])
+grey = window.clone()
+grey[..., :height, :width] = 0.5
+y, x = np.indices(window.shape[3:])
+distance = np.hypot((y - height + 1).clip(0), (x - width + 1).clip(0)).round().astype(int).ravel()
+
+
+def change_by_distance(network) -> np.ndarray:
+    """How much A_r changes on average, by the distance in voxels from the grey corner."""
+    with torch.no_grad():
+        before, after = (network.eval()(raw).refined.sigmoid() for raw in (window, grey))
+    change = (after - before).abs().mean(dim=(0, 1, 2)).numpy().ravel()
+    return np.bincount(distance, change) / np.bincount(distance).clip(1)
+
+
+def unet(norm: str) -> FGNet:
+    torch.manual_seed(SEED)
+    return FGNet(replace(MINI, encoder=None, norm=norm))
+
+
+networks = {"U-Net, GroupNorm": unet("group"), "U-Net, ChannelNorm": unet("channel"), "shipped": load_pretrained()}
+changes = {name: change_by_distance(network) for name, network in networks.items()}
+
+# %% alt="Mean change of the affinities against the distance from the corner, on a logarithmic axis. The curve of ChannelNorm falls and ends at a dotted line; the curve of GroupNorm levels out and goes on to the far side."
+figure, ax = plt.subplots(figsize=(9, 4.5))
+for name, change in changes.items():
+    ax.semilogy(np.where(change > 0, change, np.nan), label=name)
+reach = np.flatnonzero(changes["U-Net, ChannelNorm"]).max()
+ax.axvline(reach, color="black", linestyle=":", label="where ChannelNorm's curve ends")
+ax.set(xlabel="distance from the grey corner (voxels)", ylabel="mean change of an affinity", ylim=1e-9)
+ax.legend()
+print(f"beyond {reach} voxels ChannelNorm changes nothing at all; GroupNorm still changes "
+      f"{changes['U-Net, GroupNorm'][reach + 1 :].mean():.1e} on average")  # fmt: skip
+assert reach + 1 < distance.max() and changes["U-Net, GroupNorm"][reach + 1 : -1].min() > 0
+
+# %% [markdown]
+# **What to see.** Near the corner both U-Nets change alike. With ChannelNorm the curve then ends, and beyond the dotted
+# line the change is exactly 0: the corner lies outside the **receptive field**, all the voxels that an affinity can
+# depend on. With GroupNorm the curve levels out instead: no place is far enough away. So the same neuron gets slightly
+# other affinities in a larger window, or in another block of a large volume (lesson 09). With ChannelNorm, windows of
+# any size agree wherever they see the whole receptive field. Is it as accurate? Lesson 07 has rows with either norm.
+
+# %% [markdown]
+# ## 9 · Further: the same on a GPU
 #
 # On Colab, choose a T4, set `PROFILE = "gpu"` at the top, and run all cells. If the session is lost, run all cells
 # again. Keep `OUT_DIR` on a mounted drive; otherwise you lose the checkpoints with the session. On a machine of your
@@ -591,8 +649,9 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 #
 # We have not measured the `gpu` and `full` profiles on a T4. The memory is computed as in part 4, and the budgets are
 # limits in minutes. So we cannot tell you which scores to expect.
-#
-# ## 10 · The same on several GPUs
+
+# %% [markdown]
+# ## 10 · Further: the same on several GPUs
 #
 # `train` works with any number of GPUs. Start it once for each GPU, and the processes find each other. Of *n*
 # processes, process *r* takes batches *r*, *r + n*, *r + 2n*, … of the same run, and their gradients are averaged
@@ -640,7 +699,8 @@ notebook_launcher(on_every_gpu, num_processes=processes)
 # they are killed, even while they write a checkpoint, they go on to the same weights, bit for bit. We have not measured
 # speed on GPUs, but you can: run the command with `--num_processes 1`, then with more, each into a new folder, and
 # compare the last entry of `seconds` in `history.json` of the last checkpoint.
-#
+
+# %% [markdown]
 # ## Your exercises
 
 # %%
@@ -674,6 +734,8 @@ checks.report("04")
 # - K. Lee et al. *Superhuman Accuracy on the SNEMI3D Connectomics Challenge.* 2017,
 #   [arXiv:1706.00120](https://arxiv.org/abs/1706.00120) (affinities, augmentation).
 # - P. Micikevicius et al. *Mixed Precision Training.* ICLR 2018, [arXiv:1710.03740](https://arxiv.org/abs/1710.03740).
+# - B. Zhang, R. Sennrich. *Root Mean Square Layer Normalization.* NeurIPS 2019,
+#   [arXiv:1910.07467](https://arxiv.org/abs/1910.07467) (RMSNorm).
 # - I. Loshchilov, F. Hutter. *Decoupled Weight Decay Regularization.* ICLR 2019,
 #   [arXiv:1711.05101](https://arxiv.org/abs/1711.05101) (AdamW).
 # - I. Loshchilov, F. Hutter. *SGDR: Stochastic Gradient Descent with Warm Restarts.* ICLR 2017,

@@ -323,6 +323,9 @@ assert session.dataset != "phantom" or inside > 0.9  # as the text says
 # that both are nearly the same set of voxels. A few dozen voxels of something else are a rim along a membrane;
 # thousands are an error. The split neuron of part 3 has hardly any voxels outside its match here, because `too high`
 # joins what `too low` cut.
+
+# %% [markdown]
+# ### Further: compute a match
 #
 # **Exercise 6.2: the match of a segment.** Compute the numbers in the *match* line of such a report. `segment` is an id
 # in `segmentation`. Return two values: the id of the neuron in `truth` that has most voxels in that segment, and the
@@ -442,8 +445,9 @@ plt.show()
 # %% [markdown]
 # The neurites end in flat faces where the crop ends. A whole neuron can be thousands of times longer than this box. To
 # see one, you need volumes that do not fit into memory, but the steps stay the same.
-#
-# ## 8 · A folder for the web
+
+# %% [markdown]
+# ## 8 · Further: a folder for the web
 #
 # Surfaces alone do not convince anyone who wants to see the grey values. `export_precomputed` writes raw data,
 # segmentation and meshes in neuroglancer's **precomputed** format. This is a folder of small files: blocks of 64 x 64 x
@@ -463,8 +467,9 @@ print(folder)
 # machine. Chrome asks whether the page may reach this device: allow it. While the server runs, no other web page can
 # read your volume. To publish, put the folder on a web server, and replace `http://127.0.0.1:9180` in the link by its
 # address. If the data must not leave your machine, stay with part 4.
-#
-# Your exercises so far:
+
+# %% [markdown]
+# ## Your exercises
 
 # %%
 checks.report("06")
@@ -478,7 +483,7 @@ checks.report("06")
 #   decide.
 # - neuroglancer shows the arrays of this kernel, each layer in nm. How the browser reaches it depends on the platform.
 # - You can set its state from Python, so a list of errors becomes a tour. You can ask about anything that you point at.
-# - An HTML file carries surfaces elsewhere. A precomputed folder on a web server carries the data as well.
+# - An HTML file carries surfaces elsewhere. A precomputed folder on a web server carries the data as well (part 8).
 #
 # ## Try it
 #

@@ -152,9 +152,9 @@ fold_table(
 # %% [markdown]
 # **What to see.** Where the last column names a single setting, the pair differs in one thing. Where it names several,
 # the pair answers its question less clearly: ask what else could explain a difference. The rows with *natural images*
-# have another encoder, which was trained on photographs (ImageNet): a stand-in for SAM2's. *Channel norm* takes mean
-# and spread over the channels of a single voxel, the GroupNorm of the other rows over the whole window. With *sections
-# enlarged*, the encoder, or *guide*, sees them two or four times larger.
+# have another encoder, which was trained on photographs (ImageNet): a stand-in for SAM2's. *Channel norm* looks at the
+# channels of a single voxel, the GroupNorm of the other rows at the whole window (lesson 04). With *sections enlarged*,
+# the encoder, or *guide*, sees them two or four times larger.
 #
 # Some questions are about the form of the attention. By default $F' = F + F \odot a$ with one map $a$: where
 # $a$ is high, the fine features $F$ are amplified (lesson 03). *F' = F a* leaves out the first $F$, so attention can

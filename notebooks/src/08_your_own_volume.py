@@ -108,9 +108,9 @@ figure.suptitle("three planes through the middle")
 plt.show()
 
 # %% [markdown]
-# Now compare the grey values with those of a phantom, made in the same way as the one that the shipped model was
-# trained on. They need not agree. But a volume that uses only a tenth of the grey range, or is inverted (membranes
-# bright), will not work as it is.
+# Now compare the grey values with those of a phantom, like the one that the shipped model was trained on. They need not
+# agree. But a volume that uses only a tenth of the grey range, or is inverted (membranes bright), will not work as it
+# is.
 
 # %% alt="Histograms of the grey values of this volume and of a phantom, on one axis from 0 to 255. Similar curves mean that the model knows this contrast."
 from fgnet_lib.phantom import make_phantom
@@ -130,9 +130,9 @@ plt.show()
 #
 # A checkpoint carries its own configuration and notes, so you need only the file. One note is the **threshold** of part
 # 3, which was chosen on labelled *training* data; a model without this note gets 0.5. Overlapping tiles cover the whole
-# volume and are blended; a volume smaller than a tile is padded. The affinities of each of the two decoders take 12
-# bytes a voxel. On a CPU, OpenVINO computes a large volume faster than PyTorch; if it is installed, `predict` takes it and
-# [says so](../docs/understand/engines.md) in the progress bar.
+# volume and are blended. The affinities of each of the two decoders take 12 bytes a voxel. On a CPU, OpenVINO computes
+# a large volume faster than PyTorch; if it is installed, `predict` takes it and [says
+# so](../docs/understand/engines.md) in the progress bar.
 
 # %%
 from fgnet_lib import weights
@@ -165,8 +165,8 @@ print(f"{checkpoint.name}: {sum(p.numel() for p in model.parameters()):,} parame
 # first?](../docs/understand/which_first.md) tells what each did to which volume, and lesson 12 explains them. Your own
 # model takes `"clahe"` alone: nothing is known of its training sections.
 #
-# **The way back.** `volume` stays as it is, whatever you choose, and so do the grey values in the file of part 5. Set
-# `ADAPT = "none"` again, and you get the earlier result to the last bit.
+# **The way back.** `volume` and the file of part 5 keep their grey values. Set `ADAPT = "none"` again, and you get the
+# earlier result.
 
 # %%
 from dataclasses import replace
@@ -283,9 +283,9 @@ figure.suptitle("do neurites keep their colour through z?")
 plt.show()
 
 # %% [markdown]
-# Finally, compare the three thresholds. The left picture shows more pieces; the right one may show merges. If both look
-# like the middle one, the choice matters little. If the middle one is not the best of the three, set `THRESHOLD` and
-# run again. Choose it on one part of the volume, and judge it on another.
+# Finally, compare the three thresholds. The left picture shows more pieces; the right one may show merges. If the
+# middle one is not the best of the three, set `THRESHOLD` and run again. Choose it on one part of the volume, and judge
+# it on another.
 
 # %% alt="The same section segmented at half the threshold, at the threshold, and half-way from there to 1. The left picture has more pieces, the right one fewer and larger pieces."
 figure, axes = plt.subplots(1, len(segmentations), figsize=(15, 5.4))
@@ -298,8 +298,7 @@ plt.show()
 # ## 5 · Save
 #
 # The result is an HDF5 file in CREMI's layout: `volumes/raw`, and the neurons as `volumes/labels/neuron_ids`, each with
-# its `resolution` and `offset` in nm. It is written under another name and moved into place when complete, so a full
-# disk or a lost session leaves no half file. If you name it `"segmentation.zarr"`, you get a Zarr instead.
+# its `resolution` and `offset` in nm. If you name it `"segmentation.zarr"`, you get a Zarr instead.
 
 # %%
 from fgnet_lib.files.formats import write_volume
@@ -312,8 +311,7 @@ print(f"{result}: {result.stat().st_size / 1e6:.1f} MB, voxels of {saved.voxel_s
 # ## 6 · Score it, if you have labels
 #
 # Voxels with the label 0 (boundary) or 2⁶⁴ − 1 (CREMI's *unknown*) are left out, and so are those with the id that you
-# gave as `UNKNOWN`. VOI is in bits, ARAND lies between 0 and 1, and lower is better in all of them (lesson 05). The
-# worst errors come with their positions, so you can look at them.
+# gave as `UNKNOWN`. VOI is in bits, ARAND lies between 0 and 1, and lower is better in all of them (lesson 05).
 
 # %%
 import json
@@ -343,7 +341,7 @@ else:
 #
 # The shipped model is small. It has seen two FIB-SEM volumes of the fly at 10 nm and a synthetic phantom. On other
 # tissue, another microscope or another voxel size it **may simply fail**, and no threshold can mend that. Go through
-# the list from the top: the first rows cost a minute, and the last row is what remains if nothing else helps.
+# the list from the top:
 #
 # | what you see | likely cause | what to try |
 # | --- | --- | --- |
@@ -356,15 +354,14 @@ else:
 # | everything is wrong below or above one section | a missing, black or folded section | segment the parts before and after it separately; a model trained with lesson 01's augmentations bridges single sections better |
 # | mitochondria or vesicles become separate neurons | the model takes inner membranes for outer ones | a slightly higher `THRESHOLD`; more training data with mitochondria in it |
 # | figures are fine, metrics are bad | labels have another meaning: 0 is background with neurons in it, ids per section, or an offset | draw the labels over the raw data with `plots.show_section`; padded labels need their `offset` in nm |
-# | out of memory | the volume is too large for one piece | cut smaller blocks, as in part 1 |
-# | it never ends | a large volume on a CPU | try a crop first; `DEVICE = "cuda"` |
+# | out of memory, or it never ends | the volume is too large for one piece, or for a CPU | cut a smaller block, as in part 1; `DEVICE = "cuda"` |
 # | still wrong | the model has never seen data like yours | **label a small block and train on it**: lesson 04. Start from the shipped weights or from SAM2's |
 #
 # Whatever you change, judge it on a labelled block that you did not use to choose it, however small.
 #
 # ## 8 · Exercises
 #
-# Skip them if you came only for your data. They practise what most often goes wrong before a network sees anything.
+# Skip them if you came only for your data.
 #
 # **Exercise 8.1: voxel size and offset of a cut.** You take `raw[z0::dz, y0::dy, x0::dx]` of a volume, with
 # `first = (z0, y0, x0)` and `step = (dz, dy, dx)`. Return the voxel size and the offset of your cut, both in nm. The

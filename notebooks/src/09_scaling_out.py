@@ -524,6 +524,9 @@ assert session.profile.name == "fast" or days < 3650  # with 1000 workers: not d
 # are a toy, so do not plan with their rate.) To save time, first give each worker a GPU, then use larger
 # blocks, then predict only where there is tissue. Two limits remain: storage is counted in petabytes, and the graph of
 # step 3 must fit into the memory of one machine and grows with the number of fragments.
+
+# %% [markdown]
+# ### Further: hours by hand
 #
 # **Exercise 9.3: worker-hours.** How many hours do `workers` workers need for `voxels` voxels, if each computes `rate`
 # million voxels a second?

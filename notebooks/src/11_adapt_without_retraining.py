@@ -282,6 +282,9 @@ plt.show()
 # scaling, it is 1 and nearly everything else is 0: the adapter sees one bright pixel, which the inset enlarges. The
 # logarithm brings the other frequencies into view. So we measure both, *raw* and *log1p*. (A frequency of 0.5 for each
 # voxel is a wave of two voxels, the shortest that fits.)
+
+# %% [markdown]
+# ### Further: a spectrum by hand
 #
 # **Exercise 11.3: the spectrum that the adapter sees.** Take a section (y, x), and return $\log(1 + |\mathrm{FFT}|)$ with
 # frequency 0 in the middle (`np.fft.fftshift`), scaled so that its least value is 0 and its largest 1.
@@ -303,6 +306,8 @@ def my_spectrum(section):
 checks.log_spectrum(my_spectrum)
 
 # %% [markdown]
+# ### When a section moves
+#
 # What does the adapter *not* see? Predict first:
 
 # %%

@@ -9,7 +9,7 @@
 # - **consistency pretraining**: two views of a patch that should lead to the same features;
 # - what two contrastive losses really reward, shown exactly: one of them does not reward alignment at all;
 # - **inflation**: how the weights of a 2D network become weights of a 3D network, and what stays the same;
-# - **snake convolution**: a kernel that bends with a thin neurite, and where it is worth its price;
+# - **snake convolution** (part 6, *Further*): a kernel that bends with a thin neurite, and where it is worth its price;
 # - whether any of these beats a plain U-Net that trains for as long, with 1, 5 and 20 labelled sections.
 #
 # **Before you start.** Lesson 04 trains a network, and lesson 07 explains what seeds and *p* are.
@@ -357,8 +357,9 @@ for name, (model, share) in models.items():
 # other half of the time. **Painting has paid for itself only if they pass the network from scratch.** Look at the
 # two errors of painting, too: with `PROFILE = "fast"` it has hardly begun to learn. **One run proves nothing**:
 # change `SEED`, and the order may change. Part 7 has five seeds of each.
-#
-# ## 6 · A kernel that bends
+
+# %% [markdown]
+# ## 6 · Further: a kernel that bends
 #
 # Thin neurites wander. A straight kernel along z leaves them after a few sections. A **snake** lets each tap move:
 # from the middle outwards, each tap begins where the one before it ended, and moves at most one voxel in y and x.
@@ -528,7 +529,8 @@ if SEEDS > 1:
 # have only begun to learn.) A snake also costs more, as the times of a step say: it has a layer that steers, and it
 # samples nine times. **In dense EM we promise nothing**: there, most neurites are thick, and a U-Net sees the plane at
 # five scales.
-#
+
+# %% [markdown]
 # ## 7 · Measured: is there a free lunch?
 #
 # The networks below are trained on 1, 5 and 20 sections of FIB-25, with five seeds each. We chose the number of steps so
@@ -596,7 +598,8 @@ checks.report("13")
 # - A softmax over positive pairs alone does not reward alignment. InfoNCE does, because it has rivals.
 # - Inflated at the centre, a network begins as the 2D network on each section; by averaging, as the 2D network on the
 #   mean of sections.
-# - A snake stays in a thin neurite where a straight kernel leaves it. Whether it can learn to steer is another question.
+# - A snake stays in a thin neurite where a straight kernel leaves it. Whether it can learn to steer is another question
+#   (part 6).
 #
 # ## Try it
 #

@@ -9,7 +9,8 @@
 # - **Noise2Void**: how a network learns to denoise from noisy sections alone, and which noise it keeps;
 # - **joint training**: a denoiser that is told by the segmenter what neurons need;
 # - **channel attention**: weights between channels, whatever the size of the picture;
-# - an **invertible network** that divides a picture into content and noise, and gives the noise to another picture;
+# - an **invertible network** (part 4, *Further*) that divides a picture into content and noise, and gives the noise to
+#   another picture;
 # - whether the denoiser with the highest PSNR gives the lowest VOI.
 #
 # **Before you start.** Lesson 04 trains a network on affinities, and lesson 05 explains VOI.
@@ -271,6 +272,9 @@ quiz.ask("14", "joint")
 # $$\mathrm{attention}(q, k, v) = \mathrm{softmax}(t\; q\,k^\top)\; v.$$
 #
 # Each row of the softmax has the sum 1.
+
+# %% [markdown]
+# ### Further: attention by hand
 #
 # **Exercise 14.3: channel attention.** `q`, `k` and `v` are NumPy arrays (C, N). Return an array of the same shape. (The rows
 # of `q` and `k` are already scaled to length 1, so no large number enters the exponential.)
@@ -292,6 +296,8 @@ def my_attention(q, k, v, t):
 checks.channel_attention(my_attention)
 
 # %% [markdown]
+# ### What it costs
+#
 # The attention matrix is C × C and not N × N. That is why it is cheap. It has a price, too: a sum over all pixels does not
 # know where a pixel is. Put the pixels into any order, and the result is the same in that order. A 3 × 3 filter on each
 # channel of $q$, $k$ and $v$, the *depthwise* part, brings the neighbourhood back:
@@ -308,7 +314,7 @@ for depthwise in (False, True):
 print(f"for a section of 512 x 512 pixels: 8 x 8 = 64 weights between channels, {512**4:.0e} between pixels")
 
 # %% [markdown]
-# ## 4 · Noise from another picture
+# ## 4 · Further: noise from another picture
 #
 # A supervised denoiser needs pairs: the same tissue, noisy and clean. Suppose that you have clean sections of one animal
 # and noisy sections of another. **DADn** makes pairs of them. An invertible network divides each picture into *content*
@@ -407,7 +413,8 @@ plt.show()
 # numbers fall a little. Stripes are noise that the network has never seen. Only a part of them is carried over, because
 # half of their power is in the means of 2 × 2 pixels, which count as content (two rows have two shifts: their mean is
 # content, their difference is noise). **A noise model is only as good as the noise it was learned from.**
-#
+
+# %% [markdown]
 # ## 5 · Try it: four ways on your data
 #
 # Sections with Gaussian noise are segmented in four ways. Each way trains a segmenter $S$ of its own on pictures of its
@@ -478,7 +485,8 @@ plt.show()
 # ## 6 · Measured: do the ranks agree?
 #
 # Seven methods, three kinds of noise, two strengths and three seeds, on FIB-25. Each run trains its own segmenter on
-# pictures of its own kind, for the same number of steps, and is judged on the validation part, section by section.
+# pictures of its own kind, for the same number of steps, and is judged on the validation part, section by section. One
+# method, *DADn's pairs*, trains its denoiser on clean sections that were given the noise of others (part 4).
 
 # %%
 quiz.ask("14", "ranks")
@@ -530,7 +538,8 @@ checks.report("14")
 # - Noise2Void removes what the neighbours cannot predict. It keeps stripes.
 # - In joint training the segmenter's gradient reaches the denoiser, and the denoiser's picture is no longer made for you.
 # - Channel attention has C × C weights and does not know where a pixel is.
-# - Haar transform and couplings can be undone exactly, so noise can be given to another picture, and taken back.
+# - Haar transform and couplings can be undone exactly, so noise can be given to another picture, and taken back
+#   (part 4).
 # - **Clean is not correct.** Judge a denoiser by the neurons that it gives you.
 #
 # ## Try it

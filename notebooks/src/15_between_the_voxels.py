@@ -6,7 +6,7 @@
 # **What you will learn**
 #
 # - how a small network answers at *any* point of a section, and not only at the middles of voxels;
-# - **Fourier coordinates**, and why waves that are finer than the grid are a danger;
+# - **Fourier coordinates**, and why waves that are finer than the grid are a danger (part 2, *Further*);
 # - **Monte Carlo dropout**: a network asked several times, and a trap that sets all doubt to exactly 0;
 # - which doubt sends you to the errors: chance, entropy, margin or variance, each with the same budget;
 # - **calibration**: whether 0.8 means four of five, and what a single number, a temperature, can repair;
@@ -76,6 +76,9 @@ from fgnet_lib.weights import load_pretrained
 # $$\sin(2^k \pi p), \quad \cos(2^k \pi p), \qquad k = 0, 1, 2, \ldots$$
 #
 # At the beginning of the training only the slow waves are open, so that the network first learns what is coarse.
+
+# %% [markdown]
+# ### Further: waves that are shorter than a voxel
 #
 # **Exercise 15.1: coordinates as waves.** `p` has the shape (N,). Return an array (N, 2 · frequencies): for each $k$
 # the sine and then the cosine. Only the first `opened * frequencies` frequencies, rounded down, are open. The columns
@@ -127,7 +130,8 @@ assert sum(2 / 2**k <= 2 / doubt.SIDE for k in range(10)) == 3  # waves no longe
 # training nothing. The crosses lie elsewhere: at the points of a finer grid the decoder reads values that it has never
 # seen. With ten frequencies and a row of 125 voxels, three of the ten waves are shorter than a voxel. Part 7 measures what
 # they do.
-#
+
+# %% [markdown]
 # ## 3 · Train a decoder on frozen features
 #
 # Now the features. We stop the shipped model in front of its last layer and take the 16 channels that arrive there. They
@@ -326,7 +330,7 @@ for name in ("oracle", "entropy", "variance", "random"):
     assert name != "oracle" or (np.diff(risk) >= -1e-12).all()
 
 # %% [markdown]
-# ### A queue for proofreading
+# ### Further: a queue for proofreading
 #
 # A person does not inspect voxels but places. So we take the most doubtful voxel, skip its neighbourhood, take the next,
 # and so on. `queue_places` does that with any score. Averaged over a few voxels, a score is less jumpy.
@@ -351,7 +355,8 @@ plt.show()
 # **What to see.** At each cross, ask what a person would decide there. Some places are real errors. At others
 # the decoder came out right, although it was in doubt. Both are worth a look. A place where *all* passes make the same
 # mistake comes last in this queue. **Doubt finds what the network could have decided otherwise, and not what it has never learned.**
-#
+
+# %% [markdown]
 # ## 6 · Does 0.8 mean four of five?
 #
 # To order voxels, any score will do. To trust a single number, you must know what it means. Take all affinities for
@@ -362,6 +367,9 @@ plt.show()
 #
 # where bin $b$ holds $n_b$ of the $N$ samples, $\bar p_b$ is their mean probability, and $\bar t_b$ is the share of them
 # that is true.
+
+# %% [markdown]
+# ### Further: a calibration error by hand
 #
 # **Exercise 15.4: the calibration error.** `probabilities` and `truth` (bool) have the shape (N,). There are `bins` bins of
 # equal width, and a probability of 1 belongs to the last one. Empty bins count nothing. Return the ECE.
@@ -387,6 +395,8 @@ def my_calibration(probabilities, truth, bins):
 checks.expected_calibration(my_calibration)
 
 # %% [markdown]
+# ### One number for all logits
+#
 # What if the error is large? **Temperature scaling** divides all logits by one number, chosen on sections with labels.
 # Above 1 it pulls all probabilities towards 0.5, and below 1 it pushes them away.
 
@@ -581,7 +591,8 @@ checks.report("15")
 # ## What you learned
 #
 # - A decoder that reads coordinates can be asked anywhere. It must give the training grid's answers on the training grid.
-# - A wave as long as a voxel tells the training nothing, and yet it has other values between the middles of voxels.
+# - A wave as long as a voxel tells the training nothing, and yet it has other values between the middles of voxels
+#   (part 2).
 # - `eval()` sets the variance of Monte Carlo dropout to exactly 0, without a word. Switch dropout alone back on.
 # - With two classes, entropy and margin are one score. Judge a score by the errors that you see per place inspected.
 # - A temperature changes no decision and no order. It may make probabilities more honest, or less: measure it.

@@ -125,6 +125,9 @@ checks.rounded_values(my_round)
 # from one output $k$ to the next (*per channel*). The step of the **activations** must not depend on $c$, or it could
 # not leave the sum. So the whole layer has one step (*per tensor*). Remember this: it is the cause of all
 # trouble below.
+
+# %% [markdown]
+# ### Further: a layer of whole numbers by hand
 #
 # **Exercise 16.2: a layer of whole numbers.** `codes` are activations (n, C) in uint8, with the code `zero` for the value 0
 # and one `step`. `weight_codes` are weights (K, C) in int8, with the code 0 for the value 0, and `weight_steps` (K,).
@@ -146,6 +149,8 @@ def my_product(codes, zero, step, weight_codes, weight_steps):
 checks.integer_product(my_product)
 
 # %% [markdown]
+# ### Whole numbers, or rounded ones
+#
 # So there are two ways to the same result: compute with whole numbers, or round in floating point and compute as
 # before. The second is called *fake quantisation*. It is slower, but it runs everywhere and is good enough to ask what
 # rounding costs. Are the two really equal? We try it on a layer of the trained encoder, the one that makes queries,
@@ -535,8 +540,9 @@ fold_table(measured.ENGINE_HEADS, {"8 bits at work": measured.engine_rows(table)
 # shrinks to about a third, not to a quarter, because only the weights of products get 8 bits. The last column gives the
 # time as a share of that with 32 bits: on this processor the gain is small or none. **Eight bits always save space.
 # Whether they save time depends on the processor and on the engine.**
-#
-# ## 8 · Does the real SAM2.1 have outlier channels?
+
+# %% [markdown]
+# ## 8 · Further: does the real SAM2.1 have outlier channels?
 #
 # We had to plant outliers into the mini encoder. Does SAM2.1's own encoder have some? Where its weights are, you can
 # measure it. The number is the width of the widest channel of a layer's input, divided by the width of the median channel.

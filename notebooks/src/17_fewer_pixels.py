@@ -139,6 +139,12 @@ assert psnr(consistent, truth) > psnr(bicubic, truth)
 # passes. The second term pulls codes towards the vectors that choose them. The third one is the **commitment**: it keeps
 # vectors near their codes.
 #
+# A choice has no gradient: if you move a vector a little, its code stays the same. So how can the encoder learn? By a
+# trick, the **straight-through gradient**: forward, the code; backward, as if the vector had passed unchanged.
+
+# %% [markdown]
+# ### Further: choose a code, and let the gradient pass
+#
 # **Exercise 17.2: the nearest code.** `vectors` has the shape (N, C), `codes` has (K, C). Return for each vector the
 # number (from 0 to K − 1) of the code at the least Euclidean distance, in the shape (N,).
 
@@ -158,9 +164,6 @@ def my_nearest(vectors, codes):
 checks.nearest_code(my_nearest)
 
 # %% [markdown]
-# A choice has no gradient: if you move a vector a little, its code stays the same. So how can the encoder learn? By a
-# trick, the **straight-through gradient**: forward, the code; backward, as if the vector had passed unchanged.
-#
 # **Exercise 17.3: straight through.** Both arguments are tensors of the same shape. Return a tensor with the values of
 # `quantised`, whose gradient reaches `vectors` unchanged and `quantised` not at all.
 
@@ -179,6 +182,8 @@ def my_straight_through(vectors, quantised):
 checks.straight_through(my_straight_through)
 
 # %% [markdown]
+# ### Learn the vocabulary
+#
 # Now let the autoencoder learn from sections of another part of your data set. No labels are needed.
 
 # %%

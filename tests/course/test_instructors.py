@@ -44,6 +44,13 @@ def test_minutes_are_estimated_as_the_guide_says(lesson):
     assert claimed[0] + claimed[1] == claimed[2]
 
 
+def test_the_lessons_that_fold_nothing_are_named():
+    named = re.search(r"all lessons but ([\d, and]+), some parts are headed", " ".join(GUIDE.split()))[1]
+    sources = {lesson: (REPOSITORY / "notebooks" / "src" / f"{lesson}.py").read_text("utf-8") for lesson in LESSONS}
+    whole = [name[:2] for name, text in sources.items() if not re.search(r"^# ##+ (\d+ · )?Further: ", text, re.M)]
+    assert re.findall(r"\d+", named) == whole
+
+
 def test_exercises_that_are_named_exist():
     named = {name for run in re.findall(r"xercises? ([\d., and]+)", GUIDE) for name in re.findall(r"\d+\.\d", run)}
     assert len(named) > 20

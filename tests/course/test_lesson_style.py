@@ -188,9 +188,7 @@ def test_a_lesson_keeps_the_rules(source):
     assert not problems, "\n" + "\n".join(problems)
 
 
-@pytest.mark.parametrize(
-    "source", [source for source in SOURCES if folded(cells_of(source))[0]], ids=lambda source: source.stem
-)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_a_path_of_90_minutes_leaves_a_fifth_for_questions(source):
     """Minutes are estimated as docs/teach/instructors.md says."""
     cells = cells_of(source)
