@@ -81,14 +81,14 @@ def find_checkpoint(path: str | Path) -> Path:
     return shipped if shipped.is_file() and not local.exists() else local
 
 
-def fingerprint(weights: Path | Mapping[str, Tensor]) -> str:
+def fingerprint_weights(weights: Path | Mapping[str, Tensor]) -> str:
     """Compute a short checksum of weights: of the names, types, shapes and values of tensors, but not of notes.
 
     Args:
         weights: Tensors by name, on any device; or a file of them, safetensors or a checkpoint of SAM2's layout (.pt).
 
     Example:
-        >>> fingerprint({"bias": torch.zeros(2)}) == fingerprint({"bias": torch.zeros(2, 1)})
+        >>> fingerprint_weights({"bias": torch.zeros(2)}) == fingerprint_weights({"bias": torch.zeros(2, 1)})
         False
     """
     if isinstance(weights, Path):

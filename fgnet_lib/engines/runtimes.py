@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fgnet_lib.engines.export import EXAMPLE, noise, open_session, output_names, to_onnx
 from fgnet_lib.fgnet import FGNet, FGNetOutput
 from fgnet_lib.student import Student
-from fgnet_lib.weights import fingerprint
+from fgnet_lib.weights import fingerprint_weights
 
 Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 PACKAGES = {"torch": ("torch",), "openvino": ("onnx", "openvino"), "onnxruntime": ("onnx", "onnxruntime")}
@@ -166,7 +166,7 @@ def _compute(network: Callable[[Tensor], FGNetOutput], raw: Tensor) -> list[Tens
 
 
 def _checksum(model: FGNet) -> str:
-    return f"{model.config} {fingerprint(model.state_dict())}"
+    return f"{model.config} {fingerprint_weights(model.state_dict())}"
 
 
 class _Encoder(nn.Module):

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.natural_encoder import NaturalEncoder
 from fgnet_lib.sam2_encoder import Sam2Encoder
-from fgnet_lib.weights import fingerprint, save_tensors
+from fgnet_lib.weights import fingerprint_weights, save_tensors
 
 Spectrum = Literal["raw", "log1p"]
 Regime = Literal["frozen", "adapters", "norms", "full"]
@@ -318,4 +318,4 @@ def base_fingerprint(model: nn.Module, trained: set[str]) -> str:
     base = {
         name.replace(".base_layer", ""): tensor for name, tensor in model.state_dict().items() if name not in trained
     }
-    return fingerprint(base)
+    return fingerprint_weights(base)

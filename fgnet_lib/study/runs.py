@@ -22,7 +22,7 @@ from fgnet_lib.files.atomic import atomic
 from fgnet_lib.files.locks import LockedError, lock
 from fgnet_lib.files.stamps import stamp
 from fgnet_lib.study.rows import ROWS, SECTIONS, SEEDS
-from fgnet_lib.weights import PRETRAINED, fingerprint
+from fgnet_lib.weights import PRETRAINED, fingerprint_weights
 
 RESULTS = REPOSITORY / "docs" / "measured" / "results"
 TABLE = "runs.jsonl.gz"
@@ -43,7 +43,7 @@ def is_current(measurement: Mapping[str, Any]) -> bool:
 @lru_cache(maxsize=8)
 def _fingerprint(path: Path, _written: str) -> str:
     """Of a file, computed once for each time that the file is written."""
-    return fingerprint(path)
+    return fingerprint_weights(path)
 
 
 def read_runs(folder: Path = RESULTS) -> list[dict]:

@@ -21,7 +21,7 @@ from fgnet_lib.study import runs
 from fgnet_lib.study.adaptation import METHODS
 from fgnet_lib.study.few_sections import STARTS
 from fgnet_lib.study.runs import MODEL, STUDENT, name_weights
-from fgnet_lib.weights import PRETRAINED, fingerprint, load_model, read_notes, save_model
+from fgnet_lib.weights import PRETRAINED, fingerprint_weights, load_model, read_notes, save_model
 
 MEASURED = REPOSITORY / "docs" / "measured"
 CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -64,7 +64,7 @@ STORED = {  # in docs/measured -> how it is read, and what measures it
         "python tools/results/adapt.py",
     ),
     "few_sections": (
-        partial(of_table, lambda row: few_sections.first_weights(STARTS[without_sections(row)])),
+        partial(of_table, lambda row: few_sections.inflated_weights(STARTS[without_sections(row)])),
         "python tools/results/few_sections.py",
     ),
     "denoising": (partial(of_table, lambda row: []), "python tools/results/denoise.py"),
@@ -167,13 +167,17 @@ def test_bits_of_another_model_are_missing(monkeypatch, tmp_path):
 
 def test_a_fingerprint_is_of_tensors_and_not_of_notes(tmp_path):
     model, path = load_model("student"), tmp_path / "student.safetensors"
-    shipped = fingerprint(PRETRAINED / STUDENT)
-    assert fingerprint(save_model(model, path, {"note": "another"})) == shipped == fingerprint(model.state_dict())
+    shipped = fingerprint_weights(PRETRAINED / STUDENT)
+    assert (
+        fingerprint_weights(save_model(model, path, {"note": "another"}))
+        == shipped
+        == fingerprint_weights(model.state_dict())
+    )
     with torch.no_grad():
         next(model.parameters()).view(-1)[-1] += 1e-6
-    assert fingerprint(save_model(model, path)) != shipped
+    assert fingerprint_weights(save_model(model, path)) != shipped
     torch.save({"model": load_model("student").state_dict()}, tmp_path / "student.pt")
-    assert fingerprint(tmp_path / "student.pt") == shipped
+    assert fingerprint_weights(tmp_path / "student.pt") == shipped
     half = {"a": torch.ones(2, dtype=torch.bfloat16)}
     same = [{"a": half["a"].view(torch.float16)}, {"b": half["a"]}, {"a": half["a"][None]}]
-    assert len({fingerprint(tensors) for tensors in (half, *same)}) == 4
+    assert len({fingerprint_weights(tensors) for tensors in (half, *same)}) == 4

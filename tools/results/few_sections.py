@@ -104,7 +104,7 @@ alone separates the runs as much (*p*, by permutation).
 """
 
 
-def first_weights(start: Start) -> list[str]:
+def inflated_weights(start: Start) -> list[str]:
     """The file of data/pretrained that a row begins with; empty for a row that begins at random."""
     return [SHIPPED["natural"]] if start.config.encoder == "natural" and start.way else []
 
@@ -115,7 +115,7 @@ def build_start(start: Start, seed: int, unlabelled: Sequence[Volume]) -> FGNet:
     network = FGNet(start.config)
     if start.config.encoder == "natural":
         network.encoder = VolumeEncoder()
-        for file in first_weights(start):
+        for file in inflated_weights(start):
             transfer_weights(network.encoder, build_natural_encoder(PRETRAINED / file), start.way)
     if start.task:
         pretrained = without_depth(network) if start.way else FGNet(start.config)
@@ -166,7 +166,7 @@ def measure_few(model: FGNet) -> dict[str, Any]:
 
 def run_few(name: str, sections: int, seed: int) -> None:
     """Do one run and add it to the table."""
-    weights = name_weights(*first_weights(STARTS[name]))
+    weights = name_weights(*inflated_weights(STARTS[name]))
     model, costs = train_few(STARTS[name], sections, seed)
     run = {
         "row": few_row(name, sections),
