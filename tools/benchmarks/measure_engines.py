@@ -150,11 +150,11 @@ def measure(rounds: int) -> dict:
         })  # fmt: skip
     return {
         "date": date.today().isoformat(), "machine": hardware(), "rounds": rounds, "shape": list(volume.shape),
-        "weights": name_weights(MODEL, STUDENT),
         "load": os.getloadavg()[0],
         "engines": engines, "peer_s": windows["peer"], "student_s": windows["student"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "student_parameters": sum(p.numel() for p in student.parameters()),
+        "weights": name_weights(MODEL, STUDENT),
         "peer_parameters": sum(p.numel() for p in build_peer().parameters()),
     }  # fmt: skip
 
