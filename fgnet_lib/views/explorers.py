@@ -94,7 +94,7 @@ def _attention_controls(volume: Volume, scene: Scene) -> dict[str, widgets.Widge
             max=100,
             step=0.5,
             description="range (%)",
-            readout_format=".3g",
+            readout_format=".3",  # 1 – 99: no zeros behind the point, so it fits
             continuous_update=False,
         ),
         "gamma": widgets.FloatSlider(1, min=0.2, max=3, step=0.1, description="gamma"),

@@ -531,6 +531,7 @@ first = 0
 for stage, history in histories.items():
     means = [np.mean(history.loss[max(0, k + 1 - smooth) : k + 1]) for k in range(len(history.loss))]
     plots.loss_curve(ax, first + 1 + np.arange(len(means)), means, f"SAM2 {stage}")
+    assert np.isclose(means[-1], np.mean(history.loss[-smooth:]))  # as the title says
     first += len(means)
     minutes = history.seconds[-1] / 60
     print(f"{stage}: {len(means)} iterations in {minutes:.2f} minutes, loss {means[0]:.2f} -> {means[-1]:.2f}")

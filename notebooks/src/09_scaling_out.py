@@ -516,7 +516,7 @@ for name in ("raw.zarr", "affinities.zarr", "fragments.zarr", "neurons.zarr"):
     stored = sum(file.stat().st_size for file in (folder / name).rglob("*") if file.is_file()) / np.prod(shape)
     print(f"{name:18} {stored:5.2f} bytes a voxel, {stored * VOXELS / 1e15:5.2f} PB")
 days = VOXELS / (rates.get(device, alone) * 1e6) / 1000 / 86400
-assert session.profile.name == "fast" or days < 3650  # with 1000 workers: not decades
+assert days < 3650  # with 1000 workers not decades, even with toy windows
 
 # %% [markdown]
 # **What to see.** The hours look hopeless, but a thousand workers share them. With larger windows (every profile but

@@ -561,13 +561,13 @@ fold_table(heads, groups, doubt.describe_missing_doubt(rows))
 print(doubt.judge_calibration(rows))
 table = doubt.calibration_rows(rows)
 heads = ["volume", "ECE before", "after temperature", "temperature"]
-fold_table(heads, {"refined affinities": table}, doubt.describe_missing_doubt(rows))
 lowered = [
     title
     for volume, title in doubt.CALIBRATED.items()
     if np.mean(doubt.calibration_errors(rows, volume, "after")) < doubt.calibration_errors(rows, volume, "before")[0]
 ]
 assert lowered == ["AC4"]  # as the text says
+fold_table(heads, {"refined affinities": table}, doubt.describe_missing_doubt(rows))
 
 # %% [markdown]
 # **What to see.** Entropy, after the second look, sees more errors than the variance of eight passes, whatever the

@@ -120,7 +120,15 @@ def described(cells: list[NotebookNode], k: int) -> Iterator[str]:
         yield f"the alternative text {alt[:40]!r}... is that of another figure: say what this one shows"
 
 
-RULES = (short, short_functions, explained, portable_paths, any_device, described)
+def tables_shown(cells: list[NotebookNode], k: int) -> Iterator[str]:
+    tree = ast.parse(cells[k].source)
+    for node in run_at_once(tree):
+        table = isinstance(node, ast.Expr) and any(called(part) == "fold_table" for part in ast.walk(node))
+        if table and node is not tree.body[-1] and called(node.value) != "display":
+            yield "a table that nobody sees, because Jupyter shows the value of a cell's last line: put it there"
+
+
+RULES = (short, short_functions, explained, portable_paths, any_device, described, tables_shown)
 
 
 # What is headed "Further" is folded: JupyterLab hides all cells up to the next heading of the same or a higher level.
@@ -300,6 +308,7 @@ FAULTS = {
     "without alternative text": "# %%\nplots.orthogonal_views(raw, size)",
     'begin it with # %% alt="': '# %% alt="A figure."\nplt.show()',
     "is that of another figure": f"{FIGURE}\n\n{FIGURE}",
+    "a table that nobody sees": '# %%\nfold_table(heads, {"": lines}) if lines else None\nassert lines',
     "a path of one machine": "# %% [markdown]\n# Look into /home/ada/results first.",
 }
 FINE = {
@@ -311,6 +320,7 @@ FINE = {
     "a figure with its text": FIGURE,
     "a function that makes figures": "# %%\ndef draw(z):\n    return plt.figure()",
     "the viewer, which is no picture": "# %%\nview = viewer.show(volume)",
+    "a table on the last line": '# %%\nassert lines\nfold_table(heads, {"": lines})',
 }
 
 

@@ -17,6 +17,7 @@ import build_notebooks
 import nbformat
 import pytest
 import run_tutorial
+import still_pages
 from exercises import read_exercises
 
 SOURCES = sorted(build_notebooks.SOURCES.glob("[0-9][0-9]_*.py"))
@@ -157,8 +158,10 @@ def execute(name: str, out: Path, **parameters: str) -> tuple[str, dict[str, flo
     code, seconds, peak, log = run_tutorial.execute(path, out / "x.ipynb", parameters, folder=out, limit=600)
     assert code == 0, log[-3000:]
     assert run_tutorial.find_errors(out / "x.ipynb", log) == []  # threads and workers print theirs and fail no cell
-    cells = nbformat.read(out / "x.ipynb", as_version=4).cells
-    said = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    notebook = nbformat.read(out / "x.ipynb", as_version=4)
+    said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    still_pages.make_still(notebook, out, lambda written: written.name)
+    assert still_pages.NOTHING not in str(notebook), "a widget leaves no picture to readers without a kernel"
     return said, {"seconds": seconds, "peak_memory_mb": peak}
 
 

@@ -9,13 +9,15 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import build_notebooks
 import pytest
 import run_tutorial
 
-from fgnet_lib import datasets
+from fgnet_lib import datasets, machine
 from fgnet_lib.course.session import PROFILES, start_session
 from fgnet_lib.files.formats import write_volume
 from fgnet_lib.phantom import make_phantom
@@ -254,6 +256,20 @@ def test_binder_begins_with_the_smallest_profile_and_a_hub_does_not(tmp_path, va
     for path in (tmp_path / "notebooks").rglob("*.ipynb"):
         first = json.loads(path.read_text(encoding="utf-8"))["cells"][1]["source"][0]
         assert first.startswith(f'PROFILE = "{profile}"')
+
+
+@pytest.mark.parametrize("host", [None, "SSH_CONNECTION", "COLAB_RELEASE_TAG", "BINDER_REPO_URL"])
+def test_lesson_09_shows_the_address_of_its_dashboard_only_where_a_browser_may_reach_it(monkeypatch, capsys, host):
+    cells = build_notebooks.read_cells(build_notebooks.SOURCES / "09_scaling_out.py")
+    (start,) = (cell.source for cell in cells if "dashboard_link" in cell.source)
+    client = SimpleNamespace(dashboard_link="http://127.0.0.1:8787/status", run=lambda function: {"worker": 1})
+    monkeypatch.setattr("fgnet_lib.scale.cluster.cluster", lambda **options: nullcontext(client))
+    for variable, _ in machine._PLATFORM_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    if host:
+        monkeypatch.setenv(host, "x")
+    exec(start, {})
+    assert ("127.0.0.1" in capsys.readouterr().out) == (host in (None, "SSH_CONNECTION"))
 
 
 @pytest.fixture

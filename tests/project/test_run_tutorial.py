@@ -24,6 +24,7 @@ NOISY = (
     "import threading\nthread = threading.Thread(target=lambda: 1 / 0)\nthread.start()\nthread.join()",
     "import os, sys\n_ = os.system(f'{sys.executable} -c \"import logging; logging.critical(7)\"')",
     "import logging\nlogging.basicConfig(format='%(name)s - %(levelname)s - %(message)s')\nlogging.error('no')",
+    "import sys\nprint('[IPKernelApp] ERROR | no', file=sys.stderr)",  # as Jupyter's own programs log
 )
 DRAW = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
 
@@ -81,8 +82,10 @@ def test_a_lesson_that_prints_an_error_is_marked_and_the_run_goes_on(out, tmp_pa
     marks = re.findall('<td class="(done|wrong)"', (out / "index.html").read_text())
     assert marks == ["wrong", "done"]
     lines = {line for _, line in run_tutorial.find_errors(out / "00_noisy.ipynb", (out / "00_noisy.log").read_text())}
-    assert lines >= {"Traceback (most recent call last):", "CRITICAL:root:7", "root - ERROR - no"}
+    logged = {"CRITICAL:root:7", "root - ERROR - no", "[IPKernelApp] ERROR | no"}
+    assert lines >= {"Traceback (most recent call last):", *logged}
     log = "Executing notebook\nTask exception was never retrieved\n"
+    log += "[IPKernelApp] ERROR | KeyboardInterrupt caught in kernel.\n"  # how the kernel ends
     assert run_tutorial.find_errors(out / "01_quiet.ipynb", log) == [(None, "Task exception was never retrieved")]
 
 

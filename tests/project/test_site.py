@@ -328,7 +328,8 @@ def test_pages_fit_the_screen_and_the_search_finds_a_term(address, width):
         assert (watch.problems, watch.outside) == ([], [])
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
 def test_pages_have_no_serious_barrier_and_follow_the_system_at_the_first_visit(address, width, scheme):
     with open_browser(width, 900) as (page, _):
         page.emulate_media(color_scheme=scheme)

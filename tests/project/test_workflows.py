@@ -71,6 +71,12 @@ def test_a_pull_request_is_tested_on_both_systems_and_every_python():
     assert re.findall(r"make (\w+)", commands("tests")) == ["env", "test"]
 
 
+def test_a_push_tries_the_site_with_fast_and_what_is_published_comes_from_cpu():
+    assert "make site PROFILE=${{ github.event_name == 'push' && 'fast' || 'cpu' }}" in commands("site")
+    publishing = [step for job in jobs("site") for step in job["steps"] if "pages" in step.get("uses", "")]
+    assert [step["if"] for step in publishing] == ["github.event_name != 'push'"] * 2
+
+
 def test_every_week_the_lessons_run_in_colabs_image_and_outer_links_are_checked():
     assert load("scheduled")["on"]["schedule"][0]["cron"].endswith("* * 1")
     assert "colab-images/public/cpu-runtime" in commands("scheduled")

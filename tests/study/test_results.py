@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import fcntl
 import json
+import re
 import threading
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,6 +17,7 @@ import render_results
 import results
 import torch
 
+from fgnet_lib import REPOSITORY
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.datasets import open_dataset
@@ -346,6 +348,16 @@ def test_the_committed_rows_were_measured_with_the_post_processing_of_today():
     assert {run["postprocessing"] for run in runs.read_runs() if run["row"] != "references"} == {
         postprocessing_version()
     }
+
+
+def test_lesson_05_says_of_three_views_what_the_table_says():
+    text = (REPOSITORY / "notebooks" / "src" / "05_affinities_to_neurons.py").read_text(encoding="utf-8")
+    views = r"lower VOI on gala \((\S+) instead of (\S+) bits\) and raise it on FIB-25 \((\S+) instead of (\S+)\)"
+    said = re.search(views, text.replace("\n# ", " ")).groups()
+    trained = table.trained_rows(table.load_rows())
+    pairs = product(("gala", "fib25"), ("shipped_three_views", "shipped"))
+    vois = [table.scores(trained[name], "voi", volume) for volume, name in pairs]
+    assert said == tuple(f"{voi:.2f}" for (voi,) in vois)
 
 
 def test_rows_of_two_postprocessings_are_told_apart(measured):

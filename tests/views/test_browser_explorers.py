@@ -105,6 +105,8 @@ def test_keys_hover_brush_and_a_file_of_ones_own(tmp_path):
     with explorer_in_the_page(tmp_path, ATTENTION) as (page, watch):
         picture = page.locator("img.fgnet-picture")
         page.screenshot(path=SCREENSHOTS / "explorer-attention.png")
+        cut = "all => all.filter(one => one.offsetParent && one.scrollWidth > one.clientWidth).length"
+        assert page.locator(".widget-readout, .widget-label").evaluate_all(cut) == 0
         assert picture.get_attribute("alt").startswith("EM, z = 2; a1; ") and picture.get_attribute("tabindex") == "0"
         picture.scroll_into_view_if_needed()
         picture.focus()

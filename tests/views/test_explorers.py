@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import ipywidgets as widgets
 import numpy as np
+import psutil
 import pytest
 import torch
 from matplotlib.image import imread
@@ -219,6 +220,19 @@ def test_painting_is_cleared_by_the_button_and_by_a_key(make):
         painted = explorer.picture.value
         clear()
         assert explorer.controls["region"].value == "" and explorer.picture.value != painted
+
+
+def test_memory_does_not_grow_over_300_steps(make):
+    explorer, process = make["attention"](), psutil.Process()
+
+    def walk(steps: int) -> int:
+        for number in range(steps):
+            explorer.change(z=number % SHAPE[0], y=7 * number % SHAPE[1], x=13 * number % SHAPE[2])
+            explorer.hover.value = f"{number % 100 / 100} 0.5"
+        return process.memory_info().rss
+
+    before = walk(50)  # after the caches are full
+    assert walk(300) - before < 10e6  # bytes; if each step kept its picture, 30e6
 
 
 def test_ranks_and_range_are_those_of_the_middle_section(volume, model, make, monkeypatch):

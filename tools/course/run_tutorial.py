@@ -45,7 +45,7 @@ POLL_SECONDS = 0.2
 PRINTED = "printed an error"  # status of a lesson that ran to its end with a traceback or an error log on its page
 ERROR = re.compile(
     r"Traceback \(most recent call last\)|Exception (in thread|in callback|ignored in)|exception was never retrieved"
-    r"|Fatal Python error|\b(ERROR|CRITICAL)( -|:)"
+    r"|Fatal Python error|\b(ERROR|CRITICAL)( -| \|(?! KeyboardInterrupt caught in kernel)|:)"  # papermill ends it so
 )
 
 
