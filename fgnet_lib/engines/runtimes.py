@@ -6,7 +6,6 @@ features. So inference encodes each section once, whatever computes it. Gradient
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from fgnet_lib.engines.export import EXAMPLE, noise, open_session, output_names, to_onnx
 from fgnet_lib.fgnet import FGNet, FGNetOutput
 from fgnet_lib.student import Student
+from fgnet_lib.weights import fingerprint_weights
 
 Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 PACKAGES = {"torch": ("torch",), "openvino": ("onnx", "openvino"), "onnxruntime": ("onnx", "onnxruntime")}
@@ -166,10 +166,7 @@ def _compute(network: Callable[[Tensor], FGNetOutput], raw: Tensor) -> list[Tens
 
 
 def _checksum(model: FGNet) -> str:
-    digest = hashlib.sha256(repr(model.config).encode())
-    for tensor in model.state_dict().values():
-        digest.update(tensor.detach().contiguous().numpy())
-    return digest.hexdigest()
+    return f"{model.config} {fingerprint_weights(model.state_dict())}"
 
 
 class _Encoder(nn.Module):

@@ -32,6 +32,7 @@ from fgnet_lib.inference import Prediction, predict
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import sweep
+from fgnet_lib.study.runs import MODEL, STUDENT, name_weights
 from fgnet_lib.weights import load_model, load_pretrained, pretrained_threshold
 
 DOCS = REPOSITORY / "docs" / "measured"
@@ -153,6 +154,7 @@ def measure(rounds: int) -> dict:
         "engines": engines, "peer_s": windows["peer"], "student_s": windows["student"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "student_parameters": sum(p.numel() for p in student.parameters()),
+        "weights": name_weights(MODEL, STUDENT),
         "peer_parameters": sum(p.numel() for p in build_peer().parameters()),
     }  # fmt: skip
 

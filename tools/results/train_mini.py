@@ -33,6 +33,8 @@ from fgnet_lib.metrics import evaluate
 from fgnet_lib.patches import PatchDataset
 from fgnet_lib.sam2_encoder import load_checkpoint
 from fgnet_lib.segmentation import sweep
+from fgnet_lib.study.rows import SHIPPED
+from fgnet_lib.study.runs import MODEL, name_weights
 from fgnet_lib.training import TrainConfig, fit, train
 from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import PRETRAINED, read_notes, save_model
@@ -52,6 +54,7 @@ RECIPE = TrainConfig(
     weights=(7, 1, 2),
     seed=0,
 )
+ENCODER = SHIPPED["pretrained"]
 FAR = (3, 9)  # the last two stages also learn affinities to voxels so far away (Lee et al. 2017, arXiv 1706.00120)
 FAR_WEIGHT = 0.5  # of these in the loss
 STAGES = (
@@ -120,7 +123,8 @@ def train_stage(number: int, model: FGNet, volumes: Sequence[Volume], work: Path
     if number < len(STAGES) - 1:
         return train(model, volumes, stage, folder)
     if number == len(STAGES):
-        load_checkpoint(model.encoder, PRETRAINED / "encoder_mini.pt")
+        load_checkpoint(model.encoder, PRETRAINED / ENCODER)
+        folder = folder / name_weights(ENCODER)[ENCODER]  # not to go on with what another encoder began
     add_far_heads(model)
     model.freeze_encoder(stage.freeze_encoder)
     patches = FarPatches(volumes, stage.patch, Augment(), stage.seed, stage.weights)
@@ -263,7 +267,7 @@ volumes come from the same blocks of tissue as the training volumes.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=PRETRAINED / "fgnet_mini.safetensors")
+    parser.add_argument("--out", type=Path, default=PRETRAINED / MODEL)
     parser.add_argument("--work", type=Path, default=Path("out/weights"), help="checkpoints, to resume from")
     arguments = parser.parse_args()
 
@@ -286,6 +290,7 @@ def main() -> None:
         "far": " and ".join(map(str, FAR)),
         "parameters": sum(p.numel() for p in model.parameters()),
         "tried": tried,
+        "weights": name_weights(ENCODER),
         "minutes": round(minutes),
         "device": f"a CPU (threads: {torch.get_num_threads()})",
         "date": date.today().isoformat(),
