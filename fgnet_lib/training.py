@@ -176,8 +176,8 @@ def _loop(
     prepared, optimizer = accelerator.prepare(model, _optimizer(model, config))  # the same model, for this device
     checkpoints = Checkpoints(accelerator, out_dir, _settings(accelerator, model, dataset, config), history, average)
     checkpoints.resume()
-    on_cpu, begins = accelerator.device.type == "cpu", not len(history) and accelerator.num_processes == 1
-    if config.try_bfloat16 and begins and on_cpu and has_bfloat16():
+    on_cpu, alone = accelerator.device.type == "cpu", accelerator.num_processes == 1
+    if config.try_bfloat16 and len(history) == 0 and on_cpu and alone and has_bfloat16():
         history.bfloat16 = _is_faster_in_bfloat16(model, dataset, loss_function, config)
     in_bfloat16 = history.bfloat16 and on_cpu
     batches = iter(_loader(dataset, config, len(history), accelerator))

@@ -179,7 +179,7 @@ def _convert(weights: _Weights) -> Converted:
         raw = noise(weights.size)
         ours, theirs = (_compute(network, raw) for network in (weights.model, converted))
     differences = {k: (a - b).abs() for k, a, b in zip(output_names(weights.model), ours, theirs, strict=True)}
-    if weights.engine == BFLOAT16:  # a single value says nothing, and no neuron is cut by attention
+    if weights.engine == BFLOAT16:  # one value says nothing here, and attention cuts no neuron
         counted = [values.mean() for name, values in differences.items() if name in ("A_s", "A_r")]
     else:
         counted = [values.max() for values in differences.values()]
