@@ -169,7 +169,8 @@ print(f"this session: {session.device}, mixed precision: {precision(session.devi
 # - **bf16** has the range of fp32 and a coarse step. It needs no scaling. GPUs of the Ampere generation and newer ones
 #   have it. On older GPUs PyTorch *emulates* it, slowly, and `torch.cuda.is_bf16_supported()` still says yes unless you
 #   pass `including_emulation=False`.
-# - A **CPU** stays with fp32.
+# - A **CPU** stays with fp32, unless it has instructions for bf16: then the training of part 7 tries both, and takes the
+#   faster one.
 #
 # *Mixed* precision keeps the weights in fp32 and uses 16 bits for convolutions and matrix products. Sums over many
 # voxels are dangerous in either format, so our loss is always computed in fp32. Hugging Face's `accelerate` does all
@@ -465,8 +466,9 @@ stages = {}
 for stage, part in {"frozen": 0.6, "fine-tuned": 0.4}.items():
     iterations, minutes = int(part * session.profile.iterations), part * session.profile.minutes
     stages[stage] = replace(
-        recipes[PROFILE], iterations=iterations, minutes=minutes, freeze_encoder=stage == "frozen", seed=SEED
-    )
+        recipes[PROFILE], iterations=iterations, minutes=minutes, freeze_encoder=stage == "frozen", seed=SEED,
+        try_bfloat16=True,
+    )  # fmt: skip
     print(f"{stage}: until {iterations} iterations or {minutes:g} minutes are over")
 
 # %% [markdown]
@@ -495,7 +497,7 @@ look("before training")
 # %% [markdown]
 # The next cell draws the loss while it runs, and the bar below the curve shows the time left. If the session is lost, run
 # all cells again: training goes on from its last checkpoint. With a budget in *minutes* the learning rate follows the
-# clock, so two such runs are never equal; with a budget in iterations they are.
+# clock, so two such runs are never equal; with a budget in iterations they are, if both have the same arithmetic.
 
 # %% alt="The loss while training, over the minutes of each stage: noisy curves that fall."
 from IPython.display import display
@@ -712,7 +714,7 @@ checks.report("04")
 #
 # - Targets are recomputed after augmentation, and unknown voxels are masked.
 # - Most affinities are 1, so each class gets half of the loss.
-# - fp16 needs loss scaling, bf16 needs a recent GPU, and a CPU stays with fp32.
+# - fp16 needs loss scaling, bf16 needs a recent GPU or CPU, and every other CPU stays with fp32.
 # - A frozen SAM2 costs only its weights; fine-tuning also costs gradients, averages and activations.
 # - A run can be continued exactly if its data are a function of seed and iteration, and if its checkpoints appear all
 #   at once.

@@ -53,6 +53,7 @@ RECIPE = TrainConfig(
     checkpoint_every=100,
     weights=(7, 1, 2),
     seed=0,
+    try_bfloat16=True,
 )
 ENCODER = SHIPPED["pretrained"]
 FAR = (3, 9)  # the last two stages also learn affinities to voxels so far away (Lee et al. 2017, arXiv 1706.00120)

@@ -231,7 +231,7 @@ def write_student_page() -> None:
 
 def ship(work: Path, out: Path, minutes: float) -> None:
     """Train the student that ships within a budget, and write it with what is measured of it and its card."""
-    config = replace(student_training(0, 100_000), minutes=minutes)
+    config = replace(student_training(0, 100_000), minutes=minutes, try_bfloat16=True)
     student, history = train_pupil(SHIPPED, [open_fib25(work)], config, work / "shipped")
     notes = {
         **measure_pupil(student),
