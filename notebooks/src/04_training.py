@@ -635,8 +635,10 @@ assert reach + 1 < distance.max() and changes["U-Net, GroupNorm"][reach + 1 : -1
 # **What to see.** Near the corner both U-Nets change alike. With ChannelNorm the curve then ends, and beyond the dotted
 # line the change is exactly 0: the corner lies outside the **receptive field**, all the voxels that an affinity can
 # depend on. With GroupNorm the curve levels out instead: no place is far enough away. So the same neuron gets slightly
-# other affinities in a larger window, or in another block of a large volume (lesson 09). With ChannelNorm, windows of
-# any size agree wherever they see the whole receptive field. Is it as accurate? Lesson 07 has rows with either norm.
+# other affinities in another window. That is one reason why in lesson 09 the volume decides where windows lie, and not
+# the block. With ChannelNorm, the U-Net's windows of any size agree wherever they see the whole receptive field, if they
+# begin a multiple of 16 voxels apart in y and x (its coarsest stride). Is it as accurate? Lesson 07 has rows with either
+# norm.
 
 # %% [markdown]
 # ## 9 · Further: the same on a GPU
