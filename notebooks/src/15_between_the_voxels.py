@@ -446,8 +446,8 @@ plt.show()
 # Why does the curve lie there? Our training loss gives half of its weight to separate pairs, although joined pairs are
 # far more frequent. That makes the model say "joined" too rarely.
 #
-# The histogram shows where most affinities are: in the first and the last bin. There the gap is small, so on the phantom
-# most of the ECE comes from the bins between them, which hold few affinities.
+# The histogram shows where most affinities are: in the first and the last bin. On the phantom the gap is small there,
+# so most of the ECE comes from the bins between them, which hold few affinities.
 #
 # ## 7 · Trained at half, judged at full resolution
 #
