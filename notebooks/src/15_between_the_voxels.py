@@ -446,8 +446,8 @@ plt.show()
 # Why does the curve lie there? Our training loss gives half of its weight to separate pairs, although joined pairs are
 # far more frequent. That makes the model say "joined" too rarely.
 #
-# The histogram shows where most affinities are: in the first and the last bin. On the phantom the gap is small there,
-# so most of the ECE comes from the bins between them, which hold few affinities.
+# The histogram shows where most affinities are: in the first and the last bin. On the phantom the gap is small there, so
+# most of the ECE comes from the bins between them, which hold few affinities.
 #
 # ## 7 · Trained at half, judged at full resolution
 #
@@ -549,7 +549,7 @@ print(doubt.judge_between(rows))
 assert "fewer" not in doubt.judge_second_look(rows) + doubt.judge_between(rows)  # as the text says
 compared = {question: doubt.doubt_answer(rows, question) for question in doubt.QUESTIONS_OF_DOUBT}
 groups = {"percent of all voxels that are wrong": [[question, *cells] for question, cells in compared.items() if cells]}
-heads = ["question", "% wrong of the first", "of the second", "difference", "p"]
+heads = ["question", "% wrong, expected better", "its rival", "difference", "p"]
 fold_table(heads, groups, doubt.describe_missing_doubt(rows))
 
 # %% [markdown]

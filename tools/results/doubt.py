@@ -295,7 +295,7 @@ def page() -> str:
     answers = [[question, *cells] for question in QUESTIONS_OF_DOUBT if (cells := doubt_answer(rows, question))]
     if answers:
         lines += ["## Questions", "", "Percent of wrong voxels; a negative difference is what we expected.", ""]
-        lines += _table(["question", "first", "second", "difference", "p"], answers)
+        lines += _table(["question", "expected better", "its rival", "difference", "p"], answers)
     if table := calibration_rows(rows):
         text = "Refined affinities of the shipped model; spread over the training sections that choose the temperature."
         lines += ["## Calibration", "", text, ""]
