@@ -128,8 +128,8 @@ assert sum(2 / 2**k <= 2 / doubt.SIDE for k in range(10)) == 3  # waves no longe
 # %% [markdown]
 # **What to see.** In the lower panel one wave is as long as a voxel. All dots have the same height, so this wave tells the
 # training nothing. The crosses lie elsewhere: at the points of a finer grid the decoder reads values that it has never
-# seen. With ten frequencies and a row of 125 voxels, three of the ten waves are shorter than a voxel. Part 7 measures what
-# they do.
+# seen. With ten frequencies and a row of 125 voxels, three of the ten waves are shorter than a voxel. Parts 7 and 8 measure
+# what they do.
 
 # %% [markdown]
 # ## 3 · Train a decoder on frozen features
@@ -235,7 +235,7 @@ checks.second_look(my_chosen)
 # Now for the whole volume. From left to right: the section, where the decoder doubts, where it is wrong, and what it
 # looked at again.
 
-# %% alt="Four panels of one section: grey values, the variance over passes, which is bright along boundaries, the wrong voxels in red, in the phantom as thin broken lines along boundaries, and the points that were looked at again, in orange."
+# %% alt="Four panels of one section: grey values, the variance over passes, in the phantom bright along boundaries, the wrong voxels in red, in the phantom as thin broken lines along boundaries, and the points that were looked at again, in orange."
 decodings = [decode(decoder, section, points) for section in features.unbind(1)]
 fine, variance = (
     torch.stack([getattr(d, name) for d in decodings]).reshape(truth.shape) for name in ("fine", "variance")
@@ -335,7 +335,7 @@ for name in ("oracle", "entropy", "variance", "random"):
 # A person does not inspect voxels but places. So we take the most doubtful voxel, skip its neighbourhood, take the next,
 # and so on. `queue_places` does that with any score. Averaged over a few voxels, a score is less jumpy.
 
-# %% alt="Four small pictures around the first places of the queue: grey values, boundaries of the ground truth in blue, boundaries of the decoder in orange, and a cross in the middle of each. Close to most crosses the two lines disagree."
+# %% alt="Four small pictures around the first places of the queue: grey values, boundaries of the ground truth in blue, boundaries of the decoder in orange, and a cross in the middle of each. Close to most crosses the two lines disagree, or, in FIB-25, only one of them is there."
 pooled = F.avg_pool2d(variance[:, None], 5, stride=1, padding=2)[:, 0].numpy()
 pooled[:, :20], pooled[:, -20:], pooled[:, :, :20], pooled[:, :, -20:] = 0, 0, 0, 0  # so that pictures fit
 places = calibration.queue_places(pooled, count=4, apart=(2, 20, 20))
@@ -510,8 +510,8 @@ plt.show()
 # %% [markdown]
 # **What to see.** Compare the second picture with the third. Asked between the voxels, the decoder draws sharper edges, but
 # a sharp edge in the wrong place is no gain, and it does not split a boundary in two where the half resolution showed one.
-# Isolated dots are points where the second look disagrees with the first, beside points that were not looked at again. They
-# are there without waves, too. The printed lines say which picture is nearer to the truth here. One training and one
+# The phantom's isolated dots are points where the second look disagrees with the first, beside points that were not looked
+# at again. They are there without waves, too. The printed lines say which picture is nearer to the truth here. One training and one
 # section prove little, so we did it several times.
 #
 # ## 8 · Measured: five seeds, four volumes
