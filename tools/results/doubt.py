@@ -94,8 +94,8 @@ INTRODUCTION = """\
 These are the rows of [lesson 15](../../notebooks/15_between_the_voxels.ipynb), declared in `fgnet_lib/study/doubt.py`.
 Small decoders read frozen features of the shipped model and say where a boundary between neurons is. They learn from
 four windows of 8 sections of FIB-25's training part, other ones for each seed, and are judged on 24 sections of its
-validation part. A voxel is wrong where the decoder and the ground truth disagree; most wrong voxels lie at the rim of a
-boundary and cost no neuron. The MLPs are much smaller than I-MedSAM's, and nothing was tuned.
+validation part. A voxel is wrong where the decoder and the ground truth disagree; one that is wrong at the rim of a
+boundary costs no neuron. The MLPs are much smaller than I-MedSAM's, and nothing was tuned.
 
 {missing}
 """
