@@ -78,7 +78,8 @@ def test_the_far_loss_is_a_weighted_sum(model: FGNet, volume: Volume) -> None:
 @pytest.mark.parametrize(("number", "far"), [(1, False), (4, True), (5, True)])
 def test_a_stage_trains_the_model_and_keeps_its_form(monkeypatch, tmp_path, volume, number: int, far: bool) -> None:
     """The last two stages learn far affinities; before the last, the encoder is the pretrained one."""
-    short = [replace(s, patch=PATCH, iterations=1, weights=None, warmup=1, ema=None) for s in train_mini.STAGES]
+    quick = {"patch": PATCH, "iterations": 1, "weights": None, "warmup": 1, "ema": None, "try_bfloat16": False}
+    short = [replace(stage, **quick) for stage in train_mini.STAGES]
     monkeypatch.setattr(train_mini, "STAGES", short)
     seen, loss = [], train_mini.far_loss
     pretrained = torch.load(train_mini.PRETRAINED / "encoder_mini.pt", weights_only=True)["model"]
