@@ -30,11 +30,13 @@ class History:
         loss: Mean over the batches of the iteration.
         learning_rate: Of the parts that are not SAM2.
         seconds: Training time until the end of the iteration, over all sessions.
+        bfloat16: Whether a run on a CPU chose bfloat16 when it began (`TrainConfig.try_bfloat16`); not of an iteration.
     """
 
     loss: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    bfloat16: bool = False
 
     def append(self, loss: float, learning_rate: float, seconds: float) -> None:
         self.loss.append(loss)

@@ -161,11 +161,12 @@ def predict(
         region: A box inside the volume; None for all of it.
         three_views: Predict along all three axes; for volumes with isotropic voxels. Attention is that along z.
         engine: What computes: "torch", "openvino" or "onnxruntime"; "auto" takes OpenVINO for large volumes on a CPU,
-            where it is installed and gives the same affinities (`engines.runtimes`). The progress bar names it.
+            where it is installed and gives the same affinities (`engines.runtimes`). "openvino_bf16" computes in
+            bfloat16, whose affinities are slightly other ones. The progress bar names the engine.
 
     Raises:
         ValueError: If raw is not a non-empty uint8 volume, or tile or overlap do not fit, or the engine is unknown or
-            cannot compute this model.
+            cannot compute this model, or the processor has no bfloat16.
         ModuleNotFoundError: If the engine is not installed.
         ArithmeticError: If the engine's affinities differ from PyTorch's.
     """

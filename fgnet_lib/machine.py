@@ -50,7 +50,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def precision(device: torch.device) -> str:
-    """Choose the mixed precision for `device`, in accelerate's words: "bf16", "fp16" or "no".
+    """Choose the mixed precision for `device`, in accelerate's words: "bf16", "fp16" or "no"; a CPU's is always "no".
 
     bf16 only where the hardware has it: an emulated bf16 (a T4's, or a CPU's autocast) is many times slower than fp32.
 
@@ -61,6 +61,11 @@ def precision(device: torch.device) -> str:
     if device.type != "cuda":
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def has_bfloat16() -> bool:
+    """Tell whether this CPU has instructions for bfloat16; without them PyTorch imitates it, many times slower."""
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def platform() -> str:

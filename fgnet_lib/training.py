@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,18 +28,19 @@ from accelerate.utils import broadcast, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from tqdm.auto import tqdm
 
 from fgnet_lib.checkpoints import Checkpoints, History
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.locks import lock
 from fgnet_lib.losses import fgnet_loss
-from fgnet_lib.machine import precision
+from fgnet_lib.machine import has_bfloat16, precision
 from fgnet_lib.patches import PatchDataset, Samples
 from fgnet_lib.volumes import Volume
 
 GRADIENT_NORM = 1.0
+TRIALS = 3  # batches that float32 and bfloat16 are timed on, after one that warms up
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class TrainConfig:
         checkpoint_every: Iterations between checkpoints.
         weights: How often each volume is drawn, relative to the others; None means by their numbers of voxels.
         seed: Of the patches and their augmentation.
+        try_bfloat16: On a CPU with instructions for bfloat16, a run begins by timing a few batches in float32 and in
+            bfloat16, prints both times, and trains in what is faster; a resumed run keeps the choice, wherever it goes
+            on. Losses agree within the noise, but not to the last bit. Several processes together stay in float32.
     """
 
     patch: tuple[int, int, int] = (16, 128, 128)
@@ -76,6 +81,7 @@ class TrainConfig:
     checkpoint_every: int = 200
     weights: tuple[float, ...] | None = None
     seed: int = 0
+    try_bfloat16: bool = False
 
 
 def train(
@@ -170,6 +176,10 @@ def _loop(
     prepared, optimizer = accelerator.prepare(model, _optimizer(model, config))  # the same model, for this device
     checkpoints = Checkpoints(accelerator, out_dir, _settings(accelerator, model, dataset, config), history, average)
     checkpoints.resume()
+    on_cpu, alone = accelerator.device.type == "cpu", accelerator.num_processes == 1
+    if config.try_bfloat16 and len(history) == 0 and on_cpu and alone and has_bfloat16():
+        history.bfloat16 = _is_faster_in_bfloat16(model, dataset, loss_function, config)
+    in_bfloat16 = history.bfloat16 and on_cpu
     batches = iter(_loader(dataset, config, len(history), accelerator))
     started = time.monotonic() - (history.seconds[-1] if history.seconds else 0)
     used = _used(config, len(history), _seconds_since(started, accelerator))
@@ -181,7 +191,8 @@ def _loop(
                 group["lr"] = rate * group["factor"]
             for batch in islice(batches, config.accumulate):
                 with accelerator.accumulate(prepared):  # the optimizer waits for the last batch of an iteration
-                    loss = loss_function(prepared, send_to_device(batch, accelerator.device))
+                    with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
+                        loss = loss_function(prepared, send_to_device(batch, accelerator.device))
                     losses.append(_finite(accelerator.reduce(loss.detach(), "mean").item(), k, rate))
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
@@ -194,7 +205,8 @@ def _loop(
             if len(history) % config.checkpoint_every == 0:
                 checkpoints.save()
             used = _used(config, len(history), history.seconds[-1])
-            bar.set_postfix_str(f"iteration {len(history)}, loss {np.mean(history.loss[-20:]):.3f}", refresh=False)
+            words = f"iteration {len(history)}, loss {np.mean(history.loss[-20:]):.3f}" + ", bfloat16" * in_bfloat16
+            bar.set_postfix_str(words, refresh=False)
             bar.update(min(used, 1.0) - bar.n)
             if on_step and accelerator.is_main_process:
                 on_step(history)
@@ -204,6 +216,26 @@ def _loop(
         model.load_state_dict(average.module.state_dict())
     model.eval()
     return history
+
+
+def _is_faster_in_bfloat16(
+    model: nn.Module, dataset: Samples, loss_function: Callable[[nn.Module, Any], Tensor], config: TrainConfig
+) -> bool:
+    """Time batches in float32 and in bfloat16, by turns, and print both; neither the model nor its chance changes."""
+    twin, batch = deepcopy(model), default_collate([dataset[k] for k in range(config.batch)])
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(1 + TRIALS):
+            for in_bfloat16, times in seconds.items():
+                start = time.process_time()
+                with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
+                    loss = loss_function(twin, batch)
+                loss.backward()
+                times.append(time.process_time() - start)
+    float32, bfloat16 = (min(times[1:]) for times in seconds.values())  # other work only makes times longer
+    chosen = "bfloat16" if bfloat16 < float32 else "float32"
+    print(f"a batch takes the processor {float32:.3f} s in float32, {bfloat16:.3f} s in bfloat16: training in {chosen}")
+    return bfloat16 < float32
 
 
 def learning_rate(config: TrainConfig, k: int, used: float) -> float:
@@ -294,7 +326,9 @@ def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Any], Tensor]:
 
 def _settings(accelerator: Accelerator, model: nn.Module, dataset: Samples, config: TrainConfig) -> dict[str, Any]:
     """What must stay the same between sessions, as JSON gives it back."""
-    return json.loads(json.dumps(asdict(config))) | {
+    declared = asdict(config)
+    del declared["try_bfloat16"]  # the history has what it chose
+    return json.loads(json.dumps(declared)) | {
         "model": repr(getattr(model, "config", type(model).__name__)),
         "volumes": [[volume.name, *volume.shape] for volume in dataset.volumes],
         "processes": accelerator.num_processes,

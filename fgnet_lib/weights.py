@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fgnet_lib import REPOSITORY
@@ -78,6 +79,27 @@ def find_checkpoint(path: str | Path) -> Path:
     """
     local, shipped = Path(path).expanduser().resolve(), PRETRAINED / f"{path}.safetensors"
     return shipped if shipped.is_file() and not local.exists() else local
+
+
+def fingerprint_weights(weights: Path | Mapping[str, Tensor]) -> str:
+    """Compute a short checksum of weights: of the names, types, shapes and values of tensors, but not of notes.
+
+    Args:
+        weights: Tensors by name, on any device; or a file of them, safetensors or a checkpoint of SAM2's layout (.pt).
+
+    Example:
+        >>> fingerprint_weights({"bias": torch.zeros(2)}) == fingerprint_weights({"bias": torch.zeros(2, 1)})
+        False
+    """
+    if isinstance(weights, Path):
+        is_safe = weights.suffix == ".safetensors"
+        weights = load_file(weights) if is_safe else torch.load(weights, "cpu", weights_only=True)["model"]
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def read_config(path: str | Path) -> FGNetConfig | StudentConfig:

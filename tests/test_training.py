@@ -356,6 +356,75 @@ def test_precision_follows_the_device_and_may_change(volume: Volume, tmp_path: P
         assert False in model.in_half
 
 
+def pace(monkeypatch: pytest.MonkeyPatch, float32: float, bfloat16: float) -> None:
+    """Play a CPU with bfloat16, on whose clock a batch takes these seconds."""
+    passed, forward = [0.0], Tiny.forward
+
+    def timed(model: Tiny, raw: torch.Tensor) -> FGNetOutput:
+        passed.append(bfloat16 if torch.is_autocast_enabled("cpu") else float32)
+        return forward(model, raw)
+
+    monkeypatch.setattr(Tiny, "forward", timed)
+    monkeypatch.setattr("fgnet_lib.training.time.process_time", lambda: sum(passed))
+    monkeypatch.setattr("fgnet_lib.training.has_bfloat16", lambda: True)
+
+
+TRYING = replace(CONFIG, try_bfloat16=True)
+
+
+def test_the_faster_arithmetic_is_chosen_and_said(volume: Volume, tmp_path: Path, monkeypatch, capsys) -> None:
+    pace(monkeypatch, 0.4, 0.3)
+    model = Tiny()
+    history = train(model, [volume], TRYING, tmp_path)
+    assert history.bfloat16 and model.in_half == {True} and np.isfinite(history.loss).all()
+    assert model.head.weight.dtype == torch.float32
+    captured = capsys.readouterr()
+    assert "the processor 0.400 s in float32, 0.300 s in bfloat16: training in bfloat16" in captured.out
+    assert "bfloat16" in captured.err  # the progress bar
+    plain = train(Tiny(), [volume], CONFIG, tmp_path / "float32").loss
+    assert history.loss == pytest.approx(plain, rel=0.02) and history.loss != plain
+
+
+def test_a_trial_that_chooses_float32_leaves_no_trace(volume: Volume, tmp_path: Path, monkeypatch, capsys) -> None:
+    plain, tried = Tiny(), Tiny()
+    expected = train(plain, [volume], CONFIG, tmp_path / "plain")
+    pace(monkeypatch, 0.3, 0.4)
+    history = train(tried, [volume], TRYING, tmp_path / "tried")
+    assert "training in float32" in capsys.readouterr().out and not history.bfloat16
+    assert (history.loss, tried.in_half, tried.calls) == (expected.loss, {False}, CONFIG.iterations)
+    assert state(tmp_path / "tried") == state(tmp_path / "plain")  # weights, optimiser and generators, to the last bit
+
+
+def test_a_resumed_run_keeps_what_its_first_start_chose(volume: Volume, tmp_path: Path, monkeypatch, capsys) -> None:
+    class Lost(Exception):
+        pass
+
+    def lose(history: History) -> None:
+        if len(history) == 4:
+            raise Lost
+
+    pace(monkeypatch, 0.4, 0.3)
+    undisturbed = train(Tiny(), [volume], TRYING, tmp_path / "straight")
+    with pytest.raises(Lost):
+        train(Tiny(), [volume], TRYING, tmp_path / "lost", lose)
+    capsys.readouterr()
+    monkeypatch.setattr("fgnet_lib.training.has_bfloat16", lambda: False)  # another machine, and another wish
+    survivor = Tiny()
+    resumed = train(survivor, [volume], CONFIG, tmp_path / "lost")
+    assert survivor.in_half == {True} and resumed.bfloat16 and capsys.readouterr().out == ""
+    assert resumed.loss == undisturbed.loss
+    assert state(tmp_path / "lost") == state(tmp_path / "straight")
+
+
+def test_a_cpu_without_bfloat16_is_not_tried(volume: Volume, tmp_path: Path, monkeypatch) -> None:
+    pace(monkeypatch, 0.4, 0.3)
+    monkeypatch.setattr("fgnet_lib.training.has_bfloat16", lambda: False)
+    monkeypatch.setattr("fgnet_lib.training._is_faster_in_bfloat16", lambda *_: pytest.fail("it was tried"))
+    model = Tiny()
+    history = train(model, [volume], replace(TRYING, iterations=2), tmp_path)
+    assert not history.bfloat16 and model.in_half == {False}
+
+
 @pytest.mark.slow
 def test_training_learns(volume: Volume, tmp_path: Path) -> None:
     config = replace(CONFIG, iterations=40, learning_rate=0.05, freeze_encoder=False)

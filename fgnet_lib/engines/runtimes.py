@@ -6,11 +6,10 @@ features. So inference encodes each section once, whatever computes it. Gradient
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Any, Literal, TypeVar, get_args
 
@@ -21,10 +20,18 @@ from torch import Tensor, nn
 from fgnet_lib.engines.export import EXAMPLE, noise, open_session, output_names, to_onnx
 from fgnet_lib.fgnet import FGNet, FGNetOutput
 from fgnet_lib.student import Student
+from fgnet_lib.weights import fingerprint_weights
 
-Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
-PACKAGES = {"torch": ("torch",), "openvino": ("onnx", "openvino"), "onnxruntime": ("onnx", "onnxruntime")}
+Engine = Literal["auto", "torch", "openvino", "openvino_bf16", "onnxruntime"]
+BFLOAT16: Engine = "openvino_bf16"
+PACKAGES = {
+    "torch": ("torch",),
+    "openvino": ("onnx", "openvino"),
+    BFLOAT16: ("onnx", "openvino"),
+    "onnxruntime": ("onnx", "onnxruntime"),
+}
 TOLERANCE = 1e-3  # largest difference of an affinity or attention value from PyTorch's
+BFLOAT16_TOLERANCE = 5e-3  # largest mean difference of affinities: what moves VOI by 0.02 (docs/measured/trials.md)
 MEASURED_ON = ("x86_64", "AMD64")  # where OpenVINO is known to be faster than PyTorch
 WORTHWHILE = 2**25  # voxels to compute from which "auto" converts a model, which takes some seconds
 T = TypeVar("T")
@@ -32,15 +39,28 @@ Network = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # a runtime with 
 
 
 def installed_engines() -> list[str]:
-    """Name the engines whose packages are installed, "torch" first."""
-    return [engine for engine, packages in PACKAGES.items() if all(map(find_spec, packages))]
+    """Name the engines that can compute here, "torch" first: their packages are installed, and the processor fits."""
+    return [
+        engine
+        for engine, packages in PACKAGES.items()
+        if all(map(find_spec, packages)) and (engine != BFLOAT16 or computes_bfloat16())
+    ]
+
+
+@lru_cache(maxsize=1)
+def computes_bfloat16() -> bool:
+    """Tell whether OpenVINO finds instructions for bfloat16 in this processor."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class Converted(nn.Module):
     """A model that another runtime computes, with FGNet's interface as far as `inference` uses it; no gradients.
 
     Attributes:
-        difference: Largest difference of an affinity or attention value from PyTorch's; NaN before it is compared.
+        difference: Largest difference of an affinity or attention value from PyTorch's; in bfloat16 the mean difference
+            of affinities, of A_s or A_r. NaN before it is compared.
         report: What computes, in a few words, and how exactly.
         megabytes: Size of the two parts as ONNX files, in 10^6 bytes.
     """
@@ -82,11 +102,11 @@ def name_inputs(values: Sequence[T]) -> dict[str, T]:
 
 
 def choose_engine(model: FGNet, engine: str, size: Sequence[int], voxels: int) -> FGNet | Converted:
-    """Give the model, or the same model converted to the engine and proven equal on one window.
+    """Give the model, or the same model converted to the engine and compared with PyTorch on one window.
 
     "auto" is OpenVINO on processors of Intel's kind where it is installed and the work is worth a conversion, and
-    PyTorch otherwise; so the same machine chooses the same engine again. A conversion is kept while the process runs
-    and the weights stay as they are.
+    PyTorch otherwise; so the same machine chooses the same engine again. It is never "openvino_bf16", whose affinities
+    are other ones. A conversion is kept while the process runs and the weights stay as they are.
 
     Args:
         model: In eval mode, on its device.
@@ -95,9 +115,10 @@ def choose_engine(model: FGNet, engine: str, size: Sequence[int], voxels: int) -
         voxels: How many voxels will be computed in all windows.
 
     Raises:
-        ValueError: If the engine is unknown, or only PyTorch can compute this model.
+        ValueError: If the engine is unknown, only PyTorch can compute this model, or the processor has no bfloat16.
         ModuleNotFoundError: If the engine is not installed.
-        ArithmeticError: If the engine's affinities or attention differ from PyTorch's by more than `TOLERANCE`.
+        ArithmeticError: If the engine's affinities or attention differ from PyTorch's by more than `TOLERANCE`, or its
+            affinities in bfloat16 on average by more than `BFLOAT16_TOLERANCE`.
     """
     if engine not in get_args(Engine):
         raise ValueError(f"unknown engine {engine!r}: choose one of {', '.join(get_args(Engine))}")
@@ -109,19 +130,22 @@ def choose_engine(model: FGNet, engine: str, size: Sequence[int], voxels: int) -
         return model
     if reason:
         raise ValueError(f"engine {engine!r} cannot compute this model: {reason}; use engine='torch'")
-    if engine not in installed_engines():
+    if engine not in (installed := installed_engines()):
+        if engine == BFLOAT16 and "openvino" in installed:
+            raise ValueError(f"engine {engine!r}: this processor computes no bfloat16; use engine='openvino'")
         raise ModuleNotFoundError(
             f"engine {engine!r} needs the packages {' and '.join(PACKAGES[engine])}: run "
             "`pip install -r requirements-engines.txt`, or use engine='torch'"
         )
     converted = _convert(_Weights(_checksum(model), engine, tuple(size), model))
-    if converted.difference <= TOLERANCE:
+    tolerance = BFLOAT16_TOLERANCE if engine == BFLOAT16 else TOLERANCE
+    if converted.difference <= tolerance:
         return converted
     if wanted == "auto":
         return model
     raise ArithmeticError(
-        f"engine {engine!r} differs from PyTorch by {converted.difference:.2g}, more than {TOLERANCE}; "
-        "use engine='torch'"
+        f"engine {engine!r} differs from PyTorch by {converted.difference:.2g}{' on average' * (engine == BFLOAT16)}, "
+        f"more than {tolerance}; use engine='torch'"
     )
 
 
@@ -154,8 +178,14 @@ def _convert(weights: _Weights) -> Converted:
         converted = Converted(weights.model, weights.engine, record_parts(weights.model)).eval()
         raw = noise(weights.size)
         ours, theirs = (_compute(network, raw) for network in (weights.model, converted))
-    converted.difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    differences = {k: (a - b).abs() for k, a, b in zip(output_names(weights.model), ours, theirs, strict=True)}
+    if weights.engine == BFLOAT16:  # one value says nothing here, and attention cuts no neuron
+        counted = [values.mean() for name, values in differences.items() if name in ("A_s", "A_r")]
+    else:
+        counted = [values.max() for values in differences.values()]
+    converted.difference = float(torch.stack(counted).max())  # NaN if a value is
     converted.report = f"{weights.engine}, differs from PyTorch by {converted.difference:.0e}"
+    converted.report += " on average" * (weights.engine == BFLOAT16)
     return converted
 
 
@@ -166,10 +196,7 @@ def _compute(network: Callable[[Tensor], FGNetOutput], raw: Tensor) -> list[Tens
 
 
 def _checksum(model: FGNet) -> str:
-    digest = hashlib.sha256(repr(model.config).encode())
-    for tensor in model.state_dict().values():
-        digest.update(tensor.detach().contiguous().numpy())
-    return digest.hexdigest()
+    return f"{model.config} {fingerprint_weights(model.state_dict())}"
 
 
 class _Encoder(nn.Module):
@@ -200,11 +227,11 @@ def _run(network: Network, tensors: list[Tensor]) -> list[Tensor]:
     return [torch.from_numpy(array) for array in network(inputs)]
 
 
-def _load_openvino(content: bytes, threads: int) -> Network:
+def _load_openvino(content: bytes, threads: int, arithmetic: str) -> Network:
     import openvino
 
-    # f32: where the processor has bfloat16, OpenVINO would compute in it
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    # by itself, OpenVINO would compute in bfloat16 wherever the processor has it
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": arithmetic, "INFERENCE_NUM_THREADS": threads}
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(content), "CPU", settings)
     return lambda inputs: list(compiled(inputs).to_tuple())
@@ -215,4 +242,8 @@ def _load_onnxruntime(content: bytes, threads: int) -> Network:
     return lambda inputs: session.run(None, inputs)
 
 
-LOADERS = {"openvino": _load_openvino, "onnxruntime": _load_onnxruntime}
+LOADERS: dict[str, Callable[[bytes, int], Network]] = {
+    "openvino": partial(_load_openvino, arithmetic="f32"),
+    BFLOAT16: partial(_load_openvino, arithmetic="bf16"),
+    "onnxruntime": _load_onnxruntime,
+}

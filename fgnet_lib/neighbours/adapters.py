@@ -13,7 +13,6 @@ which has no attention, LoRA changes the 1 x 1 convolutions.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.natural_encoder import NaturalEncoder
 from fgnet_lib.sam2_encoder import Sam2Encoder
-from fgnet_lib.weights import save_tensors
+from fgnet_lib.weights import fingerprint_weights, save_tensors
 
 Spectrum = Literal["raw", "log1p"]
 Regime = Literal["frozen", "adapters", "norms", "full"]
@@ -319,8 +318,4 @@ def base_fingerprint(model: nn.Module, trained: set[str]) -> str:
     base = {
         name.replace(".base_layer", ""): tensor for name, tensor in model.state_dict().items() if name not in trained
     }
-    checksum = hashlib.sha256()
-    for name in sorted(base):
-        checksum.update(name.encode())
-        checksum.update(base[name].detach().cpu().contiguous().numpy().tobytes())
-    return checksum.hexdigest()
+    return fingerprint_weights(base)

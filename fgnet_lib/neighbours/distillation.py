@@ -153,7 +153,7 @@ def distillation_loss(model: Distillation, batch: dict[str, Tensor]) -> Tensor:
     weights, student = model.weights, model.student
     turns = batch["turn"].tolist()
     features = student.features(batch["raw"])  # H and W are multiples of 16
-    embeddings = student.embed_features(features, len(turns))
+    embeddings = student.embed_features(features, len(turns)).float()  # losses are sums over many voxels
     embeddings = torch.stack([turn_back(e, number) for e, number in zip(embeddings, turns, strict=True)])
     affinities = embedding_affinities(embeddings)
     loss = weights.label * truth_loss(affinities, batch["target"], batch["mask"])
@@ -163,7 +163,7 @@ def distillation_loss(model: Distillation, batch: dict[str, Tensor]) -> Tensor:
         teacher = model.graft_head(batch["features"])
         loss = loss + weights.graft * grafting_loss(embeddings, teacher, batch["labels"], batch["known"])
     if model.project is not None:
-        pooled = model.project(F.avg_pool2d(features, POOL)).unflatten(0, (len(turns), -1)).transpose(1, 2)
+        pooled = model.project(F.avg_pool2d(features, POOL)).float().unflatten(0, (len(turns), -1)).transpose(1, 2)
         pooled = torch.stack([turn_back(p, number) for p, number in zip(pooled, turns, strict=True)])
         frozen = batch["guide"].transpose(1, 2).flatten(0, 1)
         loss = loss + weights.features * feature_loss(pooled.transpose(1, 2).flatten(0, 1), frozen)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from distributed import Client, get_worker
 
-from fgnet_lib.engines.runtimes import Converted, Engine, choose_engine
+from fgnet_lib.engines.runtimes import BFLOAT16, Converted, Engine, choose_engine
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.formats import fingerprint, read_volume
 from fgnet_lib.files.locks import inside, lock
@@ -119,7 +119,8 @@ class Network:
         tile: voxels of a window along z, y, x; y and x are multiples of 32.
         overlap: least fraction of a window that it shares with the next one.
         device: "auto", "cpu", "cuda" or "mps".
-        engine: what computes, as in `inference.predict`. No setting of a run: engines differ by less than float16 does.
+        engine: what computes, as in `inference.predict`. No setting of a run, since engines differ by less than float16
+            does; but "openvino_bf16" is one, and does not continue what another engine began.
     """
 
     checkpoint: Path = PRETRAINED / "fgnet_mini.safetensors"
@@ -134,7 +135,7 @@ class Network:
     def settings(self) -> dict[str, Any]:
         """Everything but raw that the affinities depend on: weights, arithmetic, tile and overlap."""
         weights = _sha256(self.checkpoint, str(stamp(self.checkpoint)))
-        arithmetic = precision(choose_device(self.device))
+        arithmetic = "bf16" if self.engine == BFLOAT16 else precision(choose_device(self.device))
         return {"weights": weights, "precision": arithmetic, "tile": list(self.tile), "overlap": self.overlap}
 
     @property

@@ -119,7 +119,7 @@ def _compare(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def judge_second_look(rows: DoubtRows) -> str:
-    """Say whether a second look is worth more where the network doubts than anywhere else."""
+    """Say whether a second look leaves fewer errors where the network doubts than anywhere else."""
     if not _complete(rows, "variance", "entropy", "random"):
         return f"Second look: {MISSING}."
     verdicts = [

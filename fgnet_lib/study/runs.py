@@ -1,6 +1,7 @@
 """The runs of `make results` on disk: one compressed table, one run a line, and the pictures that lessons show.
 
 A run is a dictionary: row, seed, what was declared, what training took, thresholds, scores on every volume, attention.
+`weights` names the shipped weights that a measurement depends on; when they change, it counts as not done.
 """
 
 from __future__ import annotations
@@ -10,17 +11,39 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.files.locks import LockedError, lock
+from fgnet_lib.files.stamps import stamp
 from fgnet_lib.study.rows import ROWS, SECTIONS, SEEDS
+from fgnet_lib.weights import PRETRAINED, fingerprint_weights
 
 RESULTS = REPOSITORY / "docs" / "measured" / "results"
 TABLE = "runs.jsonl.gz"
+MODEL, STUDENT = "fgnet_mini.safetensors", "student.safetensors"  # files of data/pretrained
+
+
+def name_weights(*files: str) -> dict[str, str]:
+    """Give the fingerprints of files of data/pretrained by their names: what a measurement with them is stored with."""
+    return {file: _fingerprint(PRETRAINED / file, str(stamp(PRETRAINED / file))) for file in files}
+
+
+def is_current(measurement: Mapping[str, Any]) -> bool:
+    """Whether a measurement names the weights that it was made with, and they are those that ship today."""
+    weights = measurement.get("weights")
+    return weights is not None and weights == name_weights(*weights)
+
+
+@lru_cache(maxsize=8)
+def _fingerprint(path: Path, _written: str) -> str:
+    """Of a file, computed once for each time that the file is written."""
+    return fingerprint_weights(path)
 
 
 def read_runs(folder: Path = RESULTS) -> list[dict]:
@@ -28,6 +51,11 @@ def read_runs(folder: Path = RESULTS) -> list[dict]:
     if not (folder / TABLE).is_file():
         return []
     return [json.loads(line) for line in gzip.decompress((folder / TABLE).read_bytes()).splitlines()]
+
+
+def read_current_keys(folder: Path = RESULTS) -> set[tuple[str, int]]:
+    """Row and seed of every run in the table of a folder that was made with the weights that ship today."""
+    return {(run["row"], run["seed"]) for run in read_runs(folder) if is_current(run)}
 
 
 def describe_missing(missing: int, declared: int, noun: str, command: str) -> str:
@@ -43,6 +71,8 @@ def describe_missing(missing: int, declared: int, noun: str, command: str) -> st
 def do_missing(runs: Mapping[tuple[str, int], Callable[[], None]], folder: Path, work: Path, minutes: float) -> None:
     """Do the runs that are neither in the table of a folder nor being done by another process; prints which.
 
+    A run in the table that was made with other weights than those that ship today is done again.
+
     Args:
         runs: row and seed -> what does that run and adds it to the table.
         folder: of the table.
@@ -56,7 +86,7 @@ def do_missing(runs: Mapping[tuple[str, int], Callable[[], None]], folder: Path,
             return
         try:
             with lock(work / f"{row}-{seed}"):
-                if (row, seed) not in {(known["row"], known["seed"]) for known in read_runs(folder)}:
+                if (row, seed) not in read_current_keys(folder):
                     print(f"{row}, seed {seed}, after {elapsed:.0f} minutes", flush=True)
                     run()
         except LockedError as error:
@@ -66,7 +96,8 @@ def do_missing(runs: Mapping[tuple[str, int], Callable[[], None]], folder: Path,
 def add_runs(runs: Iterable[dict], folder: Path = RESULTS) -> int:
     """Write runs into the table, whole or not at all; several processes may do so at once.
 
-    The same runs give the same bytes, in whatever order they come.
+    The same runs give the same bytes, in whatever order they come. A run that was made with other weights than those
+    that ship today is replaced.
 
     Returns:
         How many of the runs were not in the table before.
@@ -75,14 +106,17 @@ def add_runs(runs: Iterable[dict], folder: Path = RESULTS) -> int:
         ValueError: the table has another run of the same row and seed. Nothing is written then.
     """
     with lock(folder, wait=True):
-        before = read_runs(folder)
-        table = {(run["row"], run["seed"]): run for run in before}
+        table, added = {(run["row"], run["seed"]): run for run in read_runs(folder)}, 0
         for run in runs:
             key = run["row"], run["seed"]
-            if table.setdefault(key, run) != run:
+            known = table.get(key)
+            if known == run:
+                continue
+            if known is not None and is_current(known):
                 raise ValueError(f"{folder / TABLE} has another run of {key[0]}, seed {key[1]}: remove that row first")
+            table[key], added = run, added + 1
         _write(table.values(), folder)
-    return len(table) - len(before)
+    return added
 
 
 def remove_rows(names: Iterable[str], folder: Path = RESULTS) -> int:

@@ -310,7 +310,7 @@ print(f"{np.sum(affinities_from_labels(renamed) != affinities)} affinities have 
 # at once, z as red, y as green and x as blue. They mix: white is joined along all axes, black along none, and a voxel
 # that is separated along one axis only lacks that colour (cyan for z, magenta for y, yellow for x).
 
-# %% alt="The three affinities of a section: a_y shows horizontal borders and a_x vertical ones, as thin black lines; a_z shows broad black patches. A fourth picture has all three as a colour."
+# %% alt="The three affinities of a section: a_y shows horizontal borders and a_x vertical ones, as thin black lines; a_z, in the phantom, shows broad black patches. A fourth picture has all three as a colour."
 figure, axes = plt.subplots(1, 4, figsize=(15, 4.2))
 titles = ("$a_z$: joined to the section before", "$a_y$: joined upwards", "$a_x$: joined to the left")
 for ax, channel, title in zip(axes, affinities, titles, strict=False):
@@ -623,10 +623,10 @@ checks.report("01")
 # - Set `DATASET = "fib25"` and run part 2 again. Along which axis does the neuron change most often now, and why?
 # - Widen the borders twice, `widen_borders(widen_borders(labels))`. Which share of its voxels does the smallest
 #   neurite keep, and which share the largest?
-# - Make a volume with `make_phantom((8, 512, 512), seed=7, voxel_size=(40, 4, 4))`. Compared with voxels of 8 nm
-#   (and half as many in y and x), which wavelengths lose power, and which do not?
-# - Blur the phantom a little (`scipy.ndimage.gaussian_filter`, in-plane only) before you measure it. Can you bring its
-#   spectrum nearer to FIB-25?
+# - For part 8, make a volume with `make_phantom((8, 512, 512), seed=7, voxel_size=(40, 4, 4))`. Compared with voxels of
+#   8 nm (and half as many in y and x), which wavelengths lose power, and which do not?
+# - Blur the phantom a little (`scipy.ndimage.gaussian_filter`, in-plane only) before part 8 measures it. Can you bring
+#   its spectrum nearer to FIB-25?
 #
 # ## References
 #

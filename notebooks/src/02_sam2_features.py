@@ -663,7 +663,7 @@ checks.report("02")
 #    probe change?
 # 3. Make the section brighter and halve its contrast, `raw * 0.5 + 0.4`, before encoding. Which encoder's similarity
 #    map changes least?
-# 4. Search with an embedding that also holds the spread of each channel over the patch. Does recall rise?
+# 4. In part 8, search with an embedding that also holds the spread of each channel. Does recall rise?
 # 5. With SAM2.1's checkpoint: does an encoder pretrained on photographs find borders better than a random one? And
 #    better than our small one, trained on EM?
 #

@@ -660,8 +660,8 @@ checks.report("03")
 #
 # ## Try it
 #
-# 1. **Cut the guide.** Call `model.fine_encoder(raw, [torch.zeros_like(s) for s in guides])`. How much do the maps
-#    change? At which stride does SAM2 matter most?
+# 1. **Cut the guide.** With `guides` of part 5, call `model.fine_encoder(raw, [torch.zeros_like(s) for s in guides])`.
+#    How much do the maps change? At which stride does SAM2 matter most?
 # 2. **Two models at once.** `explorers.attention_explorer(volume, {"trained": model, "untrained": fgnet.FGNet(model.config)})`
 #    shows both on the same sliders and in the same colours, and their difference. What did training change in these
 #    pictures?

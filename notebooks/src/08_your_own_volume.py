@@ -132,7 +132,8 @@ plt.show()
 # 3, which was chosen on labelled *training* data; a model without this note gets 0.5. Overlapping tiles cover the whole
 # volume and are blended. The affinities of each of the two decoders take 12 bytes a voxel. On a CPU, OpenVINO computes
 # a large volume faster than PyTorch; if it is installed, `predict` takes it and [says
-# so](../docs/understand/engines.md) in the progress bar.
+# so](../docs/understand/engines.md) in the progress bar. `engine="openvino_bf16"` is faster still on some processors,
+# with slightly other affinities.
 
 # %%
 from fgnet_lib import weights

@@ -376,10 +376,10 @@ answers = {question: students.student_answer(rows, pair) for question, pair in s
 lines = [[question, *answer] for question, answer in answers.items() if answer]
 if not lines:
     print(f"No question has both of its rows yet. {students.describe_missing_students(rows)}")
-fold_table(["question", "VOI of the first", "of the second", "difference", "p"], {"": lines}) if lines else None
 assert min(float(line[-1]) for line in lines) >= 0.3 and max(scores["wide"]) < min(scores["narrow"])  # as the text says
 assert np.mean(scores["label"]) == min(np.mean(scores[name]) for name in students.LOSSES)
 assert voi["the shipped student"] < min(min(runs) for runs in scores.values())
+fold_table(["question", "VOI of the first", "of the second", "difference", "p"], {"": lines}) if lines else None
 
 # %% [markdown]
 # **What came out.** No *p* is below 0.3, so three seeds of 600 iterations answer none of these questions. Of four

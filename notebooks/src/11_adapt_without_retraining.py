@@ -258,7 +258,7 @@ def draw_histograms(ax):
     ax.legend(frameon=False)
 
 
-# %% alt="A section, its amplitude spectrum as it is, nearly black but for a point in the middle that an inset enlarges, its spectrum after the logarithm, where a cloud of frequencies is visible, and a histogram of both: the raw values all lie close to 0, those after the logarithm spread from 0 to about 0.6."
+# %% alt="A section, its amplitude spectrum as it is, nearly black but for a point in the middle that an inset enlarges, its spectrum after the logarithm, where a cloud of frequencies is visible, and a histogram of both: nearly all raw values lie close to 0, those after the logarithm spread from 0 to about 0.6."
 figure, axes = plt.subplots(1, 4, figsize=(15, 3.9), layout="constrained")
 axes[0].imshow(grey, cmap="gray")
 axes[0].set(title="section", xlabel="x (voxels)", ylabel="y (voxels)")

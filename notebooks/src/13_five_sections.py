@@ -608,7 +608,7 @@ checks.report("13")
 # 2. Replace `painting_loss` by `few_labels.consistency_loss` in part 5, with new folders, too. How many iterations fit into
 #    the same time?
 # 3. Lower `TEMPERATURE` in part 3. Which curve changes, and what does that do to a gradient?
-# 4. Change `largest` of `thin_neurites` (pixels) to 100. What happens to the gain of the oracle, and why?
+# 4. In part 6, change `largest` of `thin_neurites` (pixels) to 100. What happens to the gain of the oracle, and why?
 #
 # ## References
 #

@@ -128,8 +128,8 @@ assert sum(2 / 2**k <= 2 / doubt.SIDE for k in range(10)) == 3  # waves no longe
 # %% [markdown]
 # **What to see.** In the lower panel one wave is as long as a voxel. All dots have the same height, so this wave tells the
 # training nothing. The crosses lie elsewhere: at the points of a finer grid the decoder reads values that it has never
-# seen. With ten frequencies and a row of 125 voxels, three of the ten waves are shorter than a voxel. Part 7 measures what
-# they do.
+# seen. With ten frequencies and a row of 125 voxels, three of the ten waves are shorter than a voxel. Parts 7 and 8 measure
+# what they do.
 
 # %% [markdown]
 # ## 3 · Train a decoder on frozen features
@@ -235,7 +235,7 @@ checks.second_look(my_chosen)
 # Now for the whole volume. From left to right: the section, where the decoder doubts, where it is wrong, and what it
 # looked at again.
 
-# %% alt="Four panels of one section: grey values, the variance over passes, which is bright along boundaries, the wrong voxels in red as thin broken lines along boundaries, and the points that were looked at again, in orange along boundaries."
+# %% alt="Four panels of one section: grey values, the variance over passes, in the phantom bright along boundaries, the wrong voxels in red, in the phantom as thin broken lines along boundaries, and the points that were looked at again, in orange."
 decodings = [decode(decoder, section, points) for section in features.unbind(1)]
 fine, variance = (
     torch.stack([getattr(d, name) for d in decodings]).reshape(truth.shape) for name in ("fine", "variance")
@@ -255,8 +255,8 @@ axes[1].set_title(f"variance: black 0, brightest {variance[4].max():.2f}")
 plt.show()
 
 # %% [markdown]
-# **What to see.** Doubt and errors both lie along boundaries. So doubt narrows the search down to a part of the section.
-# But does it find the errors *within* this part? And does it beat simpler scores? That needs counting.
+# **What to see.** On the phantom, doubt and errors both lie along boundaries. So doubt narrows the search down to a part
+# of the section. But does it find the errors *within* this part? And does it beat simpler scores? That needs counting.
 #
 # ## 5 · Which doubt finds the errors?
 #
@@ -335,7 +335,7 @@ for name in ("oracle", "entropy", "variance", "random"):
 # A person does not inspect voxels but places. So we take the most doubtful voxel, skip its neighbourhood, take the next,
 # and so on. `queue_places` does that with any score. Averaged over a few voxels, a score is less jumpy.
 
-# %% alt="Four small pictures around the first places of the queue: grey values, boundaries of the ground truth in blue, boundaries of the decoder in orange, and a cross in the middle of each. Close to most crosses the two lines disagree."
+# %% alt="Four small pictures around the first places of the queue: grey values, boundaries of the ground truth in blue, boundaries of the decoder in orange, and a cross in the middle of each. Close to most crosses the two lines disagree, or, in FIB-25, only one of them is there."
 pooled = F.avg_pool2d(variance[:, None], 5, stride=1, padding=2)[:, 0].numpy()
 pooled[:, :20], pooled[:, -20:], pooled[:, :, :20], pooled[:, :, -20:] = 0, 0, 0, 0  # so that pictures fit
 places = calibration.queue_places(pooled, count=4, apart=(2, 20, 20))
@@ -446,7 +446,7 @@ plt.show()
 # Why does the curve lie there? Our training loss gives half of its weight to separate pairs, although joined pairs are
 # far more frequent. That makes the model say "joined" too rarely.
 #
-# The histogram shows where most affinities are: in the first and the last bin. There the gap is small, so on the phantom
+# The histogram shows where most affinities are: in the first and the last bin. On the phantom the gap is small there, so
 # most of the ECE comes from the bins between them, which hold few affinities.
 #
 # ## 7 · Trained at half, judged at full resolution
@@ -510,8 +510,8 @@ plt.show()
 # %% [markdown]
 # **What to see.** Compare the second picture with the third. Asked between the voxels, the decoder draws sharper edges, but
 # a sharp edge in the wrong place is no gain, and it does not split a boundary in two where the half resolution showed one.
-# Isolated dots are points where the second look disagrees with the first, beside points that were not looked at again. They
-# are there without waves, too. The printed lines say which picture is nearer to the truth here. One training and one
+# The phantom's isolated dots are points where the second look disagrees with the first, beside points that were not looked
+# at again. They are there without waves, too. The printed lines say which picture is nearer to the truth here. One training and one
 # section prove little, so we did it several times.
 #
 # ## 8 · Measured: five seeds, four volumes
@@ -538,18 +538,25 @@ print(doubt.judge_doubt(rows))
 assert (seen["entropy"].mean(0) > seen["variance"].mean(0)).all()  # as the text says
 
 # %% [markdown]
-# **Is a second look worth more where the network doubts?** All rows look again at 12.5 % of the points; they differ in how
-# these are chosen ("anywhere" means by chance). **And between the voxels**: is asking at full resolution better than
-# interpolation? *p* is counted by permutation, as in lesson 07. The sentences call a difference real where *p*, before it
-# is rounded, is below 0.05.
+# **Are fewer errors left if the second look goes where the network doubts?** All rows look again at 12.5 % of the points;
+# they differ in how these are chosen ("anywhere" and "random" mean by chance). **And between the voxels**: is asking at full
+# resolution better than interpolation? *p* is counted by permutation, as in lesson 07. The sentences call a difference
+# real where *p*, before it is rounded, is below 0.05.
 
 # %%
+removed = {
+    name: np.subtract(*(doubt.wrong_percent(rows, (name, look)) for look in ("coarse", "fine"))).mean()
+    for name in ("variance", "random")
+}
+for name, percent in removed.items():
+    print(f"second look by {name}: {percent:.3f} % of all voxels fewer wrong than after the first look")
+assert removed["random"] < removed["variance"] / 10  # as the text says
 print(doubt.judge_second_look(rows))
 print(doubt.judge_between(rows))
 assert "fewer" not in doubt.judge_second_look(rows) + doubt.judge_between(rows)  # as the text says
 compared = {question: doubt.doubt_answer(rows, question) for question in doubt.QUESTIONS_OF_DOUBT}
 groups = {"percent of all voxels that are wrong": [[question, *cells] for question, cells in compared.items() if cells]}
-heads = ["question", "% wrong of the first", "of the second", "difference", "p"]
+heads = ["question", "% wrong, expected better", "its rival", "difference", "p"]
 fold_table(heads, groups, doubt.describe_missing_doubt(rows))
 
 # %% [markdown]
@@ -561,20 +568,21 @@ fold_table(heads, groups, doubt.describe_missing_doubt(rows))
 print(doubt.judge_calibration(rows))
 table = doubt.calibration_rows(rows)
 heads = ["volume", "ECE before", "after temperature", "temperature"]
-fold_table(heads, {"refined affinities": table}, doubt.describe_missing_doubt(rows))
 lowered = [
     title
     for volume, title in doubt.CALIBRATED.items()
     if np.mean(doubt.calibration_errors(rows, volume, "after")) < doubt.calibration_errors(rows, volume, "before")[0]
 ]
 assert lowered == ["AC4"]  # as the text says
+fold_table(heads, {"refined affinities": table}, doubt.describe_missing_doubt(rows))
 
 # %% [markdown]
 # **What to see.** Entropy, after the second look, sees more errors than the variance of eight passes, whatever the
-# budget. A second look removes a few errors, but we could not see that it matters where the decoder looks again. Asking between the
-# voxels was never better than interpolation, with waves or without them. And the temperature lowered the calibration
-# error on AC4 only; on the other three volumes the error grew, FIB-25 included, from which the temperature comes. **So
-# measure the error on labelled sections before you trust a temperature.**
+# budget. A second look by variance removes a few errors, and one by chance hardly any; but in the errors that are left
+# we could not see a difference. Asking between the voxels was never better than interpolation, with waves or without
+# them. And the temperature lowered the calibration error on AC4 only; on the other three volumes the error grew, FIB-25
+# included, from which the temperature comes. **So measure the error on labelled sections before you trust a
+# temperature.**
 # [doubt.md](../docs/measured/doubt.md) has every row.
 #
 # **Limits.** The decoder is tiny and its features were trained for affinities of the same tissue, so it starts with what
@@ -604,7 +612,7 @@ checks.report("15")
 #    it reach the entropy?
 # 2. Set `choice="random"` in part 3: `ContinuousDecoder(features.shape[0], choice="random")`. What does a second look gain?
 #    (Each of the `decodings` in part 4 has the probabilities before it, `coarse`, and after it, `fine`.)
-# 3. Queue places by entropy instead of variance. How many of the first ten are the same?
+# 3. In part 5, queue places by entropy instead of variance. How many of the first ten are the same?
 # 4. Choose the temperature on one data set and use it on another. When does it make things worse?
 #
 # ## References

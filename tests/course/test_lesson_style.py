@@ -120,7 +120,15 @@ def described(cells: list[NotebookNode], k: int) -> Iterator[str]:
         yield f"the alternative text {alt[:40]!r}... is that of another figure: say what this one shows"
 
 
-RULES = (short, short_functions, explained, portable_paths, any_device, described)
+def tables_shown(cells: list[NotebookNode], k: int) -> Iterator[str]:
+    tree = ast.parse(cells[k].source)
+    for node in run_at_once(tree):
+        table = isinstance(node, ast.Expr) and any(called(part) == "fold_table" for part in ast.walk(node))
+        if table and node is not tree.body[-1] and called(node.value) != "display":
+            yield "a table that nobody sees, because Jupyter shows the value of a cell's last line: put it there"
+
+
+RULES = (short, short_functions, explained, portable_paths, any_device, described, tables_shown)
 
 
 # What is headed "Further" is folded: JupyterLab hides all cells up to the next heading of the same or a higher level.
@@ -168,6 +176,11 @@ def fold_problems(cells: list[NotebookNode]) -> Iterator[tuple[int, str]]:
             if k not in hidden and (lacking := sorted(used & only_folded - given)):
                 yield k, f"the path uses {lacking} of a part that is headed Further: define it again in the path"
             only_folded = only_folded | given if k in hidden else only_folded - given
+    for k, cell in enumerate(cells):
+        tasks = cell.source.partition("## Try it")[2] if cell.cell_type == "markdown" and k not in hidden else ""
+        for task in re.split(r"^\d+\. ", tasks, flags=re.MULTILINE):
+            if "part " not in task and (lacking := sorted(only_folded & set(re.findall(r"`(\w+)\b(?!=)", task)))):
+                yield k, f"a task needs {lacking} of a part that is headed Further: name the part"
 
 
 def complaints(lesson: str, cells: list[NotebookNode]) -> list[str]:
@@ -300,6 +313,7 @@ FAULTS = {
     "without alternative text": "# %%\nplots.orthogonal_views(raw, size)",
     'begin it with # %% alt="': '# %% alt="A figure."\nplt.show()',
     "is that of another figure": f"{FIGURE}\n\n{FIGURE}",
+    "a table that nobody sees": '# %%\nfold_table(heads, {"": lines}) if lines else None\nassert lines',
     "a path of one machine": "# %% [markdown]\n# Look into /home/ada/results first.",
 }
 FINE = {
@@ -311,6 +325,7 @@ FINE = {
     "a figure with its text": FIGURE,
     "a function that makes figures": "# %%\ndef draw(z):\n    return plt.figure()",
     "the viewer, which is no picture": "# %%\nview = viewer.show(volume)",
+    "a table on the last line": '# %%\nassert lines\nfold_table(heads, {"": lines})',
 }
 
 
@@ -335,6 +350,7 @@ FOLDS = {
     "": FURTHER + "# %% [markdown]\n# ### Still further\n\n# %%\nx\n\n# %% [markdown]\n# ## 3\n\n# %%\nx = 2\nx",
     "cell 1: a fold begins or ends": FURTHER.replace("# ## 2", "# Prose.\n#\n# ## 2"),
     "cell 3: a fold begins or ends": FURTHER + "# %% [markdown]\n# Prose.\n#\n# ## 3 · Next",
+    "cell 3: a task needs ['x']": FURTHER + "# %% [markdown]\n# ## Try it\n#\n# 1. Change `x`.",
     "cell 4: the path uses ['x']": FURTHER + "# %% [markdown]\n# ## 3 · Next\n\n# %%\nprint(x)",
 }
 

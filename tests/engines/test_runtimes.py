@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,8 @@ from helpers.packages import need
 from fgnet_lib import inference
 from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.engines import runtimes
-from fgnet_lib.engines.runtimes import Converted, choose_engine, installed_engines
+from fgnet_lib.engines.export import noise
+from fgnet_lib.engines.runtimes import Converted, choose_engine, computes_bfloat16, installed_engines
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import lay_windows, predict, predict_windows
 from fgnet_lib.probing import attention_set_to
@@ -76,6 +78,34 @@ def test_a_conversion_is_kept_until_weights_change(model, raw, monkeypatch):
     assert choose_engine(trained, "auto", SIZE, PLENTY) is trained
 
 
+@pytest.mark.slow
+def test_bfloat16_is_close_on_average_and_refused_where_it_is_not(model, raw, monkeypatch, capsys):
+    if not computes_bfloat16():
+        pytest.skip("this processor has no bfloat16")
+    ours = predict(model, raw, SIZE, 0.5, progress=False, engine="torch").refined
+    theirs = predict(model, raw, SIZE, 0.5, engine="openvino_bf16").refined
+    difference = np.abs(theirs - ours)
+    assert difference.mean() < runtimes.BFLOAT16_TOLERANCE and difference.max() > 1e-4  # it is other arithmetic
+    assert re.search("openvino_bf16, differs from PyTorch by .* on average", capsys.readouterr().err)
+    converted = choose_engine(model, "openvino_bf16", SIZE, 1)
+    window = noise(SIZE)
+    with torch.no_grad():
+        outputs = model(window), converted(window)
+    ours, theirs = ((output.coarse.sigmoid(), output.refined.sigmoid()) for output in outputs)
+    means = [float((a - b).abs().mean()) for a, b in zip(ours, theirs, strict=True)]
+    assert converted.difference == pytest.approx(max(means))
+    monkeypatch.setattr(runtimes, "BFLOAT16_TOLERANCE", 0.9 * max(means))
+    with pytest.raises(ArithmeticError, match="'openvino_bf16' differs from PyTorch by .* on average, more than"):
+        choose_engine(model, "openvino_bf16", SIZE, 1)
+
+
+def test_bfloat16_needs_a_processor_that_has_it(model, monkeypatch):
+    monkeypatch.setattr(runtimes, "computes_bfloat16", lambda: False)
+    assert "openvino" in installed_engines() and "openvino_bf16" not in installed_engines()
+    with pytest.raises(ValueError, match="this processor computes no bfloat16; use engine='openvino'"):
+        choose_engine(model, "openvino_bf16", SIZE, 1)
+
+
 def test_auto_is_openvino_where_it_is_faster_and_worth_a_conversion(model, monkeypatch):
     converted = SimpleNamespace(difference=0.0)
     monkeypatch.setattr(runtimes, "_convert", lambda weights: converted)
@@ -104,7 +134,9 @@ def test_what_only_pytorch_computes_is_left_to_it(model):
 
 
 def test_engines_that_are_unknown_or_missing_are_named(model, raw, monkeypatch):
-    with pytest.raises(ValueError, match="unknown engine 'tensorrt': choose one of auto, torch, openvino, onnxruntime"):
+    with pytest.raises(
+        ValueError, match="unknown engine 'tensorrt': choose one of auto, torch, openvino, openvino_bf16, "
+    ):
         predict(model, raw, progress=False, engine="tensorrt")
     monkeypatch.setattr(runtimes, "find_spec", lambda package: None if package == "openvino" else object())
     assert installed_engines() == ["torch", "onnxruntime"]

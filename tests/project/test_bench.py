@@ -18,7 +18,7 @@ from measure_engines import peer_tasks
 from peer import build_peer
 
 from fgnet_lib.configuration import MINI
-from fgnet_lib.engines.runtimes import installed_engines
+from fgnet_lib.engines.runtimes import BFLOAT16, installed_engines
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import predict
 from fgnet_lib.machine import ThinConv3d
@@ -186,10 +186,13 @@ def test_the_committed_pages_are_what_the_committed_files_give():
 def test_the_fields_unet_pools_within_sections_and_computes_the_same_in_every_engine():
     raw = torch.rand((1, 1, 3, 32, 48), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        results = [torch.as_tensor(np.asarray(task())).reshape(1, 3, 3, 32, 48) for task in peer_tasks(raw).values()]
-    assert len(results) == len(installed_engines())
-    for result in results[1:]:
-        torch.testing.assert_close(result, results[0], atol=1e-4, rtol=1e-4)
+        results = {
+            name: torch.as_tensor(np.asarray(task())).reshape(1, 3, 3, 32, 48) for name, task in peer_tasks(raw).items()
+        }
+    assert list(results) == installed_engines()
+    for name, result in results.items():
+        tolerance = 1e-2 if name == BFLOAT16 else 1e-4
+        torch.testing.assert_close(result, results["torch"], atol=tolerance, rtol=tolerance)
     assert build_peer()(raw[:, :, :1]).shape == (1, 3, 1, 32, 48)
 
 
@@ -217,6 +220,15 @@ def test_ratios_of_engines_are_to_the_same_engine_or_to_pytorch():
         "date": "2026-11-21", "machine": "a machine", "rounds": 1, "shape": [1, 2, 3], "parameters": 5, "load": 1.0,
         "engines": [row | engine for row in rows], "peer_s": {"torch": 2.0, "openvino": 1.5}, "peer_parameters": 7,
         "student_s": {"torch": 0.2, "openvino": 0.1}, "student_parameters": 3,
+        "bfloat16": [{"model": "shipped", "dataset": "fib25", "mean": 1e-3, "voi": 1.0, "moved": [0.003, 0.02, -0.04]}],
     })  # fmt: skip
     assert "| openvino | 500 | 2.00 | 6.0 | 1.50 | 1.0e-05 | 1.0e-04 | 1.000 |" in text
     assert "| openvino | 1500 | 500 | 3.00 | 100 | 15.0 |" in text
+    assert "| shipped | fib25 | 1.0e-03 | 1.000 | +0.003 | 0.030 | -0.040 |" in text
+
+
+def test_without_bfloat16_nothing_of_it_is_measured_and_the_page_says_so(monkeypatch):
+    monkeypatch.setattr(measure_engines, "installed_engines", lambda: ["torch", "openvino"])
+    results = json.loads((measure_engines.DOCS / "engines.json").read_text(encoding="utf-8"))
+    text = measure_engines.page(results | {"bfloat16": measure_engines.measure_bfloat16()})
+    assert text.endswith("since this processor computes no bfloat16.\n") and "it moves by" not in text

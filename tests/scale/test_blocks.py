@@ -350,6 +350,15 @@ def test_weights_that_were_replaced_are_other_weights(tmp_path, monkeypatch):
     assert Network(weights).settings()["weights"] != before["weights"] and before["precision"]
 
 
+def test_bfloat16_is_a_setting_and_other_engines_are_none(tmp_path):
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"1")
+    torch, openvino, bfloat16 = (
+        Network(weights, device="cpu", engine=engine).settings() for engine in ("torch", "openvino", "openvino_bf16")
+    )
+    assert torch == openvino == bfloat16 | {"precision": "no"} and bfloat16["precision"] == "bf16"
+
+
 def test_an_array_of_somebody_else_is_not_overwritten(run):
     predict_again, folder, grid = run
     zarr.create_array(folder / "affinities.zarr", data=np.ones((3, 12, 64, 64), np.float32))

@@ -38,6 +38,7 @@ from fgnet_lib.phantom import make_phantom
 from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.segmentation import fragments, sweep
 from fgnet_lib.study.rows import ROWS, SMALL, training
+from fgnet_lib.study.runs import MODEL, name_weights
 from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import load_pretrained
 
@@ -312,6 +313,7 @@ def main() -> None:
     results = {
         "date": date.today().isoformat(),
         "machine": hardware(),
+        "weights": name_weights(MODEL),
         "shape": list(volume.shape),
         "parts": parts(model, volume),
         "thin": thin(volume.raw),

@@ -43,6 +43,7 @@ from fgnet_lib.scale.prediction import Network, Source, predict_blocks
 from fgnet_lib.scale.segmentation import Faces, Fragments, Merge, Relabel, run_here, segment_blocks
 from fgnet_lib.segmentation import segment
 from fgnet_lib.study.evaluation import VOLUMES, predict_rescaled
+from fgnet_lib.study.runs import MODEL, name_weights
 from fgnet_lib.volumes import Volume, is_anisotropic
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
@@ -263,6 +264,7 @@ TABLES = {
     "accuracy": accuracy,
     "perfect": perfect,
 }
+WITH_NETWORK = {"blocks", "workers", "accuracy"}
 LONG = {"accuracy", "perfect"}  # not by default: they measure no time
 
 
@@ -384,7 +386,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as work:
             machine = describe_machine()
             more = {"sizes": options.gvox} if name == "memory" else {}
-            tables[name] = {"machine": machine, "results": TABLES[name](Path(work), **more)}
+            weights = name_weights(MODEL) if name in WITH_NETWORK else {}
+            tables[name] = {"machine": machine, "weights": weights, "results": TABLES[name](Path(work), **more)}
         tables = {name: tables[name] for name in TABLES if name in tables}
         path.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
         (options.out / "bench_blocks.md").write_text(page(tables), encoding="utf-8")

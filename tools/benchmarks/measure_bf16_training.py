@@ -1,8 +1,9 @@
 """Measure whether training under bfloat16 is faster on this CPU, and whether its loss is another; prints a table.
 
-Training on a CPU stays in float32 so far. On a processor that has bfloat16 instructions (`avx512_bf16` or `amx_bf16` in
-/proc/cpuinfo), this says what there is to gain; without them, bfloat16 is many times slower. Both networks begin with
-the same weights, see the same patches of FIB-25, and take turns, so that the machine's pace is the same for them.
+`TrainConfig.try_bfloat16` compares the times alone, when a run begins; this compares the losses, too. It takes a CPU
+with instructions for bfloat16 (`avx512_bf16` or `amx_bf16` in /proc/cpuinfo); without them, bfloat16 is many times
+slower. Both networks begin with the same weights, see the same patches of FIB-25, and take turns, so that the machine's
+pace is the same for them.
 """
 
 from __future__ import annotations

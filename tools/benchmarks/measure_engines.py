@@ -1,5 +1,6 @@
 """Measure what each engine makes of the shipped model, and of the field's U-Net; a part of `make bench`.
 
+Also measures how far bfloat16 moves VOI, where the processor has it.
 Writes engines.json and engines.md in docs/measured. Networks take turns, so that the machine's pace is the same for all
 of them. Seconds are those of the processor, on one thread: they count what else runs on the machine least.
 """
@@ -13,7 +14,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from statistics import median
@@ -26,18 +27,22 @@ from fgnet_lib import REPOSITORY
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.engines.export import EXAMPLE, noise, to_onnx
 from fgnet_lib.engines.quantisation import quantise
-from fgnet_lib.engines.runtimes import LOADERS, choose_engine, installed_engines
+from fgnet_lib.engines.runtimes import BFLOAT16, LOADERS, choose_engine, installed_engines
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import Prediction, predict
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import sweep
-from fgnet_lib.weights import load_model, load_pretrained, pretrained_threshold
+from fgnet_lib.study.runs import MODEL, STUDENT, name_weights
+from fgnet_lib.volumes import Volume
+from fgnet_lib.weights import load_model, load_pretrained, pretrained_threshold, read_notes
 
 DOCS = REPOSITORY / "docs" / "measured"
 TILE = (16, 160, 160)  # of `predict`
 SAMPLES = 24  # windows that calibrate 8 bits
 EIGHT_BITS = "openvino, 8 bits"
+VOLUMES = ("fib25", "gala", "ac4", "cremi_b_mini")  # validation parts that bfloat16 is scored on
+THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8)
 PAGE = """\
 # How fast each engine is
 
@@ -68,7 +73,19 @@ The residual U-Net of Lee et al. 2017 with {peer_parameters:,} random weights, i
 
 A conversion takes some seconds (10 s of the processor for OpenVINO), which is why `"auto"` converts for large volumes
 only. On processors with bfloat16 or VNNI other ratios are to be expected: `make bench` measures them.
+
+## How far bfloat16 moves VOI
+
+{bfloat16}
 """
+MOVED = """\
+VOI in bits with affinities of `openvino_bf16` less VOI with PyTorch's: at the threshold of each model, and at {number}
+thresholds from {first} to {last}, on average (without signs) and at most. 0.02 is what we tolerate.
+
+| model | validation part of | mean difference of affinities | VOI, PyTorch | it moves by | on average | at most |
+| --- | --- | ---: | ---: | ---: | ---: | ---: |
+{rows}"""
+NOT_MOVED = "Not measured, since this processor computes no bfloat16."
 
 
 def calibration_windows(count: int) -> list[np.ndarray]:
@@ -124,6 +141,34 @@ def compare(prediction: Prediction, reference: Prediction) -> tuple[float, float
     return float(difference.mean()), float(difference.max())
 
 
+def score_voi(affinities: np.ndarray, volume: Volume, thresholds: Sequence[float]) -> list[float]:
+    """VOI at each threshold."""
+    segmentations = sweep(affinities, volume.voxel_size, thresholds, strict=False)
+    scores = [evaluate(segmentations[threshold], volume.labels) for threshold in thresholds]
+    return [each.voi_split + each.voi_merge for each in scores]
+
+
+def measure_bfloat16() -> list[dict]:
+    """How far bfloat16 moves VOI of both models that ship; empty where the processor has none."""
+    if BFLOAT16 not in installed_engines():
+        return []
+    rows = []
+    for name, checkpoint in (("shipped", "fgnet_mini"), ("student", "student")):
+        model, threshold = load_model(checkpoint), float(read_notes(checkpoint)["threshold"])
+        for dataset in VOLUMES:
+            volume = open_dataset(dataset, "val").load()
+            ours, theirs = (
+                predict(model, volume.raw, TILE, progress=False, engine=engine).refined
+                for engine in ("torch", BFLOAT16)
+            )
+            ours_voi, theirs_voi = (np.array(score_voi(a, volume, (threshold, *THRESHOLDS))) for a in (ours, theirs))
+            rows.append({
+                "model": name, "dataset": dataset, "mean": float(np.abs(theirs - ours).mean()),
+                "voi": float(ours_voi[0]), "moved": [float(move) for move in theirs_voi - ours_voi],
+            })  # fmt: skip
+    return rows
+
+
 def measure(rounds: int) -> dict:
     """Measure everything that the page shows."""
     torch.set_num_threads(1)
@@ -149,10 +194,11 @@ def measure(rounds: int) -> dict:
         })  # fmt: skip
     return {
         "date": date.today().isoformat(), "machine": hardware(), "rounds": rounds, "shape": list(volume.shape),
-        "load": os.getloadavg()[0],
+        "load": os.getloadavg()[0], "bfloat16": measure_bfloat16(),
         "engines": engines, "peer_s": windows["peer"], "student_s": windows["student"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "student_parameters": sum(p.numel() for p in student.parameters()),
+        "weights": name_weights(MODEL, STUDENT),
         "peer_parameters": sum(p.numel() for p in build_peer().parameters()),
     }  # fmt: skip
 
@@ -172,7 +218,14 @@ def page(results: dict) -> str:
         f"| {seconds / results['student_s'][name]:.1f} |"
         for name, seconds in results["peer_s"].items()
     ]
-    texts = {"tile": " x ".join(map(str, TILE)), "shape": " x ".join(map(str, results["shape"]))}
+    moved = [
+        f"| {row['model']} | {row['dataset']} | {row['mean']:.1e} | {row['voi']:.3f} | {row['moved'][0]:+.3f} "
+        f"| {np.abs(row['moved'][1:]).mean():.3f} | {max(row['moved'][1:], key=abs):+.3f} |"
+        for row in results["bfloat16"]
+    ]
+    numbers = {"number": len(THRESHOLDS), "first": THRESHOLDS[0], "last": THRESHOLDS[-1]}
+    texts = {"bfloat16": MOVED.format(rows="\n".join(moved), **numbers) if moved else NOT_MOVED}
+    texts |= {"tile": " x ".join(map(str, TILE)), "shape": " x ".join(map(str, results["shape"]))}
     texts |= {"engines": "\n".join(engines), "peers": "\n".join(peers), "window_rounds": 3 * results["rounds"]}
     return PAGE.format(**results | texts)
 

@@ -1,8 +1,9 @@
 """Adapt an encoder to FIB-25 in every declared way, and add the runs to docs/measured/adaptation.
 
 Everything is declared in `fgnet_lib/study/adaptation.py`. You may stop the command at any time and start it again: a
-run that is in the table is not done again. Several terminals share the work, because a run is locked while it is being
-done. After each run the page docs/measured/adaptation.md is written anew from the table.
+run that is in the table is not done again unless the shipped encoder has changed. Several terminals share the work,
+because a run is locked while it is being done. After each run the page docs/measured/adaptation.md is written anew from
+the table.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ from fgnet_lib.study.adaptation import (
 )
 from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_rescaled
 from fgnet_lib.study.rows import SHIPPED
-from fgnet_lib.study.runs import add_runs, do_missing
+from fgnet_lib.study.runs import add_runs, do_missing, name_weights
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.training import fit, patch_loss
 from fgnet_lib.weights import PRETRAINED
@@ -88,11 +89,15 @@ as good as the best one. *As good* means that the means differ by no more than t
 """
 
 
+def first_weights(method: Method) -> str:
+    """The file of data/pretrained that a method's encoder begins with."""
+    return SHIPPED["natural" if method.config.encoder == "natural" else "pretrained"]
+
+
 def build_adapted(method: Method, seed: int) -> FGNet:
     """The model of a method before its training, the same for the same seed."""
     torch.manual_seed(seed)
-    weights = SHIPPED["natural" if method.config.encoder == "natural" else "pretrained"]
-    model = FGNet(method.config, PRETRAINED / weights)
+    model = FGNet(method.config, PRETRAINED / first_weights(method))
     if method.regime == "adapters":
         attach_adapters(model.encoder, AdapterConfig(method.rank, method.gate, method.spectrum))
     train_only(model, method.regime)
@@ -142,11 +147,13 @@ def measure_adapted(model: FGNet) -> dict[str, Any]:
 
 def run_adaptation(name: str, sections: int, seed: int) -> None:
     """Do one run and add it to the table."""
+    weights = name_weights(first_weights(METHODS[name]))
     model, costs = train_adapted(name, sections, seed)
     run = {
         "row": row_name(name, sections),
         "seed": seed,
         "declared": asdict(METHODS[name]) | {"sections": sections},
+        "weights": weights,
         "machine": hardware(),
         "load": round(os.getloadavg()[0], 1),
         "postprocessing": postprocessing_version(),

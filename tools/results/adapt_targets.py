@@ -1,9 +1,9 @@
 """Adapt the shipped model to other volumes in every declared way, and add the scores to docs/measured/targets.
 
 Everything is declared in `fgnet_lib/study/targets.py`. You may stop the command at any time and start it again: a cell
-that is in the table is not measured again. Several terminals share the work. After each cell the page
-docs/measured/targets.md is written anew from the table. `--source` measures what the training sections look like to the
-model instead, and writes that into data/pretrained/fgnet_mini.safetensors.
+that is in the table is not measured again unless the shipped model has changed. Several terminals share the work. After
+each cell the page docs/measured/targets.md is written anew from the table. `--source` measures what the training
+sections look like to the model instead, and writes that into data/pretrained/fgnet_mini.safetensors.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from fgnet_lib.neighbours.target_adaptation import (
 )
 from fgnet_lib.segmentation import segment
 from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_rescaled, rescale_sections
-from fgnet_lib.study.runs import add_runs, do_missing
+from fgnet_lib.study.runs import MODEL, add_runs, do_missing, name_weights
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.study.targets import (
     TARGET_METHODS,
@@ -118,6 +118,7 @@ def run_cell(cell: Cell) -> None:
         "row": cell_name(*cell[:2]),
         "seed": cell[2],
         "declared": asdict(TARGET_METHODS[cell[1]]) | {"steps": TargetConfig().steps},
+        "weights": name_weights(MODEL),
         "machine": hardware(),
         "load": round(os.getloadavg()[0], 1),
         "postprocessing": postprocessing_version(),

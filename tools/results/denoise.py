@@ -217,6 +217,7 @@ def run_noise(row: NoiseRow, seed: int) -> None:
         "row": noise_row_name(row),
         "seed": seed,
         "declared": {**row._asdict(), **asdict(METHODS[row.method]), "steps": [DENOISING_STEPS, SEGMENTING_STEPS]},
+        "weights": {},  # none of those that ship
         "core_seconds": round(time.process_time() - started, 1),
         "psnr_before": psnr(noisy["judged"], clean["judged"]),
         "psnr": psnr(picture, clean["judged"]),

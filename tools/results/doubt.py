@@ -1,8 +1,8 @@
 """Train and measure every declared row of lesson 15, and add the runs to docs/measured/doubt.
 
 Everything is declared in `fgnet_lib/study/doubt.py`. You may stop the command at any time and start it again: a run
-that is in the table is not done again. Several terminals share the work, because a run is locked while it is being
-done. After each run the page docs/measured/doubt.md is written anew from the table.
+that is in the table is not done again unless the shipped model has changed. Several terminals share the work, because a
+run is locked while it is being done. After each run the page docs/measured/doubt.md is written anew from the table.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ from fgnet_lib.study.doubt import (
     wrong_percent,
 )
 from fgnet_lib.study.evaluation import VOLUMES, predict_rescaled
-from fgnet_lib.study.runs import add_runs, do_missing
+from fgnet_lib.study.runs import MODEL, add_runs, do_missing, name_weights
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.volumes import Region, Volume, is_anisotropic
 from fgnet_lib.weights import load_pretrained
@@ -94,8 +94,8 @@ INTRODUCTION = """\
 These are the rows of [lesson 15](../../notebooks/15_between_the_voxels.ipynb), declared in `fgnet_lib/study/doubt.py`.
 Small decoders read frozen features of the shipped model and say where a boundary between neurons is. They learn from
 four windows of 8 sections of FIB-25's training part, other ones for each seed, and are judged on 24 sections of its
-validation part. A voxel is wrong where the decoder and the ground truth disagree; most wrong voxels lie at the rim of a
-boundary and cost no neuron. The MLPs are much smaller than I-MedSAM's, and nothing was tuned.
+validation part. A voxel is wrong where the decoder and the ground truth disagree; one that is wrong at the rim of a
+boundary costs no neuron. The MLPs are much smaller than I-MedSAM's, and nothing was tuned.
 
 {missing}
 """
@@ -213,7 +213,7 @@ def measure_calibration(model: FGNet, seed: int) -> dict[str, Any]:
 
 def run_doubt(name: str, seed: int) -> None:
     """Do one run and add it to the table."""
-    started, model = time.process_time(), load_pretrained().eval()
+    weights, started, model = name_weights(MODEL), time.process_time(), load_pretrained().eval()
     if name == CALIBRATION:
         declared, results = {"sections": TEMPERATURE_SECTIONS}, measure_calibration(model, seed)
     else:
@@ -226,6 +226,7 @@ def run_doubt(name: str, seed: int) -> None:
         "row": name,
         "seed": seed,
         "declared": declared,
+        "weights": weights,
         "machine": hardware(),
         "load": round(os.getloadavg()[0], 1),
         "date": date.today().isoformat(),
@@ -294,7 +295,7 @@ def page() -> str:
     answers = [[question, *cells] for question in QUESTIONS_OF_DOUBT if (cells := doubt_answer(rows, question))]
     if answers:
         lines += ["## Questions", "", "Percent of wrong voxels; a negative difference is what we expected.", ""]
-        lines += _table(["question", "first", "second", "difference", "p"], answers)
+        lines += _table(["question", "expected better", "its rival", "difference", "p"], answers)
     if table := calibration_rows(rows):
         text = "Refined affinities of the shipped model; spread over the training sections that choose the temperature."
         lines += ["## Calibration", "", text, ""]

@@ -1,8 +1,9 @@
 """Train and measure every declared row of lesson 13, and add the runs to docs/measured/few_sections.
 
 Everything is declared in `fgnet_lib/study/few_sections.py`. You may stop the command at any time and start it again: a
-run that is in the table is not done again. Several terminals share the work, because a run is locked while it is being
-done. After each run the page docs/measured/few_sections.md is written anew from the table.
+run that is in the table is not done again unless the shipped encoder has changed. Several terminals share the work,
+because a run is locked while it is being done. After each run the page docs/measured/few_sections.md is written anew
+from the table.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ from fgnet_lib.study.few_sections import (
 )
 from fgnet_lib.study.pretraining import MaskedSections, painting_loss
 from fgnet_lib.study.rows import SHIPPED
-from fgnet_lib.study.runs import add_runs, do_missing
+from fgnet_lib.study.runs import add_runs, do_missing, name_weights
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.training import fit, patch_loss
 from fgnet_lib.volumes import Volume
@@ -103,14 +104,19 @@ alone separates the runs as much (*p*, by permutation).
 """
 
 
+def inflated_weights(start: Start) -> list[str]:
+    """The file of data/pretrained that a row begins with; empty for a row that begins at random."""
+    return [SHIPPED["natural"]] if start.config.encoder == "natural" and start.way else []
+
+
 def build_start(start: Start, seed: int, unlabelled: Sequence[Volume]) -> FGNet:
     """The network of a row before its training on labels, the same for the same seed."""
     torch.manual_seed(seed)
     network = FGNet(start.config)
     if start.config.encoder == "natural":
         network.encoder = VolumeEncoder()
-        if start.way:
-            transfer_weights(network.encoder, build_natural_encoder(PRETRAINED / SHIPPED["natural"]), start.way)
+        for file in inflated_weights(start):
+            transfer_weights(network.encoder, build_natural_encoder(PRETRAINED / file), start.way)
     if start.task:
         pretrained = without_depth(network) if start.way else FGNet(start.config)
         task = {"painting": painting_loss, "consistency": consistency_loss}[start.task]
@@ -160,11 +166,13 @@ def measure_few(model: FGNet) -> dict[str, Any]:
 
 def run_few(name: str, sections: int, seed: int) -> None:
     """Do one run and add it to the table."""
+    weights = name_weights(*inflated_weights(STARTS[name]))
     model, costs = train_few(STARTS[name], sections, seed)
     run = {
         "row": few_row(name, sections),
         "seed": seed,
         "declared": asdict(STARTS[name]) | {"sections": sections},
+        "weights": weights,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "machine": hardware(),
         "load": round(os.getloadavg()[0], 1),

@@ -1,8 +1,8 @@
 """Measure bits against VOI, the table of lesson 16, and add its runs to docs/measured/bits.json (`make bits`).
 
 Everything is declared in `fgnet_lib/study/bits.py`. You may stop the command at any time and start it again: a run that
-is in the table is not done again. After each run the page docs/measured/bits.md is written anew, and at the end its
-figures.
+is in the table is not done again unless the shipped model has changed. After each run the page docs/measured/bits.md is
+written anew, and at the end its figures.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ from fgnet_lib.study.bits import (
     run_name,
 )
 from fgnet_lib.study.evaluation import VOLUMES, predict_rescaled
+from fgnet_lib.study.runs import MODEL, is_current, name_weights
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.views import plots
 from fgnet_lib.volumes import Volume
@@ -207,8 +208,9 @@ def measure_engine(engine: str, seed: int) -> dict[str, Any]:
 
 
 def add_entry(part: str, name: str | None, entry: dict[str, Any]) -> None:
-    """Add what was measured to the table, with machine and day, and write the page anew."""
-    entry |= {"machine": hardware(), "load": round(os.getloadavg()[0], 1), "date": date.today().isoformat()}
+    """Add what was measured to the table, with weights, machine and day, and write the page anew."""
+    entry |= {"weights": name_weights(MODEL), "machine": hardware()}
+    entry |= {"load": round(os.getloadavg()[0], 1), "date": date.today().isoformat()}
     table = read_bits(BITS)
     if name is None:
         table[part] = entry
@@ -220,15 +222,15 @@ def add_entry(part: str, name: str | None, entry: dict[str, Any]) -> None:
 
 
 def list_missing() -> list[tuple[str, str | None, Any]]:
-    """What is not in the table: its part, its name, and a function that measures it; the first seed comes first."""
+    """What the table lacks, or has of other weights: part, name, and a function to measure it; the first seed first."""
     table = read_bits(BITS)
-    jobs: list[tuple[str, str | None, Any]] = [] if table["exact"] else [("exact", None, measure_exact)]
+    jobs: list[tuple[str, str | None, Any]] = [] if is_current(table["exact"]) else [("exact", None, measure_exact)]
     for seed in SEEDS:
         for cell in list_cells():
             jobs.append(("runs", run_name(cell, seed), lambda cell=cell, seed=seed: measure_cell(cell, seed)))
         for engine in [engine for engine in ENGINES if engine in installed_engines()]:
             jobs.append(("engines", f"{engine} {seed}", lambda e=engine, seed=seed: measure_engine(e, seed)))
-    return [job for job in jobs if job[1] is None or job[1] not in table[job[0]]]
+    return [job for job in jobs if job[1] is None or not is_current(table[job[0]].get(job[1], {}))]
 
 
 def measure_missing(minutes: float) -> None:

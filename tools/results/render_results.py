@@ -418,7 +418,8 @@ def shipped_page(rows: Rows) -> str:
 
 def load_parts() -> dict[str, Parts]:
     """Scores of the shipped model on parts of the training volume, by row of the results; empty where none are here."""
-    return json.loads(THRESHOLDS_FILE.read_text(encoding="utf-8")) if THRESHOLDS_FILE.is_file() else {}
+    parts = json.loads(THRESHOLDS_FILE.read_text(encoding="utf-8")) if THRESHOLDS_FILE.is_file() else {}
+    return {row: scores for row, scores in parts.items() if row != "weights"}
 
 
 def at_threshold(part: list[list[float]], threshold: float) -> tuple[float, float]:

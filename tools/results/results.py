@@ -1,8 +1,9 @@
 """Train and evaluate the rows of the results table, and add their runs to docs/measured/results (`make results`).
 
 Everything is declared in `fgnet_lib/study/rows.py`. You may stop the command at any time and start it again: a run that
-is in the table is not done again, and a training goes on from its checkpoint. Several terminals share the work, because
-a run is locked while it is being done. tools/results/render_results.py draws the pages from the table alone.
+is in the table is not done again unless the weights that it begins with have changed, and a training goes on from its
+checkpoint. Several terminals share the work, because a run is locked while it is being done.
+tools/results/render_results.py draws the pages from the table alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 import subprocess
 import sys
 import time
-import zlib
 from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
@@ -45,8 +45,29 @@ from fgnet_lib.study.evaluation import (
     postprocessing_version,
     predict_rescaled,
 )
-from fgnet_lib.study.rows import OFFICIAL, ROWS, SECTIONS, SEEDS_OF_FEW, Row, build_model, checkpoint, seeds, training
-from fgnet_lib.study.runs import RESULTS, add_runs, keeps_pictures, merge, picture_path, read_runs, remove_rows
+from fgnet_lib.study.rows import (
+    OFFICIAL,
+    ROWS,
+    SECTIONS,
+    SEEDS_OF_FEW,
+    SHIPPED,
+    Row,
+    build_model,
+    checkpoint,
+    seeds,
+    training,
+)
+from fgnet_lib.study.runs import (
+    MODEL,
+    RESULTS,
+    add_runs,
+    keeps_pictures,
+    merge,
+    name_weights,
+    picture_path,
+    read_current_keys,
+    remove_rows,
+)
 from fgnet_lib.training import train
 from fgnet_lib.views.meshes import bounding_box, largest_ids
 from fgnet_lib.volumes import Volume, is_anisotropic
@@ -215,7 +236,7 @@ def evaluate_model(model: FGNet, costs: dict, three_views: bool = False) -> tupl
 
 def run_shipped(three_views: bool = False) -> tuple[dict, dict[str, np.ndarray]]:
     """Evaluate the shipped model like a row; the costs of its training are in the notes of its own file."""
-    weights = PRETRAINED / "fgnet_mini.safetensors"
+    weights = PRETRAINED / MODEL
     model, notes = load_model(weights, choose_device()), read_notes(weights)
     parameters = sum(p.numel() for p in model.parameters())
     return evaluate_model(
@@ -278,21 +299,25 @@ def list_runs() -> list[tuple[str, int]]:
     return [*((name, 0) for name in SPECIAL), *sorted(rows, key=lambda run: ROWS[run[0]].config.encoder in OFFICIAL)]
 
 
-def read_run_keys() -> set[tuple[str, int]]:
-    """Row and seed of every run in the table."""
-    return {(run["row"], run["seed"]) for run in read_runs(RESULTS)}
+def shipped_weights(name: str) -> list[str]:
+    """The files of data/pretrained that a row is measured with, or begins with."""
+    if name in ROWS:
+        row = ROWS[name]
+        return [SHIPPED[row.encoder]] if row.config.encoder and row.encoder in SHIPPED else []
+    return [] if name == "references" else [MODEL]
 
 
 def run_once(name: str, seed: int, work: Path) -> None:
     """Do one run and add it to the table; in a process of its own, so that its peak of memory is its own."""
-    results, pictures = SPECIAL[name]() if name in SPECIAL else run_row(name, seed, work)
-    weights = checkpoint(ROWS[name]) if name in ROWS else None
+    weights = name_weights(*shipped_weights(name))
+    folder = work / "-".join(weights.values())  # a training that began with other weights is not gone on with
+    results, pictures = SPECIAL[name]() if name in SPECIAL else run_row(name, seed, folder)
     declared = asdict(ROWS[name]) | {"training": asdict(training(ROWS[name], seed))} if name in ROWS else {}
     run = {
         "row": name,
         "seed": seed,
         "declared": declared,
-        "checkpoint": zlib.crc32(weights.read_bytes()) if weights else None,  # the same encoder for all rows?
+        "weights": weights,
         "machine": hardware(),
         "load": round(os.getloadavg()[2], 1),  # of 15 minutes: did other work share the machine?
         "cores": os.cpu_count(),
@@ -324,7 +349,7 @@ def find_obstacle(name: str) -> str:
 
 def run_missing(rows: list[str], minutes: float, work: Path) -> list[str]:
     """Do every run of these rows that is neither in the table nor being done by another terminal; returns failures."""
-    started, failed, done = time.monotonic(), [], read_run_keys()
+    started, failed, done = time.monotonic(), [], read_current_keys(RESULTS)
     for name, seed in list_runs():
         if name not in rows or (name, seed) in done:
             continue
@@ -336,7 +361,7 @@ def run_missing(rows: list[str], minutes: float, work: Path) -> list[str]:
             break
         try:
             with lock(work / f"{name}-{seed}"):
-                if (name, seed) in read_run_keys():
+                if (name, seed) in read_current_keys(RESULTS):
                     continue  # another terminal was quicker
                 print(f"{name}, seed {seed}, after {elapsed:.0f} minutes", flush=True)
                 command = [sys.executable, __file__, "--work", str(work), "--run", name, str(seed)]

@@ -1,8 +1,9 @@
 """Train and measure every declared row of lesson 17, and add the runs to docs/measured/super_resolution.
 
 Everything is declared in `fgnet_lib/study/super_resolution.py`. You may stop the command at any time and start it
-again: a run that is in the table is not done again. Several terminals share the work, because a run is locked while it
-is being done. After each run the page docs/measured/super_resolution.md is written anew from the table.
+again: a run that is in the table is not done again unless the shipped model has changed. Several terminals share the
+work, because a run is locked while it is being done. After each run the page docs/measured/super_resolution.md is
+written anew from the table.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from fgnet_lib.neighbours.super_resolution import (
 from fgnet_lib.segmentation import segment
 from fgnet_lib.study.evaluation import postprocessing_version
 from fgnet_lib.study.pretraining import MaskedSections
-from fgnet_lib.study.runs import add_runs, do_missing
+from fgnet_lib.study.runs import MODEL, add_runs, do_missing, name_weights
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.study.super_resolution import (
     ENLARGED_VOLUMES,
@@ -169,6 +170,7 @@ def run_enlarging(name: str, seed: int) -> None:
         "row": name,
         "seed": seed,
         "declared": asdict(way),
+        "weights": name_weights(MODEL),  # which judges
         "machine": hardware(),
         "load": round(os.getloadavg()[0], 1),
         "postprocessing": postprocessing_version(),

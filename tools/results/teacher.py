@@ -26,11 +26,14 @@ from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.inference import predict
 from fgnet_lib.sam2_encoder import load_checkpoint
+from fgnet_lib.study.rows import SHIPPED
+from fgnet_lib.study.runs import name_weights
 from fgnet_lib.training import TrainConfig, fit, train
 from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import PRETRAINED
 
 ORDERS = ((0, 1, 2), (1, 0, 2), (2, 1, 0))  # axes of a volume whose sections lie along z, y or x; each undoes itself
+ENCODER = SHIPPED["pretrained"]  # of the teacher's last stage
 SLAB, MARGIN = 48, 8  # sections that the teacher predicts at once, and those before and after that it sees, too
 SHARE = 0.35  # of the patches comes from the volume without labels
 BORDER, INSIDE = 0.3, 0.75  # the teacher is sure of affinities below the first and above the second
@@ -45,6 +48,7 @@ _STAGE = TrainConfig(
     checkpoint_every=100,
     weights=(7, 1, 2),
     seed=0,
+    try_bfloat16=True,
 )
 STAGES = (
     _STAGE,
@@ -65,7 +69,8 @@ def train_stage(number: int, model: FGNet, volumes: Sequence[Volume], work: Path
     if number < len(STAGES) - 1:
         return train(model, volumes, stage, folder)
     if number == len(STAGES):
-        load_checkpoint(model.encoder, PRETRAINED / "encoder_mini.pt")
+        load_checkpoint(model.encoder, PRETRAINED / ENCODER)
+        folder = folder / name_weights(ENCODER)[ENCODER]  # not to go on with what another encoder began
     add_far_heads(model)
     model.freeze_encoder(stage.freeze_encoder)
     patches = FarPatches(volumes, stage.patch, Augment(), stage.seed, stage.weights)

@@ -55,6 +55,7 @@ def main() -> None:
         warmup=arguments.iterations // 50,
         ema=0.999,
         freeze_encoder=not arguments.fine_tune,
+        try_bfloat16=True,
     )
     torch.manual_seed(config.seed)
     model = build(arguments.encoder).to(choose_device())

@@ -29,6 +29,8 @@ from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import predict
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import sweep
+from fgnet_lib.study.rows import SHIPPED
+from fgnet_lib.study.runs import MODEL, name_weights
 from fgnet_lib.training import TrainConfig, fit
 from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import PRETRAINED, read_notes, save_model
@@ -48,6 +50,7 @@ RECIPE = TrainConfig(
     checkpoint_every=100,
     weights=(4, 2, 2, 1, 1),  # FIB-25 with its sections along z, y and x, gala, the phantom
     seed=11,
+    try_bfloat16=True,
 )
 
 
@@ -62,7 +65,7 @@ def train_taught(model: FGNet, volumes: Sequence[Volume], raw: np.ndarray, taugh
         work: Folder of the checkpoints.
     """
     torch.manual_seed(RECIPE.seed)
-    model.load_state_dict(FGNet(CONFIG, PRETRAINED / "encoder_natural.safetensors").state_dict())
+    model.load_state_dict(FGNet(CONFIG, PRETRAINED / SHIPPED["natural"]).state_dict())
     turned = [turn_volume(volumes[0], order) for order in ORDERS]
     add_far_heads(model)
     model.freeze_encoder(RECIPE.freeze_encoder)
@@ -205,7 +208,7 @@ volumes come from the same blocks of tissue as the training volumes.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=PRETRAINED / "fgnet_mini.safetensors")
+    parser.add_argument("--out", type=Path, default=PRETRAINED / MODEL)
     parser.add_argument("--work", type=Path, default=Path("out/weights"), help="checkpoints, to resume from")
     arguments = parser.parse_args()
 
@@ -235,6 +238,7 @@ def main() -> None:
         "tried": tried,
         "minutes": round(minutes),
         "device": f"a CPU (threads: {torch.get_num_threads()})",
+        "weights": name_weights(*SHIPPED.values()),
         "date": date.today().isoformat(),
     }
     save_model(model, arguments.out, notes)

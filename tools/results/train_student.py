@@ -1,8 +1,9 @@
 """Train the student of lesson 10 (`make student`), or the rows that say what its losses and widths are worth (--rows).
 
 The teacher is the shipped FGNet. What it makes of FIB-25's training part (sections 0-119) is computed once and kept in
-the work folder. You may stop the command at any time and start it again: a training goes on from its checkpoint, and a
-row that is in the table is not trained again. Several terminals may share the rows.
+the work folder, in a folder of each teacher's own. You may stop the command at any time and start it again: a training
+goes on from its checkpoint, and a row that is in the table is not trained again unless the teacher has changed. Several
+terminals may share the rows.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from fgnet_lib.segmentation import segment, sweep
 from fgnet_lib.student import Student, embedding_affinities
 from fgnet_lib.study.evaluation import postprocessing_version
 from fgnet_lib.study.rows import SECTIONS
-from fgnet_lib.study.runs import add_runs, do_missing
+from fgnet_lib.study.runs import MODEL, STUDENT, add_runs, do_missing, name_weights
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.study.students import (
     ITERATIONS,
@@ -175,6 +176,7 @@ def run_pupil(name: str, seed: int, data: Teaching) -> None:
         "row": name,
         "seed": seed,
         "declared": json.loads(json.dumps(asdict(pupil))),
+        "weights": name_weights(MODEL),
         "machine": hardware(),
         "load": round(os.getloadavg()[0], 1),
         "postprocessing": postprocessing_version(),
@@ -229,10 +231,11 @@ def write_student_page() -> None:
 
 def ship(work: Path, out: Path, minutes: float) -> None:
     """Train the student that ships within a budget, and write it with what is measured of it and its card."""
-    config = replace(student_training(0, 100_000), minutes=minutes)
+    config = replace(student_training(0, 100_000), minutes=minutes, try_bfloat16=True)
     student, history = train_pupil(SHIPPED, [open_fib25(work)], config, work / "shipped")
     notes = {
         **measure_pupil(student),
+        "weights": name_weights(MODEL),
         "losses": asdict(LossWeights(**SHIPPED.losses)),
         "training": asdict(config),
         "iterations": len(history),
@@ -302,14 +305,15 @@ def main() -> None:
     parser.add_argument("--rows", action="store_true", help="train the rows of lesson 10 instead")
     parser.add_argument("--minutes", type=float, help="train so long (60); with --rows, start no row after so long")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "out" / "student", help="teacher, checkpoints, locks")
-    parser.add_argument("--out", type=Path, default=PRETRAINED / "student.safetensors")
+    parser.add_argument("--out", type=Path, default=PRETRAINED / STUDENT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # rows are equal in the time of one core
+    work = arguments.work / name_weights(MODEL)[MODEL]  # what another teacher has said or taught is not gone on with
     if arguments.rows:
-        train_students(open_fib25(arguments.work), arguments.minutes or float("inf"), arguments.work)
+        train_students(open_fib25(work), arguments.minutes or float("inf"), work)
         write_student_page()
     else:
-        ship(arguments.work, arguments.out, arguments.minutes or MINUTES)
+        ship(work, arguments.out, arguments.minutes or MINUTES)
 
 
 if __name__ == "__main__":
