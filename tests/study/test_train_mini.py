@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import teacher
 import torch
+from monai.transforms import Compose
 
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
@@ -102,3 +103,51 @@ def test_a_stage_trains_the_model_and_keeps_its_form(monkeypatch, tmp_path, volu
     assert after.keys() == before.keys() and not model.training
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert {"coarse_decoder.head.weight", "refined_decoder.head.weight", "fine_encoder.stem.weight"} <= changed
+
+
+def test_what_is_taught_moves_with_the_sections(monkeypatch) -> None:
+    """Whatever the turns and flips: targets are the affinities of the neurons that the patch shows."""
+    monkeypatch.setattr(teacher, "SHARE", 1.0)
+    labels = np.random.default_rng(0).integers(1, 4, (12, 12, 12))
+    taught = (affinities_from_labels(labels) * 255).astype(np.uint8)
+    config = replace(teacher.STAGES[0], patch=(4, 6, 8), weights=None)
+    patches = teacher.TaughtPatches([make_phantom((6, 16, 16), seed=0)], config, labels.astype(np.uint8), taught)
+    patches.grey = Compose([])
+    corners = set()
+    for index in range(40):
+        raw, target, mask = patches[index]
+        shown = (raw[0].numpy() * 255).round().astype(int)
+        corners.add(shown.tobytes())
+        inner = (
+            slice(None),
+            slice(1, None),
+            slice(1, None),
+            slice(1, None),
+        )  # the first voxels' neighbours lie outside
+        np.testing.assert_array_equal(target[:3][inner], affinities_from_labels(shown)[inner])
+        assert mask[:3].all() and not mask[3:].any()
+    assert len(corners) > 35
+
+
+def test_only_what_the_teacher_is_sure_of_is_a_target(monkeypatch, volume: Volume) -> None:
+    monkeypatch.setattr(teacher, "SHARE", 1.0)
+    taught = np.random.default_rng(0).integers(0, 256, (3, *volume.shape), np.uint8)
+    config = replace(teacher.STAGES[0], patch=PATCH, weights=None)
+    _, target, mask = teacher.TaughtPatches(
+        [volume], config, volume.raw[: PATCH[0] + 1].repeat(9, 0), taught.repeat(9, 1)
+    )[0]
+    assert 0.3 < mask[:3].float().mean() < 0.8 and 0.4 < target[:3].mean() < 0.6
+
+
+def test_teaching_is_the_least_of_three_views_slab_by_slab(monkeypatch) -> None:
+    """Slabs overlap by what the model sees, and each voxel is written once."""
+    raw = make_phantom((60, 32, 32), seed=1).raw
+    seen = []
+
+    def spy(_model: object, slab: np.ndarray, three_views: bool, engine: str) -> object:
+        seen.append((len(slab), three_views))
+        return type("Prediction", (), {"refined": np.stack([slab / 255] * 3)})
+
+    monkeypatch.setattr(teacher, "predict", spy)
+    np.testing.assert_array_equal(teacher.teach(None, raw), np.stack([raw] * 3))
+    assert seen == [(56, True), (20, True)]
