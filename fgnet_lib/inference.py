@@ -21,13 +21,15 @@ from tqdm.auto import tqdm
 
 from fgnet_lib.engines.runtimes import Converted, Engine, choose_engine
 from fgnet_lib.fgnet import FGNet, FGNetOutput
-from fgnet_lib.machine import precision
+from fgnet_lib.machine import memory_limit, precision
 from fgnet_lib.sam2_encoder import MULTIPLE
 from fgnet_lib.volumes import Lazy, Region, triple
 
 Corner = tuple[int, int, int]  # of a section of a tile: the section, and the y and x where the tile begins
 FeatureSource = Callable[[Tensor, Corner], list[Tensor]]  # sections (1, 1, d, h, w), corner of the first -> features
 Patches = dict[str | int, Tensor]  # affinities by name, attention by stride
+TILE, WIDE_TILE = (16, 160, 160), (16, 256, 256)  # windows (z, y, x) in voxels: see `choose_tile`
+WIDE_MEMORY = 4 * 10**9  # bytes, from which on a machine computes wide windows
 
 
 class Prediction(NamedTuple):
@@ -107,6 +109,18 @@ def lay_windows(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap
     return Windows(triple(shape), size, triple(starts))
 
 
+def choose_tile(model: FGNet, device: torch.device) -> tuple[int, int, int]:
+    """Choose the windows of a model: wide ones, of which fewer voxels overlap, where they change nothing and fit.
+
+    GroupNorm takes its statistics from the window, and a model that has it learned from small ones. With `ChannelNorm`
+    the affinities of a voxel are the same in any window that holds what the voxel sees.
+    """
+    wide = getattr(model.config, "norm", "group") == "channel" and (
+        device.type != "cpu" or memory_limit() >= WIDE_MEMORY
+    )
+    return WIDE_TILE if wide else TILE
+
+
 class _Blend:
     """A Gaussian-weighted mean of overlapping patches, kept for a region of the volume."""
 
@@ -133,7 +147,7 @@ class _Blend:
 def predict(
     model: FGNet,
     raw: np.ndarray,
-    tile: tuple[int, int, int] = (16, 160, 160),
+    tile: tuple[int, int, int] | None = None,
     overlap: float = 0.25,
     device: str | torch.device | None = None,
     progress: bool = True,
@@ -154,7 +168,7 @@ def predict(
     Args:
         model: An FGNet; put into eval mode and moved to `device`.
         raw: uint8 volume (z, y, x), or anything lazy that gives it when sliced.
-        tile: Window (z, y, x) in voxels; y and x multiples of 32.
+        tile: Window (z, y, x) in voxels; y and x multiples of 32. None for what `choose_tile` chooses.
         overlap: Least fraction of a window that it shares with the next one, from 0 to below 1.
         device: Where to compute; None for where the model is.
         progress: Show a progress bar with the time left.
@@ -175,6 +189,7 @@ def predict(
     device = torch.device(device or next(model.parameters()).device)
     model = model.to(device).eval()
     region = Region.whole(raw.shape) if region is None else region
+    tile = choose_tile(model, device) if tile is None else tile
     views = [_View(raw, region, axis) for axis in range(3 if three_views else 1)]
     layouts = [lay_windows(triple(view.raw.shape), tile, overlap).overlapping(view.region) for view in views]
     network = choose_engine(model, engine, layouts[0].size, sum(windows.voxels for windows in layouts))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform as host
+from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
 _PLATFORM_VARIABLES = (  # set by each host in every notebook; Binder is a JupyterHub too, so it is asked first
     ("COLAB_RELEASE_TAG", "colab"),
     ("KAGGLE_KERNEL_RUN_TYPE", "kaggle"),
@@ -66,6 +69,15 @@ def precision(device: torch.device) -> str:
 def has_bfloat16() -> bool:
     """Tell whether this CPU has instructions for bfloat16; without them PyTorch imitates it, many times slower."""
     return torch.cpu._is_avx512_bf16_supported()
+
+
+def memory_limit() -> int:
+    """Bytes of memory that this machine has, or that the container of this process may use (Binder's is 2 GB)."""
+    limits = [psutil.virtual_memory().total]
+    for path in CGROUP_LIMITS:
+        if path.exists() and (limit := path.read_text(encoding="utf-8").strip()).isdigit():  # "max" where there is none
+            limits.append(int(limit))
+    return min(limits)
 
 
 def platform() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -11,9 +12,10 @@ from helpers.models import Echo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fgnet_lib import inference
 from fgnet_lib.configuration import MINI, FGNetConfig
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.inference import gaussian_window, lay_windows, predict, window_starts
+from fgnet_lib.inference import choose_tile, gaussian_window, lay_windows, predict, window_starts
 from fgnet_lib.volumes import Region
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 80), st.integers(1, 80))
@@ -132,3 +134,23 @@ def test_models_without_a_part_leave_it_out(config):
 def test_bad_arguments_are_named(raw, tile, overlap, message):
     with pytest.raises(ValueError, match=message):
         predict(Echo(), raw, tile, overlap)
+
+
+def test_windows_are_wide_where_they_change_nothing_and_fit(monkeypatch):
+    group, channel = FGNet(MINI), FGNet(replace(MINI, norm="channel"))
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(inference, "memory_limit", lambda: 8 * 10**9)
+    assert choose_tile(group, cpu) == (16, 160, 160) and choose_tile(channel, cpu) == (16, 256, 256)
+    monkeypatch.setattr(inference, "memory_limit", lambda: 2 * 10**9)
+    assert choose_tile(channel, cpu) == (16, 160, 160)
+    assert choose_tile(channel, torch.device("cuda")) == (16, 256, 256)
+
+
+def test_the_windows_of_a_model_are_what_predict_takes(monkeypatch):
+    raw = np.random.default_rng(0).integers(0, 256, (9, 64, 96), np.uint8)
+    monkeypatch.setattr(inference, "choose_tile", lambda *_: (4, 32, 64))
+    torch.manual_seed(0)
+    model = FGNet(replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8))
+    usual, explicit = (predict(model, raw, tile, progress=False).refined for tile in (None, (4, 32, 64)))
+    np.testing.assert_array_equal(usual, explicit)
+    assert not np.allclose(usual, predict(model, raw, (9, 64, 96), progress=False).refined, atol=1e-6)

@@ -103,3 +103,14 @@ def test_thin_convolution_of_a_patch_is_left_to_onednn():
     if "aten::slow_conv3d" not in operators(torch.nn.Conv3d(8, 8, 3, padding=1)):
         pytest.skip("this PyTorch takes oneDNN for thin volumes, too: machine.ThinConv3d is not needed any more")
     assert "aten::mkldnn_convolution" in operators(machine.ThinConv3d(8, 8, 3, padding=1))
+
+
+def test_a_container_limits_memory(monkeypatch, tmp_path):
+    machine_has, limit = machine.memory_limit(), tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "CGROUP_LIMITS", (limit, tmp_path / "absent"))
+    whole = machine.memory_limit()
+    assert whole >= machine_has > 0
+    limit.write_text("max\n", encoding="utf-8")
+    assert machine.memory_limit() == whole
+    limit.write_text("1000000\n", encoding="utf-8")
+    assert machine.memory_limit() == 1_000_000
