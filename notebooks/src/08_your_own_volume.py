@@ -235,7 +235,7 @@ quiz.ask("08", "wrong-size")
 
 # %% [markdown]
 # The threshold is a score, 1 − mean affinity. It says how weak the connection between two segments may be for them
-# still to merge: 0.7 accepts every mean affinity above 0.3, so a higher threshold merges more. We compute two more
+# still to merge: 0.8 accepts every mean affinity above 0.2, so a higher threshold merges more. We compute two more
 # segmentations beside the chosen one. They cost almost nothing, because they come from the same agglomeration, and they
 # show you in which direction to go.
 
@@ -340,7 +340,7 @@ else:
 # %% [markdown]
 # ## 7 · When it looks wrong
 #
-# The shipped model is small. It has seen two FIB-SEM volumes of the fly at 10 nm and a synthetic phantom. On other
+# The shipped model is small. Of microscopy it knows two FIB-SEM volumes of the fly at 10 nm and a synthetic phantom. On other
 # tissue, another microscope or another voxel size it **may simply fail**, and no threshold can mend that. Go through
 # the list from the top:
 #

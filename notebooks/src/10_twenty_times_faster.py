@@ -226,7 +226,7 @@ checks.grafting(my_grafting_loss)
 # %% [markdown]
 # Our teacher gives affinities and has no embeddings. So for feature grafting we first train a head on the features of its
 # refined decoder, briefly, and then freeze it. EM-SliceCrafter's fourth loss has the weight 0.1: the student's features
-# should point in the direction of a frozen encoder's. The rows of part 6 ask what each of them brings.
+# should point in the direction of a frozen encoder's, here of our teacher's guide. The rows of part 6 ask what each of them brings.
 #
 # ## 4 · Train a student
 #
@@ -244,7 +244,7 @@ answer = torch.from_numpy(teaching.answers["affinities"].astype(np.float32))[Non
 
 torch.manual_seed(SEED)
 weights, config = LossWeights(), StudentConfig()
-pupil = Distillation(Student(config), weights, None, 64)
+pupil = Distillation(Student(config), weights, None, len(teaching.answers["guide"]))
 
 
 def distance_from_teacher():

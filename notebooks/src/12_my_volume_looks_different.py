@@ -279,7 +279,7 @@ assert moved == 0 and difference < 1e-3
 #
 # So far the style loss was only a number. Now we take its gradient and change weights with it. **Only norm layers may
 # move**, a weight and a bias for each channel, because they can correct statistics, but can forget little of what the
-# model knows about membranes. (The guide, an encoder like SAM2's, stays frozen.) What happens at home, that is, on data
+# model knows about membranes. (The guide, which learned from photographs, stays frozen.) What happens at home, that is, on data
 # with exactly the source's statistics?
 
 # %%
