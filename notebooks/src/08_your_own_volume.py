@@ -129,11 +129,12 @@ plt.show()
 # ## 2 · Predict
 #
 # A checkpoint carries its own configuration and notes, so you need only the file. One note is the **threshold** of part
-# 3, which was chosen on labelled *training* data; a model without this note gets 0.5. Overlapping tiles cover the whole
-# volume and are blended. The affinities of each of the two decoders take 12 bytes a voxel. On a CPU, OpenVINO computes
-# a large volume faster than PyTorch; if it is installed, `predict` takes it and [says
-# so](../docs/understand/engines.md) in the progress bar. `engine="openvino_bf16"` is faster still on some processors,
-# with slightly other affinities.
+# 3, which was chosen on labelled *training* data; a model without this note gets 0.5. Overlapping windows cover the
+# whole volume and are blended. `predict` chooses their size: 16 × 256 × 256 voxels for the shipped model, 16 × 160 × 160
+# on a machine with less than 4 GB of memory and for models with GroupNorm. The affinities of each of the two decoders
+# take 12 bytes a voxel. On a CPU, OpenVINO computes a large volume faster than PyTorch; if it is installed, `predict`
+# takes it and [says so](../docs/understand/engines.md) in the progress bar. `engine="openvino_bf16"` is faster still on
+# some processors, with slightly other affinities.
 
 # %%
 from fgnet_lib import weights
@@ -340,9 +341,9 @@ else:
 # %% [markdown]
 # ## 7 · When it looks wrong
 #
-# The shipped model is small. Of microscopy it knows two FIB-SEM volumes of the fly at 10 nm and a synthetic phantom. On other
-# tissue, another microscope or another voxel size it **may simply fail**, and no threshold can mend that. Go through
-# the list from the top:
+# The shipped model is small. Of microscopy it knows two FIB-SEM volumes of the fly at 10 nm and a synthetic phantom. On
+# other tissue, another microscope or another voxel size it **may simply fail**, and no threshold can mend that. Go
+# through the list from the top:
 #
 # | what you see | likely cause | what to try |
 # | --- | --- | --- |
