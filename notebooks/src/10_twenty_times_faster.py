@@ -84,12 +84,14 @@ for name, network in networks.items():
     ratio = f"{slowest / times[name]:4.1f} times as fast as the U-Net"
     print(f"{name:24} {count:9,} parameters, {times[name]:6.1f} ms a section, {ratio}")
 assert times["the student"] < times["FGNet mini, the teacher"] / 4  # as the text says
+stored = read_notes("student")["milliseconds"]
+assert 15 < stored["unet"] / stored["student"] < 25
 
 # %% [markdown]
 # **What to see.** The student is more than four times as fast as its teacher, though both have to look at every voxel.
 # It has no 3D convolution, and no layer at full resolution: its first layer already works on blocks of 2 × 2 pixels. The
-# "twenty times" of the title compares it with the U-Net: on the computer of its
-# [card](../data/pretrained/STUDENT.md) the U-Net took 21 times as long. Your last line says what it is on yours.
+# "twenty times" of the title compares it with the U-Net, which took about twenty times as long on the computer of its
+# [card](../data/pretrained/STUDENT.md). Your last line says what it is on yours.
 #
 # ## 2 · From sections to affinities: embeddings
 #
