@@ -220,9 +220,15 @@ def test_ratios_of_engines_are_to_the_same_engine_or_to_pytorch():
         "date": "2026-11-21", "machine": "a machine", "rounds": 1, "shape": [1, 2, 3], "parameters": 5, "load": 1.0,
         "engines": [row | engine for row in rows], "peer_s": {"torch": 2.0, "openvino": 1.5}, "peer_parameters": 7,
         "student_s": {"torch": 0.2, "openvino": 0.1}, "student_parameters": 3,
+        "windows": [
+            {"engine": "before", "tile": [16, 160, 160], "volume_s": 8.0},
+            {"engine": "openvino", "tile": [16, 256, 256], "volume_s": 2.0, "mean": 2e-3, "voi": 1.01},
+        ],
         "bfloat16": [{"model": "shipped", "dataset": "fib25", "mean": 1e-3, "voi": 1.0, "moved": [0.003, 0.02, -0.04]}],
     })  # fmt: skip
     assert "| openvino | 500 | 2.00 | 6.0 | 1.50 | 1.0e-05 | 1.0e-04 | 1.000 |" in text
+    assert "| before | 16 x 160 x 160 | 8.0 | 1.00 | random weights | |" in text
+    assert "| openvino | 16 x 256 x 256 | 2.0 | 4.00 | 2.0e-03 | 1.010 |" in text
     assert "| openvino | 1500 | 500 | 3.00 | 100 | 15.0 |" in text
     assert "| shipped | fib25 | 1.0e-03 | 1.000 | +0.003 | 0.030 | -0.040 |" in text
 

@@ -31,7 +31,7 @@ from fgnet_lib import inference
 from fgnet_lib.configuration import MINI, FGNetConfig
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.inference import predict
+from fgnet_lib.inference import TILE, predict
 from fgnet_lib.losses import fgnet_loss
 from fgnet_lib.machine import ThinConv3d, choose_device, hardware
 from fgnet_lib.phantom import make_phantom
@@ -45,7 +45,6 @@ from fgnet_lib.weights import load_pretrained
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "measured"
 UNET = FGNetConfig(encoder=None, widths=(28, 36, 48, 64, 80), dense_levels=5)  # a slim one; the field's is in peer.py
 PATCH = (1, 1, 16, 128, 128)
-TILE = (16, 160, 160)  # of `predict`
 REPEATS = 3
 STEPS = {  # of a prediction: what the page calls them, and the model's part
     "SAM2 encoder": "encoder",
@@ -112,6 +111,7 @@ def reuse(mini: FGNet, column: np.ndarray) -> list[dict]:
 def models(raw: np.ndarray) -> list[dict]:
     """FGNet, its parts and the plain U-Net: speed and memory of inference and of training."""
     candidates = {
+        "the shipped model": load_pretrained().config,
         "FGNet mini": MINI,
         "FGNet mini, DW Blocks at all strides": replace(MINI, dense_levels=0),
         "FGE alone (no SAM2)": replace(MINI, encoder=None),
@@ -249,7 +249,7 @@ def page(results: dict) -> str:
         "# Benchmarks\n",
         f"`make bench`, {results['date']}, {results['machine']}. Medians of {REPEATS}: compare within a table,",
         "not across machines.\n",
-        f"## A volume of {' x '.join(map(str, results['shape']))} voxels, step by step (mini model)\n",
+        f"## A volume of {' x '.join(map(str, results['shape']))} voxels, step by step (the shipped model)\n",
         "| step | seconds | share |\n|---|---|---|",
     ]
     total = sum(results["parts"].values())

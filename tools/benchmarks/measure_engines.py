@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
+from itertools import product
 from statistics import median
 
 import numpy as np
@@ -24,12 +25,13 @@ import torch
 from peer import build_peer
 
 from fgnet_lib import REPOSITORY
+from fgnet_lib.configuration import MINI
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.engines.export import EXAMPLE, noise, to_onnx
 from fgnet_lib.engines.quantisation import quantise
 from fgnet_lib.engines.runtimes import BFLOAT16, LOADERS, choose_engine, installed_engines
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.inference import Prediction, predict
+from fgnet_lib.inference import TILE, WIDE_TILE, Prediction, predict
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import sweep
@@ -38,11 +40,11 @@ from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import load_model, load_pretrained, pretrained_threshold, read_notes
 
 DOCS = REPOSITORY / "docs" / "measured"
-TILE = (16, 160, 160)  # of `predict`
+BEFORE = "before"  # the network that shipped until 2026-11-29, at random: what it computes takes as long
 SAMPLES = 24  # windows that calibrate 8 bits
 EIGHT_BITS = "openvino, 8 bits"
 VOLUMES = ("fib25", "gala", "ac4", "cremi_b_mini")  # validation parts that bfloat16 is scored on
-THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8)
+THRESHOLDS = (0.7, 0.75, 0.8, 0.85, 0.9)
 PAGE = """\
 # How fast each engine is
 
@@ -61,6 +63,16 @@ VOI is that at the shipped threshold; differences are those of refined affinitie
 | engine | window, ms | times PyTorch's speed | volume, s | times PyTorch's speed | mean difference | largest | VOI |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 {engines}
+
+## Windows
+
+The same volume in small and in wide windows. GroupNorm needs small ones; `ChannelNorm` does not see the window, so that
+affinities move by what a window's rim lacks alone. The first row is the network that shipped until 2026-11-29
+(GroupNorm, `MINI` with random weights), computed as it was then.
+
+| engine | window | volume, s | times the first row's speed | mean difference from small windows | VOI |
+| --- | --- | ---: | ---: | ---: | ---: |
+{windows}
 
 ## Beside the field's 3D U-Net
 
@@ -169,6 +181,28 @@ def measure_bfloat16() -> list[dict]:
     return rows
 
 
+def measure_volume(networks: dict[str, torch.nn.Module], volume: Volume, rounds: int) -> tuple[list[dict], list[dict]]:
+    """Time and score a volume by engine, in windows of `TILE`; and by engine and window, with what shipped before."""
+    predictions: dict[tuple[str, tuple], Prediction] = {}
+    torch.manual_seed(0)
+    predicted = {BEFORE: FGNet(MINI).eval(), **networks}
+
+    def predict_with(name: str, tile: tuple[int, int, int]) -> None:
+        predictions[name, tile] = predict(predicted[name], volume.raw, tile, progress=False, engine="torch")
+
+    runs = [(BEFORE, TILE), *product(networks, (TILE, WIDE_TILE))]
+    seconds = time_in_turns({run: partial(predict_with, *run) for run in runs}, rounds)
+    engines, windows = [], [{"engine": BEFORE, "tile": TILE, "volume_s": seconds[BEFORE, TILE]}]
+    for name, tile in runs[1:]:
+        prediction, row = predictions[name, tile], {"engine": name, "volume_s": seconds[name, tile]}
+        row["voi"] = score_voi(prediction.refined, volume, [pretrained_threshold()])[0]
+        windows.append(row | {"tile": tile, "mean": compare(prediction, predictions[name, TILE])[0]})
+        if tile == TILE:
+            mean, largest = compare(prediction, predictions["torch", TILE])
+            engines.append(row | {"mean": mean, "largest": largest})
+    return engines, windows
+
+
 def measure(rounds: int) -> dict:
     """Measure everything that the page shows."""
     torch.set_num_threads(1)
@@ -176,26 +210,12 @@ def measure(rounds: int) -> dict:
     networks, student = by_engine(model), load_model("student")
     networks[EIGHT_BITS] = quantise(model, calibration_windows(SAMPLES))
     windows = time_windows({"model": networks, "student": by_engine(student)}, 3 * rounds)
-    predictions: dict[str, Prediction] = {}
-
-    def predict_with(name: str) -> None:
-        predictions[name] = predict(networks[name], volume.raw, TILE, progress=False)
-
-    volumes = time_in_turns({name: partial(predict_with, name) for name in networks}, rounds)
-    engines = []
-    for name in networks:
-        threshold = pretrained_threshold()
-        segmentation = sweep(predictions[name].refined, volume.voxel_size, [threshold])[threshold]
-        scores = evaluate(segmentation, volume.labels)
-        mean, largest = compare(predictions[name], predictions["torch"])
-        engines.append({
-            "engine": name, "window_s": windows["model"][name], "volume_s": volumes[name],
-            "mean": mean, "largest": largest, "voi": scores.voi_split + scores.voi_merge,
-        })  # fmt: skip
+    engines, in_windows = measure_volume(networks, volume, rounds)
+    engines = [row | {"window_s": windows["model"][row["engine"]]} for row in engines]
     return {
         "date": date.today().isoformat(), "machine": hardware(), "rounds": rounds, "shape": list(volume.shape),
         "load": os.getloadavg()[0], "bfloat16": measure_bfloat16(),
-        "engines": engines, "peer_s": windows["peer"], "student_s": windows["student"],
+        "engines": engines, "windows": in_windows, "peer_s": windows["peer"], "student_s": windows["student"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "student_parameters": sum(p.numel() for p in student.parameters()),
         "weights": name_weights(MODEL, STUDENT),
@@ -218,6 +238,13 @@ def page(results: dict) -> str:
         f"| {seconds / results['student_s'][name]:.1f} |"
         for name, seconds in results["peer_s"].items()
     ]
+    before = results["windows"][0]["volume_s"]
+    windows = [
+        f"| {row['engine']} | {' x '.join(map(str, row['tile']))} | {row['volume_s']:.1f} "
+        f"| {before / row['volume_s']:.2f} | "
+        + (f"{row['mean']:.1e} | {row['voi']:.3f} |" if "voi" in row else "random weights | |")
+        for row in results["windows"]
+    ]
     moved = [
         f"| {row['model']} | {row['dataset']} | {row['mean']:.1e} | {row['voi']:.3f} | {row['moved'][0]:+.3f} "
         f"| {np.abs(row['moved'][1:]).mean():.3f} | {max(row['moved'][1:], key=abs):+.3f} |"
@@ -226,7 +253,12 @@ def page(results: dict) -> str:
     numbers = {"number": len(THRESHOLDS), "first": THRESHOLDS[0], "last": THRESHOLDS[-1]}
     texts = {"bfloat16": MOVED.format(rows="\n".join(moved), **numbers) if moved else NOT_MOVED}
     texts |= {"tile": " x ".join(map(str, TILE)), "shape": " x ".join(map(str, results["shape"]))}
-    texts |= {"engines": "\n".join(engines), "peers": "\n".join(peers), "window_rounds": 3 * results["rounds"]}
+    texts |= {
+        "engines": "\n".join(engines),
+        "windows": "\n".join(windows),
+        "peers": "\n".join(peers),
+        "window_rounds": 3 * results["rounds"],
+    }
     return PAGE.format(**results | texts)
 
 

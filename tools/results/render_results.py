@@ -123,8 +123,7 @@ Written by `make results`; [lesson 07](../../notebooks/07_ablations_and_results.
 training whether membranes get the higher or the lower weights, so both signs count, and *membranes darker* says in how
 many runs they got the lower ones. The correlation is without its sign, too.
 *VOI* is that of A_r's segmentation at the row's
-threshold, as it is and with a map replaced. *Its mean* is the mean over each window of the prediction, 16 sections of
-160 x 160 voxels."""
+threshold, as it is and with a map replaced. *Its mean* is the mean over each window of the prediction."""
 SHIPPED = f"""# The shipped model after each stage of its training
 
 Written by `make results`; [trials.md](trials.md) tells what else was tried.

@@ -19,7 +19,7 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 import numpy as np
 import torch
 from far_affinities import FAR, add_far_heads, far_loss, remove_far_heads
-from teacher import ORDERS, STAGES, TaughtPatches, teach_once, train_stage, turn_volume
+from teacher import BORDER, INSIDE, ORDERS, SHARE, STAGES, TaughtPatches, teach_once, train_stage, turn_volume
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.checkpoints import History
@@ -156,7 +156,8 @@ def model_card(weights: Path) -> str:
         tried += " | ".join(f"{number:.3f}" for number in numbers) + " |\n"
     size = weights.stat().st_size / 1e6
     chosen_on = notes.get("chosen_on", "sections 120-139, which training did not see")
-    texts = notes | {"tried": tried, "chosen_on": chosen_on}
+    taught = {"share": SHARE, "border": BORDER, "inside": INSIDE}
+    texts = notes | taught | {"tried": tried, "chosen_on": chosen_on}
     return CARD.format(name=weights.name, megabytes=size, rows=rows, recipe=recipe, **texts)
 
 
@@ -164,21 +165,25 @@ CARD = """# {name}
 
 <!-- written by `make weights` from the notes inside the file; edit tools/results/train_mini.py instead -->
 
-A mini FGNet ({parameters:,} parameters, {megabytes:.1f} MB, safetensors): a small Hiera built from the classes of
-the `sam2` package, and a narrow Fine-Grained Encoder. It lets every lesson run on a CPU without a download. **These are
-not SAM2's pretrained weights**: until the last stage the encoder was one that had started at random; then the one that
-`make encoder` pretrains without labels of people took its place. It was trained together with the rest, on electron
-microscopy and phantoms only.
+A mini FGNet ({parameters:,} parameters, {megabytes:.1f} MB, safetensors): a guide that knows photographs, and a narrow
+Fine-Grained Encoder. It lets every lesson run on a CPU without a download. **These are not SAM2's weights**: the guide
+is EfficientNet-Lite0 up to stride 16 with the weights of ImageNet (`encoder_natural.safetensors`), a declared stand-in
+for SAM2's encoder, fine-tuned with the rest. Attention is F' = F a, and the norm is `ChannelNorm`, which sees one voxel
+at a time.
 
-**Data.** FIB-25 (Takemura et al. 2015, doi 10.1073/pnas.1509820112; CC BY), sections 0-119 of its training part; the
-training volume of gala (Nunez-Iglesias et al. 2013, doi 10.1371/journal.pone.0071715; BSD-style, HHMI); this
-repository's phantom; for the pretrained encoder also FIB-25's unlabelled sections and more phantoms. Nothing under a
-non-commercial licence was used.
+**Data.** FIB-25 (Takemura et al. 2015, doi 10.1073/pnas.1509820112; CC BY), labels of sections 0-119 of its training
+part and sections without labels; the training volume of gala (Nunez-Iglesias et al. 2013, doi
+10.1371/journal.pone.0071715; BSD-style, HHMI); this repository's phantom. Nothing under a non-commercial licence was
+used, but ImageNet's photographs, which the guide learned from, have terms of their own.
 
-**Recipe.** `make weights`: {minutes} minutes on {device}, {date}. It ran once, so its spread is unknown. AdamW
-with warm-up and a cosine, one patch an iteration, a moving average of the weights at the end of each stage; the encoder
-has a quarter of the learning rate. The last two stages also learned affinities to voxels {far} away, in heads of
-their own that are not in the file:
+**Recipe.** `make weights` trains a teacher first, an FGNet in residual form around the encoder of `make encoder`, in
+all lines of the table but the last. Then comes the model that ships, from random weights around the guide: {share:.0%}
+of its patches are cut from {unlabelled} MVox of FIB-25 without labels, where the targets are what the teacher says when
+it looks along z, y and x, if it is sure (below {border} or above {inside}). Both learned affinities to voxels {far}
+away too (the teacher in its last two stages), in heads of their own that are not in the file. {minutes} minutes on
+{device}, {date}, and the time in which the teacher looks. It ran once, so its spread is unknown. AdamW with warm-up and
+a cosine, one patch an iteration, a moving average of the weights at the end; encoders have a quarter of the learning
+rate. In the last line FIB-25 counts three times, with sections along z, y and x:
 
 | iterations | patch (z, y, x) | learning rate | moving average | drawn from FIB-25 : gala : phantom | seed |
 |---|---|---|---|---|---|
@@ -192,8 +197,8 @@ their own that are not in the file:
 |---|---|---|---|---|
 {rows}
 
-After each stage, on FIB-25, at the threshold that is then chosen in this way (drawn in
-[shipped.md](../../docs/measured/shipped.md)):
+The teacher after each stage and the model that ships, on FIB-25, at the threshold that is then chosen in this way
+(drawn in [shipped.md](../../docs/measured/shipped.md)):
 
 | iterations | minutes | threshold | VOI, 120-139 | ARAND | VOI, 144-183 | ARAND |
 |---|---|---|---|---|---|---|
@@ -234,6 +239,7 @@ def main() -> None:
         "measured": measured,
         "stages": [asdict(stage) for stage in (*STAGES, RECIPE)],
         "far": " and ".join(map(str, FAR)),
+        "unlabelled": round(raw.size / 1e6),
         "parameters": sum(p.numel() for p in model.parameters()),
         "tried": tried,
         "minutes": round(minutes),
