@@ -63,8 +63,8 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** White means that a voxel is joined to its neighbours along all three axes; dark lines are borders. If
-# every line were closed, we would be done. They are not: some lines have gaps, and some neurites have dark spots
-# inside. This lesson is about these faults.
+# every line were closed in every section, we would be done. Nearly all are, but a few have a gap or grow faint, and some
+# neurites have grey spots inside. This lesson is about these faults.
 #
 # ## 2 · The obvious way, and why it fails
 #
