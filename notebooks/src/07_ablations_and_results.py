@@ -362,8 +362,8 @@ fold_table(HEADS, {topic: [answer(key, *pairs[key]) for key in pairs] for topic,
 #
 # ## 5 · All thresholds at once
 #
-# A score belongs to one threshold. We chose it for every row on sections 120 to 139 of the *training* part, which no
-# row was trained on, and then kept it. What would each row gain by peeking, that is, with the best threshold of the
+# A score belongs to one threshold. We chose it on sections 120 to 139 of the *training* part, which taught no row, and
+# for the shipped model on all 140. What would each row gain by peeking, that is, with the best threshold of the
 # validation part?
 
 
