@@ -88,7 +88,7 @@ encoder: env  ## pretrain the mini encoder without labels of people (an hour on 
 student: env  ## train the student that ships in data/pretrained (an hour on one core, or MINUTES=5; its rows: tools/results/train_student.py --rows)
 	$(BIN)/python tools/results/train_student.py $(if $(MINUTES),--minutes $(MINUTES))
 
-weights: env  ## train the mini model that ships in data/pretrained (five hours on one core)
+weights: env  ## train the mini model that ships in data/pretrained, after its teacher (eight hours on one core)
 	$(BIN)/python tools/results/train_mini.py
 	$(BIN)/python tools/results/adapt_targets.py --source
 

@@ -68,7 +68,7 @@ class Converted(nn.Module):
     def __init__(self, model: FGNet, engine: str, parts: tuple[bytes | None, bytes]) -> None:
         """Load the two parts of a model, as `record_parts` gives them, into an engine with PyTorch's threads."""
         super().__init__()
-        self.model = model
+        self.model, self.config = model, model.config
         load, threads = LOADERS[engine], torch.get_num_threads()
         self._encoder = load(parts[0], threads) if parts[0] else None
         self._decoder = load(parts[1], threads)

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.sam2_encoder import Sam2Encoder
+from fgnet_lib.natural_encoder import GUIDES, NaturalEncoder
 
 Range = Literal["min-max", "percentile"]
 SAMPLES = 4096  # rows of activations kept of each layer
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 KEPT = 0.9995  # share of the values that a percentile range covers
-FIRST_AND_LAST = ("patch_embed.proj", "stem", "head")  # few weights, but every error in them reaches every voxel
+# Few weights, whose errors do most harm: the first and the last layer, and convolutions that see one channel alone.
+KEEP_8_BITS = ("stem", "head", "depthwise")
 
 
 class Quantiser(nn.Module):
@@ -297,7 +298,7 @@ class Recipe:
     """How to quantise.
 
     Attributes:
-        weight_bits: Of the weights; the first and the last layer keep 8.
+        weight_bits: Of the weights; the layers of `KEEP_8_BITS` keep 8.
         input_bits: Of the activations; likewise.
         how: How the range of the activations is chosen.
         transform: "none", "smooth" (SmoothQuant), or "groups" (a shift and scale of `groups` groups of channels).
@@ -318,7 +319,7 @@ def quantise_layers(model: nn.Module, recipe: Recipe, run: Callable[[nn.Module],
     """Return a copy of a model with rounded weights and activations.
 
     Args:
-        model: In eval mode; its biases are all there, as SAM2's and FGNet's are.
+        model: In eval mode; its biases are all there, as FGNet's are.
         recipe: How.
         run: Calls a model on sections that show what its activations are like (calibration).
         part: The beginning of the names of the layers that are rounded; empty for all.
@@ -327,9 +328,9 @@ def quantise_layers(model: nn.Module, recipe: Recipe, run: Callable[[nn.Module],
     copy = deepcopy(model)
     for name, seen in activations.items():
         layer = copy.get_submodule(name)
-        edge = name.endswith(FIRST_AND_LAST)
-        own = replace(recipe, weight_bits=8, input_bits=8) if edge else recipe
-        plain = edge or not is_pointwise(layer)
+        spared = name.endswith(KEEP_8_BITS)
+        own = replace(recipe, weight_bits=8, input_bits=8) if spared else recipe
+        plain = spared or not is_pointwise(layer)
         transform = identity(_channels(layer)) if plain else choose_transform(seen, layer, own)
         copy.set_submodule(name, _round_layer(layer, seen, transform, own))
     return copy.eval().requires_grad_(False)
@@ -370,20 +371,22 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
-def learn_blocks(quantised: Sam2Encoder, original: Sam2Encoder, raw: Tensor, steps: int, rate: float = 0.01) -> None:
-    """Learn shifts, scales and step sizes, one block of the trunk after the other; the weights stay as they are.
+def learn_blocks(
+    quantised: NaturalEncoder, original: NaturalEncoder, raw: Tensor, steps: int, rate: float = 0.01
+) -> None:
+    """Learn shifts, scales and step sizes, one block of the encoder after the other; the weights stay as they are.
 
     Each block sees what the rounded blocks before it give, and is to give what the original block gives: no labels, and
     no gradient through more than one block.
 
     Args:
-        quantised: Of `quantise`; changed.
+        quantised: Of `quantise_fgnet`; changed.
         original: The same encoder in floating point.
         raw: float (1, 1, D, H, W) in [0, 1], sections to learn from.
         steps: Of Adam, for each block.
         rate: Adam's; all that is learned is a logarithm, or a shift in units of its scale.
     """
-    theirs, ours = (encoder.image_encoder.trunk.blocks for encoder in (original, quantised))
+    theirs, ours = ([block for stage in encoder.stages for block in stage] for encoder in (original, quantised))
     for before, after in zip(theirs, ours, strict=True):
         wanted, given = _passing(original, before, raw)[1], _passing(quantised, after, raw)[0]
         layers = [layer for layer in after.modules() if isinstance(layer, QuantisedLayer)]
@@ -393,13 +396,17 @@ def learn_blocks(quantised: Sam2Encoder, original: Sam2Encoder, raw: Tensor, ste
 
 
 def _fit(block: nn.Module, given: Tensor, wanted: Tensor, learned: list[Tensor], steps: int, rate: float) -> None:
-    """Fit what is learned of a block by Adam, and keep the best of all steps, the start included."""
+    """Fit what is learned of a block by Adam, and keep the best of all steps, the start included.
+
+    An error counts in units of its channel's standard deviation, or a few wide channels would decide alone.
+    """
     optimiser = torch.optim.Adam(learned, rate)
+    weight = 1 / wanted.var((0, 2, 3), keepdim=True).clamp(min=1e-8)
     best, kept = float("inf"), [p.detach().clone() for p in learned]
     for parameter in learned:
         parameter.requires_grad_(True)
     for step in range(steps + 1):
-        loss = (block(given) - wanted).square().mean()
+        loss = ((block(given) - wanted).square() * weight).mean()
         if loss.item() < best:
             best, kept = loss.item(), [p.detach().clone() for p in learned]
         if step < steps:
@@ -411,7 +418,7 @@ def _fit(block: nn.Module, given: Tensor, wanted: Tensor, learned: list[Tensor],
 
 
 @torch.no_grad()
-def _passing(encoder: Sam2Encoder, block: nn.Module, raw: Tensor) -> tuple[Tensor, Tensor]:
+def _passing(encoder: NaturalEncoder, block: nn.Module, raw: Tensor) -> tuple[Tensor, Tensor]:
     """Return what a block of an encoder is given, and what it gives."""
     seen: list[tuple[Tensor, Tensor]] = []
     handle = block.register_forward_hook(lambda _, given, result: seen.append((given[0].clone(), result.clone())))
@@ -423,28 +430,41 @@ def _passing(encoder: Sam2Encoder, block: nn.Module, raw: Tensor) -> tuple[Tenso
 
 
 @torch.no_grad()
-def plant_outliers(encoder: Sam2Encoder, channels: int = 2, factor: float = 100.0, seed: int = 0) -> Sam2Encoder:
-    """Return a copy of an encoder with outliers in its activations that computes the same function.
+def plant_outliers(model: FGNet, channels: int = 2, factor: float = 100.0, seed: int = 0) -> FGNet:
+    """Return a copy of a model with outliers in its encoder's activations that computes the same affinities.
 
-    In each norm of each block a few channels become `factor` times as large, and the columns of the layers that read
-    them `factor` times as small. The outliers are planted: a small encoder has few of its own.
+    In each stage of the encoder a few channels of what its blocks add up become `factor` times as large, and the
+    columns of all layers that read them `factor` times as small. The outliers are planted: ReLU6 keeps the values
+    between a block's own layers from 0 to 6, so there the encoder has none of its own.
 
     Args:
-        encoder: Of any size.
-        channels: How many channels of each norm.
+        model: With the encoder that learned from photographs.
+        channels: How many channels of each stage.
         factor: How much larger.
         seed: Which channels.
     """
-    copy, generator = deepcopy(encoder), torch.Generator().manual_seed(seed)
-    for block in copy.image_encoder.trunk.blocks:
-        shortcut = [block.proj] if block.dim != block.dim_out else []
-        for norm, readers in ((block.norm1, [block.attn.qkv, *shortcut]), (block.norm2, [block.mlp.layers[0]])):
-            chosen = torch.randperm(len(norm.weight), generator=generator)[:channels]
-            norm.weight[chosen] *= factor
-            norm.bias[chosen] *= factor
-            for reader in readers:
-                reader.weight[:, chosen] /= factor
+    copy, generator = deepcopy(model), torch.Generator().manual_seed(seed)
+    stages = list(copy.encoder.stages)
+    for k, stage in enumerate(stages):
+        readers = [block.widen for block in (*stage[1:], *(stages[k + 1][:1] if k + 1 < len(stages) else []))]
+        if k in GUIDES:
+            readers.append(copy.project[GUIDES.index(k)])
+            readers += _read_guide(copy, GUIDES.index(k))
+        chosen = torch.randperm(len(stage[0].narrow.bias), generator=generator)[:channels]
+        for block in stage:
+            block.narrow.weight[chosen] *= factor
+            block.narrow.bias[chosen] *= factor
+        for reader in readers:
+            reader.weight[:, chosen] /= factor
     return copy
+
+
+def _read_guide(model: FGNet, level: int) -> list[nn.Module]:
+    """The layers of attention that read a map of the guide."""
+    if not model.config.refined:
+        return []
+    attention = model.fine_encoder.guides[level]
+    return [layer for layer in (attention.from_guide, attention.value) if layer is not None]
 
 
 def megabytes(model: nn.Module) -> float:
@@ -467,10 +487,10 @@ def quantise_fgnet(model: FGNet, recipe: Recipe, raw: Tensor, part: str = "encod
     """Return a copy of an FGNet with rounded weights and activations, calibrated and learned on a crop.
 
     Args:
-        model: In eval mode, on the CPU, with SAM2's encoder.
+        model: In eval mode, on the CPU, with the encoder that learned from photographs.
         recipe: How.
         raw: float (1, 1, D, H, W) in [0, 1], of the training part; no labels are needed.
-        part: "encoder" for SAM2's encoder alone, empty for the whole model.
+        part: "encoder" for the encoder alone, empty for the whole model.
     """
     quantised = quantise_layers(model, recipe, lambda each: each(raw), part)
     if recipe.steps:

@@ -378,10 +378,10 @@ def test_stages_of_the_shipped_model_are_shown_at_the_threshold_that_training_se
     part = [[0.5, 0.75, 0.5, 0.125], [0.75, 0.5, 0.25, 0.0625]]
     stage = {"iterations": 300, "minutes": 2.6, "threshold": 0.5, "training": part, "validation": part}
     measured["shipped"] = [made("shipped", 0, 1.0)]
-    measured["shipped"][0]["training"]["tried"] = [stage]
+    measured["shipped"][0]["training"]["tried"] = [stage, stage | {"iterations": 400}]  # the teacher, and what ships
     assert "| 300 | 3 | 0.5 | 1.250 | 0.125 | 1.250 | 0.125 | 0.750 |" in render_results.shipped_page(measured)
     chosen, at_all = render_results.draw_shipped(measured).axes
-    assert [line.get_ydata()[0] for line in chosen.lines[:2]] == [1.25, 1.25]
+    assert [line.get_xydata().tolist() for line in chosen.lines[:2]] == [[[300, 1.25]], [[400, 1.25]]]
     assert list(at_all.lines[0].get_ydata()) == [1.25, 0.75] and at_all.lines[1].get_xdata()[0] == 0.5
 
 

@@ -76,12 +76,12 @@ INTRODUCTION = """\
 <!-- written by tools/results/measure_bits.py from docs/measured/bits.json; edit that tool instead -->
 
 These are the runs of [lesson 16](../../notebooks/16_fewer_bits.ipynb), declared in `fgnet_lib/study/bits.py`. W4A8
-means weights of 4 bits and activations of 8; the first and the last layer keep 8 bits. Every run is calibrated on
-{calibration} voxels of FIB-25's training part, whose position its seed chooses, and needs no labels. *Planted
-outliers*: two channels of each norm of the encoder are made 100 times as large and what reads them 100 times as small,
-which changes nothing in floating point; the seed chooses the channels. All runs, of both outputs, are judged at the
-threshold that was chosen for A_r with 32 bits. The model was trained on other parts of FIB-25 and of gala. AC4 and
-CREMI B are wholly new to it; they are rescaled to FIB-25's voxel.
+means weights of 4 bits and activations of 8; the first and the last layer and depthwise convolutions keep 8 bits.
+Every run is calibrated on {calibration} voxels of FIB-25's training part, whose position its seed chooses, and needs no
+labels. *Planted outliers*: in each stage of the encoder, two channels of what its blocks add up are made 100 times as
+large and what reads them 100 times as small, which changes nothing in floating point; the seed chooses the channels.
+All runs, of both outputs, are judged at the threshold that was chosen for A_r with 32 bits. The model was trained on
+other parts of FIB-25 and of gala. AC4 and CREMI B are wholly new to it; they are rescaled to FIB-25's voxel.
 
 Rounding is simulated in these runs, so they have no times. To fit a busy laptop they are judged on crops: {crops}.
 Scores of crops are those of no other page.
@@ -122,7 +122,7 @@ def build_rounded(cell: Cell, seed: int) -> FGNet:
     """Round the shipped model as a cell says, calibrated on the crop of a seed."""
     model, method = load_pretrained(), METHODS[cell.method]
     if cell.network == "planted":
-        model.encoder = plant_outliers(model.encoder, seed=seed)
+        model = plant_outliers(model, seed=seed)
     recipe = Recipe(*WIDTHS[cell.width], how=method.how, transform=method.transform, steps=method.steps)
     (crop,) = cut_training(CALIBRATION, 1, seed)
     raw = torch.from_numpy(crop / np.float32(255))[None, None]

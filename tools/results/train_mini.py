@@ -176,14 +176,14 @@ part and sections without labels; the training volume of gala (Nunez-Iglesias et
 10.1371/journal.pone.0071715; BSD-style, HHMI); this repository's phantom. Nothing under a non-commercial licence was
 used, but ImageNet's photographs, which the guide learned from, have terms of their own.
 
-**Recipe.** `make weights` trains a teacher first, an FGNet in residual form around the encoder of `make encoder`, in
-all lines of the table but the last. Then comes the model that ships, from random weights around the guide: {share:.0%}
-of its patches are cut from {unlabelled} MVox of FIB-25 without labels, where the targets are what the teacher says when
-it looks along z, y and x, if it is sure (below {border} or above {inside}). Both learned affinities to voxels {far}
-away too (the teacher in its last two stages), in heads of their own that are not in the file. {minutes} minutes on
-{device}, {date}, and the time in which the teacher looks. It ran once, so its spread is unknown. AdamW with warm-up and
-a cosine, one patch an iteration, a moving average of the weights at the end; encoders have a quarter of the learning
-rate. In the last line FIB-25 counts three times, with sections along z, y and x:
+**Recipe.** `make weights` trains a teacher first, an FGNet in residual form around the encoder of `make encoder`: all
+lines of the table but the last. Then comes the model that ships, from random weights around the guide. {share:.0%} of
+its patches are cut from {unlabelled} MVox of FIB-25 without labels; there the targets are what the teacher says when it
+looks along z, y and x, where it is sure (below {border} or above {inside}). Both learned affinities {far} voxels away
+too (the teacher in its last stages), in heads of their own that are not in the file. AdamW with warm-up and a
+cosine, one patch an iteration, a moving average of the weights at the end; encoders have a quarter of the learning
+rate. In the last line FIB-25 counts three times, with sections along z, y and x. It took {minutes} minutes and the time
+in which the teacher looks ({device}, {date}), and ran once, so its spread is unknown:
 
 | iterations | patch (z, y, x) | learning rate | moving average | drawn from FIB-25 : gala : phantom | seed |
 |---|---|---|---|---|---|
@@ -197,8 +197,8 @@ rate. In the last line FIB-25 counts three times, with sections along z, y and x
 |---|---|---|---|---|
 {rows}
 
-The teacher after each stage and the model that ships, on FIB-25, at the threshold that is then chosen in this way
-(drawn in [shipped.md](../../docs/measured/shipped.md)):
+The teacher after each stage and the model that ships, on FIB-25, at the threshold that training sections chose (drawn
+in [shipped.md](../../docs/measured/shipped.md)):
 
 | iterations | minutes | threshold | VOI, 120-139 | ARAND | VOI, 144-183 | ARAND |
 |---|---|---|---|---|---|---|
