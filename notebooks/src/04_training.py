@@ -569,11 +569,11 @@ plt.show()
 # %% [markdown]
 # Colours are matched: of all segments, the one that covers most of a neuron has that neuron's colour.
 #
-# **What to see.** Before training, the raw image shines through foggy affinities, and the segmentation is worthless:
-# one object, or a few blobs. Seconds of training (`fast`) teach at most that dark voxels are a border, dark
-# mitochondria included. Minutes (`cpu`) teach the model to tell membranes from mitochondria, and outlines close; look
+# **What to see.** Before training, the raw image shines faintly through foggy affinities, and the segmentation is
+# worthless: one object, or a few blobs. Seconds of training (`fast`) begin to darken borders, and dark mitochondria or
+# their rims with them. Minutes (`cpu`) teach the model to tell membranes from mitochondria, and outlines close; look
 # for the remaining errors at thin neurites. Compare the scores with those of the shipped model (its card is
-# `data/pretrained/README.md`), which was trained longer. **Do not take a small difference between two stages for a
+# `data/pretrained/README.md`), which was trained for hours. **Do not take a small difference between two stages for a
 # result**: it is one run with one seed, and the second stage simply trained for longer. Lesson 07 answers such
 # questions with several seeds.
 #
