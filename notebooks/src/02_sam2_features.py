@@ -485,14 +485,14 @@ assert DATASET != "phantom" or all(at4 > 0.75 and at4 > at16 + 0.05 for at4, _, 
 
 # %% [markdown]
 # **What to see.** First, random filters already do well: borders are dark, and a weighted sum finds dark pixels. What
-# training has added is only the difference from the random twin, however good the colours look. (Compare each encoder
-# with its own twin: the mini encoder has more channels at stride 4, and the probe gains from each.) Second, **photographs
-# teach an encoder to see membranes**: at strides 8 and 16 the stand-in is clearly better than its random twin on
-# micrographs that it has never seen, and fine-tuning on EM improves its finest map. This is the idea of the paper, whose
-# guide is much larger and has seen far more. Third, the AUC falls as the stride grows: with stride 16 even the best features
-# cannot place a border to the voxel. And most borders are easy to find: what makes neuron segmentation hard is the
-# *weak* border, which only a wider view and the neighbouring sections can decide. (A few sections are a small test;
-# trust clear gaps only.)
+# training has added is only the difference from the random twin, however good the colours look. It can be small, or
+# even negative. (Compare each encoder with its own twin: the mini encoder has more channels at stride 4, and the probe
+# may use them all.) Second, **photographs teach an encoder to see membranes**: at strides 8 and 16 the stand-in is
+# clearly better than its random twin on micrographs that it has never seen, and fine-tuning on EM improves its finest
+# map. This is the idea of the paper, whose guide is much larger and has seen far more. Third, the AUC falls as the
+# stride grows: with stride 16 even the best features cannot place a border to the voxel. And most borders are easy to
+# find: what makes neuron segmentation hard is the *weak* border, which only a wider view and the neighbouring sections
+# can decide. (A few sections are a small test; trust clear gaps only.)
 
 # %% [markdown]
 # ## 7 · Explore

@@ -124,7 +124,7 @@ training whether membranes get the higher or the lower weights, so both signs co
 many runs they got the lower ones. The correlation is without its sign, too.
 *VOI* is that of A_r's segmentation at the row's
 threshold, as it is and with a map replaced. *Its mean* is the mean over each window of the prediction, 16 sections of
-160 x 160 voxels."""
+160 x 160 voxels (of a model with the channel norm, up to 256 x 256)."""
 SHIPPED = f"""# The shipped model after each stage of its training
 
 Written by `make results`; [trials.md](trials.md) tells what else was tried.
