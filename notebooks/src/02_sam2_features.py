@@ -391,18 +391,16 @@ checks.fine_stride(my_stride)
 # %% [markdown]
 # ## 6 · Random, trained on EM, trained on photographs
 #
-# Beautiful colours prove little: a network with **random** weights is already a bank of filters, and its maps show
-# edges too. So always compare an encoder with its *random twin*.
+# Beautiful colours prove little: a network with **random** weights is a bank of filters, and its maps show edges too.
+# So always compare an encoder with its *random twin*.
 #
 # The paper bets on photographs: SAM2's encoder, which has seen so many of them, should see membranes as well. SAM2.1's
 # weights are too large for this repository, so it has a **stand-in** for the question: the first layers of
 # EfficientNet-Lite0, which learned to name what is in the photographs of ImageNet
 # ([the data page](../data/README.md) names its source). It is not SAM2, and it has never seen a micrograph. We look at
-# it twice: as the photographs left it, and as the guide of the model that ships with this course, which was then
-# fine-tuned inside FGNet on EM.
-#
-# If you have SAM2.1's official checkpoint, its encoder joins the comparison, too. To get it, put
-# `sam2.1_hiera_tiny.pt` into your data folder, or let `fetch` download it; this lesson downloads nothing.
+# it twice: as photographs left it, and as the shipped model's guide, fine-tuned inside FGNet on EM. (If
+# `sam2.1_hiera_tiny.pt`, SAM2.1's official checkpoint, is in your data folder, it joins them. This lesson downloads
+# nothing.)
 
 # %%
 torch.manual_seed(SEED)
@@ -433,7 +431,7 @@ with torch.no_grad():
 quiz.ask("02", "random")
 
 # %% [markdown]
-# We run the probe on every map of every encoder:
+# We run it on every map:
 
 # %%
 borders = widen_borders(volume.labels) == 0
@@ -460,7 +458,7 @@ for name, (at4, at8, at16) in aucs.items():
     print(f"{name:27} stride 4: {at4:.3f}  stride 8: {at8:.3f}  stride 16: {at16:.3f}")
 
 # %% [markdown]
-# Here are the maps as colours, one column for each encoder, with the AUC of the probe above each map:
+# The maps as colours, with the AUC above each:
 
 # %% alt="Above a section; below it one column for each encoder, random and trained, with its features at strides 4, 8 and 16 as colours and the AUC of a linear probe. Random encoders show outlines too; the trained ones have the higher AUCs."
 figure, axes = plt.subplots(3, 1 + len(maps), figsize=(2.7 * (1 + len(maps)), 9))
@@ -473,7 +471,6 @@ for column, (name, levels) in zip(axes[:, 1:].T, maps.items(), strict=True):
         title = f"{name}\n{title}" if stride == STRIDES[0] else title
         plots.pca_rgb(ax, principal_components(level)[z], stride, volume.voxel_size, title)
 
-# %%
 random, natural, tuned = (
     np.array(aucs[f"stand-in, {state}"]) for state in ("random", "photographs", "fine-tuned on EM")
 )
@@ -489,10 +486,8 @@ assert DATASET != "phantom" or all(at4 > 0.75 and at4 > at16 + 0.05 for at4, _, 
 # even negative. (Compare each encoder with its own twin: the mini encoder has more channels at stride 4, and the probe
 # may use them all.) Second, **photographs teach an encoder to see membranes**: at strides 8 and 16 the stand-in is
 # clearly better than its random twin on micrographs that it has never seen, and fine-tuning on EM improves its finest
-# map. This is the idea of the paper, whose guide is much larger and has seen far more. Third, the AUC falls as the
-# stride grows: with stride 16 even the best features cannot place a border to the voxel. And most borders are easy to
-# find: what makes neuron segmentation hard is the *weak* border, which only a wider view and the neighbouring sections
-# can decide. (A few sections are a small test; trust clear gaps only.)
+# map. This is the idea of the paper. Third, the AUC falls as the stride grows: with stride 16 even the best features
+# cannot place a border to the voxel. (A few sections are a small test; trust clear gaps only.)
 
 # %% [markdown]
 # ## 7 · Explore

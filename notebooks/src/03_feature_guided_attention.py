@@ -107,23 +107,10 @@ print("raw:", tuple(raw.shape), "= batch, channel, z, y, x")
 # The input is added at the end (a *residual*), so the block only has to learn a correction. The block takes far fewer
 # weights than a dense convolution; the folded section below counts them.
 #
-# `norm` keeps the size of the features in bounds. Ours divides the channels of each voxel by their root mean square,
-# and then gives every channel a weight and an offset of its own (at first 1 and 0). The usual GroupNorm takes its
-# statistics from the whole window instead, so a voxel's features would change with the size of the window and with
-# what lies in its far corner. Compare the two: do a voxel's features stay the same in a smaller window?
-
-# %%
-x = torch.randn(1, 32, 4, 24, 24)
-by_hand = x / x.square().mean(dim=1, keepdim=True).sqrt()  # dim 1 holds the channels
-torch.testing.assert_close(ChannelNorm(32)(x), by_hand, atol=1e-3, rtol=1e-3)
-for norm, stays in ((ChannelNorm(32), True), (nn.GroupNorm(4, 32), False)):
-    of_window, of_corner = norm(x)[..., :12, :12], norm(x[..., :12, :12])
-    largest = (of_window - of_corner).abs().max().item()
-    print(f"{type(norm).__name__:11} features of the same voxels differ by at most {largest:.1e}")
-    assert (largest < 1e-5) == stays
-
-# %% [markdown]
-# Here is the block as a module:
+# `norm` keeps features in bounds: it divides the $C$ channels of each voxel by their root mean square,
+# $x_c / \sqrt{\frac{1}{C} \sum_k x_k^2}$, and then each channel has a weight and an offset. The usual GroupNorm takes its
+# statistics from the whole window instead, so a voxel's features would change with what lies in a far corner. Here is
+# the block as a module:
 
 
 # %%
@@ -175,6 +162,20 @@ for channels in model.config.widths[::2]:
     count, count_dense = (sum(p.numel() for p in module.parameters()) for module in (ours, dense))
     print(f"{channels:3} channels: DW Block {count:7,} parameters, one dense convolution {count_dense:8,}")
 assert round(count_dense / count) == 6  # with 96 channels, as the prediction says
+
+# %% [markdown]
+# **Does the norm see the window?** Do a voxel's features stay the same in a smaller window? The second line is all of
+# `ChannelNorm` before its weight and offset:
+
+# %%
+x = torch.randn(1, 32, 4, 24, 24)
+by_hand = x / x.square().mean(dim=1, keepdim=True).sqrt()  # dim 1 holds the channels
+torch.testing.assert_close(ChannelNorm(32)(x), by_hand, atol=1e-3, rtol=1e-3)
+for norm, stays in ((ChannelNorm(32), True), (nn.GroupNorm(4, 32), False)):
+    of_window, of_corner = norm(x)[..., :12, :12], norm(x[..., :12, :12])
+    largest = (of_window - of_corner).abs().max().item()
+    print(f"{type(norm).__name__:11} features of the same voxels differ by at most {largest:.1e}")
+    assert (largest < 1e-5) == stays
 
 # %% [markdown]
 # **Does it equal the library's?** Take the weights of a block in the trained model, load them into the class above,
@@ -332,8 +333,7 @@ assert DATASET not in ("phantom", "fib25") or abs(aucs[2] - 0.5) > max(abs(auc -
 # **What to see.** If the first two sentences say *lower* or *higher*, both encoders see membranes. The ReLU and $W_a$
 # turn their sum into one weight per pixel, $a_1$, and it draws the membranes more clearly than the mean of either part
 # does. The percentage above the figure is the guide's part of the two variances together: on the phantom and on FIB-25
-# it is over three quarters, so **where a1 is bright is mostly the guide's decision**. It learned to see from
-# photographs, and from EM after that.
+# it is over three quarters, so **where a1 is bright is mostly the guide's decision**.
 #
 # **Exercise 3.2: feature-guided attention.** Now write it as a module. The layers are given; write the two equations
 # above. Return the guided features $F'$ and the attention map $a$. The check gives your module the weights of the
@@ -521,8 +521,7 @@ for level, (a, stride) in enumerate(zip(prediction.attention, STRIDES, strict=Tr
 # So the levels have shared the work: fine features go on where an edge may be, coarse ones where there is none. Nobody
 # told the network to do this; the loss asks for affinities only. The sentences above are computed from the maps, so
 # they hold for the data and the model in front of you, whatever those are.
-#
-# Then read the shares below 0.1. At each level, the features of many pixels are nearly erased.
+# At each level the features of many pixels are nearly erased: read the shares below 0.1.
 #
 # ## 7 · Measured: how much attention falls on membranes
 #
@@ -708,11 +707,9 @@ if DATASET in ("phantom", "fib25"):  # as the text below says
 # affinities show, because one wrong bridge merges two neurons: on FIB-25's sections 120-139, VOI rises by 0.42 bits
 # with the mean of a1, by 2.23 with that of a2, and by 0.11 with that of a3 ([the record](../docs/measured/trials.md)).
 #
-# If you could replace the map of a level by its mean and little changed, then the model would not use *where* this
-# level attends, however striking its picture is. If many affinities change, the decoder relies on the map. But that
-# does not say that the model would segment worse if it had been **trained** without the map. That is another
-# experiment: an ablation. And it says nothing about other trainings: [lesson 07](07_ablations_and_results.ipynb) asks
-# the same of every model that `make results` trains.
+# So the decoder relies on the maps. But that does not say that the model would segment worse if it had been **trained**
+# without the map. That is another experiment: an ablation. And it says nothing about other trainings: [lesson
+# 07](07_ablations_and_results.ipynb) asks the same of every model that `make results` trains.
 
 # %% [markdown]
 # ## Your exercises
