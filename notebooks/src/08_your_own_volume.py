@@ -132,7 +132,7 @@ plt.show()
 # 3, which was chosen on labelled *training* data; a model without this note gets 0.5. Overlapping windows (usually
 # 16 × 256 × 256 voxels for the shipped model) cover the whole volume and are blended. The affinities of each of the two
 # decoders take 12 bytes a voxel. On a CPU, OpenVINO computes a large volume faster than PyTorch; if it is installed,
-# `predict` takes it and [says so](../docs/understand/engines.md) in the progress bar. `engine="openvino_bf16"` is faster
+# `predict` takes it and [says so](../docs/understand/engines.md) in its progress bar. `engine="openvino_bf16"` is faster
 # still on some processors, with slightly other affinities.
 
 # %%
@@ -161,7 +161,7 @@ print(f"{checkpoint.name}: {sum(p.numel() for p in model.parameters()):,} parame
 # | `"clahe"` | contrast is equalised in small neighbourhoods, section by section |
 #
 # You can join several. `ADAPT = "voxel_size"` took VOI from 2.42 to 2.05 bits on AC4 and from 2.63 to 1.76 on CREMI B,
-# two volumes new to the model ([trials](../docs/measured/trials.md)). What to add depends on the volume: with
+# both new to the model ([trials](../docs/measured/trials.md)). What to add depends on the volume: with
 # `"voxel_size histogram"` they came to 1.50 and 2.18, with `"voxel_size clahe"` to 2.14 and 1.56. The default is
 # `"none"`, **because each step can also hurt**. [Which one first?](../docs/understand/which_first.md) tells what each
 # did, and lesson 12 explains them. Your own model takes `"clahe"` alone: nothing is known of its training sections.
