@@ -140,7 +140,7 @@ class Network:
 
     @property
     def encodes(self) -> bool:
-        """Whether the network has SAM2."""
+        """Whether the network has a guide."""
         return read_config(self.checkpoint).encoder is not None
 
     def model(self, windows: Windows) -> FGNet | Converted:
@@ -296,7 +296,7 @@ def _settings(grid: Grid, source: Source, predictor: Network | Predictor) -> dic
 
 @dataclass(frozen=True)
 class Encode(ToFiles):
-    """The step from raw to SAM2's features of those sections that windows of several blocks along z share.
+    """The step from raw to the guide's features of those sections that windows of several blocks along z share.
 
     `Decode` encodes all other sections when it comes to them, so they need not be stored. A block of this step holds
     the features of its own sections, for the tiles that begin in it.

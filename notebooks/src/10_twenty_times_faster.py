@@ -379,6 +379,8 @@ lines = [[question, *answer] for question, answer in answers.items() if answer]
 if not lines:
     print(f"No question has both of its rows yet. {students.describe_missing_students(rows)}")
 fold_table(["question", "VOI of the first", "of the second", "difference", "p"], {"": lines}) if lines else None
+
+# %%
 means = {students.PUPILS[name].title: np.mean(scores[name]) for name in students.LOSSES}
 wins = [wide < narrow for wide in scores["wide"] for narrow in scores["narrow"]]
 runs = [run for of_row in scores.values() for run in of_row]
