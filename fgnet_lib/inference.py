@@ -1,6 +1,6 @@
 """A whole volume through the network: overlapping tiles, blended by Gaussian weights.
 
-SAM2 costs most and sees sections one by one, so each section of a tile column is encoded once, and its features serve
+The guide sees sections one by one, so each section of a tile column is encoded once, and its features serve
 every window along z that contains it.
 """
 
@@ -35,8 +35,8 @@ WIDE_MEMORY = 4 * 10**9  # bytes, from which on a machine computes wide windows
 class Prediction(NamedTuple):
     """Affinities and attention of a volume of shape (z, y, x); float32, values in [0, 1]."""
 
-    refined: np.ndarray | None  # A_r, affinities (3, z, y, x); None for a model without it (SAM2 only)
-    coarse: np.ndarray | None  # A_s, likewise; None for a model without SAM2
+    refined: np.ndarray | None  # A_r, affinities (3, z, y, x); None for a model without it (guide only)
+    coarse: np.ndarray | None  # A_s, likewise; None for a model without a guide
     attention: tuple[np.ndarray, ...]  # a1, a2, a3: (z, ceil(y / s), ceil(x / s)) at strides s = 4, 8, 16, or finer
 
 
@@ -268,7 +268,7 @@ def predict_windows(
 
 @torch.inference_mode()
 def encode_sections(model: FGNet | Converted, raw: np.ndarray, size: tuple[int, int, int]) -> list[np.ndarray]:
-    """Encode sections of one tile with SAM2, for `predict_windows`.
+    """Encode sections of one tile with the guide, for `predict_windows`.
 
     Args:
         model: An FGNet, on its device and in eval mode, or one that another engine computes.
@@ -277,7 +277,7 @@ def encode_sections(model: FGNet | Converted, raw: np.ndarray, size: tuple[int, 
 
     Returns:
         For each stride (n, C, h, w), float32, or float16 where the encoder computes in half precision. An empty list
-        for a model without SAM2.
+        for a model without a guide.
     """
     device = next(model.parameters()).device
     with _autocast(device) as autocast:

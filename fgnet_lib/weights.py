@@ -162,7 +162,7 @@ def load_pretrained(device: str | torch.device = "cpu") -> FGNet:
 
     Example:
         >>> load_pretrained().config.encoder
-        'mini'
+        'natural'
     """
     return load_model(PRETRAINED / "fgnet_mini.safetensors", device)
 

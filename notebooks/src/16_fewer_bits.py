@@ -44,8 +44,6 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # $k_0$ is the code of the value 0. It is a whole number, so 0 stays exactly 0.
 
 # %%
-from copy import deepcopy
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -153,25 +151,27 @@ checks.integer_product(my_product)
 #
 # So there are two ways to the same result: compute with whole numbers, or round in floating point and compute as
 # before. The second is called *fake quantisation*. It is slower, but it runs everywhere and is good enough to ask what
-# rounding costs. Are the two really equal? We try it on a layer of the trained encoder, the one that makes queries,
-# keys and values in block 3. The crop that shows what activations are like comes from the training part, and **needs no
-# labels**: this is **calibration**. (Lesson 15 asks whether probabilities are *calibrated*, which is something else.)
+# rounding costs. Are the two really equal? We try it on a layer of the shipped model's guide, the encoder that learned
+# from photographs (lesson 02). It has five stages of blocks, and each block first *widens* its channels: this layer makes
+# 480 of 80. The crop that shows what activations are like comes from the training part, and **needs no labels**: this is
+# **calibration**. (Lesson 15 asks whether probabilities are *calibrated*, which is something else.)
 
 # %%
 model = load_pretrained()
 training = session.volume("train", (4, 128, 128))
 raw = torch.from_numpy(training.raw / np.float32(255))[None, None]
 raw = raw[..., : raw.shape[-2] // 32 * 32, : raw.shape[-1] // 32 * 32]  # what the encoder takes (lesson 02)
-layer_name = "image_encoder.trunk.blocks.3.attn.qkv"
+layer_name = "stages.3.1.widen"  # of the second block of the fourth stage
 layer = model.encoder.get_submodule(layer_name)
+weight, bias = layer.weight.detach().flatten(1), layer.bias.detach()  # a 1 x 1 convolution is a linear layer
 seen = quantisation.observe(model.encoder, lambda: model.encode(raw), [layer_name])[layer_name]
 inputs = Quantiser(seen.low.min(), seen.high.max(), bits=8)
-largest = layer.weight.detach().abs().amax(dim=1, keepdim=True)
+largest = weight.abs().amax(dim=1, keepdim=True)
 weights = Quantiser(-largest, largest, bits=8)
 with torch.no_grad():
-    whole = quantisation.integer_linear(seen.rows, layer.weight, layer.bias, inputs, weights)
-    fake = torch.nn.functional.linear(inputs(seen.rows), weights(layer.weight), layer.bias)
-    exact = layer(seen.rows)
+    whole = quantisation.integer_linear(seen.rows, weight, bias, inputs, weights)
+    fake = torch.nn.functional.linear(inputs(seen.rows), weights(weight), bias)
+    exact = torch.nn.functional.linear(seen.rows, weight, bias)
 print(f"whole numbers against fake: largest difference {(whole - fake).abs().max():.1e}")
 error, size = (whole - exact).abs().max(), exact.abs().max()
 print(f"8 bits against 32 bits:     largest difference {error:.1e}, values up to {size:.1f}")
@@ -180,7 +180,7 @@ assert (whole - fake).abs().max() < 1e-4
 # %% [markdown]
 # ## 3 · Whose range? Tensor, channel, group
 #
-# The layer reads 128 channels. Each has its own range on our crop. What would the error be with 4 bits if every channel
+# The layer reads 80 channels. Each has its own range on our crop. What would the error be with 4 bits if every channel
 # had a step of its own, or every group of 16 channels in a row, or all together?
 
 # %%
@@ -202,18 +202,28 @@ assert errors[0] > errors[1] > errors[2]  # as the text says
 # ## 4 · One wide channel
 #
 # Large networks have **outlier channels**: a few channels whose activations are ten or a hundred times as wide as those
-# of the others. PQ-SAM reports them in SAM. The mini model that ships with this course is small and has few. So
-# **we plant them ourselves**: the outliers below are not SAM's. In each norm of each block we make two channels 100 times
-# as large, and in the next layers the columns that read them 100 times as small. The two changes cancel each other: the
-# network computes what it did before.
+# of the others. PQ-SAM reports them in SAM. Our guide is another network, and it has few (part 8). So **we plant them
+# ourselves**: the outliers below are not SAM's. The blocks of a stage add up their results. In each stage we make two
+# channels of this sum 100 times as large, and the columns of all layers that read them 100 times as small. The two changes
+# cancel each other: the network computes what it did before. We check it where the coarse decoder reads the guide's maps:
+
 
 # %%
-planted = deepcopy(model)
-planted.encoder = quantisation.plant_outliers(model.encoder, channels=2, factor=100)
-with torch.no_grad():
-    for stride, ours, theirs in zip((4, 8, 16), planted.encode(raw), model.encode(raw), strict=True):
-        print(f"stride {stride:2}: features differ by {(ours - theirs).norm() / theirs.norm():.0e} of their size")
-        assert (ours - theirs).norm() / theirs.norm() < 1e-4
+@torch.no_grad()
+def read_guide(network, sections):
+    maps = network.encode(sections)
+    return [project(features) for project, features in zip(network.project, maps, strict=True)]
+
+
+def compare_guides(network, sections):
+    pairs = zip(read_guide(network, sections), read_guide(model, sections), strict=True)
+    return [((ours - theirs).norm() / theirs.norm()).item() for ours, theirs in pairs]
+
+
+planted = quantisation.plant_outliers(model, channels=2, factor=100)
+for stride, error in zip((4, 8, 16), compare_guides(planted, raw), strict=True):
+    print(f"stride {stride:2}: what is read differs by {error:.0e} of its size")
+    assert error < 1e-4
 
 # %%
 quiz.ask("16", "levels-left")
@@ -245,7 +255,7 @@ def ranges_of(encoder):
     return activations, activations.low.numpy(), activations.high.numpy()
 
 
-# %% alt="Left, the ranges of 128 channels: nearly every one contains several of the 16 grey levels. Right, after planting, two channels at the right end reach a hundred times as far, and all others are a thin line around the level 0."
+# %% alt="Left, the ranges of 80 channels: nearly every one contains several of the 16 grey levels. Right, after planting, two channels at the right end reach a hundred times as far, and all others are a thin line around the level 0."
 figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2))
 draw_ranges(left, *ranges_of(model.encoder)[1:], "as trained")
 inside = draw_ranges(right, *ranges_of(planted.encoder)[1:], "with two planted channels")
@@ -253,7 +263,7 @@ plt.show()
 assert (inside <= 1).sum() == channels - 2  # as the text says
 
 # %% [markdown]
-# **What to see.** On the right, two channels decide the step. The other 126 contain a single level at most, and after
+# **What to see.** On the right, two channels decide the step. The other 78 contain a single level at most, and after
 # rounding each of them is a constant, nearly always 0. Their information is gone, although the function is the same in
 # floating point. No other range for the whole layer helps, because clipping the two wide channels destroys what *they*
 # carry.
@@ -270,7 +280,7 @@ assert (inside <= 1).sum() == channels - 2  # as the text says
 # $$\hat X = \frac{X - z}{s}, \qquad \hat W = s\,W, \qquad \hat b = b + W z.$$
 #
 # Where the layer reads a norm, the norm's own weight and bias can take $1/s$ and $-z/s$, so this costs nothing at run
-# time. (Behind a GELU it costs a multiplication and an addition for each value.)
+# time. (Elsewhere, as in our guide, it costs a multiplication and an addition for each value.)
 #
 # **AHCPTQ**, another method for SAM, also lets channels with similar values share their step. Behind a GELU, where most
 # values are tiny and a few are large, it spaces the levels unevenly: by powers of 2 for small values, evenly for large
@@ -324,19 +334,19 @@ assert min(sizes) == 2 and sizes[np.argmax(transform.scale)] == 2  # the wide ch
 #
 # Now we round the whole encoder, first as trained, then with planted outliers. Lesson 03's model gives affinities twice:
 # the coarse $A_s$, which depend on the encoder alone, and the refined $A_r$, for which the Fine-Grained Encoder also sees
-# the image at full resolution. So we look at three things: the error of the encoder's finest features, the mean change of
-# an affinity of $A_r$, and the neurons, segmented from $A_s$ and from $A_r$. All rows use the threshold that was chosen
-# for the model in floating point.
+# the image at full resolution. So we look at three things: the error of the encoder's features as the coarse decoder
+# reads them (the mean of its three maps), the mean change of an affinity of $A_r$, and the neurons, segmented from $A_s$
+# and from $A_r$. All rows use the threshold that was chosen for the model in floating point.
 #
-# **W4A8** means weights of 4 bits and activations of 8. The first and the last layer of the network keep 8 bits, as usual.
+# **W4A8** means weights of 4 bits and activations of 8. The first and the last layer of the network keep 8 bits, as usual,
+# and so do depthwise convolutions, which see one channel alone: a tenth of its weights, which 4 bits harm
+# most.
 # **Min-max** takes the range of the activations from their least to their largest value; a **percentile**, which you meet
 # further down, leaves out the most extreme ones.
 
 # %%
 volume = session.volume("val", (8, 160, 160) if PROFILE == "fast" else (16, 192, 192))
 test = torch.from_numpy(volume.raw[:2, :128, :128] / np.float32(255))[None, None]
-with torch.no_grad():
-    wanted = model.encode(test)[0]
 steps = 5 if PROFILE == "fast" else 20
 predictions, results = {}, {}
 
@@ -346,8 +356,7 @@ def measure_voi(affinities):
 
 
 def judge(title, quantised):
-    with torch.no_grad():
-        error = ((quantised.encode(test)[0] - wanted).norm() / wanted.norm()).item()
+    error = np.mean(compare_guides(quantised, test))
     predictions[title] = now = predict(quantised, volume.raw, device="cpu", progress=False)
     change = np.abs(now.refined - predictions["32 bits"].refined).mean()
     results[title] = error, measure_voi(now.coarse), measure_voi(now.refined)
@@ -372,12 +381,12 @@ for start in ("", "planted: "):  # as the text says
     wrong = [results[start + title][0] for title in recipes]
     assert wrong[0] < wrong[1] < wrong[2] > wrong[3]
 exact, ruined = results["32 bits"], results["planted: W4A4, min-max"]
-assert DATASET != "phantom" or (ruined[1] > 2 * exact[1] and abs(ruined[2] - exact[2]) < 0.2)
+assert DATASET != "phantom" or (ruined[1] > 1.5 * exact[1] and ruined[2] > 3 * exact[2])
 
 # %% [markdown]
 # Three of these rows in pictures, $A_s$ above and $A_r$ below; dark is a boundary, and colours tell the axes apart:
 
-# %% alt="A section of EM, and six pictures of affinities: A_s above and A_r below, with 32 bits, with 4 bits by min-max and planted outliers, and with 4 bits in 16 learned groups. Only A_s by min-max is ruined."
+# %% alt="A section of EM, and six pictures of affinities: A_s above and A_r below, with 32 bits, with 4 bits by min-max and planted outliers, and with 4 bits in 16 learned groups. By min-max both are ruined."
 middle = volume.shape[0] // 2
 figure, axes = plt.subplots(2, 4, figsize=(15, 8.2))
 plots.show_section(axes[0, 0], volume.raw, None, volume.voxel_size, middle, f"EM, section {middle}")
@@ -396,11 +405,13 @@ plt.show()
 # %% [markdown]
 # **What to see.** Read the rows of the table in pairs. From W8A8 to W4A8 to W4A4 the features become more wrong. A row
 # with planted outliers and its twin without them have the same bits and the same function in floating point, so the
-# difference between the two is the work of two channels in each norm. The last row of each half shows how much error 16
+# difference between the two is the work of two channels in each stage. The last row of each half shows how much error 16
 # groups take back. Then compare the columns. A feature error of some percent may change no neuron at all, because only
-# affinities near the threshold decide. And look at the upper row of the pictures: with planted outliers, 4 bits and
-# min-max, $A_s$ falls apart, while $A_r$ below it still looks like that of 32 bits. Do not judge by one crop, though: each
-# row of the table is one calibration on one small volume.
+# affinities near the threshold decide. And look at the second column of affinities in the pictures: with planted outliers,
+# 4 bits and min-max, $A_s$ falls apart, and $A_r$ below it even more. Why? The Fine-Grained Encoder still sees the image in
+# floating point. But its features are multiplied by the attention maps, $F' = F a$, and these come from the ruined
+# features: **what a wrong map erases, no sharp image brings back.** Do not judge by one crop, though: each row of the table
+# is one calibration on one small volume.
 #
 # ### Measured: three calibrations, four volumes
 #
@@ -544,9 +555,9 @@ fold_table(measured.ENGINE_HEADS, {"8 bits at work": measured.engine_rows(table)
 # %% [markdown]
 # ## 8 · Further: does the real SAM2.1 have outlier channels?
 #
-# We had to plant outliers into the mini encoder. Does SAM2.1's own encoder have some? Where its weights are, you can
+# We had to plant outliers into our guide. Does SAM2.1's own encoder have some? Where its weights are, you can
 # measure it. The number is the width of the widest channel of a layer's input, divided by the width of the median channel.
-# For each encoder you see the five highest numbers of all layers of its trunk.
+# For each encoder you see the five highest numbers of all layers that mix channels.
 
 
 # %%
@@ -554,8 +565,9 @@ from fgnet_lib.datasets import fetch
 from fgnet_lib.sam2_encoder import build_encoder
 
 
-def show_widest(title, encoder):
-    layers = quantisation.layer_names(encoder, "image_encoder.trunk.blocks")
+def show_widest(title, encoder, part):
+    names = quantisation.layer_names(encoder, part)
+    layers = [name for name in names if quantisation.is_pointwise(encoder.get_submodule(name))]
     seen = quantisation.observe(encoder, lambda: encoder(raw), layers)
     ratios = sorted(map(quantisation.outlier_ratio, seen.values()), reverse=True)
     print(
@@ -564,23 +576,22 @@ def show_widest(title, encoder):
     return ratios
 
 
-as_trained = show_widest("mini, as trained", model.encoder)
-widest = show_widest("mini, planted", planted.encoder)
-if DATASET == "phantom":  # as the text says
-    assert widest[4] > 2 * as_trained[0] and 1 < sum(ratio > 10 for ratio in as_trained) < 7
+as_trained = show_widest("our guide, as trained", model.encoder, "stages")
+widest = show_widest("our guide, planted", planted.encoder, "stages")
+assert DATASET not in ("phantom", "fib25", "gala") or (widest[9] > 50 and as_trained[0] < 10)  # as the text says
 try:
-    show_widest("SAM2.1 tiny", build_encoder("tiny", fetch("sam2.1_hiera_tiny.pt", download=False)).eval())
+    sam2 = build_encoder("tiny", fetch("sam2.1_hiera_tiny.pt", download=False)).eval()
+    show_widest("SAM2.1 tiny", sam2, "image_encoder.trunk.blocks")
 except FileNotFoundError:
     print("SAM2.1 tiny: its weights (156 MB) are not on this machine, so nothing was measured. To measure it, run")
     print("    from fgnet_lib.datasets import fetch; fetch('sam2.1_hiera_tiny.pt')")
     print("in a cell of its own, with internet, and then this cell again.")
 
 # %% [markdown]
-# **What to see.** The second line shows what planted channels look like in this number. On the phantom, the first line is
-# far below it, but it is not all ones: a few of the mini encoder's 27 layers have a channel more than ten times as wide
-# as the median. (On FIB-25 and gala its first number is far larger: in one layer behind a GELU the median channel
-# hardly moves there, so the divisor is tiny.) The third line tells you whether SAM2.1's encoder looks like the first
-# line or like the second. (We had no access to its weights when we wrote this, so we claim neither.)
+# **What to see.** The second line shows what planted channels look like in this number: ten layers read them, and all ten
+# have numbers above 50. As trained, no layer reaches 10. The third line tells you whether SAM2.1's
+# encoder looks like the first line or like the second. (We had no access to its weights when we wrote this, so we claim
+# neither.)
 
 # %% [markdown]
 # ## Your exercises
@@ -601,12 +612,10 @@ checks.report("16")
 #
 # ## Try it
 #
-# 1. **Which layer is to blame?** Give `quantise_fgnet` a longer `part`, such as `"encoder.image_encoder.trunk.blocks.5"`, and
-#    round one block at a time with `Recipe(4, 4)`. Which block changes $A_r$ most, and does VOI rise? (Do not wonder at an
-#    error of 0 in the column of features: the finest features come from block 0 alone.)
-# 2. **Plant harder.** In a new cell, make `harder = deepcopy(model)` and give it the encoder
-#    `quantisation.plant_outliers(model.encoder, channels=8, factor=1000)`. Call `judge` as in part 6, also with
-#    `Recipe(4, 4, transform="smooth")`: which method gives up first?
+# 1. **Which stage is to blame?** Give `quantise_fgnet` a longer `part`, such as `"encoder.stages.2"`, and round one stage of
+#    `planted` at a time with `Recipe(4, 4)`. Which stage changes $A_r$ most, and does VOI rise?
+# 2. **Plant harder.** In a new cell, make `harder = quantisation.plant_outliers(model, channels=8, factor=1000)`. Call
+#    `judge` as in part 6, also with `Recipe(4, 4, transform="smooth")`: which method gives up first?
 # 3. **Calibrate on the wrong tissue.** Take the crop `raw` from another data set than the volume. How much worse do the
 #    features and VOI become?
 # 4. **3 bits.** `Recipe(3, 8, transform="groups", groups=16, steps=50)`: is the network still of use?

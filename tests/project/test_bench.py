@@ -225,16 +225,52 @@ def test_ratios_of_engines_are_to_the_same_engine_or_to_pytorch():
             {"engine": "openvino", "tile": [16, 256, 256], "volume_s": 2.0, "mean": 2e-3, "voi": 1.01},
         ],
         "bfloat16": [{"model": "shipped", "dataset": "fib25", "mean": 1e-3, "voi": 1.0, "moved": [0.003, 0.02, -0.04]}],
+        "refused": {"shipped": {}, "student": {}},
     })  # fmt: skip
     assert "| openvino | 500 | 2.00 | 6.0 | 1.50 | 1.0e-05 | 1.0e-04 | 1.000 |" in text
     assert "| before | 16 x 160 x 160 | 8.0 | 1.00 | random weights | |" in text
     assert "| openvino | 16 x 256 x 256 | 2.0 | 4.00 | 2.0e-03 | 1.010 |" in text
     assert "| openvino | 1500 | 500 | 3.00 | 100 | 15.0 |" in text
     assert "| shipped | fib25 | 1.0e-03 | 1.000 | +0.003 | 0.030 | -0.040 |" in text
+    assert "efused" not in text
+
+
+def test_an_engine_that_is_refused_is_reported_and_stops_nothing(monkeypatch):
+    installed = ["torch", "openvino", "openvino_bf16"]
+
+    def choose(model, engine, size, voxels):
+        if engine == "openvino_bf16" and model == "shipped":
+            raise ArithmeticError("engine 'openvino_bf16' differs from PyTorch by 0.016 on average")
+        return (model, engine)
+
+    monkeypatch.setattr(measure_engines, "installed_engines", lambda: installed)
+    monkeypatch.setattr(measure_engines, "choose_engine", choose)
+    networks, refused = {}, {}
+    for model in ("shipped", "student"):
+        networks[model], refused[model] = measure_engines.by_engine(model)
+    assert [*networks["shipped"]] == installed[:2] and [*networks["student"]] == installed
+    assert [*refused["shipped"]] == ["openvino_bf16"] and not refused["student"]
+    row = {"volume_s": 9.0, "window_s": 1.0, "mean": 1e-5, "largest": 1e-4, "voi": 1.0}
+    results = {
+        "date": "2026-11-21", "machine": "a machine", "rounds": 1, "shape": [1, 2, 3], "parameters": 5, "load": 1.0,
+        "engines": [{"engine": engine} | row for engine in installed[:2]], "peer_s": dict.fromkeys(installed, 2.0),
+        "student_s": dict.fromkeys(installed, 0.1), "student_parameters": 3, "peer_parameters": 7,
+        "windows": [{"engine": "before", "tile": [16, 160, 160], "volume_s": 8.0}],
+        "bfloat16": [{"model": "student", "dataset": "fib25", "mean": 1e-3, "voi": 1.0, "moved": [0.003, 0.02, -0.04]}],
+        "refused": refused,
+    }  # fmt: skip
+    text = measure_engines.page(results)
+    why = "- Refused, shipped: engine 'openvino_bf16' differs from PyTorch by 0.016 on average."
+    assert text.count(why) == 2 and "| openvino_bf16 | 2000 | refused | | 100 | 20.0 |" in text
+    assert text.index(why) < text.index("| student | fib25 |") < text.rindex(why)
+    refused["student"] = refused["shipped"]
+    assert measure_engines.measure_bfloat16(refused) == []  # and no model is loaded
+    assert measure_engines.ALL_REFUSED in measure_engines.page(results | {"bfloat16": []})
 
 
 def test_without_bfloat16_nothing_of_it_is_measured_and_the_page_says_so(monkeypatch):
     monkeypatch.setattr(measure_engines, "installed_engines", lambda: ["torch", "openvino"])
     results = json.loads((measure_engines.DOCS / "engines.json").read_text(encoding="utf-8"))
-    text = measure_engines.page(results | {"bfloat16": measure_engines.measure_bfloat16()})
+    refused = {"shipped": {}, "student": {}}
+    text = measure_engines.page(results | {"bfloat16": measure_engines.measure_bfloat16(refused), "refused": refused})
     assert text.endswith("since this processor computes no bfloat16.\n") and "it moves by" not in text

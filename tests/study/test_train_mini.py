@@ -111,7 +111,7 @@ def test_what_is_taught_moves_with_the_sections(monkeypatch) -> None:
     labels = np.random.default_rng(0).integers(1, 4, (12, 12, 12))
     taught = (affinities_from_labels(labels) * 255).astype(np.uint8)
     config = replace(teacher.STAGES[0], patch=(4, 6, 8), weights=None)
-    patches = teacher.TaughtPatches([make_phantom((6, 16, 16), seed=0)], config, labels.astype(np.uint8), taught)
+    patches = teacher.TeacherPatches([make_phantom((6, 16, 16), seed=0)], config, labels.astype(np.uint8), taught)
     patches.grey = Compose([])
     corners = set()
     for index in range(40):
@@ -133,7 +133,7 @@ def test_only_what_the_teacher_is_sure_of_is_a_target(monkeypatch, volume: Volum
     monkeypatch.setattr(teacher, "SHARE", 1.0)
     taught = np.random.default_rng(0).integers(0, 256, (3, *volume.shape), np.uint8)
     config = replace(teacher.STAGES[0], patch=PATCH, weights=None)
-    _, target, mask = teacher.TaughtPatches(
+    _, target, mask = teacher.TeacherPatches(
         [volume], config, volume.raw[: PATCH[0] + 1].repeat(9, 0), taught.repeat(9, 1)
     )[0]
     assert 0.3 < mask[:3].float().mean() < 0.8 and 0.4 < target[:3].mean() < 0.6

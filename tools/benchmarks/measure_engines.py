@@ -43,6 +43,7 @@ DOCS = REPOSITORY / "docs" / "measured"
 BEFORE = "before"  # the network that shipped until 2026-11-29, at random: what it computes takes as long
 SAMPLES = 24  # windows that calibrate 8 bits
 EIGHT_BITS = "openvino, 8 bits"
+CHECKPOINTS = {"shipped": "fgnet_mini", "student": "student"}  # model -> its name in `weights`
 VOLUMES = ("fib25", "gala", "ac4", "cremi_b_mini")  # validation parts that bfloat16 is scored on
 THRESHOLDS = (0.7, 0.75, 0.8, 0.85, 0.9)
 PAGE = """\
@@ -62,7 +63,7 @@ VOI is that at the shipped threshold; differences are those of refined affinitie
 
 | engine | window, ms | times PyTorch's speed | volume, s | times PyTorch's speed | mean difference | largest | VOI |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-{engines}
+{engines}{refused}
 
 ## Windows
 
@@ -98,6 +99,7 @@ thresholds from {first} to {last}, on average (without signs) and at most. 0.02 
 | --- | --- | ---: | ---: | ---: | ---: | ---: |
 {rows}"""
 NOT_MOVED = "Not measured, since this processor computes no bfloat16."
+ALL_REFUSED = "Not measured, since no model that ships was near enough to PyTorch's affinities."
 
 
 def calibration_windows(count: int) -> list[np.ndarray]:
@@ -142,9 +144,25 @@ def time_windows(networks: dict[str, dict[str, torch.nn.Module]], rounds: int) -
     return seconds
 
 
-def by_engine(model: FGNet) -> dict[str, torch.nn.Module]:
-    """A model by engine, PyTorch first."""
-    return {engine: choose_engine(model, engine, TILE, 0) for engine in installed_engines()}
+def by_engine(model: FGNet) -> tuple[dict[str, torch.nn.Module], dict[str, str]]:
+    """A model by engine, PyTorch first; and of each engine that was refused, why."""
+    networks, refused = {}, {}
+    for engine in installed_engines():
+        try:
+            networks[engine] = choose_engine(model, engine, TILE, 0)
+        except ArithmeticError as error:
+            refused[engine] = str(error)
+    return networks, refused
+
+
+def list_refused(refused: dict[str, dict[str, str]], engines: Sequence[str]) -> str:
+    """List in Markdown which of the engines were refused for which model, below a table; empty if none was."""
+    lines = [
+        f"- Refused, {model}: {reasons[engine]}."
+        for engine, (model, reasons) in product(engines, refused.items())
+        if engine in reasons
+    ]
+    return "\n".join(["\n", *lines]) if lines else ""
 
 
 def compare(prediction: Prediction, reference: Prediction) -> tuple[float, float]:
@@ -160,12 +178,14 @@ def score_voi(affinities: np.ndarray, volume: Volume, thresholds: Sequence[float
     return [each.voi_split + each.voi_merge for each in scores]
 
 
-def measure_bfloat16() -> list[dict]:
-    """How far bfloat16 moves VOI of both models that ship; empty where the processor has none."""
+def measure_bfloat16(refused: dict[str, dict[str, str]]) -> list[dict]:
+    """How far bfloat16 moves VOI of the models for which it is not refused; empty where the processor has none."""
     if BFLOAT16 not in installed_engines():
         return []
     rows = []
-    for name, checkpoint in (("shipped", "fgnet_mini"), ("student", "student")):
+    for name, checkpoint in CHECKPOINTS.items():
+        if BFLOAT16 in refused[name]:
+            continue
         model, threshold = load_model(checkpoint), float(read_notes(checkpoint)["threshold"])
         for dataset in VOLUMES:
             volume = open_dataset(dataset, "val").load()
@@ -207,20 +227,27 @@ def measure(rounds: int) -> dict:
     """Measure everything that the page shows."""
     torch.set_num_threads(1)
     model, volume = load_pretrained(), open_dataset("fib25", "val").load()
-    networks, student = by_engine(model), load_model("student")
+    student, refused = load_model("student"), {}
+    networks, refused["shipped"] = by_engine(model)
+    students, refused["student"] = by_engine(student)
     networks[EIGHT_BITS] = quantise(model, calibration_windows(SAMPLES))
-    windows = time_windows({"model": networks, "student": by_engine(student)}, 3 * rounds)
+    windows = time_windows({"model": networks, "student": students}, 3 * rounds)
     engines, in_windows = measure_volume(networks, volume, rounds)
     engines = [row | {"window_s": windows["model"][row["engine"]]} for row in engines]
     return {
         "date": date.today().isoformat(), "machine": hardware(), "rounds": rounds, "shape": list(volume.shape),
-        "load": os.getloadavg()[0], "bfloat16": measure_bfloat16(),
+        "load": os.getloadavg()[0], "bfloat16": measure_bfloat16(refused), "refused": refused,
         "engines": engines, "windows": in_windows, "peer_s": windows["peer"], "student_s": windows["student"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "student_parameters": sum(p.numel() for p in student.parameters()),
         "weights": name_weights(MODEL, STUDENT),
         "peer_parameters": sum(p.numel() for p in build_peer().parameters()),
     }  # fmt: skip
+
+
+def _beside(peer: float, seconds: float | None, digits: int) -> str:
+    """Two cells: ms of a window, and how often as fast as the U-Net; where the engine was refused, that."""
+    return "refused |" if seconds is None else f"{1000 * seconds:.0f} | {peer / seconds:.{digits}f}"
 
 
 def page(results: dict) -> str:
@@ -232,11 +259,11 @@ def page(results: dict) -> str:
         f"| {volume / row['volume_s']:.2f} | {row['mean']:.1e} | {row['largest']:.1e} | {row['voi']:.3f} |"
         for name, row in rows.items()
     ]
+    ours = {name: row["window_s"] for name, row in rows.items()}
     peers = [
-        f"| {name} | {1000 * seconds:.0f} | {1000 * rows[name]['window_s']:.0f} "
-        f"| {seconds / rows[name]['window_s']:.2f} | {1000 * results['student_s'][name]:.0f} "
-        f"| {seconds / results['student_s'][name]:.1f} |"
-        for name, seconds in results["peer_s"].items()
+        f"| {name} | {1000 * peer:.0f} | {_beside(peer, ours.get(name), 2)} "
+        f"| {_beside(peer, results['student_s'].get(name), 1)} |"
+        for name, peer in results["peer_s"].items()
     ]
     before = results["windows"][0]["volume_s"]
     windows = [
@@ -251,7 +278,10 @@ def page(results: dict) -> str:
         for row in results["bfloat16"]
     ]
     numbers = {"number": len(THRESHOLDS), "first": THRESHOLDS[0], "last": THRESHOLDS[-1]}
-    texts = {"bfloat16": MOVED.format(rows="\n".join(moved), **numbers) if moved else NOT_MOVED}
+    in_bfloat16 = list_refused(results["refused"], [BFLOAT16])
+    unmoved = ALL_REFUSED if in_bfloat16 else NOT_MOVED
+    moves = MOVED.format(rows="\n".join(moved), **numbers) if moved else unmoved
+    texts = {"bfloat16": moves + in_bfloat16, "refused": list_refused(results["refused"], LOADERS)}
     texts |= {"tile": " x ".join(map(str, TILE)), "shape": " x ".join(map(str, results["shape"]))}
     texts |= {
         "engines": "\n".join(engines),

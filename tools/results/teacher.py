@@ -1,7 +1,7 @@
 """The teacher of the shipped model: five stages of training from labels, and what it makes of a volume without labels.
 
 It looks along all three axes, because a model sees a membrane worst that lies in a section, and the least of its three
-affinities is what the shipped model learns to see at once (`TaughtPatches`).
+affinities is what the shipped model learns to see at once (`TeacherPatches`).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def teach_once(teacher: FGNet, raw: np.ndarray, path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-class TaughtPatches(FarPatches):
+class TeacherPatches(FarPatches):
     """Training patches of which a share comes from a volume without labels, with a teacher's affinities as targets.
 
     Targets are the affinities of which the teacher is sure; those that it does not predict are unknown. Sections lie

@@ -19,7 +19,7 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 import numpy as np
 import torch
 from far_affinities import FAR, add_far_heads, far_loss, remove_far_heads
-from teacher import BORDER, INSIDE, ORDERS, SHARE, STAGES, TaughtPatches, teach_once, train_stage, turn_volume
+from teacher import BORDER, INSIDE, ORDERS, SHARE, STAGES, TeacherPatches, teach_once, train_stage, turn_volume
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.checkpoints import History
@@ -69,7 +69,7 @@ def train_taught(model: FGNet, volumes: Sequence[Volume], raw: np.ndarray, taugh
     turned = [turn_volume(volumes[0], order) for order in ORDERS]
     add_far_heads(model)
     model.freeze_encoder(RECIPE.freeze_encoder)
-    history = fit(model, TaughtPatches([*turned, *volumes[1:]], RECIPE, raw, taught), far_loss, RECIPE, work)
+    history = fit(model, TeacherPatches([*turned, *volumes[1:]], RECIPE, raw, taught), far_loss, RECIPE, work)
     remove_far_heads(model)
     return history
 
