@@ -27,7 +27,7 @@ class Profile:
         deep_crop: the same for a lesson that shows whole neurites in 3D.
         iterations: most training steps of lesson 04.
         minutes: most minutes of training of lesson 04.
-        encoder: size of the SAM2 encoder that lesson 04 trains with.
+        encoder: the guide that lesson 04 trains with: "natural", which knows photographs, or a size of SAM2's.
     """
 
     name: str
@@ -41,8 +41,8 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("fast", (16, 192, 192), (64, 160, 160), iterations=12, minutes=0.5, encoder="mini"),
-        Profile("cpu", (32, 256, 256), (64, 256, 256), iterations=2_000, minutes=10, encoder="mini"),
+        Profile("fast", (16, 192, 192), (64, 160, 160), iterations=12, minutes=0.5, encoder="natural"),
+        Profile("cpu", (32, 256, 256), (64, 256, 256), iterations=2_000, minutes=10, encoder="natural"),
         Profile("gpu", (40, 256, 256), (64, 256, 256), iterations=10_000, minutes=24, encoder="tiny"),
         Profile("full", None, None, iterations=100_000, minutes=24 * 60, encoder="large"),
     )

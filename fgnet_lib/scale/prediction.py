@@ -188,8 +188,9 @@ def predict_blocks(
 ) -> Report:
     """Predict the affinities of a volume of any size, to `affinities.zarr` in a folder; complete blocks are kept.
 
-    Values are those of `inference.predict` on the whole volume, whatever the block, up to rounding to float16. Each
-    window is computed once, and each section of a tile encoded once, over the whole volume.
+    Values are those of `inference.predict` on the whole volume with the same tile and overlap, whatever the block, up
+    to rounding to float16. Over the whole volume, each window is computed once, and each section of a tile encoded
+    once.
 
     Args:
         client: Dask's client, as `cluster.cluster` yields it.

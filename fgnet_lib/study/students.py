@@ -28,7 +28,7 @@ STUDENTS = REPOSITORY / "docs" / "measured" / "student"
 SLIM_UNET = FGNetConfig(
     encoder=None, widths=(28, 36, 48, 64, 80), dense_levels=5
 )  # as `UNET` of tools/benchmarks/bench.py
-WINDOW = (16, 160, 160)  # of `predict`
+WINDOW = (16, 160, 160)  # of `scale.prediction.Network`
 ITERATIONS = 600
 LABEL, CROSS = {"cross": 0.0}, {}  # the weights of the losses that differ from `LossWeights`
 GRAFT, FEATURES = {"graft": 1.0}, {"features": 0.1}

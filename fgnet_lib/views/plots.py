@@ -775,13 +775,12 @@ def changes_of_voi(ax: Axes, before: float, after: Mapping[str, Sequence[float]]
         if not len(vois):
             continue
         mean = float(np.mean(vois))
-        color = SPLIT if mean < before else MERGE
-        if abs(mean - before) < 0.005:  # written as 0.00
-            color = "0.4"
+        same = abs(mean - before) < 0.005  # written as 0.00
+        color = "0.4" if same else SPLIT if mean < before else MERGE
         style = {"arrowstyle": "-|>", "color": color, "lw": 2, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 14}
         ax.annotate("", (mean, row), (before, row), arrowprops=style)
         ax.plot(vois, [row] * len(vois), "o", color=color, ms=4, alpha=0.7)
-        side = 1 if mean >= before else -1
+        side = 1 if mean >= before or same else -1
         ax.annotate(
             f"{mean - before:+.2f}",
             (max(vois) if side == 1 else min(vois), row),

@@ -101,9 +101,8 @@ checks.volume_size(my_size)
 # ## 2 · Ten lines
 #
 # This is the whole course in ten lines. Two objects are joined if their *score*, 1 − mean affinity, is below the
-# *threshold* (part 3 explains affinities). A threshold of 0.7 therefore joins objects whose mean affinity is above 0.3.
-# The value below was chosen when the model was trained, on sections kept for this choice: **never choose the threshold
-# on the volume that you judge by**.
+# *threshold* (part 3 explains affinities). The value below was chosen on the volume that the model was trained on:
+# **never choose the threshold on the volume that you judge by**.
 
 # %%
 from fgnet_lib.inference import predict
@@ -113,7 +112,7 @@ from fgnet_lib.views.meshes import neuron_meshes, slender_ids
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
 threshold = pretrained_threshold()
-print(f"threshold: {threshold:g}")
+print(f"threshold: {threshold:g}, so objects are joined where the mean affinity is above {1 - threshold:g}")
 
 # %% [markdown]
 # Read the comments. Later lessons explain each line.
@@ -227,8 +226,9 @@ for name, answer in answers.items():
 # answer. ARAND, between 0 and 1, is a second score, which gives more weight to large neurons; here, too, lower is better.
 # Lesson 05 derives both scores, and shows how the threshold trades splits for merges.
 #
-# The model is small on purpose: it is the **mini** FGNet, which was trained on a CPU. Its encoder is *not* SAM2's
-# pretrained encoder. [Its card](../data/pretrained/README.md) says what it was trained on, and how well it does on
+# The model is small on purpose: it is the **mini** FGNet, which was trained on a CPU. In FGNet, SAM2's encoder guides
+# the segmentation. SAM2 learned from photographs, and so did the guide of the mini model, but it is *not* SAM2: it is a
+# much smaller network (EfficientNet-Lite0), a stand-in. [Its card](../data/pretrained/README.md) says what it was trained on, and how well it does on
 # data it has not seen. The same model runs in [the playground](https://fgnet-tutorials.github.io/fgnet-tutorials/playground/),
 # where you draw or erase membranes and watch the neurons change.
 #

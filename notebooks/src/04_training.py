@@ -183,6 +183,9 @@ print(f"this session: {session.device}, mixed precision: {precision(session.devi
 # 1. **frozen**: SAM2 stays as it is. It runs in evaluation mode and without gradients, and all other parts learn;
 # 2. **fine-tuned**: SAM2 learns too, with a tenth of the learning rate, so that it adapts without forgetting.
 #
+# The mini FGNet that comes with this repository has a small stand-in for SAM2's encoder, EfficientNet-Lite0, which was
+# trained on photographs as well. Whichever encoder a model has, it is the model's **guide**.
+#
 # What does a regime cost? Every weight takes 4 bytes. Every *trainable* weight takes 12 more, for its gradient and the
 # two averages of AdamW. And every layer saves what it needs for the backward pass, the **activations**. PyTorch can
 # tell us what is saved. On the device "meta" tensors have a shape and no content, so we can ask about SAM2 large
@@ -192,8 +195,11 @@ print(f"this session: {session.device}, mixed precision: {precision(session.devi
 from accelerate import init_empty_weights
 from torch.autograd.graph import saved_tensors_hooks
 
-from fgnet_lib.configuration import MINI, FGNetConfig
+from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.fgnet import FGNet
+from fgnet_lib.weights import PRETRAINED, load_pretrained
+
+SHIPPED = load_pretrained().config  # of the mini FGNet that comes with this repository
 
 
 def activation_bytes(model: FGNet, shape: tuple[int, ...]) -> int:
@@ -217,15 +223,15 @@ def activation_bytes(model: FGNet, shape: tuple[int, ...]) -> int:
 quiz.ask("04", "frozen")
 
 # %% [markdown]
-# Here are all sizes in both regimes:
+# Here are all sizes in both regimes, and the stand-in in the mini FGNet:
 
 # %%
 print("one patch of 16 x 128 x 128 voxels, fp32")
-print("SAM2      regime      weights  trainable  states (GB)  activations (GB)")
+print("guide     regime      weights  trainable  states (GB)  activations (GB)")
 frozen_activations = {}  # bytes, by the size of SAM2
-for size in ("mini", "tiny", "small", "base_plus", "large"):
+for size in ("stand-in", "tiny", "small", "base_plus", "large"):
     with init_empty_weights():
-        model = FGNet(MINI if size == "mini" else FGNetConfig(encoder=size))
+        model = FGNet(SHIPPED if size == "stand-in" else FGNetConfig(encoder=size))
     model.to("meta")
     for frozen in (True, False):
         model.freeze_encoder(frozen)
@@ -240,13 +246,13 @@ for size in ("mini", "tiny", "small", "base_plus", "large"):
             frozen_activations[size] = activations
         elif size == "large":
             assert min(states - 4 * every, activations - frozen_activations[size]) > 1e9  # gigabytes in both columns
-mini, *official = frozen_activations.values()
-assert mini < min(official) == max(official), "frozen, SAM2's size does not matter, but mini's other parts are narrower"
+ours, *official = frozen_activations.values()
+assert ours < min(official) == max(official), "frozen, SAM2's size does not matter, but mini's other parts are narrower"
 
 # %% [markdown]
 # **What to see.** With SAM2 frozen, the activations are the same from tiny to large, because nothing inside SAM2 is
 # saved. They come from the other parts, above all from the two that work at full resolution: the decoder of A_r and the
-# Fine-Grained Encoder. Our mini model saves less, because these other parts are narrower too. Fine-tuning a large SAM2
+# Fine-Grained Encoder. The mini FGNet saves less, because these other parts are narrower too. Fine-tuning a large SAM2
 # adds gigabytes in both columns. Activations grow with the batch and with every side of a patch; in 16 bits they take
 # about half of what is printed. These sums are a lower bound: a GPU also needs memory for the computation itself. If
 # memory runs out, first try a smaller patch. Then try a smaller batch with **gradient accumulation**: the gradients of
@@ -254,10 +260,10 @@ assert mini < min(official) == max(official), "frozen, SAM2's size does not matt
 #
 # ## 5 · The loop
 #
-# Training is a short loop. Here it is, for three iterations of a small patch on a fresh mini model:
+# Training is a short loop. Here it is, for three iterations of a small patch on a mini FGNet with random weights:
 
 # %%
-model = FGNet(MINI)
+model = FGNet(SHIPPED)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 small = PatchDataset([volume], patch=(8, 64, 64), augment=Augment(), seed=SEED)
 for k in range(3):
@@ -316,7 +322,7 @@ config = TrainConfig(patch=(8, 64, 64), iterations=16, warmup=4, checkpoint_ever
 
 def fresh_model() -> FGNet:
     torch.manual_seed(SEED)
-    return FGNet(MINI).to(session.device)
+    return FGNet(SHIPPED).to(session.device)
 
 
 # %%
@@ -427,9 +433,9 @@ checks.resume(my_train)
 #
 # Now the real run, within the budget of your profile. It starts from these weights:
 #
-# - `fast` and `cpu` use the mini encoder. Its weights come from the model in this repository, and play the role that
-#   SAM2's pretrained encoder has in FGNet. **Everything else starts at random**: the Fine-Grained Encoder, the
-#   attention and both decoders.
+# - `fast` and `cpu` train the mini FGNet. Its guide, the stand-in, starts as it came from photographs (ImageNet): it
+#   has never seen electron microscopy. **Everything else starts at random**: the Fine-Grained Encoder, the attention
+#   and both decoders.
 # - `gpu` and `full` use SAM2's own pretrained weights, tiny and large, which are downloaded once.
 #
 # | profile | budget | patch | batch |
@@ -443,11 +449,9 @@ checks.resume(my_train)
 
 # %%
 from fgnet_lib.datasets import fetch
-from fgnet_lib.weights import load_pretrained
 
-if session.profile.encoder == "mini":
-    model = FGNet(MINI)
-    model.encoder.load_state_dict(load_pretrained().encoder.state_dict())
+if session.profile.encoder == SHIPPED.encoder:
+    model = FGNet(SHIPPED, PRETRAINED / "encoder_natural.safetensors")
 else:
     checkpoint = fetch(f"sam2.1_hiera_{session.profile.encoder}.pt")
     model = FGNet(FGNetConfig(encoder=session.profile.encoder), checkpoint)
@@ -510,7 +514,7 @@ live, histories = display(figure, display_id=True), {}
 def redraw() -> None:
     ax.clear()
     for name, history in histories.items():
-        plots.loss_curve(ax, np.array(history.seconds) / 60, history.loss, f"SAM2 {name}")
+        plots.loss_curve(ax, np.array(history.seconds) / 60, history.loss, f"guide {name}")
     ax.set(title="Loss while training", xlabel="minutes in this stage")
     live.update(figure)
 
@@ -532,7 +536,7 @@ figure, ax = plt.subplots(figsize=(9, 4))
 first = 0
 for stage, history in histories.items():
     means = [np.mean(history.loss[max(0, k + 1 - smooth) : k + 1]) for k in range(len(history.loss))]
-    plots.loss_curve(ax, first + 1 + np.arange(len(means)), means, f"SAM2 {stage}")
+    plots.loss_curve(ax, first + 1 + np.arange(len(means)), means, f"guide {stage}")
     assert np.isclose(means[-1], np.mean(history.loss[-smooth:]))  # as the title says
     first += len(means)
     minutes = history.seconds[-1] / 60
@@ -565,11 +569,11 @@ plt.show()
 # %% [markdown]
 # Colours are matched: of all segments, the one that covers most of a neuron has that neuron's colour.
 #
-# **What to see.** Before training, the raw image shines through foggy affinities, and the segmentation is worthless:
-# one object, or a few blobs. Seconds of training (`fast`) teach at most that dark voxels are a border, dark
-# mitochondria included. Minutes (`cpu`) teach the model to tell membranes from mitochondria, and outlines close; look
+# **What to see.** Before training, the raw image shines faintly through foggy affinities, and the segmentation is
+# worthless: one object, or a few blobs. Seconds of training (`fast`) begin to darken borders, and dark mitochondria or
+# their rims with them. Minutes (`cpu`) teach the model to tell membranes from mitochondria, and outlines close; look
 # for the remaining errors at thin neurites. Compare the scores with those of the shipped model (its card is
-# `data/pretrained/README.md`), which was trained longer. **Do not take a small difference between two stages for a
+# `data/pretrained/README.md`), which was trained for hours. **Do not take a small difference between two stages for a
 # result**: it is one run with one seed, and the second stage simply trained for longer. Lesson 07 answers such
 # questions with several seeds.
 #
@@ -586,60 +590,92 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 # %% [markdown]
 # ### Further: what a far corner changes
 #
-# A norm keeps the features of a network at one scale. **GroupNorm** (lesson 03) takes mean and spread over the *whole
-# window*, so what stands in one corner moves the features everywhere. `ChannelNorm` looks at one voxel alone: the
-# voxel's channels are divided by their root mean square (RMSNorm). We turn a corner of a window grey and measure how
-# much affinities change at every distance from it: in two U-Nets with the same random weights, which differ in their
-# norm only, and in the shipped model, which has GroupNorm.
+# A norm keeps the features of a network at one scale. **GroupNorm** takes mean and spread over the *whole window*, so
+# what stands in one corner moves the features everywhere. **ChannelNorm**, the norm of the shipped model, looks at one
+# voxel alone: the voxel's channels are divided by their root mean square (RMSNorm). We turn a corner of a window grey
+# and measure how much affinities change at every distance from it: in two U-Nets with the same random weights, which
+# differ in their norm only, and in the shipped model.
+#
+# All voxels that an affinity depends on are its **receptive field**.
 
 # %%
 from dataclasses import replace
 
 window = torch.from_numpy(volume.raw[None, None, :4] / np.float32(255))
-height, width = (n // 4 for n in window.shape[3:])
-grey = window.clone()
-grey[..., :height, :width] = 0.5
+height, width = (n // 8 for n in window.shape[3:])
 y, x = np.indices(window.shape[3:])
-distance = np.hypot((y - height + 1).clip(0), (x - width + 1).clip(0)).round().astype(int).ravel()
+distance = np.maximum(y - height + 1, x - width + 1).clip(0).ravel()  # along y or x, whichever is larger
 
 
+def predict_with_corner(network, value: float) -> torch.Tensor:
+    """A_r of the window if all voxels in its corner have one grey value."""
+    changed = window.clone()
+    changed[..., :height, :width] = value
+    with torch.no_grad():
+        return network.eval()(changed).refined.sigmoid()
+
+
+# %% [markdown]
+# To find where the receptive field ends, we set the corner to "not a number": what depends on it is no number either.
+
+
+# %%
 def change_by_distance(network) -> np.ndarray:
     """How much A_r changes on average, by the distance in voxels from the grey corner."""
     with torch.no_grad():
-        before, after = (network.eval()(raw).refined.sigmoid() for raw in (window, grey))
-    change = (after - before).abs().mean(dim=(0, 1, 2)).numpy().ravel()
-    return np.bincount(distance, change) / np.bincount(distance).clip(1)
+        before = network.eval()(window).refined.sigmoid()
+    change = (predict_with_corner(network, 0.5) - before).abs().mean(dim=(0, 1, 2)).numpy().ravel()
+    return np.bincount(distance, change) / np.bincount(distance)
 
 
+def reach_of_corner(network) -> int:
+    """The largest distance at which A_r depends on the corner."""
+    depends = predict_with_corner(network, float("nan")).isnan().amax(dim=(0, 1, 2)).numpy().ravel()
+    return distance[depends].max()
+
+
+# %% [markdown]
+# Here are the three networks, with both measurements:
+
+
+# %%
 def unet(norm: str) -> FGNet:
     torch.manual_seed(SEED)
-    return FGNet(replace(MINI, encoder=None, norm=norm))
+    return FGNet(replace(SHIPPED, encoder=None, norm=norm))
 
 
 networks = {"U-Net, GroupNorm": unet("group"), "U-Net, ChannelNorm": unet("channel"), "shipped": load_pretrained()}
 changes = {name: change_by_distance(network) for name, network in networks.items()}
+reaches = {name: reach_of_corner(network) for name, network in networks.items()}
 
-# %% alt="Mean change of the affinities against the distance from the corner, on a logarithmic axis. The curve of ChannelNorm falls and ends at a dotted line; the curves of GroupNorm and of the shipped model level out and go on to the far side."
+# %% alt="Mean change of the affinities against the distance from the corner, on a logarithmic axis. The curve of the U-Net with ChannelNorm falls and ends at a dotted line; the shipped model's falls and ends at a dotted line further out; the curve of GroupNorm levels out and goes on to the far side."
 figure, ax = plt.subplots(figsize=(9, 4.5))
 for name, change in changes.items():
-    ax.semilogy(np.where(change > 0, change, np.nan), label=name)
-reach = np.flatnonzero(changes["U-Net, ChannelNorm"]).max()
-ax.axvline(reach, color="black", linestyle=":", label="where ChannelNorm's curve ends")
+    (line,) = ax.semilogy(np.where(change > 0, change, np.nan), label=name)
+    if reaches[name] < distance.max():
+        ax.axvline(reaches[name], color=line.get_color(), linestyle=":")
+        print(f"{name}: beyond {reaches[name]} voxels nothing changes at all")
+        assert not changes[name][reaches[name] + 1 :].any()
+    else:
+        print(f"{name}: {change[-1]:.1e} on average at the far side, {distance.max()} voxels away")
 ax.set(xlabel="distance from the grey corner (voxels)", ylabel="mean change of an affinity", ylim=1e-9)
-ax.legend()
-print(f"beyond {reach} voxels ChannelNorm changes nothing at all; GroupNorm still changes "
-      f"{changes['U-Net, GroupNorm'][reach + 1 :].mean():.1e} on average")  # fmt: skip
-assert reach + 1 < distance.max()
-assert all(changes[name][reach + 1 : -1].min() > 0 for name in ("U-Net, GroupNorm", "shipped"))
+ax.legend(title="dotted: where the receptive field ends")
+near, far = changes["shipped"][[16, 128]]
+print(f"shipped: {near:.1e} on average at 16 voxels, {far:.1e} at 128")
+assert changes["U-Net, GroupNorm"].min() > 0 and reaches["U-Net, GroupNorm"] == distance.max()
+assert 3 * reaches["U-Net, ChannelNorm"] < reaches["shipped"] < distance.max() and far < near / 100  # as the text says
 
 # %% [markdown]
-# **What to see.** Near the corner both U-Nets change alike. With ChannelNorm the curve then ends, and beyond the dotted
-# line the change is exactly 0: the corner lies outside the **receptive field**, all the voxels that an affinity can
-# depend on. With GroupNorm the curve levels out instead, the shipped model's as well: no place is far enough away. So
-# the same neuron gets slightly other affinities in another window. That is one reason why in lesson 09 the volume
-# decides where windows lie, and not the block. With ChannelNorm, the U-Net's windows of any size agree wherever they
-# see the whole receptive field, if they begin a multiple of 16 voxels apart in y and x (its coarsest stride). Is it as
-# accurate? Lesson 07 has rows with either norm.
+# **What to see.** Near the corner both U-Nets change alike. With ChannelNorm the curve then ends: beyond the dotted line
+# the change is exactly 0, because the corner lies outside the receptive field. The shipped model's curve ends, too, but
+# more than three times as far away, because its guide looks around at stride 16. With GroupNorm the curve levels out
+# instead: no place is far enough away. So the same neuron gets slightly other affinities in another window. That is one
+# reason why in lesson 09 the volume decides where windows lie, and not the block.
+#
+# With ChannelNorm, windows of any size agree wherever they see the whole receptive field, if they begin a multiple of
+# 16 voxels apart in y and x (the coarsest stride). Few voxels of the shipped model's windows see it whole. But its far
+# part hardly counts: at 128 voxels the change is less than a hundredth of the change at 16. Is ChannelNorm as accurate?
+# Lesson 07 has rows with either norm.
 
 # %% [markdown]
 # ## 9 · Further: the same on a GPU
@@ -686,7 +722,7 @@ shared = TrainConfig(patch=(8, 64, 64), iterations=4, warmup=1, seed=SEED)
 
 def on_every_gpu() -> None:
     torch.manual_seed(SEED)  # all begin with the same weights
-    train(FGNet(MINI).to(choose_device()), [volume], shared, folder / f"shared_{processes}")
+    train(FGNet(SHIPPED).to(choose_device()), [volume], shared, folder / f"shared_{processes}")
 
 
 processes = 1 if torch.cuda.is_initialized() else max(1, torch.cuda.device_count())

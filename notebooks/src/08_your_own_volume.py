@@ -129,11 +129,12 @@ plt.show()
 # ## 2 · Predict
 #
 # A checkpoint carries its own configuration and notes, so you need only the file. One note is the **threshold** of part
-# 3, which was chosen on labelled *training* data; a model without this note gets 0.5. Overlapping tiles cover the whole
-# volume and are blended. The affinities of each of the two decoders take 12 bytes a voxel. On a CPU, OpenVINO computes
-# a large volume faster than PyTorch; if it is installed, `predict` takes it and [says
-# so](../docs/understand/engines.md) in the progress bar. `engine="openvino_bf16"` is faster still on some processors,
-# with slightly other affinities.
+# 3, which was chosen on labelled *training* data; a model without this note gets 0.5. Overlapping windows cover the
+# whole volume and are blended. `predict` chooses their size: 16 × 256 × 256 voxels for the shipped model, 16 × 160 × 160
+# on a machine with less than 4 GB of memory and for models with GroupNorm. The affinities of each of the two decoders
+# take 12 bytes a voxel. On a CPU, OpenVINO computes a large volume faster than PyTorch; if it is installed, `predict`
+# takes it and [says so](../docs/understand/engines.md) in the progress bar. `engine="openvino_bf16"` is faster still on
+# some processors, with slightly other affinities.
 
 # %%
 from fgnet_lib import weights
@@ -160,11 +161,12 @@ print(f"{checkpoint.name}: {sum(p.numel() for p in model.parameters()):,} parame
 # | `"histogram"` | each grey value becomes the one of the same rank in the training sections |
 # | `"clahe"` | contrast is equalised in small neighbourhoods, section by section |
 #
-# You can join several. `ADAPT = "voxel_size clahe"` took VOI from 1.80 to 1.60 bits on AC4 and from 3.01 to 1.77 on
-# CREMI B, two volumes that the model had never seen ([trials](../docs/measured/trials.md)). The default is `"none"`,
-# **because each step can also hurt**: voxel size alone made AC4 a little worse. [Which one
-# first?](../docs/understand/which_first.md) tells what each did to which volume, and lesson 12 explains them. Your own
-# model takes `"clahe"` alone: nothing is known of its training sections.
+# You can join several. `ADAPT = "voxel_size"` took VOI from 2.42 to 2.05 bits on AC4 and from 2.63 to 1.76 on CREMI B,
+# two volumes that the model had never seen ([trials](../docs/measured/trials.md)). What to add depends on the volume:
+# with `"voxel_size histogram"` they came to 1.50 and 2.18, with `"voxel_size clahe"` to 2.14 and 1.56. The default is
+# `"none"`, **because each step can also hurt**. [Which one first?](../docs/understand/which_first.md) tells what each
+# did to which volume, and lesson 12 explains them. Your own model takes `"clahe"` alone: nothing is known of its
+# training sections.
 #
 # **The way back.** `volume` and the file of part 5 keep their grey values. Set `ADAPT = "none"` again, and you get the
 # earlier result.
@@ -235,7 +237,7 @@ quiz.ask("08", "wrong-size")
 
 # %% [markdown]
 # The threshold is a score, 1 − mean affinity. It says how weak the connection between two segments may be for them
-# still to merge: 0.7 accepts every mean affinity above 0.3, so a higher threshold merges more. We compute two more
+# still to merge: 0.8 accepts every mean affinity above 0.2, so a higher threshold merges more. We compute two more
 # segmentations beside the chosen one. They cost almost nothing, because they come from the same agglomeration, and they
 # show you in which direction to go.
 
@@ -340,9 +342,9 @@ else:
 # %% [markdown]
 # ## 7 · When it looks wrong
 #
-# The shipped model is small. It has seen two FIB-SEM volumes of the fly at 10 nm and a synthetic phantom. On other
-# tissue, another microscope or another voxel size it **may simply fail**, and no threshold can mend that. Go through
-# the list from the top:
+# The shipped model is small. Of microscopy it knows two FIB-SEM volumes of the fly at 10 nm and a synthetic phantom. On
+# other tissue, another microscope or another voxel size it **may simply fail**, and no threshold can mend that. Go
+# through the list from the top:
 #
 # | what you see | likely cause | what to try |
 # | --- | --- | --- |

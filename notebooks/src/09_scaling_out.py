@@ -90,15 +90,17 @@ large_source = write_mirrored("large.zarr", large)
 # %% [markdown]
 # ## 2 · What a block has to know about its surroundings
 #
-# The network sees windows, and blends them where they overlap. If each block chose its own windows, values would change
-# with the block. So **the whole volume decides where windows lie**. Each window is computed once, by the block in which
-# it begins. What it contributes to other blocks goes through the disk (the folder `windows`, until the run is
-# complete). The features of the SAM2 encoder go the same way, because several windows need those of one section. Then
-# each block blends all windows that touch it.
+# The network sees windows, and blends them where they overlap. A window cuts off what surrounds it, and a voxel near its
+# border misses that. So if each block chose its own windows, values would change with the block. (A norm like
+# GroupNorm, which takes its statistics from the whole window, would make it worse. The shipped model's `ChannelNorm`
+# looks at one voxel at a time: lesson 04.) That is why **the whole volume decides where windows lie**. Each window is
+# computed once, by the block in which it begins. What it contributes to other blocks goes through the disk (the folder
+# `windows`, until the run is complete). The features of the guide go the same way, because several windows need those
+# of one section. Then each block blends all windows that touch it.
 #
 # How many windows touch a block, and how many of them lie wholly inside, so that no other block needs them? We count in
-# a plane, for windows that are 160 voxels wide and overlap by at least a quarter. They begin at multiples of 32 voxels,
-# so they share 64.
+# a plane, for windows that are 160 voxels wide, as `Network` has them, and overlap by at least a quarter. They begin at
+# multiples of 32 voxels, so they share 64.
 
 # %%
 from fgnet_lib.inference import window_starts

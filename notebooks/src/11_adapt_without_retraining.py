@@ -66,11 +66,11 @@ from fgnet_lib.weights import PRETRAINED
 
 # %% [markdown]
 # The model is SAM2's encoder and the coarse decoder behind it, without lesson 03's Fine-Grained Encoder. So the affinities
-# depend on the encoder alone, and you see what adapting it changes. The encoder is the small one that ships with this
-# repository. **Another encoder needs one change.** With `ENCODER = "tiny"` everything below runs with SAM2.1's official
-# checkpoint, if you have it or can download it. With `ENCODER = "natural"` it runs with the guide that learned from
-# photographs. That network has no attention, so its updates go beside its 1 × 1 convolutions, and part 4 goes back to
-# the small encoder.
+# depend on the encoder alone, and you see what adapting it changes. The encoder is a small one, built as SAM2's is, that
+# comes with this repository. **Another encoder needs one change.** With `ENCODER = "tiny"` everything below runs with
+# SAM2.1's official checkpoint, if you have it or can download it. With `ENCODER = "natural"` it runs with the encoder
+# that learned from photographs, the guide of the model that ships. That network has no attention, so its updates go
+# beside its 1 × 1 convolutions, and part 4 goes back to the small encoder.
 
 # %%
 ENCODER = "mini"  # mini | natural | tiny | small | base_plus | large

@@ -244,14 +244,14 @@ print(f"features re-standardised at every level: VOI {vois['feature statistics']
 if DATASET == "phantom":  # as the text says
     matched, untouched, equalised = (styles[name] for name in ("histogram matching", "unchanged", "CLAHE"))
     assert matched[0] < untouched[0] / 2 and all(np.greater(equalised, untouched)[:4])
-    assert vois["feature statistics"] > vois["unchanged"]
+    assert vois["feature statistics"] > vois["CLAHE"]
 
 # %% [markdown]
 # **What to see.** On the phantom, histogram matching makes the bar of stride 1 less than half as long (mind the
 # logarithmic axis): features there are closest to grey values. At coarser levels it changes less. **Short bars do not
-# mean a good segmentation.** CLAHE makes all bars but the last longer, and yet it has lowered VOI. And features that were
-# re-standardised have no bars at all, since their style loss is 0 by construction, and their VOI is higher than that of
-# the unchanged target.
+# mean a good segmentation.** CLAHE makes all bars but the last longer, and yet it has lowered VOI. Features that were
+# re-standardised have no bars at all, since their style loss is 0 by construction, and yet their VOI is higher than that
+# of CLAHE.
 #
 # There is a trick that looks similar, and that does nothing here. Predict first:
 
@@ -279,7 +279,7 @@ assert moved == 0 and difference < 1e-3
 #
 # So far the style loss was only a number. Now we take its gradient and change weights with it. **Only norm layers may
 # move**, a weight and a bias for each channel, because they can correct statistics, but can forget little of what the
-# model knows about membranes. (The guide, an encoder like SAM2's, stays frozen.) What happens at home, that is, on data
+# model knows about membranes. (The guide, which learned from photographs, stays frozen.) What happens at home, that is, on data
 # with exactly the source's statistics?
 
 # %%
@@ -436,15 +436,32 @@ if DATASET == "phantom":  # as the text says
     assert max(step["boundary"] for step in histories["rate 0.1"]) > 1.5 * edges["before"].mean()
 
 # %% [markdown]
+# And on a real volume? These are rows of part 9: AC4, at rate 0.1, means over three orders of its windows.
+
+# %%
+cells = targets.read_targets()
+rows = [cells["ac4", "both_0.1", order]["losses"] for order in targets.ORDERS]
+change = {}
+for kind, label in labels.items():
+    first, last = (
+        np.mean([[step[kind] for step in row[part]] for row in rows]) for part in (slice(1), slice(-3, None))
+    )
+    change[kind] = last / first
+    print(f"AC4, rate 0.1: {label} {first:.2f} in the first window, {last:.2f} in the last three")
+before, after = (np.mean(targets.target_scores(cells, "ac4", key)) for key in (targets.BASELINE, "both_0.1"))
+print(f"AC4, rate 0.1: VOI {before:.2f} before, {after:.2f} after")
+assert max(change["style"], change["structure"]) < 0.5 and change["boundary"] > 1 and after > 2 * before  # as below
+
+# %% [markdown]
 # **What to see.** On the phantom, a careful rate changes nearly nothing. A middle rate brings the style loss down, as it
 # should, but VOI gets no better. At 0.1 both losses may still look healthy, while VOI rises and the share of boundary
 # leaves the dotted line: boundaries grow inside neurites. At 1 everything **collapses** within a few steps: VOI is higher
 # by more than a bit.
 #
-# **A loss without labels can fall while the segmentation gets worse.** On AC4, a real volume, 0.1 was already too much:
-# within 24 steps the style loss fell to a quarter and the structure loss to a third, and VOI rose from 1.87 to 4.92
-# ([trials](../docs/measured/trials.md)). The share of boundary had nearly doubled. Watching it costs nothing. But
-# windows differ, so look at the trend, and do not take a steady share as proof that all is well.
+# **A loss without labels can fall while the segmentation gets worse.** On AC4, 0.1 was already too much: within 24 steps
+# both losses fell to less than half, and VOI more than doubled ([trials](../docs/measured/trials.md)). The share of
+# boundary rose. Watching it costs nothing. But windows differ, so look at the trend, and do not take a steady share as
+# proof that all is well.
 
 # %% [markdown]
 # ## 8 · Further: arrows, before and after
@@ -470,7 +487,6 @@ plt.show()
 # arrive one by one, we try three orders. A *cell* is one method on one volume in one order.
 
 # %% alt="A panel for each volume: arrows from VOI at the training voxel size to VOI after each method. Blue arrows to the left are better, vermilion arrows to the right are worse; dots are orders of arrival."
-cells = targets.read_targets()
 print(targets.describe_missing_cells(cells))
 measured = [key for key in targets.TARGET_METHODS if targets.target_changes(cells, key) and key != targets.BASELINE]
 after = {
@@ -502,19 +518,34 @@ plt.show()
 # %%
 for key in measured:
     print(f"{targets.TARGET_METHODS[key].title}: {targets.describe_changes(cells, key)}")
-gradient_steps = [key for key in measured if targets.TARGET_METHODS[key].kind == "norms"]
 changes = {key: targets.target_changes(cells, key) for key in measured}
-assert [key for key in measured if targets.advise(cells, key).startswith("try it")] == ["clahe"]  # as the text says
-assert all(changes[key]["cremi_b_mini"] > targets.NOISE for key in gradient_steps)
-assert min(change for key in gradient_steps for change in changes[key].values()) > -0.06
-assert min(changes["structure_0.01"].values()) > 0.5
-assert targets.NOISE == 0.02  # as the text says
+assert [key for key in measured if targets.advise(cells, key).startswith("try it")] == ["both_0.01", "both_0.001"]
+assert min(changes["as_is"].values()) > 0.3  # as the text says
+assert changes["histogram"]["ac4"] < -0.4 < 0.4 < changes["histogram"]["cremi_b_mini"]
+assert changes["clahe"]["cremi_b_mini"] < -0.1 and all(
+    changes["clahe"][name] > 0.05 for name in ("fib25", "gala", "ac4")
+)
+assert changes["both_0.01"]["ac4"] < -0.3 and changes["both_0.01"]["gala"] > 0.3
+assert max(map(abs, changes["both_0.001"].values())) < 0.05 and min(changes["both_0.1"].values()) > 0.2
+others = {name: change for name, change in changes["structure_0.01"].items() if name != "ac4"}
+assert changes["structure_0.01"]["ac4"] < -0.3 and min(others.values()) > 0.05
+assert targets.NOISE == 0.02  # as the text above says
+for key in (targets.BASELINE, "both_0.01"):
+    scores = [cells[cell]["scores"] for cell in cells if cell[:2] == ("ac4", key)]
+    merged, split = (np.mean([score[kind] for score in scores]) for kind in ("voi_merge", "voi_split"))
+    print(f"AC4, {targets.TARGET_METHODS[key].title}: {merged:.2f} bits of merges, {split:.2f} of splits")
+    assert merged > 2 * split if key == targets.BASELINE else merged < split
 
 # %% [markdown]
-# **What came out.** AC4 and CREMI B are new to the model. One method helped on one of them and hurt on neither: CLAHE.
-# **No gradient step was worth it**: on average VOI fell by 0.05 bits at best, and on CREMI B each raised it. The
-# structure loss does most of the damage: alone its mean cost exceeds half a bit everywhere. The paper uses it to
-# register images. Making affinities follow every edge is our idea, and not a good one.
+# **What came out.** AC4 and CREMI B are new to the model. **Voxel size is worth most**: left as they are, both are worse
+# by more than 0.3 bits. No change of grey values helped on both: histogram matching gains much on AC4 and loses nearly
+# as much on CREMI B, and CLAHE helps on CREMI B alone. Gradient steps depend on their rate. At 0.001 nearly nothing happens, at
+# 0.1 every volume gets worse. In between, at 0.01, AC4 gains more than 0.3 bits, and gala, where nothing was wrong,
+# loses as much. **So the rate decides between a gain and a ruin, and no loss tells you which.**
+#
+# Why AC4? As the last lines say, its VOI was mostly merges, and gradient steps trade them for splits. The structure loss
+# alone does the same, and makes the other three volumes worse. Affinities that follow every edge help only where
+# membranes were missed. (A lower threshold also trades merges for splits, and to choose it you need labels, too.)
 #
 # **Limits.** Four volumes are few; FIB-25 and gala are the model's own. AC4 and CREMI B have 10 and 5 sections.
 # Rates and weights of the losses were not tuned: that needs labels. [targets.md](../docs/measured/targets.md) has all

@@ -165,17 +165,32 @@ def test_the_loss_is_the_weighted_sum_and_only_students_and_projections_learn():
 
 
 @pytest.fixture(scope="module")
-def teaching() -> Teaching:
+def teacher() -> FGNet:
     torch.manual_seed(0)
-    teacher = FGNet(FGNetConfig("mini", widths=(4, 4, 8, 8, 8), coarse_width=4)).eval()
+    form = {"attention": "plain", "norm": "channel"}  # as the shipped model has them
+    return FGNet(FGNetConfig("natural", widths=(4, 4, 8, 8, 8), coarse_width=4, **form)).eval()
+
+
+@pytest.fixture(scope="module")
+def teaching(teacher) -> Teaching:
     volume = make_phantom((20, 64, 96), seed=0)
     return Teaching(volume, ask_teacher(teacher, volume.raw))
 
 
 def test_a_teacher_answers_for_every_voxel(teaching):
     answers = {name: array.shape for name, array in teaching.answers.items()}
-    assert answers == {"affinities": (3, 20, 64, 96), "features": (4, 20, 64, 96), "guide": (64, 20, 16, 24)}
+    assert answers == {"affinities": (3, 20, 64, 96), "features": (4, 20, 64, 96), "guide": (24, 20, 16, 24)}
     assert all(np.isfinite(array).all() for array in teaching.answers.values())
+
+
+@torch.inference_mode()
+def test_answers_are_what_head_and_guide_of_the_teacher_give(teacher, teaching):
+    raw, features = teaching.volume.raw / np.float32(255), teaching.answers["features"].astype(np.float32)
+    guide = teacher.encode(torch.from_numpy(raw[None, None]))[0][0].numpy()
+    np.testing.assert_allclose(teaching.answers["guide"], guide, rtol=1e-3, atol=1e-3)
+    logits = teacher(torch.from_numpy(raw[None, None, :14])).refined[0, :, :12]  # sections that are seen at once, kept
+    ours = teacher.refined_decoder.head(torch.from_numpy(features[None, :, :12]))[0]
+    torch.testing.assert_close(ours, logits, rtol=1e-2, atol=1e-2)
 
 
 def test_crops_depend_on_seed_and_index_and_everything_in_them_comes_from_one_region(teaching):

@@ -40,7 +40,7 @@ from fgnet_lib.phantom import make_phantom
 from fgnet_lib.volumes import Region
 from fgnet_lib.weights import PRETRAINED, load_model, read_notes, save_model
 
-SMALL = replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)
+SMALL = replace(MINI, encoder="natural", widths=(4, 4, 8, 8, 8), coarse_width=8, attention="plain", norm="channel")
 WINDOW = (2, 32, 32)
 
 
@@ -155,9 +155,20 @@ def test_the_ema_has_its_closed_form(decay, students):
     assert teacher.item() == pytest.approx(decay**n * 2.0 + history, abs=1e-12)
 
 
+@pytest.mark.parametrize("form", [{}, {"encoder": "mini", "norm": "group"}], ids=["as shipped", "group norm"])
+def test_norm_parameters_are_those_of_all_norms_behind_the_guide(form):
+    model = FGNet(replace(SMALL, **form))
+    chosen = {id(parameter) for parameter in norm_parameters(model)}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in chosen}
+    norms = (name for name in model.state_dict() if ".norm." in name and not name.startswith("encoder."))
+    assert names == {*norms} and len(names) == 2 * 10  # two decoders' 2 and 4 blocks, 4 of the Fine-Grained Encoder
+
+
 @torch.no_grad()
-def test_group_norm_keeps_nothing_that_a_batch_norm_s_adaptation_could_change(model, raw):
+@pytest.mark.parametrize("norm", ["group", "channel"])
+def test_a_norm_keeps_nothing_that_a_batch_norm_s_adaptation_could_change(norm, raw):
     sections = torch.from_numpy(raw[None, None]) / 255
+    model = FGNet(replace(SMALL, norm=norm)).eval()
     learner = deepcopy(model).train()
     for _ in range(3):
         trained = learner(sections).refined

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import adapt_targets
 import pytest
 import which_first
 
+from fgnet_lib import REPOSITORY
 from fgnet_lib.neighbours.target_adaptation import SHIPPED_SOURCE, TargetConfig, read_source
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study import targets
@@ -93,6 +95,21 @@ def test_the_page_of_advice_says_what_both_tables_say():
     text = which_first.WHICH_FIRST.read_text(encoding="utf-8")
     assert text == which_first.page(), "run tools/results/which_first.py"
     assert all(f"| {method.title} |" in text for key, method in TARGET_METHODS.items() if key not in KINDS[:2])
+
+
+def test_lesson_08_gives_the_numbers_of_the_table():
+    lesson = (REPOSITORY / "notebooks" / "src" / "08_your_own_volume.py").read_text(encoding="utf-8")
+    told = re.findall(r"\b\d\.\d\d\b", lesson.split("You can join several.")[1].split("The default is")[0])
+    cells = targets.read_targets()
+    scores = {
+        (volume, key): f"{target_scores(cells, volume, key)[0]:.2f}"
+        for volume in NEW_TISSUES
+        for key in ("as_is", "voxel_size", "histogram", "clahe")
+    }
+    ac4, cremi = ({key: voi for (of, key), voi in scores.items() if of == volume} for volume in NEW_TISSUES)
+    pairs = [(of["as_is"], of["voxel_size"]) for of in (ac4, cremi)]
+    pairs += [(ac4[key], cremi[key]) for key in ("histogram", "clahe")]
+    assert told == [voi for pair in pairs for voi in pair]
 
 
 def test_each_method_on_the_new_tissues_comes_first_and_what_is_missing_is_said():

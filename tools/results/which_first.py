@@ -82,7 +82,7 @@ def page() -> str:
 
 def _short_answer(cells: dict[Cell, dict], methods: list[str]) -> str:
     helping = [TARGET_METHODS[name].title for name in methods if advise(cells, name).startswith("try it")]
-    return f"**Helped on one new tissue at least, and hurt on none: {', '.join(helping) or 'no method'}.**"
+    return f"**Helped on one new tissue at least, and hurt on none: {'; '.join(helping) or 'no method'}.**"
 
 
 def _row(cells: dict[Cell, dict], name: str) -> str:
