@@ -412,11 +412,11 @@ plt.show()
 # groups take back. Then compare the columns. As trained, VOI hardly moves even where features are wrong by half of their
 # size, because only affinities near the threshold decide.
 #
-# Now look at the pictures with planted outliers, 4 bits and min-max. $A_s$ shows nothing of the tissue any more. $A_r$ still
-# sees the image and draws its membranes, but it fills the neurites with dark specks, and VOI rises as well. Why? The
-# Fine-Grained Encoder computes in floating point, but its features are multiplied by the attention maps, $F' = F a$, and
-# these come from the ruined features: **a wrong map erases what should stay, and no sharp image brings it back.** Do not
-# judge by one crop, though: each row of the table is one calibration on one small volume.
+# Now look at the pictures with planted outliers, 4 bits and min-max. On the phantom, $A_s$ shows nothing of the tissue any
+# more. $A_r$ still sees the image and draws its membranes, but it fills the neurites with dark specks, and VOI rises as
+# well. Why? The Fine-Grained Encoder computes in floating point, but its features are multiplied by the attention maps,
+# $F' = F a$, and these come from the ruined features: **a wrong map erases what should stay, and no sharp image brings it
+# back.** Do not judge by one crop, though: each row of the table is one calibration on one small volume.
 #
 # ### Measured: three calibrations, four volumes
 #
@@ -612,7 +612,8 @@ checks.report("16")
 # - One wide channel makes this step coarse for all. A shift and a scale, folded into the weights, repair it and change
 #   nothing in floating point.
 # - Learning shifts, scales and steps block by block needs a crop, no labels, and a few seconds.
-# - Which numbers lose their bits matters, and not only how many: ruined features of the encoder hardly cost $A_r$ a neuron.
+# - Which numbers lose their bits matters, and not only how many: a few wide channels ruin $A_s$, and through the attention
+#   maps $A_r$ as well.
 # - A smaller file is certain. A faster one is not: measure it on the machine that will run it.
 #
 # ## Try it
