@@ -511,7 +511,7 @@ plt.show()
 # %% [markdown]
 # **What to see.** Compare the second picture with the third. Asked between the voxels, the decoder draws sharper edges, but
 # a sharp edge in the wrong place is no gain, and it does not split a boundary in two where the half resolution showed one.
-# The phantom's isolated dots are points where the second look disagrees with the first, beside points that were not looked
+# The phantom's faint dots are points where the second look disagrees with the first, beside points that were not looked
 # at again. They are there without waves, too. The printed lines say which picture is nearer to the truth here. One training and one
 # section prove little, so we did it several times.
 #
