@@ -43,7 +43,10 @@ class FGNetOutput(NamedTuple):
 
 
 class FeatureGuidedAttention(nn.Module):
-    """a = sigmoid(W_a ReLU(W_s S + W_f F)); F' = F + F * a. Ours, within the paper's addition and multiplication."""
+    """a = sigmoid(W_a ReLU(W_s S + W_f F)); F' by `FGNetConfig.attention`, F * a in the model that ships.
+
+    Ours, within the paper's addition and multiplication.
+    """
 
     def __init__(self, guide_channels: int, channels: int, form: AttentionForm) -> None:
         super().__init__()

@@ -175,8 +175,8 @@ def predict(
         region: A box inside the volume; None for all of it.
         three_views: Predict along all three axes; for volumes with isotropic voxels. Attention is that along z.
         engine: What computes: "torch", "openvino" or "onnxruntime"; "auto" takes OpenVINO for large volumes on a CPU,
-            where it is installed and gives the same affinities (`engines.runtimes`). "openvino_bf16" computes in
-            bfloat16, whose affinities are slightly other ones. The progress bar names the engine.
+            where it is installed and gives the same affinities (`engines.runtimes`). "openvino_bf16" computes all
+            but the guide in bfloat16, so that affinities are slightly other ones. The progress bar names the engine.
 
     Raises:
         ValueError: If raw is not a non-empty uint8 volume, or tile or overlap do not fit, or the engine is unknown or

@@ -1,8 +1,4 @@
-"""Figures of attention maps, and what they mark in words.
-
-Most weights of a trained map lie near 0 or near 1, so colours that follow the weights leave a map almost black. Here
-colours follow the rank of a weight among all weights shown, and the colour bar gives the weights themselves.
-"""
+"""Figures of attention maps, and what they mark in words."""
 
 from __future__ import annotations
 
@@ -11,34 +7,14 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from fgnet_lib.views import plots
 
 OUTLINE = "#1E90FF"  # no colour of the warm ramp, so outlines stay visible on dark and on bright
-TICKS = (0.02, 0.25, 0.5, 0.75, 0.98)  # shares of the weights at which the colour bar gives the weight
+BRIGHTEST = 99  # percentile of the weights shown that gets the brightest colour
 STRENGTHS = ((0.2, "much"), (0.1, "clearly"), (0.03, "slightly"))  # distance of an AUC from 0.5, in words
-
-
-def rank_weights(weights: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Return the share of the weights `among` that are lower, equal ones counted half.
-
-    Args:
-        weights: of any shape.
-        among: of any shape, at least one.
-
-    Returns:
-        float64 in [0, 1] of the shape of `weights`.
-
-    Example:
-        >>> rank_weights(np.array([0.0, 0.1, 0.9]), np.array([0.0, 0.0, 0.1, 0.9]))
-        array([0.25 , 0.625, 0.875])
-    """
-    ordered = np.sort(among, axis=None)
-    lower, not_higher = (np.searchsorted(ordered, weights, side) for side in ("left", "right"))
-    return (lower + not_higher) / (2 * len(ordered))
 
 
 def show_attention(
@@ -53,7 +29,7 @@ def show_attention(
 
     Args:
         ax: axes to draw on; they count raw voxels, so maps of all strides line up with a section.
-        section: weights, or their ranks, (y / stride, x / stride).
+        section: weights (y / stride, x / stride).
         stride: raw voxels per pixel of the map, in y and x.
         title: of the axes.
         limits: the values to show darkest and brightest.
@@ -91,11 +67,12 @@ def attention_grid(
     voxel_size: Sequence[float],
     strides: Sequence[int] = (4, 8, 16),
     smooth: bool = True,
+    outlined: Sequence[int] = (2, 3),
 ) -> Figure:
-    """Return attention maps in the layout of the paper's Figure 4, with the outlines of the ground truth drawn thinly.
+    """Return attention maps in the layout of the paper's Figure 4.
 
-    Rows are sections; columns are EM, ground truth, a1, a2, a3. Colours follow the rank of a weight among those of the
-    sections shown.
+    Rows are sections; columns are EM, ground truth, a1, a2, a3. Black is a weight of 0; the brightest colour is the
+    99th percentile of a map's weights in the sections shown.
 
     Args:
         raw: uint8 (z, y, x).
@@ -105,6 +82,7 @@ def attention_grid(
         voxel_size: nm (z, y, x).
         strides: of the maps.
         smooth: interpolate between the pixels of a map; False shows its true grid.
+        outlined: levels over which the ground truth is outlined thinly; over a1 it would hide the membranes.
     """
     columns = 2 + len(attention)
     ratio = voxel_size[1] * raw.shape[1] / (voxel_size[2] * raw.shape[2])
@@ -118,30 +96,21 @@ def attention_grid(
     axes[0, 0].set_title("EM")
     axes[0, 1].set_title("ground truth")
     for level, (weights, stride) in enumerate(zip(attention, strides, strict=True), start=1):
-        among = np.asarray(weights)[list(sections)]
+        brightest = float(np.nan_to_num(np.percentile(np.asarray(weights)[list(sections)], BRIGHTEST)))
+        limits = (0, max(brightest, 1e-12))
         for ax, z in zip(axes[:, 1 + level], sections, strict=True):
-            show_attention(ax, rank_weights(weights[z], among), stride, smooth=smooth)
-            outline_labels(ax, labels[z])
+            show_attention(ax, weights[z], stride, limits=limits, smooth=smooth)
+            if level in outlined:
+                outline_labels(ax, labels[z])
             ax.set(  # a padded map may reach further than raw
                 xlim=axes[0, 0].get_xlim(), ylim=axes[0, 0].get_ylim(), aspect=axes[0, 0].get_aspect()
             )
         axes[0, 1 + level].set_title(f"$a_{level}$ (stride {stride})")
-        _add_rank_bar(figure, axes[:, 1 + level], among)
+        bar = figure.colorbar(
+            axes[0, 1 + level].images[0], ax=axes[:, 1 + level], location="bottom", shrink=0.9, pad=0.015, extend="max"
+        )
+        bar.set_label("attention: 0 erases")
     return figure
-
-
-def _add_rank_bar(figure: Figure, axes: np.ndarray, among: np.ndarray) -> None:
-    """Add a bar of the colours by rank, with the weights of some ranks beside it."""
-    bar = figure.colorbar(ScalarMappable(cmap=plots.WARM), ax=axes, location="bottom", shrink=0.9, pad=0.015)
-    bar.set_ticks(TICKS, labels=[_format_weight(weight) for weight in np.quantile(among, TICKS)])
-    bar.set_label("attention, coloured by rank")
-
-
-def _format_weight(weight: float) -> str:
-    """Return a weight with two digits, or a power of ten where it is tiny."""
-    if weight >= 0.001 or not weight > 0:
-        return f"{weight:.2g}"
-    return f"$10^{{{round(np.log10(weight))}}}$"
 
 
 def describe_attention(name: str, aucs: Mapping[str, float]) -> str:

@@ -17,7 +17,7 @@ from fgnet_lib.volumes import Volume
 
 LIMIT = 3_000_000  # bytes of the file
 SIDE = 256  # voxels in y and x at most; a3 then has 16 x 16 values
-DIRECTIONS = 12  # of SAM2's features, enough for a mean error of the similarity of about 0.02
+DIRECTIONS = 12  # of the guide's features, enough for a mean error of the similarity of about 0.02
 LEVELS = 256  # of attention that are told apart in each map
 QUALITY = 85  # of JPEG
 PAIRS = 5000  # of pixels, to measure that error
@@ -25,14 +25,14 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 
 
 def export_attention(volume: Volume, model: FGNet, path: str | Path) -> Path:
-    """Write EM, attention a1, a2, a3 and SAM2's features as an HTML file to explore, and return its path.
+    """Write EM, attention a1, a2, a3 and the guide's features as an HTML file to explore, and return its path.
 
     The file shows the middle of the volume: at most 256 x 256 voxels in y and x, and as many sections as fit into 3 MB.
     Attention is stored in 256 steps and features as their 12 main directions; the page tells how exact that is.
 
     Args:
         volume: with raw, in memory or lazy.
-        model: with SAM2 and attention; computes where it is.
+        model: with a guide and attention; computes where it is.
         path: of the file; an earlier file at this path is replaced.
 
     Raises:

@@ -159,7 +159,7 @@ def paint(strokes: str, shape: tuple[int, int]) -> np.ndarray | None:
 def attention_panels(scene: Scene, settings: Settings) -> list[list[Panel]]:
     """Return a row of panels for each model, and of two models a third row: the first minus the second.
 
-    A row has the EM and the attention. For a single level, SAM2's similarity to the point and the Fine-Grained
+    A row has the EM and the attention. For a single level, the guide's similarity to the point and the Fine-Grained
     Encoder's response follow; with attention set to a value, the affinities that follow and their change; with `flip`,
     the gradient of an affinity at the point. The plane xz has the EM and the attention alone, one below the other.
     """
@@ -264,7 +264,7 @@ class _Picture:
         return Panel(title, image, scale=scale, values=Values(_join(name, f"a{level}"), values, stride), **self.shared)
 
     def _answers(self, name: str, inspector: Inspector) -> list[Panel]:
-        """Return the panels of SAM2's similarity to the point and of how strongly the encoder responds."""
+        """Return the panels of the guide's similarity to the point and of how strongly the encoder responds."""
         (level,), section = LEVELS[self.settings.level], inspector.section(self.settings.z)
         stride, (low, high) = STRIDES[level - 1], self.scene.quantiles[name, level][[1, 99]]
         similarity = ColorScale("cosine similarity", -1, 1, "viridis")
@@ -272,7 +272,7 @@ class _Picture:
         at = self.settings.y // stride, self.settings.x // stride
         similar = cosine_similarity(section.sam2[level - 1], *at) if section.sam2 else None
         maps = (
-            (similar, similarity, "similarity", f"SAM2, stride {stride}"),
+            (similar, similarity, "similarity", f"guide, stride {stride}"),
             (
                 section.response[level - 1] if section.response else None,
                 strength,

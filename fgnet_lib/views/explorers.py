@@ -1,4 +1,4 @@
-"""The explorers of the lessons: attention, SAM2's features, a segmentation over thresholds.
+"""The explorers of the lessons: attention, the guide's features, a segmentation over thresholds.
 
 Each is made of a plain function that returns the panels for the controls' values. An `interactive.Explorer` draws and
 controls them.
@@ -166,7 +166,7 @@ class _AttentionWork:
 
 
 def feature_explorer(volume: Volume, features: Sequence[np.ndarray], folder: str | Path = ".") -> Explorer:
-    """Return an explorer of SAM2's features by section: as colours, a single channel, their similarity to a point.
+    """Return an explorer of the guide's features by section: as colours, a single channel, their similarity to a point.
 
     Args:
         volume: in memory.

@@ -62,6 +62,7 @@ from fgnet_lib.inference import predict
 from fgnet_lib.neighbours import calibration, continuous
 from fgnet_lib.neighbours.continuous import ContinuousDecoder, decode, dropout_alone, grid_points
 from fgnet_lib.study import doubt
+from fgnet_lib.study.statistics import permutation_p
 from fgnet_lib.views import plots
 from fgnet_lib.views.tables import fold_table
 from fgnet_lib.volumes import is_anisotropic
@@ -510,7 +511,7 @@ plt.show()
 # %% [markdown]
 # **What to see.** Compare the second picture with the third. Asked between the voxels, the decoder draws sharper edges, but
 # a sharp edge in the wrong place is no gain, and it does not split a boundary in two where the half resolution showed one.
-# The phantom's isolated dots are points where the second look disagrees with the first, beside points that were not looked
+# The phantom's faint dots are points where the second look disagrees with the first, beside points that were not looked
 # at again. They are there without waves, too. The printed lines say which picture is nearer to the truth here. One training and one
 # section prove little, so we did it several times.
 #
@@ -554,6 +555,8 @@ assert removed["random"] < removed["variance"] / 10  # as the text says
 print(doubt.judge_second_look(rows))
 print(doubt.judge_between(rows))
 assert "fewer" not in doubt.judge_second_look(rows) + doubt.judge_between(rows)  # as the text says
+without, with_ten = (doubt.wrong_percent(rows, (row, "asked")) for row in ("half_0", "half_10"))
+assert permutation_p(without, with_ten) < 0.05 and np.mean(without) < np.mean(with_ten)
 compared = {question: doubt.doubt_answer(rows, question) for question in doubt.QUESTIONS_OF_DOUBT}
 groups = {"percent of all voxels that are wrong": [[question, *cells] for question, cells in compared.items() if cells]}
 heads = ["question", "% wrong, expected better", "its rival", "difference", "p"]
@@ -579,8 +582,9 @@ fold_table(heads, {"refined affinities": table}, doubt.describe_missing_doubt(ro
 # %% [markdown]
 # **What to see.** Entropy, after the second look, sees more errors than the variance of eight passes, whatever the
 # budget. A second look by variance removes a few errors, and one by chance hardly any; but in the errors that are left
-# we could not see a difference. Asking between the voxels was never better than interpolation, with waves or without
-# them. And the temperature lowered the calibration error on AC4 only; on the other three volumes the error grew, FIB-25
+# we could not see a difference. Asking between the voxels could not be told apart from interpolation, with waves or
+# without them, but of the decoders that were asked there, the one without waves made fewer errors than the one with ten.
+# And the temperature lowered the calibration error on AC4 only; on the other three volumes the error grew, FIB-25
 # included, from which the temperature comes. **So measure the error on labelled sections before you trust a
 # temperature.**
 # [doubt.md](../docs/measured/doubt.md) has every row.

@@ -381,12 +381,15 @@ for start in ("", "planted: "):  # as the text says
     wrong = [results[start + title][0] for title in recipes]
     assert wrong[0] < wrong[1] < wrong[2] > wrong[3]
 exact, ruined = results["32 bits"], results["planted: W4A4, min-max"]
-assert DATASET != "phantom" or (ruined[1] > 1.5 * exact[1] and ruined[2] > 3 * exact[2])
+if DATASET == "phantom":
+    assert min(np.divide(ruined[1:], exact[1:])) > 2
+    assert results["W4A4, min-max"][0] > 0.4
+    assert max(abs(np.subtract(results["W4A4, min-max"][1:], exact[1:]))) < 0.1
 
 # %% [markdown]
 # Three of these rows in pictures, $A_s$ above and $A_r$ below; dark is a boundary, and colours tell the axes apart:
 
-# %% alt="A section of EM, and six pictures of affinities: A_s above and A_r below, with 32 bits, with 4 bits by min-max and planted outliers, and with 4 bits in 16 learned groups. By min-max both are ruined."
+# %% alt="A section of EM, and six pictures of affinities: A_s above and A_r below, with 32 bits, with 4 bits by min-max and planted outliers, and with 4 bits in 16 learned groups. By min-max A_s is a single colour on the phantom, and A_r has membranes with dark specks between them."
 middle = volume.shape[0] // 2
 figure, axes = plt.subplots(2, 4, figsize=(15, 8.2))
 plots.show_section(axes[0, 0], volume.raw, None, volume.voxel_size, middle, f"EM, section {middle}")
@@ -406,12 +409,14 @@ plt.show()
 # **What to see.** Read the rows of the table in pairs. From W8A8 to W4A8 to W4A4 the features become more wrong. A row
 # with planted outliers and its twin without them have the same bits and the same function in floating point, so the
 # difference between the two is the work of two channels in each stage. The last row of each half shows how much error 16
-# groups take back. Then compare the columns. A feature error of some percent may change no neuron at all, because only
-# affinities near the threshold decide. And look at the second column of affinities in the pictures: with planted outliers,
-# 4 bits and min-max, $A_s$ falls apart, and $A_r$ below it even more. Why? The Fine-Grained Encoder still sees the image in
-# floating point. But its features are multiplied by the attention maps, $F' = F a$, and these come from the ruined
-# features: **what a wrong map erases, no sharp image brings back.** Do not judge by one crop, though: each row of the table
-# is one calibration on one small volume.
+# groups take back. Then compare the columns. As trained, VOI hardly moves even where features are wrong by half of their
+# size, because only affinities near the threshold decide.
+#
+# Now look at the pictures with planted outliers, 4 bits and min-max. On the phantom, $A_s$ shows nothing of the tissue any
+# more. $A_r$ still sees the image and draws its membranes, but it fills the neurites with dark specks, and VOI rises as
+# well. Why? The Fine-Grained Encoder computes in floating point, but its features are multiplied by the attention maps,
+# $F' = F a$, and these come from the ruined features: **a wrong map erases what should stay, and no sharp image brings it
+# back.** Do not judge by one crop, though: each row of the table is one calibration on one small volume.
 #
 # ### Measured: three calibrations, four volumes
 #
@@ -578,7 +583,7 @@ def show_widest(title, encoder, part):
 
 as_trained = show_widest("our guide, as trained", model.encoder, "stages")
 widest = show_widest("our guide, planted", planted.encoder, "stages")
-assert DATASET not in ("phantom", "fib25", "gala") or (widest[9] > 50 and as_trained[0] < 10)  # as the text says
+assert DATASET != "phantom" or (widest[9] > 50 and as_trained[1] < 5 < as_trained[0] < 20)  # as the text says
 try:
     sam2 = build_encoder("tiny", fetch("sam2.1_hiera_tiny.pt", download=False)).eval()
     show_widest("SAM2.1 tiny", sam2, "image_encoder.trunk.blocks")
@@ -589,7 +594,7 @@ except FileNotFoundError:
 
 # %% [markdown]
 # **What to see.** The second line shows what planted channels look like in this number: ten layers read them, and all ten
-# have numbers above 50. As trained, no layer reaches 10. The third line tells you whether SAM2.1's
+# have numbers above 50. On the phantom as trained, only one layer reaches 5. The third line tells you whether SAM2.1's
 # encoder looks like the first line or like the second. (We had no access to its weights when we wrote this, so we claim
 # neither.)
 
@@ -607,7 +612,8 @@ checks.report("16")
 # - One wide channel makes this step coarse for all. A shift and a scale, folded into the weights, repair it and change
 #   nothing in floating point.
 # - Learning shifts, scales and steps block by block needs a crop, no labels, and a few seconds.
-# - Which numbers lose their bits matters, and not only how many: ruined features of the encoder hardly cost $A_r$ a neuron.
+# - Which numbers lose their bits matters, and not only how many: a few wide channels ruin $A_s$, and through the attention
+#   maps $A_r$ as well.
 # - A smaller file is certain. A faster one is not: measure it on the machine that will run it.
 #
 # ## Try it

@@ -130,7 +130,7 @@ def test_mouse_moves_the_cross_in_all_pictures_and_a_click_compares(path, conten
             page.locator(f"#{slider}").fill(str(value))
         assert page.locator("output[for=gamma]").inner_text() == "2.0"
         assert page.locator("canvas.picture").nth(1).screenshot() != dark
-        page.locator("#level").select_option(label="SAM2, stride 16")
+        page.locator("#level").select_option(label="guide, stride 16")
         assert page.locator("figcaption").nth(4).inner_text() == "similarity, stride 16"
         page.screenshot(path=SCREENSHOTS / "attention-page.png")
         assert (watch.problems, watch.outside) == ([], [])

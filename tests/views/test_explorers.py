@@ -309,8 +309,8 @@ def test_names_are_shown_as_they_are(volume, model):
 
 def test_models_are_shown_in_rows_on_the_same_colours(make, monkeypatch):
     upper, lower, difference = panels_of(make["two models"](), monkeypatch)
-    assert [panel.title for panel in upper] == ["with, z = 1", "a1", "SAM2, stride 4", "FGE, stride 4"]
-    assert [panel.title for panel in lower] == ["without, z = 1", "no attention", "no SAM2, stride 4", "FGE, stride 4"]
+    assert [panel.title for panel in upper] == ["with, z = 1", "a1", "guide, stride 4", "FGE, stride 4"]
+    assert [panel.title for panel in lower] == ["without, z = 1", "no attention", "no guide, stride 4", "FGE, stride 4"]
     assert upper[1].scale == lower[1].scale
     assert [panel.title for panel in difference[1:]] == ["no difference", "no difference", "FGE, stride 4"]
 

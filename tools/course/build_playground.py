@@ -33,7 +33,10 @@ RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 SHAPE = (8, 128, 128)  # of the volume that the page computes, in one piece
 AS_COMPUTED = ((1.0, 0.0, 0.0),) * 3  # a' = 1 a + 0 mean(a) + 0, for each attention map
 OUTPUTS = ("A_s", "A_r", "a1", "a2", "a3")
-MODEL_CREDIT = "The model's weights: CC BY 4.0, trained on FIB-25 (CC BY), gala (HHMI, BSD-style) and phantoms."
+MODEL_CREDIT = (
+    "The model's weights: CC BY 4.0, trained on FIB-25 (CC BY), gala (HHMI, BSD-style) and phantoms; its guide "
+    "began with EfficientNet-Lite0 (Apache-2.0, Copyright 2020 ML Illustrated)."
+)
 
 
 class Sample(NamedTuple):

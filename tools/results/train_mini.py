@@ -207,7 +207,8 @@ in [shipped.md](../../docs/measured/shipped.md)):
 voxel sizes may need training of your own (lesson 04). A course's example, not a tool for science. The validation
 volumes come from the same blocks of tissue as the training volumes.
 
-**Licence.** The weights are under CC BY 4.0; credit as above.
+**Licence.** The weights are under CC BY 4.0; credit as above. The guide's training began with EfficientNet-Lite0's
+weights, which are under Apache-2.0 (Copyright 2020 ML Illustrated).
 """
 
 

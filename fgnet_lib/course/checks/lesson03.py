@@ -57,7 +57,7 @@ def attention(answer: type[nn.Module]) -> None:
     """Check a module that computes F' and a from F and S with the layers from_guide, from_fine and to_map."""
     require_form(isinstance(answer, type), "Give the class itself, without (): MyAttention")
     torch.manual_seed(0)
-    library = FeatureGuidedAttention(6, 4, "residual")
+    library = FeatureGuidedAttention(6, 4, "plain")
     module = answer(6, 4)
     require_form(isinstance(module, nn.Module), "Your class should remain an nn.Module, as in the stub")
     names, expected = (_shapes(each) for each in (module, library))
@@ -97,7 +97,8 @@ def _judge_attention(module: nn.Module, library: FeatureGuidedAttention, fine: T
     otherwise = "{n} values of the map a differ from the equation, the first at {at}"
     require_equal(result[1].numpy(), a.numpy(), {hint: t.numpy() for hint, t in mistakes.items()}, otherwise)
     mistakes = {
-        "F itself is lost where a is small: what is added to F * a?": fine * a,
+        "This is the residual form: F' should be 0 where a is 0, so do not add F to F * a": fine + fine * a,
+        "You give back the weights that F should lose: multiply F by a, not by 1 - a": fine * (1 - a),
         "You return F without its guidance": fine,
         "You add the attention to F; it should multiply F": fine + a,
     }

@@ -25,11 +25,12 @@ MUTANTS = {
         ),
         ("torch.sigmoid(self.to_map(mixed))", "self.to_map(mixed)", "is not squashed"),
         ("(guide) + self", "(guide) * self", "You multiply the two projections"),
-        ("fine + fine * a, a", "fine * a, a", "F itself is lost"),
-        ("fine + fine * a, a", "fine + a, a", "it should multiply F"),
-        ("fine + fine * a, a", "fine, a", "without its guidance"),
-        ("fine + fine * a, a", "a, fine + fine * a", "swapped the two results"),
-        ("fine + fine * a, a", "fine + fine * a", "should return two things"),
+        ("fine * a, a", "fine + fine * a, a", "This is the residual form"),
+        ("fine * a, a", "fine * (1 - a), a", "not by 1 - a"),
+        ("fine * a, a", "fine + a, a", "it should multiply F"),
+        ("fine * a, a", "fine, a", "without its guidance"),
+        ("fine * a, a", "a, fine * a", "swapped the two results"),
+        ("fine * a, a", "fine * a", "should return two things"),
         ("(guide) + self", "(fine) + self", "(line 9 of your cell)"),
         ("self.to_map(mixed)", "self.to_map(guide)", "(line 10 of your cell)"),
         (
@@ -42,7 +43,7 @@ MUTANTS = {
             "F.relu(self.from_guide(guide)) + F.relu(self.from_fine(fine))",
             "not to each projection",
         ),
-        ("fine + fine * a, a", "fine.mul_(1 + a), a", "changes the tensor"),
+        ("fine * a, a", "fine.mul_(a), a", "changes the tensor"),
         ("nn.Conv3d(channels, 1, 1)", "nn.Conv3d(channels, channels, 1)", "the shape of to_map.weight, to_map.bias"),
         ("nn.Module", "object", "should remain an nn.Module"),
         (
@@ -87,7 +88,7 @@ class MyAttention(nn.Module):
 
     def forward(self, fine, guide):
         a = self.to_map(nn.ReLU()(self.from_guide(guide) + self.from_fine(fine))).sigmoid()
-        return fine * (1 + a), a
+        return a * fine, a
 """,
     ],
     "auc": [
