@@ -784,7 +784,7 @@ def changes_of_voi(ax: Axes, before: float, after: Mapping[str, Sequence[float]]
         ax.annotate(
             f"{mean - before:+.2f}",
             (max(vois) if side == 1 else min(vois), row),
-            (8 * side, 0),
+            (16 if same else 8 * side, 0),
             textcoords="offset points",
             ha="left" if side == 1 else "right",
             va="center",
