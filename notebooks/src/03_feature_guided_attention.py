@@ -6,7 +6,7 @@
 # **What you will learn**
 # - why FGNet needs a second encoder, how its *DW Block* is built, and what that saves;
 # - how the *Fine-Grained Encoder* (FGE) keeps full detail, and why it never pools along z;
-# - *Feature-Guided Attention* (FGA): one equation, four small layers, and what each of them does to a section;
+# - *Feature-Guided Attention* (FGA): one equation, three small layers, and what each of them does to a section;
 # - how to write these parts as modules that equal the library's, number for number;
 # - how to read the attention maps a1, a2, a3 of a trained model, and how to measure whether they mark membranes.
 #
@@ -408,7 +408,7 @@ for form in ("plain", "residual", "additive"):
 # **Why not the residual form?** It trains easily, because $F$ always has a way through. But for the same reason the
 # network can do *without* the map. We trained two models that differ in this form only, around the same encoder of
 # photographs. After 2300 iterations we replaced one map after the other by its mean, on FIB-25's sections 120-139. By
-# how many bits did VOI rise? (VOI measures errors of the segmentation, as lesson 06 explains: lower is better.)
+# how many bits did VOI rise? (VOI measures errors of the segmentation, as lesson 05 explains: lower is better.)
 #
 # | form | a1 | a2 | a3 |
 # | --- | --- | --- | --- |

@@ -666,7 +666,7 @@ print(table.describe_gaps(results))
 # %% [markdown]
 # | claim | what would show it | can our table tell? |
 # | --- | --- | --- |
-# | photographs teach features that help in EM | SAM2.1's checkpoints against the same encoder with random weights | only if SAM2.1's rows have runs; the rows with *natural images* ask it of a stand-in, in part 7; the encoder of all other rows has never seen a photograph |
+# | photographs teach features that help in EM | SAM2.1's checkpoints against the same encoder with random weights | only if SAM2.1's rows have runs; the rows with *natural images* ask it of a stand-in, in part 7; no other encoder of the ablation has seen a photograph |
 # | a frozen guide is enough | frozen against no guide, and against fine-tuned | yes, for *this* encoder and these data: read part 4 |
 # | fine-tuning gains | fine-tuned against frozen | yes, with the same limits, at equal iterations and at equal time: read part 4 |
 # | $A_r$ is better than $A_s$ | both from the same runs | yes: read the table above |
