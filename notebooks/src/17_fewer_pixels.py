@@ -425,7 +425,9 @@ for name, title in study.ENLARGED_VOLUMES.items():
     assert scores["bicubic"][0] < min(scores["codes"])
     for ours, theirs in study.PAIRS_OF_ENLARGINGS.values():
         overlap = max(scores[ours]) >= min(scores[theirs]) and max(scores[theirs]) >= min(scores[ours])
-        assert overlap == (theirs != "bicubic")
+        worse = (name, ours, theirs) == ("gala", "plain_3", "plain")  # in all runs
+        assert overlap == (theirs != "bicubic" and not worse)
+        assert not worse or min(scores[ours]) > max(scores[theirs])
     assert " on 0 of " in study.judge_enlargings(rows, name)[-1]
 heads = ["question", "VOI of the first", "of the second", "difference", "p"]
 fold_table(heads, groups, study.describe_missing_enlargings(rows))
@@ -433,8 +435,8 @@ fold_table(heads, groups, study.describe_missing_enlargings(rows))
 # %% [markdown]
 # **What to see.** (Bicubic learns nothing, so it has a single run, and no *p* is possible.) On both volumes the small
 # network beats bicubic, codes alone are worse than bicubic, and true sections are better than all. Does it help to
-# add the codebook, or neighbouring sections? Not that we could see: whenever we add one of them, the runs with it and
-# without it overlap. And PSNR and VOI rank no two rows differently in all runs. So **here the sharper picture does give
+# add the codebook, or neighbouring sections? Not that we could see: the runs with it and without it overlap, and where
+# they do not, on gala, neighbouring sections made the small network worse in all three. And PSNR and VOI rank no two rows differently in all runs. So **here the sharper picture does give
 # better neurons, but it brings back only a part of what the missing pixels cost.**
 # [super_resolution.md](../docs/measured/super_resolution.md) has every row.
 #
