@@ -379,7 +379,7 @@ for start, network in {"": model, "planted: ": planted}.items():
         judge(start + title, quantisation.quantise_fgnet(network, recipe, raw))
 for start in ("", "planted: "):  # as the text says
     wrong = [results[start + title][0] for title in recipes]
-    assert wrong[0] < wrong[1] < wrong[2] > wrong[3]
+    assert wrong[0] < wrong[1] and wrong[2] > wrong[3] and (start or wrong[1] < wrong[2])
 exact, ruined = results["32 bits"], results["planted: W4A4, min-max"]
 if DATASET == "phantom":
     assert min(np.divide(ruined[1:], exact[1:])) > 2
@@ -406,7 +406,8 @@ for column, (title, words) in zip(axes[:, 1:].T, shown.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# **What to see.** Read the rows of the table in pairs. From W8A8 to W4A8 to W4A4 the features become more wrong. A row
+# **What to see.** Read the rows of the table in pairs. From W8A8 to W4A8 to W4A4 the features
+# become more wrong, as trained. A row
 # with planted outliers and its twin without them have the same bits and the same function in floating point, so the
 # difference between the two is the work of two channels in each stage. The last row of each half shows how much error 16
 # groups take back. Then compare the columns. As trained, VOI hardly moves even where features are wrong by half of their
@@ -436,7 +437,7 @@ plt.show()
 # %% [markdown]
 # And the affinities $A_r$ of the same runs, which also see the image at full resolution:
 
-# %% alt="The same panels for A_r. Planted outliers hardly lift any line; rounding the whole model lifts VOI on FIB-25, and on AC4 and CREMI B the lines wander up and down."
+# %% alt="The same panels for A_r. With planted outliers and 4 bits, min-max and percentile rise by one to three bits; rounding the whole model hardly moves a line on FIB-25 and gala, and on AC4 and CREMI B the lines wander up and down."
 plots.bits_figure(measured.bits_panels(table, "refined")).suptitle(measured.describe_figure("refined"))
 plt.show()
 
@@ -450,27 +451,32 @@ coarse, refined = (
     np.array([measured.exact_score(table, name, output) for name in measured.JUDGED_ON])
     for output in ("coarse", "refined")
 )
-assert all((mean_voi("trained", method, "coarse") < 1.25 * coarse).all() for method in measured.METHODS)  # as the text
-assert (mean_voi("planted", "min_max", "coarse", "W8A8") > coarse).all()
-assert all((mean_voi("planted", method, "coarse") > 1.5 * coarse).all() for method in ("min_max", "percentile"))
-assert all((mean_voi("planted", method, "coarse") < 1.25 * coarse).all() for method in ("smooth", "groups"))
-assert (mean_voi("planted", "min_max", "refined") < refined + 0.05).all()
-assert all(mean_voi("whole", m, "refined")[0] > mean_voi("planted", m, "refined")[0] for m in measured.METHODS)
+exact = {"coarse": coarse, "refined": refined}
+for output, voi_32 in exact.items():  # as the text says; the first two volumes are tissue that the model knows
+    for method in ("min_max", "percentile"):
+        assert (mean_voi("planted", method, output) > 1.4 * voi_32).all()
+    for method in ("smooth", "groups"):
+        assert (mean_voi("planted", method, output) < voi_32 + 0.15)[:2].all()
+    assert mean_voi("planted", "smooth", output)[2] > 1.4 * voi_32[2] > mean_voi("planted", "groups", output)[2]
+assert (mean_voi("planted", "min_max", "coarse", "W4A8") > coarse).all()
+for method in measured.METHODS:
+    assert (mean_voi("trained", method, "refined") < refined + 0.15)[:2].all()
+    assert (np.abs(mean_voi("whole", method, "refined") - mean_voi("trained", method, "refined")) < 0.15)[:2].all()
 
 # %% [markdown]
-# **What to see.** Begin with $A_s$. In the upper row hardly anything happens: the encoder as trained bears 4 bits by
-# every method, at about a seventh of its size. In the middle row, by min-max, two planted channels in each norm cost
-# something with activations of 8 bits, and with 4 they ruin everything. The percentile repairs little of that, because
-# it clips what the wide channels carry. SmoothQuant and groups both come back to the dashed line.
+# **What to see.** Begin with FIB-25 and gala, which the model knows. In the upper row $A_r$ hardly changes: the encoder as
+# trained bears 4 bits by every method, at about a sixth of its size. In the middle row, by min-max, a few planted channels
+# already cost $A_s$ neurons with weights of 4 bits and activations of 8, and with activations of 4 bits they ruin
+# everything. A percentile repairs none of that. SmoothQuant and groups both come back to the dashed line.
 #
-# Then look for the same catastrophe in $A_r$. You will not find it: the encoder's features are ruined, and yet $A_r$ loses
-# hardly a neuron, because the Fine-Grained Encoder still sees the image. **Which numbers lose their bits matters, and not
-# only how many bits they lose.** The lower row shows it from the other side: on FIB-25, $A_r$ loses most where the Fine-Grained
-# Encoder and the decoders are rounded as well. Many of their convolutions look at several voxels. The library folds no
-# shift and scale into those, so all four methods only choose a range for them.
+# Then look for the same catastrophe in $A_r$. It is there: the Fine-Grained Encoder sees the image in floating point, and
+# yet $A_r$ falls with the encoder, because its features are multiplied by maps that the encoder's features made. **Which
+# numbers lose their bits matters, and not only how many bits they lose.** The lower row shows it from the other side: on
+# FIB-25 and gala, $A_r$ hardly notices that the Fine-Grained Encoder and the decoders are rounded as well.
 #
-# On AC4 and CREMI B the lines of $A_r$, and some of $A_s$, wander up and down. Do not read gains into that: these crops
-# are small, and VOI jumps with every large merge that appears or disappears.
+# On AC4 and CREMI B the lines wander up and down. Do not read gains into that: these crops are small, and VOI jumps with
+# every large merge that appears or disappears. One difference there is large: on AC4, with planted outliers, only groups
+# come back to the dashed line, and SmoothQuant does not.
 #
 # Here are the same runs as questions. *p* is counted by permutation, as in lesson 07; with three runs of each it cannot be
 # less than 0.10. The last column says whether the difference has the sign that we had expected: *came in all runs* means
@@ -495,9 +501,9 @@ assert ahead.any() and not ahead.all()  # as the text says
 fold_table(["question", "VOI should be", *titles], {key: verdicts[key] for key in sorted(verdicts, reverse=True)})
 
 # %% [markdown]
-# Three expectations deserve a second look. We expected 4 bits to cost many neurons even without planted outliers; this
-# small encoder bears them. We expected groups to beat SmoothQuant, since they also shift and learn; both repair what was
-# planted, and which of them is ahead depends on the volume. And we expected ruined features to ruin $A_r$; they do not.
+# Two expectations deserve a second look. We expected 4 bits to cost many neurons even without planted outliers; this
+# small encoder bears them. And we expected groups to beat SmoothQuant, since they also shift and learn; which of them is
+# ahead depends on the volume.
 # None of this says what happens in SAM's own encoder, which is much larger.
 # [bits.md](../docs/measured/bits.md) has every number.
 #
@@ -533,29 +539,37 @@ for title, network in networks.items():
 # %% [markdown]
 # **What to see.** Compare the two lines of ONNX Runtime: the difference between them is what 8 bits do to the time on
 # *your* processor. Its instructions count: without VNNI or AMX the gain is small, and sums of two products of 8 bits
-# would even overflow. So weights get only 7 of the 8 bits here. The engine counts, too: on a processor with VNNI, 8 bits
-# saved ONNX Runtime a tenth of the time, and OpenVINO nearly half ([trials](../docs/measured/trials.md)).
+# would even overflow. So weights get only 7 of the 8 bits here. The engine counts, too.
 #
 # One crop is a small test for VOI. Here is the same on the whole volumes, calibrated three times, from a processor
-# without VNNI. *Change* is how far an affinity of $A_r$ moves on average, *MB* is the size of the whole model's file,
+# with VNNI. *Change* is how far an affinity of $A_r$ moves on average, *MB* is the size of the whole model's file,
 # and *seconds* are those of one core for all four volumes:
 
 # %%
 for run in table["engines"].values():
     exact, rounded = run["32 bits"], run["8 bits"]
     assert 0.3 < rounded["megabytes"] / exact["megabytes"] < 0.4  # as the text says
-    assert rounded["core_seconds"] > 0.7 * exact["core_seconds"]
+    assert 0.5 < rounded["core_seconds"] / exact["core_seconds"] < 1.1
     for name in ("fib25", "gala"):
         vois = [sum(of["volumes"][name][key] for key in ("voi_split", "voi_merge")) for of in (exact, rounded)]
         assert abs(vois[1] - vois[0]) < 0.05
+ratios = {
+    name: np.mean([
+        table["engines"][f"{name} {seed}"]["8 bits"]["core_seconds"]
+        / table["engines"][f"{name} {seed}"]["32 bits"]["core_seconds"]
+        for seed in measured.SEEDS
+    ])
+    for name in measured.ENGINES
+}  # fmt: skip
+assert ratios["openvino"] < ratios["onnxruntime"]
 fold_table(measured.ENGINE_HEADS, {"8 bits at work": measured.engine_rows(table)})
 
 # %% [markdown]
 # **What to see.** Compare the two lines of an engine. With 8 bits VOI hardly moves on FIB-25 and gala, which resemble the
 # sections of the calibration. On AC4 and CREMI B it may move more, in either direction. The file of the whole model
 # shrinks to about a third, not to a quarter, because only the weights of products get 8 bits. The last column gives the
-# time as a share of that with 32 bits: on this processor the gain is small or none. **Eight bits always save space.
-# Whether they save time depends on the processor and on the engine.**
+# time as a share of that with 32 bits: OpenVINO gains more than ONNX Runtime, and neither is twice as
+# fast. **Eight bits always save space. Whether they save time depends on the processor and on the engine.**
 
 # %% [markdown]
 # ## 8 · Further: does the real SAM2.1 have outlier channels?

@@ -2,7 +2,7 @@
 
 export const START = {
   sample: "phantom", z: 4, noise: 0, contrast: 1, a1: "as computed", a2: "as computed", a3: "as computed",
-  threshold: 0.7, strokes: [],
+  threshold: NaN, strokes: [],  // the threshold is the model's: the page sets it here when it has read the model
 };
 export const SETTINGS = ["as computed", "0", "mean", "1"];  // of an attention map
 export const LONGEST = 8000;  // characters of strokes; longer addresses are cut by some programs

@@ -310,6 +310,7 @@ async function start() {
   samples = new Map(content.samples.map(part => [part.id, part]));
   noise = makeNoise(model.shape.reduce((a, b) => a * b));
   START.sample = content.samples[0].id;
+  START.threshold = model.threshold;
   state.radius = 2;
   byId("sample").append(...[...samples.values(), OWN].map(({ id, name }) => new Option(name, id)));
   byId("credits").textContent = content.credits.join(" ");

@@ -132,7 +132,7 @@ def test_what_only_pytorch_computes_is_left_to_it(model):
         with pytest.raises(ValueError, match="a hook changes or watches a part of it.*; use engine='torch'"):
             choose_engine(model, "openvino", SIZE, 1)
     with pytest.raises(ValueError, match="it is of class Echo, .*; use engine='torch'"):
-        predict(Echo(), np.zeros((2, 32, 32), np.uint8), progress=False, engine="openvino")
+        predict(Echo(), np.zeros((2, 32, 32), np.uint8), SIZE, progress=False, engine="openvino")
 
 
 def test_engines_that_are_unknown_or_missing_are_named(model, raw, monkeypatch):
