@@ -47,7 +47,7 @@ UNET = FGNetConfig(encoder=None, widths=(28, 36, 48, 64, 80), dense_levels=5)  #
 PATCH = (1, 1, 16, 128, 128)
 REPEATS = 3
 STEPS = {  # of a prediction: what the page calls them, and the model's part
-    "SAM2 encoder": "encoder",
+    "guide": "encoder",
     "Fine-Grained Encoder and attention": "fine_encoder",
     "refined decoder": "refined_decoder",
     "coarse decoder": "coarse_decoder",
@@ -102,10 +102,10 @@ def feature_reuse(name: str, model: FGNet, raw: np.ndarray) -> list[dict]:
 
 
 def reuse(mini: FGNet, column: np.ndarray) -> list[dict]:
-    """For the mini encoder and one of SAM2's, whose share of the time is larger."""
+    """For the shipped guide and one of SAM2's, whose share of the time is larger."""
     torch.manual_seed(0)
     tiny = FGNet(FGNetConfig(encoder="tiny")).to(next(mini.parameters()).device).eval()
-    return feature_reuse("mini", mini, column) + feature_reuse("SAM2.1 tiny", tiny, column)
+    return feature_reuse("the shipped model", mini, column) + feature_reuse("SAM2.1 tiny", tiny, column)
 
 
 def models(raw: np.ndarray) -> list[dict]:
@@ -270,7 +270,7 @@ def page(results: dict) -> str:
             f"| {row['iterations_per_s']:.2f} | {row['training_mb']:.0f} | {row['mvox_per_s'] / base:.2f} |"
         )
     lines += [
-        "\n## SAM2's features reused along z\n",
+        "\n## The guide's features reused along z\n",
         "Each section encoded once per tile column, against once per window; same affinities. Reuse cannot make the",
         "encoder faster by more than the number of windows that a section is in, and nothing else. Far from the ends",
         "of a volume that is 1 / (1 - overlap); the default is 0.25. A column of tiles, 64 sections deep; SAM2.1's",

@@ -195,12 +195,12 @@ def blocks_against_one(work: Path) -> dict:
 
 def workers(work: Path) -> dict:
     """The same blocks by the network with one worker and with two; two cores should be free."""
-    raw = write_volume(make_phantom((32, 320, 320), seed=1), work / "raw.zarr")
-    costs = {"load_before": os.getloadavg()[0]}
+    volume = make_phantom((32, 320, 320), seed=1)
+    raw, costs = write_volume(volume, work / "raw.zarr"), {"load_before": os.getloadavg()[0]}
     for number in (1, 2):
         with cluster(workers=number) as client:
             network = Network(tile=(16, 96, 96))
-            client.run(network.model)  # in every worker: a start is no matter of scaling
+            client.run(network.model, network.windows(volume.shape))  # in every worker: a start is no matter of scaling
             start = time.perf_counter()
             predict_blocks(client, Source(raw), work / f"{number}", network, (16, 160, 160), progress=False)
             costs[f"workers_{number}_s"] = time.perf_counter() - start
