@@ -461,7 +461,7 @@ for name, (at4, at8, at16) in aucs.items():
 # The maps as colours, with the AUC above each:
 
 # %% alt="Above a section; below it one column for each encoder, random and trained, with its features at strides 4, 8 and 16 as colours and the AUC of a linear probe. Random encoders show outlines too; the trained ones have the higher AUCs."
-figure, axes = plt.subplots(3, 1 + len(maps), figsize=(2.7 * (1 + len(maps)), 9))
+figure, axes = plt.subplots(3, 1 + len(maps), figsize=(min(2.7 * (1 + len(maps)), 15), 9))
 plots.show_section(axes[0, 0], volume.raw, None, volume.voxel_size, z, "EM")
 for ax in axes[1:, 0]:
     ax.axis("off")

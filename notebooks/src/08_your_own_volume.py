@@ -129,7 +129,7 @@ plt.show()
 # ## 2 · Predict
 #
 # A checkpoint carries its own configuration and notes, so you need only the file. One note is the **threshold** of part
-# 3, which was chosen on labelled *training* data; a model without this note gets 0.5. Overlapping windows (usually
+# 3, which was chosen on labelled *training* data; a model without this note gets 0.5. Overlapping tiles (usually
 # 16 × 256 × 256 voxels for the shipped model) cover the whole volume and are blended. The affinities of each of the two
 # decoders take 12 bytes a voxel. On a CPU, OpenVINO computes a large volume faster than PyTorch; if it is installed,
 # `predict` takes it and [says so](../docs/understand/engines.md) in its progress bar. `engine="openvino_bf16"` is faster

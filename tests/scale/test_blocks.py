@@ -33,7 +33,7 @@ from fgnet_lib.scale.prediction import Blend, Decode, Encode, Network, Source, g
 from fgnet_lib.scale.segmentation import segment_blocks
 from fgnet_lib.segmentation import agglomerate, segment, sweep
 from fgnet_lib.volumes import Region, Volume
-from fgnet_lib.weights import load_model, load_pretrained, save_model
+from fgnet_lib.weights import load_model, load_pretrained, pretrained_threshold, save_model
 
 pytestmark = pytest.mark.slow  # predicts and segments in blocks
 
@@ -556,6 +556,7 @@ def test_borders_of_blocks_cost_little_on_real_em(client, em_data, tmp_path):
         raw, labels = (file[key][:16, :160, :160] for key in ("volumes/raw", "volumes/labels/neuron_ids"))
     array = predict(load_pretrained(), raw, progress=False).refined
     path = saved(tmp_path / "a.zarr", array, (10.0, 10.0, 10.0))
-    scores = [evaluate(neurons(client, path, tmp_path / str(n), (16, n, n)), labels) for n in (160, 80)]
+    threshold = pretrained_threshold()
+    scores = [evaluate(neurons(client, path, tmp_path / str(n), (16, n, n), threshold), labels) for n in (160, 80)]
     single, four = (score.voi_split + score.voi_merge for score in scores)
     assert abs(single - four) <= 0.02

@@ -23,16 +23,14 @@ from fgnet_lib.fgnet import FGNet
 from fgnet_lib.machine import choose_device
 from fgnet_lib.sam2_encoder import SIZES
 from fgnet_lib.training import TrainConfig, train
-from fgnet_lib.weights import load_pretrained, save_model
+from fgnet_lib.weights import PRETRAINED, save_model
 
 
 def build(encoder: str) -> FGNet:
     """An FGNet with a pretrained encoder; everything else starts at random."""
     if encoder != "mini":
         return FGNet(FGNetConfig(encoder=encoder), fetch(f"sam2.1_hiera_{encoder}.pt"))
-    model = FGNet(MINI)
-    model.encoder.load_state_dict(load_pretrained().encoder.state_dict())
-    return model
+    return FGNet(MINI, PRETRAINED / "encoder_mini.pt")
 
 
 def main() -> None:
