@@ -40,6 +40,7 @@ from fgnet_lib.patches import PatchDataset, Samples
 from fgnet_lib.volumes import Volume
 
 GRADIENT_NORM = 1.0
+THIN = 2  # sections; of patches so thin, PyTorch 2.11's bfloat16 gradients of depthwise convolutions may be nan
 TRIALS = 3  # batches that float32 and bfloat16 are timed on, after one that warms up
 
 
@@ -65,7 +66,8 @@ class TrainConfig:
         seed: Of the patches and their augmentation.
         try_bfloat16: On a CPU with instructions for bfloat16, a run begins by timing a few batches in float32 and in
             bfloat16, prints both times, and trains in what is faster; a resumed run keeps the choice, wherever it goes
-            on. Losses agree within the noise, but not to the last bit. Several processes together stay in float32.
+            on. Losses agree within the noise, but not to the last bit. Several processes together stay in float32, and
+            so do patches of two sections or one.
     """
 
     patch: tuple[int, int, int] = (16, 128, 128)
@@ -177,7 +179,8 @@ def _loop(
     checkpoints = Checkpoints(accelerator, out_dir, _settings(accelerator, model, dataset, config), history, average)
     checkpoints.resume()
     on_cpu, alone = accelerator.device.type == "cpu", accelerator.num_processes == 1
-    if config.try_bfloat16 and len(history) == 0 and on_cpu and alone and has_bfloat16():
+    may_change = on_cpu and alone and has_bfloat16() and config.patch[0] > THIN
+    if config.try_bfloat16 and len(history) == 0 and may_change:
         history.bfloat16 = _is_faster_in_bfloat16(model, dataset, loss_function, config)
     in_bfloat16 = history.bfloat16 and on_cpu
     batches = iter(_loader(dataset, config, len(history), accelerator))

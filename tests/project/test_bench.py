@@ -197,7 +197,7 @@ def test_the_fields_unet_pools_within_sections_and_computes_the_same_in_every_en
 
 
 def test_both_types_of_training_see_the_same_patches_and_differ_by_rounding(monkeypatch):
-    monkeypatch.setattr(measure_bf16_training, "PATCH", (2, 32, 32))
+    monkeypatch.setattr(measure_bf16_training, "PATCH", (4, 32, 32))  # not 2 sections: see training.THIN
     volume = make_phantom((4, 48, 48))
     monkeypatch.setattr(measure_bf16_training, "open_dataset", lambda *_: SimpleNamespace(load=lambda: volume))
     for step in measure_bf16_training.train_in_turns(seed=0, iterations=2):
