@@ -13,6 +13,7 @@ import measure_engines
 import numpy as np
 import pytest
 import torch
+import zarr
 from distributed import Client
 from measure_engines import peer_tasks
 from peer import build_peer
@@ -274,3 +275,12 @@ def test_without_bfloat16_nothing_of_it_is_measured_and_the_page_says_so(monkeyp
     refused = {"shipped": {}, "student": {}}
     text = measure_engines.page(results | {"bfloat16": measure_engines.measure_bfloat16(refused), "refused": refused})
     assert text.endswith("since this processor computes no bfloat16.\n") and "it moves by" not in text
+
+
+def test_workers_are_timed_on_the_blocks_of_the_network(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_blocks, "make_phantom", lambda _, seed: make_phantom((4, 64, 64), seed))
+    monkeypatch.setattr(bench_blocks, "cluster", threads)
+    costs = bench_blocks.workers(tmp_path)
+    assert costs["ratio"] == costs["workers_1_s"] / costs["workers_2_s"] > 0
+    one, two = (zarr.open_array(tmp_path / number / "affinities.zarr")[:] for number in ("1", "2"))
+    assert one.shape == (3, 4, 64, 64) and np.array_equal(one, two)
