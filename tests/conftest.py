@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,16 @@ def pytest_terminal_summary(terminalreporter) -> None:
     passed = terminalreporter.getreports("passed")
     runs = [value for test in passed for name, value in test.user_properties if name == "lesson on phantom, fast"]
     terminalreporter.write(report(runs, "phantom", "fast"))
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """No test leaves variables of the environment to those after it, which would pass or fail by their order."""
+    before = dict(os.environ)
+    yield
+    after = dict(os.environ)
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    assert set(changed) <= {"PYTEST_CURRENT_TEST"}, f"the test leaves the environment changed: {changed}"
 
 
 @pytest.fixture

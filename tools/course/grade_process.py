@@ -80,17 +80,29 @@ def process_context(imports: str) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     modules = re.findall(r"^(?:import|from) ([\w.]+)", imports, re.MULTILINE)
     context.set_forkserver_preload(["build_notebooks", grade_answer.__name__, *modules])
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if TOOLS not in paths:  # Python 3.11 and 3.12 give the server no sys.path, and what it cannot import it skips
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TOOLS, *paths]))
     try:
-        forkserver.ensure_running()  # so that it is no descendant of an answer
+        with importable(TOOLS):
+            forkserver.ensure_running()  # so that it is no descendant of an answer
     except OSError as error:
         print(
             f"NOT GRADED: the path {tempfile.gettempdir()} is too long for the grader's sockets ({error}): set TMPDIR"
         )
         raise SystemExit(2) from None
     return context
+
+
+@contextmanager
+def importable(folder: str) -> Iterator[None]:
+    """Let processes started meanwhile import from a folder: Python 3.11 and 3.12 give the forkserver no `sys.path`."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, before]))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def receive(pipe: socket.socket, seconds: float, folder: str, most: int = MESSAGE) -> bytes:
