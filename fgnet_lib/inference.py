@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from fgnet_lib.engines.runtimes import Converted, Engine, choose_engine
 from fgnet_lib.fgnet import FGNet, FGNetOutput
 from fgnet_lib.machine import memory_limit, precision
+from fgnet_lib.memory import freed_memory_kept
 from fgnet_lib.sam2_encoder import MULTIPLE
 from fgnet_lib.volumes import Lazy, Region, triple
 
@@ -30,6 +31,7 @@ FeatureSource = Callable[[Tensor, Corner], list[Tensor]]  # sections (1, 1, d, h
 Patches = dict[str | int, Tensor]  # affinities by name, attention by stride
 TILE, WIDE_TILE = (16, 160, 160), (16, 256, 256)  # windows (z, y, x) in voxels: see `choose_tile`
 WIDE_MEMORY = 4 * 10**9  # bytes, from which on a machine computes wide windows
+ENCODED = 2**17  # pixels that a CPU encodes at once: more leave its cache, and take up to twice as long each
 
 
 class Prediction(NamedTuple):
@@ -194,11 +196,12 @@ def predict(
     layouts = [lay_windows(triple(view.raw.shape), tile, overlap).overlapping(view.region) for view in views]
     network = choose_engine(model, engine, layouts[0].size, sum(windows.voxels for windows in layouts))
     maps: dict[str | int, np.ndarray] = {}
-    with tqdm(total=sum(map(len, layouts)), desc="predict", unit="tile", disable=not progress) as bar:
+    bar = tqdm(total=sum(map(len, layouts)), desc="predict", unit="tile", disable=not progress)
+    with bar, nullcontext() if isinstance(network, Converted) else freed_memory_kept():
         if isinstance(network, Converted):
             bar.set_postfix_str(network.report)
         for view, windows in zip(views, layouts, strict=True):
-            patches = _patches(network, view.raw, windows, lambda sections, corner: network.encode(sections), bar)
+            patches = _patches(network, view.raw, windows, lambda sections, corner: _encode(network, sections), bar)
             seen = _blend(patches, view.region)
             if not maps:
                 maps = seen
@@ -253,7 +256,7 @@ def predict_windows(
         z, y, x = corner
         corners = [(z + i, y, x) for i in range(sections.shape[2])]
         new = [i for i, at in enumerate(corners) if at not in stored]
-        encoded = [level.unbind(2) for level in model.encode(sections[:, :, new])] if new else []
+        encoded = [level.unbind(2) for level in _encode(model, sections[:, :, new])] if new else []
         features: dict[int, Sequence[Tensor]] = dict(zip(new, zip(*encoded, strict=True), strict=False))
         for i in set(range(len(corners))) - set(new):
             features[i] = [torch.from_numpy(level)[None].to(sections.device) for level in stored[corners[i]]]
@@ -281,9 +284,16 @@ def encode_sections(model: FGNet | Converted, raw: np.ndarray, size: tuple[int, 
     """
     device = next(model.parameters()).device
     with _autocast(device) as autocast:
-        features = model.encode(_to_tensor(raw, size, device))
+        features = _encode(model, _to_tensor(raw, size, device))
     dtype = torch.float16 if autocast else torch.float32
     return [level[0].transpose(0, 1).to("cpu", dtype).contiguous().numpy() for level in features]
+
+
+def _encode(model: FGNet | Converted, sections: Tensor) -> list[Tensor]:
+    """Encode sections (1, 1, d, h, w) with the guide, on a CPU a few at a time."""
+    few = max(ENCODED // sections[0, 0, 0].numel(), 1) if sections.device.type == "cpu" else sections.shape[2]
+    parts = [model.encode(some) for some in sections.split(few, dim=2)]
+    return [torch.cat(level, 2) for level in zip(*parts, strict=True)]
 
 
 def _blend(patches: Iterable[tuple[Corner, Patches]], region: Region) -> dict[str | int, np.ndarray]:

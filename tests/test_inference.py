@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fgnet_lib import inference
 from fgnet_lib.configuration import MINI, FGNetConfig
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.inference import choose_tile, gaussian_window, lay_windows, predict, window_starts
+from fgnet_lib.inference import choose_tile, encode_sections, gaussian_window, lay_windows, predict, window_starts
 from fgnet_lib.volumes import Region
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 80), st.integers(1, 80))
@@ -144,6 +144,19 @@ def test_windows_are_wide_where_they_change_nothing_and_fit(monkeypatch):
     monkeypatch.setattr(inference, "memory_limit", lambda: 2 * 10**9)
     assert choose_tile(channel, cpu) == (16, 160, 160)
     assert choose_tile(channel, torch.device("cuda")) == (16, 256, 256)
+
+
+@pytest.mark.parametrize("pixels", [1, 3 * 64 * 64, 2**40])
+def test_sections_are_encoded_alike_however_many_at_once(pixels, monkeypatch):
+    raw = np.random.default_rng(0).integers(0, 256, (8, 64, 64), np.uint8)
+    torch.manual_seed(0)
+    model = FGNet(replace(MINI, widths=(4, 4, 8, 8, 8), coarse_width=8)).eval()
+    with torch.no_grad():
+        directly = model.encode(torch.from_numpy(raw)[None, None].float() / 255)
+    monkeypatch.setattr(inference, "ENCODED", pixels)
+    for ours, level in zip(encode_sections(model, raw, (8, 64, 64)), directly, strict=True):
+        np.testing.assert_allclose(ours, level[0].transpose(0, 1), atol=1e-5)
+    assert encode_sections(FGNet(replace(model.config, encoder=None)), raw, (8, 64, 64)) == []
 
 
 def test_the_windows_of_a_model_are_what_predict_takes(monkeypatch):

@@ -31,9 +31,9 @@ from distributed.security import Security
 from tqdm.auto import tqdm
 
 from fgnet_lib.files.locks import lock
+from fgnet_lib.memory import return_freed_memory
 from fgnet_lib.scale.grid import Grid
 from fgnet_lib.scale.journal import Done, Journal, Seconds, Step, process_block
-from fgnet_lib.scale.memory import return_freed_memory
 
 RETRIES = 2  # of a block that raises
 AT_ONCE = 4000  # blocks that the scheduler is told of; it keeps something of each in memory

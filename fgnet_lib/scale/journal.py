@@ -25,8 +25,8 @@ from fgnet_lib.files.atomic import atomic, load_arrays, save_arrays
 from fgnet_lib.files.formats import CHUNK
 from fgnet_lib.files.locks import inside
 from fgnet_lib.files.stamps import checksum, differences
+from fgnet_lib.memory import peak_bytes
 from fgnet_lib.scale.grid import Grid
-from fgnet_lib.scale.memory import peak_bytes
 
 PER_FOLDER = 1000  # files in one folder, of the journal and of blocks
 

@@ -199,8 +199,8 @@ else:
 # So each worker first imports what it will need.
 
 # %%
+from fgnet_lib.memory import peak_bytes
 from fgnet_lib.scale.cluster import MemoryLimit
-from fgnet_lib.scale.memory import peak_bytes
 
 wall = MemoryLimit(ALLOWED, imports=("fgnet_lib.scale.prediction", "scipy.ndimage"))
 client.register_plugin(wall)

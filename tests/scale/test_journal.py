@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from fgnet_lib.files.atomic import load_arrays
 from fgnet_lib.files.formats import read_volume
 from fgnet_lib.files.locks import inside, lock
+from fgnet_lib.memory import peak_bytes
 from fgnet_lib.scale.grid import Grid
 from fgnet_lib.scale.journal import Journal, process_block
-from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.volumes import Region
 
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
@@ -174,7 +174,7 @@ def test_a_worker_that_outlived_its_run_writes_nothing(tmp_path):
 @pytest.mark.slow
 def test_a_process_does_not_count_the_memory_of_its_parent():
     def peak_of_child() -> int:
-        code = "from fgnet_lib.scale.memory import peak_bytes; print(peak_bytes())"
+        code = "from fgnet_lib.memory import peak_bytes; print(peak_bytes())"
         return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
     before, held = peak_of_child(), np.ones(40_000_000)  # 320 MB

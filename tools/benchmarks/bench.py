@@ -34,8 +34,8 @@ from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import TILE, predict
 from fgnet_lib.losses import fgnet_loss
 from fgnet_lib.machine import ThinConv3d, choose_device, hardware
+from fgnet_lib.memory import peak_bytes
 from fgnet_lib.phantom import make_phantom
-from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.segmentation import fragments, sweep
 from fgnet_lib.study.rows import ROWS, SMALL, training
 from fgnet_lib.study.runs import MODEL, name_weights
@@ -309,15 +309,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DOCS)
     out = parser.parse_args().out
     device = choose_device()
-    model, volume = load_pretrained(device=device), open_dataset("phantom", "val").load()
+    model, volume = load_pretrained(device=device), open_dataset("phantom", "train").load()
     results = {
         "date": date.today().isoformat(),
         "machine": hardware(),
         "weights": name_weights(MODEL),
         "shape": list(volume.shape),
         "parts": parts(model, volume),
-        "thin": thin(volume.raw),
-        "models": models(volume.raw),
+        "thin": thin(volume.raw[:32]),
+        "models": models(volume.raw[:32]),
         "reuse": reuse(model, make_phantom((64, *TILE[1:]), seed=1).raw),
         "gpu": on_gpu() if device.type == "cuda" else [],
     }

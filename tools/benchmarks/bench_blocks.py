@@ -34,11 +34,11 @@ from fgnet_lib.datasets import open_dataset
 from fgnet_lib.files.formats import read_volume, write_volume
 from fgnet_lib.inference import predict
 from fgnet_lib.machine import hardware
+from fgnet_lib.memory import peak_bytes
 from fgnet_lib.metrics import evaluate, voi
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.scale.cluster import cluster, run
 from fgnet_lib.scale.grid import Grid
-from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.scale.prediction import Network, Source, predict_blocks
 from fgnet_lib.scale.segmentation import Faces, Fragments, Merge, Relabel, run_here, segment_blocks
 from fgnet_lib.segmentation import segment

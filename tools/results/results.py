@@ -34,9 +34,9 @@ from fgnet_lib.files.atomic import atomic
 from fgnet_lib.files.locks import lock
 from fgnet_lib.inference import predict
 from fgnet_lib.machine import choose_device, hardware
+from fgnet_lib.memory import peak_bytes
 from fgnet_lib.metrics import error_masks, evaluate, neuron_report, roc_auc, segment_report, voi
 from fgnet_lib.probing import attention_set_to
-from fgnet_lib.scale.memory import peak_bytes
 from fgnet_lib.segmentation import fragments, segment, sweep
 from fgnet_lib.study.evaluation import (
     VOLUMES,

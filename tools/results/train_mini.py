@@ -35,7 +35,7 @@ from fgnet_lib.training import TrainConfig, fit
 from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import PRETRAINED, read_notes, save_model
 
-THRESHOLDS = [round(float(t), 3) for t in np.arange(0.1, 0.91, 0.05)]
+THRESHOLDS = [round(float(t), 3) for t in (*np.arange(0.1, 0.91, 0.05), *np.arange(0.92, 0.99, 0.02))]
 PARTS = tuple(f"{first}-{first + 19}" for first in range(0, 140, 20))  # sections of FIB-25's training part
 THRESHOLDS_FILE = REPOSITORY / "docs" / "measured" / "thresholds.json"  # the shipped model's scores on these parts
 CONFIG = replace(MINI, encoder="natural", attention="plain", norm="channel")

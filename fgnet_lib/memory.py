@@ -6,16 +6,39 @@ import ctypes
 import re
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of mallopt(3): arrays from this size on go back to Linux when they are freed
+# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3): arrays from the second on go back to Linux when they are freed
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def return_freed_memory() -> None:
     """Have memory of arrays of a MiB or more go back to Linux as soon as it is freed, from now on (glibc only)."""
     if c := _glibc():
         c.mallopt(_MMAP_THRESHOLD, 1 << 20)
+        c.malloc_trim(0)
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Keep freed memory for the next arrays meanwhile, and give it back to Linux at the end (glibc only).
+
+    By itself, glibc gives an array above 32 MiB back when it is freed, and Linux clears each page of the next one:
+    nearly half of the time of `predict` in wide windows (docs/measured/speed.md).
+    """
+    if (c := _glibc()) is None:
+        yield
+        return
+    c.mallopt(_MMAP_THRESHOLD, 1 << 30)
+    c.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        c.mallopt(_MMAP_THRESHOLD, 32 << 20)  # where glibc's own adaptation ends
+        c.mallopt(_TRIM_THRESHOLD, 64 << 20)
         c.malloc_trim(0)
 
 
