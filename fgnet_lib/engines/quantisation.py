@@ -1,6 +1,5 @@
 """A model whose convolutions compute in integers of 8 bits: faster on processors with instructions for it (VNNI, AMX).
 
-The guide stays in float32: its thin convolutions are no faster in integers, and errors would grow from block to block.
 Scales come from calibration: the values that the layers have on sections of the training data. The affinities are not
 PyTorch's any more, so `predict` never chooses this by itself; tools/benchmarks/measure_engines.py measures its VOI.
 """
@@ -52,6 +51,8 @@ def quantise(model: FGNet, windows: Sequence[np.ndarray], engine: str = "openvin
     with torch.inference_mode(False):
         encoder, decoder = record_parts(model)
     inputs = [name_inputs([value.numpy() for value in (window, *f)]) for window, f in zip(raw, features, strict=True)]
+    if encoder:
+        encoder = _to_8_bits(encoder, [{"raw": values["raw"]} for values in inputs])
     quantised = Converted(model, engine, (encoder, _to_8_bits(decoder, inputs))).eval()
     quantised.report = f"{engine}, 8 bits"
     return quantised
