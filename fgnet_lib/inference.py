@@ -31,7 +31,7 @@ FeatureSource = Callable[[Tensor, Corner], list[Tensor]]  # sections (1, 1, d, h
 Patches = dict[str | int, Tensor]  # affinities by name, attention by stride
 TILE, WIDE_TILE = (16, 160, 160), (16, 256, 256)  # windows (z, y, x) in voxels: see `choose_tile`
 WIDE_MEMORY = 4 * 10**9  # bytes, from which on a machine computes wide windows
-ENCODED = 2**17  # pixels that a CPU encodes at once: more leave its cache, and take up to twice as long each
+ENCODED = 2**17  # pixels that a CPU encodes at once: more take longer each, up to three times where memory is not kept
 
 
 class Prediction(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +31,8 @@ def freed_memory_kept() -> Iterator[None]:
     if (c := _glibc()) is None:
         yield
         return
-    c.mallopt(_MMAP_THRESHOLD, 1 << 30)
+    if not c.mallopt(_MMAP_THRESHOLD, 1 << 30):  # glibc before 2.35 takes 32 MiB at most
+        c.mallopt(_MMAP_THRESHOLD, 32 << 20)
     c.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
@@ -56,4 +56,6 @@ def peak_bytes() -> int:
     status = Path("/proc/self/status")  # Linux hands `ru_maxrss` on to children: a worker would begin with its parent's
     if status.exists() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))):
         return 1024 * int(peak[1])
+    import resource  # Windows has none
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

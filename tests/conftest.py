@@ -40,6 +40,8 @@ def _environment() -> Iterator[None]:
     yield
     after = dict(os.environ)
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    os.environ.clear()
+    os.environ.update(before)
     assert set(changed) <= {"PYTEST_CURRENT_TEST"}, f"the test leaves the environment changed: {changed}"
 
 

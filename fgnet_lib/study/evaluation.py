@@ -80,8 +80,7 @@ def perfect_affinities(volume: Volume) -> np.ndarray:
 def postprocessing_version() -> int:
     """Compute a number that changes when fragments or agglomeration do: a checksum of what they make of fixed input.
 
-    Rows of two versions must not be compared, unless they are in `table.SAME_SCORES`. The input is a phantom's
-    affinities with noise, isotropic and not.
+    Rows of two versions must not be compared. The input is a phantom's affinities with noise, isotropic and not.
     """
     labels = make_phantom((8, 96, 96), seed=0).labels
     noise = np.random.default_rng(0).normal(0, 0.15, (3, *labels.shape))

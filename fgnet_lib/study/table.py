@@ -16,9 +16,6 @@ from fgnet_lib.study.statistics import ignore_sign
 
 Rows = dict[str, list[dict]]  # name of a row -> its runs, by seed
 
-# Version of the post-processing -> a later one whose fragments are the same but for single voxels, measured in
-# docs/measured/trials.md ("Faster fragments"): rows of both may be compared.
-SAME_SCORES = {917936685: 2839516663}
 SET_TO = ("0.0", "mean", "1.0")  # what `make results` replaces attention maps by
 
 
@@ -120,7 +117,6 @@ def postprocessings(rows: Rows) -> dict[str, list[str]]:
     versions = defaultdict(list)
     for run in (run for runs in trained_rows(rows).values() for run in runs):
         version = run.get("postprocessing")
-        version = SAME_SCORES.get(version, version)
         versions[f"{version:08x}" if version else "not noted"].append(f"{TITLES[run['row']]}, seed {run['seed']}")
     return dict(versions)
 

@@ -346,8 +346,9 @@ def test_an_encoder_of_sam2_is_asked_about_as_soon_as_one_run_has_it(measured):
 @pytest.mark.slow
 def test_the_committed_rows_were_measured_with_the_post_processing_of_today():
     """Else measure them again, or say on the page which rows may be compared."""
-    versions = {run["postprocessing"] for run in runs.read_runs() if run["row"] != "references"}
-    assert {table.SAME_SCORES.get(version, version) for version in versions} == {postprocessing_version()}
+    assert {run["postprocessing"] for run in runs.read_runs() if run["row"] != "references"} == {
+        postprocessing_version()
+    }
 
 
 def test_lesson_05_says_of_three_views_what_the_table_says():
