@@ -259,8 +259,8 @@ def page(results: dict) -> str:
         f"the small models of docs/results.md train {results['thin']['training']:.2f} times and predict",
         f"{results['thin']['prediction']:.2f} times as fast on one thread (patches of 8 x 128 x 128).",
         "\n## Models\n",
-        "On 32 of these sections. The rate depends on how well windows fit; they fit FIB-25's validation part better: see "
-        "results.md.\n",
+        "On 32 of these sections. The rate depends on how well windows fit; they fit FIB-25's validation part better: "
+        "see results.md.\n",
         "| model | parameters | inference, MVox/s | peak, MB | training, patches/s | peak, MB | inference, ratio |",
         "|---|---|---|---|---|---|---|",
     ]
