@@ -33,7 +33,8 @@ LINK = 0.1  # affinities up to it join nothing
 SMOOTHING = 2.0  # voxels; of the distance transform, so that a neurite has one seed and not one for each bump
 MIDDLE = 64  # voxels around the centre in which the order of channels is checked
 STEPS = 2**16 - 1  # of affinities in that check
-PLANES, SLAB = 32, 8  # it sees so many planes or some more, for the next ones tell the same; a slab of 8 fits the cache
+PLANES = 32  # that the check sees in each direction, at least: a plane tells nearly the same as the one beside it
+SLAB = 8  # planes that are compared at once, so that they stay in the processor's cache
 
 _RIGHT_ORDER = ((0, 1, 2), (0, 0, 0))  # the channel of each axis, and whether it joins a voxel to its successor
 

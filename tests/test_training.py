@@ -426,7 +426,7 @@ def test_a_cpu_without_bfloat16_is_not_tried(volume: Volume, tmp_path: Path, mon
 
 
 def test_patches_of_two_sections_stay_in_float32(volume: Volume, tmp_path: Path, monkeypatch) -> None:
-    """oneDNN's bfloat16 gradient of a depthwise kernel of 3 x 3 x 3 reads memory that nobody wrote there."""
+    """In bfloat16, oneDNN's gradient of a depthwise kernel of 3 x 3 x 3 reads memory that nobody wrote."""
     pace(monkeypatch, 0.4, 0.3)
     model = Tiny()
     history = train(model, [volume], replace(TRYING, iterations=2, patch=(2, *CONFIG.patch[1:])), tmp_path)

@@ -504,7 +504,8 @@ def against_sections(
         means = [np.mean(amounts[n]) for n in sections]
         around = [np.std(amounts[n], ddof=1) if len(amounts[n]) > 1 else np.nan for n in sections]
         style = {"linestyle": _line_style(number), "label": name} | _highlight(name, highlighted)
-        bars = ax.errorbar(shifted, means, around, marker="s", capsize=4, **style)
+        marker = "so^"[number // 6 % 3]  # a row with one amount has no line whose style would tell it
+        bars = ax.errorbar(shifted, means, around, marker=marker, capsize=4, **style)
         for x, n in zip(shifted, sections, strict=True):
             ax.plot([x] * len(amounts[n]), amounts[n], ".", color=bars[0].get_color(), alpha=0.6)
     ticks = sorted({n for amounts in rows.values() for n in amounts})
