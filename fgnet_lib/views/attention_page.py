@@ -82,7 +82,7 @@ def _quantise(maps: list[np.ndarray]) -> dict[str, Any]:
     """Return the maps (y, x) of a level as bytes, which are indices into a list of values, too.
 
     Half of the values are equally spaced, so that none is off by more than 0.4 % of the range. The other half are
-    quantiles, so that ranks are kept where most values are nearly 0.
+    quantiles, so that percentiles are kept where most values are nearly 0.
     """
     attention = np.stack(maps)
     even = np.linspace(attention.min(), attention.max(), LEVELS // 2)

@@ -74,7 +74,7 @@ def read_out(model: FGNet, volume: Volume) -> list[float]:
         total += x.shape[1]
     everything = torch.arange(size)
     kept = [everything, everything[: 1 + channels[0]], torch.cat([everything[:1], everything[-channels[2] :]])]
-    weights = [_solve(squares[own][:, own] / total, products[own] / total) for own in kept]
+    weights = [solve(squares[own][:, own] / total, products[own] / total) for own in kept]
     scores: list[list[np.ndarray]] = [[] for _ in kept]
     for section in volume.raw[JUDGE]:
         x = features_of(model, section)
@@ -83,7 +83,7 @@ def read_out(model: FGNet, volume: Volume) -> list[float]:
     return [roc_auc(np.concatenate(values), borders[JUDGE]) for values in scores]
 
 
-def _solve(squares: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
+def solve(squares: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
     """Least squares with a penalty that is as hard on every channel, whatever its size."""
     scale = squares.diag().sqrt().clamp(min=1e-6)
     scaled = squares / scale / scale[:, None] + PENALTY * torch.eye(len(squares), dtype=torch.float64)
