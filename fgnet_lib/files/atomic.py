@@ -62,6 +62,16 @@ def atomic(path: Path) -> Iterator[Path]:
         _discard(part)  # without an error of its own, which would hide why the context ended
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8 that appears complete or not at all, and replace what was there.
+
+    Raises:
+        OSError: as `atomic`.
+    """
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def _clear_abandoned(path: Path) -> None:
     """Remove temporary files for `path` of processes of this computer that are gone; bring back a folder put aside."""
     mine = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(socket.gethostname())}\.(\d+)\.\d+\.(part|old)")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import adapt
 import pytest
+import results
 
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study import adaptation
@@ -30,7 +31,7 @@ def tiny(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "METHODS", methods)
     monkeypatch.setattr(adapt, "open_dataset", lambda name, part: volume)
     monkeypatch.setattr(adapt, "open_choosing_part", lambda: volume)
-    monkeypatch.setattr(adapt, "THRESHOLDS", [0.3, 0.6])
+    monkeypatch.setattr(results, "THRESHOLDS", [0.3, 0.6])
     monkeypatch.setattr(adapt, "ADAPTATIONS", tmp_path / "runs")
     monkeypatch.setattr(adapt, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(adapt, "list_adaptations", lambda: [(name, 5, 0) for name in methods])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import few_sections as tool
 import numpy as np
 import pytest
+import results
 
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study import few_sections
@@ -35,7 +36,7 @@ def tiny(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "STARTS", starts)
     monkeypatch.setattr(tool, "open_dataset", lambda name, part: volume)
     monkeypatch.setattr(tool, "open_choosing_part", lambda: volume)
-    monkeypatch.setattr(tool, "THRESHOLDS", [0.3, 0.6])
+    monkeypatch.setattr(results, "THRESHOLDS", [0.3, 0.6])
     monkeypatch.setattr(tool, "FEW_SECTIONS", tmp_path / "runs")
     monkeypatch.setattr(tool, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(tool, "list_few_runs", lambda: [(name, 1, 0) for name in starts])

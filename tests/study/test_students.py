@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import bench
 import pytest
+import results
 import torch
 import train_student
 from torch import nn
@@ -38,7 +39,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(train_student, "SLIM_UNET", replace(students.SLIM_UNET, widths=(4,) * 5))
     monkeypatch.setattr(train_student, "open_dataset", lambda name, part: volume)
     monkeypatch.setattr(train_student, "open_choosing_part", lambda: volume[:8, :, :])
-    monkeypatch.setattr(train_student, "THRESHOLDS", [0.3, 0.6])
+    monkeypatch.setattr(results, "THRESHOLDS", [0.3, 0.6])
     monkeypatch.setattr(train_student, "STUDENTS", tmp_path / "runs")
     monkeypatch.setattr(train_student, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(train_student, "list_students", lambda: [(name, 0) for name in pupils])

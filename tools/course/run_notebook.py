@@ -12,15 +12,14 @@ import psutil
 from papermill.__main__ import papermill
 from papermill.iorw import LocalHandler, papermill_io
 
-from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.atomic import write_text
 
 
 class WholeFiles(LocalHandler):
     """Write a notebook so that a full disk leaves the last whole one, which tells how far the lesson came."""
 
     def write(self, buf: str, path: str) -> None:
-        with atomic(Path(path)) as part:
-            part.write_text(buf, encoding="utf-8")
+        write_text(Path(path), buf)
 
 
 def watch_parent() -> None:

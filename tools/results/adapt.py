@@ -8,12 +8,9 @@ the table.
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
 import time
 from dataclasses import asdict
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,20 +19,19 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 
 # isort: split
 import torch
-from results import open_choosing_part
-from train_mini import THRESHOLDS, best_threshold
+from results import choose_threshold, open_choosing_part
+from tables import describe_run, measure_on_one_core
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.augment import Augment
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.atomic import write_text
 from fgnet_lib.inference import predict
-from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.neighbours.adapters import AdapterConfig, attach_adapters, train_only
 from fgnet_lib.patches import PatchDataset
-from fgnet_lib.segmentation import segment, sweep
+from fgnet_lib.segmentation import segment
 from fgnet_lib.study.adaptation import (
     ADAPTATIONS,
     JUDGED_ON,
@@ -54,7 +50,7 @@ from fgnet_lib.study.adaptation import (
     read_adaptations,
     row_name,
 )
-from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_rescaled
+from fgnet_lib.study.evaluation import VOLUMES, predict_rescaled
 from fgnet_lib.study.rows import SHIPPED
 from fgnet_lib.study.runs import add_runs, do_missing, name_weights
 from fgnet_lib.study.statistics import summary
@@ -130,9 +126,7 @@ def train_adapted(name: str, sections: int, seed: int) -> tuple[FGNet, dict[str,
 def measure_adapted(model: FGNet) -> dict[str, Any]:
     """Choose the threshold of A_s on sections that no row is trained on, and score every volume that is here."""
     part = open_choosing_part()
-    affinities = predict(model, part.raw, progress=False).coarse
-    steps = sweep(affinities, part.voxel_size, THRESHOLDS, strict=False)  # some are too poor to show their order
-    threshold = best_threshold({t: asdict(evaluate(step, part.labels)) for t, step in steps.items()})
+    threshold = choose_threshold(predict(model, part.raw, progress=False).coarse, part)
     scores = {}
     for name in JUDGED_ON:
         try:
@@ -149,21 +143,10 @@ def run_adaptation(name: str, sections: int, seed: int) -> None:
     """Do one run and add it to the table."""
     weights = name_weights(first_weights(METHODS[name]))
     model, costs = train_adapted(name, sections, seed)
-    run = {
-        "row": row_name(name, sections),
-        "seed": seed,
-        "declared": asdict(METHODS[name]) | {"sections": sections},
-        "weights": weights,
-        "machine": hardware(),
-        "load": round(os.getloadavg()[0], 1),
-        "postprocessing": postprocessing_version(),
-        "date": date.today().isoformat(),
-        **costs,
-        **measure_adapted(model),
-    }
-    run["declared"]["config"]["widths"] = list(METHODS[name].config.widths)  # as JSON gives it back
+    declared = asdict(METHODS[name]) | {"sections": sections}
+    run = describe_run(row_name(name, sections), seed, declared, weights, **costs, **measure_adapted(model))
     add_runs([run], ADAPTATIONS)
-    write_page()
+    write_text(PAGE, page())
 
 
 def train_missing(minutes: float, work: Path) -> None:
@@ -237,20 +220,9 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def write_page() -> None:
-    """Write the page of the runs that are in the table now."""
-    with atomic(PAGE) as part:
-        part.write_text(page(), encoding="utf-8")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further run after so long")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "out" / "adapt", help="folder for the locks")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)  # rows are equal in the time of one core
-    train_missing(arguments.minutes, arguments.work)
-    write_page()
+    measure_on_one_core(__doc__, "adapt", train_missing)
+    write_text(PAGE, page())
 
 
 if __name__ == "__main__":

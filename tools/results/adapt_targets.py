@@ -9,11 +9,9 @@ sections look like to the model instead, and writes that into data/pretrained/fg
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,12 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 
 # isort: split
 import torch
+from tables import describe_run
 from which_first import write_which_first
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.files.atomic import atomic
-from fgnet_lib.machine import hardware
+from fgnet_lib.files.atomic import write_text
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.neighbours.target_adaptation import (
     SHIPPED_SOURCE,
@@ -41,7 +39,7 @@ from fgnet_lib.neighbours.target_adaptation import (
     store_source,
 )
 from fgnet_lib.segmentation import segment
-from fgnet_lib.study.evaluation import VOLUMES, postprocessing_version, predict_rescaled, rescale_sections
+from fgnet_lib.study.evaluation import VOLUMES, predict_rescaled, rescale_sections
 from fgnet_lib.study.runs import MODEL, add_runs, do_missing, name_weights
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.study.targets import (
@@ -114,19 +112,10 @@ def score_adapted(cell: Cell) -> dict[str, Any]:
 
 def run_cell(cell: Cell) -> None:
     """Measure one cell and add it to the table."""
-    run = {
-        "row": cell_name(*cell[:2]),
-        "seed": cell[2],
-        "declared": asdict(TARGET_METHODS[cell[1]]) | {"steps": TargetConfig().steps},
-        "weights": name_weights(MODEL),
-        "machine": hardware(),
-        "load": round(os.getloadavg()[0], 1),
-        "postprocessing": postprocessing_version(),
-        "date": date.today().isoformat(),
-        **score_adapted(cell),
-    }
+    declared = asdict(TARGET_METHODS[cell[1]]) | {"steps": TargetConfig().steps}
+    run = describe_run(cell_name(*cell[:2]), cell[2], declared, name_weights(MODEL), **score_adapted(cell))
     add_runs([run], TARGETS)
-    write_targets_page()
+    write_text(PAGE, page())
 
 
 def adapt_missing(minutes: float, work: Path) -> None:
@@ -162,12 +151,6 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def write_targets_page() -> None:
-    """Write the page of the cells that are in the table now."""
-    with atomic(PAGE) as part:
-        part.write_text(page(), encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further cell after so long")
@@ -179,7 +162,7 @@ def main() -> None:
         write_source()
         return
     adapt_missing(arguments.minutes, arguments.work)
-    write_targets_page()
+    write_text(PAGE, page())
     write_which_first()
 
 

@@ -7,13 +7,10 @@ done. After each run the page docs/measured/denoising.md is written anew from th
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +22,13 @@ import numpy as np
 import torch
 from results import open_choosing_part
 from scipy import ndimage
+from tables import describe_run, measure_on_one_core
 from torch import Tensor, nn
 from train_mini import THRESHOLDS, best_threshold
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.files.atomic import atomic
-from fgnet_lib.machine import hardware
+from fgnet_lib.files.atomic import write_text
 from fgnet_lib.metrics import evaluate, psnr
 from fgnet_lib.neighbours.denoising import (
     Batch,
@@ -50,7 +47,6 @@ from fgnet_lib.neighbours.denoising import (
     segmentation_loss,
 )
 from fgnet_lib.neighbours.noise_transfer import NoiseSplit, swap_loss, transfer_loss
-from fgnet_lib.study.evaluation import postprocessing_version
 from fgnet_lib.study.noise import (
     BATCH,
     DENOISING,
@@ -213,22 +209,18 @@ def run_noise(row: NoiseRow, seed: int) -> None:
     }
     started = time.process_time()
     picture, affinities = train_and_apply(row, seed, parts, noisy)
-    run = {
-        "row": noise_row_name(row),
-        "seed": seed,
-        "declared": {**row._asdict(), **asdict(METHODS[row.method]), "steps": [DENOISING_STEPS, SEGMENTING_STEPS]},
-        "weights": {},  # none of those that ship
-        "core_seconds": round(time.process_time() - started, 1),
-        "psnr_before": psnr(noisy["judged"], clean["judged"]),
-        "psnr": psnr(picture, clean["judged"]),
-        "machine": hardware(),
-        "load": round(os.getloadavg()[0], 1),
-        "postprocessing": postprocessing_version(),
-        "date": date.today().isoformat(),
+    run = describe_run(
+        noise_row_name(row),
+        seed,
+        {**row._asdict(), **asdict(METHODS[row.method]), "steps": [DENOISING_STEPS, SEGMENTING_STEPS]},
+        weights={},  # none of those that ship
+        core_seconds=round(time.process_time() - started, 1),
+        psnr_before=psnr(noisy["judged"], clean["judged"]),
+        psnr=psnr(picture, clean["judged"]),
         **measure_noise(parts, affinities),
-    }
+    )
     add_runs([run], DENOISING)
-    write_noise_page()
+    write_text(PAGE, page())
 
 
 def train_missing_noise(minutes: float, work: Path) -> None:
@@ -272,20 +264,9 @@ def page() -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def write_noise_page() -> None:
-    """Write the page of the runs that are in the table now."""
-    with atomic(PAGE) as part:
-        part.write_text(page(), encoding="utf-8")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further run after so long")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "out" / "denoise", help="folder for the locks")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)  # times are those of one core
-    train_missing_noise(arguments.minutes, arguments.work)
-    write_noise_page()
+    measure_on_one_core(__doc__, "denoise", train_missing_noise)
+    write_text(PAGE, page())
 
 
 if __name__ == "__main__":

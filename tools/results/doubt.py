@@ -7,11 +7,8 @@ run is locked while it is being done. After each run the page docs/measured/doub
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from dataclasses import asdict
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +19,14 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tables import describe_run, measure_on_one_core
 from torch import Tensor
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import atomic
-from fgnet_lib.machine import hardware
+from fgnet_lib.files.atomic import write_text
 from fgnet_lib.neighbours.calibration import (
     calibration_error,
     errors_found,
@@ -222,19 +219,9 @@ def run_doubt(name: str, seed: int) -> None:
         decoder, losses = train_row_decoder(row, model, seed)
         results = (judge_half if row.half else judge_full)(decoder, model, seed)
         results["loss"] = [round(loss, 4) for loss in losses]
-    run = {
-        "row": name,
-        "seed": seed,
-        "declared": declared,
-        "weights": weights,
-        "machine": hardware(),
-        "load": round(os.getloadavg()[0], 1),
-        "date": date.today().isoformat(),
-        "core_seconds": round(time.process_time() - started, 1),
-        **results,
-    }
-    add_runs([run], DOUBT)
-    write_doubt_page()
+    seconds = round(time.process_time() - started, 1)
+    add_runs([describe_run(name, seed, declared, weights, core_seconds=seconds, **results)], DOUBT)
+    write_text(PAGE, page())
 
 
 def measure_missing_doubt(minutes: float, work: Path) -> None:
@@ -303,20 +290,9 @@ def page() -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def write_doubt_page() -> None:
-    """Write the page of the runs that are in the table now."""
-    with atomic(PAGE) as part:
-        part.write_text(page(), encoding="utf-8")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further run after so long")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "out" / "doubt", help="folder for the locks")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)  # times are those of one core
-    measure_missing_doubt(arguments.minutes, arguments.work)
-    write_doubt_page()
+    measure_on_one_core(__doc__, "doubt", measure_missing_doubt)
+    write_text(PAGE, page())
 
 
 if __name__ == "__main__":

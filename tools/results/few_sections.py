@@ -8,13 +8,10 @@ from the table.
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,17 +21,16 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 # isort: split
 import numpy as np
 import torch
-from results import open_choosing_part
-from train_mini import THRESHOLDS, best_threshold
+from results import choose_threshold, open_choosing_part
+from tables import describe_run, measure_on_one_core
 from which_first import write_which_first
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.augment import Augment
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.atomic import write_text
 from fgnet_lib.inference import predict
-from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.natural_encoder import build_natural_encoder
 from fgnet_lib.neighbours.few_labels import (
@@ -45,8 +41,7 @@ from fgnet_lib.neighbours.few_labels import (
     without_depth,
 )
 from fgnet_lib.patches import PatchDataset
-from fgnet_lib.segmentation import segment, sweep
-from fgnet_lib.study.evaluation import postprocessing_version
+from fgnet_lib.segmentation import segment
 from fgnet_lib.study.few_sections import (
     FEW_SECTIONS,
     LABELLED_SECTIONS,
@@ -158,8 +153,7 @@ def predict_turned(model: FGNet, raw: np.ndarray) -> np.ndarray:
 def measure_few(model: FGNet) -> dict[str, Any]:
     """Choose the threshold on sections that no row is trained on, and score the validation part."""
     part, volume = open_choosing_part(), open_dataset("fib25", "val").load()
-    steps = sweep(predict_turned(model, part.raw), part.voxel_size, THRESHOLDS, strict=False)
-    threshold = best_threshold({t: asdict(evaluate(step, part.labels)) for t, step in steps.items()})
+    threshold = choose_threshold(predict_turned(model, part.raw), part)
     segmentation = segment(predict_turned(model, volume.raw), volume.voxel_size, threshold, strict=False)
     return {"threshold": threshold, "scores": asdict(evaluate(segmentation, volume.labels))}
 
@@ -168,22 +162,11 @@ def run_few(name: str, sections: int, seed: int) -> None:
     """Do one run and add it to the table."""
     weights = name_weights(*inflated_weights(STARTS[name]))
     model, costs = train_few(STARTS[name], sections, seed)
-    run = {
-        "row": few_row(name, sections),
-        "seed": seed,
-        "declared": asdict(STARTS[name]) | {"sections": sections},
-        "weights": weights,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "machine": hardware(),
-        "load": round(os.getloadavg()[0], 1),
-        "postprocessing": postprocessing_version(),
-        "date": date.today().isoformat(),
-        **costs,
-        **measure_few(model),
-    }
-    run["declared"]["config"]["widths"] = list(STARTS[name].config.widths)  # as JSON gives it back
+    costs["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    declared = asdict(STARTS[name]) | {"sections": sections}
+    run = describe_run(few_row(name, sections), seed, declared, weights, **costs, **measure_few(model))
     add_runs([run], FEW_SECTIONS)
-    write_few_page()
+    write_text(PAGE, page())
 
 
 def train_missing_few(minutes: float, work: Path) -> None:
@@ -231,20 +214,9 @@ def page() -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def write_few_page() -> None:
-    """Write the page of the runs that are in the table now."""
-    with atomic(PAGE) as part:
-        part.write_text(page(), encoding="utf-8")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further run after so long")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "out" / "few_sections", help="folder for the locks")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)  # rows are equal in the time of one core
-    train_missing_few(arguments.minutes, arguments.work)
-    write_few_page()
+    measure_on_one_core(__doc__, "few_sections", train_missing_few)
+    write_text(PAGE, page())
     write_which_first()
 
 

@@ -29,7 +29,7 @@ from fgnet_lib.datasets import open_dataset
 from fgnet_lib.engines.quantisation import quantise
 from fgnet_lib.engines.runtimes import Converted, installed_engines, record_parts
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.atomic import atomic, write_text
 from fgnet_lib.inference import Prediction
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
@@ -216,9 +216,8 @@ def add_entry(part: str, name: str | None, entry: dict[str, Any]) -> None:
         table[part] = entry
     else:
         table[part][name] = entry
-    with atomic(BITS) as file:
-        file.write_text(json.dumps(table, separators=(",", ":")), encoding="utf-8")
-    write_bits_page()
+    write_text(BITS, json.dumps(table, separators=(",", ":")))
+    write_text(PAGE, page())
 
 
 def list_missing() -> list[tuple[str, str | None, Any]]:
@@ -334,12 +333,6 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def write_bits_page() -> None:
-    """Write the page of the runs that are in the table now."""
-    with atomic(PAGE) as part:
-        part.write_text(page(), encoding="utf-8")
-
-
 def draw_figures() -> None:
     """Draw bits against VOI, a figure for each output."""
     matplotlib.use("Agg")
@@ -357,7 +350,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # seconds of the engines are those of one core
     measure_missing(arguments.minutes)
-    write_bits_page()
+    write_text(PAGE, page())
     draw_figures()
 
 

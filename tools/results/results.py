@@ -9,13 +9,11 @@ tools/results/render_results.py draws the pages from the table alone.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import h5py
 import numpy as np
 import torch
 from scipy import ndimage
+from tables import describe_run
 from train_mini import THRESHOLDS, best_threshold
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders
@@ -33,7 +32,7 @@ from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.files.locks import lock
 from fgnet_lib.inference import predict
-from fgnet_lib.machine import choose_device, hardware
+from fgnet_lib.machine import choose_device
 from fgnet_lib.memory import peak_bytes
 from fgnet_lib.metrics import error_masks, evaluate, neuron_report, roc_auc, segment_report, voi
 from fgnet_lib.probing import attention_set_to
@@ -42,7 +41,6 @@ from fgnet_lib.study.evaluation import (
     VOLUMES,
     label_pieces,
     perfect_affinities,
-    postprocessing_version,
     predict_rescaled,
 )
 from fgnet_lib.study.rows import (
@@ -313,25 +311,14 @@ def run_once(name: str, seed: int, work: Path) -> None:
     folder = work / "-".join(weights.values())  # a training that began with other weights is not gone on with
     results, pictures = SPECIAL[name]() if name in SPECIAL else run_row(name, seed, folder)
     declared = asdict(ROWS[name]) | {"training": asdict(training(ROWS[name], seed))} if name in ROWS else {}
-    run = {
-        "row": name,
-        "seed": seed,
-        "declared": declared,
-        "weights": weights,
-        "machine": hardware(),
-        "load": round(os.getloadavg()[2], 1),  # of 15 minutes: did other work share the machine?
-        "cores": os.cpu_count(),
-        "postprocessing": postprocessing_version(),
-        "date": date.today().isoformat(),
-        "peak_memory_mb": peak_bytes() / 1e6,
-        **results,
-    }
+    costs = {"load": round(os.getloadavg()[2], 1), "cores": os.cpu_count(), "peak_memory_mb": peak_bytes() / 1e6}
     if torch.cuda.is_available():
-        run["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
+        costs["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
     if pictures and keeps_pictures(name, seed):
         with atomic(picture_path(name, seed, RESULTS)) as part, part.open("wb") as file:
             np.savez_compressed(file, **pictures)
-    add_runs([json.loads(json.dumps(run))], RESULTS)  # last: a run in the table is done; tuples become lists
+    run = describe_run(name, seed, declared, weights, **costs, **results)
+    add_runs([run], RESULTS)  # last: a run in the table is done
 
 
 def find_obstacle(name: str) -> str:

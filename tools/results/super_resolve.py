@@ -8,13 +8,10 @@ written anew from the table.
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +20,13 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 # isort: split
 import numpy as np
 import torch
+from tables import describe_run, measure_on_one_core
 from torch import Tensor, nn
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.atomic import write_text
 from fgnet_lib.inference import predict
-from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate, psnr
 from fgnet_lib.neighbours.super_resolution import (
     STRIDE,
@@ -46,7 +43,6 @@ from fgnet_lib.neighbours.super_resolution import (
     resolver_loss,
 )
 from fgnet_lib.segmentation import segment
-from fgnet_lib.study.evaluation import postprocessing_version
 from fgnet_lib.study.pretraining import MaskedSections
 from fgnet_lib.study.runs import MODEL, add_runs, do_missing, name_weights
 from fgnet_lib.study.statistics import summary
@@ -166,20 +162,16 @@ def run_enlarging(name: str, seed: int) -> None:
     way, started = ENLARGINGS[name], time.process_time()
     model = train_enlarging(way, seed)
     trained = time.process_time()
-    run = {
-        "row": name,
-        "seed": seed,
-        "declared": asdict(way),
-        "weights": name_weights(MODEL),  # which judges
-        "machine": hardware(),
-        "load": round(os.getloadavg()[0], 1),
-        "postprocessing": postprocessing_version(),
-        "date": date.today().isoformat(),
-        "core_seconds": round(trained - started, 1),
-        "volumes": {volume: score_enlarged(name, model, open_enlarged(volume)) for volume in ENLARGED_VOLUMES},
-    }
+    run = describe_run(
+        name,
+        seed,
+        asdict(way),
+        name_weights(MODEL),  # which judges
+        core_seconds=round(trained - started, 1),
+        volumes={volume: score_enlarged(name, model, open_enlarged(volume)) for volume in ENLARGED_VOLUMES},
+    )
     add_runs([run], SUPER_RESOLUTION)
-    write_enlarged_page()
+    write_text(PAGE, page())
 
 
 def enlarge_missing(minutes: float, work: Path) -> None:
@@ -224,20 +216,9 @@ def page() -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def write_enlarged_page() -> None:
-    """Write the page of the runs that are in the table now."""
-    with atomic(PAGE) as part:
-        part.write_text(page(), encoding="utf-8")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further run after so long")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "out" / "enlarged", help="folder for the locks")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)  # rows are equal in the time of one core
-    enlarge_missing(arguments.minutes, arguments.work)
-    write_enlarged_page()
+    measure_on_one_core(__doc__, "enlarged", enlarge_missing)
+    write_text(PAGE, page())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: rows are equal in the time of one core
 
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,17 +27,16 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 # isort: split
 import numpy as np
 import torch
-from results import open_choosing_part
+from results import choose_threshold, open_choosing_part
+from tables import describe_run
 from torch import Tensor, nn
-from train_mini import THRESHOLDS, best_threshold
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.checkpoints import History
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.atomic import atomic, write_text
 from fgnet_lib.inference import predict
-from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.neighbours.distillation import (
     Distillation,
@@ -51,9 +49,8 @@ from fgnet_lib.neighbours.distillation import (
     truth_loss,
     used_answers,
 )
-from fgnet_lib.segmentation import segment, sweep
+from fgnet_lib.segmentation import segment
 from fgnet_lib.student import Student, embedding_affinities
-from fgnet_lib.study.evaluation import postprocessing_version
 from fgnet_lib.study.rows import SECTIONS
 from fgnet_lib.study.runs import MODEL, STUDENT, add_runs, do_missing, name_weights
 from fgnet_lib.study.statistics import summary
@@ -158,8 +155,7 @@ def train_pupil(
 def measure_pupil(student: Student) -> dict[str, Any]:
     """Choose the threshold on sections 120-139, and score FIB-25's validation part; time one section."""
     part, val = open_choosing_part(), open_dataset("fib25", "val").load()
-    steps = sweep(predict(student, part.raw, progress=False).refined, part.voxel_size, THRESHOLDS, strict=False)
-    threshold = best_threshold({t: asdict(evaluate(step, part.labels)) for t, step in steps.items()})
+    threshold = choose_threshold(predict(student, part.raw, progress=False).refined, part)
     affinities = predict(student, val.raw, progress=False).refined
     scores = asdict(evaluate(segment(affinities, val.voxel_size, threshold, strict=False), val.labels))
     times = section_milliseconds({"student": student, "unet": FGNet(SLIM_UNET).eval()})
@@ -172,22 +168,18 @@ def run_pupil(name: str, seed: int, data: Teaching) -> None:
     with tempfile.TemporaryDirectory() as folder:
         student, history = train_pupil(pupil, [data], student_training(seed), Path(folder))
     seconds = time.process_time() - started
-    run = {
-        "row": name,
-        "seed": seed,
-        "declared": json.loads(json.dumps(asdict(pupil))),
-        "weights": name_weights(MODEL),
-        "machine": hardware(),
-        "load": round(os.getloadavg()[0], 1),
-        "postprocessing": postprocessing_version(),
-        "date": date.today().isoformat(),
-        "parameters": sum(p.numel() for p in student.parameters()),
-        "core_seconds": round(seconds, 1),
-        "loss": [round(sum(history.loss[k : k + 20]) / 20, 4) for k in range(0, len(history), 20)],
+    run = describe_run(
+        name,
+        seed,
+        asdict(pupil),
+        name_weights(MODEL),
+        parameters=sum(p.numel() for p in student.parameters()),
+        core_seconds=round(seconds, 1),
+        loss=[round(sum(history.loss[k : k + 20]) / 20, 4) for k in range(0, len(history), 20)],
         **measure_pupil(student),
-    }
+    )
     add_runs([run], STUDENTS)
-    write_student_page()
+    write_text(PAGE, page())
 
 
 def train_students(data: Teaching, minutes: float, work: Path) -> None:
@@ -223,12 +215,6 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def write_student_page() -> None:
-    """Write the page of the runs that are in the table now."""
-    with atomic(PAGE) as part:
-        part.write_text(page(), encoding="utf-8")
-
-
 def ship(work: Path, out: Path, minutes: float) -> None:
     """Train the student that ships within a budget, and write it with what is measured of it and its card."""
     config = replace(student_training(0, 100_000), minutes=minutes, try_bfloat16=True)
@@ -242,8 +228,7 @@ def ship(work: Path, out: Path, minutes: float) -> None:
         "date": date.today().isoformat(),
     }
     save_model(student, out, notes)
-    with atomic(out.with_name("STUDENT.md")) as part:
-        part.write_text(student_card(out), encoding="utf-8")
+    write_text(out.with_name("STUDENT.md"), student_card(out))
 
 
 def student_card(weights: Path) -> str:
@@ -311,7 +296,7 @@ def main() -> None:
     work = arguments.work / name_weights(MODEL)[MODEL]  # what another teacher has said or taught is not gone on with
     if arguments.rows:
         train_students(open_fib25(work), arguments.minutes or float("inf"), work)
-        write_student_page()
+        write_text(PAGE, page())
     else:
         ship(work, arguments.out, arguments.minutes or MINUTES)
 
