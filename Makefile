@@ -82,8 +82,8 @@ check: lint  ## linters and the fast tests, before every commit (a minute and a 
 test: chromium runtime lint  ## linters and all tests: lessons run, a browser opens, processes are killed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-encoder: env  ## pretrain the mini encoder without labels of people (an hour on one core)
-	$(BIN)/python tools/results/pretrain_mini.py
+encoder: env  ## pretrain the mini encoder without labels of people (an hour on one core; GUIDE=natural goes on with that of photographs)
+	$(BIN)/python tools/results/pretrain_guide.py $(if $(GUIDE),--guide $(GUIDE))
 
 student: env  ## train the student that ships in data/pretrained (an hour on one core, or MINUTES=5; its rows: tools/results/train_student.py --rows)
 	$(BIN)/python tools/results/train_student.py $(if $(MINUTES),--minutes $(MINUTES))

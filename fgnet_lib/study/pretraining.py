@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgnet_lib.checkpoints import History
+from fgnet_lib.natural_encoder import NaturalEncoder
 from fgnet_lib.patches import Samples
 from fgnet_lib.sam2_encoder import STRIDES, Sam2Encoder
 from fgnet_lib.training import TrainConfig, fit
@@ -67,7 +68,7 @@ class MaskedSections(Samples):
 class Painter(nn.Module):
     """An encoder with one linear layer per stride, which turns features into grey values."""
 
-    def __init__(self, encoder: Sam2Encoder) -> None:
+    def __init__(self, encoder: Sam2Encoder | NaturalEncoder) -> None:
         super().__init__()
         self.encoder = encoder
         self.heads = nn.ModuleList(nn.Conv3d(c, s * s, 1) for c, s in zip(encoder.channels, STRIDES, strict=True))
@@ -102,7 +103,7 @@ def painting_loss(painter: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def pretrain(
-    encoder: Sam2Encoder,
+    encoder: Sam2Encoder | NaturalEncoder,
     volumes: Sequence[Volume],
     config: TrainConfig,
     out_dir: str | Path,

@@ -27,7 +27,11 @@ SECTIONS = 120  # of FIB-25's training part; the last 20 of its 140 choose the t
 SMALL = replace(MINI, widths=(8, 16, 24, 32, 48), coarse_width=16)
 UNET = replace(SMALL, encoder=None)
 NATURAL = replace(SMALL, encoder="natural")
-SHIPPED = {"pretrained": "encoder_mini.pt", "natural": "encoder_natural.safetensors"}
+SHIPPED = {
+    "pretrained": "encoder_mini.pt",
+    "natural": "encoder_natural.safetensors",
+    "natural_em": "encoder_natural_em.safetensors",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Row:
     Attributes:
         title: the name that readers see.
         config: the model.
-        encoder: "random", "pretrained" (`make encoder`), "natural" (ImageNet), or a checkpoint's name in the registry.
+        encoder: "random", "pretrained" (`make encoder`), "natural" (ImageNet), "natural_em" (ImageNet, then EM: `make
+            encoder GUIDE=natural`), or a checkpoint's name in the registry.
         frozen: the encoder's regime.
         sections: how many labelled sections it is trained on, from the first on.
         iterations: of training.
@@ -74,6 +79,8 @@ _FORMS = {  # what is made of the guide with a natural-image prior: name -> titl
 for _name, (_title, _config) in _FORMS.items():
     ROWS[f"natural_{_name}"] = Row(f"{_title}, frozen", _config, "natural")
     ROWS[f"natural_{_name}_random"] = Row(f"{_title}, random, frozen", _config, "random")
+    if _name != "residual":  # EM on top is asked of A_s, which shows the guide alone, and of the form that gains most
+        ROWS[f"natural_{_name}_em"] = Row(f"{_title.replace('images', 'images and EM')}, frozen", _config, "natural_em")
     if _config.refined:
         ROWS[f"natural_{_name}_tuned"] = Row(f"{_title}, fine-tuned", _config, "natural", frozen=False)
 ZOOMED = tuple(f"{name}_zoom{zoom}" for name in ("additive", "natural_additive") for zoom in (2, 4))
@@ -113,6 +120,8 @@ QUESTIONS = {  # the rows were made for these: the first of each pair is compare
     "what photographs teach, in A_s alone": ("natural_only", "natural_only_random"),
     "what photographs teach, with F' = F + F a": ("natural_residual", "natural_residual_random"),
     "what photographs teach, with F' = F + W_v S a": ("natural_additive", "natural_additive_random"),
+    "EM on top of photographs, in A_s alone": ("natural_only_em", "natural_only"),
+    "EM on top of photographs, with F' = F + W_v S a": ("natural_additive_em", "natural_additive"),
     "fine-tuning the guide that knows photographs": ("natural_additive_tuned", "natural_additive"),
     "a guide that knows photographs, at equal iterations": ("natural_additive", "unet"),
     "photographs against EM, with F' = F + W_v S a": ("natural_additive", "additive"),
@@ -178,7 +187,7 @@ def checkpoint(row: Row) -> Path | None:
         return None
     path = PRETRAINED / SHIPPED[row.encoder] if row.encoder in SHIPPED else fetch(row.encoder, download=False)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not here: make encoder")
+        raise FileNotFoundError(f"{path} is not here: make encoder{' GUIDE=natural' * (row.encoder == 'natural_em')}")
     return path
 
 

@@ -483,8 +483,13 @@ for number, (name, parts) in enumerate(near_neuron.items(), start=1):
 plt.show()
 
 # %% [markdown]
-# In numbers: how much of this neuron lies in its largest segment? (At most eight segments of a run are kept, without the
-# crumbs.)
+# The picture shows *one* neuron and one seed. It tells you what kind of error a row makes, but not how often; the score
+# tells you that.
+
+# %% [markdown]
+# ### Further: how much of it lies in one segment?
+#
+# At most eight segments of a run are kept, without the crumbs.
 
 
 # %%
@@ -498,25 +503,14 @@ heads = ["row", "of the neuron in its largest segment", "of this segment not in 
 fold_table(heads, {"": [coverage(*picture) for picture in kept.items()]})
 
 # %% [markdown]
-# The picture shows *one* neuron and one seed. It tells you what kind of error a row makes, but not how often; the score
-# tells you that.
-
-# %% [markdown]
 # ## 7 · How many labels does it take?
 #
 # Labels are expensive: a single section takes an expert hours. If a pretrained encoder knows something useful, it
 # should help most when there is little to learn from. Therefore, many rows were also trained with only the first 20 and
 # the first 5 sections. Everything else is equal, even the number of iterations.
 
-# %%
-amounts = table.by_sections(results)
-lines = [
-    [title, *(statistics.summary(vois[n]) if n in vois else "" for n in (5, 20, 120))]
-    for title, vois in amounts.items()
-]
-fold_table(["VOI (bits)", "5 sections", "20 sections", "120 sections"], {"": lines})
-
 # %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each row that was also trained on fewer sections, three of them in colour and the others in grey, with bars for the spread over seeds and a small dot for each run."
+amounts = table.by_sections(results)
 figure, ax = plt.subplots(figsize=(13, 5))
 plots.against_sections(ax, amounts, HIGHLIGHTED.values())
 ax.set(title="FIB-25, validation part")
@@ -524,8 +518,43 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** If pretraining replaces labels, the *distance* between two lines is larger on the left than on the
-# right. Compare it with the bars, which show the spread over seeds, before you believe it. Here are the same questions
-# as in part 4, with 5 and with 20 sections:
+# right. Compare it with the bars, which show the spread over seeds, before you believe it.
+
+# %% [markdown]
+# ### What do photographs teach?
+#
+# SAM2 has learned from photographs. Can it guide a network for EM? A stand-in, EfficientNet-Lite0, knows ImageNet's
+# photographs and no EM; its twin has the same layers with random weights. Both are frozen, and 5 labelled sections teach
+# the rest. $A_s$ alone shows the guide's features, the other rows what $A_r$ makes of them with two forms of attention.
+# (SAM2.1 itself: `make results ENCODER=tiny`.)
+
+# %% alt="Six rows of dots, one dot for each training with 5 labelled sections, over VOI: three ways to use a guide, each with the guide of photographs and below it its twin with random weights. A black line marks each mean."
+WAYS = {"natural_only": "$A_s$ alone", "natural_residual": "$F' = F + F a$", "natural_additive": "$F' = F + W_v S a$"}
+pairs = {way: [table.scores(rows.get(f"{name}_5", []), "voi") for name in (way, f"{way}_random")] for way in WAYS}
+figure, ax = plt.subplots(figsize=(10, 3.2))
+dots = {
+    f"{WAYS[way]}, {guide}": vois
+    for way, both in pairs.items()
+    for guide, vois in zip(("photographs", "random weights"), both, strict=True)
+}
+plots.runs_of_rows(ax, dots, "VOI (bits) on FIB-25's validation part, 5 labelled sections; in brackets: trainings")
+plt.show()
+for way, both in pairs.items():
+    print(f"{WAYS[way].replace('$', '')}: VOI with photographs is {statistics.compare_runs(*both)}")
+
+# %% [markdown]
+# **Mind the horizontal axis.** Neighbouring sections of 10 nm are nearly the same picture, so 20 sections from one
+# place teach far less than 20 sections from different places.
+
+# %% [markdown]
+# ### Further: all rows, and the questions of part 4, with few sections
+
+# %%
+lines = [
+    [title, *(statistics.summary(vois[n]) if n in vois else "" for n in (5, 20, 120))]
+    for title, vois in amounts.items()
+]
+fold_table(["VOI (bits)", "5 sections", "20 sections", "120 sections"], {"": lines})
 
 # %%
 groups = {}
@@ -533,10 +562,6 @@ for sections in (5, 20):
     for topic, pairs in table.by_topic(table.questions(results), rows, sections).items():
         groups[f"{sections} sections: {topic}"] = [answer(question, *pair) for question, pair in pairs.items()]
 fold_table(HEADS, groups)
-
-# %% [markdown]
-# **Mind the horizontal axis.** Neighbouring sections of 10 nm are nearly the same picture, so 20 sections from one
-# place teach far less than 20 sections from different places.
 
 # %% [markdown]
 # ## 8 · Further: tissue that no row has seen

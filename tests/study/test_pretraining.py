@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pretrain_guide
 import pytest
 import torch
+from safetensors import safe_open
 
+from fgnet_lib.configuration import MINI
+from fgnet_lib.fgnet import FGNet
+from fgnet_lib.natural_encoder import build_natural_encoder
 from fgnet_lib.sam2_encoder import build_encoder
 from fgnet_lib.study.pretraining import BLOCK, HIDDEN, MaskedSections, Painter, painting_loss, pretrain
 from fgnet_lib.training import TrainConfig
 from fgnet_lib.volumes import Volume
+from fgnet_lib.weights import PRETRAINED
 
 PATCH = (2, 64, 64)
 
@@ -75,6 +83,28 @@ def test_pretraining_learns_and_leaves_it_in_the_encoder(volume, tmp_path):
     assert np.mean(history.loss[-10:]) < 0.7 * ignorant
     assert any(not torch.equal(before[name], value) for name, value in encoder.state_dict().items())
     assert len(pretrain(encoder, [volume], config, tmp_path).loss) == 150  # nothing is trained again
+
+
+def test_a_guide_of_photographs_keeps_its_licence_and_says_what_changed(tmp_path):
+    torch.manual_seed(0)
+    model, path = FGNet(replace(MINI, encoder="natural", refined=False)), tmp_path / "guide.safetensors"
+    pretrain_guide.save_guide(model, "natural", path)
+    stored = build_natural_encoder(path).state_dict()
+    assert all(torch.equal(stored[name], value) for name, value in model.encoder.state_dict().items())
+    with safe_open(path, framework="pt") as file:
+        assert "Apache-2.0" in file.metadata()["licence"] and "trained on EM" in file.metadata()["changes"]
+
+
+def test_the_shipped_guide_of_photographs_and_em_began_with_that_of_photographs():
+    """EM moved every layer, and none far: its weights still correlate with ImageNet's."""
+    before, after = (
+        build_natural_encoder(PRETRAINED / name).state_dict()
+        for name in ("encoder_natural.safetensors", pretrain_guide.WEIGHTS["natural"])
+    )
+    kernels = {name: value for name, value in before.items() if value.ndim == 4}
+    alike = [float(torch.corrcoef(torch.stack([before[k].ravel(), after[k].ravel()]))[0, 1]) for k in kernels]
+    assert all(not torch.equal(before[name], after[name]) for name in kernels)
+    assert np.median(alike) > 0.5
 
 
 @pytest.mark.parametrize(

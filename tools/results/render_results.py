@@ -11,7 +11,7 @@ from train_mini import THRESHOLDS_FILE, choose_on_parts, chosen_scores
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.study.evaluation import VOLUMES
-from fgnet_lib.study.rows import REFERENCES, SECTIONS, SEEDS, TITLES
+from fgnet_lib.study.rows import REFERENCES, SECTIONS, SEEDS, SEEDS_OF_FEW, TITLES
 from fgnet_lib.study.statistics import compare_paired_runs, permutation_p, summary
 from fgnet_lib.study.table import (
     SET_TO,
@@ -37,6 +37,17 @@ DOCS = REPOSITORY / "docs"
 AIM, AIM_ARAND = 0.80, 0.06  # VOI and ARAND that the shipped model was to reach on FIB-25's validation part
 SMALLEST_P = 2 / comb(2 * len(SEEDS), len(SEEDS))  # all runs of one row better than all of the other
 FINDINGS = (  # question, and the two rows that answer it
+    (
+        "Does what photographs taught a frozen guide help with 5 sections?",
+        "natural_additive_5",
+        "natural_additive_random_5",
+    ),
+    ("And with F' = F + F a?", "natural_residual_5", "natural_residual_random_5"),
+    ("And in A_s, which sees the guide's features alone?", "natural_only_5", "natural_only_random_5"),
+    ("Does adding what the guide sees help, F' = F + W_v S a for F + F a?", "natural_additive_5", "natural_residual_5"),
+    ("Does a guide of photographs help more than one of EM?", "natural_additive_5", "additive_5"),
+    ("Does EM on top of photographs help?", "natural_additive_em_5", "natural_additive_5"),
+    ("And in A_s?", "natural_only_em_5", "natural_only_5"),
     ("Does a pretrained guide help when labels are few?", "pretrained_frozen_longer_5", "unet_longer_5"),
     ("And when there are many?", "pretrained_frozen_longer", "unet_longer"),
     ("Does fine-tuning the guide help when labels are few?", "fine_tuned_5", "pretrained_frozen_longer_5"),
@@ -50,7 +61,8 @@ MIXED = "Not all rows had the same post-processing; compare only rows of one ver
 HEAD = f"""# Results
 
 What does a guide add to a 3D U-Net, and how many labels does it save? `make results` trained the rows of
-[rows.py](../fgnet_lib/study/rows.py), each with {len(SEEDS)} seeds, and wrote this page; no number is typed by hand.
+[rows.py](../fgnet_lib/study/rows.py), each with {len(SEEDS)} seeds ({len(SEEDS_OF_FEW)} where photographs taught the
+guide and sections are few), and wrote this page; no number is typed by hand.
 [Lesson 07](../notebooks/07_ablations_and_results.ipynb) reads the same runs and explains how to judge them.
 
 **How to read it.** VOI is in bits; lower is better. Numbers are means ± standard deviation over seeds. The rows learn
@@ -58,7 +70,7 @@ from the first 5, 20 or {SECTIONS} sections of FIB-25's training part and are ju
 144-183. Training sections {SECTIONS}-139 chose the threshold; fragments and agglomeration are the same for all rows.
 The pretrained encoder is our small one (`make encoder`): it learned from EM without hand-drawn labels and has never
 seen a photograph. Rows of *natural images* are guided by EfficientNet-Lite0 with ImageNet's weights, a stand-in for
-SAM2's encoder; only some of their runs are done.
+SAM2's encoder; only some of their runs are done. Rows of *natural images and EM* then saw the small one's EM, too.
 
 **How large is p?** *p (permutation)* is the share of all deals of the same runs into two groups in which the means
 differ at least as much. With {len(SEEDS)} runs against {len(SEEDS)} it is never below {SMALLEST_P:.2f}, so such a

@@ -245,7 +245,7 @@ def main() -> None:
         "tried": tried,
         "minutes": round(minutes),
         "device": f"a CPU (threads: {torch.get_num_threads()})",
-        "weights": name_weights(*SHIPPED.values()),
+        "weights": name_weights(SHIPPED["pretrained"], SHIPPED["natural"]),
         "date": date.today().isoformat(),
     }
     save_model(model, arguments.out, notes)
