@@ -155,7 +155,7 @@ def bits_sizes(table: dict[str, Any], cell: Cell) -> dict[str, float]:
 
 
 def bits_panels(table: dict[str, Any], output: str = "refined") -> dict[str, dict[str, tuple[float, dict]]]:
-    """Arrange the table for `views.plots.bits_figure`: network -> volume -> VOI with 32 bits, method -> width -> VOIs.
+    """Arrange the table for `views.charts.bits_figure`: network -> volume -> VOI with 32 bits, method -> width -> VOIs.
 
     A width is written with the MB that the rounded part then needs.
     """

@@ -113,7 +113,7 @@ def describe_missing_noise(rows: NoiseRows) -> str:
 
 
 def noise_panels(rows: NoiseRows) -> dict[str, dict[str, dict[str, tuple[list[float], list[float]]]]]:
-    """Arrange the runs for `views.plots.psnr_figure`: noise -> method -> strength -> PSNR and VOI of each run."""
+    """Arrange the runs for `views.charts.psnr_figure`: noise -> method -> strength -> PSNR and VOI of each run."""
     panels: dict[str, dict[str, dict[str, tuple[list[float], list[float]]]]] = {}
     for kind, title in NOISES.items():
         panels[title] = {}

@@ -23,7 +23,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 from skimage.measure import find_contours
 
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 from fgnet_lib.volumes import IGNORE
 
 SLIDE = 13.3  # inches: the width of a 16:9 slide
@@ -303,7 +303,7 @@ class Curve:
 
     def build(self, ax: Axes) -> tuple[Update, list[Artist]]:
         """Draw on new axes; return a function that moves the line, and the line."""
-        plots.split_merge_curve(ax, self.thresholds, self.splits, self.merges)
+        charts.split_merge_curve(ax, self.thresholds, self.splits, self.merges)
         line = ax.axvline(self.at, color="gray", ls=":")
         return lambda curve: line.set_xdata([curve.at, curve.at]), [line]
 

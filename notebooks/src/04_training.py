@@ -46,7 +46,7 @@ from fgnet_lib.augment import Augment
 from fgnet_lib.course import checks, quiz
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.patches import PatchDataset
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 
 volume = open_dataset(DATASET, "train").load()
 side = min(128, *volume.shape[1:])
@@ -361,8 +361,8 @@ assert difference < 1e-6 or session.device.type != "cpu"  # one curve, as the te
 # %% alt="Left, the loss over 16 iterations: the curve of the undisturbed run, the dashed curve of the resumed one, and the crosses of the lost session all lie on each other. Right, the learning rate: up for four iterations, then down along a cosine."
 figure, (ax, rates) = plt.subplots(1, 2, figsize=(13, 4))
 steps = range(1, 17)
-plots.loss_curve(ax, steps, undisturbed.loss, "undisturbed")
-plots.loss_curve(ax, steps, resumed.loss, "lost, then resumed")
+charts.loss_curve(ax, steps, undisturbed.loss, "undisturbed")
+charts.loss_curve(ax, steps, resumed.loss, "lost, then resumed")
 ax.lines[-1].set(linestyle="--", linewidth=3)
 ax.plot(steps[:8], seen, "x", color="k", label="before the session was lost")
 ax.axvline(5, color="gray", linestyle=":", label="checkpoint")
@@ -514,7 +514,7 @@ live, histories = display(figure, display_id=True), {}
 def redraw() -> None:
     ax.clear()
     for name, history in histories.items():
-        plots.loss_curve(ax, np.array(history.seconds) / 60, history.loss, f"guide {name}")
+        charts.loss_curve(ax, np.array(history.seconds) / 60, history.loss, f"guide {name}")
     ax.set(title="Loss while training", xlabel="minutes in this stage")
     live.update(figure)
 
@@ -536,7 +536,7 @@ figure, ax = plt.subplots(figsize=(9, 4))
 first = 0
 for stage, history in histories.items():
     means = [np.mean(history.loss[max(0, k + 1 - smooth) : k + 1]) for k in range(len(history.loss))]
-    plots.loss_curve(ax, first + 1 + np.arange(len(means)), means, f"guide {stage}")
+    charts.loss_curve(ax, first + 1 + np.arange(len(means)), means, f"guide {stage}")
     assert np.isclose(means[-1], np.mean(history.loss[-smooth:]))  # as the title says
     first += len(means)
     minutes = history.seconds[-1] / 60

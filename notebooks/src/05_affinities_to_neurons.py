@@ -43,7 +43,7 @@ import numpy as np
 
 from fgnet_lib.course import checks, quiz
 from fgnet_lib.inference import predict
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 from fgnet_lib.weights import load_pretrained
 
 model = load_pretrained(device=session.device)
@@ -404,7 +404,7 @@ for ax, (name, scores) in zip(axes, on_training.items(), strict=True):
     splits, merges = zip(*((s.voi_split, s.voi_merge) for s in scores.values()), strict=True)
     assert np.diff(splits).max() < 1e-6 and np.diff(merges).min() > -1e-6  # a merge never adds a split
     assert session.dataset not in ("phantom", "fib25") or merges[-1] > 3 * merges[0]  # flat at first, steep near 1
-    plots.split_merge_curve(ax, list(scores), splits, merges, chosen[name], f"${name}$, training volume")
+    charts.split_merge_curve(ax, list(scores), splits, merges, chosen[name], f"${name}$, training volume")
 plt.show()
 
 # %% [markdown]
@@ -561,7 +561,7 @@ sums = {
     name: on_validation[name][value].voi_split + on_validation[name][value].voi_merge for name, value in chosen.items()
 }
 assert session.dataset != "phantom" or sums["A_r"] < 0.9 * sums["A_s"]  # as the text says
-plots.split_against_merge(ax, curves)
+charts.split_against_merge(ax, curves)
 ax.set_title("Splits against merges, validation volume")
 plt.show()
 

@@ -51,7 +51,7 @@ from fgnet_lib.course import checks, quiz
 from fgnet_lib.study import statistics, table
 from fgnet_lib.study.rows import QUESTIONS, REFERENCES, ROWS, TITLES, Row, build_model, training
 from fgnet_lib.study.runs import load_pictures
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 from fgnet_lib.views.tables import fold_table
 
 results = table.load_rows()
@@ -242,7 +242,7 @@ quiz.ask("07", "one-seed")
 # %% alt="One line for each row that had all labelled sections, from the shipped model down, and on it a dot for the VOI of each of its runs; where a row has several seeds, a bar marks their mean. The number of runs follows each name."
 figure, ax = plt.subplots(figsize=(11, 1.5 + 0.35 * len(full)))
 vois = {TITLES[name]: table.scores(runs, "voi") for name, runs in full.items()}
-plots.runs_of_rows(ax, vois, "VOI on FIB-25, validation part (bits); in brackets: runs")
+charts.runs_of_rows(ax, vois, "VOI on FIB-25, validation part (bits); in brackets: runs")
 plt.show()
 ranges = [(min(values), max(values)) for values in vois.values() if len(values) > 1]
 overlaps = [a[0] < b[1] and b[0] < a[1] for a, b in combinations(ranges, 2)]
@@ -390,7 +390,7 @@ HIGHLIGHTED = {name: TITLES[name] for name in ("unet", "pretrained_frozen", "fin
 figure, ax = plt.subplots(figsize=(14, 5.5))
 curves = {TITLES[name]: table.curve(runs[0]) for name, runs in full.items()}
 points = table.references(results)
-plots.split_against_merge(ax, curves, points, HIGHLIGHTED.values())
+charts.split_against_merge(ax, curves, points, HIGHLIGHTED.values())
 ax.set(title="FIB-25, validation part; first seed of each row")
 plt.show()
 ignored, filled = (sum(points.get(REFERENCES[name], ())) for name in ("ffn_ignored", "ffn_filled"))
@@ -512,7 +512,7 @@ fold_table(heads, {"": [coverage(*picture) for picture in kept.items()]})
 # %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each row that was also trained on fewer sections, three of them in colour and the others in grey, with bars for the spread over seeds and a small dot for each run."
 amounts = table.by_sections(results)
 figure, ax = plt.subplots(figsize=(13, 5))
-plots.against_sections(ax, amounts, HIGHLIGHTED.values())
+charts.against_sections(ax, amounts, HIGHLIGHTED.values())
 ax.set(title="FIB-25, validation part")
 plt.show()
 
@@ -537,7 +537,7 @@ dots = {
     for way, both in pairs.items()
     for guide, vois in zip(("photographs", "random weights"), both, strict=True)
 }
-plots.runs_of_rows(ax, dots, "VOI (bits) on FIB-25's validation part, 5 labelled sections; in brackets: trainings")
+charts.runs_of_rows(ax, dots, "VOI (bits) on FIB-25's validation part, 5 labelled sections; in brackets: trainings")
 plt.show()
 for way, both in pairs.items():
     print(f"{WAYS[way].replace('$', '')}: VOI with photographs is {statistics.compare_runs(*both)}")
@@ -625,7 +625,7 @@ labels = [f"{TITLES[m.row]}, ${m.level[0]}_{m.level[1]}$" for m in shown]
 figure, axes = plt.subplots(1, 3, figsize=(15, 1.8 + 0.32 * len(shown)), sharey=True)
 panels = {"AUC for membranes": [m.auc for m in shown], "correlation with error": [m.correlation for m in shown]}
 for ax, (name, values) in zip(axes, panels.items(), strict=False):
-    plots.runs_of_rows(ax, dict(zip(labels, values, strict=True)), f"{name}, either sign")
+    charts.runs_of_rows(ax, dict(zip(labels, values, strict=True)), f"{name}, either sign")
 for value, style in zip(table.SET_TO, ("C0v", "C1s", "C2^"), strict=True):
     for y, m in enumerate(shown):
         label = None if y else "its mean" if value == "mean" else value[0]
@@ -773,7 +773,7 @@ def rerun(title: str, row: Row, seed: int) -> float:
 # %% alt="One line for each row of your own ablation and a dot for the VOI of each of its runs on the validation part of this notebook's data set."
 own = {title: [rerun(title, row, seed) for seed in seeds] for title, row in chosen_rows.items()}
 figure, ax = plt.subplots(figsize=(10, 1.2 + 0.5 * len(own)))
-plots.runs_of_rows(ax, own, f"VOI on {DATASET}, validation part (bits)")
+charts.runs_of_rows(ax, own, f"VOI on {DATASET}, validation part (bits)")
 plt.show()
 for title, values in own.items():
     print(f"{title:45} VOI {statistics.summary(values)}")

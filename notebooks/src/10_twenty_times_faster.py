@@ -60,7 +60,7 @@ from fgnet_lib.segmentation import segment
 from fgnet_lib.student import Student, StudentConfig, embedding_affinities
 from fgnet_lib.study import students
 from fgnet_lib.training import TrainConfig, fit
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 from fgnet_lib.views.tables import fold_table
 from fgnet_lib.weights import load_model, load_pretrained, pretrained_threshold, read_notes
 
@@ -358,7 +358,7 @@ marks = {name: (ms, voi[name]) for name, ms in marks.items()} | {"a slim 3D U-Ne
 
 # %% alt="VOI on FIB-25 against milliseconds for a section, on a logarithmic axis: students are at the left, the teacher lies lower and far to the right, and a dotted line marks the time of a slim 3D U-Net."
 figure, ax = plt.subplots(figsize=(11, 5.5), layout="constrained")
-plots.against_time(ax, sizes, others, marks)
+charts.against_time(ax, sizes, others, marks)
 ax.set_ylabel("VOI on FIB-25, validation part (bits)")
 plt.show()
 

@@ -60,7 +60,7 @@ from fgnet_lib.patches import PatchDataset
 from fgnet_lib.sam2_encoder import build_encoder
 from fgnet_lib.study import adaptation
 from fgnet_lib.training import TrainConfig, fit, patch_loss
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 from fgnet_lib.views.tables import fold_table
 from fgnet_lib.weights import PRETRAINED
 
@@ -442,7 +442,7 @@ points = {
 }
 
 # %% alt="VOI on FIB-25, gala and AC4, a panel each, against the trained parameters of the encoder, from 0 for a frozen one to more than a million for a fully fine-tuned one, on a logarithmic axis: one line for each number of labelled sections, with bars for the spread over seeds and a dot for each run. An inset shows the histograms of the two spectra."
-figure = plots.parameters_figure(points)
+figure = charts.parameters_figure(points)
 draw_histograms(figure.axes[1].inset_axes((1.1, 0.1, 0.28, 0.8)))
 plt.show()
 

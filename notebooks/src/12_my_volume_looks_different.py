@@ -60,7 +60,7 @@ from fgnet_lib.segmentation import segment
 from fgnet_lib.study import targets
 from fgnet_lib.study.evaluation import VOLUMES, predict_rescaled, rescale_sections
 from fgnet_lib.study.statistics import summary
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 from fgnet_lib.views.tables import fold_table
 from fgnet_lib.volumes import Region
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
@@ -453,7 +453,7 @@ if DATASET == "phantom":  # as the text says
 figure, axes = plt.subplots(1, 2, figsize=(13, 3.2), layout="constrained")
 before = {"unchanged": vois, "before": outcomes}
 for ax, part, (start, values) in zip(axes, (target, volume), before.items(), strict=True):
-    plots.changes_of_voi(ax, values[start], {name: [voi] for name, voi in values.items() if name != start})
+    charts.changes_of_voi(ax, values[start], {name: [voi] for name, voi in values.items() if name != start})
     ax.set_title(f"{part.name} (left is better)")
 plt.show()
 
@@ -483,7 +483,7 @@ after = {
 figure, axes = plt.subplots(1, max(1, len(after)), figsize=(15, 4.6), sharey=True, squeeze=False, layout="constrained")
 for ax, (volume_name, methods) in zip(axes[0], after.items(), strict=False):
     before = float(np.mean(targets.target_scores(cells, volume_name, targets.BASELINE)))
-    plots.changes_of_voi(ax, before, methods)
+    charts.changes_of_voi(ax, before, methods)
     ax.set_title(f"{targets.TARGET_VOLUMES[volume_name]}: {before:.2f} before")
 plt.show()
 
@@ -537,7 +537,7 @@ for volume_name, title in targets.TARGET_VOLUMES.items():
         lines[f"{title}, {before:.2f} before"] = scores
 if lines:
     figure, ax = plt.subplots(figsize=(10, 4), layout="constrained")
-    plots.against_sections(ax, lines)
+    charts.against_sections(ax, lines)
     ax.set(xlabel="learning rate", title="style and structure, norm layers, 24 windows")
     plt.show()
 else:

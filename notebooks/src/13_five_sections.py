@@ -71,7 +71,7 @@ from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study import few_sections
 from fgnet_lib.study.pretraining import MaskedSections, painting_loss
 from fgnet_lib.training import TrainConfig, fit, patch_loss
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 from fgnet_lib.views.tables import fold_table
 from fgnet_lib.weights import PRETRAINED
 
@@ -551,7 +551,7 @@ for name, start in few_sections.STARTS.items():
 
 # %% alt="VOI on FIB-25 against the number of labelled sections, 1, 5 and 20, on a logarithmic axis: one line for each start, with a dot for every seed."
 figure, ax = plt.subplots(figsize=(11, 5), layout="constrained")
-plots.against_sections(ax, {title: amounts for title, amounts in points.items() if amounts})
+charts.against_sections(ax, {title: amounts for title, amounts in points.items() if amounts})
 ax.set(ylabel="VOI on FIB-25, validation part (bits)", title="about equal time of one core; every seed a dot")
 if not rows:
     ax.text(0.5, 0.5, "no run is measured yet", transform=ax.transAxes, ha="center")

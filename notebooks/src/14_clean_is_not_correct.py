@@ -66,7 +66,7 @@ from fgnet_lib.neighbours.denoising import ChannelAttention, DenoiSeg, Denoiser,
 from fgnet_lib.neighbours.noise_transfer import Coupling, NoiseSplit, haar, inverse_haar, swap_loss
 from fgnet_lib.study import noise as measured
 from fgnet_lib.training import TrainConfig, fit
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 from fgnet_lib.views.tables import fold_table
 
 # %% [markdown]
@@ -499,7 +499,7 @@ rows = measured.read_noise_rows()
 print(measured.describe_missing_noise(rows))
 
 # %% alt="VOI against PSNR on FIB-25, a panel for each kind of noise and strength: a point for each method, and an arrow from the method with the highest PSNR to the method with the lowest VOI wherever these differ."
-plots.psnr_figure(measured.noise_panels(rows), measured.noise_arrows(rows), measured.noise_verdicts(rows))
+charts.psnr_figure(measured.noise_panels(rows), measured.noise_arrows(rows), measured.noise_verdicts(rows))
 plt.show()
 
 # %% [markdown]

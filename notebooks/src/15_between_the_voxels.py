@@ -63,7 +63,7 @@ from fgnet_lib.neighbours import calibration, continuous
 from fgnet_lib.neighbours.continuous import ContinuousDecoder, decode, dropout_alone, grid_points
 from fgnet_lib.study import doubt
 from fgnet_lib.study.statistics import permutation_p
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 from fgnet_lib.views.tables import fold_table
 from fgnet_lib.volumes import is_anisotropic
 from fgnet_lib.weights import load_pretrained
@@ -304,7 +304,7 @@ scores |= {kind: continuous.score_doubt(kind, fine, torch.zeros(2, 1)) for kind 
 scores["variance"] = variance
 curves = {name: calibration.errors_found(score.numpy()[known], wrong[known], shares) for name, score in scores.items()}
 figure, ax = plt.subplots(figsize=(11, 5), layout="constrained")
-plots.errors_inspected(ax, shares, {name: curve[None] for name, curve in curves.items()}, doubt.BUDGET)
+charts.errors_inspected(ax, shares, {name: curve[None] for name, curve in curves.items()}, doubt.BUDGET)
 plt.show()
 assert np.allclose(curves["entropy"], curves["margin"], atol=0.01)
 for name in ("entropy", "variance"):
@@ -531,7 +531,7 @@ print(doubt.describe_missing_doubt(rows))
 # %% alt="Share of wrong boundary voxels seen against the share inspected on FIB-25, from one to fifty percent: oracle on top, entropy and variance close together below it, random at the bottom; bands show the spread over seeds."
 figure, ax = plt.subplots(figsize=(11, 5), layout="constrained")
 seen = {name: doubt.found_shares(rows, name) for name in ("oracle", *doubt.SCORES)}
-plots.errors_inspected(ax, doubt.SHARES, seen, doubt.BUDGET)
+charts.errors_inspected(ax, doubt.SHARES, seen, doubt.BUDGET)
 if not rows:
     ax.text(0.5, 0.5, "no run is measured yet", transform=ax.transAxes, ha="center")
 plt.show()

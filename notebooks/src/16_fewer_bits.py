@@ -55,7 +55,7 @@ from fgnet_lib.neighbours import quantisation
 from fgnet_lib.neighbours.quantisation import Quantiser, Recipe
 from fgnet_lib.segmentation import segment
 from fgnet_lib.study import bits as measured
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 from fgnet_lib.views.tables import fold_table
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
@@ -431,14 +431,14 @@ table = measured.read_bits()
 print(measured.describe_unmeasured(table))
 
 # %% alt="VOI of A_s against bits, a row of panels for each network and a column for each volume. With planted outliers and 4 bits, min-max and percentile rise by several bits, while SmoothQuant and groups stay near the dashed line of 32 bits."
-plots.bits_figure(measured.bits_panels(table, "coarse")).suptitle(measured.describe_figure("coarse"))
+charts.bits_figure(measured.bits_panels(table, "coarse")).suptitle(measured.describe_figure("coarse"))
 plt.show()
 
 # %% [markdown]
 # And the affinities $A_r$ of the same runs, which also see the image at full resolution:
 
 # %% alt="The same panels for A_r. With planted outliers and 4 bits, min-max and percentile rise by one to three bits; rounding the whole model hardly moves a line on FIB-25 and gala, and on AC4 and CREMI B the lines wander up and down."
-plots.bits_figure(measured.bits_panels(table, "refined")).suptitle(measured.describe_figure("refined"))
+charts.bits_figure(measured.bits_panels(table, "refined")).suptitle(measured.describe_figure("refined"))
 plt.show()
 
 

@@ -60,7 +60,7 @@ from fgnet_lib.segmentation import segment
 from fgnet_lib.study import super_resolution as study
 from fgnet_lib.study.pretraining import MaskedSections
 from fgnet_lib.training import fit
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 from fgnet_lib.views.tables import fold_table
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
@@ -403,7 +403,7 @@ rows = study.read_enlarged()
 print(study.describe_missing_enlargings(rows))
 
 # %% alt="Three panels for FIB-25 with a line for each of true sections, bicubic, codes alone, small networks and codebooks: PSNR, the shares of lost and of invented membranes as bars to the left and to the right, and VOI."
-plots.enlarged_figure(study.enlarged_panels(rows, "fib25"), study.summarise_enlarged(rows, "fib25"))
+charts.enlarged_figure(study.enlarged_panels(rows, "fib25"), study.summarise_enlarged(rows, "fib25"))
 plt.show()
 
 # %% [markdown]

@@ -62,7 +62,7 @@ from fgnet_lib.fgnet import FGNet
 from fgnet_lib.patches import PatchDataset
 from fgnet_lib.study import statistics, table
 from fgnet_lib.training import TrainConfig, fit, patch_loss
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts
 from fgnet_lib.views.tables import fold_table
 
 # %% [markdown]
@@ -312,7 +312,7 @@ losses = {name: [run(augment, seed) for seed in range(SEEDS)] for name, augment 
 figure, ax = plt.subplots(figsize=(8, 2.6), layout="constrained")
 ours, theirs = losses.values()
 ax.plot([ours, theirs], [0, 1], color="0.7", zorder=0)
-plots.runs_of_rows(ax, losses, "loss on a new volume, lower is better")
+charts.runs_of_rows(ax, losses, "loss on a new volume, lower is better")
 plt.show()
 p = statistics.permutation_p(ours, theirs)
 verdict = "they cannot be told apart" if p >= 0.05 else "better" if np.mean(ours) < np.mean(theirs) else "worse"

@@ -27,7 +27,7 @@ MAY_IMPORT = {  # a subpackage -> the others that it may import; all may import 
 }
 ONLY = {  # the modules that may import a package; computing never draws
     "matplotlib": {
-        *(f"views.{name}" for name in ("plots", "attention", "panels", "interactive", "explorers", "viewer")),
+        *(f"views.{name}" for name in ("plots", "charts", "attention", "panels", "interactive", "explorers", "viewer")),
         "course.checks",  # its pictures
     },
     "ipywidgets": {"views.interactive", "course.quiz", "views.explorers", "views.viewer"},

@@ -10,7 +10,7 @@ from helpers.packages import need
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study import bits
 from fgnet_lib.study.bits import JUDGED_ON, Cell, Question, bits_answer, bits_panels, describe_unmeasured, list_cells
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 
 CELLS = [Cell("planted", "min_max", "W4A4"), Cell("trained", "min_max", "W4A4")]
 
@@ -106,7 +106,7 @@ def test_a_panel_shows_the_cells_of_its_network_and_volume():
     panels = bits_panels(table_of(trained=(1.0, 1.2), planted=(1.5,)))
     exact, methods = panels["the encoder, with planted outliers"]["gala"]
     assert exact == 1.0 and methods["min-max"] == {"W8A8": [], "W4A8": [], "W4A4\n1.0 MB": [1.5]}
-    figure = plots.bits_figure(panels)
+    figure = charts.bits_figure(panels)
     assert len(figure.axes) == len(bits.NETWORKS) * len(JUDGED_ON)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert lines["32 bits"].get_ydata()[0] == 1.0

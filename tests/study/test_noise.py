@@ -24,7 +24,7 @@ from fgnet_lib.study.noise import (
     noise_verdicts,
     read_noise_rows,
 )
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_what_is_missing_is_said_and_a_seed_is_finished_before_the_next_begins()
 
 def test_the_figure_has_a_point_for_each_method_and_strength_and_an_arrow_where_ranks_swap():
     rows = rows_of("line", 0.3, **{name: (20.0 + k, 2.0 + 0.1 * k) for k, name in enumerate(METHODS)})
-    figure = plots.psnr_figure(noise_panels(rows), noise_arrows(rows), noise_verdicts(rows))
+    figure = charts.psnr_figure(noise_panels(rows), noise_arrows(rows), noise_verdicts(rows))
     assert len(figure.axes) == len(STRENGTHS) * len(NOISES) and not any(ax.texts for ax in figure.axes[:-1])
     ends = [f"cleanest:\n{METHODS['embedded'].title}", f"best neurons:\n{METHODS['noisy'].title}"]
     assert [text.get_text() for text in figure.axes[-1].texts] == ["", *ends]  # "" is the arrow

@@ -62,7 +62,7 @@ from fgnet_lib.study.bits import (
 from fgnet_lib.study.evaluation import VOLUMES, predict_rescaled
 from fgnet_lib.study.runs import MODEL, is_current, name_weights
 from fgnet_lib.study.statistics import summary
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 from fgnet_lib.volumes import Volume
 from fgnet_lib.weights import load_pretrained, pretrained_threshold
 
@@ -338,7 +338,7 @@ def draw_figures() -> None:
     matplotlib.use("Agg")
     plots.style()
     for output, path in FIGURES.items():
-        figure = plots.bits_figure(bits_panels(read_bits(BITS), output))
+        figure = charts.bits_figure(bits_panels(read_bits(BITS), output))
         figure.suptitle(describe_figure(output))
         with atomic(path) as part:
             figure.savefig(part, dpi=80, format="png", pil_kwargs={"optimize": True})

@@ -31,7 +31,7 @@ from fgnet_lib.study.table import (
     trained_rows,
     with_sections,
 )
-from fgnet_lib.views import plots
+from fgnet_lib.views import charts, plots
 
 DOCS = REPOSITORY / "docs"
 AIM, AIM_ARAND = 0.80, 0.06  # VOI and ARAND that the shipped model was to reach on FIB-25's validation part
@@ -513,7 +513,7 @@ def draw_thresholds(rows: Rows) -> plt.Figure:
     """VOI split against VOI merge over thresholds, one line per row (first seed), a dot at the chosen threshold."""
     figure, ax = plt.subplots(figsize=(12, 5.5))
     curves = {TITLES[name]: curve(runs[0]) for name, runs in fully_labelled_rows(rows).items()}
-    plots.split_against_merge(ax, curves, references(rows))
+    charts.split_against_merge(ax, curves, references(rows))
     ax.set(title="FIB-25, validation part: thresholds from low to high")
     return figure
 
@@ -521,7 +521,7 @@ def draw_thresholds(rows: Rows) -> plt.Figure:
 def draw_sections(rows: Rows) -> plt.Figure:
     """VOI against labelled sections, mean and spread."""
     figure, ax = plt.subplots(figsize=(12, 5))
-    plots.against_sections(ax, by_sections(rows)).set(title="FIB-25, validation part: mean ± s.d. over seeds")
+    charts.against_sections(ax, by_sections(rows)).set(title="FIB-25, validation part: mean ± s.d. over seeds")
     return figure
 
 
