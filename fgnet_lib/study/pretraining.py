@@ -114,7 +114,8 @@ def pretrain(
     Args:
         encoder: With random weights, or to be adapted to EM.
         volumes: Labels are not looked at.
-        config: `patch`, `iterations`, `learning_rate` and so on; what concerns labels and frozen encoders is not used.
+        config: `patch`, `iterations`, `learning_rate` and so on; `encoder_lr_factor` is the encoder's; what
+            concerns labels and frozen encoders is not used.
         out_dir: Folder of the checkpoints.
         on_step: Called with the history after every iteration.
 

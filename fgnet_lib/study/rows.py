@@ -32,6 +32,11 @@ SHIPPED = {
     "natural": "encoder_natural.safetensors",
     "natural_em": "encoder_natural_em.safetensors",
 }
+MADE_BY = {
+    "pretrained": "make encoder",
+    "natural": "python tools/results/convert_natural.py",
+    "natural_em": "make encoder GUIDE=natural",
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ _FORMS = {  # what is made of the guide with a natural-image prior: name -> titl
 for _name, (_title, _config) in _FORMS.items():
     ROWS[f"natural_{_name}"] = Row(f"{_title}, frozen", _config, "natural")
     ROWS[f"natural_{_name}_random"] = Row(f"{_title}, random, frozen", _config, "random")
-    if _name != "residual":  # EM on top is asked of A_s, which shows the guide alone, and of the form that gains most
+    if _name != "residual":  # EM on top is asked of A_s, which shows the guide alone, and of F' = F + W_v S a
         ROWS[f"natural_{_name}_em"] = Row(f"{_title.replace('images', 'images and EM')}, frozen", _config, "natural_em")
     if _config.refined:
         ROWS[f"natural_{_name}_tuned"] = Row(f"{_title}, fine-tuned", _config, "natural", frozen=False)
@@ -187,7 +192,7 @@ def checkpoint(row: Row) -> Path | None:
         return None
     path = PRETRAINED / SHIPPED[row.encoder] if row.encoder in SHIPPED else fetch(row.encoder, download=False)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not here: make encoder{' GUIDE=natural' * (row.encoder == 'natural_em')}")
+        raise FileNotFoundError(f"{path} is not here: {MADE_BY[row.encoder]}")
     return path
 
 

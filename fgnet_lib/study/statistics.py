@@ -45,6 +45,15 @@ def permutation_p(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(np.mean([abs(values[deal].mean() - values[~deal].mean()) >= difference - 1e-12 for deal in deals]))
 
 
+def show_p(p: float) -> str:
+    """Write a p value with two digits, or three where it is small.
+
+    >>> show_p(0.1), show_p(2 / 252)
+    ('0.10', '0.008')
+    """
+    return f"{p:.2f}" if p >= 0.01 else f"{p:.3f}"
+
+
 def correct_many(ps: Sequence[float]) -> np.ndarray:
     """Make a list of p values as strict as a single one, by Holm's correction (Holm 1979), in the order of the list.
 
@@ -65,7 +74,7 @@ def difference_cells(ours: Sequence[float], theirs: Sequence[float]) -> list[str
     """
     if not ours or not theirs:
         return []
-    p = f"{permutation_p(ours, theirs):.2f}" if min(len(ours), len(theirs)) > 1 else "single run"
+    p = show_p(permutation_p(ours, theirs)) if min(len(ours), len(theirs)) > 1 else "single run"
     return [summary(ours), summary(theirs), f"{np.mean(ours) - np.mean(theirs):+.3f}", p]
 
 
@@ -127,8 +136,8 @@ def compare_runs(ours: Sequence[float], theirs: Sequence[float]) -> str:
         return f"{size}; a single seed has no spread, so nothing follows"
     deviation = pooled_spread(ours, theirs)
     verdict = "more" if abs(difference) > deviation else "not more"
-    p = permutation_p(ours, theirs)
-    return f"{size}, {verdict} than the spread of single runs ({deviation:.3f}); p = {p:.2f} by permutation"
+    p = show_p(permutation_p(ours, theirs))
+    return f"{size}, {verdict} than the spread of single runs ({deviation:.3f}); p = {p} by permutation"
 
 
 def compare_paired_runs(after: Sequence[float], before: Sequence[float]) -> str:

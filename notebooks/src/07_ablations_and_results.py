@@ -152,7 +152,8 @@ fold_table(
 # %% [markdown]
 # **What to see.** Where the last column names a single setting, the pair differs in one thing. Where it names several,
 # the pair answers its question less clearly: ask what else could explain a difference. The rows with *natural images*
-# have another encoder, which was trained on photographs (ImageNet): a stand-in for SAM2's. *Channel norm* looks at the
+# have another encoder, which was trained on photographs (ImageNet): a second stand-in for SAM2's. In those with *natural
+# images and EM* it learned from EM afterwards, without hand-drawn labels. *Channel norm* looks at the
 # channels of a single voxel, GroupNorm at the whole window (lesson 04). With *sections enlarged*, the encoder, or
 # *guide*, sees them two or four times larger.
 #
@@ -346,7 +347,7 @@ checks.chance_of(my_chance)
 # %%
 def answer(question, first, second):
     ours, theirs = (table.scores(rows[name], "voi") for name in (first, second))
-    p = f"{statistics.permutation_p(ours, theirs):.2f}" if min(len(ours), len(theirs)) > 1 else "single run"
+    p = statistics.show_p(statistics.permutation_p(ours, theirs)) if min(len(ours), len(theirs)) > 1 else "single run"
     difference = f"{np.mean(ours) - np.mean(theirs):+.3f}"
     return [question, statistics.summary(ours), statistics.summary(theirs), difference, p]
 
@@ -487,7 +488,7 @@ plt.show()
 # tells you that.
 
 # %% [markdown]
-# ### Further: how much of it lies in one segment?
+# ### Further: how much of the neuron lies in one segment?
 #
 # At most eight segments of a run are kept, without the crumbs.
 
@@ -518,33 +519,36 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** If pretraining replaces labels, the *distance* between two lines is larger on the left than on the
-# right. Compare it with the bars, which show the spread over seeds, before you believe it.
+# right. Compare it with the bars, which show the spread over seeds, before you believe it. **Mind the horizontal axis:**
+# neighbouring sections of 10 nm are nearly the same picture, so 20 sections from one place teach far less than 20
+# sections from different places.
 
 # %% [markdown]
 # ### What do photographs teach?
 #
-# SAM2 has learned from photographs. Can it guide a network for EM? A stand-in, EfficientNet-Lite0, knows ImageNet's
-# photographs and no EM; its twin has the same layers with random weights. Both are frozen, and 5 labelled sections teach
-# the rest. $A_s$ alone shows the guide's features, the other rows what $A_r$ makes of them with two forms of attention.
-# (SAM2.1 itself: `make results ENCODER=tiny`.)
+# SAM2 has learned from photographs. Does that help in EM? Its own weights are not measured here (`make results
+# ENCODER=tiny` does it), so we ask a second stand-in: EfficientNet-Lite0, the encoder of the rows with *natural images*.
+# It knows photographs and no EM; its twin has the same layers with random weights. Both stay frozen, and 5 labelled
+# sections train the layers behind them. $A_s$ shows what the guide's features give alone. The other rows show $A_r$, with
+# two forms of attention.
 
-# %% alt="Six rows of dots, one dot for each training with 5 labelled sections, over VOI: three ways to use a guide, each with the guide of photographs and below it its twin with random weights. A black line marks each mean."
+# %% alt="Six rows of dots, one dot for each training with 5 labelled sections, over VOI: three ways to use a guide, each with the guide of natural images and below it its twin with random weights. Where a row has several dots, a black line marks their mean."
 WAYS = {"natural_only": "$A_s$ alone", "natural_residual": "$F' = F + F a$", "natural_additive": "$F' = F + W_v S a$"}
 pairs = {way: [table.scores(rows.get(f"{name}_5", []), "voi") for name in (way, f"{way}_random")] for way in WAYS}
 figure, ax = plt.subplots(figsize=(10, 3.2))
 dots = {
     f"{WAYS[way]}, {guide}": vois
     for way, both in pairs.items()
-    for guide, vois in zip(("photographs", "random weights"), both, strict=True)
+    for guide, vois in zip(("natural images", "random weights"), both, strict=True)
 }
 charts.runs_of_rows(ax, dots, "VOI (bits) on FIB-25's validation part, 5 labelled sections; in brackets: trainings")
 plt.show()
 for way, both in pairs.items():
-    print(f"{WAYS[way].replace('$', '')}: VOI with photographs is {statistics.compare_runs(*both)}")
+    print(f"{WAYS[way].replace('$', '')}: VOI with natural images is {statistics.compare_runs(*both)}")
 
 # %% [markdown]
-# **Mind the horizontal axis.** Neighbouring sections of 10 nm are nearly the same picture, so 20 sections from one
-# place teach far less than 20 sections from different places.
+# **What to see.** Where the dots of *natural images* all lie left of those of random weights, the guide brought
+# something that 5 sections did not teach. A row with a single dot shows nothing.
 
 # %% [markdown]
 # ### Further: all rows, and the questions of part 4, with few sections

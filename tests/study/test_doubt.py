@@ -75,7 +75,7 @@ def test_a_second_look_is_judged_by_all_runs_and_by_nothing_less():
     assert judge_second_look(rows) == (
         "Second look: by variance has fewer errors than anywhere; by entropy cannot be told apart from anywhere."
     )
-    assert doubt_answer(rows, "Does a second look help?") == ["1.200 ± 0.158", "5.200 ± 0.158", "-4.000", "0.01"]
+    assert doubt_answer(rows, "Does a second look help?") == ["1.200 ± 0.158", "5.200 ± 0.158", "-4.000", "0.008"]
     rows["random"].pop()
     assert judge_second_look(rows) == "Second look: not measured yet: some of the runs are missing."
     assert doubt_answer({}, "Does a second look help?") == []

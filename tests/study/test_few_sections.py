@@ -96,7 +96,7 @@ def test_a_free_lunch_is_judged_by_all_runs_and_by_nothing_less():
     assert judge_free_lunch(rows_of(**equal), 5).startswith("better than from scratch: none; worse: none")
     rows["average", 5].pop()
     assert judge_free_lunch(rows, 5) == judge_free_lunch(rows, 20) == "not measured yet: some of the runs are missing"
-    assert few_answer(rows, ("centre", "unet"), 5) == ["1.200 ± 0.158", "2.200 ± 0.158", "-1.000", "0.01"]
+    assert few_answer(rows, ("centre", "unet"), 5) == ["1.200 ± 0.158", "2.200 ± 0.158", "-1.000", "0.008"]
     assert few_answer(rows, ("centre", "unet"), 20) == []
 
 

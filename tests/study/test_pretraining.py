@@ -104,7 +104,7 @@ def test_the_shipped_guide_of_photographs_and_em_began_with_that_of_photographs(
     kernels = {name: value for name, value in before.items() if value.ndim == 4}
     alike = [float(torch.corrcoef(torch.stack([before[k].ravel(), after[k].ravel()]))[0, 1]) for k in kernels]
     assert all(not torch.equal(before[name], after[name]) for name in kernels)
-    assert np.median(alike) > 0.5
+    assert min(alike) > 0.5
 
 
 @pytest.mark.parametrize(

@@ -310,7 +310,7 @@ def test_one_sentence_names_what_is_not_measured_and_the_commands(measured):
 def test_questions_are_answered_for_every_number_of_sections_that_has_both_rows(measured):
     head, page = "| pretrained and fine-tuned, at equal iterations |", render_results.results_page(measured)
     assert [line for line in page.splitlines() if line.startswith(head)] == [
-        f"{head} fine_tuned against unet | 120 | 1.100 | 1.200 ± 0.200 | 1, 3 | -0.100 | 0.75 |"
+        f"{head} fine_tuned against unet | 120 | 1.100 | 1.200 ± 0.200 | 1, 3 | -0.100 | single run |"
     ]
     assert table.with_sections("plain_attention", 5) is None
     assert all(name in ROWS for pair in QUESTIONS.values() for name in pair)
@@ -340,7 +340,7 @@ def test_an_encoder_of_sam2_is_asked_about_as_soon_as_one_run_has_it(measured):
     official = {question: pair for question, pair in pairs.items() if "SAM2.1" in question}
     assert not any("small" in question or "longer" in "".join(pair) for question, pair in official.items())
     pair = "tiny: a guide with random weights | random_frozen_tiny against unet"
-    assert f"{pair} | 5 | 1.500 | 2.000 | 1, 1 | -0.500 | 1.00 |" in render_results.results_page(measured)
+    assert f"{pair} | 5 | 1.500 | 2.000 | 1, 1 | -0.500 | single run |" in render_results.results_page(measured)
 
 
 @pytest.mark.slow

@@ -132,8 +132,9 @@ def test_mouse_moves_the_cross_in_all_pictures_and_a_click_compares(path, conten
         assert page.locator("canvas.picture").nth(1).screenshot() != dark
         level = content["levels"][0]
         values = np.array(level["values"])[stored(level["attention"], np.uint8)]
-        low, _, high = (float(text) for text in page.locator(".ends").nth(0).locator("span").all_inner_texts())
+        low, middle, high = (float(text) for text in page.locator(".ends").nth(0).locator("span").all_inner_texts())
         assert (low, high) == pytest.approx(np.percentile(values, (20, 80)), abs=0.01)
+        assert middle == pytest.approx(low + (high - low) * 0.5**0.5, abs=0.01)  # by value, with gamma 2
         page.locator("#level").select_option(label="guide, stride 16")
         assert page.locator("figcaption").nth(4).inner_text() == "similarity, stride 16"
         page.screenshot(path=SCREENSHOTS / "attention-page.png")

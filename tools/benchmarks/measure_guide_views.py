@@ -6,6 +6,9 @@ FIB-25, for membranes that stand upright in the sections and for those that lie 
 
 from __future__ import annotations
 
+import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wait
+
+# isort: split
 import numpy as np
 import torch
 from measure_guide_zoom import GUIDES, build, features_of, solve
@@ -18,7 +21,7 @@ from fgnet_lib.metrics import roc_auc
 from fgnet_lib.volumes import Volume
 
 FIT, JUDGE = slice(0, 64), slice(64, 128)  # sections of FIB-25's training part
-CORNERS = (0, 96)  # in y and x: four cubes of 128 voxels in-plane
+CORNERS = (0, 96)  # in y and x: four cubes of 64 x 128 x 128 voxels, which overlap a little
 SIZE = 128
 UPRIGHT, LYING = 0.3, 0.8  # |z| of a membrane's normal: at most, at least
 SIGMA = 2.0  # voxels; a membrane's normal is that of its surroundings
@@ -58,7 +61,7 @@ def judge_views(model: FGNet, volume: Volume, axes: tuple[int, ...]) -> tuple[fl
         x = see(model, raw, axes)
         squares, products = squares + (x @ x.T).double(), products + (x @ torch.from_numpy(borders.ravel()).float())
     voxels = x.shape[1] * len(CORNERS) ** 2
-    weights = solve(squares / voxels, products.double() / voxels).float()
+    weights = solve(squares / voxels, products / voxels).float()
     scores, kinds = [], []
     for raw, borders in cubes(volume, JUDGE):
         scores.append((weights @ see(model, raw, axes)).numpy())
@@ -68,7 +71,7 @@ def judge_views(model: FGNet, volume: Volume, axes: tuple[int, ...]) -> tuple[fl
     score, kind = np.concatenate(scores), np.concatenate(kinds)
     upright, lying = (kind > 0) & (kind <= 1 + UPRIGHT), kind >= 1 + LYING
     inside = kind == 0
-    return tuple(roc_auc(score[inside | seen], seen[inside | seen]) for seen in (upright, lying))
+    return tuple(roc_auc(score[inside | membranes], membranes[inside | membranes]) for membranes in (upright, lying))
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 
 # isort: split
 import torch
+from commands import describe_run, measure_on_one_core
 from results import choose_threshold, open_choosing_part
-from tables import describe_run, measure_on_one_core
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.augment import Augment

@@ -20,7 +20,7 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 
 # isort: split
 import torch
-from tables import describe_run
+from commands import describe_run
 from which_first import write_which_first
 
 from fgnet_lib import REPOSITORY

@@ -20,9 +20,9 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 # isort: split
 import numpy as np
 import torch
+from commands import describe_run, measure_on_one_core
 from results import open_choosing_part
 from scipy import ndimage
-from tables import describe_run, measure_on_one_core
 from torch import Tensor, nn
 from train_mini import THRESHOLDS, best_threshold
 

@@ -19,7 +19,7 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tables import describe_run, measure_on_one_core
+from commands import describe_run, measure_on_one_core
 from torch import Tensor
 
 from fgnet_lib import REPOSITORY

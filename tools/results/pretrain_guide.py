@@ -4,7 +4,7 @@ First it paints hidden parts of sections: FIB-25's unlabelled ones and the phant
 Then it learns, with a coarse decoder that is thrown away, the affinities of synthetic volumes, whose objects are known.
 The mini encoder begins at random; its file has the layout of an official SAM2 checkpoint, so whatever takes one,
 `FGNet(config, checkpoint)` or `build_encoder("mini", checkpoint)`, takes this. The natural encoder begins with what it
-knows of photographs, learns more slowly, so that it forgets less of it, and for a shorter time.
+knows of photographs. It learns at a quarter of the rate, so that it forgets less, and for fewer iterations.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def save_guide(model: FGNet, guide: str, path: Path) -> None:
             return
         with safe_open(PRETRAINED / SHIPPED["natural"], framework="pt") as file:
             notes = {key: value for key, value in file.metadata().items() if key != "features"}
+        notes["licence"] = f"CC BY 4.0 (FIB-25, Takemura et al. 2015, Janelia FlyEM); began with {notes['licence']}"
         notes["changes"] += "; then trained on EM without hand-drawn labels by tools/results/pretrain_guide.py"
         save_file(state, part, notes)
 

@@ -12,7 +12,7 @@ from train_mini import THRESHOLDS_FILE, choose_on_parts, chosen_scores
 from fgnet_lib import REPOSITORY
 from fgnet_lib.study.evaluation import VOLUMES
 from fgnet_lib.study.rows import REFERENCES, SECTIONS, SEEDS, SEEDS_OF_FEW, TITLES
-from fgnet_lib.study.statistics import compare_paired_runs, permutation_p, summary
+from fgnet_lib.study.statistics import compare_paired_runs, difference_cells, permutation_p, show_p, summary
 from fgnet_lib.study.table import (
     SET_TO,
     Rows,
@@ -35,19 +35,23 @@ from fgnet_lib.views import charts, plots
 
 DOCS = REPOSITORY / "docs"
 AIM, AIM_ARAND = 0.80, 0.06  # VOI and ARAND that the shipped model was to reach on FIB-25's validation part
-SMALLEST_P = 2 / comb(2 * len(SEEDS), len(SEEDS))  # all runs of one row better than all of the other
+SMALLEST_P, SMALLEST_OF_FEW = (2 / comb(2 * len(seeds), len(seeds)) for seeds in (SEEDS, SEEDS_OF_FEW))  # no overlap
 FINDINGS = (  # question, and the two rows that answer it
     (
         "Does what photographs taught a frozen guide help with 5 sections?",
         "natural_additive_5",
         "natural_additive_random_5",
     ),
-    ("And with F' = F + F a?", "natural_residual_5", "natural_residual_random_5"),
-    ("And in A_s, which sees the guide's features alone?", "natural_only_5", "natural_only_random_5"),
+    ("And with F' = F + F a for F + W_v S a?", "natural_residual_5", "natural_residual_random_5"),
+    (
+        "What photographs taught: does it help A_s, which sees the guide's features alone?",
+        "natural_only_5",
+        "natural_only_random_5",
+    ),
     ("Does adding what the guide sees help, F' = F + W_v S a for F + F a?", "natural_additive_5", "natural_residual_5"),
     ("Does a guide of photographs help more than one of EM?", "natural_additive_5", "additive_5"),
     ("Does EM on top of photographs help?", "natural_additive_em_5", "natural_additive_5"),
-    ("And in A_s?", "natural_only_em_5", "natural_only_5"),
+    ("Does EM on top of photographs help A_s?", "natural_only_em_5", "natural_only_5"),
     ("Does a pretrained guide help when labels are few?", "pretrained_frozen_longer_5", "unet_longer_5"),
     ("And when there are many?", "pretrained_frozen_longer", "unet_longer"),
     ("Does fine-tuning the guide help when labels are few?", "fine_tuned_5", "pretrained_frozen_longer_5"),
@@ -61,8 +65,8 @@ MIXED = "Not all rows had the same post-processing; compare only rows of one ver
 HEAD = f"""# Results
 
 What does a guide add to a 3D U-Net, and how many labels does it save? `make results` trained the rows of
-[rows.py](../fgnet_lib/study/rows.py), each with {len(SEEDS)} seeds ({len(SEEDS_OF_FEW)} where photographs taught the
-guide and sections are few), and wrote this page; no number is typed by hand.
+[rows.py](../fgnet_lib/study/rows.py), each with {len(SEEDS)} seeds ({len(SEEDS_OF_FEW)} for *natural images* with 5 or
+20 sections), and wrote this page; no number is typed by hand.
 [Lesson 07](../notebooks/07_ablations_and_results.ipynb) reads the same runs and explains how to judge them.
 
 **How to read it.** VOI is in bits; lower is better. Numbers are means ± standard deviation over seeds. The rows learn
@@ -70,11 +74,13 @@ from the first 5, 20 or {SECTIONS} sections of FIB-25's training part and are ju
 144-183. Training sections {SECTIONS}-139 chose the threshold; fragments and agglomeration are the same for all rows.
 The pretrained encoder is our small one (`make encoder`): it learned from EM without hand-drawn labels and has never
 seen a photograph. Rows of *natural images* are guided by EfficientNet-Lite0 with ImageNet's weights, a stand-in for
-SAM2's encoder; only some of their runs are done. Rows of *natural images and EM* then saw the small one's EM, too.
+SAM2's encoder; only some of their runs are done. In rows of *natural images and EM* it was trained on the small one's
+EM afterwards.
 
 **How large is p?** *p (permutation)* is the share of all deals of the same runs into two groups in which the means
 differ at least as much. With {len(SEEDS)} runs against {len(SEEDS)} it is never below {SMALLEST_P:.2f}, so such a
-difference does not rule out chance by itself, and among so many comparisons a few come out small by chance.
+difference does not rule out chance by itself; with {len(SEEDS_OF_FEW)} against {len(SEEDS_OF_FEW)} it is never
+below {SMALLEST_OF_FEW:.3f}. And among so many comparisons a few come out small by chance.
 
 ![VOI against the number of labelled sections, one line per row](measured/voi_by_sections.png)
 """
@@ -184,14 +190,16 @@ def table(columns: str, lines: list[list[str]]) -> str:
 
 def answer(question: str, ours: list[float], theirs: list[float]) -> str:
     """The answer to a question of `FINDINGS` in words, with p: a lower VOI of the first row is a yes."""
-    difference, p = np.mean(ours) - np.mean(theirs), permutation_p(ours, theirs)
-    if max(ours) < min(theirs):
+    difference, p = np.mean(ours) - np.mean(theirs), f", p = {show_p(permutation_p(ours, theirs))}"
+    if min(len(ours), len(theirs)) == 1:
+        verdict, p = f"{'Lower' if difference < 0 else 'Higher'}, but a single run shows nothing", ""
+    elif max(ours) < min(theirs):
         verdict = "Yes, in every run"
     elif min(ours) > max(theirs):
         verdict = "No, in no run"
     else:
         verdict = f"On average {'yes' if difference < 0 else 'no'}, but single runs overlap"
-    return f"- **{question}** {verdict}: VOI {summary(ours)} against {summary(theirs)}, p = {p:.2f}."
+    return f"- **{question}** {verdict}: VOI {summary(ours)} against {summary(theirs)}{p}."
 
 
 def findings(rows: Rows) -> str:
@@ -257,15 +265,9 @@ def comparisons_table(rows: Rows) -> str:
         for sections in (SECTIONS, 20, 5):
             names = [with_sections(name, sections) for name in pair]
             ours, theirs = (scores(rows.get(name, []), "voi") for name in names)
-            if ours and theirs:
-                lines.append(
-                    [question, f"{pair[0]} against {pair[1]}", str(sections), summary(ours), summary(theirs)]
-                    + [
-                        f"{len(ours)}, {len(theirs)}",
-                        f"{np.mean(ours) - np.mean(theirs):+.3f}",
-                        f"{permutation_p(ours, theirs):.2f}",
-                    ]
-                )
+            if cells_of_pair := difference_cells(ours, theirs):
+                cells_of_pair.insert(2, f"{len(ours)}, {len(theirs)}")
+                lines.append([question, f"{pair[0]} against {pair[1]}", str(sections), *cells_of_pair])
     columns = "question|rows|sections|VOI of the first|of the second|runs|difference|p (permutation)"
     return table(columns, lines)
 

@@ -22,8 +22,8 @@ import fastremap
 import h5py
 import numpy as np
 import torch
+from commands import describe_run
 from scipy import ndimage
-from tables import describe_run
 from train_mini import THRESHOLDS, best_threshold
 
 from fgnet_lib.affinities import affinities_from_labels, widen_borders

@@ -20,7 +20,7 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 # isort: split
 import numpy as np
 import torch
-from tables import describe_run, measure_on_one_core
+from commands import describe_run, measure_on_one_core
 from torch import Tensor, nn
 
 from fgnet_lib import REPOSITORY

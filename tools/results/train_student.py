@@ -27,8 +27,8 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 # isort: split
 import numpy as np
 import torch
+from commands import describe_run
 from results import choose_threshold, open_choosing_part
-from tables import describe_run
 from torch import Tensor, nn
 
 from fgnet_lib import REPOSITORY

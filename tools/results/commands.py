@@ -38,7 +38,7 @@ def describe_run(
         "declared": declared,
         "weights": weights,
         "machine": hardware(),
-        "load": round(os.getloadavg()[0], 1),  # did other work share the machine?
+        "load": round(os.getloadavg()[0], 1),  # of the last minute, when the run ended
         "postprocessing": postprocessing_version(),
         "date": date.today().isoformat(),
     }
@@ -46,7 +46,7 @@ def describe_run(
 
 
 def measure_on_one_core(description: str | None, name: str, measure: Callable[[float, Path], None]) -> None:
-    """Serve a command: measure what is missing, for as long as its reader allows.
+    """Serve a command: measure what is missing, for as long as its user allows.
 
     Args:
         description: of the command, for `--help`.
