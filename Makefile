@@ -88,8 +88,8 @@ encoder: env  ## pretrain the mini encoder without labels of people (an hour on 
 student: env  ## train the student that ships in data/pretrained (an hour on one core, or MINUTES=5; its rows: tools/results/train_student.py --rows)
 	$(BIN)/python tools/results/train_student.py $(if $(MINUTES),--minutes $(MINUTES))
 
-weights: env  ## train the mini model that ships in data/pretrained, after its teacher (eight hours on one core)
-	$(BIN)/python tools/results/train_mini.py
+weights: env  ## train the mini model that ships in data/pretrained, after its teacher (eight hours on one core; BATCH=8 on a GPU)
+	$(BIN)/python tools/results/train_mini.py $(if $(BATCH),--batch $(BATCH))
 	$(BIN)/python tools/results/adapt_targets.py --source
 
 results: env  ## train and evaluate what is missing of docs/results.md (seven hours in two terminals; ROWS="unet fine_tuned" MINUTES=60 runs a part; ENCODER=tiny takes SAM2.1's encoder)

@@ -63,6 +63,13 @@ def test_far_heads_change_nothing_for_the_nearest_and_leave_no_trace(model: FGNe
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
+def test_far_heads_are_where_the_model_is(model: FGNet) -> None:
+    model.to("meta")  # stands for a GPU, which not every machine has
+    for change in (far_affinities.add_far_heads, far_affinities.remove_far_heads):
+        change(model)
+        assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+
+
 def test_the_far_loss_is_a_weighted_sum(model: FGNet, volume: Volume) -> None:
     far_affinities.add_far_heads(model)
     batch = [tensor[None] for tensor in far_affinities.FarPatches([volume], PATCH, Augment())[0]]

@@ -41,7 +41,7 @@ def add_far_heads(model: FGNet) -> None:
     """
     for decoder in decoders(model):
         near = decoder.head
-        decoder.head = nn.Conv3d(near.in_channels, FAR_CHANNELS, 1)
+        decoder.head = nn.Conv3d(near.in_channels, FAR_CHANNELS, 1, device=near.weight.device)
         with torch.no_grad():
             for wide, narrow in zip(decoder.head.parameters(), near.parameters(), strict=True):
                 wide[:3] = narrow
@@ -51,7 +51,7 @@ def remove_far_heads(model: FGNet) -> None:
     """Undo `add_far_heads`, in place: a model is shipped with the affinities of nearest neighbours alone."""
     for decoder in decoders(model):
         wide = decoder.head
-        decoder.head = nn.Conv3d(wide.in_channels, 3, 1)
+        decoder.head = nn.Conv3d(wide.in_channels, 3, 1, device=wide.weight.device)
         decoder.head.load_state_dict({name: value[:3] for name, value in wide.state_dict().items()})
 
 

@@ -24,6 +24,7 @@ from fgnet_lib.configuration import MINI
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
+from fgnet_lib.machine import choose_device
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study.pretraining import pretrain
 from fgnet_lib.study.rows import SHIPPED
@@ -71,7 +72,7 @@ def main() -> None:
     before = PRETRAINED / SHIPPED["natural"] if arguments.guide == "natural" else None
 
     torch.manual_seed(PAINTING.seed)
-    model = FGNet(replace(MINI, encoder=arguments.guide, refined=False, coarse_width=16), before)
+    model = FGNet(replace(MINI, encoder=arguments.guide, refined=False, coarse_width=16), before).to(choose_device())
     volumes = [open_dataset("fib25", "unlabelled").load(), open_dataset("phantom", "train").load()]
     painting = pretrain(model.encoder, volumes, replace(PAINTING, **change), work / "painting")
     phantoms = [make_phantom((48, 256, 256), seed) for seed in PHANTOMS]

@@ -27,6 +27,7 @@ from fgnet_lib.configuration import MINI
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import predict
+from fgnet_lib.machine import choose_device, hardware
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.segmentation import sweep
 from fgnet_lib.study.rows import SHIPPED
@@ -54,7 +55,9 @@ RECIPE = TrainConfig(
 )
 
 
-def train_taught(model: FGNet, volumes: Sequence[Volume], raw: np.ndarray, taught: np.ndarray, work: Path) -> History:
+def train_taught(
+    model: FGNet, volumes: Sequence[Volume], raw: np.ndarray, taught: np.ndarray, work: Path, recipe: TrainConfig
+) -> History:
     """Train a model in place, from random weights around the encoder of photographs, on labels and on what was taught.
 
     Args:
@@ -63,13 +66,14 @@ def train_taught(model: FGNet, volumes: Sequence[Volume], raw: np.ndarray, taugh
         raw: A volume without labels.
         taught: Affinities of it, as `teach` gives them.
         work: Folder of the checkpoints.
+        recipe: `RECIPE`, or a change of it.
     """
-    torch.manual_seed(RECIPE.seed)
+    torch.manual_seed(recipe.seed)
     model.load_state_dict(FGNet(CONFIG, PRETRAINED / SHIPPED["natural"]).state_dict())
     turned = [turn_volume(volumes[0], order) for order in ORDERS]
     add_far_heads(model)
-    model.freeze_encoder(RECIPE.freeze_encoder)
-    history = fit(model, TeacherPatches([*turned, *volumes[1:]], RECIPE, raw, taught), far_loss, RECIPE, work)
+    model.freeze_encoder(recipe.freeze_encoder)
+    history = fit(model, TeacherPatches([*turned, *volumes[1:]], recipe, raw, taught), far_loss, recipe, work)
     remove_far_heads(model)
     return history
 
@@ -146,7 +150,7 @@ def model_card(weights: Path) -> str:
         for name, (part, scores) in notes["measured"].items()
     )
     recipe = "\n".join(
-        "| {iterations} | {patch} | {learning_rate} | {ema} | {weights} | {seed} |".format(**stage)
+        "| {iterations} | {batch} | {patch} | {learning_rate} | {ema} | {weights} | {seed} |".format(**stage)
         for stage in notes["stages"]
     )
     tried = ""
@@ -181,12 +185,12 @@ lines of the table but the last. Then comes the model that ships, from random we
 its patches are cut from {unlabelled} MVox of FIB-25 without labels; there the targets are what the teacher says when it
 looks along z, y and x, where it is sure (below {border} or above {inside}). Both learned affinities {far} voxels away
 too (the teacher in its last stages), in heads of their own that are not in the file. AdamW with warm-up and a
-cosine, one patch an iteration, a moving average of the weights at the end; encoders have a quarter of the learning
+cosine, a moving average of the weights at the end; encoders have a quarter of the learning
 rate. In the last line FIB-25 counts three times, with sections along z, y and x. It took {minutes} minutes and the time
 in which the teacher looks ({device}, {date}), and ran once, so its spread is unknown:
 
-| iterations | patch (z, y, x) | learning rate | moving average | drawn from FIB-25 : gala : phantom | seed |
-|---|---|---|---|---|---|
+| iterations | patches | size (z, y, x) | learning rate | moving average | drawn from FIB-25 : gala : phantom | seed |
+|---|---|---|---|---|---|---|
 {recipe}
 
 **Measured.** VOI in bits and adapted Rand error at full coverage, ground-truth 0 ignored. The agglomeration threshold
@@ -216,20 +220,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=PRETRAINED / MODEL)
     parser.add_argument("--work", type=Path, default=Path("out/weights"), help="checkpoints, to resume from")
+    parser.add_argument("--batch", type=int, default=1, help="patches at a time in the last stage; 8 or more on a GPU")
     arguments = parser.parse_args()
+    device, recipe = choose_device(), replace(RECIPE, batch=arguments.batch)
 
     fib25 = open_dataset("fib25", "train").load()
     volumes = [fib25[:120, :, :], open_dataset("gala", "train").load(), open_dataset("phantom", "train").load()]
     torch.manual_seed(STAGES[0].seed)
-    teacher, minutes, tried = FGNet(MINI), 0.0, []
+    teacher, minutes, tried = FGNet(MINI).to(device), 0.0, []
     for number in range(1, len(STAGES) + 1):
         minutes += train_stage(number, teacher, volumes, arguments.work).seconds[-1] / 60
         tried.append(score_stage(teacher, STAGES[:number], minutes))
     raw = open_dataset("fib25", "unlabelled").load().raw
     taught = teach_once(teacher, raw, arguments.work / "taught.npy")
-    model = FGNet(CONFIG)
-    minutes += train_taught(model, volumes, raw, taught, arguments.work / "taught").seconds[-1] / 60
-    tried.append(score_stage(model, [*STAGES, RECIPE], minutes))
+    model = FGNet(CONFIG).to(device)
+    minutes += train_taught(model, volumes, raw, taught, arguments.work / "taught", recipe).seconds[-1] / 60
+    tried.append(score_stage(model, [*STAGES, recipe], minutes))
 
     threshold, measured = tried[-1]["threshold"], {}
     for name, part in (("fib25", "sections 144-183"), ("gala", "test volume"), ("phantom", "seed 1")):
@@ -238,13 +244,13 @@ def main() -> None:
         "threshold": threshold,
         "chosen_on": f"sections {', '.join(PARTS)}, the least mean VOI of these crops",
         "measured": measured,
-        "stages": [asdict(stage) for stage in (*STAGES, RECIPE)],
+        "stages": [asdict(stage) for stage in (*STAGES, recipe)],
         "far": " and ".join(map(str, FAR)),
         "unlabelled": round(raw.size / 1e6),
         "parameters": sum(p.numel() for p in model.parameters()),
         "tried": tried,
         "minutes": round(minutes),
-        "device": f"a CPU (threads: {torch.get_num_threads()})",
+        "device": f"a CPU (threads: {torch.get_num_threads()})" if device.type == "cpu" else hardware(),
         "weights": name_weights(SHIPPED["pretrained"], SHIPPED["natural"]),
         "date": date.today().isoformat(),
     }
