@@ -31,6 +31,7 @@ from fgnet_lib.study.table import (
     trained_rows,
     with_sections,
 )
+from fgnet_lib.study.targets import NOISE
 from fgnet_lib.views import charts, plots
 
 DOCS = REPOSITORY / "docs"
@@ -44,7 +45,7 @@ FINDINGS = (  # question, and the two rows that answer it
     ),
     ("And with F' = F + F a for F + W_v S a?", "natural_residual_5", "natural_residual_random_5"),
     (
-        "What photographs taught: does it help A_s, which sees the guide's features alone?",
+        "Does it help A_s, which sees the guide's features alone?",
         "natural_only_5",
         "natural_only_random_5",
     ),
@@ -193,6 +194,8 @@ def answer(question: str, ours: list[float], theirs: list[float]) -> str:
     difference, p = np.mean(ours) - np.mean(theirs), f", p = {show_p(permutation_p(ours, theirs))}"
     if min(len(ours), len(theirs)) == 1:
         verdict, p = f"{'Lower' if difference < 0 else 'Higher'}, but a single run shows nothing", ""
+    elif abs(difference) < NOISE:
+        verdict = "No difference is seen"
     elif max(ours) < min(theirs):
         verdict = "Yes, in every run"
     elif min(ours) > max(theirs):
