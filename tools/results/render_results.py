@@ -525,8 +525,9 @@ def draw_thresholds(rows: Rows) -> plt.Figure:
 
 def draw_sections(rows: Rows) -> plt.Figure:
     """VOI against labelled sections, mean and spread."""
-    figure, ax = plt.subplots(figsize=(12, 5))
-    charts.against_sections(ax, by_sections(rows)).set(title="FIB-25, validation part: mean ± s.d. over seeds")
+    amounts = by_sections(rows)
+    figure, ax = plt.subplots(figsize=(12, max(5, 0.35 * len(amounts))))  # as high as the list of names beside it
+    charts.against_sections(ax, amounts).set(title="FIB-25, validation part: mean ± s.d. over seeds")
     return figure
 
 
