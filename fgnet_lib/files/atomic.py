@@ -62,7 +62,7 @@ def atomic(path: Path) -> Iterator[Path]:
         _discard(part)  # without an error of its own, which would hide why the context ended
 
 
-def write_text(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a file of UTF-8 that appears complete or not at all, and replace what was there.
 
     Raises:

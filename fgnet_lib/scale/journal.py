@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import zarr
 
-from fgnet_lib.files.atomic import load_arrays, save_arrays, write_text
+from fgnet_lib.files.atomic import load_arrays, save_arrays, write_atomically
 from fgnet_lib.files.formats import CHUNK
 from fgnet_lib.files.locks import inside
 from fgnet_lib.files.stamps import checksum, differences
@@ -96,7 +96,7 @@ class Journal:
         """
         self.check(settings)
         if self.settings() is None:
-            write_text(inside(self.run, f"{self.name}/settings.json"), json.dumps(settings, indent=1))
+            write_atomically(inside(self.run, f"{self.name}/settings.json"), json.dumps(settings, indent=1))
 
     def check(self, settings: dict[str, Any]) -> None:
         """Compare the settings with those that the step began with, if it has begun.
@@ -128,7 +128,7 @@ class Journal:
 
     def note(self, index: int, checksum: int) -> None:
         """Note that a block is complete."""
-        write_text(inside(self.run, f"{self.name}/{self._note(index)}"), str(checksum))
+        write_atomically(inside(self.run, f"{self.name}/{self._note(index)}"), str(checksum))
 
     def missing(self, grid: Grid) -> list[int]:
         """The numbers of the blocks that are not complete."""

@@ -11,7 +11,7 @@ import imagecodecs
 import numpy as np
 
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import write_text
+from fgnet_lib.files.atomic import write_atomically
 from fgnet_lib.probing import Inspector
 from fgnet_lib.volumes import Volume
 
@@ -65,7 +65,7 @@ def export_attention(volume: Volume, model: FGNet, path: str | Path) -> Path:
     }
     data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")  # no tag can end the script
     path = Path(path).expanduser()
-    write_text(path, TEMPLATE.read_text(encoding="utf-8").replace("/* volume */", data))
+    write_atomically(path, TEMPLATE.read_text(encoding="utf-8").replace("/* volume */", data))
     return path
 
 

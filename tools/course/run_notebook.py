@@ -12,14 +12,14 @@ import psutil
 from papermill.__main__ import papermill
 from papermill.iorw import LocalHandler, papermill_io
 
-from fgnet_lib.files.atomic import write_text
+from fgnet_lib.files.atomic import write_atomically
 
 
 class WholeFiles(LocalHandler):
     """Write a notebook so that a full disk leaves the last whole one, which tells how far the lesson came."""
 
     def write(self, buf: str, path: str) -> None:
-        write_text(Path(path), buf)
+        write_atomically(Path(path), buf)
 
 
 def watch_parent() -> None:

@@ -35,7 +35,7 @@ from still_pages import make_still
 
 from fgnet_lib.course.session import PROFILES
 from fgnet_lib.datasets import DATASETS, data_dir, named_folder, open_dataset, results_dir
-from fgnet_lib.files.atomic import atomic, write_text
+from fgnet_lib.files.atomic import atomic, write_atomically
 from fgnet_lib.files.locks import LockedError, clear, lock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,7 +197,7 @@ def write_html(executed: Path) -> None:
         notebook, executed.parent / "results" / executed.stem, lambda path: f"results/{executed.stem}/{path.name}"
     )
     page, _ = HTMLExporter().from_notebook_node(notebook, resources={"metadata": {"name": executed.stem}})
-    write_text(executed.with_suffix(".html"), page.replace("</head>", f"{FRAMES}</head>", 1))
+    write_atomically(executed.with_suffix(".html"), page.replace("</head>", f"{FRAMES}</head>", 1))
 
 
 # What a lesson wrote as HTML is shown in its page; an explorer says how high it is
@@ -264,7 +264,7 @@ def write_index(out: Path, run: dict) -> None:
         rows="\n".join(rows),
         galleries="\n".join(galleries),
     )
-    write_text(out / "index.html", page)
+    write_atomically(out / "index.html", page)
 
 
 def write_run(out: Path, lessons: list[Lesson], parameters: dict[str, str]) -> dict:
@@ -278,7 +278,7 @@ def write_run(out: Path, lessons: list[Lesson], parameters: dict[str, str]) -> d
         "peak_memory_mb": max(lesson.peak_memory_mb for lesson in lessons),
         "lessons": [asdict(lesson) for lesson in lessons],
     }
-    write_text(out / "run.json", json.dumps(run, indent=1))
+    write_atomically(out / "run.json", json.dumps(run, indent=1))
     write_index(out, run)
     return run
 

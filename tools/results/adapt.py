@@ -26,7 +26,7 @@ from fgnet_lib import REPOSITORY
 from fgnet_lib.augment import Augment
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import write_text
+from fgnet_lib.files.atomic import write_atomically
 from fgnet_lib.inference import predict
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.neighbours.adapters import AdapterConfig, attach_adapters, train_only
@@ -146,7 +146,7 @@ def run_adaptation(name: str, sections: int, seed: int) -> None:
     declared = asdict(METHODS[name]) | {"sections": sections}
     run = describe_run(row_name(name, sections), seed, declared, weights, **costs, **measure_adapted(model))
     add_runs([run], ADAPTATIONS)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
 
 
 def train_missing(minutes: float, work: Path) -> None:
@@ -222,7 +222,7 @@ def page() -> str:
 
 def main() -> None:
     measure_on_one_core(__doc__, "adapt", train_missing)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
 
 
 if __name__ == "__main__":

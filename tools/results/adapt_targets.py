@@ -25,7 +25,7 @@ from which_first import write_which_first
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.files.atomic import write_text
+from fgnet_lib.files.atomic import write_atomically
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.neighbours.target_adaptation import (
     SHIPPED_SOURCE,
@@ -115,7 +115,7 @@ def run_cell(cell: Cell) -> None:
     declared = asdict(TARGET_METHODS[cell[1]]) | {"steps": TargetConfig().steps}
     run = describe_run(cell_name(*cell[:2]), cell[2], declared, name_weights(MODEL), **score_adapted(cell))
     add_runs([run], TARGETS)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
 
 
 def adapt_missing(minutes: float, work: Path) -> None:
@@ -162,7 +162,7 @@ def main() -> None:
         write_source()
         return
     adapt_missing(arguments.minutes, arguments.work)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
     write_which_first()
 
 

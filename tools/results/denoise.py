@@ -28,7 +28,7 @@ from train_mini import THRESHOLDS, best_threshold
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.files.atomic import write_text
+from fgnet_lib.files.atomic import write_atomically
 from fgnet_lib.metrics import evaluate, psnr
 from fgnet_lib.neighbours.denoising import (
     Batch,
@@ -220,7 +220,7 @@ def run_noise(row: NoiseRow, seed: int) -> None:
         **measure_noise(parts, affinities),
     )
     add_runs([run], DENOISING)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
 
 
 def train_missing_noise(minutes: float, work: Path) -> None:
@@ -266,7 +266,7 @@ def page() -> str:
 
 def main() -> None:
     measure_on_one_core(__doc__, "denoise", train_missing_noise)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from fgnet_lib import REPOSITORY
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import write_text
+from fgnet_lib.files.atomic import write_atomically
 from fgnet_lib.neighbours.calibration import (
     calibration_error,
     errors_found,
@@ -221,7 +221,7 @@ def run_doubt(name: str, seed: int) -> None:
         results["loss"] = [round(loss, 4) for loss in losses]
     seconds = round(time.process_time() - started, 1)
     add_runs([describe_run(name, seed, declared, weights, core_seconds=seconds, **results)], DOUBT)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
 
 
 def measure_missing_doubt(minutes: float, work: Path) -> None:
@@ -292,7 +292,7 @@ def page() -> str:
 
 def main() -> None:
     measure_on_one_core(__doc__, "doubt", measure_missing_doubt)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from fgnet_lib import REPOSITORY
 from fgnet_lib.augment import Augment
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import write_text
+from fgnet_lib.files.atomic import write_atomically
 from fgnet_lib.inference import predict
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.natural_encoder import build_natural_encoder
@@ -166,7 +166,7 @@ def run_few(name: str, sections: int, seed: int) -> None:
     declared = asdict(STARTS[name]) | {"sections": sections}
     run = describe_run(few_row(name, sections), seed, declared, weights, **costs, **measure_few(model))
     add_runs([run], FEW_SECTIONS)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
 
 
 def train_missing_few(minutes: float, work: Path) -> None:
@@ -216,7 +216,7 @@ def page() -> str:
 
 def main() -> None:
     measure_on_one_core(__doc__, "few_sections", train_missing_few)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
     write_which_first()
 
 

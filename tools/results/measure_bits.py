@@ -29,7 +29,7 @@ from fgnet_lib.datasets import open_dataset
 from fgnet_lib.engines.quantisation import quantise
 from fgnet_lib.engines.runtimes import Converted, installed_engines, record_parts
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import atomic, write_text
+from fgnet_lib.files.atomic import atomic, write_atomically
 from fgnet_lib.inference import Prediction
 from fgnet_lib.machine import hardware
 from fgnet_lib.metrics import evaluate
@@ -216,8 +216,8 @@ def add_entry(part: str, name: str | None, entry: dict[str, Any]) -> None:
         table[part] = entry
     else:
         table[part][name] = entry
-    write_text(BITS, json.dumps(table, separators=(",", ":")))
-    write_text(PAGE, page())
+    write_atomically(BITS, json.dumps(table, separators=(",", ":")))
+    write_atomically(PAGE, page())
 
 
 def list_missing() -> list[tuple[str, str | None, Any]]:
@@ -350,7 +350,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # seconds of the engines are those of one core
     measure_missing(arguments.minutes)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
     draw_figures()
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.files.atomic import write_text
+from fgnet_lib.files.atomic import write_atomically
 from fgnet_lib.inference import predict
 from fgnet_lib.metrics import evaluate, psnr
 from fgnet_lib.neighbours.super_resolution import (
@@ -171,7 +171,7 @@ def run_enlarging(name: str, seed: int) -> None:
         volumes={volume: score_enlarged(name, model, open_enlarged(volume)) for volume in ENLARGED_VOLUMES},
     )
     add_runs([run], SUPER_RESOLUTION)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
 
 
 def enlarge_missing(minutes: float, work: Path) -> None:
@@ -218,7 +218,7 @@ def page() -> str:
 
 def main() -> None:
     measure_on_one_core(__doc__, "enlarged", enlarge_missing)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
 
 
 if __name__ == "__main__":

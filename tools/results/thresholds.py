@@ -15,7 +15,7 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 from train_mini import PARTS, THRESHOLDS_FILE, score_part
 
 from fgnet_lib.datasets import open_dataset
-from fgnet_lib.files.atomic import write_text
+from fgnet_lib.files.atomic import write_atomically
 from fgnet_lib.study.runs import MODEL, is_current, name_weights
 from fgnet_lib.weights import load_pretrained
 
@@ -31,7 +31,7 @@ def main() -> None:
         scores = known.setdefault(row, {})
         if part not in scores:
             scores[part] = score_part(model, volume, part, three_views)
-            write_text(THRESHOLDS_FILE, json.dumps(known, separators=(",", ":")))
+            write_atomically(THRESHOLDS_FILE, json.dumps(known, separators=(",", ":")))
             print(f"{row}: sections {part}", flush=True)
 
 

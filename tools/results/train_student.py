@@ -35,7 +35,7 @@ from fgnet_lib import REPOSITORY
 from fgnet_lib.checkpoints import History
 from fgnet_lib.datasets import open_dataset
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.atomic import atomic, write_text
+from fgnet_lib.files.atomic import atomic, write_atomically
 from fgnet_lib.inference import predict
 from fgnet_lib.metrics import evaluate
 from fgnet_lib.neighbours.distillation import (
@@ -179,7 +179,7 @@ def run_pupil(name: str, seed: int, data: Teaching) -> None:
         **measure_pupil(student),
     )
     add_runs([run], STUDENTS)
-    write_text(PAGE, page())
+    write_atomically(PAGE, page())
 
 
 def train_students(data: Teaching, minutes: float, work: Path) -> None:
@@ -228,7 +228,7 @@ def ship(work: Path, out: Path, minutes: float) -> None:
         "date": date.today().isoformat(),
     }
     save_model(student, out, notes)
-    write_text(out.with_name("STUDENT.md"), student_card(out))
+    write_atomically(out.with_name("STUDENT.md"), student_card(out))
 
 
 def student_card(weights: Path) -> str:
@@ -296,7 +296,7 @@ def main() -> None:
     work = arguments.work / name_weights(MODEL)[MODEL]  # what another teacher has said or taught is not gone on with
     if arguments.rows:
         train_students(open_fib25(work), arguments.minutes or float("inf"), work)
-        write_text(PAGE, page())
+        write_atomically(PAGE, page())
     else:
         ship(work, arguments.out, arguments.minutes or MINUTES)
 

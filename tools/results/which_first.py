@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from fgnet_lib import REPOSITORY
-from fgnet_lib.files.atomic import write_text
+from fgnet_lib.files.atomic import write_atomically
 from fgnet_lib.study.few_sections import LABELLED_SECTIONS, SCRATCH, few_scores, judge_free_lunch, read_few_rows
 from fgnet_lib.study.statistics import summary
 from fgnet_lib.study.targets import (
@@ -100,7 +100,7 @@ def _mean_change(cells: dict[Cell, dict], name: str) -> float:
 
 def write_which_first() -> None:
     """Write the page."""
-    write_text(WHICH_FIRST, page())
+    write_atomically(WHICH_FIRST, page())
 
 
 if __name__ == "__main__":
