@@ -598,7 +598,8 @@ fold_table(["row", "VOI (bits)", "VOI of its fragments"], groups)
 # **What to see.** The order of the rows changes from volume to volume. SAM2 alone, for example, gains from pretraining
 # on the phantom and loses on gala and AC4. If a method loses its lead on other tissue, it has learned the tissue. Two
 # volumes are less new than they look: the shipped model also saw gala's training volume and a phantom, and the
-# pretrained encoder learned from six other phantoms, labels included. The phantom is new to all other rows.
+# pretrained encoder, like that of *natural images and EM*, learned from six other phantoms, labels included. The phantom
+# is new to all other rows.
 
 # %% [markdown]
 # ## 9 · Further: is attention used, or decoration?
@@ -707,10 +708,10 @@ print(table.describe_gaps(results))
 # half million voxels to judge on. We looked at the validation part while we made the recipe. And this is a
 # reconstruction of FGNet: if a row does badly, our version may be at fault and not the idea.
 #
-# The pretrained rows have one more limit. Before the small encoder guided anything, it filled in hidden parts of
-# unlabelled sections and learned from synthetic volumes, whose neurons are known; the U-Net began at random. So a
-# gain over the U-Net may come from the guide's layers or from these *data*. Would a U-Net that had seen the same data
-# gain as much? No row here asks that.
+# The pretrained rows, also *natural images and EM*, have one more limit. Before their encoder guided anything, it filled
+# in hidden parts of unlabelled sections and learned from synthetic volumes, whose neurons are known; the U-Net began at
+# random. So a gain over the U-Net may come from the guide's layers or from these *data*. Would a U-Net that had seen the
+# same data gain as much? No row here asks that.
 
 # %% [markdown]
 # ## 11 · Further: run an ablation yourself
