@@ -308,13 +308,26 @@ def test_one_sentence_names_what_is_not_measured_and_the_commands(measured):
 
 
 def test_questions_are_answered_for_every_number_of_sections_that_has_both_rows(measured):
-    head, page = "| pretrained and fine-tuned, at equal iterations |", render_results.results_page(measured)
+    head, page = "| pretrained and fine-tuned, at equal iterations |", render_results.comparisons_page(measured)
     assert [line for line in page.splitlines() if line.startswith(head)] == [
         f"{head} fine_tuned against unet | 120 | 1.100 | 1.200 ± 0.200 | 1, 3 | -0.100 | single run |"
     ]
     assert table.with_sections("plain_attention", 5) is None
     assert all(name in ROWS for pair in QUESTIONS.values() for name in pair)
     assert all(name in ROWS for _, *pair in render_results.FINDINGS for name in pair)
+
+
+def test_a_finding_has_an_answer_for_every_number_of_sections_that_has_both_rows(measured):
+    measured |= {name: [made(name, seed, 1.0) for seed in (0, 1)] for name in ("unet_longer", "unet_longer_20")}
+    measured |= {
+        name: [made(name, seed, 1.5) for seed in (0, 1)] for name in ("natural_additive_5", "natural_additive_20")
+    }
+    assert "help more than to train a U-Net longer?** (`natural_additive` against `unet_longer`)\n" in (
+        text := render_results.findings(measured)
+    )
+    assert [line for line in text.splitlines() if line.startswith("  - ")] == [
+        "  - 20 sections: No, in no run: VOI 1.500 ± 0.000 against 1.000 ± 0.000, p = 0.33."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -327,7 +340,7 @@ def test_questions_are_answered_for_every_number_of_sections_that_has_both_rows(
     ],
 )
 def test_a_finding_is_in_words_and_has_its_p(ours, answer):
-    assert f"- **Why?** {answer}" in render_results.answer("Why?", ours, [1.8, 2.0, 2.2])
+    assert answer in render_results.answer(ours, [1.8, 2.0, 2.2])
 
 
 def test_an_encoder_of_sam2_is_asked_about_as_soon_as_one_run_has_it(measured):
@@ -340,7 +353,7 @@ def test_an_encoder_of_sam2_is_asked_about_as_soon_as_one_run_has_it(measured):
     official = {question: pair for question, pair in pairs.items() if "SAM2.1" in question}
     assert not any("small" in question or "longer" in "".join(pair) for question, pair in official.items())
     pair = "tiny: a guide with random weights | random_frozen_tiny against unet"
-    assert f"{pair} | 5 | 1.500 | 2.000 | 1, 1 | -0.500 | single run |" in render_results.results_page(measured)
+    assert f"{pair} | 5 | 1.500 | 2.000 | 1, 1 | -0.500 | single run |" in render_results.comparisons_page(measured)
 
 
 @pytest.mark.slow
@@ -415,6 +428,7 @@ def test_figures_show_the_rows_that_are_measured(measured):
 def test_without_any_run_the_page_names_the_commands():
     text = render_results.results_page({})
     assert "(`make results`)" in text and "ENCODER=tiny" in text and "Nothing of this is measured yet" in text
+    assert "Nothing of this is measured yet" in render_results.comparisons_page({})
     assert [len(draw({}).axes[0].lines) for draw in (render_results.draw_thresholds, render_results.draw_sections)] == [
         0,
         0,

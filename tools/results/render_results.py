@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from math import comb
 
 import matplotlib.pyplot as plt
@@ -37,28 +38,20 @@ from fgnet_lib.views import charts, plots
 DOCS = REPOSITORY / "docs"
 AIM, AIM_ARAND = 0.80, 0.06  # VOI and ARAND that the shipped model was to reach on FIB-25's validation part
 SMALLEST_P, SMALLEST_OF_FEW = (2 / comb(2 * len(seeds), len(seeds)) for seeds in (SEEDS, SEEDS_OF_FEW))  # no overlap
-FINDINGS = (  # question, and the two rows that answer it
-    (
-        "Does what photographs taught a frozen guide help with 5 sections?",
-        "natural_additive_5",
-        "natural_additive_random_5",
-    ),
-    ("And with F' = F + F a for F + W_v S a?", "natural_residual_5", "natural_residual_random_5"),
-    (
-        "Does it help A_s, which sees the guide's features alone?",
-        "natural_only_5",
-        "natural_only_random_5",
-    ),
-    ("Does adding what the guide sees help, F' = F + W_v S a for F + F a?", "natural_additive_5", "natural_residual_5"),
-    ("Does a guide of photographs help more than one of EM?", "natural_additive_5", "additive_5"),
-    ("Does EM on top of photographs help?", "natural_additive_em_5", "natural_additive_5"),
-    ("Does EM on top of photographs help A_s?", "natural_only_em_5", "natural_only_5"),
-    ("Does a pretrained guide help when labels are few?", "pretrained_frozen_longer_5", "unet_longer_5"),
-    ("And when there are many?", "pretrained_frozen_longer", "unet_longer"),
-    ("Does fine-tuning the guide help when labels are few?", "fine_tuned_5", "pretrained_frozen_longer_5"),
-    ("Does adding SAM2's features help then, F' = F + W_v S a for F + F a?", "additive_5", "pretrained_frozen_5"),
-    ("Does what the added features know count?", "additive_5", "additive_random_5"),
-    ("Is pretraining visible in A_s, which sees SAM2's features alone?", "sam2_only", "sam2_only_random"),
+FINDINGS = (  # question, and the two rows that answer it, for each number of labelled sections that has both
+    ("Does what photographs taught a frozen guide help?", "natural_residual", "natural_residual_random"),
+    ("And with F' = F + W_v S a for F + F a?", "natural_additive", "natural_additive_random"),
+    ("Does it help A_s, which sees the guide's features alone?", "natural_only", "natural_only_random"),
+    ("Does adding what the guide sees help, F' = F + W_v S a for F + F a?", "natural_additive", "natural_residual"),
+    ("Does a guide of photographs help more than one of EM?", "natural_additive", "additive"),
+    ("Does it help more than to train a U-Net longer?", "natural_additive", "unet_longer"),
+    ("Does EM on top of photographs help?", "natural_additive_em", "natural_additive"),
+    ("Does EM on top of photographs help A_s?", "natural_only_em", "natural_only"),
+    ("Does a guide that learned from EM help, at equal time?", "pretrained_frozen_longer", "unet_longer"),
+    ("Does fine-tuning it help, at equal time?", "fine_tuned", "pretrained_frozen_longer"),
+    ("Does adding its features help, F' = F + W_v S a for F + F a?", "additive", "pretrained_frozen"),
+    ("Does what the added features know count?", "additive", "additive_random"),
+    ("Is pretraining on EM visible in A_s?", "sam2_only", "sam2_only_random"),
 )
 NOT_MEASURED = "not measured"
 MIXED = "Not all rows had the same post-processing; compare only rows of one version."
@@ -92,17 +85,19 @@ A crop cuts neurites that leave and come back into pieces, which no segmentation
 given twice: against neurons, as everywhere on these pages, and against *components*, the connected pieces of the ground
 truth, where 0 can be reached. [Lesson 05](../notebooks/05_affinities_to_neurons.ipynb) computes the ceiling.
 """
-COMPARISONS = """
-## All comparisons
+COMPARISONS = """# All comparisons of the results
+
+Written by `make results`; [results.md](../results.md) has the findings, and says how large a p can be.
 
 Rows are named by their keys in `ROWS`. *Equal time* means that the U-Net and the frozen FGNet trained for more
 iterations, as long as fine-tuned FGNet takes; otherwise all have equal iterations. A negative difference says that the
-first row is better. VOI is that against neurons; [every row](measured/rows.md) also has VOI against components, as
-far as its runs were measured so.
+first row is better. VOI is that against neurons; [every row](rows.md) also has VOI against components, as far as its
+runs were measured so.
 """
 DETAILS = """
 ## Details
 
+- [All comparisons](measured/comparisons.md): every question of the ablation, with the difference and p.
 - [Every row](measured/rows.md): parameters, time, memory, all scores, A_s against A_r, other volumes, the worst errors.
 - [Attention](measured/attention.md): what each map is related to, and what happens when it is replaced.
 - [The shipped model](measured/shipped.md): its scores after each stage of training.
@@ -189,7 +184,7 @@ def table(columns: str, lines: list[list[str]]) -> str:
     return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in [names, ["---"] * len(names), *lines])
 
 
-def answer(question: str, ours: list[float], theirs: list[float]) -> str:
+def answer(ours: list[float], theirs: list[float]) -> str:
     """The answer to a question of `FINDINGS` in words, with p: a lower VOI of the first row is a yes."""
     difference, p = np.mean(ours) - np.mean(theirs), f", p = {show_p(permutation_p(ours, theirs))}"
     if min(len(ours), len(theirs)) == 1:
@@ -202,16 +197,24 @@ def answer(question: str, ours: list[float], theirs: list[float]) -> str:
         verdict = "No, in no run"
     else:
         verdict = f"On average {'yes' if difference < 0 else 'no'}, but single runs overlap"
-    return f"- **{question}** {verdict}: VOI {summary(ours)} against {summary(theirs)}{p}."
+    return f"{verdict}: VOI {summary(ours)} against {summary(theirs)}{p}."
+
+
+def compared(rows: Rows, pair: Sequence[str]) -> Iterator[tuple[int, list[float], list[float]]]:
+    """The numbers of labelled sections, each with the VOI of all runs of the first row and of the second."""
+    for sections in (5, 20, SECTIONS):
+        ours, theirs = (scores(rows.get(with_sections(name, sections) or "", []), "voi") for name in pair)
+        yield sections, ours, theirs
 
 
 def findings(rows: Rows) -> str:
     """What came out, in sentences; a question whose rows are not measured is left out."""
     lines = []
-    for question, *names in FINDINGS:
-        ours, theirs = (scores(rows.get(name, []), "voi") for name in names)
-        if ours and theirs:
-            lines.append(f"{answer(question, ours, theirs)} (`{names[0]}` against `{names[1]}`)")
+    for question, *pair in FINDINGS:
+        answers = {sections: answer(ours, theirs) for sections, ours, theirs in compared(rows, pair) if ours and theirs}
+        if answers:
+            lines.append(f"- **{question}** (`{pair[0]}` against `{pair[1]}`)")
+            lines += [f"  - {sections} sections: {words}" for sections, words in answers.items()]
     both = [
         run for runs in trained_rows(rows).values() for run in runs if {"coarse", "refined"} <= run["thresholds"].keys()
     ]
@@ -261,18 +264,16 @@ def findings(rows: Rows) -> str:
     return "\n## Findings\n\n" + "\n".join(lines or ["Nothing is measured yet."]) + "\n"
 
 
-def comparisons_table(rows: Rows) -> str:
-    """Each question of the table, for each number of labelled sections for which both rows have runs."""
+def comparisons_page(rows: Rows) -> str:
+    """docs/measured/comparisons.md: each question, for each number of labelled sections that has both rows."""
     lines = []
     for question, pair in questions(rows).items():
-        for sections in (SECTIONS, 20, 5):
-            names = [with_sections(name, sections) for name in pair]
-            ours, theirs = (scores(rows.get(name, []), "voi") for name in names)
+        for sections, ours, theirs in compared(rows, pair):
             if cells_of_pair := difference_cells(ours, theirs):
                 cells_of_pair.insert(2, f"{len(ours)}, {len(theirs)}")
                 lines.append([question, f"{pair[0]} against {pair[1]}", str(sections), *cells_of_pair])
     columns = "question|rows|sections|VOI of the first|of the second|runs|difference|p (permutation)"
-    return table(columns, lines)
+    return COMPARISONS + table(columns, lines)
 
 
 def ceiling_table(rows: Rows) -> str:
@@ -287,19 +288,9 @@ def ceiling_table(rows: Rows) -> str:
 
 
 def results_page(rows: Rows) -> str:
-    """docs/results.md: one figure, the findings, two tables."""
+    """docs/results.md: one figure, the findings, and the ceiling."""
     warning = "" if len(postprocessings(rows)) < 2 else f"\n**{MIXED}** See [every row](measured/rows.md).\n"
-    return (
-        HEAD
-        + warning
-        + findings(rows)
-        + CEILING
-        + ceiling_table(rows)
-        + COMPARISONS
-        + comparisons_table(rows)
-        + f"\n{describe_gaps(rows)}\n"
-        + DETAILS
-    )
+    return HEAD + warning + findings(rows) + CEILING + ceiling_table(rows) + f"\n{describe_gaps(rows)}\n" + DETAILS
 
 
 def costs(runs: list[dict]) -> list[str]:
@@ -558,6 +549,7 @@ def draw_shipped(rows: Rows) -> plt.Figure:
 
 PAGES = {
     "results.md": results_page,
+    "measured/comparisons.md": comparisons_page,
     "measured/rows.md": rows_page,
     "measured/attention.md": attention_page,
     "measured/shipped.md": shipped_page,
