@@ -322,7 +322,7 @@ def test_a_finding_has_an_answer_for_every_number_of_sections_that_has_both_rows
     measured |= {
         name: [made(name, seed, 1.5) for seed in (0, 1)] for name in ("natural_additive_5", "natural_additive_20")
     }
-    assert "help more than to train a U-Net longer?** (`natural_additive` against `unet_longer`)\n" in (
+    assert "help more than training a U-Net longer?** (`natural_additive` against `unet_longer`)\n" in (
         text := render_results.findings(measured)
     )
     assert [line for line in text.splitlines() if line.startswith("  - ")] == [
@@ -334,8 +334,9 @@ def test_a_finding_has_an_answer_for_every_number_of_sections_that_has_both_rows
     ("ours", "answer"),
     [
         ([1.0, 1.1, 1.2], "Yes, in every run: VOI 1.100 ± 0.100 against 2.000 ± 0.200, p = 0.10."),
-        ([1.0, 1.1, 1.9], "On average yes, but single runs overlap"),
-        ([1.9, 2.1, 3.2], "On average no, but single runs overlap"),
+        ([1.0, 1.1, 1.5, 1.81], "On average yes, but single runs overlap"),
+        ([1.0, 1.1, 2.3], "Chance may do as much"),
+        ([1.9, 2.5, 3.2, 3.3], "On average no, but single runs overlap"),
         ([3.0, 3.1, 3.2], "No, in no run"),
     ],
 )

@@ -196,7 +196,7 @@ def lesson_table(sources: list[Path]) -> str:
     Raises:
         ValueError: a lesson's title is not in the form that the table needs.
     """
-    rows = ["| lesson | what you do | on a CPU | open it |", "| --- | --- | --- | --- |"]
+    rows = ["| lesson | what you do | on a CPU (`cpu`) | open it |", "| --- | --- | --- | --- |"]
     for source in sources:
         title = re.search(r"^# # (\d\d) · ([^:\n]+): (.+)$", source.read_text(encoding="utf-8"), re.MULTILINE)
         if title is None:
@@ -217,7 +217,7 @@ def elsewhere(lessons: list[str]) -> str:
     }
     return (
         f"A lesson's name opens it for reading. On Kaggle: {numbers['Kaggle']}. "
-        f"On Binder, which has 2 GB, only the lessons that fit: {numbers['Binder']}."
+        f"On Binder, which has 1 to 2 GB, only the lessons that fit: {numbers['Binder']}."
     )
 
 

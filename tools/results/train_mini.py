@@ -177,8 +177,9 @@ at a time.
 
 **Data.** FIB-25 (Takemura et al. 2015, doi 10.1073/pnas.1509820112; CC BY), labels of sections 0-119 of its training
 part and sections without labels; the training volume of gala (Nunez-Iglesias et al. 2013, doi
-10.1371/journal.pone.0071715; BSD-style, HHMI); this repository's phantom. Nothing under a non-commercial licence was
-used, but ImageNet's photographs, which the guide learned from, have terms of their own.
+10.1371/journal.pone.0071715; BSD-style, HHMI); this repository's phantom. The guide's
+authors trained it on ImageNet's photographs, which are given for non-commercial research and teaching, and publish its
+weights under Apache-2.0. The other data are free for any use with credit.
 
 **Recipe.** `make weights` trains a teacher first, an FGNet in residual form around the encoder of `make encoder`: all
 lines of the table but the last. Then comes the model that ships, from random weights around the guide. {share:.0%} of
@@ -201,8 +202,8 @@ in which the teacher looks ({device}, {date}), and ran once, so its spread is un
 |---|---|---|---|---|
 {rows}
 
-The teacher after each stage and the model that ships, on FIB-25, at the threshold that training sections chose (drawn
-in [shipped.md](../../docs/measured/shipped.md)):
+The teacher after each stage and, in the last line, the model that ships (iterations and minutes with its teacher's), on
+FIB-25, at the threshold that training sections chose (drawn in [shipped.md](../../docs/measured/shipped.md)):
 
 | iterations | minutes | threshold | VOI, 120-139 | ARAND | VOI, 144-183 | ARAND |
 |---|---|---|---|---|---|---|
