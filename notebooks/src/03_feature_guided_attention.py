@@ -291,11 +291,12 @@ for name, tensor in {"S1": S, "F1": fine, "Ws S1": says_guide, "Wf F1": says_fin
     print(f"{name:6} {tuple(tensor.shape)}, from {tensor.min():6.2f} to {tensor.max():5.2f}")
 
 # %% [markdown]
-# Which of the two decides? Before the ReLU they are simply added, so you can compare their spreads. The pictures show
-# the mean over the channels.
+# Which of the two says more about *where*? Before the ReLU they are simply added, so you can compare how much each varies
+# from pixel to pixel. The pictures show the mean over the channels.
 
 # %% alt="A section, and the steps of attention at stride 4: the guide's part, dark along outlines; the fine part; the ReLU of their sum; the attention a1, whose bright lines run along the membranes."
-share = says_guide.var() / (says_guide.var() + says_fine.var())
+over_pixels = [part.var(dim=(2, 3, 4)).sum() for part in (says_guide, says_fine)]
+share = over_pixels[0] / sum(over_pixels)
 print(f"the guide's part of the two variances together: {share:.0%}")
 assert DATASET not in ("phantom", "fib25") or share > 0.75  # as the text says
 
@@ -323,17 +324,17 @@ def on_voxels(a, stride):
 
 
 edges = widen_borders(piece.labels) == 0
-aucs = []
+of_parts = []
 for name, tensor in {"The guide's part": says_guide, "The fine part": says_fine, "a1": a1}.items():
-    aucs.append(roc_auc(on_voxels(tensor[0].mean(0).numpy(), STRIDES[0]), edges))
-    print(describe_attention(name, {"on membranes": aucs[-1]}))
-assert DATASET not in ("phantom", "fib25") or abs(aucs[2] - 0.5) > max(abs(auc - 0.5) for auc in aucs[:2])
+    of_parts.append(roc_auc(on_voxels(tensor[0].mean(0).numpy(), STRIDES[0]), edges))
+    print(describe_attention(name, {"on membranes": of_parts[-1]}))
+assert DATASET not in ("phantom", "fib25") or abs(of_parts[2] - 0.5) > max(abs(auc - 0.5) for auc in of_parts[:2])
 
 # %% [markdown]
 # **What to see.** If the first two sentences say *lower* or *higher*, both encoders see membranes. The ReLU and $W_a$
 # turn their sum into one weight per pixel, $a_1$, and it draws the membranes more clearly than the mean of either part
 # does. The percentage above the figure is the guide's part of the two variances together: on the phantom and on FIB-25
-# it is over three quarters, so **where a1 is bright is mostly the guide's decision**.
+# it is over three quarters, so **what varies from pixel to pixel before the ReLU comes mostly from the guide**.
 #
 # **Exercise 3.2: feature-guided attention.** Now write it as a module. The layers are given; write the two equations
 # above. Return the guided features $F'$ and the attention map $a$. The check gives your module the weights of the
@@ -387,7 +388,7 @@ print(f"equal: attention by hand and by the library's {type(fga).__name__}")
 # | `attention` | $F'$ | where $a = 0$ | where $a = 1$ |
 # | --- | --- | --- | --- |
 # | `"plain"` (the shipped model) | $F \odot a$ | erased | kept |
-# | `"residual"` | $F + F \odot a$ | kept | doubled |
+# | `"residual"` (the default of `FGNetConfig`) | $F + F \odot a$ | kept | doubled |
 # | `"additive"` | $F + W_v S \odot a$ | kept | the guide's own features are added |
 #
 # Check the last two columns yourself: we force the map to 0 and to 1, and compare the length of $F'$ with that of $F$.
@@ -484,6 +485,7 @@ quiz.ask("03", "sign")
 
 # %% alt="Three successive sections, one row each: EM, ground truth, and the attention maps a1, a2, a3 in warm colours. a1 draws the membranes as bright lines; a2 is bright inside neurites and dark along membranes; a3 has few broad bright spots."
 prediction = predict(model, volume.raw, device=session.device)
+model.cpu()  # as all other steps of this lesson
 middle = depth // 2
 sections = list(range(max(0, middle - 1), min(depth, middle + 2)))
 figure = attention_grid(volume.raw, volume.labels, prediction.attention, sections, volume.voxel_size)
@@ -507,11 +509,11 @@ structures = {
 }
 for level, (a, stride) in enumerate(zip(prediction.attention, STRIDES, strict=True), start=1):
     weights = on_voxels(a, stride)
-    aucs = {where: roc_auc(weights[among], mask[among]) for where, (mask, among) in structures.items()}
-    print(describe_attention(f"a{level}", aucs))
+    by_structure = {where: roc_auc(weights[among], mask[among]) for where, (mask, among) in structures.items()}
+    print(describe_attention(f"a{level}", by_structure))
     print(f"    It is below 0.1 in {np.mean(a < 0.1):.0%} of its pixels.")
     if DATASET in ("phantom", "fib25"):  # as the text says
-        membranes, middles, _ = aucs.values()
+        membranes, middles, _ = by_structure.values()
         assert np.mean(a < 0.1) > 0.2 and (membranes > 0.8, membranes < 0.25, middles > 0.7)[level - 1]
 
 # %% [markdown]
@@ -636,7 +638,8 @@ y, x = (
 )
 print(f"the cross begins at y = {y}, x = {x}; the mean of its affinities is {usual[:, y, x].mean():.2f},", end=" ")
 print(f"and {without_a1[:, y, x].mean():.2f} if a1 is set to 0")
-assert borders[middle, y, x] and change[y, x] > 5 * np.abs(without_a1 - usual).mean()  # as the text below says
+if DATASET in ("phantom", "fib25"):  # as the text below says
+    assert borders[middle, y, x] and change[y, x] > 5 * np.abs(without_a1 - usual).mean()
 
 # %%
 threshold = pretrained_threshold()
@@ -681,13 +684,13 @@ explorer.draw(z=middle, level="a1", what_if="0")
 
 # %% [markdown]
 # **What to see.** Most of the last picture is pale, and what changes lies along membranes. Around the cross, the
-# affinities change more than five times as much as on average: whether the model sees this membrane depends on a1.
+# affinities change several times as much as on average (on the phantom and on FIB-25 more than five times): whether the
+# model sees this membrane depends on a1.
 #
 # The same in numbers, for the small piece of part 1. The explorer uses `attention_set_to`: inside the `with`, the
 # model computes with another map.
 
 # %%
-model.cpu()
 with torch.no_grad():
     before = model(raw).refined.sigmoid()
     crossed = {}
@@ -705,7 +708,8 @@ if DATASET in ("phantom", "fib25"):  # as the text below says
 # **What to see.** The model uses *where* it attends. With a2 set to its mean, more affinities cross 0.5 than with any
 # other mean, and with a2 set to 0 or 1, more than a tenth of all affinities do. A segmentation feels this more than
 # affinities show, because one wrong bridge merges two neurons: on FIB-25's sections 120-139, VOI rises by 0.42 bits
-# with the mean of a1, by 2.23 with that of a2, and by 0.11 with that of a3 ([the record](../docs/measured/trials.md)).
+# with the mean of a1, by 2.23 with that of a2, and by 0.11 with that of a3 ([the record](../docs/measured/trials.md));
+# on its validation part by 0.14, 2.06 and -0.01.
 #
 # So the decoder relies on the maps. But that does not say that the model would segment worse if it had been **trained**
 # without the map. That is another experiment: an ablation. And it says nothing about other trainings: [lesson
@@ -733,9 +737,9 @@ checks.report("03")
 #
 # 1. **Cut the guide.** With `guides` of part 5, call `model.fine_encoder(raw, [torch.zeros_like(s) for s in guides])`.
 #    How much do the maps change? At which stride does the guide matter most?
-# 2. **Two models at once.** `explorers.attention_explorer(volume, {"trained": model, "untrained": fgnet.FGNet(model.config)})`
-#    shows both on the same sliders and in the same colours, and their difference. What did training change in these
-#    pictures?
+# 2. **Two models at once.** `explorers.attention_explorer(volume, {"trained": model, "untrained":
+#    fgnet.FGNet(model.config)})` shows both on the same sliders and in the same colours, and their difference. What did
+#    training change in these pictures?
 # 3. Train two small models as in lesson 04, one with `attention="residual"` in its `FGNetConfig`, one with `"plain"`.
 #    Set their maps to the mean, as in part 8. Which of the two uses where it attends?
 # 4. In [the playground](https://fgnet-tutorials.github.io/fgnet-tutorials/playground/), set a1, a2 and a3 to 0, to
