@@ -442,8 +442,7 @@ plt.show()
 # %% [markdown]
 # **What to see.** Blue and orange rims along borders are a disagreement of one voxel about a membrane, and cost little.
 # Filled profiles are what counts: a blue profile is the smaller part of a neuron that was cut somewhere, in this
-# section or far above it. If the same profiles are wrong in every picture, they are hard, and none of these rows solves
-# them.
+# section or far above it. Profiles that are wrong in every picture are hard.
 
 # %% [markdown]
 # ### Further: one neuron in 3D
@@ -520,37 +519,41 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** If pretraining replaces labels, the *distance* between two lines is larger on the left than on the
-# right. Compare it with the bars, which show the spread over seeds, before you believe it. **Mind the horizontal axis:**
-# neighbouring sections of 10 nm are nearly the same picture, so 20 sections from one place teach far less than 20
-# sections from different places.
+# right. Compare it with the bars, which show the spread over seeds, before you believe it. **Mind the horizontal
+# axis:** neighbouring sections of 10 nm are nearly the same picture, so 20 sections from one place teach far less than
+# from different places.
 
 # %% [markdown]
 # ### What do photographs teach?
 #
-# SAM2 has learned from photographs. Does that help in EM? Its own weights are not measured here (`make results
-# ENCODER=tiny` does it), so we ask a second stand-in: EfficientNet-Lite0, the encoder of the rows with *natural images*.
-# It knows photographs and no EM; its twin has the same layers with random weights. Both stay frozen, and 5 labelled
-# sections train the layers behind them. $A_s$ shows what the guide's features give alone. The other rows show $A_r$, with
-# two forms of attention.
+# SAM2 has learned from photographs. Does that help in EM? Its weights are not measured here (`make results
+# ENCODER=tiny` does it), so we ask a second stand-in: EfficientNet-Lite0, the encoder of the rows with *natural
+# images*. It knows photographs and no EM; its twin has the same layers with random weights. Both stay frozen; 5 or 20
+# labelled sections train the rest.
 
-# %% alt="Six rows of dots, one dot for each training with 5 labelled sections, over VOI: three ways to use a guide, each with the guide of natural images and below it its twin with random weights. Where a row has several dots, a black line marks their mean."
+# %% alt="Two panels, for 5 and for 20 labelled sections. Each has six rows of dots, one dot for each training, over VOI: three ways to use a guide, each with the guide of natural images and below it its twin with random weights. Where a row has several dots, a black line marks their mean."
 WAYS = {"natural_only": "$A_s$ alone", "natural_residual": "$F' = F + F a$", "natural_additive": "$F' = F + W_v S a$"}
-pairs = {way: [table.scores(rows.get(f"{name}_5", []), "voi") for name in (way, f"{way}_random")] for way in WAYS}
-figure, ax = plt.subplots(figsize=(10, 3.2))
-dots = {
-    f"{WAYS[way]}, {guide}": vois
-    for way, both in pairs.items()
-    for guide, vois in zip(("natural images", "random weights"), both, strict=True)
-}
-charts.runs_of_rows(ax, dots, "VOI (bits) on FIB-25's validation part, 5 labelled sections; in brackets: trainings")
+figure, axes = plt.subplots(2, 1, figsize=(10, 6.4), sharex=True)
+for ax, sections in zip(axes, (5, 20), strict=True):
+    dots = {}
+    for way, words in WAYS.items():
+        names = f"{way}_{sections}", f"{way}_random_{sections}"
+        photographs, random = (table.scores(rows.get(name, []), "voi") for name in names)
+        dots |= {f"{words}, natural images": photographs, f"{words}, random weights": random}
+        said = statistics.compare_runs(photographs, random)
+        print(f"{sections} sections, {words.replace('$', '')}: VOI with natural images is {said}")
+    charts.runs_of_rows(
+        ax, dots, "VOI (bits) on FIB-25's validation part; in brackets: trainings" if ax is axes[1] else ""
+    )
+    ax.set_title(f"{sections} labelled sections")
 plt.show()
-for way, both in pairs.items():
-    assert min(map(len, both)) == 0 or max(both[0]) < min(both[1])  # as the text says
-    print(f"{WAYS[way].replace('$', '')}: VOI with natural images is {statistics.compare_runs(*both)}")
 
 # %% [markdown]
-# **What to see.** In all three pairs every dot of *natural images* lies left of every dot of random weights. So the guide
-# brought something that 5 sections did not teach. Which form of attention uses it better, these dots do not tell.
+# **What to see.** With 5 sections, in all three pairs, every dot of *natural images* lies left of every dot of random
+# weights: the guide brings something that 5 sections did not teach. With 20 sections this still holds for $A_s$, which
+# knows nothing but the guide. In $A_r$ the gap closes: with $F + W_v S a$ most dots lie left, with $F + F a$ the two
+# rows lie on each other. So photographs replace labels, and with more labels the Fine-Grained Encoder learns the same
+# from them.
 
 # %% [markdown]
 # ### Further: all rows, and the questions of part 4, with few sections

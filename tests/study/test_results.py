@@ -375,6 +375,16 @@ def test_lesson_05_says_of_three_views_what_the_table_says():
     assert said == tuple(f"{voi:.2f}" for (voi,) in vois)
 
 
+def test_lesson_07_says_of_photographs_what_the_table_says():
+    trained = table.trained_rows(table.load_rows())
+    vois = {name: table.scores(trained[name], "voi") for name in trained if name.startswith("natural_")}
+    ways = ("natural_only", "natural_residual", "natural_additive")
+    apart = {n: {way: max(vois[f"{way}_{n}"]) < min(vois[f"{way}_random_{n}"]) for way in ways} for n in (5, 20)}
+    assert all(apart[5].values()) and apart[20] == dict.fromkeys(ways, False) | {"natural_only": True}
+    assert np.mean(np.array(vois["natural_additive_20"]) < np.median(vois["natural_additive_random_20"])) == 1
+    assert statistics.permutation_p(vois["natural_residual_20"], vois["natural_residual_random_20"]) > 0.5
+
+
 def test_rows_of_two_postprocessings_are_told_apart(measured):
     assert list(table.postprocessings(measured)) == ["not noted"]
     assert render_results.MIXED not in render_results.rows_page(measured) + render_results.results_page(measured)
