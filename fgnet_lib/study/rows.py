@@ -129,7 +129,7 @@ QUESTIONS = {  # the rows were made for these: the first of each pair is compare
     "EM on top of photographs, with F' = F + W_v S a": ("natural_additive_em", "natural_additive"),
     "fine-tuning the guide that knows photographs": ("natural_additive_tuned", "natural_additive"),
     "a guide that knows photographs, at equal iterations": ("natural_additive", "unet"),
-    "the same, and the U-Net trains for 2050 iterations": ("natural_additive", "unet_longer"),
+    "a guide that knows photographs, and the U-Net trains longer": ("natural_additive", "unet_longer"),
     "photographs against EM, with F' = F + W_v S a": ("natural_additive", "additive"),
     "sections enlarged twice before a guide of EM": ("additive_zoom2", "additive"),
     "sections enlarged four times before a guide of EM": ("additive_zoom4", "additive"),

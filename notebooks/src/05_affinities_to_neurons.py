@@ -163,8 +163,9 @@ depth.plot(*np.argwhere(peaks).T[::-1], ".", color="red", markersize=6)
 plt.show()
 
 # %% [markdown]
-# **What to see.** Some profiles, above all long ones, have several seeds and fall into several fragments. Agglomeration repairs this later. It cannot repair a fragment that covers two neurites, so look
-# for profiles *without* a red dot. (The library gives such a profile a seed of its own.)
+# **What to see.** Some profiles, above all long ones, have several seeds and fall into several fragments. Agglomeration
+# repairs this later. It cannot repair a fragment that covers two neurites, so look for profiles *without* a red dot.
+# (The library gives such a profile a seed of its own.)
 #
 # In **anisotropic** data (sections much thicker than a pixel is wide) neurites jump from section to section, so the
 # watershed runs in each section separately, as above. In **isotropic** data it runs in 3D and uses the mean of all
@@ -549,10 +550,10 @@ plt.show()
 # %% [markdown]
 # ### Further: the fragments, or the joins?
 #
-# Between the ceiling and our score lie two kinds of error: fragments that the network drew wrongly, and wrong decisions
+# Two kinds of error make our score worse than the ceiling: fragments that the network drew wrongly, and wrong decisions
 # about which to join. The ground truth can tell them apart. Let it make the joins: each fragment goes to the piece of a
-# neuron with which it shares most voxels. The VOI that is left comes from the fragments and the crop; what our score has
-# beyond it comes from the joins.
+# neuron with which it shares most voxels. The VOI that is left comes from the fragments and the crop; what our score
+# has beyond it comes from the joins.
 
 # %%
 known = ~np.isin(in_pieces, (0, IGNORE))
@@ -584,13 +585,14 @@ ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
 plt.show()
 
 # %% [markdown]
-# **What to see.** The first bar is what the crop cuts, and all others contain it. From one to the next VOI grows by what
-# the watershed cannot draw, by what the network draws wrongly, and by wrong joins. On the phantom the last step is small:
-# agglomeration joins nearly as well as the ground truth. On FIB-25 it is large, and nearly all of it is *split*. On the
-# whole validation part 0.25 bits come from a single join: two large parts of one neuron meet in a neck a few voxels
-# wide, and the network sees a membrane there (mean affinity 0.05). A higher threshold would join them, but on the
-# training crops, which choose, it merges other neurons. Other evidence did not decide it either: quantiles of the face,
-# affinities to voxels further away, several networks together ([trials](../docs/measured/trials.md)).
+# **What to see.** The first bar is what the crop cuts, and all others contain it. The second is what these steps leave
+# even of perfect affinities (the best of our four, by peeking). The third is what our fragments leave if all joins are
+# right, and the step to the last bar is the price of missing and wrong joins. On the phantom it is small: agglomeration
+# joins nearly as well as the ground truth. On FIB-25 it is large, and nearly all of it is *split*: joins are missing.
+# On the whole validation part 0.25 bits come from a single join: two large parts of one neuron meet in a neck a few
+# voxels wide, and the network sees a membrane there (mean affinity 0.05). A higher threshold would join them, but on
+# the training crops, which choose, it merges other neurons. Other evidence did not decide it either: quantiles of the
+# face, affinities to voxels further away, several networks together ([trials](../docs/measured/trials.md)).
 
 # %% [markdown]
 # ## 7 · Further: $A_s$ against $A_r$

@@ -277,11 +277,11 @@ checks.seed_summary(my_summary)
 # %% [markdown]
 # ### Further: what the rows cost
 #
-# *Trained* is the number of parameters that training can change: a frozen encoder computes, but does not learn. And
-# *minutes* the duration of training. *MVox/s* is the speed of prediction in million voxels a second, and *MB* the
+# *Trained* is the number of parameters that training can change: a frozen encoder computes, but does not learn.
+# *Minutes* is the duration of training. *MVox/s* is the speed of prediction in million voxels a second, and *MB* the
 # largest peak of memory among the runs. The speed depends on the machine and on its other work. All runs shared two
 # cores with other work, and some with much of it: [the page of all rows](../docs/measured/rows.md) names the runs whose
-# training may have taken longer, and whose prediction been slower, than on a free machine.
+# training may have taken longer, and whose prediction may have been slower, than on a free machine.
 
 
 # %%
@@ -506,9 +506,9 @@ fold_table(heads, {"": [coverage(*picture) for picture in kept.items()]})
 # %% [markdown]
 # ## 7 · How many labels does it take?
 #
-# Labels are expensive: a single section takes an expert hours. If a pretrained encoder knows something useful, it
-# should help most when there is little to learn from. Therefore, many rows were also trained with only the first 20 and
-# the first 5 sections. Everything else is equal, even the number of iterations.
+# Labels are expensive: one section takes an expert hours. If a pretrained encoder knows something useful, it
+# should help most when there is little to learn from. So many rows were also trained with only the first 20 or 5
+# sections. Everything else is equal, even the number of iterations.
 
 # %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each row that was also trained on fewer sections, three of them in colour and the others in grey, with bars for the spread over seeds and a small dot for each run."
 amounts = table.by_sections(results)
@@ -519,16 +519,16 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** If pretraining replaces labels, the *distance* between two lines is larger on the left than on the
-# right. Compare it with the bars, which show the spread over seeds, before you believe it. **Mind the horizontal
+# right. Compare it with the bars (the spread over seeds) before you believe it. **Mind the horizontal
 # axis:** neighbouring sections of 10 nm are nearly the same picture, so 20 sections from one place teach far less than
-# from different places.
+# 20 from different places.
 
 # %% [markdown]
 # ### What do photographs teach?
 #
 # SAM2 has learned from photographs. Does that help in EM? Its weights are not measured here (`make results
 # ENCODER=tiny` does it), so we ask a second stand-in: EfficientNet-Lite0, the encoder of the rows with *natural
-# images*. It knows photographs and no EM; its twin has the same layers with random weights. Both stay frozen; 5 or 20
+# images*. Its twin has the same layers with random weights. Both stay frozen; 5 or 20
 # labelled sections train the rest.
 
 # %% alt="Two panels, for 5 and for 20 labelled sections. Each has six rows of dots, one dot for each training, over VOI: three ways to use a guide, each with the guide of natural images and below it its twin with random weights. Where a row has several dots, a black line marks their mean."
@@ -538,10 +538,10 @@ for ax, sections in zip(axes, (5, 20), strict=True):
     dots = {}
     for way, words in WAYS.items():
         names = f"{way}_{sections}", f"{way}_random_{sections}"
-        photographs, random = (table.scores(rows.get(name, []), "voi") for name in names)
-        dots |= {f"{words}, natural images": photographs, f"{words}, random weights": random}
-        said = statistics.compare_runs(photographs, random)
-        print(f"{sections} sections, {words.replace('$', '')}: VOI with natural images is {said}")
+        photographs, untrained = (table.scores(rows.get(name, []), "voi") for name in names)
+        dots |= {f"{words}, natural images": photographs, f"{words}, random weights": untrained}
+        difference = statistics.compare_runs(photographs, untrained)
+        print(f"{sections} sections, {words.replace('$', '')}: VOI with natural images is {difference}")
     charts.runs_of_rows(
         ax, dots, "VOI (bits) on FIB-25's validation part; in brackets: trainings" if ax is axes[1] else ""
     )
@@ -551,9 +551,9 @@ plt.show()
 # %% [markdown]
 # **What to see.** With 5 sections, in all three pairs, every dot of *natural images* lies left of every dot of random
 # weights: the guide brings something that 5 sections did not teach. With 20 sections this still holds for $A_s$, which
-# knows nothing but the guide. In $A_r$ the gap closes: with $F + W_v S a$ most dots lie left, with $F + F a$ the two
-# rows lie on each other. So photographs replace labels, and with more labels the Fine-Grained Encoder learns the same
-# from them.
+# knows nothing but the guide. In $A_r$ it depends on the form. With $F + F a$ the two rows lie on each other; with $F +
+# W_v S a$ four of five random dots lie right of all others, and the fifth is the leftmost of all. So photographs save
+# labels when labels are few.
 
 # %% [markdown]
 # ### Further: all rows, and the questions of part 4, with few sections

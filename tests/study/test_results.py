@@ -326,16 +326,16 @@ def test_a_finding_has_an_answer_for_every_number_of_sections_that_has_both_rows
         text := render_results.findings(measured)
     )
     assert [line for line in text.splitlines() if line.startswith("  - ")] == [
-        "  - 20 sections: No, in no run: VOI 1.500 ± 0.000 against 1.000 ± 0.000, p = 0.33."
+        "  - 20 sections: No, in no run: 1.500 ± 0.000 against 1.000 ± 0.000, p = 0.33."
     ]
 
 
 @pytest.mark.parametrize(
     ("ours", "answer"),
     [
-        ([1.0, 1.1, 1.2], "Yes, in every run: VOI 1.100 ± 0.100 against 2.000 ± 0.200, p = 0.10."),
+        ([1.0, 1.1, 1.2], "Yes, in every run: 1.100 ± 0.100 against 2.000 ± 0.200, p = 0.10."),
         ([1.0, 1.1, 1.5, 1.81], "On average yes, but single runs overlap"),
-        ([1.0, 1.1, 2.3], "Chance may do as much"),
+        ([1.0, 1.1, 2.3], "Not shown, chance may do as much"),
         ([1.9, 2.5, 3.2, 3.3], "On average no, but single runs overlap"),
         ([3.0, 3.1, 3.2], "No, in no run"),
     ],

@@ -38,6 +38,7 @@ from fgnet_lib.views import charts, plots
 DOCS = REPOSITORY / "docs"
 AIM, AIM_ARAND = 0.80, 0.06  # VOI and ARAND that the shipped model was to reach on FIB-25's validation part
 SMALLEST_P, SMALLEST_OF_FEW = (2 / comb(2 * len(seeds), len(seeds)) for seeds in (SEEDS, SEEDS_OF_FEW))  # no overlap
+SMALLEST_MIXED = 1 / comb(len(SEEDS) + len(SEEDS_OF_FEW), len(SEEDS))
 FINDINGS = (  # question, and the two rows that answer it, for each number of labelled sections that has both
     (
         "Does what photographs taught a frozen guide help, with F' = F + F a?",
@@ -71,7 +72,7 @@ HEAD = f"""# Results
 
 What does a guide add to a 3D U-Net, and how many labels does it save? `make results` trains the rows of
 [rows.py](../fgnet_lib/study/rows.py), each with {len(SEEDS)} seeds ({len(SEEDS_OF_FEW)} for *natural images* with 5 or
-20 sections), and writes this page from the runs that are done; a single run is called one.
+20 sections), and writes this page from the runs that are done. Where a row has a single run, the page says so.
 [Lesson 07](../notebooks/07_ablations_and_results.ipynb) reads the same runs and explains how to judge them.
 
 **How to read it.** VOI is in bits; lower is better. Numbers are means ± standard deviation over seeds. The rows learn
@@ -86,7 +87,8 @@ EM afterwards.
 **How large is p?** *p (permutation)* is the share of all deals of the same runs into two groups in which the means
 differ at least as much. With {len(SEEDS)} runs against {len(SEEDS)} it is never below {SMALLEST_P:.2f}, so such a
 difference does not rule out chance by itself; with {len(SEEDS_OF_FEW)} against {len(SEEDS_OF_FEW)} it is never
-below {SMALLEST_OF_FEW:.3f}. And among so many comparisons a few come out small by chance.
+below {SMALLEST_OF_FEW:.3f}, with {len(SEEDS_OF_FEW)} against {len(SEEDS)} never below {SMALLEST_MIXED:.2f}. And among
+so many comparisons a few come out small by chance.
 
 ![VOI against the number of labelled sections, one line per row](measured/voi_by_sections.png)
 """
@@ -99,12 +101,12 @@ truth, where 0 can be reached. [Lesson 05](../notebooks/05_affinities_to_neurons
 """
 COMPARISONS = """# All comparisons of the results
 
-Written by `make results`; [results.md](../results.md) has the findings, and says how large a p can be.
+Written by `make results`; [results.md](../results.md) has the findings and explains p.
 
 Rows are named by their keys in `ROWS`. *Equal time* means that the U-Net and the frozen FGNet trained for more
-iterations, as long as fine-tuned FGNet takes; otherwise all have equal iterations. A negative difference says that the
-first row is better. VOI is that against neurons; [every row](rows.md) also has VOI against components, as far as its
-runs were measured so.
+iterations, as long as fine-tuned FGNet takes. Where a question says that the U-Net trains longer, it has 2050
+iterations; otherwise both rows have equal ones. A negative difference says that the first row is better. VOI is that
+against neurons; [every row](rows.md) also has VOI against components, as far as its runs were measured so.
 """
 DETAILS = """
 ## Details
@@ -200,7 +202,7 @@ def answer(ours: list[float], theirs: list[float]) -> str:
     """The answer to a question of `FINDINGS` in words, with p: a lower VOI of the first row is a yes."""
     difference, p = np.mean(ours) - np.mean(theirs), f", p = {show_p(permutation_p(ours, theirs))}"
     if min(len(ours), len(theirs)) == 1:
-        verdict, p = f"{'Lower' if difference < 0 else 'Higher'}, but a single run shows nothing", ""
+        verdict, p = f"VOI is {'lower' if difference < 0 else 'higher'}, but a single run shows nothing", ""
     elif abs(difference) < NOISE:
         verdict = "No difference is seen"
     elif max(ours) < min(theirs):
@@ -208,10 +210,10 @@ def answer(ours: list[float], theirs: list[float]) -> str:
     elif min(ours) > max(theirs):
         verdict = "No, in no run"
     elif permutation_p(ours, theirs) >= LIKELY:
-        verdict = "Chance may do as much"
+        verdict = "Not shown, chance may do as much"
     else:
         verdict = f"On average {'yes' if difference < 0 else 'no'}, but single runs overlap"
-    return f"{verdict}: VOI {summary(ours)} against {summary(theirs)}{p}."
+    return f"{verdict}: {summary(ours)} against {summary(theirs)}{p}."
 
 
 def compared(rows: Rows, pair: Sequence[str]) -> Iterator[tuple[int, list[float], list[float]]]:

@@ -36,8 +36,8 @@ INTRODUCTION = f"""\
 The shipped model was trained on FIB-25 and on another part of gala. AC4 (30 x 6 x 6 nm, mouse) and CREMI B
 (40 x 4 x 4 nm, fly) are new to it. Every line below is computed from rows that we measured
 ([lesson 12](../measured/targets.md), [lesson 13](../measured/few_sections.md)), and says so where rows are missing.
-Numbers are changes of VOI in bits; below 0 is better, and up to {NOISE} counts as the same. On AC4 and CREMI B rounding
-alone can move VOI by 0.03 ([trials](../measured/trials.md#how-much-bfloat16-may-move-affinities)). **Four volumes are
+Numbers are changes of VOI in bits; below 0 is better, and up to {NOISE} counts as the same. On CREMI B bfloat16 alone
+moves VOI by up to 0.03 ([engines](../measured/engines.md#how-far-bfloat16-moves-voi)). **Four volumes are
 few: take the order from here, and the decision from a labelled block of yours**, however small.
 """
 VOXELS = """\
