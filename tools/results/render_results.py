@@ -12,7 +12,7 @@ from train_mini import THRESHOLDS_FILE, choose_on_parts, chosen_scores
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.study.evaluation import VOLUMES
-from fgnet_lib.study.rows import REFERENCES, SECTIONS, SEEDS, SEEDS_OF_FEW, TITLES
+from fgnet_lib.study.rows import REFERENCES, ROWS, SECTIONS, SEEDS, SEEDS_OF_FEW, TITLES
 from fgnet_lib.study.statistics import compare_paired_runs, difference_cells, permutation_p, show_p, summary
 from fgnet_lib.study.table import (
     SET_TO,
@@ -526,10 +526,20 @@ def draw_thresholds(rows: Rows) -> plt.Figure:
 
 
 def draw_sections(rows: Rows) -> plt.Figure:
-    """VOI against labelled sections, mean and spread."""
+    """VOI against labelled sections, mean and spread; guides of photographs have a panel of their own."""
     amounts = by_sections(rows)
-    figure, ax = plt.subplots(figsize=(12, max(5, 0.35 * len(amounts))))  # as high as the list of names beside it
-    charts.against_sections(ax, amounts).set(title="FIB-25, validation part: mean ± s.d. over seeds")
+    of_photographs = {row.title for row in ROWS.values() if row.config.encoder == "natural"}
+    panels = {
+        "U-Nets, and guides of EM": {title: vois for title, vois in amounts.items() if title not in of_photographs},
+        "Guides of photographs": {title: vois for title, vois in amounts.items() if title in of_photographs},
+    }
+    panels = {name: lines for name, lines in panels.items() if lines} or {"": {}}
+    heights = [max(4, 0.35 * len(lines)) for lines in panels.values()]  # as high as the list of names beside each
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(12, sum(heights)), height_ratios=heights, sharey=True, squeeze=False
+    )
+    for ax, (name, lines) in zip(axes.flat, panels.items(), strict=True):
+        charts.against_sections(ax, lines).set(title=f"{name} (FIB-25, validation part: mean ± s.d. over seeds)")
     return figure
 
 
