@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import render_results
@@ -29,6 +30,7 @@ from fgnet_lib.study import rows, runs, statistics, table
 from fgnet_lib.study.evaluation import postprocessing_version, predict_rescaled
 from fgnet_lib.study.rows import GUIDED, QUESTIONS, ROWS, Row, seeds, training
 from fgnet_lib.training import TrainConfig
+from fgnet_lib.views import plots
 from fgnet_lib.weights import PRETRAINED, load_pretrained, read_notes
 
 
@@ -434,6 +436,16 @@ def test_figures_show_the_rows_that_are_measured(measured):
     assert [text.get_text() for text in curves.get_legend().get_texts()] == titles
     assert [text.get_text() for text in efficiency.get_legend().get_texts()] == titles
     assert [label.get_text() for label in efficiency.get_xticklabels()] == ["5", "120"]
+
+
+@pytest.mark.parametrize("name", render_results.FIGURES)
+def test_no_list_of_names_squeezes_the_axes_beside_it(name):
+    with plt.rc_context():
+        plots.style()
+        figure = render_results.FIGURES[name](table.load_rows())
+        figure.canvas.draw()
+    assert min(ax.get_window_extent().height / figure.dpi for ax in figure.axes) > 2.5  # inches
+    plt.close(figure)
 
 
 def test_without_any_run_the_page_names_the_commands():

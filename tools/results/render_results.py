@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import comb
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from train_mini import THRESHOLDS_FILE, choose_on_parts, chosen_scores
 
 from fgnet_lib import REPOSITORY
@@ -200,20 +202,21 @@ def table(columns: str, lines: list[list[str]]) -> str:
 
 def answer(ours: list[float], theirs: list[float]) -> str:
     """The answer to a question of `FINDINGS` in words, with p: a lower VOI of the first row is a yes."""
-    difference, p = np.mean(ours) - np.mean(theirs), f", p = {show_p(permutation_p(ours, theirs))}"
-    if min(len(ours), len(theirs)) == 1:
-        verdict, p = f"VOI is {'lower' if difference < 0 else 'higher'}, but a single run shows nothing", ""
+    difference, p, single = np.mean(ours) - np.mean(theirs), permutation_p(ours, theirs), 1 in (len(ours), len(theirs))
+    if single:
+        verdict = f"VOI is {'lower' if difference < 0 else 'higher'}, but a single run shows nothing"
     elif abs(difference) < NOISE:
         verdict = "No difference is seen"
     elif max(ours) < min(theirs):
         verdict = "Yes, in every run"
     elif min(ours) > max(theirs):
         verdict = "No, in no run"
-    elif permutation_p(ours, theirs) >= LIKELY:
+    elif p >= LIKELY:
         verdict = "Not shown, chance may do as much"
     else:
         verdict = f"On average {'yes' if difference < 0 else 'no'}, but single runs overlap"
-    return f"{verdict}: {summary(ours)} against {summary(theirs)}{p}."
+    with_p = "" if single else f", p = {show_p(p)}"
+    return f"{verdict}: {summary(ours)} against {summary(theirs)}{with_p}."
 
 
 def compared(rows: Rows, pair: Sequence[str]) -> Iterator[tuple[int, list[float], list[float]]]:
@@ -516,30 +519,50 @@ def draw_parts(rows: Rows) -> plt.Figure:
     return figure
 
 
+def panels_by_guide(lines: Mapping[str, Any], beside: int = 0) -> tuple[plt.Figure, Iterator[tuple[Axes, dict]]]:
+    """A figure with a panel for rows without a guide of photographs and one for rows with it; empty ones are left out.
+
+    Each is as high as the list of names beside it, which would squeeze it otherwise.
+
+    Args:
+        lines: title of a row -> what is drawn of it.
+        beside: names in each list that are no rows.
+
+    Returns:
+        The figure, and each panel, which has its title, with its lines.
+    """
+    of_photographs = {row.title for row in ROWS.values() if row.config.encoder == "natural"}
+    groups = {
+        "Without photographs": {title: line for title, line in lines.items() if title not in of_photographs},
+        "Guides of photographs, and their random twins": {
+            title: line for title, line in lines.items() if title in of_photographs
+        },
+    }
+    groups = {name: group for name, group in groups.items() if group} or {"": {}}
+    heights = [max(4.5, 0.32 * (len(group) + beside + 1)) for group in groups.values()]
+    figure, axes = plt.subplots(
+        len(groups), 1, figsize=(12, sum(heights)), height_ratios=heights, sharey=True, squeeze=False
+    )
+    for ax, name in zip(axes.flat, groups, strict=True):
+        ax.set_title(f"{name} (FIB-25, validation part)")
+    return figure, zip(axes.flat, groups.values(), strict=True)
+
+
 def draw_thresholds(rows: Rows) -> plt.Figure:
     """VOI split against VOI merge over thresholds, one line per row (first seed), a dot at the chosen threshold."""
-    figure, ax = plt.subplots(figsize=(12, 5.5))
     curves = {TITLES[name]: curve(runs[0]) for name, runs in fully_labelled_rows(rows).items()}
-    charts.split_against_merge(ax, curves, references(rows))
-    ax.set(title="FIB-25, validation part: thresholds from low to high")
+    points = references(rows)
+    figure, panels = panels_by_guide(curves, beside=len(points) + 1)
+    for ax, lines in panels:
+        charts.split_against_merge(ax, lines, points)
     return figure
 
 
 def draw_sections(rows: Rows) -> plt.Figure:
-    """VOI against labelled sections, mean and spread; guides of photographs have a panel of their own."""
-    amounts = by_sections(rows)
-    of_photographs = {row.title for row in ROWS.values() if row.config.encoder == "natural"}
-    panels = {
-        "U-Nets, and guides of EM": {title: vois for title, vois in amounts.items() if title not in of_photographs},
-        "Guides of photographs": {title: vois for title, vois in amounts.items() if title in of_photographs},
-    }
-    panels = {name: lines for name, lines in panels.items() if lines} or {"": {}}
-    heights = [max(4, 0.35 * len(lines)) for lines in panels.values()]  # as high as the list of names beside each
-    figure, axes = plt.subplots(
-        len(panels), 1, figsize=(12, sum(heights)), height_ratios=heights, sharey=True, squeeze=False
-    )
-    for ax, (name, lines) in zip(axes.flat, panels.items(), strict=True):
-        charts.against_sections(ax, lines).set(title=f"{name} (FIB-25, validation part: mean ± s.d. over seeds)")
+    """VOI against labelled sections, mean and standard deviation over seeds."""
+    figure, panels = panels_by_guide(by_sections(rows))
+    for ax, lines in panels:
+        charts.against_sections(ax, lines)
     return figure
 
 
