@@ -11,7 +11,7 @@ import pytest
 from packaging.utils import canonicalize_name
 from record_times import report
 
-import fgnet_lib  # noqa: F401  before any test loads torch: it says how torch's threads wait
+import fgnet_lib  # noqa: F401  before torch is loaded: it says how torch's threads wait
 
 # The files that take minutes, longest first: `make test` gives each file to one of two processes.
 LONGEST = (
@@ -24,6 +24,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take minutes, so that at the end no process waits for the other one's last file."""
     ranks = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Give torch the same random numbers in every run of a test and of the fixtures made for it, in any order."""
+    import torch  # not above: after fgnet_lib
+
+    torch.manual_seed(0)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
@@ -42,7 +50,8 @@ def _environment() -> Iterator[None]:
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     os.environ.clear()
     os.environ.update(before)
-    assert set(changed) <= {"PYTEST_CURRENT_TEST"}, f"the test leaves the environment changed: {changed}"
+    imported = {"TORCHINDUCTOR_CACHE_DIR", "CUBLAS_WORKSPACE_CONFIG"}  # set by torch and MONAI as they are loaded
+    assert set(changed) <= {"PYTEST_CURRENT_TEST", *imported}, f"the test leaves the environment changed: {changed}"
 
 
 @pytest.fixture
