@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from packaging.utils import canonicalize_name
 from record_times import report
 
 import fgnet_lib  # noqa: F401  before torch is loaded: it says how torch's threads wait
+
+settings.register_profile("patient", settings.default, deadline=None)  # a busy machine is no wrong answer
+settings.load_profile("patient")
 
 # The files that take minutes, longest first: `make test` gives each file to one of two processes.
 LONGEST = (

@@ -30,7 +30,7 @@ def voxel_pairs(shape, distance):
 
 
 @given(small_labels, st.sampled_from([1, 2, 4, 9]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_affinities_and_mask_equal_their_definition(labels, distance):
     affinities, mask = np.zeros((3, *labels.shape), np.uint8), np.zeros((3, *labels.shape), bool)
     for channel, voxel, predecessor in voxel_pairs(labels.shape, distance):
@@ -41,7 +41,7 @@ def test_affinities_and_mask_equal_their_definition(labels, distance):
 
 
 @given(small_labels)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_widened_borders_equal_their_definition(labels):
     in_plane, in_3d = labels.copy(), labels.copy()
     for z, y, x in np.ndindex(labels.shape):

@@ -282,7 +282,7 @@ def damages(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=damages(), suffix=st.sampled_from([".h5", ".sha256"]))
 def test_a_damaged_phantom_is_made_again(folders, small_phantoms, damage, suffix):
     """Whatever the damage, in the file or in its checksum: never other voxels, and a word about it."""

@@ -27,7 +27,7 @@ def model():
 
 @pytest.mark.slow
 @given(st.integers(1, 5), st.integers(1, 70), st.integers(1, 70))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_any_size_works(model, depth, height, width):
     with torch.inference_mode():
         output = model(torch.rand(1, 1, depth, height, width))
@@ -237,7 +237,7 @@ def test_weights_that_cannot_be_right_are_refused_with_their_name(tmp_path, mode
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1), noise=st.binary(min_size=1, max_size=40))
 def test_a_damaged_head_of_a_file_is_refused_or_changes_nothing(tmp_path, model, at, noise):
     """The head has names, shapes, configuration and notes; random bytes among the values could be weights."""

@@ -22,7 +22,7 @@ shapes = st.tuples(st.integers(1, 9), st.integers(1, 80), st.integers(1, 80))
 
 
 @given(shapes, st.sampled_from([0.0, 0.25, 0.5]), st.integers(1, 254))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_constant_in_constant_out(shape, overlap, grey):
     prediction = predict(Echo(), np.full(shape, grey, np.uint8), (4, 32, 64), overlap, progress=False)
     assert prediction.refined.shape == (3, *shape)
@@ -53,7 +53,7 @@ def test_windows_cover_everything(length, window, overlap):
 
 
 @given(shapes, st.sampled_from([0.0, 0.25, 0.5]), st.integers(0, 8), st.integers(0, 79))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_weights_of_windows_are_added_up(shape, overlap, z, x):
     windows = lay_windows(shape, (4, 32, 64), overlap)
     region = Region.at((min(z, shape[0] - 1), 0, min(x, shape[2] - 1)), shape).intersect(Region.whole(shape))
@@ -89,7 +89,7 @@ def test_feature_reuse_equals_the_plain_forward_pass():
 
 @pytest.mark.slow
 @given(shapes)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_three_views_are_the_least_of_the_volume_turned_by_hand(shape):
     """Affinity c joins a voxel with its predecessor along axis c, so channels are exchanged with the axes."""
     torch.manual_seed(0)

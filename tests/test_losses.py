@@ -31,7 +31,7 @@ def of_one_sample(logits, target, mask) -> float:
     return bce + 0.5 * (1 - (2 * (border * predicted).sum() + 1) / ((border**2).sum() + (predicted**2).sum() + 1))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.sampled_from([0.1, 0.5, 0.95]))
 def test_equals_the_formula(seed: int, share: float) -> None:
     example = batch(seed, share)

@@ -76,7 +76,7 @@ def test_platform_is_read_from_the_environment(monkeypatch, environment, expecte
 
 
 @given(st.integers(1, 2), st.integers(1, 6), st.integers(4, 60), st.integers(4, 60), st.sampled_from(["dense", "down"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_thin_convolution_is_the_ordinary_one(batch, depth, height, width, kind):
     torch.manual_seed(0)
     shape = {"dense": {"kernel_size": 3, "padding": 1}, "down": {"kernel_size": (1, 2, 2), "stride": (1, 2, 2)}}[kind]

@@ -44,7 +44,7 @@ def test_every_section_is_encoded_on_its_own_in_any_mode(encoder):
         together, alone = encoder.eval()(raw), encoder.train()(raw[1:, :, 2:])
     for features, single, channels, stride in zip(together, alone, encoder.channels, STRIDES, strict=True):
         assert features.shape == (2, channels, 3, 32 // stride, 48 // stride)
-        torch.testing.assert_close(features[1:, :, 2:], single, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(features[1:, :, 2:], single, rtol=1e-3, atol=1e-3)
 
 
 def test_random_weights_repeat_from_the_seed_and_keep_the_size_of_features():

@@ -71,7 +71,7 @@ def test_shapes_are_what_the_attributes_promise(size, source):
 
 
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(batch=st.integers(1, 2), depth=st.integers(1, 3), tiles=st.tuples(st.integers(1, 3), st.integers(1, 3)))
 def test_every_section_is_encoded_on_its_own(batch, depth, tiles):
     torch.manual_seed(2)
@@ -181,7 +181,7 @@ def test_a_broken_checkpoint_changes_nothing(fault, mini, tmp_path, monkeypatch)
     assert not Path("code_was_run").exists()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.one_of(st.text().map(str.encode), st.binary(), st.binary().map(b"\x80\x02".__add__)))
 @example(content=b"eighty bytes of text, which are the beginning of an email about a file of weights")
 @example(content=b"version https://git-lfs.github.com/spec/v1\noid sha256:7402\nsize 156008466\n")

@@ -31,13 +31,13 @@ def test_objects_are_found_again(voxel_size: tuple[float, float, float]) -> None
     segmentation = segment(affinities_of(labels), voxel_size, 0.5)
     assert segmentation.dtype == np.uint64 and segmentation.shape == labels.shape and segmentation.min() > 0
     inside = evaluate(segmentation, widen_borders(labels))
-    assert inside.voi_split + inside.voi_merge < 0.15 and inside.arand < 0.012
+    assert inside.voi_split + inside.voi_merge < 0.2 and inside.arand < 0.02
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("voxel_size", [ISOTROPIC, ANISOTROPIC])
 @given(st.integers(1, 60), st.integers(0, 10**6), st.tuples(*[st.sampled_from([0.3, 1.0, 2.0])] * 3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_nothing_is_swallowed_however_thin(voxel_size, number: int, seed: int, stretch: tuple[float, ...]) -> None:
     """Of perfect affinities each connected part comes back, and a fragment lies in one of them."""
     objects = widen_borders(thin_cells((6, 24, 24), number, seed, stretch), voxel_size == ISOTROPIC)
@@ -103,7 +103,7 @@ def test_sweep_merges_more_and_more_and_returns_independent_arrays() -> None:
 
 
 @given(st.lists(st.floats(0.0625, 0.9375, width=32), min_size=2, max_size=5, unique=True))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_mean_affinity_of_the_face_decides(values: list[float]) -> None:
     """A row of bricks, each joined to the next by a face of one affinity: those above 1 - threshold hold."""
     affinities = np.ones((3, 2, 4, 4 * len(values) + 4), np.float32)

@@ -31,7 +31,7 @@ def one_hot(labels: np.ndarray) -> Tensor:
     return channels.float()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     arrays(np.int64, array_shapes(min_dims=3, max_dims=3, max_side=5), elements=st.integers(0, 3)), st.floats(0.1, 9)
 )
@@ -40,7 +40,7 @@ def test_one_hot_embeddings_of_labels_give_their_affinities_at_any_length(labels
     np.testing.assert_allclose(affinities[0].numpy(), affinities_from_labels(labels), atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000))
 def test_affinities_are_half_the_squared_distance_of_unit_embeddings_short_of_one(seed):
     e = torch.randn(1, 5, 3, 4, 4, generator=torch.Generator().manual_seed(seed))

@@ -442,4 +442,4 @@ def test_patches_of_two_sections_stay_in_float32(volume: Volume, tmp_path: Path,
 def test_training_learns(volume: Volume, tmp_path: Path) -> None:
     config = replace(CONFIG, iterations=40, learning_rate=0.05, freeze_encoder=False)
     loss = train(Tiny(), [volume], config, tmp_path).loss
-    assert np.mean(loss[-5:]) < 0.8 * np.mean(loss[:5])
+    assert np.mean(loss[-5:]) < 0.9 * np.mean(loss[:5])

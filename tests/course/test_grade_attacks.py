@@ -198,11 +198,11 @@ def test_what_an_answer_does_outside_of_its_folder_is_refused(tmp_path, monkeypa
 
 def test_an_answer_may_write_in_its_own_folder_up_to_a_limit(tmp_path, monkeypatch):
     affinities_alone(monkeypatch)
-    line = "for n in range(40): open(f'{n}', 'wb').write(bytes(2**16))\nimport time; time.sleep(2)"
-    path = returned(tmp_path, answer=f"{line}\n{SOLUTION}")
-    assert row(grade.grade(path)) == "2/2  passed"
+    line = "for n in range(40): open(f'{n}', 'wb').write(bytes(2**16))"
+    assert row(grade.grade(returned(tmp_path, answer=f"{line}\n{SOLUTION}"))) == "2/2  passed"
     monkeypatch.setattr(grade_answer, "DISK", 2**20)
-    assert row(grade.grade(path)) == "0/2  stopped  The answer wrote more than 1 MB"
+    stays = returned(tmp_path, answer=f"{line}\nimport time; time.sleep(50)\n{SOLUTION}")
+    assert row(grade.grade(stays)) == "0/2  stopped  The answer wrote more than 1 MB"
 
 
 @pytest.mark.parametrize("case", ["link", "closed folder with a link", "file", "gone", "deep"])

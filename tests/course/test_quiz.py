@@ -72,7 +72,7 @@ def test_every_question_is_asked_once_in_its_lesson(file):
 def test_a_page_of_an_executed_notebook_shows_question_and_answer(tmp_path):
     ask = 'from fgnet_lib.course import quiz\nquiz.ask("01", "most-changes")'
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ask)])
-    NotebookClient(notebook, kernel_name="python3").execute()
+    NotebookClient(notebook, kernel_name="python3", startup_timeout=300, iopub_timeout=60).execute()
     nbformat.write(notebook, tmp_path / "x.ipynb")
     run_tutorial.write_html(tmp_path / "x.ipynb")
     page = (tmp_path / "x.html").read_text(encoding="utf-8")

@@ -107,7 +107,7 @@ WRITERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     axes=st.sampled_from(ORDERS),
     unit=st.sampled_from(list(SPELLINGS)),
@@ -148,7 +148,7 @@ def test_ome_tiff_tells_its_axes_and_its_voxel_size(tmp_path, unit, nm):
     np.testing.assert_array_equal(volume.load().raw, grey())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     axes=st.sampled_from(["zyx", "czyx", "zcyx", "tczyx", "tzyx"]),
     unit=st.sampled_from(["nm", "µm", "Å", "mm"]),
@@ -165,7 +165,7 @@ def test_every_order_that_ome_tiff_allows_reads_as_the_same_volume(tmp_path_fact
     np.testing.assert_array_equal(volume.load().raw, grey())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     axes=st.sampled_from(["zyx", "tzyx", "zcyx", "tzcyx"]),
     unit=st.sampled_from(["nm", "um", "micron", "mm"]),

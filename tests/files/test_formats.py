@@ -138,7 +138,7 @@ def test_what_was_written_is_read(tmp_path, suffix, dtype):
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     shape=st.tuples(st.integers(1, 20), st.integers(1, 150), st.integers(1, 150)),
     suffix=st.sampled_from([".h5", ".zarr"]),

@@ -22,7 +22,7 @@ from fgnet_lib.volumes import Volume
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 60), end=st.sampled_from([512, 2048, 8192]))
 def test_damaged_metadata_of_hdf5_are_refused_by_name(tmp_path_factory, seed, count, end):
     path = write_volume(Volume(grey(), SIZE, neurons()), tmp_path_factory.mktemp("damage") / "a.h5")

@@ -34,7 +34,7 @@ def cremi(path, labels, label_attributes, raw=None, **raw_attributes):
     start=st.tuples(*[st.integers(0, 9)] * 3),
     data=st.data(),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_labels_of_larger_voxels_are_repeated_where_they_lie(tmp_path_factory, factor, corner, start, data):
     raw, coarse = grey((9, 20, 22)), neurons((3, 4, 5))
     fits = np.add(corner, np.multiply(factor, coarse.shape)) <= raw.shape

@@ -10,19 +10,19 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from chromium import FLAGS, find_chromium
 from playwright.sync_api import (
+    Browser,
     ConsoleMessage,
     ElementHandle,
     Frame,
@@ -119,9 +119,24 @@ def open_browser(width: int = 1400, height: int = 1000) -> Iterator[tuple[Page, 
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)
-        page = browser.new_page(viewport={"width": width, "height": height})
+        page = new_page(browser, viewport={"width": width, "height": height})
         yield page, Watch(page)
         browser.close()
+
+
+def new_page(browser: Browser, **options: Any) -> Page:
+    """A page in a context of its own that waits for a slow machine."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(120_000)  # ms
+    return context.new_page()
+
+
+@contextmanager
+def phone(page: Page) -> Iterator[Page]:
+    """A page of the same browser with the size of a phone, and a finger."""
+    held = new_page(page.context.browser, viewport={"width": 390, "height": 844}, has_touch=True)
+    yield held
+    held.context.close()
 
 
 def wait_until(page: Page, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
@@ -188,16 +203,14 @@ def answers(url: str) -> bool:
     """Whether a server answers there."""
     try:
         return urllib.request.urlopen(url, timeout=10).status == 200
-    except urllib.error.URLError:
+    except OSError:  # refused, or closed before it answered
         return False
 
 
 def open_notebook(page: Page, address: str, name: str) -> None:
     """Open a notebook in JupyterLab (`address` as `jupyterlab` gives it) and wait until its kernel is ready."""
     page.goto(address.format(f"lab/tree/{name}"))
-    page.wait_for_function(
-        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=120_000
-    )
+    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
 
 
 def wait_for_cells(page: Page, number: int | None = None) -> None:
@@ -233,7 +246,7 @@ def show_frame(page: Page, part: str = "/v/") -> Frame:
     wait_until(page, lambda: any(part in frame.url for frame in page.frames), f"no frame of {part}")
     frame = next(frame for frame in page.frames if part in frame.url)
     bring_into_view(page, frame.frame_element())
-    frame.wait_for_function("window.viewer?.isReady()", timeout=120_000)
+    frame.wait_for_function("window.viewer?.isReady()")
     return frame
 
 

@@ -59,7 +59,7 @@ def lora_layers(encoder: nn.Module) -> dict[str, nn.Module]:
 
 
 @pytest.mark.slow
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(bias=st.floats(-5, 5), seed=st.integers(0, 9))
 def test_nothing_changes_at_first_whatever_the_gates_are(model, bias, seed):
     base = deepcopy(model)
@@ -91,7 +91,7 @@ def test_merged_weights_give_the_same_features(build):
         assert not torch.allclose(first, third, atol=1e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(inputs=st.integers(1, 12), outputs=st.integers(1, 12), rank=st.integers(1, 5))
 def test_an_update_has_r_times_both_sides_and_its_product_distributes(inputs, outputs, rank):
     from peft import LoraConfig, inject_adapter_in_model  # takes seconds, and only here
@@ -127,7 +127,7 @@ def test_a_learned_update_has_at_most_rank_r(base):
         assert values[0] > 0 and (values[2:] < 1e-6 * values[0]).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     shape=st.tuples(st.integers(2, 24), st.integers(2, 24)),
     shift=st.tuples(st.integers(-30, 30), st.integers(-30, 30)),

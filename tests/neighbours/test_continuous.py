@@ -46,7 +46,7 @@ from fgnet_lib.phantom import make_phantom
 
 SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 SEEDS = st.integers(0, 10_000)
-CHECKED = settings(max_examples=30, deadline=None)
+CHECKED = settings(max_examples=30)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -34,7 +34,7 @@ from fgnet_lib.neighbours.denoising import (
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.volumes import IGNORE
 
-CHECKED = settings(max_examples=20, deadline=None)
+CHECKED = settings(max_examples=20)
 STRENGTHS = st.floats(0.02, 0.6)
 
 

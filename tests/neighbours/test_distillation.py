@@ -60,7 +60,7 @@ def make_model(weights: LossWeights) -> Distillation:
     return Distillation(Student(CONFIG), weights, nn.Conv3d(5, 4, 1), guide_channels=6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_a_student_that_equals_its_teacher_has_no_cross_loss_and_no_gradient(seed):
     affinities = torch.rand((1, 3, 4, 5, 6), generator=torch.Generator().manual_seed(seed)).requires_grad_()

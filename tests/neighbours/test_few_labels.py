@@ -34,7 +34,7 @@ from fgnet_lib.neighbours.few_labels import (
 
 SMALL = replace(MINI, encoder=None, widths=(4, 4, 8, 8, 8), dense_levels=2)
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 3, 5]))  # outputs, inputs, side
-CHECKED = settings(max_examples=20, deadline=None)
+CHECKED = settings(max_examples=20)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

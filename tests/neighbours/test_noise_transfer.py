@@ -20,7 +20,7 @@ from fgnet_lib.neighbours.noise_transfer import (
     transfer_loss,
 )
 
-CHECKED = settings(max_examples=20, deadline=None)
+CHECKED = settings(max_examples=20)
 SIDES = st.tuples(st.sampled_from([2, 6, 8]), st.sampled_from([4, 10]))
 
 

@@ -66,7 +66,7 @@ def raw() -> Tensor:
     return torch.rand(1, 1, 2, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SEEDS, BITS, st.floats(-50, 50), st.floats(0.01, 100))
 def test_an_error_is_at_most_half_a_step_within_the_range(seed, bits, middle, width):
     x = middle + normal(seed, 200, width=width)
@@ -76,7 +76,7 @@ def test_an_error_is_at_most_half_a_step_within_the_range(seed, bits, middle, wi
     assert quantiser(torch.zeros(1)).item() == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SEEDS, BITS, st.floats(0.01, 100))
 def test_rounding_twice_is_rounding_once(seed, bits, width):
     x = normal(seed, 200, width=width)
@@ -99,7 +99,7 @@ def test_gradients_pass_the_rounding_within_the_range_and_reach_the_step():
     assert quantiser.log_step.grad.abs() > 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, BITS, st.booleans())
 def test_whole_numbers_give_what_simulated_rounding_gives(seed, bits, per_channel):
     x, weight, bias = normal(seed, 40, 24) + 1, normal(seed + 1, 10, 24), normal(seed + 2, 10)
@@ -110,7 +110,7 @@ def test_whole_numbers_give_what_simulated_rounding_gives(seed, bits, per_channe
     torch.testing.assert_close(integer_linear(x, weight, bias, inputs, weights), simulated, rtol=1e-5, atol=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.integers(1, 16))
 def test_a_folded_transform_changes_nothing_in_floating_point(seed, groups):
     rows, weight, bias = normal(seed, 50, 16) * torch.arange(1, 17), normal(seed + 1, 6, 16), normal(seed + 2, 6)
@@ -155,7 +155,7 @@ def test_what_a_layer_is_given_is_observed():
     assert seen["2"].low.min() >= 0 and not model[0]._forward_pre_hooks
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(SEEDS)
 @pytest.mark.parametrize(
     "make",
@@ -208,7 +208,7 @@ def test_channels_of_an_encoder_of_sam2_1_s_size_are_measured(raw):
     assert all(1 <= ratio < float("inf") for ratio in ratios)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(SEEDS, st.sampled_from([2.0**-6, 2.0, 2.0**7]), st.integers(1, 8))
 def test_planting_by_a_power_of_2_changes_no_bit_of_the_result(model, seed, factor, channels):
     raw = torch.rand(1, 1, 1, 32, 32, generator=torch.Generator().manual_seed(seed))

@@ -13,7 +13,7 @@ sizes = st.tuples(st.integers(1, 6), st.integers(1, 30), st.integers(1, 5))  # q
 
 
 @given(sizes, st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_ranks_and_recall_are_those_of_brute_force(size, seed):
     (q, n, c), rng = size, np.random.default_rng(seed)
     queries, gallery = rng.normal(size=(q, c)), rng.normal(size=(n, c))

@@ -38,7 +38,7 @@ from fgnet_lib.neighbours.super_resolution import (
     unmatched_membranes,
 )
 
-CHECKED = settings(max_examples=20, deadline=None)
+CHECKED = settings(max_examples=20)
 SEEDS = st.integers(0, 1000)
 SIDES = st.tuples(st.integers(1, 4), st.integers(1, 4))  # low pixels in y and x
 

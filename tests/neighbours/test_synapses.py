@@ -76,7 +76,7 @@ def test_no_labels_no_synapses(phantom):
         place_synapses(Volume(phantom.raw, phantom.voxel_size, name="mine"))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(point=st.tuples(*[st.integers(3, 8)] * 3))
 def test_a_ball_has_123_voxels_and_a_square_49(point):
     points = np.array([point])
@@ -103,7 +103,7 @@ def test_sites_weigh_as_much_as_all_the_rest():
     assert -gradient[0, 0, 0].item() == pytest.approx(gradient.clamp(min=0).sum().item())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pre=PLACES, post=PLACES)
 def test_pairs_are_those_of_brute_force(pre, post):
     pre, post = np.array(pre), np.array(post)
@@ -128,7 +128,7 @@ def test_in_a_crowd_the_nearest_is_wrong_and_with_several_posts_assignment_is():
     assert sorted(pair_optimally(pre, post, ONE)) == [-1, 0, 1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(points=PLACES, truth=PLACES, distance=st.integers(1, 12))
 def test_as_many_detections_count_as_can_have_a_point_of_their_own(points, truth, distance):
     points, truth = np.array(points), np.array(truth)

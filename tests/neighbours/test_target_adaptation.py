@@ -64,7 +64,7 @@ def same_weights(a: nn.Module, b: nn.Module) -> dict[str, bool]:
     return {name: torch.equal(tensor, b.state_dict()[name]) for name, tensor in a.state_dict().items()}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 99), scale=st.floats(0.01, 100), shift=st.floats(-50, 50))
 def test_restandardised_features_have_the_stored_statistics(seed, scale, shift):
     random = torch.Generator().manual_seed(seed)
@@ -119,7 +119,7 @@ def test_small_steps_on_one_window_lower_the_style_loss(model, raw, source):
     assert losses[-1]["style"] < 0.9 * losses[0]["style"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(a=st.floats(0.05, 20), b=st.floats(-5, 5), seed=st.integers(0, 99), sign=st.sampled_from([1, -1]))
 def test_hog_does_not_see_contrast_and_brightness(a, b, seed, sign):
     sections = torch.rand(2, 32, 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -144,7 +144,7 @@ def test_hog_of_a_flat_section_has_a_finite_derivative():
     assert section.grad.isfinite().all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(decay=st.floats(0, 0.99), students=st.lists(st.floats(-3, 3), min_size=1, max_size=8))
 def test_the_ema_has_its_closed_form(decay, students):
     teacher = torch.tensor([2.0], dtype=torch.float64)

@@ -75,8 +75,8 @@ def kernel(request, tmp_path_factory) -> dict[str, str]:
     wanted = "\n".join(PINS)
     if not (packages / "pins.txt").exists() or (packages / "pins.txt").read_text() != wanted:
         shutil.rmtree(packages, ignore_errors=True)
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", f"--target={packages}", *PINS]
-        result = subprocess.run(command, capture_output=True, text=True)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--retries=10"]
+        result = subprocess.run([*command, f"--target={packages}", *PINS], capture_output=True, text=True)
         if result.returncode:
             cannot_test(f"NO TEST BY THE RULES OF COLAB: its packages cannot be installed\n{result.stderr[-1000:]}")
         (packages / "google" / "colab").mkdir(parents=True)
@@ -104,7 +104,7 @@ def run(name: str, kernel: dict[str, str], folder: Path) -> str:
     lesson = nbformat.read(build_notebooks.ROOT / "notebooks" / "solutions" / f"{name}.ipynb", as_version=4)
     lesson.cells.append(nbformat.v4.new_code_cell(MOVE_SLIDERS))
     nbformat.write(lesson, folder / "lesson.ipynb")
-    command = [sys.executable, "-m", "papermill", "lesson.ipynb", "done.ipynb", "--kernel", "colab"]
+    command = [sys.executable, "-m", "papermill", "lesson.ipynb", "done.ipynb", "--kernel=colab", "--start-timeout=300"]
     for key, value in {
         "PROFILE": "fast",
         "DATASET": "phantom",

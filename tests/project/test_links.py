@@ -87,7 +87,7 @@ def test_a_dead_link_is_noticed(tmp_path):
 @pytest.mark.slow
 def test_another_address_needs_one_change_and_a_build(tmp_path):
     for name in ("tools", "notebooks/src", "docs", "fgnet_lib", "site"):
-        shutil.copytree(ROOT / name, tmp_path / name)
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("README.md", "CITATION.cff", "pyproject.toml"):
         text = (ROOT / name).read_text(encoding="utf-8")
         (tmp_path / name).write_text(text.replace(REPOSITORY, "https://github.com/school/course-2027"))

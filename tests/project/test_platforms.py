@@ -279,6 +279,8 @@ def origin(tmp_path, monkeypatch) -> Path:
     for name in ("fgnet_lib/__init__.py", "tools/course/install_missing.py", "requirements-lib.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text((ROOT / name).read_text(encoding="utf-8"))
+    for name, value in {"GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C"}.items():  # not this user's hooks and language
+        monkeypatch.setenv(name, value)
     git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@example.org"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "All"]):
         subprocess.run([*git, *command], check=True)

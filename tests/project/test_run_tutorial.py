@@ -103,7 +103,7 @@ def test_a_lesson_beyond_its_limit_is_stopped_with_its_kernel(tmp_path):
 
 
 def test_memory_that_a_new_child_only_shares_is_not_counted(tmp_path):
-    started = "import os, time\nif not os.fork():\n    time.sleep(0.7)\n    os.execlp('true', 'true')\n_ = os.wait()"
+    started = "import os, time\nif not os.fork():\n    time.sleep(0.4)\n    os.execlp('true', 'true')\n_ = os.wait()"
     notebook = write(tmp_path, "00_starts_a_program", FILL, started)
     code, _, peak, log = run_tutorial.execute(notebook, tmp_path / "x.ipynb", {}, folder=tmp_path)
     alone = run_tutorial.execute(write(tmp_path, "01_alone", FILL), tmp_path / "y.ipynb", {}, folder=tmp_path)[2]
@@ -264,7 +264,7 @@ parameters = {"PROFILE": "fast", "DATASET": "phantom"}
 sys.exit(run_tutorial.run_tutorial([folder / "00_beats.ipynb"], folder / "out", parameters))
 """
 BEATS = (
-    "import os, time\nfor _ in range(600):\n    open({beats!r}, 'a').write(f'{{os.getpid()}}\\n')\n    time.sleep(0.1)"
+    "import os, time\nfor _ in range(3000):\n    open({beats!r}, 'a').write(f'{{os.getpid()}}\\n')\n    time.sleep(0.1)"
 )
 
 
@@ -290,8 +290,8 @@ def test_a_second_run_is_refused_and_the_kernel_of_a_killed_runner_ends(out, tmp
 
 
 def wait_until(condition) -> None:
-    """Wait for a minute at most."""
-    for _ in range(600):
+    """Wait for 5 minutes at most."""
+    for _ in range(3000):
         if condition():
             return
         time.sleep(0.1)

@@ -16,7 +16,7 @@ import build_site
 import nbformat
 import numpy as np
 import pytest
-from helpers.browser import SCREENSHOTS, find_barriers, open_browser
+from helpers.browser import SCREENSHOTS, find_barriers, open_browser, wait_until
 from nbformat.v4 import new_code_cell, new_output
 from picture_pages import Quiet
 from PIL import Image
@@ -385,8 +385,11 @@ def test_panels_side_by_side_are_stacked_on_a_phone_with_their_colour_bars(site,
     for width, count in ((390, 3), (1280, 0)):
         with open_browser(width, 900) as (page, _):
             page.goto(f"{address}/panels/")
-            page.wait_for_timeout(1000)
             parts = page.locator(".stacked > span")
+            if count:
+                wait_until(page, lambda parts=parts: parts.count() > 0, "panels stay side by side")
+            else:
+                page.wait_for_timeout(1000)  # for what does not come
             assert parts.count() == count
             if count:
                 tops = [part.bounding_box()["y"] for part in parts.all()]

@@ -54,7 +54,7 @@ regions = st.tuples(*[st.tuples(st.integers(0, 30), st.integers(1, 40)) for _ in
 
 
 @given(regions, st.sampled_from([0.0, 0.25, 0.5]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_region_is_predicted_as_in_the_whole_volume(corners, overlap):
     raw = np.random.default_rng(0).integers(1, 255, (31, 70, 50), np.uint8)
     region = Region.at(*zip(*corners, strict=True)).intersect(Region.whole(raw.shape))
@@ -89,7 +89,7 @@ pieces = st.tuples(st.integers(1, 16), st.integers(9, 80), st.integers(9, 80))
 
 
 @given(volumes, pieces, st.sampled_from([0.0, 0.25, 0.6]), st.randoms(use_true_random=False))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_every_window_is_computed_and_every_section_of_a_tile_encoded_once(
     tmp_path_factory, shape, block, overlap, order
 ):
@@ -387,7 +387,7 @@ blocks = st.tuples(st.integers(2, 8), st.integers(10, 28), st.integers(10, 28))
 
 @pytest.mark.parametrize("voxel_size", [ISOTROPIC, ANISOTROPIC])
 @given(st.integers(2, 40), st.integers(0, 10**6), st.tuples(*[st.sampled_from([0.3, 1.0, 2.0])] * 3), blocks)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_perfect_affinities_give_the_same_in_any_blocks(
     client, tmp_path_factory, voxel_size, number, seed, stretch, block
 ):
@@ -530,7 +530,7 @@ def test_chunks_that_strangers_affinities_lack_are_mentioned(client, tmp_path, m
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 0.9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_graph_is_merged_as_waterz_merges_it(seed, threshold):
     rng = np.random.default_rng(seed)
     array, start = rng.random((3, 3, 6, 6), np.float32), rng.integers(1, 15, (3, 6, 6)).astype(np.uint64)

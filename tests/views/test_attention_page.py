@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.browser import SCREENSHOTS, find_barriers, open_browser
+from helpers.browser import SCREENSHOTS, find_barriers, open_browser, phone
 from playwright.sync_api import Page
 
 from fgnet_lib.configuration import MINI, FGNetConfig
@@ -164,9 +164,7 @@ def test_keys_alone_reach_every_control(path):
 
 @pytest.mark.slow
 def test_a_finger_does_the_same_on_a_phone(path):
-    with open_browser(1280, 900) as (desktop, _):
-        context = desktop.context.browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
-        page = context.new_page()
+    with open_browser(1280, 900) as (desktop, _), phone(desktop) as page:
         page.goto(path.as_uri())
         page.wait_for_selector("body[data-ready]")
         page.touchscreen.tap(*center_of(page, 0, 50, 30))

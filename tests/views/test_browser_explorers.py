@@ -10,7 +10,16 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from helpers.browser import SCREENSHOTS, Watch, jupyterlab, open_browser, open_notebook, run_all, wait_until
+from helpers.browser import (
+    SCREENSHOTS,
+    Watch,
+    bring_into_view,
+    jupyterlab,
+    open_browser,
+    open_notebook,
+    run_all,
+    wait_until,
+)
 from PIL import Image
 from playwright.sync_api import Locator, Page
 
@@ -84,6 +93,7 @@ def test_click_play_and_save(tmp_path):
     with explorer_in_the_page(tmp_path, FEATURES) as (page, watch):
         picture = page.locator("img.fgnet-picture")
         assert (shown(page, "y"), shown(page, "x")) == (32, 48)
+        bring_into_view(page, picture)
         before, box = picture.get_attribute("src"), picture.bounding_box()
         page.mouse.click(box["x"] + 0.05 * box["width"], box["y"] + 0.5 * box["height"])  # left in the first panel
         wait_until(page, lambda: picture.get_attribute("src") != before, "a click changes nothing")
@@ -113,7 +123,7 @@ def test_keys_hover_brush_and_a_file_of_ones_own(tmp_path):
         for key in ("z", "3", "ArrowLeft", "ArrowLeft"):
             page.keyboard.press(key)
         wait_until(page, lambda: (shown(page, "z"), shown(page, "x")) == (3, 46), "keys move nothing")
-        assert chosen(page, "level") == "a3"
+        wait_until(page, lambda: chosen(page, "level") == "a3", "a key chooses no level")
         wait_until(page, lambda: "a3" in picture.get_attribute("alt"), "the text stays that of another picture")
         for _ in range(12):
             page.keyboard.press("Z")

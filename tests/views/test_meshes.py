@@ -28,7 +28,7 @@ def boxes(draw) -> tuple[slice, ...]:
     return tuple(slice(*edge) for edge in edges)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(box=boxes(), offset=st.tuples(*[st.floats(-1000, 1000)] * 3))
 def test_a_box_is_where_it_is(box, offset):
     labels = np.zeros(SHAPE, np.uint64)

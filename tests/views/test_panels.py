@@ -7,7 +7,7 @@ import io
 import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
@@ -46,7 +46,6 @@ def panel(seed: int = 0, box: Box = Box(0, 0, 40, 60), **options) -> Panel:  # n
     return Panel(f"panel {seed}", box.cut(image), box, VOXEL, **options)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([1, 2, 4, 8]), st.data())
 def test_a_zoom_box_lies_in_the_section_and_holds_the_point(height, width, zoom, data):
     y, x = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
@@ -56,7 +55,6 @@ def test_a_zoom_box_lies_in_the_section_and_holds_the_point(height, width, zoom,
     assert abs(box.height - height / zoom) < 1 and abs(box.width - width / zoom) < 1
 
 
-@settings(deadline=None)
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 30), st.integers(1, 30), st.sampled_from([1, 4, 8, 16]))
 def test_a_cut_map_spread_over_its_voxels_is_the_box(top, left, height, width, stride):
     box = Box(top, left, height, width)

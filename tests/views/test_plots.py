@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.text import Text
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
@@ -48,7 +48,6 @@ def bar_of(ax) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(width=st.integers(2, 5000), size=st.floats(0.5, 200))
 def test_scale_bar_is_as_long_as_it_says(width, size):
     figure, ax = plt.subplots()

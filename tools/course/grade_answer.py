@@ -124,7 +124,8 @@ def limit(seconds: float) -> None:
         import resource
 
         time = int(sum(os.times()[:2]) + seconds * (os.cpu_count() or 1)) + 10
-        limits = {"RLIMIT_CORE": 0, "RLIMIT_CPU": time, "RLIMIT_FSIZE": DISK}
+        limits = {"RLIMIT_CORE": 0, "RLIMIT_CPU": time}
+        limits["RLIMIT_FSIZE"] = int(0.99 * DISK)  # one large file is refused before the whole is too much
         if sys.platform == "linux":  # macOS takes this limit and ignores it
             limits["RLIMIT_DATA"] = MEMORY
         for name, most in limits.items():

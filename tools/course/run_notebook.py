@@ -1,5 +1,5 @@
-"""Papermill's command line with two changes for `make tutorial`: its notebook is always whole, and it never outlives
-the process that started it, whose end of the pipe to standard input must stay open."""
+"""Papermill's command line with three changes for `make tutorial`: its notebook is always whole, it waits for slow
+machines, and it never outlives the process that started it, whose end of the pipe to standard input must stay open."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from papermill.__main__ import papermill
+from papermill.engines import NBClientEngine, papermill_engines
 from papermill.iorw import LocalHandler, papermill_io
 
 from fgnet_lib.files.atomic import write_atomically
@@ -20,6 +22,14 @@ class WholeFiles(LocalHandler):
 
     def write(self, buf: str, path: str) -> None:
         write_atomically(Path(path), buf)
+
+
+class PatientEngine(NBClientEngine):
+    """Wait a minute, not 4 seconds, for what a cell showed, and 5 minutes for the kernel: a busy machine is slow."""
+
+    @classmethod
+    def execute_managed_notebook(cls, *given: Any, **named: Any) -> None:
+        super().execute_managed_notebook(*given, **named | {"iopub_timeout": 60, "start_timeout": 300})
 
 
 def watch_parent() -> None:
@@ -35,6 +45,7 @@ def main() -> None:
     """Run papermill with the arguments of this command line."""
     threading.Thread(target=watch_parent, daemon=True).start()
     papermill_io.register("", WholeFiles())  # for every path
+    papermill_engines.register(None, PatientEngine)
     papermill()
 
 

@@ -73,20 +73,24 @@ def sources_key(notebook: Path, parameters: dict[str, str]) -> str:
     """Hash of the notebook, the library, the shipped data and weights, and the parameters."""
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     shipped = [path for folder in ("fgnet_lib", "data") for path in (ROOT / folder).rglob("*") if path.is_file()]
-    for path in [notebook, *sorted(path for path in shipped if path.suffix != ".pyc")]:
+    for path in [notebook, *sorted(path for path in shipped if "__pycache__" not in path.parts)]:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def resident_memory(process: psutil.Process) -> int:
+def resident_memory(process: psutil.Process, seen: dict[psutil.Process, float]) -> int:
     """Bytes of resident memory of a process and all its descendants.
 
-    Without those started less than a second ago: until it runs its own program, a child shows its parent's memory.
+    Without those first seen less than a second ago: until it runs its own program, a child shows its parent's memory.
+
+    Args:
+        process: The oldest of them.
+        seen: When each descendant was first seen, in seconds of the monotonic clock; new ones are added.
     """
-    total = 0
+    total, now = 0, time.monotonic()
     for member in [process, *process.children(recursive=True)]:
         try:
-            if member == process or time.time() - member.create_time() >= 1:
+            if member == process or now - seen.setdefault(member, now) >= 1:
                 total += member.memory_info().rss
         except psutil.NoSuchProcess:  # ended since the list was made
             continue
@@ -107,7 +111,7 @@ def execute(
         command += ["-r", name, value]
     for path in (executed, executed.with_suffix(".log")):  # of an earlier run: they would be taken for this one's
         path.unlink(missing_ok=True)
-    start, peak, log = time.monotonic(), 0, []
+    start, peak, log, seen = time.monotonic(), 0, [], {}
     process = psutil.Popen(
         command,
         stdin=subprocess.PIPE,  # ends with this process, however that ends, and papermill with it
@@ -123,7 +127,7 @@ def execute(
     try:
         while process.poll() is None and time.monotonic() - start < limit:
             try:
-                peak = max(peak, resident_memory(process))
+                peak = max(peak, resident_memory(process, seen))
             except psutil.NoSuchProcess:
                 break
             if sys.stdout.isatty():
