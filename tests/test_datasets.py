@@ -50,7 +50,8 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
     Server.asked, Server.sent = [], 0
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
         threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
@@ -164,7 +165,8 @@ def test_a_failed_download_keeps_what_is_in_the_cache(server, folders, register)
 
 
 def test_no_internet_says_what_to_do(folders, register, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
     url = "http://127.0.0.1:1/file"  # nobody listens there
     register(url)
     with pytest.raises(OSError, match="could not be downloaded") as error:

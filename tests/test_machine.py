@@ -92,6 +92,7 @@ def test_thin_convolution_is_the_ordinary_one(batch, depth, height, width, kind)
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 def test_thin_convolution_of_a_patch_is_left_to_onednn():
     """As long as PyTorch leaves it to its slow loop otherwise."""
 

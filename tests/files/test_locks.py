@@ -93,7 +93,7 @@ def test_a_lock_file_that_is_removed_is_not_what_a_waiting_run_ends_with(tmp_pat
         while not is_waiting(tmp_path / "lock"):
             assert not result.done()
         (tmp_path / "lock").unlink()
-    assert result.result(timeout=10)
+    assert result.result(timeout=60)
 
 
 def is_waiting(file: Path) -> bool:

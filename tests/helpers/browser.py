@@ -196,7 +196,11 @@ def jupyterlab(folder: Path, prefix: str = "/", **environment: str) -> Iterator[
         yield address
     finally:
         server.terminate()  # ends its kernels, too
-        server.wait(60)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
 
 
 def answers(url: str) -> bool:

@@ -170,7 +170,7 @@ def test_a_layer_of_8_bits_is_near_the_layer(make, seed):
     inputs = Quantiser(torch.tensor(-6.0), torch.tensor(6.0), 8)
     with torch.no_grad():
         wanted, rounded = layer(x), QuantisedLayer(layer, transform, inputs, 8)(x)
-    assert 0 < (rounded - wanted).norm() < 0.1 * wanted.norm()
+    assert 0 < (rounded - wanted).norm() < 0.12 * wanted.norm()
 
 
 @torch.no_grad()

@@ -81,7 +81,7 @@ def test_bicubic_leaves_an_even_section_as_it_is():
 @CHECKED
 @given(n=st.integers(1, 20), k=st.integers(1, 9), width=st.integers(1, 6), seed=SEEDS)
 def test_the_nearest_code_is_that_of_brute_force(n, k, width, seed):
-    vectors, codes = random(n, width, seed=seed), random(k, width, seed=seed + 1)
+    vectors, codes = random(n, width, seed=seed).double(), random(k, width, seed=seed + 1).double()
     distances = [[(vector - code).square().sum().item() for code in codes] for vector in vectors]
     chosen = nearest_codes(vectors, codes)
     assert np.take_along_axis(np.array(distances), chosen.numpy()[:, None], 1).ravel() == pytest.approx(

@@ -47,7 +47,7 @@ def test_what_is_missing_is_trained_measured_and_not_done_again(tiny, capsys):
     assert adapt.PAGE.read_text(encoding="utf-8").count(f"| {METHODS['gate'].title} | 11,398 |") == 3  # volumes
     assert [*rows] == [("gate", 5), ("natural_rank_4", 5)]
     for (name, _), (run,) in rows.items():
-        assert run["trained"]["encoder"] > 0 and run["core_seconds"] > 0 and run["threshold"] in (0.3, 0.6)
+        assert run["trained"]["encoder"] > 0 and run["core_seconds"] >= 0 and run["threshold"] in (0.3, 0.6)
         for volume in adaptation.JUDGED_ON:
             (voi,) = adaptation.adaptation_scores(rows, name, 5, volume)
             assert voi == run["volumes"][volume]["voi_split"] + run["volumes"][volume]["voi_merge"] > 0

@@ -80,7 +80,7 @@ def test_pretraining_learns_and_leaves_it_in_the_encoder(volume, tmp_path):
     )
     history = pretrain(encoder, [volume], config, tmp_path)
     ignorant = np.abs(volume.raw - volume.raw.mean()).mean() / volume.raw.std()  # painting the mean everywhere
-    assert np.mean(history.loss[-10:]) < 0.7 * ignorant
+    assert np.mean(history.loss[-10:]) < 0.8 * ignorant
     assert any(not torch.equal(before[name], value) for name, value in encoder.state_dict().items())
     assert len(pretrain(encoder, [volume], config, tmp_path).loss) == 150  # nothing is trained again
 

@@ -55,7 +55,7 @@ def test_rows_are_trained_once_and_the_student_is_shipped_with_its_card(tiny, ca
     assert capsys.readouterr().out.count("seed 0, after") == 3
     rows = students.read_students(tiny / "runs")
     for (run,) in rows.values():
-        assert run["threshold"] in (0.3, 0.6) and run["core_seconds"] > 0
+        assert run["threshold"] in (0.3, 0.6) and run["core_seconds"] >= 0
         assert run["milliseconds"]["student"] > 0 and run["voi_split"] + run["voi_merge"] > 0
     assert [*rows] == ["cross", "graft", "features"]
     assert f"| {PUPILS['graft'].title} |" in train_student.PAGE.read_text(encoding="utf-8")
