@@ -506,9 +506,8 @@ fold_table(heads, {"": [coverage(*picture) for picture in kept.items()]})
 # %% [markdown]
 # ## 7 · How many labels does it take?
 #
-# Labels are expensive: one section takes an expert hours. If a pretrained encoder knows something useful, it
-# should help most when there is little to learn from. So many rows were also trained with only the first 20 or 5
-# sections. Everything else is equal, even the number of iterations.
+# Labelling one section takes an expert hours. What a pretrained encoder knows should help most where labels are few. So
+# many rows were also trained with only the first 20 or 5 sections. All else is equal, even the number of iterations.
 
 # %% alt="VOI against the number of labelled sections, 5, 20 and 120, on a logarithmic axis: one line for each row that was also trained on fewer sections, three of them in colour and the others in grey, with bars for the spread over seeds and a small dot for each run."
 amounts = table.by_sections(results)
@@ -519,41 +518,40 @@ plt.show()
 
 # %% [markdown]
 # **What to see.** If pretraining replaces labels, the *distance* between two lines is larger on the left than on the
-# right. Compare it with the bars (the spread over seeds) before you believe it. **Mind the horizontal
-# axis:** neighbouring sections of 10 nm are nearly the same picture, so 20 sections from one place teach far less than
-# 20 from different places.
+# right. Compare it with the bars (the spread over seeds) before you believe it. **Mind the horizontal axis:**
+# neighbouring sections of 10 nm are nearly the same picture, so 20 of them teach far less than 20 from different places.
 
 # %% [markdown]
 # ### What do photographs teach?
 #
 # SAM2 has learned from photographs. Does that help in EM? Its weights are not measured here (`make results
-# ENCODER=tiny` does it), so we ask a second stand-in: EfficientNet-Lite0, the encoder of the rows with *natural
-# images*. Its twin has the same layers with random weights. Both stay frozen; 5 or 20
-# labelled sections train the rest.
+# ENCODER=tiny`), so we ask a second stand-in, the guide of the rows with *natural images*: EfficientNet-Lite0, frozen.
+# Its twin has the same layers with random weights.
 
-# %% alt="Two panels, for 5 and for 20 labelled sections. Each has six rows of dots, one dot for each training, over VOI: three ways to use a guide, each with the guide of natural images and below it its twin with random weights. Where a row has several dots, a black line marks their mean."
+# %% alt="Three panels, for 5, 20 and 120 labelled sections. Each has six rows of dots, one dot for each training, over VOI: three ways to use a guide, each with the guide of natural images and below it its twin with random weights. Where a row has several dots, a black line marks their mean."
 WAYS = {"natural_only": "$A_s$ alone", "natural_residual": "$F' = F + F a$", "natural_additive": "$F' = F + W_v S a$"}
-figure, axes = plt.subplots(2, 1, figsize=(10, 6.4), sharex=True)
-for ax, sections in zip(axes, (5, 20), strict=True):
+figure, axes = plt.subplots(3, 1, figsize=(10, 9), sharex=True)
+for ax, sections, end in zip(axes, (5, 20, 120), ("_5", "_20", ""), strict=True):
     dots = {}
     for way, words in WAYS.items():
-        names = f"{way}_{sections}", f"{way}_random_{sections}"
+        names = f"{way}{end}", f"{way}_random{end}"
         photographs, untrained = (table.scores(rows.get(name, []), "voi") for name in names)
         dots |= {f"{words}, natural images": photographs, f"{words}, random weights": untrained}
         difference = statistics.compare_runs(photographs, untrained)
         print(f"{sections} sections, {words.replace('$', '')}: VOI with natural images is {difference}")
     charts.runs_of_rows(
-        ax, dots, "VOI (bits) on FIB-25's validation part; in brackets: trainings" if ax is axes[1] else ""
+        ax, dots, "VOI (bits) on FIB-25's validation part; in brackets: trainings" if ax is axes[2] else ""
     )
     ax.set_title(f"{sections} labelled sections")
 plt.show()
 
 # %% [markdown]
-# **What to see.** With 5 sections, in all three pairs, every dot of *natural images* lies left of every dot of random
-# weights: the guide brings something that 5 sections did not teach. With 20 sections this still holds for $A_s$, which
-# knows nothing but the guide. In $A_r$ it depends on the form. With $F + F a$ the two rows lie on each other; with $F +
-# W_v S a$ four of five random dots lie right of all others, and the fifth is the leftmost of all. So photographs save
-# labels when labels are few.
+# **What to see.** With 5 sections every dot of *natural images* lies left of every dot of its random twin: the guide
+# brings something that 5 sections did not teach. With 20 and 120 sections this still holds for $A_s$, which knows
+# nothing but the guide. In $A_r$ it depends on the form. With $F + F a$ the rows overlap. With $F +
+# W_v S a$ they are apart with 120 sections; with 20, one random dot of five is the leftmost of all. $A_s$ gains as much
+# from photographs with 120 sections as with 5, the two forms of $A_r$ less than half as much: their Fine-Grained Encoder
+# may learn from labels what the guide could tell it.
 
 # %% [markdown]
 # ### Further: all rows, and the questions of part 4, with few sections

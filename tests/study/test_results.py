@@ -381,8 +381,12 @@ def test_lesson_07_says_of_photographs_what_the_table_says():
     trained = table.trained_rows(table.load_rows())
     vois = {name: table.scores(trained[name], "voi") for name in trained if name.startswith("natural_")}
     ways = ("natural_only", "natural_residual", "natural_additive")
-    apart = {n: {way: max(vois[f"{way}_{n}"]) < min(vois[f"{way}_random_{n}"]) for way in ways} for n in (5, 20)}
-    assert all(apart[5].values()) and apart[20] == dict.fromkeys(ways, False) | {"natural_only": True}
+    pairs = {n: {way: (vois[f"{way}{n}"], vois[f"{way}_random{n}"]) for way in ways} for n in ("_5", "_20", "")}
+    apart = {n: [way for way in ways if max(pairs[n][way][0]) < min(pairs[n][way][1])] for n in pairs}
+    assert apart == {"_5": [*ways], "_20": ["natural_only"], "": ["natural_only", "natural_additive"]}
+    gains = {way: [np.mean(pairs[n][way][1]) - np.mean(pairs[n][way][0]) for n in ("_5", "")] for way in ways}
+    assert [all_labels < 0.5 * few for few, all_labels in gains.values()] == [False, True, True]
+    assert gains["natural_only"][1] >= gains["natural_only"][0]
     assert np.mean(np.array(vois["natural_additive_20"]) < np.median(vois["natural_additive_random_20"])) == 1
     assert statistics.permutation_p(vois["natural_residual_20"], vois["natural_residual_random_20"]) > 0.5
 
