@@ -130,6 +130,7 @@ QUESTIONS = {  # the rows were made for these: the first of each pair is compare
     "fine-tuning the guide that knows photographs": ("natural_additive_tuned", "natural_additive"),
     "a guide that knows photographs, at equal iterations": ("natural_additive", "unet"),
     "a guide that knows photographs, and the U-Net trains longer": ("natural_additive", "unet_longer"),
+    "a guide that knows photographs, and the U-Net has a norm of one voxel": ("natural_additive", "unet_channel"),
     "photographs against EM, with F' = F + W_v S a": ("natural_additive", "additive"),
     "sections enlarged twice before a guide of EM": ("additive_zoom2", "additive"),
     "sections enlarged four times before a guide of EM": ("additive_zoom4", "additive"),

@@ -571,6 +571,11 @@ for sections in (5, 20):
 fold_table(HEADS, groups)
 
 # %% [markdown]
+# **What to see.** With 5 sections, find *3D U-Net, channel norm*. It has no guide at all, only another norm, and comes
+# close to the guides of photographs. So a guide that beats a U-Net by 0.5 bits has not shown what a *guide* is worth:
+# the U-Net may have been a weak one. Its own twin, with random weights and all else equal, is the better comparison.
+
+# %% [markdown]
 # ## 8 · Further: tissue that no row has seen
 #
 # FIB-25's validation part comes from the same block as its training part. What happens elsewhere? Here are another fly

@@ -385,6 +385,9 @@ def test_lesson_07_says_of_photographs_what_the_table_says():
     apart = {n: [way for way in ways if max(pairs[n][way][0]) < min(pairs[n][way][1])] for n in pairs}
     assert apart == {"_5": [*ways], "_20": ["natural_only"], "": ["natural_only", "natural_additive"]}
     gains = {way: [np.mean(pairs[n][way][1]) - np.mean(pairs[n][way][0]) for n in ("_5", "")] for way in ways}
+    without = [table.scores(trained[f"unet{norm}_5"], "voi") for norm in ("", "_channel")]  # of a guide
+    assert np.mean(without[0]) - np.mean(vois["natural_additive_5"]) > 0.5
+    assert max(without[1]) < min(without[0]) and np.mean(without[1]) - np.mean(vois["natural_additive_5"]) < 0.2
     assert [all_labels < 0.5 * few for few, all_labels in gains.values()] == [False, True, True]
     assert gains["natural_only"][1] >= gains["natural_only"][0]
     assert np.mean(np.array(vois["natural_additive_20"]) < np.median(vois["natural_additive_random_20"])) == 1

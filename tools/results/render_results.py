@@ -56,6 +56,8 @@ FINDINGS = (  # question, and the two rows that answer it, for each number of la
     ),
     ("Does a guide of photographs help more than one of EM?", "natural_additive", "additive"),
     ("Does it help more than training a U-Net longer?", "natural_additive", "unet_longer"),
+    ("Does it help more than a norm in the U-Net that sees one voxel?", "natural_additive", "unet_channel"),
+    ("Does fine-tuning the guide of photographs help?", "natural_additive_tuned", "natural_additive"),
     ("Does EM on top of photographs help?", "natural_additive_em", "natural_additive"),
     ("Does EM on top of photographs help A_s?", "natural_only_em", "natural_only"),
     ("Does a guide that learned from EM help, at equal time?", "pretrained_frozen_longer", "unet_longer"),
@@ -83,8 +85,8 @@ from the first 5, 20 or {SECTIONS} sections of FIB-25's training part and are ju
 A_s are the coarse affinities, from the guide's features S alone; A_r the refined ones, from the fine features F too.
 The pretrained encoder is our small one (`make encoder`): it learned from EM without hand-drawn labels and has never
 seen a photograph. Rows of *natural images* are guided by EfficientNet-Lite0 with ImageNet's weights, a stand-in for
-SAM2's encoder; only some of their runs are done. In rows of *natural images and EM* it was trained on the small one's
-EM afterwards.
+SAM2's encoder; fine-tuned, it is measured with 5 sections so far. In rows of *natural images and EM*, measured with 5
+sections so far, it was trained on the small one's EM afterwards.
 
 **How large is p?** *p (permutation)* is the share of all deals of the same runs into two groups in which the means
 differ at least as much. With {len(SEEDS)} runs against {len(SEEDS)} it is never below {SMALLEST_P:.2f}, so such a
