@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Give torch the same random numbers in every run of a test and of the fixtures made for it, in any order."""
+    """Seed torch before each test and the fixtures set up for it, so that no result hangs on which tests ran before."""
     import torch  # not above: after fgnet_lib
 
     torch.manual_seed(0)

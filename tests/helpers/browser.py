@@ -133,10 +133,12 @@ def new_page(browser: Browser, **options: Any) -> Page:
 
 @contextmanager
 def phone(page: Page) -> Iterator[Page]:
-    """A page of the same browser with the size of a phone, and a finger."""
-    held = new_page(page.context.browser, viewport={"width": 390, "height": 844}, has_touch=True)
-    yield held
-    held.context.close()
+    """Open a page of a phone's size with touch in the same browser, and close it afterwards."""
+    small = new_page(page.context.browser, viewport={"width": 390, "height": 844}, has_touch=True)
+    try:
+        yield small
+    finally:
+        small.context.close()
 
 
 def wait_until(page: Page, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
