@@ -4,6 +4,8 @@ machines, and it never outlives the process that started it, whose end of the pi
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ import psutil
 from papermill.__main__ import papermill
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.iorw import LocalHandler, papermill_io
+from traitlets.config import Config
 
 from fgnet_lib.files.atomic import write_atomically
 
@@ -25,11 +28,19 @@ class WholeFiles(LocalHandler):
 
 
 class PatientEngine(NBClientEngine):
-    """Wait a minute, not 4 seconds, for what a cell showed, and 5 minutes for the kernel: a busy machine is slow."""
+    """Wait a minute, not 4 seconds, for what a cell showed, and 5 minutes for the kernel: a busy machine is slow.
+
+    On Linux the kernel is reached by files, since a port may be taken by another program before the kernel binds it.
+    """
 
     @classmethod
     def execute_managed_notebook(cls, *given: Any, **named: Any) -> None:
-        super().execute_managed_notebook(*given, **named | {"iopub_timeout": 60, "start_timeout": 300})
+        own: dict[str, Any] = {"iopub_timeout": 60, "start_timeout": 300}
+        with tempfile.TemporaryDirectory() as folder:
+            if sys.platform == "linux" and len(folder) < 80:  # a socket's path has 107 characters at most
+                files = {"transport": "ipc", "connection_file": str(Path(folder) / "kernel.json")}
+                own["config"] = Config(KernelManager=files)
+            super().execute_managed_notebook(*given, **named | own)
 
 
 def watch_parent() -> None:
