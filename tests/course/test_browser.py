@@ -43,6 +43,6 @@ def test_what_goes_wrong_in_a_page_or_its_frames_is_noticed():
         page.set_content(
             f'<iframe srcdoc="{inner}"></iframe><script src="{nobody}"></script><img src="http://a.example/">'
         )
-        parts = ("console: said", "exception: thrown", nobody)
-        browser.wait_until(page, lambda: all(part in "\n".join(watch.problems) for part in parts), "not all is noticed")
+        wanted = ("console: said", "exception: thrown", nobody)
+        browser.wait_until(page, lambda: all(one in "\n".join(watch.problems) for one in wanted), "not all is noticed")
         assert watch.outside == ["http://a.example/"]

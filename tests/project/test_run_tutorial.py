@@ -111,6 +111,14 @@ def test_memory_that_a_new_child_only_shares_is_not_counted(tmp_path):
     assert abs(peak - alone) < 100  # its 200 MB are counted once
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere kernels have ports")
+def test_a_kernel_has_no_port_that_another_program_could_take(tmp_path):
+    app = "from ipykernel.kernelapp import IPKernelApp\napp = IPKernelApp.instance()\n"
+    notebook = write(tmp_path, "00_kernel", f"{app}assert app.transport == 'ipc', app.transport")
+    code, _, _, log = run_tutorial.execute(notebook, tmp_path / "x.ipynb", {}, folder=tmp_path)
+    assert code == 0, log
+
+
 def test_the_key_depends_on_notebook_library_and_parameters(out, tmp_path):
     notebook = write(tmp_path, "00_a", "pass")
     keys = {run_tutorial.sources_key(notebook, PARAMETERS)}

@@ -1,5 +1,6 @@
-"""Papermill's command line with three changes for `make tutorial`: its notebook is always whole, it waits for slow
-machines, and it never outlives the process that started it, whose end of the pipe to standard input must stay open."""
+"""Papermill's command line, changed for `make tutorial`: its notebook is always whole, it waits for slow machines and
+reaches the kernel without ports where it can, and it never outlives the process that started it, whose end of the pipe
+to standard input must stay open."""
 
 from __future__ import annotations
 
