@@ -88,6 +88,12 @@ for _name, (_title, _config) in _FORMS.items():
         ROWS[f"natural_{_name}_em"] = Row(f"{_title.replace('images', 'images and EM')}, frozen", _config, "natural_em")
     if _config.refined:
         ROWS[f"natural_{_name}_tuned"] = Row(f"{_title}, fine-tuned", _config, "natural", frozen=False)
+for _name in ("natural_additive", "natural_additive_random"):  # is it photographs that help, or a norm of one voxel?
+    ROWS[f"{_name}_channel"] = replace(
+        ROWS[_name],
+        title=f"{ROWS[_name].title}, channel norm",
+        config=replace(ROWS[_name].config, norm="channel"),
+    )
 ZOOMED = tuple(f"{name}_zoom{zoom}" for name in ("additive", "natural_additive") for zoom in (2, 4))
 for _name in ZOOMED:  # sections enlarged before the encoder, so that attention is as fine as membranes
     _base, _, _zoom = _name.rpartition("_zoom")
@@ -125,12 +131,19 @@ QUESTIONS = {  # the rows were made for these: the first of each pair is compare
     "what photographs teach, in A_s alone": ("natural_only", "natural_only_random"),
     "what photographs teach, with F' = F + F a": ("natural_residual", "natural_residual_random"),
     "what photographs teach, with F' = F + W_v S a": ("natural_additive", "natural_additive_random"),
+    "what photographs teach, if the norm sees one voxel": (
+        "natural_additive_channel",
+        "natural_additive_random_channel",
+    ),
+    "a norm that sees one voxel, around a guide of photographs": ("natural_additive_channel", "natural_additive"),
     "EM on top of photographs, in A_s alone": ("natural_only_em", "natural_only"),
     "EM on top of photographs, with F' = F + W_v S a": ("natural_additive_em", "natural_additive"),
     "fine-tuning the guide that knows photographs": ("natural_additive_tuned", "natural_additive"),
+    "fine-tuning it, with F' = F + F a": ("natural_residual_tuned", "natural_residual"),
     "a guide that knows photographs, at equal iterations": ("natural_additive", "unet"),
     "a guide that knows photographs, and the U-Net trains longer": ("natural_additive", "unet_longer"),
     "a guide that knows photographs, and the U-Net has a norm of one voxel": ("natural_additive", "unet_channel"),
+    "the same, and both have that norm": ("natural_additive_channel", "unet_channel"),
     "photographs against EM, with F' = F + W_v S a": ("natural_additive", "additive"),
     "sections enlarged twice before a guide of EM": ("additive_zoom2", "additive"),
     "sections enlarged four times before a guide of EM": ("additive_zoom4", "additive"),

@@ -49,6 +49,7 @@ FINDINGS = (  # question, and the two rows that answer it, for each number of la
         "natural_residual_random",
     ),
     ("And with F' = F + W_v S a?", "natural_additive", "natural_additive_random"),
+    ("And if the norm sees one voxel?", "natural_additive_channel", "natural_additive_random_channel"),
     ("Does it help A_s, which sees the guide's features alone?", "natural_only", "natural_only_random"),
     (
         "Does adding what the guide sees help, F' = F + W_v S a instead of F + F a?",
@@ -58,7 +59,9 @@ FINDINGS = (  # question, and the two rows that answer it, for each number of la
     ("Does a guide of photographs help more than one of EM?", "natural_additive", "additive"),
     ("Does it help more than training a U-Net longer?", "natural_additive", "unet_longer"),
     ("Does it beat a U-Net without a guide whose norm sees one voxel?", "natural_additive", "unet_channel"),
+    ("And if both have that norm?", "natural_additive_channel", "unet_channel"),
     ("Does fine-tuning the guide of photographs help?", "natural_additive_tuned", "natural_additive"),
+    ("And with F' = F + F a?", "natural_residual_tuned", "natural_residual"),
     ("Does EM on top of photographs help?", "natural_additive_em", "natural_additive"),
     ("Does EM on top of photographs help A_s?", "natural_only_em", "natural_only"),
     ("Does a guide that learned from EM help, at equal time?", "pretrained_frozen_longer", "unet_longer"),
