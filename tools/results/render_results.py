@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from math import comb
 from typing import Any
@@ -552,9 +553,10 @@ def draw_parts(rows: Rows) -> plt.Figure:
 
 
 def panels_by_guide(lines: Mapping[str, Any], beside: int = 0) -> tuple[plt.Figure, Iterator[tuple[Axes, dict]]]:
-    """A figure with a panel for rows without a guide of photographs and one for rows with it; empty ones are left out.
+    """A figure with a panel for each network around a guide of photographs, after one for all other rows.
 
-    Each is as high as the list of names beside it, which would squeeze it otherwise.
+    Rows of one network differ in the guide's weights alone. Each panel is as high as the list of names beside it, which
+    would squeeze it otherwise.
 
     Args:
         lines: title of a row -> what is drawn of it.
@@ -563,20 +565,19 @@ def panels_by_guide(lines: Mapping[str, Any], beside: int = 0) -> tuple[plt.Figu
     Returns:
         The figure, and each panel, which has its title, with its lines.
     """
-    of_photographs = {row.title for row in ROWS.values() if row.config.encoder == "natural"}
-    groups = {
-        "Without photographs": {title: line for title, line in lines.items() if title not in of_photographs},
-        "Guides of photographs, and their random twins": {
-            title: line for title, line in lines.items() if title in of_photographs
-        },
-    }
-    groups = {name: group for name, group in groups.items() if group} or {"": {}}
-    heights = [max(4.5, 0.32 * (len(group) + beside + 1)) for group in groups.values()]
+    networks = {row.title: row.config for row in ROWS.values()}
+    first = {row.config: row.title.replace(", frozen", "") for row in reversed(ROWS.values())}
+    groups = defaultdict(dict)
+    for title, line in lines.items():
+        natural = title in networks and networks[title].encoder == "natural"
+        groups[first[networks[title]] if natural else "Other networks"][title] = line
+    groups = groups or {"": {}}
+    heights = [max(2.8, 0.32 * (len(group) + beside + 2)) for group in groups.values()]
     figure, axes = plt.subplots(
         len(groups), 1, figsize=(12, sum(heights)), height_ratios=heights, sharey=True, squeeze=False
     )
     for ax, name in zip(axes.flat, groups, strict=True):
-        ax.set_title(f"{name} (FIB-25, validation part)")
+        ax.set_title(f"{name}, FIB-25's validation part")
     return figure, zip(axes.flat, groups.values(), strict=True)
 
 
