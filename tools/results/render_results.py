@@ -572,7 +572,7 @@ def panels_by_guide(lines: Mapping[str, Any], beside: int = 0) -> tuple[plt.Figu
         natural = title in networks and networks[title].encoder == "natural"
         groups[first[networks[title]] if natural else "Other networks"][title] = line
     groups = groups or {"": {}}
-    heights = [max(2.8, 0.32 * (len(group) + beside + 2)) for group in groups.values()]
+    heights = [max(3.4, 0.32 * (len(group) + beside + 2)) for group in groups.values()]
     figure, axes = plt.subplots(
         len(groups), 1, figsize=(12, sum(heights)), height_ratios=heights, sharey=True, squeeze=False
     )
