@@ -4,6 +4,7 @@ MUTANTS = {
     "coordinate_waves": [
         ("range(int(opened * frequencies))", "range(frequencies)", "All frequencies are open"),
         ("int(opened * frequencies)", "int(np.ceil(opened * frequencies))", "You round up"),
+        ("int(opened", "round(opened", "You round up"),
         ("2**k * np.pi", "2**k * 2 * np.pi", "twice the frequency"),
         ("2**k * np.pi", "(k + 1) * np.pi", "grow by 1 from wave to wave"),
         ("2**k * np.pi * p", "2**k * p", "A factor of pi"),
@@ -19,6 +20,7 @@ MUTANTS = {
         ("passes.var(axis=0)", "abs(passes[0] - passes[1])", "the first two passes alone"),
         ("np.argsort(-variance)[:budget]", "-np.sort(-variance)[:budget]", "These are variances"),
         ("int(share * passes.shape[1])", "int(share * passes.shape[1]) + 1", "was expected"),
+        ("int(share", "round(share", "was expected"),
         ("np.argsort(-variance)[:budget]", "np.argsort(-variance)[1 : budget + 1]", "points differ"),
     ],
     "inspected_errors": [
@@ -29,6 +31,8 @@ MUTANTS = {
         ("return wrong[inspected].sum()", "return 1 - wrong[inspected].sum()", "errors that are left"),
         ("wrong[inspected].sum() / wrong.sum()", "(~wrong)[inspected].sum() / (~wrong).sum()", "that are right"),
         ("np.argsort(-scores)[: int(share * len(scores))]", "scores > share", "no limit for the scores"),
+        ("int(share", "round(share", "You round up"),
+        ("int(share * len(scores))", "int(np.ceil(share * len(scores)))", "You round up"),
         ("int(share * len(scores))", "int(share * len(scores) / 2)", "is not the share of errors"),
     ],
     "expected_calibration": [
