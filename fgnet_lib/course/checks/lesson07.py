@@ -72,6 +72,7 @@ def seed_summary(answer: Callable[[Sequence[float]], tuple]) -> None:
     """Check the mean and the standard deviation of a sample over the runs of a row; a single run has no spread."""
     for scores in ([1.0, 1.1, 1.5], [0.9, 0.3, 0.4, 0.6]):
         _judge_summary(answer, scores)
+    require(_mean_and_spread(call(answer, [1.3, 1.1]))[1] is not None, "Two runs have a spread already")
     try:
         mean, spread = _mean_and_spread(call(answer, [1.3]))
     except Slip as slip:

@@ -59,11 +59,13 @@ def _judge_geometry(answer: Callable, voxel_size: tuple, offset: tuple, first: t
 def flat_sections(answer: Callable[[np.ndarray], list[int]]) -> None:
     """Check the numbers of the sections whose grey values spread less than a tenth of the median."""
     generator = np.random.default_rng(8)
-    raw = generator.integers(60, 200, (11, 20, 30)).astype(np.uint8)
+    raw = generator.integers(60, 200, (13, 20, 30)).astype(np.uint8)
     require(not _sections(answer, raw), "In a volume without any lost section, your function finds some")
     lost = [2, 5, 8, 9]
     for z, grey, noise in zip(lost, (0, 128, 240, 100), (1, 3, 11, 11), strict=True):
         raw[z] = grey + generator.integers(0, noise, raw[z].shape)
+    raw[3] = generator.integers(0, 256, raw[3].shape)  # a high contrast, which a limit must not follow
+    raw[6] //= 6  # a sixth of the median, which is more than a tenth
     raw[7] //= 4  # dark, and yet a picture
     spread = raw.std(axis=(1, 2))
     numbers = _sections(answer, raw)
@@ -72,6 +74,7 @@ def flat_sections(answer: Callable[[np.ndarray], list[int]]) -> None:
         f"There are {len(raw)} sections, counted from 0, but you found {numbers}",
     )
     require(7 not in numbers, "Section 7 is dark, but it holds a picture: brightness does not decide")
+    require(6 not in numbers, "Section 6 is faint, but your limit should be lower: a tenth of the median")
     require(2 in numbers, "Section 2 is black, but you did not find it")
     require(
         5 in numbers, "Section 5 is evenly grey with a little noise: an empty section need not be black or quite even"

@@ -19,6 +19,7 @@ MUTANTS = {
         ("return mean, spread", "return (mean, spread) if spread else None", "return two values as well"),
         ("else None", "else 0", "look like certainty"),
         (" if len(scores) > 1 else None", "", "return None"),
+        ("len(scores) > 1", "len(scores) > 2", "Two runs have a spread"),
         ("np.mean(scores)", "sum(scores)", "is a sum"),
         ("np.std(scores, ddof=1)", "np.var(scores)", "it divides by the number of runs"),
         ("np.mean", "np.median", "is the median"),

@@ -13,6 +13,8 @@ MUTANTS = {
     "flat_sections": [
         ("raw.std(axis=(1, 2))", "raw.mean(axis=(1, 2))", "evenly grey"),
         ("np.median(spread) / 10", "np.median(spread) / 2", "holds a picture"),
+        ("np.median(spread) / 10", "np.median(spread) / 5", "is faint"),
+        ("np.median(spread) / 10", "np.max(spread) / 10", "is faint"),
         ("spread < ", "spread > ", "without any lost section"),
         ("axis=(1, 2)", "axis=(0, 2)", "Section 2 is black"),
         (
