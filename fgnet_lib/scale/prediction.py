@@ -290,8 +290,8 @@ class Predict(ToAffinities):
 
 def _settings(grid: Grid, source: Source, predictor: Network | Predictor) -> dict[str, Any]:
     """The settings of all steps from raw to affinities."""
-    raw = {"raw": str(source.path), "raw_key": source.raw_key, "shape": list(grid.shape), "raw files": source.stamp()}
-    return {**raw, **source.geometry(), "block": list(grid.block), **predictor.settings()}
+    raw = {"raw": str(source.path), "raw_key": source.raw_key, "axes": source.axes, "raw files": source.stamp()}
+    return {**raw, "shape": list(grid.shape), **source.geometry(), "block": list(grid.block), **predictor.settings()}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -314,6 +315,8 @@ def test_a_source_has_axes(client, tmp_path):
     predict_blocks(client, source, tmp_path / "run", Grey(), BLOCK, progress=False)
     affinities = zarr.open_array(tmp_path / "run" / "affinities.zarr")[0]
     np.testing.assert_allclose(affinities, raw / 255, atol=1e-3)
+    with pytest.raises(ValueError, match="axes was xyz, is now zyx"):  # blocks in other axes are not mixed
+        predict_blocks(client, replace(source, axes="zyx"), tmp_path / "run", Grey(), BLOCK, progress=False)
 
 
 def test_a_block_that_no_memory_holds_is_refused_before_it_is_read(client, tmp_path):
