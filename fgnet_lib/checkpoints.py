@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import SCALER_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
@@ -128,7 +129,11 @@ class Checkpoints:
                 f"{newest} was made with another configuration: {'; '.join(changed)}. "
                 "Go back to it, or train in a new folder"
             )
+        scaler = self.accelerator.scaler
+        if not (newest / SCALER_NAME).is_file():  # not from float16: a new scaler finds its scale in some iterations
+            self.accelerator.scaler = None
         self.accelerator.load_state(str(newest))
+        self.accelerator.scaler = scaler
         self.history.__dict__.update(json.loads((newest / "history.json").read_text(encoding="utf-8")))
         if self.average:
             self.average.load_state_dict(load_file(newest / "average.safetensors"))

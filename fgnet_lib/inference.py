@@ -189,7 +189,8 @@ def predict(
     if len(raw.shape) != 3 or raw.dtype != np.uint8 or 0 in raw.shape:
         raise ValueError(f"raw must be a non-empty uint8 volume (z, y, x); got {raw.dtype} of shape {tuple(raw.shape)}")
     device = torch.device(device or next(model.parameters()).device)
-    model = model.to(device).eval()
+    with torch.inference_mode(False), torch.no_grad():  # or weights that move could never be trained again
+        model = model.to(device).eval()
     region = Region.whole(raw.shape) if region is None else region
     tile = choose_tile(model, device) if tile is None else tile
     views = [_View(raw, region, axis) for axis in range(3 if three_views else 1)]

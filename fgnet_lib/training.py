@@ -133,7 +133,8 @@ def fit(
     """Minimise a loss function over the samples of a data set, within a budget, resuming where a run was lost.
 
     With a budget in iterations a resumed run equals an undisturbed run; with a budget in minutes the learning rate
-    follows the clock, and no two runs are equal.
+    follows the clock, and no two runs are equal. A run that was stopped before its first checkpoint begins again, from
+    the weights that the model has by then; build the model anew for what it had.
 
     In n processes, batch k of the run goes to process k modulo n, and gradients are averaged: the same as one process
     with n times the batch. What is random inside the model has a seed of its own in each process. The first process
@@ -264,9 +265,10 @@ def _alone(folder: Path) -> AbstractContextManager[None]:
 def _accelerate(device: torch.device, accumulate: int) -> Iterator[Accelerator]:
     """An Accelerator that leaves nothing behind; else a notebook could never change device, precision or processes."""
     try:
-        yield Accelerator(
-            cpu=device.type == "cpu", mixed_precision=precision(device), gradient_accumulation_steps=accumulate
-        )
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # else accelerate takes the first
+            yield Accelerator(
+                cpu=device.type == "cpu", mixed_precision=precision(device), gradient_accumulation_steps=accumulate
+            )
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 

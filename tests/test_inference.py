@@ -136,6 +136,19 @@ def test_bad_arguments_are_named(raw, tile, overlap, message):
         predict(Echo(), raw, tile, overlap)
 
 
+def test_a_model_that_predict_moved_can_be_trained():
+    """Weights that are copied in inference mode never can; the other device is played by a copy."""
+
+    class Moving(FGNet):
+        def to(self, *_: object) -> FGNet:
+            return self._apply(torch.clone)
+
+    model = Moving(replace(MINI, encoder=None, widths=(4, 4, 4, 4, 4)))
+    predict(model, np.zeros((2, 32, 32), np.uint8), (2, 32, 32), progress=False, engine="torch")
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+    model(torch.zeros(1, 1, 2, 32, 32)).refined.mean().backward()
+
+
 def test_windows_are_wide_where_they_change_nothing_and_fit(monkeypatch):
     group, channel = FGNet(MINI), FGNet(replace(MINI, norm="channel"))
     cpu = torch.device("cpu")

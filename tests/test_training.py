@@ -20,10 +20,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from helpers.models import Tiny
 from helpers.training import CONFIG, state
 from helpers.volumes import rods
 
+from fgnet_lib import training
 from fgnet_lib.affinities import affinities_from_labels, affinity_mask, widen_borders
 from fgnet_lib.augment import Augment
 from fgnet_lib.checkpoints import CHECKSUMS, History, _checksums
@@ -45,6 +47,18 @@ def volume() -> Volume:
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)  # the order of additions, and so the last digits, depends on the number of threads
+
+
+class Lost(Exception):
+    """The session ended."""
+
+
+def lose_at(iteration: int) -> Callable[[History], None]:
+    def lose(history: History) -> None:
+        if len(history) == iteration:
+            raise Lost
+
+    return lose
 
 
 def labelled(name: str, value: int, shape: tuple[int, int, int] = (4, 32, 32)) -> Volume:
@@ -243,6 +257,41 @@ def test_another_configuration_is_refused_and_said(volume: Volume, tmp_path: Pat
     assert settings["learning_rate"] == 0.01  # the refusals changed nothing
 
 
+def test_a_run_goes_on_where_float16_is_scaled(volume: Volume, tmp_path: Path, monkeypatch) -> None:
+    """From an L4 or a CPU to a T4, whose scaler no checkpoint of theirs has; a scaler on a CPU plays the T4's."""
+
+    class Scaling(Accelerator):
+        def __init__(self, **keywords: object) -> None:
+            super().__init__(**keywords)
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+
+    with pytest.raises(Lost):
+        train(Tiny(), [volume], CONFIG, tmp_path, lose_at(4))
+    monkeypatch.setattr(training, "Accelerator", Scaling)
+    lengths = []
+    train(Tiny(), [volume], CONFIG, tmp_path, lambda history: lengths.append(len(history)))
+    assert lengths == [4, 5, 6, 7, 8, 9, 10]
+    assert [path.name for path in tmp_path.glob("*/scaler.pt")] == ["scaler.pt"]  # the next session has its scale
+
+
+def test_training_stays_on_the_gpu_that_the_model_is_on(monkeypatch) -> None:
+    current: list[torch.device] = []
+
+    @contextlib.contextmanager
+    def choose(device: torch.device):
+        current.append(device)
+        yield
+        current.remove(device)
+
+    monkeypatch.setattr(torch.cuda, "device", choose)
+    monkeypatch.setattr(training, "precision", lambda _: "no")
+    monkeypatch.setattr(training, "Accelerator", lambda **_: list(current))
+    second = torch.device("cuda", 1)
+    with training._accelerate(second, 1) as seen:
+        assert seen == current == [second]
+    assert current == []
+
+
 class Evil:
     """What an attacker would put into a file that is unpickled."""
 
@@ -270,18 +319,11 @@ def test_a_checkpoint_cannot_run_code(volume: Volume, tmp_path: Path) -> None:
 
 
 def test_a_time_budget_counts_over_sessions(volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Lost(Exception):
-        pass
-
-    def lose(history: History) -> None:
-        if len(history.loss) == 30:
-            raise Lost
-
     hours = count(start=0.0, step=0.1)  # each look at the clock is 0.1 hours after the one before
     monkeypatch.setattr("fgnet_lib.training.time", SimpleNamespace(monotonic=lambda: 3600 * next(hours)))
     config = replace(CONFIG, iterations=10**6, minutes=5 * 60)
     with pytest.raises(Lost):
-        train(Tiny(), [volume], config, tmp_path, lose)
+        train(Tiny(), [volume], config, tmp_path, lose_at(30))
     for _ in range(1000):  # a night between the sessions, which no budget has to pay
         next(hours)
     history = train(Tiny(), [volume], config, tmp_path)
@@ -401,17 +443,10 @@ def test_a_trial_that_chooses_float32_leaves_no_trace(volume: Volume, tmp_path: 
 
 
 def test_a_resumed_run_keeps_what_its_first_start_chose(volume: Volume, tmp_path: Path, monkeypatch, capsys) -> None:
-    class Lost(Exception):
-        pass
-
-    def lose(history: History) -> None:
-        if len(history) == 4:
-            raise Lost
-
     pace(monkeypatch, 0.4, 0.3)
     undisturbed = train(Tiny(), [volume], TRYING, tmp_path / "straight")
     with pytest.raises(Lost):
-        train(Tiny(), [volume], TRYING, tmp_path / "lost", lose)
+        train(Tiny(), [volume], TRYING, tmp_path / "lost", lose_at(4))
     capsys.readouterr()
     monkeypatch.setattr("fgnet_lib.training.has_bfloat16", lambda: False)  # another machine, and another wish
     survivor = Tiny()
