@@ -10,9 +10,9 @@ import pytest
 import record_times
 
 
-def write_run(folder, dataset, status):
+def write_run(folder, dataset, status, **more):
     folder.mkdir()
-    lesson = {"name": "00_welcome", "status": status, "seconds": 12.4, "peak_memory_mb": 801, "figures": []}
+    lesson = {"name": "00_welcome", "status": status, "seconds": 12.4, "peak_memory_mb": 801, "figures": [], **more}
     measures = {"cores": 2, "python": "3.11.7", "seconds": 12.4, "peak_memory_mb": 801}
     run = {"dataset": dataset, "profile": "fast", **measures, "lessons": [lesson]}
     (folder / "run.json").write_text(json.dumps(run))
@@ -29,6 +29,7 @@ def test_runs_that_finished_are_recorded_and_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(record_times, "TIMES", times)
     write_run(tmp_path / "tutorial-phantom-fast", "phantom", "done")
     write_run(tmp_path / "tutorial-fib25-fast", "fib25", "failed")
+    write_run(tmp_path / "tutorial-gala-fast", "gala", "done", resumed=True)
     runs = record_times.record(tmp_path)
     assert set(runs) == {"phantom-cpu", "phantom-fast"}
     anew = {"seconds": 12.4, "peak_memory_mb": 801}

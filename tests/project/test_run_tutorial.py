@@ -72,6 +72,23 @@ def test_a_run_stops_at_a_failure_and_goes_on_when_it_is_mended(out, tmp_path, c
     assert "fast phantom" in (out / "00_good.ipynb").read_text()
 
 
+def test_a_training_that_was_stopped_goes_on_and_other_results_start_cold(out, tmp_path, capsys):
+    """A training of hours is not begun anew because the run was stopped; but it is, if the lesson changes."""
+    begin = "from pathlib import Path\nfolder = Path(OUT_DIR)\nfolder.mkdir(parents=True, exist_ok=True)"
+    train = f"{begin}\n(folder / 'run' / 'checkpoint-0000200').mkdir(parents=True, exist_ok=True)"
+    draw = f"{begin}\n(folder / 'left').touch()"
+    stops = f"{begin}\nassert (folder / 'again').exists() or (folder / 'again').touch()"
+    training, drawing = write(tmp_path, "00_train", train, stops), write(tmp_path, "01_draw", draw, stops)
+
+    assert run_tutorial.run_tutorial([training], out, PARAMETERS) == 1
+    assert run_tutorial.run_tutorial([training], out, PARAMETERS) == 0
+    (lesson,) = json.loads((out / "run.json").read_text())["lessons"]
+    assert lesson["resumed"]
+    write(tmp_path, "00_train", train, stops, "pass")
+    assert run_tutorial.run_tutorial([training], out, PARAMETERS) == 1
+    assert [run_tutorial.run_tutorial([drawing], out, PARAMETERS) for _ in range(2)] == [1, 1]
+
+
 def test_a_lesson_that_prints_an_error_is_marked_and_the_run_goes_on(out, tmp_path, capsys):
     noisy, quiet = write(tmp_path, "00_noisy", *NOISY), write(tmp_path, "01_quiet", QUIET)
     assert run_tutorial.run_tutorial([noisy, quiet], out, PARAMETERS) == 1

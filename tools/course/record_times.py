@@ -100,11 +100,14 @@ def report(lessons: list[dict], dataset: str, profile: str) -> str:
 
 
 def record(out: Path) -> dict[str, dict]:
-    """The recorded runs, updated by the runs under `out`; a run that failed is left out."""
+    """The recorded runs, updated by the runs under `out`.
+
+    A run that failed is left out, and one with a lesson that went on with a stopped training: its seconds are a part.
+    """
     runs = read_times()
     for path in sorted(out.glob("tutorial-*/run.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
-        if all(lesson["status"] == "done" for lesson in run["lessons"]):
+        if all(lesson["status"] == "done" and not lesson.get("resumed") for lesson in run["lessons"]):
             name = f"{run['dataset']}-{run['profile']}"
             runs[name] = update(runs.get(name, {"lessons": {}})["lessons"], run)
     return runs

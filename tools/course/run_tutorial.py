@@ -61,6 +61,7 @@ class Lesson:
     figures: list[str] = field(default_factory=list)
     cell: int | None = None  # of a lesson that is not done: the notebook's cell, and its error
     error: str | None = None
+    resumed: bool = False  # it went on with the training of a run that was stopped, so `seconds` is only a part
 
     def __post_init__(self) -> None:
         numbers = (self.seconds, self.peak_memory_mb)
@@ -311,10 +312,15 @@ def clock(seconds: float) -> str:
 def run_lesson(notebook: Path, out: Path, parameters: dict[str, str], key: str, show: str) -> Lesson:
     """Execute one notebook into `out` and describe how it went."""
     executed, results = out / notebook.name, out / "results" / notebook.stem
-    clear(results)  # a lesson that was stopped, or written anew since, starts cold too
+    stamp = results.with_name(f"{notebook.stem}.key")
+    resumed = stamp.is_file() and stamp.read_text(encoding="utf-8") == key and any(results.rglob("checkpoint-*"))
+    if not resumed:  # else a training of hours that was stopped goes on; all other lessons start cold
+        clear(results)
+        stamp.parent.mkdir(exist_ok=True)
+        write_atomically(stamp, key)
     parameters = {**parameters, "OUT_DIR": str(results)}
     code, seconds, peak, log = execute(notebook, executed, parameters, notebook.parent, show)
-    lesson = Lesson(notebook.stem, "failed" if code else "done", round(seconds, 1), round(peak), key)
+    lesson = Lesson(notebook.stem, "failed" if code else "done", round(seconds, 1), round(peak), key, resumed=resumed)
     if code:
         lesson.cell, lesson.error = failure(executed, log)
     elif errors := find_errors(executed, log):
