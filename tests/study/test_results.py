@@ -145,6 +145,18 @@ def test_a_run_that_is_measured_or_locked_is_not_done_again(monkeypatch, tmp_pat
     assert started == [["unet", "2"]]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--rows", "unet", "unett"], "no row unett"), (["--rows", "unet", "--encoder", "tiny"], "encoder tiny")],
+)
+def test_rows_that_are_not_declared_are_refused(monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(results, "run_missing", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(results.sys, "argv", ["results.py", *arguments])
+    with pytest.raises(SystemExit):
+        results.main()
+    assert message in capsys.readouterr().err
+
+
 def test_one_parameter_runs_the_comparison_with_an_encoder_of_sam2(monkeypatch, tmp_path):
     started = []
     monkeypatch.setattr(results, "RESULTS", tmp_path)

@@ -146,6 +146,16 @@ def test_only_what_the_teacher_is_sure_of_is_a_target(monkeypatch, volume: Volum
     assert 0.3 < mask[:3].float().mean() < 0.8 and 0.4 < target[:3].mean() < 0.6
 
 
+def test_a_teacher_that_was_trained_anew_teaches_anew(monkeypatch, tmp_path) -> None:
+    taught = []
+    monkeypatch.setattr(teacher, "teach", lambda model, _: taught.append(model) or np.full((3, 1, 1, 1), len(taught)))
+    first, second = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    for model, expected in ((first, 1), (first, 1), (second, 2), (first, 1)):
+        affinities = teacher.teach_once(model, None, teacher.taught_folder(model, tmp_path))
+        assert (affinities == expected).all()
+    assert taught == [first, second]
+
+
 def test_teaching_is_the_least_of_three_views_slab_by_slab(monkeypatch) -> None:
     """Slabs overlap by what the model sees, and each voxel is written once."""
     raw = make_phantom((60, 32, 32), seed=1).raw

@@ -28,6 +28,7 @@ from fgnet_lib.machine import choose_device
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study.pretraining import pretrain
 from fgnet_lib.study.rows import SHIPPED
+from fgnet_lib.study.runs import name_weights
 from fgnet_lib.training import TrainConfig, train
 from fgnet_lib.weights import PRETRAINED
 
@@ -67,9 +68,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="of the weights (a file of data/pretrained)")
     parser.add_argument("--work", type=Path, default=Path("out/encoder"), help="checkpoints, to resume from")
     arguments = parser.parse_args()
-    out, work = arguments.out or PRETRAINED / WEIGHTS[arguments.guide], arguments.work / arguments.guide
+    out = arguments.out or PRETRAINED / WEIGHTS[arguments.guide]
     change = FROM_PHOTOGRAPHS if arguments.guide == "natural" else {}
-    before = PRETRAINED / SHIPPED["natural"] if arguments.guide == "natural" else None
+    start = name_weights(SHIPPED["natural"]) if arguments.guide == "natural" else {}
+    before = PRETRAINED / SHIPPED["natural"] if start else None
+    work = arguments.work / "-".join([arguments.guide, *start.values()])  # not to go on from other weights
 
     torch.manual_seed(PAINTING.seed)
     model = FGNet(replace(MINI, encoder=arguments.guide, refined=False, coarse_width=16), before).to(choose_device())

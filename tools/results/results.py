@@ -377,8 +377,12 @@ def main() -> None:
     if arguments.remove:
         return print(f"{remove_rows(arguments.remove, RESULTS)} runs removed from the table")
     rows = arguments.rows or [*SPECIAL, *ROWS]
+    if unknown := [name for name in rows if name not in SPECIAL and name not in ROWS]:
+        parser.error(f"fgnet_lib/study/rows.py declares no row {', '.join(unknown)}")
     if arguments.encoder:
         rows = [name for name in rows if name in ROWS and ROWS[name].config.encoder == arguments.encoder]
+        if not rows:
+            parser.error(f"none of these rows is guided by SAM2.1's encoder {arguments.encoder}")
     if failed := run_missing(rows, arguments.minutes, arguments.work):
         sys.exit(f"failed, and will be tried again by the next make results: {'; '.join(failed)}")
 

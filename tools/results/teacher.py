@@ -30,7 +30,7 @@ from fgnet_lib.study.rows import SHIPPED
 from fgnet_lib.study.runs import name_weights
 from fgnet_lib.training import TrainConfig, fit, train
 from fgnet_lib.volumes import Volume
-from fgnet_lib.weights import PRETRAINED
+from fgnet_lib.weights import PRETRAINED, fingerprint_weights
 
 ORDERS = ((0, 1, 2), (1, 0, 2), (2, 1, 0))  # axes of a volume whose sections lie along z, y or x; each undoes itself
 ENCODER = SHIPPED["pretrained"]  # of the teacher's last stage
@@ -100,8 +100,14 @@ def teach(teacher: FGNet, raw: np.ndarray, engine: Engine = "auto") -> np.ndarra
     return taught
 
 
-def teach_once(teacher: FGNet, raw: np.ndarray, path: Path) -> np.ndarray:
-    """Give what `teach` makes of a volume, from a file if it was done before."""
+def taught_folder(teacher: FGNet, work: Path) -> Path:
+    """Name the folder for what this teacher, and no other, teaches."""
+    return work / f"taught-by-{fingerprint_weights(teacher.state_dict())}"
+
+
+def teach_once(teacher: FGNet, raw: np.ndarray, folder: Path) -> np.ndarray:
+    """Give what `teach` makes of a volume, from the teacher's folder if it was done before."""
+    path = folder / "affinities.npy"
     if not path.is_file():
         with atomic(path) as part, part.open("wb") as file:
             np.save(file, teach(teacher, raw))

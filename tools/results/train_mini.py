@@ -19,7 +19,18 @@ import fgnet_lib  # noqa: F401  before torch: it tells torch's threads how to wa
 import numpy as np
 import torch
 from far_affinities import FAR, add_far_heads, far_loss, remove_far_heads
-from teacher import BORDER, INSIDE, ORDERS, SHARE, STAGES, TeacherPatches, teach_once, train_stage, turn_volume
+from teacher import (
+    BORDER,
+    INSIDE,
+    ORDERS,
+    SHARE,
+    STAGES,
+    TeacherPatches,
+    taught_folder,
+    teach_once,
+    train_stage,
+    turn_volume,
+)
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.checkpoints import History
@@ -233,9 +244,10 @@ def main() -> None:
         minutes += train_stage(number, teacher, volumes, arguments.work).seconds[-1] / 60
         tried.append(score_stage(teacher, STAGES[:number], minutes))
     raw = open_dataset("fib25", "unlabelled").load().raw
-    taught = teach_once(teacher, raw, arguments.work / "taught.npy")
-    model = FGNet(CONFIG).to(device)
-    minutes += train_taught(model, volumes, raw, taught, arguments.work / "taught", recipe).seconds[-1] / 60
+    folder, guide = taught_folder(teacher, arguments.work), SHIPPED["natural"]
+    taught, model = teach_once(teacher, raw, folder), FGNet(CONFIG).to(device)
+    work = folder / name_weights(guide)[guide]  # not to go on with what another teacher or guide began
+    minutes += train_taught(model, volumes, raw, taught, work, recipe).seconds[-1] / 60
     tried.append(score_stage(model, [*STAGES, recipe], minutes))
 
     threshold, measured = tried[-1]["threshold"], {}
