@@ -114,7 +114,7 @@ for _name in (*_PLAIN, *GUIDED, *_NATURAL, *ZOOMED):
 
 QUESTIONS = {  # the rows were made for these: the first of each pair is compared with the second
     "a guide with random weights": ("random_frozen", "unet"),
-    "the same, and the U-Net trains longer": ("random_frozen", "unet_longer"),
+    "a guide with random weights, and the U-Net trains longer": ("random_frozen", "unet_longer"),
     "a pretrained guide, at equal iterations": ("pretrained_frozen", "unet"),
     "a pretrained guide, at equal time": ("pretrained_frozen_longer", "unet_longer"),
     "pretraining, seen in A_s alone": ("sam2_only", "sam2_only_random"),
@@ -139,11 +139,11 @@ QUESTIONS = {  # the rows were made for these: the first of each pair is compare
     "EM on top of photographs, in A_s alone": ("natural_only_em", "natural_only"),
     "EM on top of photographs, with F' = F + W_v S a": ("natural_additive_em", "natural_additive"),
     "fine-tuning the guide that knows photographs": ("natural_additive_tuned", "natural_additive"),
-    "fine-tuning it, with F' = F + F a": ("natural_residual_tuned", "natural_residual"),
+    "fine-tuning the guide that knows photographs, with F' = F + F a": ("natural_residual_tuned", "natural_residual"),
     "a guide that knows photographs, at equal iterations": ("natural_additive", "unet"),
     "a guide that knows photographs, and the U-Net trains longer": ("natural_additive", "unet_longer"),
     "a guide that knows photographs, and the U-Net has a norm of one voxel": ("natural_additive", "unet_channel"),
-    "the same, and both have that norm": ("natural_additive_channel", "unet_channel"),
+    "a guide that knows photographs, where both have a norm of one voxel": ("natural_additive_channel", "unet_channel"),
     "photographs against EM, with F' = F + W_v S a": ("natural_additive", "additive"),
     "sections enlarged twice before a guide of EM": ("additive_zoom2", "additive"),
     "sections enlarged four times before a guide of EM": ("additive_zoom4", "additive"),

@@ -76,7 +76,7 @@ def questions(rows: Rows) -> dict[str, tuple[str, str]]:
 
 TOPICS = {  # a row that others are compared with -> what these comparisons ask
     "unet": "What helps a 3D U-Net, at equal iterations?",
-    "unet_longer": "What helps a 3D U-Net, at equal time?",
+    "unet_longer": "What helps more than a 3D U-Net that trains longer?",
     "unet_channel": "What does a guide add to a 3D U-Net whose norm sees one voxel?",
     "sam2_only_random": "What does pretraining bring, seen in A_s alone?",
     "random_frozen": "What does pretraining bring to a frozen guide?",
