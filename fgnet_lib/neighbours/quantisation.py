@@ -377,7 +377,7 @@ def learn_blocks(
     """Learn shifts, scales and step sizes, one block of the encoder after the other; the weights stay as they are.
 
     Each block sees what the rounded blocks before it give, and is to give what the original block gives: no labels, and
-    no gradient through more than one block.
+    no gradient through more than one block. A block without a rounded layer has nothing to learn.
 
     Args:
         quantised: Of `quantise_fgnet`; changed.
@@ -388,8 +388,10 @@ def learn_blocks(
     """
     theirs, ours = ([block for stage in encoder.stages for block in stage] for encoder in (original, quantised))
     for before, after in zip(theirs, ours, strict=True):
-        wanted, given = _passing(original, before, raw)[1], _passing(quantised, after, raw)[0]
         layers = [layer for layer in after.modules() if isinstance(layer, QuantisedLayer)]
+        if not layers:
+            continue
+        wanted, given = _passing(original, before, raw)[1], _passing(quantised, after, raw)[0]
         learned = [p for layer in layers for p in (layer.shift, layer.log_scale)]
         learned += [q.log_step for layer in layers for q in (layer.inputs, layer.weights)]
         _fit(after, given, wanted, learned, steps, rate)

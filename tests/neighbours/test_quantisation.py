@@ -250,6 +250,18 @@ def test_learning_a_block_lowers_its_error(model, raw):
     assert ((after - wanted) / width).norm() < ((before - wanted) / width).norm()
 
 
+def test_blocks_outside_of_the_part_that_is_rounded_have_nothing_to_learn(model, raw):
+    part, stages = "encoder.stages.2", []
+    for steps in (0, 2):
+        recipe = Recipe(4, 4, transform="groups", groups=4, steps=steps)
+        stages.append(quantise_fgnet(plant_outliers(model), recipe, raw, part).encoder.stages)
+    same = [
+        all(torch.equal(a, b) for a, b in zip(before.state_dict().values(), after.state_dict().values(), strict=True))
+        for before, after in zip(*stages, strict=True)
+    ]
+    assert same == [number != 2 for number in range(len(same))]
+
+
 def test_only_the_part_that_is_named_is_rounded_and_the_model_stays(model, raw):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     quantised = quantise_fgnet(model, Recipe(4, 8), raw)
