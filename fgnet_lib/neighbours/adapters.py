@@ -179,7 +179,7 @@ def attach_adapters(encoder: Encoder, config: AdapterConfig) -> None:
         lora = LoraConfig(r=config.rank, lora_alpha=config.rank, target_modules=layers)  # alpha = r: no further factor
         inject_adapter_in_model(lora, encoder)
     if isinstance(encoder, Sam2Encoder):
-        encoder.adapters = Adapters(encoder, config)
+        encoder.adapters = Adapters(encoder, config).to(next(encoder.parameters()).device)
 
 
 def _updated_layers(encoder: Encoder) -> dict[str, Any]:

@@ -246,6 +246,13 @@ def test_sam2_s_official_checkpoints_take_adapters_by_one_parameter(tmp_path):
     assert torch.equal(models[0](raw()).coarse, models[1](raw()).coarse)
 
 
+@pytest.mark.parametrize("config", [EVERYTHING, AdapterConfig(rank=0, spectrum="raw")])
+def test_adapters_are_where_the_encoder_is(base, config):
+    encoder = base.to("meta").encoder
+    attach_adapters(encoder, config)
+    assert {parameter.device.type for parameter in encoder.parameters()} == {"meta"}
+
+
 def test_what_does_not_fit_is_refused(base):
     with pytest.raises(ValueError, match="rank is -1"):
         AdapterConfig(rank=-1)
