@@ -54,7 +54,8 @@ class Reconstruction(nn.Module):
         if network.encoder is not None:
             raise ValueError("only a plain U-Net is pretrained here: build it with encoder=None")
         self.network = network
-        self.network.refined_decoder.head = nn.Conv3d(network.config.widths[0], 1, 1)
+        decoder = network.refined_decoder
+        decoder.head = nn.Conv3d(network.config.widths[0], 1, 1).to(decoder.head.weight.device)
 
     def reconstruct(self, raw: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Compute grey values and features of a patch.
@@ -202,7 +203,7 @@ def without_depth(network: nn.Module) -> nn.Module:
                 stride=layer.stride,
                 padding=(0, *layer.padding[1:]),
                 groups=layer.groups,
-            )
+            ).to(layer.weight.device)
             parent, _, child = name.rpartition(".")
             setattr(twin.get_submodule(parent), child, flat)
     return twin

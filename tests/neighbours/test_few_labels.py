@@ -96,6 +96,11 @@ def test_a_network_inflated_at_the_centre_sees_each_section_alone():
     assert {size[0] for size in kernels} == {1} and (1, 3, 3) in kernels
 
 
+def test_a_twin_and_a_painter_are_where_their_network_is():
+    twin = without_depth(FGNet(SMALL).to("meta"))
+    assert {parameter.device.type for parameter in Reconstruction(twin).parameters()} == {"meta"}
+
+
 @torch.no_grad()
 def test_an_inflated_encoder_of_photographs_begins_with_its_2d_features():
     torch.manual_seed(0)
