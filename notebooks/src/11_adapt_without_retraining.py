@@ -341,7 +341,7 @@ model = deepcopy(base).to(session.device)
 adapters.attach_adapters(model.encoder, CONFIG)
 adapters.train_only(model, "adapters")
 patches = PatchDataset([volume], recipe.patch, Augment(), SEED)
-folder = f"11_{DATASET}_{PROFILE}_{SEED}_{ENCODER}_{CONFIG.rank}_{CONFIG.gate}"  # one for each run
+folder = f"11_{DATASET}_{PROFILE}_{SEED}_{ENCODER}_{CONFIG.rank}_{CONFIG.gate}_{CONFIG.spectrum}"  # one per run
 history = fit(model, patches, patch_loss, recipe, session.out_dir / folder)
 ends = np.mean(history.loss[:5]), np.mean(history.loss[-5:])
 print(f"iterations: {len(history)}; loss {ends[0]:.3f} in the first five, {ends[1]:.3f} in the last five")

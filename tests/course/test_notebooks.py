@@ -20,6 +20,8 @@ import run_tutorial
 import still_pages
 from exercises import read_exercises
 
+from fgnet_lib.neighbours.adapters import AdapterConfig
+
 SOURCES = sorted(build_notebooks.SOURCES.glob("[0-9][0-9]_*.py"))
 NAMES = [source.stem for source in SOURCES]
 PARAMETERS = {"PROFILE", "DATASET", "DATA_DIR", "OUT_DIR", "DEVICE", "SEED"}
@@ -186,6 +188,15 @@ def test_a_lesson_runs_cold_on_the_phantom(name, tmp_path, record_property):
     assert f"Exercises of lesson {name[:2]}: 0 passed, {count} open, 0 wrong" in said or count == 0
     if build_notebooks.fits_binder(name):
         assert measured["peak_memory_mb"] < build_notebooks.BINDER_MB, "too much for its Binder badge: run `make times`"
+
+
+def test_lesson_11_keeps_runs_with_other_adapters_apart():
+    code = "\n".join(cell.source for cell in read("11_adapt_without_retraining").cells)
+    (folder,) = re.findall(r'^folder = (f".+?")', code, re.MULTILINE)
+    names = {"DATASET": "phantom", "PROFILE": "fast", "SEED": 0, "ENCODER": "mini"}
+    changes = ({}, {"rank": 2}, {"gate": True}, {"spectrum": "raw"}, {"spectrum": "log1p"})
+    folders = {eval(folder, names | {"CONFIG": AdapterConfig(**change)}) for change in changes}
+    assert len(folders) == len(changes)
 
 
 @pytest.mark.slow
