@@ -129,16 +129,16 @@ def noise_panels(rows: NoiseRows) -> dict[str, dict[str, dict[str, tuple[list[fl
     return panels
 
 
-def noise_arrows(rows: NoiseRows) -> dict[str, dict[str, tuple[str, str]]]:
-    """Say where an arrow goes: noise -> strength -> titles of the method with the best PSNR and with the best VOI.
+def noise_winners(rows: NoiseRows) -> dict[str, dict[str, tuple[str, str]]]:
+    """Say which methods win: noise -> strength -> titles of the one with the best PSNR and of that with the best VOI.
 
-    There is none where one method has both, or where runs are missing.
+    There are none where runs are missing.
     """
-    arrows: dict[str, dict[str, tuple[str, str]]] = {title: {} for title in NOISES.values()}
+    winners: dict[str, dict[str, tuple[str, str]]] = {title: {} for title in NOISES.values()}
     for (kind, title), strength in product(NOISES.items(), STRENGTHS):
-        if (best := _best(rows, kind, strength)) and best[0] != best[1]:
-            arrows[title][f"strength {strength}"] = METHODS[best[0]].title, METHODS[best[1]].title
-    return arrows
+        if best := _best(rows, kind, strength):
+            winners[title][f"strength {strength}"] = METHODS[best[0]].title, METHODS[best[1]].title
+    return winners
 
 
 def noise_verdicts(rows: NoiseRows) -> dict[str, dict[str, str]]:

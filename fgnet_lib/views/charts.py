@@ -247,16 +247,17 @@ def against_time(
 
 def psnr_figure(
     panels: Mapping[str, Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]],
-    arrows: Mapping[str, Mapping[str, tuple[str, str]]],
+    winners: Mapping[str, Mapping[str, tuple[str, str]]],
     verdicts: Mapping[str, Mapping[str, str]],
 ) -> Figure:
     """Draw VOI (bits) against PSNR (dB): a panel for each noise and strength, a colour for each method.
 
-    Marks are means, bars standard deviations. An arrow leads from the cleanest method to the one with the best neurons.
+    Marks are means, bars standard deviations. In each panel an arrow leads from the name of the cleanest method to its
+    mark, and another one from the name of the method with the best neurons, so that both are found among close marks.
 
     Args:
         panels: noise -> method -> strength -> PSNR and VOI of each run.
-        arrows: noise -> strength -> the methods with the cleanest pictures and with the best neurons.
+        winners: noise -> strength -> the methods with the cleanest pictures and with the best neurons.
         verdicts: noise -> strength -> what the panel shows, for its title; all noises and strengths.
     """
     strengths = list(next(iter(verdicts.values())))
@@ -266,14 +267,16 @@ def psnr_figure(
     colors = dict(zip(methods, ("black", *HUES[:3], *HUES[4:]), strict=False))
     for (noise, row), column in zip(verdicts.items(), axes.T, strict=True):
         for (strength, verdict), ax in zip(row.items(), column, strict=True):
-            means = {}
+            means, best = {}, winners.get(noise, {}).get(strength, ())
             for method, points in panels[noise].items():
                 if runs := points.get(strength):
                     (x, y), (dx, dy) = np.mean(runs, 1), (np.std(runs, 1, ddof=1) if len(runs[0]) > 1 else (0, 0))
-                    ax.errorbar(x, y, dy, dx, linestyle="", color=colors[method], marker="o", markersize=8, capsize=3)
+                    style = {"color": colors[method], "marker": "o", "markersize": 8, "markeredgecolor": "white"}
+                    on_top = 3 if method in best else 2  # close marks cover each other
+                    ax.errorbar(x, y, dy, dx, linestyle="", capsize=3, zorder=on_top, **style)
                     means[method] = x, y
-            if pair := arrows.get(noise, {}).get(strength):
-                _rank_arrow(ax, *pair, means, colors)
+            for words, method, corner in zip(("cleanest", "best neurons"), best, (0.98, 0.02), strict=False):
+                _point_at(ax, f"{words}:\n{method}", means[method], colors[method], corner)
             ax.set(title=f"{noise}, {strength}\n{verdict}", xlabel="PSNR (dB), cleaner →")
             ax.margins(0.15, 0.4)  # room for the names of both methods
             if not means:
@@ -288,14 +291,12 @@ def psnr_figure(
     return figure
 
 
-def _rank_arrow(
-    ax: Axes, cleanest: str, best: str, means: Mapping[str, tuple[float, float]], colors: Mapping[str, str]
-) -> None:
-    """Draw an arrow from the method with the cleanest pictures to that with the best neurons, and name both."""
-    arrow = {"arrowstyle": "->", "shrinkA": 8, "shrinkB": 8, "color": "0.3", "lw": 1.6}
-    ax.annotate("", means[best], means[cleanest], arrowprops=arrow)
-    ax.text(0.98, 0.98, f"cleanest:\n{cleanest}", color=colors[cleanest], transform=ax.transAxes, ha="right", va="top")
-    ax.text(0.02, 0.02, f"best neurons:\n{best}", color=colors[best], transform=ax.transAxes)
+def _point_at(ax: Axes, text: str, mark: tuple[float, float], color: str, corner: float) -> None:
+    """Write a text into a corner, at this fraction of both axes, with an arrow from there to a mark."""
+    style = {"ha": "right", "va": "top"} if corner > 0.5 else {"ha": "left", "va": "bottom"}
+    style |= {"color": color, "textcoords": "axes fraction", "zorder": 4}
+    arrow = {"arrowstyle": "-|>", "shrinkA": 2, "shrinkB": 5, "color": color, "lw": 1.2}
+    ax.annotate(text, mark, (corner, corner), arrowprops=arrow, **style)
 
 
 def errors_inspected(ax: Axes, shares: Sequence[float], seen: Mapping[str, np.ndarray], budget: float) -> Axes:

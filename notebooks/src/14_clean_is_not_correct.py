@@ -498,15 +498,15 @@ quiz.ask("14", "ranks")
 rows = measured.read_noise_rows()
 print(measured.describe_missing_noise(rows))
 
-# %% alt="VOI against PSNR on FIB-25, a panel for each kind of noise and strength: a point for each method, and an arrow from the method with the highest PSNR to the method with the lowest VOI wherever these differ."
-charts.psnr_figure(measured.noise_panels(rows), measured.noise_arrows(rows), measured.noise_verdicts(rows))
+# %% alt="VOI against PSNR on FIB-25, a panel for each kind of noise and strength: a point for each method, and two arrows, from the names of the method with the highest PSNR and of the method with the lowest VOI to their points."
+charts.psnr_figure(measured.noise_panels(rows), measured.noise_winners(rows), measured.noise_verdicts(rows))
 plt.show()
 
 # %% [markdown]
 # **How to read it.** Cleaner pictures lie on the right, better neurons at the bottom. If PSNR decided, the points of each
-# panel would lie on a falling line. Where all methods are measured, an arrow leads from the cleanest pictures to the
-# best neurons. Without an arrow there, one method is best in both. Cleanest and best go by the means: look at the bars,
-# one standard deviation, before you believe a short arrow.
+# panel would lie on a falling line. Where all methods are measured, two arrows lead from names to points: to the cleanest
+# pictures and to the best neurons. If both have one colour, one method is best in both. Cleanest and best go by the
+# means: where the two points are close, look at the bars, one standard deviation, before you believe the order.
 #
 # The sentences are computed from the rows. A pair of methods **swaps** if in all runs the first has the higher PSNR and
 # also the higher VOI.

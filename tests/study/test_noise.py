@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import denoise as tool
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from fgnet_lib.phantom import make_phantom
@@ -18,10 +19,10 @@ from fgnet_lib.study.noise import (
     judge_ranks,
     list_noise_runs,
     noise_answers,
-    noise_arrows,
     noise_panels,
     noise_values,
     noise_verdicts,
+    noise_winners,
     read_noise_rows,
 )
 from fgnet_lib.views import charts
@@ -73,14 +74,14 @@ def test_ranks_are_judged_by_all_runs_and_by_nothing_less():
     rows = rows_of("line", 0.3, **falling)
     best = METHODS[list(METHODS)[-1]].title
     assert judge_ranks(rows, "line", 0.3) == f'"{best}" is best in both; 0 of 21 pairs swap'
-    assert noise_arrows(rows)["line noise"] == {}
+    assert noise_winners(rows)["line noise"] == {"strength 0.3": (best, best)}
     rows |= rows_of("line", 0.3, supervised=(40.0, 2.95))
     title = METHODS["supervised"].title
     assert judge_ranks(rows, "line", 0.3) == f'cleanest "{title}", best "{best}"; 5 of 21 pairs swap'
-    assert noise_arrows(rows)["line noise"] == {"strength 0.3": (title, best)}
+    assert noise_winners(rows)["line noise"] == {"strength 0.3": (title, best)}
     rows[NoiseRow("noisy", "line", 0.3)].pop()
     assert judge_ranks(rows, "line", 0.3) == "not measured yet: some of the runs are missing"
-    assert noise_arrows(rows)["line noise"] == {}
+    assert noise_winners(rows)["line noise"] == {}
     assert judge_ranks({}, "poisson", 0.15).startswith("not measured yet")
 
 
@@ -104,17 +105,32 @@ def test_what_is_missing_is_said_and_a_seed_is_finished_before_the_next_begins()
     assert f"Not measured yet: 3 of {len(runs)} runs" in describe_missing_noise(complete)
 
 
-def test_the_figure_has_a_point_for_each_method_and_strength_and_an_arrow_where_ranks_swap():
+def test_the_figure_has_a_point_for_each_method_and_strength_and_names_the_winners():
     rows = rows_of("line", 0.3, **{name: (20.0 + k, 2.0 + 0.1 * k) for k, name in enumerate(METHODS)})
-    figure = charts.psnr_figure(noise_panels(rows), noise_arrows(rows), noise_verdicts(rows))
+    figure = charts.psnr_figure(noise_panels(rows), noise_winners(rows), noise_verdicts(rows))
     assert len(figure.axes) == len(STRENGTHS) * len(NOISES) and not any(ax.texts for ax in figure.axes[:-1])
     ends = [f"cleanest:\n{METHODS['embedded'].title}", f"best neurons:\n{METHODS['noisy'].title}"]
-    assert [text.get_text() for text in figure.axes[-1].texts] == ["", *ends]  # "" is the arrow
+    assert [text.get_text() for text in figure.axes[-1].texts] == ends
     assert figure.axes[0].get_title() == "Gaussian noise, strength 0.15\n0 of 21 runs measured"
     assert figure.axes[-1].get_title() == "line noise, strength 0.3\nthe cleanest is not the best, in all runs"
     assert len(figure.axes[-1].containers) == len(METHODS)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [method.title for method in METHODS.values()]
+    plt.close(figure)
+
+
+def test_arrows_lead_to_both_winners_however_close_their_marks_are():
+    means = dict.fromkeys(METHODS, (20.0, 3.0)) | {"joint": (25.01, 2.0), "embedded": (25.0, 1.999)}
+    rows = rows_of("line", 0.3, **means)
+    figure = charts.psnr_figure(noise_panels(rows), noise_winners(rows), noise_verdicts(rows))
+    figure.canvas.draw()
+    ax = figure.axes[-1]
+    assert len(ax.texts) == 2
+    for text, name in zip(ax.texts, ("joint", "embedded"), strict=True):
+        line = text.arrow_patch.get_path().vertices  # in pixels, its tip among them
+        mark = ax.transData.transform(np.add(means[name], 0.01))
+        assert np.ptp(line, axis=0).max() > 50
+        assert np.linalg.norm(line - mark, axis=1).min() < 12
     plt.close(figure)
 
 
