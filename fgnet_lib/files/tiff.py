@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import threading
 import weakref
@@ -55,7 +56,7 @@ def claim_tiff(path: Path, key: str | None) -> Claims:
     stack = _Stack(path, key)  # stays open, so that pages are found once
     _mention_orientation(path, stack)
     return Claims(
-        Lazy(stack.shape, stack.dtype, stack.cut),
+        Lazy(stack.shape, stack.dtype, lambda *cut: stack.here().cut(*cut)),
         {"TIFF": [None if axis in _UNKNOWN else axis for axis in stack.axes]} if stack.named else {},
         stack.sizes,
         inverted=stack.inverted,
@@ -252,7 +253,9 @@ class _Stack:
     """
 
     def __init__(self, path: Path, key: str | None = None) -> None:
-        self.path, self._lock = path, threading.Lock()
+        self.path, self._key, self._lock = path, key, threading.Lock()
+        self._process = os.getpid()
+        self._copy: _Stack | None = None  # of a forked process
         self._file = tifffile.TiffFile(path)
         weakref.finalize(self, self._file.close)
         try:
@@ -266,6 +269,22 @@ class _Stack:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+    def here(self) -> _Stack:
+        """The stack to read in this process: after a fork a copy, opened anew.
+
+        An open file has one position, which parent and child would move under each other's hands.
+
+        Raises:
+            FormatError: the file has changed since it was opened first.
+        """
+        stack = self._copy or self
+        if stack._process != os.getpid():
+            stack = _Stack(self.path, self._key)
+            if (stack.shape, stack.dtype) != (self.shape, self.dtype):
+                raise FormatError(f"{self.path} has changed: it has the shape {stack.shape}, {stack.dtype}, by now")
+            self._copy = stack
+        return stack
 
     def _describe(self, key: str | None) -> None:
         _refuse_foreign_pages(self.path, self._file.ome_metadata)

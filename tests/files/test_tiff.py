@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import warnings
 
@@ -131,6 +132,52 @@ def test_a_file_that_is_cut_off_while_it_is_open_raises_an_error_and_does_not_ki
     (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:50_000])
     with pytest.raises(OSError, match="a.tif: cannot read"):
         volume.load()
+
+
+def read_in_a_fork(read):
+    """Read in a forked process, and return the text of the error, or the shape of what was read."""
+    fork = multiprocessing.get_context("fork")
+    results = fork.Queue()
+
+    def send():
+        try:
+            results.put(str(read().shape))
+        except (OSError, ValueError) as error:
+            results.put(str(error))
+
+    reader = fork.Process(target=send)
+    reader.start()
+    try:
+        return results.get(timeout=20)
+    finally:
+        reader.kill()  # it hangs where it waits for a lock that its parent held
+
+
+@pytest.mark.parametrize("options", [{"compression": "zlib"}, {"tile": (64, 64)}])
+def test_a_forked_process_that_reads_in_between_changes_nothing(tmp_path, options, monkeypatch):
+    """As workers of a DataLoader do: here one reads whenever its parent is between seeking a page and reading it."""
+    tifffile.imwrite(tmp_path / "a.tif", grey((9, 128, 128)), photometric="minisblack", **options)
+    volume = read_volume(tmp_path / "a.tif", voxel_size=SIZE)
+    seek, shapes = tifffile.FileHandle.seek, []
+
+    def seek_and_wait(*given):
+        position = seek(*given)
+        monkeypatch.setattr(tifffile.FileHandle, "seek", seek)
+        shapes.append(read_in_a_fork(lambda: volume[8:9, :, :]))
+        monkeypatch.setattr(tifffile.FileHandle, "seek", seek_and_wait)
+        return position
+
+    monkeypatch.setattr(tifffile.FileHandle, "seek", seek_and_wait)
+    np.testing.assert_array_equal(volume[1:3, :, :].raw, grey((9, 128, 128))[1:3])
+    assert set(shapes) == {"(1, 128, 128)"}
+
+
+def test_a_file_that_was_replaced_is_not_read_in_a_forked_process(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", grey(), compression="zlib", photometric="minisblack")
+    volume = read_volume(tmp_path / "a.tif", voxel_size=SIZE)
+    (tmp_path / "a.tif").unlink()
+    tifffile.imwrite(tmp_path / "a.tif", grey()[:3], compression="zlib", photometric="minisblack")
+    assert "a.tif has changed: it has the shape (3, 20, 28)" in read_in_a_fork(lambda: volume[0:1, :, :])
 
 
 def ome_files(folder, names):
