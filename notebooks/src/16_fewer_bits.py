@@ -430,14 +430,14 @@ plt.show()
 table = measured.read_bits()
 print(measured.describe_unmeasured(table))
 
-# %% alt="VOI of A_s against bits, a row of panels for each network and a column for each volume. With planted outliers and 4 bits, min-max and percentile rise by several bits, while SmoothQuant and groups stay near the dashed line of 32 bits."
+# %% alt="VOI of A_s against bits, a row of panels for each network and a column for each volume. With planted outliers and W4A4, min-max and percentile rise by 0.7 to 2.8 bits. Groups stay near the dashed line of 32 bits, and so does SmoothQuant except on AC4, where it rises by 1.6 bits."
 charts.bits_figure(measured.bits_panels(table, "coarse")).suptitle(measured.describe_figure("coarse"))
 plt.show()
 
 # %% [markdown]
 # And the affinities $A_r$ of the same runs, which also see the image at full resolution:
 
-# %% alt="The same panels for A_r. With planted outliers and 4 bits, min-max and percentile rise by one to three bits; rounding the whole model hardly moves a line on FIB-25 and gala, and on AC4 and CREMI B the lines wander up and down."
+# %% alt="The same panels for A_r. With planted outliers and W4A4, min-max and percentile rise by 1.4 to 2.9 bits; rounding the whole model hardly moves a line on FIB-25 and gala, and on AC4 and CREMI B the lines wander up and down."
 charts.bits_figure(measured.bits_panels(table, "refined")).suptitle(measured.describe_figure("refined"))
 plt.show()
 
@@ -447,27 +447,29 @@ def mean_voi(network, method, output, width="W4A4"):
     return np.array([np.mean(measured.bits_scores(table, cell, name, output)) for name in measured.JUDGED_ON])
 
 
-coarse, refined = (
-    np.array([measured.exact_score(table, name, output) for name in measured.JUDGED_ON])
+exact = {
+    output: np.array([measured.exact_score(table, name, output) for name in measured.JUDGED_ON])
     for output in ("coarse", "refined")
-)
-exact = {"coarse": coarse, "refined": refined}
+}
 for output, voi_32 in exact.items():  # as the text says; the first two volumes are tissue that the model knows
     for method in ("min_max", "percentile"):
         assert (mean_voi("planted", method, output) > 1.4 * voi_32).all()
     for method in ("smooth", "groups"):
         assert (mean_voi("planted", method, output) < voi_32 + 0.15)[:2].all()
     assert mean_voi("planted", "smooth", output)[2] > 1.4 * voi_32[2] > mean_voi("planted", "groups", output)[2]
-assert (mean_voi("planted", "min_max", "coarse", "W4A8") > coarse).all()
+smaller, larger = (mean_voi("planted", method, "coarse", "W4A8") for method in ("percentile", "min_max"))
+assert (larger > exact["coarse"]).all() and (smaller < larger)[:2].all()
+assert min(mean_voi("whole", method, "coarse")[2] for method in ("min_max", "percentile")) > exact["coarse"][2] + 1
 for method in measured.METHODS:
-    assert (mean_voi("trained", method, "refined") < refined + 0.15)[:2].all()
+    assert (mean_voi("trained", method, "refined") < exact["refined"] + 0.15)[:2].all()
     assert (np.abs(mean_voi("whole", method, "refined") - mean_voi("trained", method, "refined")) < 0.15)[:2].all()
 
 # %% [markdown]
 # **What to see.** Begin with FIB-25 and gala, which the model knows. In the upper row $A_r$ hardly changes: the encoder as
 # trained bears 4 bits by every method, at about a sixth of its size. In the middle row, by min-max, a few planted channels
 # already cost $A_s$ neurons with weights of 4 bits and activations of 8, and with activations of 4 bits they ruin
-# everything. A percentile repairs none of that. SmoothQuant and groups both come back to the dashed line.
+# everything. A percentile repairs a part of the first, and nothing of the second. SmoothQuant and groups both come back
+# to the dashed line.
 #
 # Then look for the same catastrophe in $A_r$. It is there: the Fine-Grained Encoder sees the image in floating point, and
 # yet $A_r$ falls with the encoder, because its features are multiplied by maps that the encoder's features made. **Which
@@ -475,8 +477,9 @@ for method in measured.METHODS:
 # FIB-25 and gala, $A_r$ hardly notices that the Fine-Grained Encoder and the decoders are rounded as well.
 #
 # On AC4 and CREMI B the lines wander up and down. Do not read gains into that: these crops are small, and VOI jumps with
-# every large merge that appears or disappears. One difference there is large: on AC4, with planted outliers, only groups
-# come back to the dashed line, and SmoothQuant does not.
+# every large merge that appears or disappears. Some losses on AC4 are large in all runs. With planted outliers, only
+# groups come back to the dashed line, and SmoothQuant does not. And where the whole model is rounded to 4 bits, by min-max
+# or by a percentile, the VOI of $A_s$ rises by about a bit or more.
 #
 # Here are the same runs as questions. *p* is counted by permutation, as in lesson 07; with three runs of each it cannot be
 # less than 0.10. The last column says whether the difference has the sign that we had expected: *came in all runs* means

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import measure_bits
 import numpy as np
 import pytest
 from helpers.packages import need
 
+from fgnet_lib import REPOSITORY
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.study import bits
 from fgnet_lib.study.bits import JUDGED_ON, Cell, Question, bits_answer, bits_panels, describe_unmeasured, list_cells
@@ -115,6 +118,24 @@ def test_a_panel_shows_the_cells_of_its_network_and_volume():
     assert bars.get_label() == "min-max" and bars[0].get_ydata()[-1] == pytest.approx(1.1)
     assert figure.axes[0].get_ylabel().startswith("the encoder,\nas trained") and figure.axes[1].get_title() == "gala"
     plots.plt.close(figure)
+
+
+@pytest.mark.parametrize("output", ["coarse", "refined"])
+def test_the_figure_s_text_says_what_the_table_says(output):
+    (lesson,) = (REPOSITORY / "notebooks" / "src").glob("16_*.py")
+    alt = re.search(rf'alt="(.+)"\n.+bits_panels\(table, "{output}"\)', lesson.read_text(encoding="utf-8"))[1]
+    table = bits.read_bits()
+
+    def rise(method: str, volume: str) -> float:
+        scores = bits.bits_scores(table, Cell("planted", method, "W4A4"), volume, output)
+        return np.mean(scores) - bits.exact_score(table, volume, output)
+
+    rises = [rise(method, volume) for method in ("min_max", "percentile") for volume in JUDGED_ON]
+    assert f"min-max and percentile rise by {min(rises):.1f} to {max(rises):.1f} bits" in alt
+    if output == "coarse":
+        assert f"SmoothQuant except on AC4, where it rises by {rise('smooth', 'ac4'):.1f} bits" in alt
+        others = [rise("smooth", volume) for volume in JUDGED_ON if volume != "ac4"]
+        assert max(map(abs, [*others, *(rise("groups", volume) for volume in JUDGED_ON)])) < 0.2
 
 
 def test_the_page_says_what_the_table_says():
