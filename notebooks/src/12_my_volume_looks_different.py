@@ -514,10 +514,11 @@ assert changes["structure_0.01"]["ac4"] < -0.3 and min(others.values()) > 0.05
 assert targets.NOISE == 0.02  # as the text above says
 
 # %% [markdown]
-# **What came out.** AC4 and CREMI B are new to the model. **Voxel size is worth most**: left as they are, both are worse
-# by more than 0.3 bits. No change of grey values helped on both: histogram matching gains much on AC4 and loses nearly
-# as much on CREMI B, and CLAHE helps on CREMI B alone. Gradient steps depend on their rate. At 0.001 nearly nothing happens, at
-# 0.1 every volume gets worse. At 0.01 AC4 gains more than 0.3 bits, and gala, where nothing was wrong, loses as much.
+# **What came out.** AC4 and CREMI B are new to the model. **The right voxel size helps on both**: left as they are, both
+# are worse by more than 0.3 bits. No change of grey values helped on both: histogram matching gains much on AC4 and loses
+# nearly as much on CREMI B, and CLAHE helps on CREMI B alone. Gradient steps depend on their rate. At 0.001 nearly nothing
+# happens, at 0.1 every volume gets worse. At 0.01 AC4 gains more than 0.3 bits, and gala, where nothing was wrong, loses
+# about as much.
 # **So the rate decides between a gain and a ruin, and no loss tells you which.**
 #
 # **Limits.** Four volumes are few; FIB-25 and gala are the model's own. AC4 and CREMI B have 10 and 5 sections.
