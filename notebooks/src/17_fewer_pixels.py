@@ -401,6 +401,8 @@ quiz.ask("17", "best")
 # %%
 rows = study.read_enlarged()
 print(study.describe_missing_enlargings(rows))
+times = [run["core_seconds"] for runs in rows.values() for run in runs if run["core_seconds"] > 1]  # of trained rows
+assert 20 < np.mean(times) < 45 and max(times) < 1.5 * min(times)  # as the text says
 
 # %% alt="Three panels for FIB-25 with a line for each of true sections, bicubic, codes alone, small networks and codebooks: PSNR, the shares of lost and of invented membranes as bars to the left and to the right, and VOI."
 charts.enlarged_figure(study.enlarged_panels(rows, "fib25"), study.summarise_enlarged(rows, "fib25"))
@@ -442,8 +444,8 @@ fold_table(heads, groups, study.describe_missing_enlargings(rows))
 #
 # **Limits.** Our low pixels are means of clean voxels; with larger pixels, a real microscope has different noise
 # and a different blur. FIB-25's sections are only 10 nm apart, so a neighbouring section says more than in serial sections of
-# 40 nm. A run takes about a minute of one core, and the authors' networks are far larger. The map of membranes also
-# marks ridges that are no membranes, such as edges of mitochondria, in the truth as in the results. The shipped model
+# 40 nm. A run takes about half a minute of one core, and the authors' networks are far larger. The map of membranes
+# also marks ridges that are no membranes, such as edges of mitochondria, in the truth as in the results. The shipped model
 # was trained at full size: one that is trained on enlarged sections may forgive more.
 #
 # ## Your exercises
