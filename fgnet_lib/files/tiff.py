@@ -287,7 +287,7 @@ class _Stack:
         return stack
 
     def _describe(self, key: str | None) -> None:
-        _refuse_foreign_pages(self.path, self._file.ome_metadata)
+        _refuse_foreign_names(self.path, self._file.ome_metadata)
         pages = len(self._file.pages)
         if _ends_early(self._file):
             raise ValueError(f"its list of pages breaks off after {pages}")
@@ -298,13 +298,13 @@ class _Stack:
         self.coloured = page.photometric == tifffile.PHOTOMETRIC.PALETTE and not _is_grey(page.colormap)
         self.orientation = page.tags.valueof("Orientation", 1)
         self.sizes = _sizes(self._file, int(key or 0), page)
-        self._start = self._series[0].dataoffset if len(self._series) == 1 else None
-        self._pages = [] if self._start is not None else [page for part in self._series for page in part.pages]
-        if None in self._pages:
-            absent = sum(page is None for page in self._pages)
+        self._pages = [page for part in self._series for page in part.pages]
+        if absent := sum(page is None for page in self._pages):
             raise FormatError(f"{self.path}: {absent} of {len(self._pages)} pages lie in files that are not there")
+        self.files = self._list_files()
+        self._start = self._series[0].dataoffset if len(self._series) == len(self.files) == 1 else None
+        self._pages = [] if self._start is not None else self._pages
         self._check_bytes(page)
-        self.files = tuple(sorted({self.path, *(Path(page.parent.filehandle.path) for page in self._pages)}))
 
     @property
     def plane(self) -> tuple[int, ...]:
@@ -331,6 +331,16 @@ class _Stack:
             f"{self.path}: holds {len(series)} images, or pages of several sizes ({shapes}); RAW_KEY, or "
             "LABELS_KEY, chooses one"
         )
+
+    def _list_files(self) -> tuple[Path, ...]:
+        """The file and those beside it with pages of its image; others are refused, whatever named them."""
+        own, names = self.path.resolve(), {page.parent.filehandle.path for page in self._pages}
+        others = sorted({Path(name).resolve() for name in names} - {own})
+        if foreign := [other for other in others if other.parent != own.parent]:
+            raise FormatError(
+                f"{self.path}: takes pages from {foreign[0]}, which does not lie beside it, and is not read"
+            )
+        return (self.path, *others)
 
     def _check_bytes(self, page: Any) -> None:
         """Refuse a file that ends before its last voxel, and pages that are too large to unpack."""
@@ -387,14 +397,16 @@ def _ends_early(file: tifffile.TiffFile) -> bool:
     return len(word) < file.tiff.offsetsize or offset >= file.filehandle.size
 
 
-def _refuse_foreign_pages(path: Path, metadata: str | None) -> None:
+def _refuse_foreign_names(path: Path, metadata: str | None) -> None:
     """Raise a FormatError if an OME-TIFF names pages in files of another folder; those beside it are read.
 
-    tifffile opens whatever the file names: a downloaded one could name any file that you may read.
+    tifffile opens whatever the file names: a downloaded one could name any file that you may read, or a pipe.
     """
-    for name in re.findall(r"""FileName\s*=\s*["']([^"']*)["']""", metadata or ""):
-        neighbour = path.parent / name
-        if Path(name).name != name or neighbour.resolve().parent != path.resolve().parent:
+    if "<!DOCTYPE" in (metadata or ""):
+        raise FormatError(f"{path}: its OME-XML defines entities, as OME never does, and is not read")
+    for node in ElementTree.fromstring(metadata).iter() if metadata else ():
+        name = node.get("FileName", path.name)
+        if Path(name).name != name or (path.parent / name).resolve().parent != path.resolve().parent:
             raise FormatError(f"{path}: takes pages from {name!r}, which does not lie beside it, and is not read")
 
 

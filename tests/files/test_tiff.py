@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import shutil
+import struct
 import warnings
 
 import numpy as np
@@ -208,15 +210,66 @@ def test_an_ome_tiff_over_several_files_is_read_as_a_whole_or_not_at_all(tmp_pat
         read_volume(path, voxel_size=SIZE)
 
 
-@pytest.mark.parametrize("name", ["../secret.ome.tif", "link.ome.tif"])
-def test_an_ome_tiff_reads_no_file_of_another_folder(tmp_path, name):
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("../secret.ome.tif", "../secret.ome.tif"),
+        ("..&#47;secret.ome.tif", "../secret.ome.tif"),
+        ("&#x2e;./secret.ome.tif", "../secret.ome.tif"),
+        ("link.ome.tif", "link.ome.tif"),
+    ],
+)
+def test_an_ome_tiff_reads_no_file_of_another_folder(tmp_path, written, name):
     ome_files(tmp_path / "elsewhere", ["secret.ome.tif"]).rename(tmp_path / "secret.ome.tif")
     path = ome_files(tmp_path / "a", ["s0.ome.tif", "s1.ome.tif"])
     (tmp_path / "a" / "link.ome.tif").symlink_to(tmp_path / "secret.ome.tif")
-    text = path.read_bytes().replace(b'"s1.ome.tif"', b'"' + name.encode() + b'"')
-    description = text[text.index(b"<?xml") : text.index(b"</OME>") + 6].decode()
-    tifffile.imwrite(path, grey()[0], description=description, metadata=None, photometric="minisblack")
+    rewrite_description(path, "s1.ome.tif", written)
     with pytest.raises(ValueError, match=f"takes pages from '{name}', which does not lie beside it"):
+        read_volume(path, voxel_size=SIZE)
+
+
+def rewrite_description(path, old, new):
+    """Change the text of the first page of `ome_files`."""
+    text = path.read_text(encoding="latin-1")
+    text = text[text.index("<?xml") : text.index("</OME>") + 6].replace(old, new)
+    tifffile.imwrite(path, grey()[0], description=text, metadata=None, photometric="minisblack")
+
+
+def test_an_ome_tiff_with_entities_of_its_own_is_not_read(tmp_path):
+    path = ome_files(tmp_path / "a", ["s0.ome.tif", "s1.ome.tif"])
+    rewrite_description(path, '<?xml version="1.0"?>', '<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY up "..">]>')
+    with pytest.raises(ValueError, match=r"s0.ome.tif: its OME-XML defines entities"):
+        read_volume(path, voxel_size=SIZE)
+
+
+def nd_tiff(folder, second):
+    """An NDTiff with a section of its own; its index takes another one from the file `second`."""
+    data, head = grey((64, 64)), 24  # bytes
+    tags = [(256, 4, 64), (257, 4, 64), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, head), (278, 4, 64)]
+    tags += [(279, 4, data.size), (51123, 2, head + data.size + 2 + 9 * 12 + 4)]  # the last one is its metadata
+    entries = [struct.pack("<HHII", tag, kind, 8 if kind == 2 else 1, value) for tag, kind, value in tags]
+    start = struct.pack("<2sHIIIII", b"II", 42, head + data.size, 483729, 2, 2355492, 0)
+    directory = struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
+    (folder / "a.tif").write_bytes(start + data.tobytes() + directory + b'{"a":1}\0')
+    index = b""
+    for z, (name, offset) in enumerate([("a.tif", head), (second, 8)]):
+        for text in (json.dumps({"z": z}), name):
+            index += struct.pack("<I", len(text)) + text.encode()
+        index += struct.pack("<8I", offset, 64, 64, 0, 0, 0, 0, 0)
+    (folder / "NDTiff.index").write_bytes(index)
+    return folder / "a.tif"
+
+
+@pytest.mark.parametrize("second", ["../secret.tif", "link.tif", "b.tif"])
+def test_an_index_beside_a_tiff_names_no_file_of_another_folder(tmp_path, second):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link.tif").symlink_to(tmp_path / "secret.tif")
+    tifffile.imwrite(tmp_path / "a" / second, grey((64, 64), 1), photometric="minisblack", metadata=None)
+    path = nd_tiff(tmp_path / "a", second)
+    if second == "b.tif":  # which lies beside it
+        assert read_volume(path, voxel_size=SIZE).load().shape == (2, 64, 64)
+        return
+    with pytest.raises(ValueError, match=r"a.tif: takes pages from .*secret.tif, which does not lie beside it"):
         read_volume(path, voxel_size=SIZE)
 
 
