@@ -318,22 +318,23 @@ def _open_node(path: Path, root: Any, key: str | None, known: tuple[str, ...]) -
     if key is None or (key and root.get(key) is None):  # a link may lead nowhere
         names = ", ".join(listed(root)[:20]) or "none"
         raise FormatError(f"{path}: no dataset {key or ' or '.join(known)}; its datasets are: {names}")
-    node = root[key] if key else root
-    if not isinstance(root, h5py.Group):
-        claims = claim_zarr(root, key, path)
-    else:
-        refuse_other_files(node, path)
-        if not isinstance(node, h5py.Dataset):
-            raise FormatError(f"{path}: {key} is a group; its datasets are: {', '.join(listed(node)[:20]) or 'none'}")
-        claims = claim_hdf5(node, path)
+    claims = _claim_node(path, root, key)
     beside = f"{key.rpartition('/')[0]}/transforms".lstrip("/")
     if key.endswith("stack") and beside in root:
-        if isinstance(root, h5py.Group):
-            refuse_other_files(root[beside], path)
-        if not hasattr(root[beside], "dtype"):
-            raise FormatError(f"{path}: {beside} is a group; it lists a supervoxel and its body a row")
-        return replace(claims, array=map_bodies(claims.array, np.asarray(root[beside][()]), str(path)))
+        return replace(claims, array=map_bodies(claims.array, _claim_node(path, root, beside).array, str(path)))
     return claims
+
+
+def _claim_node(path: Path, root: Any, key: str) -> Claims:
+    """The claims of the array at a key of an HDF5 or Zarr file, "" for the file itself."""
+    if not isinstance(root, h5py.Group):
+        return claim_zarr(root, key, path)
+    node = root[key] if key else root
+    refuse_other_files(node, path)
+    if not isinstance(node, h5py.Dataset):
+        names = ", ".join(list_datasets(node)[:20]) or "none"
+        raise FormatError(f"{path}: {key} is a group; its datasets are: {names}")
+    return claim_hdf5(node, path)
 
 
 def _has_labels(path: Path) -> bool:

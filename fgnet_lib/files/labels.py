@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import numpy as np
 
-from fgnet_lib.files.geometry import Arranged, FormatError, mention
+from fgnet_lib.files.geometry import MOST_BYTES, Arranged, FormatError, mention
 from fgnet_lib.volumes import IGNORE, Lazy, Region, Volume, triple
 
 _EXACT = 1e-3  # of a voxel: offsets in nm are rounded
@@ -163,22 +164,23 @@ def _replace_unknown(array: Any, unknown: tuple[int, ...], where: str) -> Lazy:
     return Lazy(array.shape, np.uint64, cut)
 
 
-def map_bodies(stack: Any, transforms: np.ndarray, where: str) -> Lazy:
+def map_bodies(stack: Any, transforms: Any, where: str) -> Lazy:
     """Return the bodies of FIB-25 (NeuroProof): `stack` holds supervoxels, `transforms` (n, 2) the body of each.
 
-    A supervoxel that is not listed gets 0.
+    A supervoxel that is not listed gets 0. `transforms` is read as a whole, but not before its type and size are known.
 
     Raises:
-        FormatError: `transforms` is something else.
+        FormatError: `transforms` is something else, or too large.
     """
     if np.dtype(stack.dtype).kind not in "iu":
         raise FormatError(f"{where}: `stack` is {stack.dtype}; with `transforms` it holds ids of supervoxels, integers")
-    if transforms.ndim != 2 or transforms.shape[1] != 2 or not len(transforms) or transforms.dtype.kind not in "iu":
-        raise FormatError(
-            f"{where}: `transforms` is {transforms.dtype} {transforms.shape}; it lists a supervoxel and its body a row"
-        )
-    order = np.argsort(transforms[:, 0])
-    supervoxel, body = transforms[order].astype(np.uint64).T
+    dtype, shape = np.dtype(transforms.dtype), tuple(transforms.shape)
+    if len(shape) != 2 or shape[1] != 2 or not shape[0] or dtype.kind not in "iu":
+        raise FormatError(f"{where}: `transforms` is {dtype} {shape}; it lists a supervoxel and its body a row")
+    if math.prod(shape) * dtype.itemsize > MOST_BYTES:
+        raise FormatError(f"{where}: `transforms` has {shape[0]} rows, too many to be supervoxels; it is not read")
+    table = np.asarray(transforms[:, :])
+    supervoxel, body = table[np.argsort(table[:, 0])].astype(np.uint64, copy=False).T
 
     def cut(*slices: slice) -> np.ndarray:
         ids = np.asarray(stack[slices]).astype(np.uint64)

@@ -119,6 +119,7 @@ def claim_zarr(root: Any, key: str, path: Path) -> Claims:
 
 
 def _claim_array(root: Any, array: Any, path: Path, where: str) -> Claims:
+    _refuse_objects(array, where)
     refuse_large_chunks(array.chunks, array.dtype, where)
     folder = path / array.path
     parents = array.path.split("/")[:-1]
@@ -130,6 +131,17 @@ def _claim_array(root: Any, array: Any, path: Path, where: str) -> Claims:
     axes = {**claims.axes, "its dimension names": names} if names else claims.axes
     marks = [path.joinpath(*parents[:i]) / mark for i in range(len(parents) + 1) for mark in (*MARKS, ".zattrs")]
     return replace(claims, axes=axes, files=(*(mark for mark in marks if mark.is_file()), folder))
+
+
+def _refuse_objects(array: Any, where: str) -> None:
+    """Raise a FormatError unless an array holds plain numbers: one with Python objects may be unpacked by pickle.
+
+    A pickle runs whatever its file says. Old versions of numcodecs unpack it wherever a file asks for it.
+    """
+    codecs = [getattr(codec, "codec_id", "") for codec in (*array.filters, *array.compressors)]
+    if array.dtype.kind not in "biufc" or "pickle" in codecs:
+        packed = f", packed by {', '.join(codecs)}" if any(codecs) else ""
+        raise FormatError(f"{where} holds {array.dtype}{packed}, and not numbers; it is not read")
 
 
 class _Filled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import warnings
 import zlib
 
@@ -141,6 +142,50 @@ def test_an_odd_table_of_bodies_is_refused(tmp_path, table):
     path = hdf5(tmp_path / "a.h5", {"raw": grey(), "stack": neurons(), "transforms": table})
     with pytest.raises(ValueError, match="a.h5: `transforms` is"):
         read_volume(path, voxel_size=SIZE)
+
+
+def test_a_table_of_bodies_larger_than_memory_is_refused_before_it_is_read(tmp_path):
+    hdf5(tmp_path / "a.h5", {"raw": grey(), "stack": neurons()})
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file.create_dataset("transforms", (2**40, 2), np.uint64, chunks=(1024, 2))
+    with pytest.raises(ValueError, match="a.h5: `transforms` has 1099511627776 rows, too many"):
+        read_volume(tmp_path / "a.h5", voxel_size=SIZE)
+    plain_zarr(tmp_path / "a.zarr", grey(), "raw")
+    group = zarr.open_group(tmp_path / "a.zarr")
+    group.create_array("stack", data=neurons())
+    group.create_array("transforms", shape=(2**20, 2), dtype="u8", chunks=(2**29, 2))
+    with pytest.raises(ValueError, match="a.zarr/transforms is stored in chunks of .*8.0 GiB each"):
+        read_volume(tmp_path / "a.zarr", voxel_size=SIZE)
+
+
+class Unpacked:
+    """Says by a file that it was unpacked."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "filters"), [("|O", ["vlen-bytes", "pickle"]), ("|O", ["vlen-utf8", "pickle"]), ("<u8", ["pickle"])]
+)
+@pytest.mark.parametrize("name", ["raw", "stack", "transforms"])
+def test_nothing_is_unpacked_by_pickle(tmp_path, name, dtype, filters, monkeypatch):
+    """Versions of numcodecs before 0.16.6 do it without being asked."""
+    monkeypatch.setattr(numcodecs.pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    path = plain_zarr(tmp_path / "a.zarr", grey(), "raw")
+    group = zarr.open_group(path, zarr_format=2)
+    for key, array in {"stack": neurons(), "transforms": np.array([[1, 1]], np.uint64)}.items():
+        group.create_array(key, data=array, chunks=array.shape)
+    table = json.loads((path / name / ".zarray").read_text())
+    change = {"dtype": dtype, "filters": [{"id": codec} for codec in filters], "compressor": None, "fill_value": None}
+    (path / name / ".zarray").write_text(json.dumps(table | change))
+    (path / name / ".".join("0" * len(table["shape"]))).write_bytes(pickle.dumps(Unpacked(tmp_path / "mark")))
+    with pytest.raises(ValueError, match="a.zarr.*(holds .*, packed by vlen-.*, pickle, and not numbers|pickle)"):
+        read_volume(path, voxel_size=SIZE).load()
+    assert not (tmp_path / "mark").exists()
 
 
 def test_supervoxels_that_are_no_integers_are_refused(tmp_path):
