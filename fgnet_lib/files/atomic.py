@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shutil
 import socket
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST)  # what the system answers where a folder lies already
+TRIES = 100  # to put a folder in its place before other writers do
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`, for a file or a folder, which becomes `path` if the context ends well.
 
+    A link stays a link, and what it leads to is written; a file never replaces a folder, nor a folder a file.
     An error leaves what was there before. So does a kill; the next writer removes the temporary file, which is hidden.
     (Of a folder that was killed in the moment of its exchange, the next writer brings back the old one.) Threads,
     processes and computers may write the same path at the same time; the last writer wins. Containers that share a
@@ -37,22 +40,16 @@ def atomic(path: Path) -> Iterator[Path]:
     ...     print(*(path.name for path in Path(folder).iterdir()))
     note.txt
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_abandoned(path)
-    writer = f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
-    part, old = path.with_name(f"{writer}.part"), path.with_name(f"{writer}.old")
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(target)
+    part = _beside(target, "part")
     try:
         yield part
-        if path.is_dir():  # a folder cannot be replaced in one step: put the old one aside for the moment
-            path.rename(old)
-            try:
-                part.rename(path)
-            except BaseException:
-                old.rename(path)
-                raise
-            shutil.rmtree(old)
+        if part.is_dir() and not target.is_file():
+            _put_folder(part, target)
         else:
-            part.replace(path)
+            part.replace(target)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -60,6 +57,38 @@ def atomic(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, f"cannot write {path}, what was there before is untouched: {reason}") from error
     finally:
         _discard(part)  # without an error of its own, which would hide why the context ended
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """A hidden name for `path` that nobody else has, "part" for what is written, "old" for what is replaced."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.randbits(63)}.{kind}")
+
+
+def _put_folder(part: Path, path: Path) -> None:
+    """Put the folder `part` in the place of `path`, in two steps, because a folder cannot be replaced in one.
+
+    If another writer puts its own there in between, the steps are repeated.
+    """
+    aside = []
+    try:
+        for tries_left in reversed(range(TRIES)):
+            aside.append(_beside(path, "old"))
+            with suppress(FileNotFoundError):  # nothing is there, or another writer has just put it aside
+                path.rename(aside[-1])
+            try:
+                part.rename(path)
+                break
+            except OSError as error:
+                if not tries_left or error.errno not in TAKEN:
+                    raise
+    except BaseException:
+        with suppress(OSError):
+            aside.pop().rename(path)
+        raise
+    finally:
+        for old in aside:
+            with suppress(OSError):  # under another name: half of a removed folder must not come back as the old one
+                _discard(old.rename(_beside(path, "part")))
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -80,7 +109,8 @@ def _clear_abandoned(path: Path) -> None:
         if match is None or _is_running(int(match[1])):
             continue
         if match[2] == "old" and not path.exists():
-            entry.rename(path)
+            with suppress(OSError):  # another writer has brought it back, or put its own there
+                entry.rename(path)
         else:
             _discard(entry)
 

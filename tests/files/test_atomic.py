@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -123,3 +124,73 @@ def test_a_folder_that_cannot_be_exchanged_comes_back(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic(path):
         pass  # nothing was written, so there is nothing to rename
     assert [file.name for file in path.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [path]
+
+
+def write_folder(path: Path, name: str) -> None:
+    """Write a folder with one empty file."""
+    with atomic(path) as part:
+        part.mkdir()
+        (part / name).touch()
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (tmp_path / "volume.zarr").symlink_to(scratch / "volume.zarr")
+    (tmp_path / "note.txt").symlink_to("scratch/note.txt")
+    for name in ("old", "new"):
+        write_folder(tmp_path / "volume.zarr", name)
+        with atomic(tmp_path / "note.txt") as part:
+            part.write_text(name)
+    links = [path for path in tmp_path.iterdir() if path != scratch]
+    assert len(links) == 2 and all(path.is_symlink() for path in links)
+    assert sorted(str(path.relative_to(scratch)) for path in scratch.rglob("*")) == [
+        "note.txt", "volume.zarr", "volume.zarr/new"
+    ]  # fmt: skip
+    assert (scratch / "note.txt").read_text() == "new"
+
+
+def test_an_old_folder_that_cannot_be_removed_does_not_stop_this_write_nor_the_next(tmp_path, monkeypatch) -> None:
+    def refuse(path, ignore_errors=False):
+        if not ignore_errors:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    for name in ("a", "b", "c", "d"):
+        write_folder(tmp_path / "volume.zarr", name)
+        assert [file.name for file in (tmp_path / "volume.zarr").iterdir()] == [name]
+    assert not list(tmp_path.glob(".*.old"))  # which would come back if the folder were removed
+
+
+@pytest.mark.parametrize("other", ["put its own there", "put the old one aside"])
+def test_a_writer_of_the_same_folder_that_is_quicker_is_no_error(tmp_path: Path, monkeypatch, other: str) -> None:
+    path, rename, seen = tmp_path / "volume.zarr", Path.rename, []
+    write_folder(path, "old")
+
+    def rename_between(source: Path, target: Path) -> Path:
+        if source == path and not seen:
+            seen.append(source)
+            if other == "put the old one aside":
+                rename(path, tmp_path / "aside")
+            moved = rename(source, target)
+            path.mkdir()
+            (path / "other").touch()
+            return moved
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", rename_between)
+    write_folder(path, "new")
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "aside", ignore_errors=True)
+    assert seen and [file.name for file in path.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "precious").touch()
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(IsADirectoryError), atomic(tmp_path / "folder") as part:
+        part.touch()
+    with pytest.raises(NotADirectoryError):
+        write_folder(tmp_path / "file", "new")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "precious"]
