@@ -276,6 +276,7 @@ def _open_phantom(part: str) -> Volume:
     shape, seed = PHANTOMS[part]
     volume = phantom.make_phantom(shape, seed)
     try:
+        path.unlink(missing_ok=True)  # `write_volume` replaces no file that it cannot read
         write_volume(volume, path)
         with atomic(mark) as marked:
             marked.write_bytes(_mark(path))

@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,22 @@ def _put_folder(part: Path, path: Path) -> None:
         for old in aside:
             with suppress(OSError):  # under another name: half of a removed folder must not come back as the old one
                 _discard(old.rename(_beside(path, "part")))
+
+
+def list_foreign(folder: Path, own: re.Pattern[str]) -> list[str]:
+    """List the files of a folder that `own` does not match, and all links, by their paths in the folder."""
+    paths = {entry.relative_to(folder).as_posix(): entry for entry in sorted(folder.rglob("*"))}
+    return [name for name, entry in paths.items() if entry.is_symlink() or not (entry.is_dir() or own.fullmatch(name))]
+
+
+def refuse_to_delete(path: Path, others: Sequence[str], what: str) -> None:
+    """Raise a ValueError that says `what` lies in `path`, if there are `others`, which would be deleted with it."""
+    if others:
+        more = f" and {len(others) - 5} more" * (len(others) > 5)
+        raise ValueError(
+            f"{path} holds {what}: {', '.join(others[:5])}{more}. They would be deleted with it: move "
+            "them away, or choose a new name"
+        )
 
 
 def write_atomically(path: Path, text: str) -> None:

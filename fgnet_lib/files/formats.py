@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import zarr
 
-from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.atomic import atomic, list_foreign, refuse_to_delete
 from fgnet_lib.files.geometry import (
     Claims,
     FormatError,
@@ -37,6 +37,9 @@ from fgnet_lib.volumes import Lazy, Volume, check_raw
 
 RAW_KEY, LABELS_KEY = "volumes/raw", "volumes/labels/neuron_ids"  # the CREMI layout
 CHUNK = (16, 128, 128)
+_WRITTEN = re.compile(  # the files of a Zarr folder of `write_volume`, by their path in it
+    rf"(volumes/(labels/)?)?zarr\.json|({RAW_KEY}|{LABELS_KEY})/(zarr\.json|c(/\d+){{3}})"
+)
 
 
 def read_volume(
@@ -171,18 +174,40 @@ def write_volume(volume: Volume, path: str | Path) -> Path:
 
     Args:
         volume: what to write.
-        path: `.h5`, `.hdf`, `.hdf5` or `.zarr`.
+        path: `.h5`, `.hdf`, `.hdf5` or `.zarr`; an earlier volume at this path is replaced, unless other arrays or
+            files lie in it.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: another suffix, or something at the path that is not an earlier volume and would be deleted.
         OSError: the disk is full or cannot be written.
     """
     path = _expand(path)
     if path.suffix not in (".h5", ".hdf", ".hdf5", ".zarr"):
         raise ValueError(f"{path}: cannot write {path.suffix or 'a name without suffix'}; use .h5, .hdf or .zarr")
+    _refuse_others(path)
     with atomic(path) as part:
         _write_zarr(volume, part) if path.suffix == ".zarr" else _write_hdf5(volume, part)
+        _refuse_others(path)  # writing may have taken an hour
     return path
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise a ValueError if anything lies at `path` that `write_volume` has not written."""
+    if not path.exists():
+        return
+    if path.is_dir() != (path.suffix == ".zarr"):
+        kind = "folder" if path.is_dir() else "file"
+        raise ValueError(f"{path} already exists and is a {kind}: move it away, or choose a new name")
+    if path.is_dir():
+        return refuse_to_delete(path, list_foreign(path, _WRITTEN), "a volume and other files")
+    try:
+        with h5py.File(path, "r") as file:
+            others = sorted({*list_datasets(file)} - {RAW_KEY, LABELS_KEY})
+    except OSError as error:
+        raise ValueError(
+            f"{path} already exists and cannot be read as a volume ({error}): move it away, or choose a new name"
+        ) from error
+    refuse_to_delete(path, others, "a volume and other arrays")
 
 
 class _Surviving(io.FileIO):

@@ -19,7 +19,7 @@ import numpy as np
 import plotly.graph_objects as go
 import tensorstore
 
-from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.atomic import atomic, list_foreign, refuse_to_delete
 from fgnet_lib.metrics import check_ids
 from fgnet_lib.views import serve
 from fgnet_lib.views.meshes import Mesh, largest_ids, mesh_bytes, neuron_mesh, neuron_meshes
@@ -175,17 +175,7 @@ def _check_replaceable(path: Path) -> None:
         return
     if path.is_symlink() or not (path / serve.STATE).is_file():
         raise ValueError(f"{path} already exists and is no earlier export: name a new folder")
-    foreign = [
-        entry.relative_to(path).as_posix()
-        for entry in sorted(path.rglob("*"))
-        if entry.is_symlink() or not (entry.is_dir() or _EXPORTED.fullmatch(entry.relative_to(path).as_posix()))
-    ]
-    if foreign:
-        more = f" and {len(foreign) - 5} more" * (len(foreign) > 5)
-        raise ValueError(
-            f"{path} holds an earlier export and other files: {', '.join(foreign[:5])}{more}. They would be deleted "
-            "with it: move them away, or name a new folder"
-        )
+    refuse_to_delete(path, list_foreign(path, _EXPORTED), "an earlier export and other files")
 
 
 @contextmanager

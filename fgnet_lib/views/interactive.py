@@ -21,10 +21,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fgnet_lib.files.atomic import atomic
+from fgnet_lib.files.atomic import atomic, list_foreign, refuse_to_delete
 from fgnet_lib.views.panels import Panel, point_at
 
 FRAMES = 5  # sections a second
+_SAVED = re.compile(r"settings\.json|[^/]+\.(npy|tif)")  # the files of `save_arrays_of`
 READABLE = 0.7  # of a picture's own width: on narrower pages its text would be too small
 # Core widgets report neither clicks on a picture nor keys. This listener writes them into hidden text fields beside the
 # picture, as if somebody had typed them; `fgnet-about` tells it where the panels lie, which keys count, and alt text.
@@ -431,15 +432,16 @@ def save_arrays_of(panels: Sequence[Panel], settings: Mapping[str, Any], folder:
     Args:
         panels: those without numbers are left out.
         settings: of the controls, by name.
-        folder: what was in it is replaced.
+        folder: what an earlier call wrote to it is replaced.
 
     Raises:
-        ValueError: no panel has numbers.
+        ValueError: no panel has numbers, or the folder holds other files, which would be deleted.
         OSError: the disk is full or cannot be written; what was there before is untouched.
     """
     arrays = {re.sub(r"[^\w.-]+", "-", panel.values.name).strip("-"): panel for panel in panels if panel.values}
     if not arrays:
         raise ValueError("this picture has no panels with numbers to save")
+    refuse_to_delete(folder, list_foreign(folder, _SAVED), "arrays saved earlier and other files")
     about = {"settings": dict(settings), "arrays": {}}
     with atomic(folder) as part:
         part.mkdir()

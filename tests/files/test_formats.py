@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tracemalloc
+from contextlib import nullcontext
 
 import h5py
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from fgnet_lib import REPOSITORY
 from fgnet_lib.files.formats import read_volume, write_volume
-from fgnet_lib.volumes import IGNORE, Volume, is_anisotropic
+from fgnet_lib.volumes import IGNORE, Lazy, Volume, is_anisotropic
 
 SIZE = (40.0, 8.0, 8.0)
 
@@ -415,6 +416,47 @@ def test_unknown_formats_are_refused(tmp_path):
         read_volume("s3://bucket/a.zarr")
     with pytest.raises(ValueError, match=r"cannot write \.tif"):
         write_volume(Volume(grey(), SIZE), tmp_path / "a.tif")
+
+
+# --- writing over something else -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".zarr"])
+@pytest.mark.parametrize("other", ["affinities", "volumes/labels/proofread"])
+def test_arrays_beside_a_volume_are_never_deleted(tmp_path, suffix, other):
+    path = write_volume(Volume(grey(), SIZE, ids()), tmp_path / f"a{suffix}")
+    with h5py.File(path, "a") if suffix == ".h5" else nullcontext(zarr.open_group(path)) as group:
+        group.create_dataset(other, data=ids()) if suffix == ".h5" else group.create_array(other, data=ids())
+    message = rf"a{suffix} holds a volume and other (arrays|files): {other}.*move them away, or choose a new name"
+    with pytest.raises(ValueError, match=message):
+        write_volume(read_volume(path)[0:2, :, :], path)
+    np.testing.assert_array_equal(read_volume(path, labels_key=other).load().labels, ids())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_comes_while_a_volume_is_written_is_not_deleted(tmp_path):
+    path = write_volume(Volume(grey(), SIZE), tmp_path / "a.zarr")
+
+    def cut(*region):
+        (path / "notes.txt").touch()
+        return grey()[region]
+
+    with pytest.raises(ValueError, match="notes.txt"):
+        write_volume(Volume(Lazy(grey().shape, np.uint8, cut), SIZE), path)
+    assert (path / "notes.txt").exists() and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_volume_is_not_replaced_by_one(tmp_path):
+    (tmp_path / "a.h5").mkdir()
+    (tmp_path / "a.h5" / "notes.txt").touch()
+    (tmp_path / "a.zarr").write_text("notes")
+    (tmp_path / "b.h5").write_text("notes")
+    messages = {"a.h5": "is a folder", "a.zarr": "is a file", "b.h5": "cannot be read as a volume"}
+    for name, message in messages.items():
+        with pytest.raises(ValueError, match=f"{name} already exists and {message}.*: move it away"):
+            write_volume(Volume(grey(), SIZE), tmp_path / name)
+    assert (tmp_path / "a.h5" / "notes.txt").exists()
+    assert {(tmp_path / name).read_text() for name in ("a.zarr", "b.h5")} == {"notes"}
 
 
 # --- writing that fails ----------------------------------------------------------------------------------------------

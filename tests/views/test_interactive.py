@@ -205,6 +205,15 @@ def test_arrays_are_saved_with_their_settings(tmp_path):
         np.testing.assert_allclose(pixels_per_cm, [1e7 / 16, 1e7 / 32], rtol=1e-5)
 
 
+def test_a_file_of_yours_beside_saved_arrays_is_not_deleted(tmp_path):
+    explorer = explorer_of_a_point([])
+    explorer._folder = tmp_path
+    explorer.save_arrays.click()
+    (tmp_path / "view-0000" / "notes.txt").touch()
+    explorer.save_arrays.click()  # ipywidgets only logs what a button raises
+    assert (tmp_path / "view-0000" / "notes.txt").exists() and "other files: notes.txt" in explorer.status.value
+
+
 @contextmanager
 def full_disk(after: int) -> Iterator[None]:
     """Writing ends with an error when a file reaches `after` bytes."""
