@@ -112,4 +112,4 @@ times: env  ## copy what the last runs of `make tutorial` took to docs/
 
 clean:  ## remove results and caches (.venv stays)
 	rm -rf out .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
-	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print | xargs rm -rf
+	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -28,6 +29,19 @@ def jobs(name: str) -> list[dict]:
 
 def commands(name: str) -> str:
     return "\n".join(step["run"] for job in jobs(name) for step in job["steps"] if "run" in step)
+
+
+def test_make_clean_removes_caches_and_nothing_beside_them(tmp_path):
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    kept = [tmp_path / folder / "00.ipynb" for folder in ("notebooks", "notebooks (my copy)", ".venv")]
+    caches = [path.with_name(name) for path in kept[:2] for name in (".ipynb_checkpoints", "__pycache__")]
+    for folder in [*(path.parent for path in kept), *caches, tmp_path / "out"]:
+        folder.mkdir(exist_ok=True)
+    for path in kept:
+        path.touch()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert all(path.is_file() for path in kept)
+    assert not any(folder.exists() for folder in [*caches, tmp_path / "out"])
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
