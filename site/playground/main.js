@@ -293,7 +293,7 @@ function addControls() {
   for (const id of ["file", "nm"]) byId(id).addEventListener("change", openOwn);
   byId("undo").addEventListener("click", () => { stroke = null; setState({ strokes: state.strokes.slice(0, -1) }); });
   byId("reset").addEventListener("click", () => { showAlert(""); setState({ ...START, sample: state.sample }); });
-  byId("share").addEventListener("click", () => navigator.clipboard.writeText(location.href).then(
+  byId("share").addEventListener("click", () => Promise.resolve().then(() => navigator.clipboard.writeText(location.href)).then(  // there is none over http
     () => { byId("status").textContent = "The link is copied."; },
     () => { byId("status").textContent = "Copy the address of this page: it holds the view."; }));
   for (const radio of document.querySelectorAll("input[name=tool]"))

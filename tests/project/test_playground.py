@@ -221,6 +221,24 @@ def test_an_address_that_makes_no_sense_is_told(desktop, address):
     assert page.url == f"{address}#noise=10" and watch.problems == []
 
 
+def test_a_link_is_copied_or_the_reader_is_told_to_copy_the_address(desktop, address):
+    """Browsers have no clipboard for pages that come over http from another computer."""
+    page, watch = desktop
+    show(page, f"{address}#noise=10")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined, configurable: true})")
+    page.locator("#share").click()
+    page.wait_for_function("document.getElementById('status').textContent.startsWith('Copy the address')")
+    page.evaluate("delete navigator.clipboard")
+    assert watch.problems == []
+
+
+def test_opened_as_a_file_the_page_says_what_it_needs(desktop, folder):
+    with phone(desktop[0]) as page:
+        page.goto((folder / "course" / "playground" / "index.html").as_uri())
+        assert "python -m http.server" in page.locator("#alert").inner_text()
+        assert page.locator("#status").inner_text() == ""
+
+
 # --- own images ------------------------------------------------------------------------------------------------------
 
 

@@ -347,7 +347,9 @@ def main() -> int:
         print(f"The site is built without its playground: {error}")
         playground = None
     try:
-        print(f"Open {build(executed, OUT, playground) / 'index.html'}")
+        site = build(executed, OUT, playground)
+        print(f"Open {site / 'index.html'}")
+        print(f"With the playground, which needs a server: {sys.executable} -m http.server --bind 127.0.0.1 -d {site}")
     except (ValueError, subprocess.CalledProcessError) as error:
         print(error)
         return 1
