@@ -67,6 +67,9 @@ def test_an_edited_check_counts_for_nothing(tmp_path, monkeypatch):
         (SOLUTION.replace("np.", "numbers."), "import numpy as numbers", "2/2  passed"),
         (SOLUTION.replace("np.zeros", "helper"), "def helper(*args):\n    return np.zeros(*args)", "2/2  passed"),
         (SOLUTION.replace("(3, ", "(AXES, "), "AXES = 3", "2/2  passed"),
+        (SOLUTION.replace("(3, ", "(AXES, "), "AXES: int = 2**2 - 1", "2/2  passed"),
+        (SOLUTION.replace("np.zeros", "helper"), "helper = lambda *args: np.zeros(*args)", "2/2  passed"),
+        (SOLUTION.replace("(3, ", "(AXES, "), "AXES = len('abc')", "0/2  wrong    Your code stopped with NameError"),
         ("1 / 0\n\n" + SOLUTION, STUB, "0/2  wrong    The cell stops with ZeroDivisionError"),
         (SOLUTION, "my_affinities = my_affinities(volume.labels)", "2/2  passed"),  # a trial
         (SOLUTION, STUB, "2/2  passed"),

@@ -35,6 +35,8 @@ from fgnet_lib.course.checks import EXERCISES
 from fgnet_lib.course.checks.exercise import Outcome, explain
 
 MEMORY, DISK = 8 * 2**30, 200 * 2**20  # bytes that an answer may allocate, and write
+# what a plain value is made of, as 10**-6 or (4, 2 * 8): neither a call nor a name
+PLAIN = ast.Constant | ast.Tuple | ast.List | ast.Dict | ast.Set | ast.UnaryOp | ast.BinOp | ast.unaryop | ast.operator
 ALONE = "An answer may use what the notebook imports, its functions and plain values, but none of its data"
 REFUSED = (  # ways to the check, and around the audit
     *("builtins", "ctypes", "fgnet_lib.course.checks", "gc", "importlib", "inspect", "sys"),
@@ -193,10 +195,8 @@ def read_helpers(codes: Iterable[str]) -> list[ast.stmt]:
 def _is_helper(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return find_refused_import([statement]) is None
-    if isinstance(statement, ast.Assign):
-        with suppress(ValueError, TypeError):
-            ast.literal_eval(statement.value)
-            return True
+    if isinstance(statement, ast.Assign | ast.AnnAssign) and (value := statement.value):
+        return isinstance(value, ast.Lambda) or all(isinstance(node, PLAIN | ast.Load) for node in ast.walk(value))
     return isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
 
 
