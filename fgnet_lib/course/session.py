@@ -110,8 +110,7 @@ def start_session(profile: str, dataset: str, data_dir: str, out_dir: str, devic
         raise ValueError(f"unknown DATASET {dataset!r}: choose one of {', '.join(DATASETS)}")
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"SEED is {seed!r}: give a whole number from 0 to 2^32 - 1")
-    if data_dir not in ("", None):  # FGNET_DATA_DIR is where datasets.fetch looks first
-        os.environ["FGNET_DATA_DIR"] = str(check_data_dir(data_dir, "DATA_DIR"))
+    _look_first_in(data_dir)
     session = Session(
         profile=PROFILES[profile],
         dataset=dataset,
@@ -126,6 +125,22 @@ def start_session(profile: str, dataset: str, data_dir: str, out_dir: str, devic
     plots.style()
     print(describe_session(session))
     return session
+
+
+_replaced: dict[str | None, str | None] = {}  # a DATA_DIR -> the FGNET_DATA_DIR that it took the place of
+
+
+def _look_first_in(data_dir: str) -> None:
+    """Put a folder into FGNET_DATA_DIR, where `datasets.fetch` looks first; without one, put back what was there."""
+    now = os.environ.get("FGNET_DATA_DIR")
+    if data_dir not in ("", None):
+        folder = str(check_data_dir(data_dir, "DATA_DIR"))
+        _replaced[folder] = _replaced.get(now, now)
+        os.environ["FGNET_DATA_DIR"] = folder
+    elif now in _replaced:
+        del os.environ["FGNET_DATA_DIR"]
+        if (given := _replaced.pop(now)) is not None:
+            os.environ["FGNET_DATA_DIR"] = given
 
 
 def _writable(folder: Path) -> Path:

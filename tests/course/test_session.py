@@ -18,6 +18,7 @@ from fgnet_lib.volumes import Volume
 def start(tmp_path, monkeypatch):
     """start_session with defaults that can be overridden one by one."""
     monkeypatch.setenv("FGNET_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(session, "_replaced", {})
 
     def call(profile="fast", dataset="phantom", data_dir="", out_dir=str(tmp_path / "out"), device="cpu", seed=0):
         return start_session(profile, dataset, data_dir, out_dir, device, seed)
@@ -105,6 +106,17 @@ def test_data_dir_is_where_datasets_look(start, tmp_path, monkeypatch):
     folder.mkdir()
     assert start(data_dir=str(folder)).data_dir == folder
     assert os.environ["FGNET_DATA_DIR"] == str(folder)
+
+
+def test_without_data_dir_the_folder_of_the_course_is_back(start, tmp_path, monkeypatch):
+    for name in ("mine", "other", "late"):
+        (tmp_path / name).mkdir()
+    start(data_dir=str(tmp_path / "mine"))
+    start(data_dir=str(tmp_path / "other"))
+    assert start().data_dir == tmp_path
+    start(data_dir=str(tmp_path / "mine"))
+    monkeypatch.setenv("FGNET_DATA_DIR", str(tmp_path / "late"))  # by the reader's own hand
+    assert start().data_dir == tmp_path / "late"
 
 
 def test_volume_is_the_middle_of_the_data_set(start):
