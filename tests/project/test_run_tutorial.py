@@ -71,6 +71,10 @@ def test_a_run_stops_at_a_failure_and_goes_on_when_it_is_mended(out, tmp_path, c
     assert (out / "figures" / "00_good-1.png").read_bytes().startswith(b"\x89PNG")
     assert "fast phantom" in (out / "00_good.ipynb").read_text()
 
+    write(tmp_path, "00_good", "pass")
+    assert run_tutorial.run_tutorial([good, bad], out, PARAMETERS) == 0
+    assert [lesson["name"] for lesson in json.loads((out / "run.json").read_text())["lessons"]] == ["00_good", "01_bad"]
+
 
 def test_a_training_that_was_stopped_goes_on_and_other_results_start_cold(out, tmp_path, capsys):
     """A training of hours is not begun anew because the run was stopped; but it is, if the lesson changes."""

@@ -379,7 +379,7 @@ def run_lessons(notebooks: list[Path], out: Path, parameters: dict[str, str]) ->
         left = sum(spent) / len(spent) * sum(name not in lessons for name in keys)
         again = f"\r{show}" if sys.stdout.isatty() else ""
         print(f"{again} {clock(lesson.seconds)}  {lesson.peak_memory_mb:5.0f} MB  about {clock(left)} left")
-    run = write_run(out, list(lessons.values()), parameters)
+    run = write_run(out, [lessons[name] for name in keys], parameters)
     print(f"{len(lessons)} lessons in {clock(run['seconds'])}, peak memory {run['peak_memory_mb'] / 1000:.1f} GB")
     print(report(run["lessons"], run["dataset"], run["profile"]), end="")
     print(f"Open {out / 'index.html'}")
