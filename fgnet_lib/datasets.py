@@ -27,6 +27,7 @@ from fgnet_lib.files.formats import read_volume, write_volume
 from fgnet_lib.volumes import Volume
 
 REGISTRY = REPOSITORY / "data" / "registry.tsv"
+LARGEST = 2**34  # bytes that a download may have whose size the registry does not know
 OFFLINE = "Without internet, DATASET=phantom and the weights in data/pretrained need no download."
 
 DATASETS = ("phantom", "fib25", "gala", "ac4", "cremi_b_mini", "cremi_a", "cremi_b", "cremi_c", "snemi3d")
@@ -202,15 +203,16 @@ def _difference(path: Path, entry: dict[str, str]) -> str:
 
 
 class _Limited(io.BufferedWriter):
-    """A new file that refuses to grow beyond `most` bytes: a server may send without an end."""
+    """A new file that refuses to grow beyond its size, or `LARGEST` if that is unknown: a server may never stop."""
 
-    def __init__(self, path: Path, most: int | None) -> None:
+    def __init__(self, path: Path, size: int | None) -> None:
         super().__init__(io.FileIO(path, "w"))
-        self.most = most
+        self.most = size or LARGEST
+        self.source = "the size in the registry" if size else "more than any file of the registry has"
 
     def write(self, content: Any) -> int:
-        if self.most is not None and self.tell() + len(content) > self.most:
-            raise OSError(f"the server sends more than the {self.most} bytes of the registry")
+        if self.tell() + len(content) > self.most:
+            raise OSError(f"the server sends more than {self.most} bytes, {self.source}")
         return super().write(content)
 
 

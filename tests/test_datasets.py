@@ -139,15 +139,19 @@ def test_a_broken_file_in_the_cache_is_downloaded_again(server, folders, registe
     [
         ("/half", {}, "IncompleteRead|3000000"),
         ("/file", {"sha256": "0" * 64}, "sha256 is"),
-        ("/file", {"bytes": 17}, "the server sends more than the 17 bytes of the registry"),
+        ("/file", {"bytes": 17}, "the server sends more than 17 bytes, the size in the registry"),
         ("/file", {"bytes": 3_000_001}, "3000000 bytes, but it should have 3000001"),
-        ("/endless", {}, "the server sends more than the 3000000 bytes"),
+        ("/endless", {}, "the server sends more than 3000000 bytes"),
+        ("/endless", {"bytes": ""}, "the server sends more than 4000000 bytes, more than any file of the registry has"),
         ("/odd", {}, "abc"),
         ("/gone", {}, "404"),
     ],
 )
-def test_a_failed_download_leaves_nothing_and_says_what_to_do(server, folders, register, page, changes, complaint):
+def test_a_failed_download_leaves_nothing_and_says_what_to_do(
+    server, folders, register, monkeypatch, page, changes, complaint
+):
     register(server + page, **changes)
+    monkeypatch.setattr(datasets, "LARGEST", 4_000_000)
     with pytest.raises(OSError, match=complaint) as error:
         fetch(NAME)
     assert_helpful(str(error.value), server + page, folders)
