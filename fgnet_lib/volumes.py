@@ -17,6 +17,10 @@ T = TypeVar("T")
 IGNORE = np.uint64(2**64 - 1)  # CREMI's mark for unknown voxels
 
 
+class FormatError(ValueError):
+    """A file that is not read, with the file, what it says, and what to do."""
+
+
 def triple(values: Iterable[T]) -> tuple[T, T, T]:
     """Return three values, along z, y, x, as a tuple."""
     z, y, x = values
@@ -137,11 +141,22 @@ class Volume:
         return tuple(self.raw.shape)
 
     def __getitem__(self, key: slice | tuple[slice, ...]) -> Volume:
-        """Read a crop into memory; `key` is a `Region` or slices without a step, and the offset moves along."""
+        """Read a crop into memory; `key` is a `Region` or slices without a step, and the offset moves along.
+
+        Raises:
+            MemoryError: The crop is too large; says how large.
+            FormatError: The file says something there that is not read, such as a label below 0.
+            OSError: The crop cannot be read, as in a damaged file.
+        """
         region = Region(*_complete(key, self.shape))
         try:
             raw = np.asarray(self.raw[*region])
             labels = None if self.labels is None else np.asarray(self.labels[*region])
+        except FormatError:
+            raise
+        except MemoryError as error:
+            size = region.voxels * (1 + (0 if self.labels is None else self.labels.dtype.itemsize)) / 2**30
+            raise MemoryError(f"{self.name}: [{region}] takes {size:.1f} GiB of memory; cut a smaller crop") from error
         except Exception as error:  # whatever the codecs raise
             raise OSError(f"{self.name}: cannot read [{region}], the file may be damaged ({error})") from error
         offset = triple(o + a * v for o, a, v in zip(self.offset, region.start, self.voxel_size, strict=True))

@@ -12,7 +12,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgnet_lib.volumes import Region, Volume
+from fgnet_lib.volumes import FormatError, Lazy, Region, Volume
 
 SHAPE = (7, 6, 9)
 axes = [st.tuples(st.integers(0, n), st.integers(0, n)).map(sorted) for n in SHAPE]
@@ -96,3 +96,24 @@ def test_every_kind_of_array_takes_a_region_as_its_index(tmp_path, kind: str) ->
 
 def test_a_region_is_written_as_its_slices() -> None:
     assert str(Region.at((1, 2, 3), (4, 3, 5))) == f"{Region.at((1, 2, 3), (4, 3, 5))}" == "1:5, 2:5, 3:8"
+
+
+def test_a_crop_larger_than_memory_is_said_to_be_too_large_and_not_damaged() -> None:
+    def cut(*slices: slice) -> np.ndarray:
+        raise MemoryError("Unable to allocate")
+
+    raw, labels = (Lazy((2**10, 2**15, 2**15), dtype, cut) for dtype in (np.uint8, np.uint64))
+    for volume, size in (
+        (Volume(raw, (8, 8, 8), name="a.h5"), "64.0"),
+        (Volume(raw, (8, 8, 8), labels, name="a.h5"), 576),
+    ):
+        with pytest.raises(MemoryError, match=rf"a.h5: \[0:64, .*\] takes {size}.* GiB of memory; cut a smaller crop"):
+            volume[:64]
+
+
+def test_what_a_file_says_and_is_not_read_reaches_you_unchanged() -> None:
+    def cut(*slices: slice) -> np.ndarray:
+        raise FormatError("a.h5: holds the id -2, which is below 0")
+
+    with pytest.raises(FormatError, match="^a.h5: holds the id -2"):
+        Volume(Lazy(SHAPE, np.uint8, cut), (8, 8, 8), name="a.h5").load()

@@ -31,13 +31,9 @@ from fgnet_lib.files.lengths import (
     to_plain,
     to_text,
 )
-from fgnet_lib.volumes import Lazy, triple
+from fgnet_lib.volumes import FormatError, Lazy, triple
 
 MOST_BYTES = 2**31  # of a chunk, decoded: more is a mistake or an attack, and would be read for a single voxel
-
-
-class FormatError(ValueError):
-    """A file that is not read, with the file, what it says, and what to do."""
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def test_ids_below_0_that_are_not_given_as_unknown_are_refused(tmp_path):
     path = cremi(tmp_path / "a.h5", labels, {})
     with pytest.raises(ValueError, match="int64"):
         read_volume(path)
-    with pytest.raises(OSError, match="holds the id -5, which is below 0"):
+    with pytest.raises(ValueError, match="holds the id -5, which is below 0"):
         read_volume(path, unknown=-1).load()
 
 
