@@ -117,7 +117,7 @@ class Checkpoints:
 
         Raises:
             OSError: If the checkpoint is damaged.
-            ValueError: If it was made with other settings.
+            ValueError: If it was made with other settings, or by a model with other weights.
         """
         newest = max(self._complete(), key=lambda path: int(path.name.split("-")[1]), default=None)
         if newest is None:
@@ -132,7 +132,11 @@ class Checkpoints:
         scaler = self.accelerator.scaler
         if not (newest / SCALER_NAME).is_file():  # not from float16: a new scaler finds its scale in some iterations
             self.accelerator.scaler = None
-        self.accelerator.load_state(str(newest))
+        try:
+            self.accelerator.load_state(str(newest))
+        except RuntimeError as error:  # as PyTorch says that names or shapes of weights differ
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{newest} was made by another model ({reason}). Train in a new folder") from error
         self.accelerator.scaler = scaler
         self.history.__dict__.update(json.loads((newest / "history.json").read_text(encoding="utf-8")))
         if self.average:

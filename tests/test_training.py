@@ -253,6 +253,10 @@ def test_another_configuration_is_refused_and_said(volume: Volume, tmp_path: Pat
         train(Tiny(), [volume], replace(CONFIG, iterations=1, learning_rate=0.02, weights=(1,)), tmp_path)
     with pytest.raises(ValueError, match="volumes was .* is now .*other"):
         train(Tiny(), [replace(volume, name="other")], replace(CONFIG, iterations=1), tmp_path)
+    larger = Tiny()
+    larger.more = torch.nn.Linear(1, 1)  # as adapters do, which the model's configuration does not tell
+    with pytest.raises(ValueError, match=r"checkpoint-0000001 was made by another model \(.*more.weight.*new folder"):
+        train(larger, [volume], replace(CONFIG, iterations=1), tmp_path)
     settings = json.loads((tmp_path / "checkpoint-0000001" / "settings.json").read_text())
     assert settings["learning_rate"] == 0.01  # the refusals changed nothing
 
