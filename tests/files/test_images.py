@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
@@ -53,6 +54,25 @@ def test_values_of_more_bits_are_stretched(dtype):
     ramp = (np.arange(2000).reshape(40, 50) * 10 + 500).astype(dtype)
     raw = read_image("own.tif", tiff(ramp), VOXEL).raw[0].ravel()
     assert raw.dtype == np.uint8 and (np.diff(raw.astype(int)) >= 0).all() and (raw[0], raw[-1]) == (0, 255)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_white_as_0_is_turned_round(dtype):
+    black, white = (tiff(GREY.astype(dtype), photometric=f"minis{colour}") for colour in ("black", "white"))
+    black, white = (read_image("own.tif", content, VOXEL).raw.astype(int) for content in (black, white))
+    assert np.abs(black - (255 - white)).max() <= 1
+
+
+def test_any_damage_of_the_head_of_a_tiff_gets_a_sentence():
+    """Each byte of its tags in turn; Pillow raises errors of many kinds, and says things that only it understands."""
+    whole = tiff(np.stack([GREY, GREY]), photometric="minisblack", metadata=None)
+    for at in range(8, 200):
+        content = bytearray(whole)
+        content[at] ^= 255
+        try:
+            read_image("own.tif", bytes(content), VOXEL)
+        except ValueError as error:
+            assert re.search(r"own.tif (cannot be read as an image; choose|has .* pixels|differ in size)", str(error))
 
 
 def png_of(width: int, height: int) -> bytes:
