@@ -601,7 +601,8 @@ print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 # %%
 from dataclasses import replace
 
-window = torch.from_numpy(volume.raw[None, None, :4] / np.float32(255))
+wider = [(0, 0), *((0, max(0, 256 - n)) for n in volume.shape[1:])]  # a small volume is mirrored, to see far enough
+window = torch.from_numpy(np.pad(volume.raw[:4], wider, "symmetric")[None, None] / np.float32(255))
 height, width = (n // 8 for n in window.shape[3:])
 y, x = np.indices(window.shape[3:])
 distance = np.maximum(y - height + 1, x - width + 1).clip(0).ravel()  # along y or x, whichever is larger

@@ -784,6 +784,8 @@ explore(draw, error=IntSlider(0, 0, len(listed) - 1, description="error"))
 # above and below them in the plane of the section. (With `DATASET = "fib25"` you see real tissue, as it is.)
 
 # %%
+from skimage.segmentation import expand_labels
+
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.volumes import Volume
 
@@ -792,7 +794,8 @@ if is_anisotropic(cube.voxel_size):
     grown = make_phantom((96, 48, 96), seed=2, voxel_size=(10.0, 10.0, 10.0))
     turned = (np.ascontiguousarray(array.transpose(1, 0, 2)) for array in (grown.raw, grown.labels))
     cube = Volume(next(turned), grown.voxel_size, next(turned), name="phantom on its side")
-borders = cube.labels[1:] != cube.labels[:-1]  # between a section and the one before
+known = expand_labels(cube.labels, 2)  # some labels leave gaps between neurons, in which no border would lie
+borders = (known[1:] != known[:-1]) & (known[1:] > 0) & (known[:-1] > 0)  # between a section and the one before
 print(f"{cube.name}: {cube.shape} voxels, {borders.sum()} of them with another neuron in the section before")
 
 # %% [markdown]

@@ -4,8 +4,10 @@ import subprocess
 import sys
 import tracemalloc
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import h5py
+import jupytext
 import numpy as np
 import pytest
 import tifffile
@@ -416,6 +418,17 @@ def test_unknown_formats_are_refused(tmp_path):
         read_volume("s3://bucket/a.zarr")
     with pytest.raises(ValueError, match=r"cannot write \.tif"):
         write_volume(Volume(grey(), SIZE), tmp_path / "a.tif")
+
+
+def test_part_3_of_lesson_01_writes_its_file_as_often_as_you_run_it(tmp_path, capsys):
+    lesson = jupytext.read(REPOSITORY / "notebooks" / "src" / "01_em_volumes.py")
+    cells = [cell.source for cell in lesson.cells if cell.cell_type == "code"]
+    first, last = (next(i for i, cell in enumerate(cells) if word in cell) for word in ("01_by_hand", "01_corner"))
+    volume = Volume(grey((8, 120, 120)), SIZE, ids((8, 120, 120)))
+    names = {"volume": volume, "labels": volume.labels, "session": SimpleNamespace(out_dir=tmp_path), "np": np}
+    for cell in cells[first : last + 1] * 2:
+        exec(cell, names)
+    assert capsys.readouterr().out.count("opened: Lazy at (0.0, 0.0, 0.0) nm") == 2
 
 
 # --- writing over something else -------------------------------------------------------------------------------------
