@@ -181,8 +181,10 @@ print(f"on disk {path.stat().st_size / 1e6:.1f} MB, in memory {(volume.raw.nbyte
 # %% [markdown]
 # The labels shrink a lot, because all values inside a neuron are equal. The library does the same in one line. It also
 # reads other layouts: FIB-25, TIFF, Zarr, and padded CREMI files, whose labels cover less than the raw data and whose
-# offset says where they lie. If you cut a `Volume`, you get a `Volume`, and its offset moves along. A lazy volume keeps
-# its file open: when you have cut what you need, let go of it, or nobody can write the file anew.
+# offset says where they lie. If you cut a `Volume`, you get a `Volume`, and its offset moves along.
+#
+# A lazy volume keeps its file open, and HDF5 does not let you rewrite an open file. So delete the variable as soon as
+# you have cut what you need.
 
 # %%
 from fgnet_lib.files.formats import read_volume, write_volume
@@ -191,7 +193,7 @@ lazy = read_volume(path)
 corner = lazy[2:4, 50:100, 50:100]
 print(f"opened: {type(lazy.raw).__name__} at {lazy.offset} nm; cut: {type(corner.raw).__name__} at {corner.offset} nm")
 np.testing.assert_array_equal(corner.raw, cut)
-del lazy  # closes the file, so that you can run this part once more
+del lazy  # closes the file, so that you can run this part again
 again = write_volume(corner, session.out_dir / "01_corner.zarr")  # the suffix chooses the format
 print(again.name, read_volume(again).voxel_size)
 
