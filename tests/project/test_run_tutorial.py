@@ -149,7 +149,11 @@ def test_the_key_depends_on_notebook_library_and_parameters(out, tmp_path):
     keys.add(run_tutorial.sources_key(notebook, PARAMETERS))
     (tmp_path / "fgnet_lib" / "module.py").write_text("changed = True")
     keys.add(run_tutorial.sources_key(notebook, PARAMETERS))
-    assert len(keys) == 4
+    table = tmp_path / "docs" / "measured" / "doubt" / "runs.jsonl.gz"
+    table.parent.mkdir(parents=True)
+    table.write_bytes(b"runs")
+    keys.add(run_tutorial.sources_key(notebook, PARAMETERS))
+    assert len(keys) == 5
 
 
 @pytest.mark.parametrize(

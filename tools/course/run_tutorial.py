@@ -30,7 +30,7 @@ from urllib.parse import quote
 import nbformat
 import psutil
 from nbconvert import HTMLExporter
-from record_times import report
+from record_times import TIMES, report
 from still_pages import make_still
 
 from fgnet_lib.course.session import PROFILES
@@ -71,9 +71,11 @@ class Lesson:
 
 
 def sources_key(notebook: Path, parameters: dict[str, str]) -> str:
-    """Hash of the notebook, the library, the shipped data and weights, and the parameters."""
+    """Hash of the notebook, the library, the shipped data and weights, the measured tables, and the parameters."""
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     shipped = [path for folder in ("fgnet_lib", "data") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    tables = (path for pattern in ("*.json", "*.gz", "*.npz") for path in (ROOT / "docs" / "measured").rglob(pattern))
+    shipped += [path for path in tables if path != TIMES]  # that is made of what lessons took, and none reads it
     for path in [notebook, *sorted(path for path in shipped if "__pycache__" not in path.parts)]:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
