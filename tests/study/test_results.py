@@ -6,6 +6,7 @@ import doctest
 import fcntl
 import json
 import re
+import subprocess
 import threading
 from dataclasses import asdict, replace
 from functools import partial
@@ -143,6 +144,28 @@ def test_a_run_that_is_measured_or_locked_is_not_done_again(monkeypatch, tmp_pat
     with pytest.raises(SystemExit, match="unet, seed 2"):
         results.main()
     assert started == [["unet", "2"]]
+
+
+@pytest.mark.slow
+def test_a_row_that_is_declared_otherwise_is_named_until_it_is_removed(tiny, monkeypatch, capsys):
+    """Neither are its old runs taken for the new row, nor does the new one go on from their checkpoints."""
+    work, declared = tiny / "work", replace(results.ROWS["unet"], iterations=3)
+
+    def run_here(command: list[str]) -> subprocess.CompletedProcess:
+        results.run_once("unet", 0, work / "unet-0")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(results, "find_obstacle", lambda _: "")
+    monkeypatch.setattr(results, "list_runs", lambda: [("unet", 0)])
+    monkeypatch.setattr(results.subprocess, "run", run_here)
+    monkeypatch.setattr(results.sys, "argv", ["results.py", "--work", str(work), "--remove", "unet"])
+    results.run_missing(["unet"], 60, work)
+    monkeypatch.setitem(results.ROWS, "unet", declared)
+    results.run_missing(["unet"], 60, work)
+    assert "not measured again, though iterations was 2, is now 3" in capsys.readouterr().out
+    results.main()
+    results.run_missing(["unet"], 60, work)
+    assert [run["training"]["iterations"] for run in runs.read_runs(tiny)] == [3]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ tools/results/render_results.py draws the pages from the table alone.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -30,7 +31,8 @@ from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.datasets import CROPS, open_dataset
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.atomic import atomic
-from fgnet_lib.files.locks import lock
+from fgnet_lib.files.locks import clear, lock
+from fgnet_lib.files.stamps import differences
 from fgnet_lib.inference import predict
 from fgnet_lib.machine import choose_device
 from fgnet_lib.memory import peak_bytes
@@ -59,11 +61,13 @@ from fgnet_lib.study.runs import (
     MODEL,
     RESULTS,
     add_runs,
+    is_current,
     keeps_pictures,
     merge,
     name_weights,
     picture_path,
     read_current_keys,
+    read_runs,
     remove_rows,
 )
 from fgnet_lib.training import train
@@ -156,7 +160,8 @@ def measure_volumes(
     for name, rescale in VOLUMES.items():
         try:
             volume = open_dataset(name, "val").load()
-        except OSError:
+        except OSError as error:
+            print(f"not judged on {name}: {error}")
             continue
         start = time.perf_counter()
         prediction = predict_rescaled(model, volume, rescale, three_views)
@@ -310,14 +315,13 @@ def run_once(name: str, seed: int, work: Path) -> None:
     weights = name_weights(*shipped_weights(name))
     folder = work / "-".join(weights.values())  # a training that began with other weights is not gone on with
     results, pictures = SPECIAL[name]() if name in SPECIAL else run_row(name, seed, folder)
-    declared = asdict(ROWS[name]) | {"training": asdict(training(ROWS[name], seed))} if name in ROWS else {}
     costs = {"load": round(os.getloadavg()[2], 1), "cores": os.cpu_count(), "peak_memory_mb": peak_bytes() / 1e6}
     if torch.cuda.is_available():
         costs["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
     if pictures and keeps_pictures(name, seed):
         with atomic(picture_path(name, seed, RESULTS)) as part, part.open("wb") as file:
             np.savez_compressed(file, **pictures)
-    run = describe_run(name, seed, declared, weights, **costs, **results)
+    run = describe_run(name, seed, declare(name, seed), weights, **costs, **results)
     add_runs([run], RESULTS)  # last: a run in the table is done
 
 
@@ -334,11 +338,34 @@ def find_obstacle(name: str) -> str:
     return "" if os.environ.get("FGNET_DATA_DIR") else "FGNET_DATA_DIR is not set: the rows need FIB-25"
 
 
+def declare(name: str, seed: int) -> dict:
+    """What a run of a row is stored with of its declaration: JSON knows no tuples. Empty where nothing is trained."""
+    row = ROWS.get(name)
+    return json.loads(json.dumps(asdict(row) | {"training": asdict(training(row, seed))})) if row else {}
+
+
+def describe_change(run: dict) -> str:
+    """Say what a row declares otherwise than it did when a run was made; empty if nothing, or where no row declares."""
+    then, now = run.get("declared"), declare(run["row"], run["seed"])
+    if not then or not now:
+        return ""
+    parts = [[{key: row[key] for key in ("encoder", "frozen", "sections", "iterations")} for row in (then, now)]]
+    for part in ("config", "training"):  # settings that came later had their defaults
+        both = then[part].keys() & now[part].keys()
+        parts.append([{key: row[part][key] for key in sorted(both)} for row in (then, now)])
+    return "; ".join(line for before, after in parts for line in differences(before, after))
+
+
 def run_missing(rows: list[str], minutes: float, work: Path) -> list[str]:
     """Do every run of these rows that is neither in the table nor being done by another terminal; returns failures."""
-    started, failed, done = time.monotonic(), [], read_current_keys(RESULTS)
+    started, failed = time.monotonic(), []
+    done = {(run["row"], run["seed"]): run for run in read_runs(RESULTS) if is_current(run)}
     for name, seed in list_runs():
-        if name not in rows or (name, seed) in done:
+        if name not in rows:
+            continue
+        if run := done.get((name, seed)):
+            if change := describe_change(run):
+                print(f"{name}, seed {seed}: not measured again, though {change}; first --remove {name}")
             continue
         if why := find_obstacle(name):
             print(f"{name}, seed {seed}: not measured. {why}")
@@ -375,7 +402,10 @@ def main() -> None:
     if arguments.merge:
         return print(f"{merge(arguments.merge, RESULTS)} runs added to the table")
     if arguments.remove:
-        return print(f"{remove_rows(arguments.remove, RESULTS)} runs removed from the table")
+        for name, seed in list_runs():
+            if name in arguments.remove:  # or a row that is declared otherwise would go on from them
+                clear(arguments.work / f"{name}-{seed}")
+        return print(f"{remove_rows(arguments.remove, RESULTS)} runs removed from the table, with their checkpoints")
     rows = arguments.rows or [*SPECIAL, *ROWS]
     if unknown := [name for name in rows if name not in SPECIAL and name not in ROWS]:
         parser.error(f"fgnet_lib/study/rows.py declares no row {', '.join(unknown)}")
