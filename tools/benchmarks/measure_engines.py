@@ -245,6 +245,7 @@ def measure_volume(networks: dict[str, torch.nn.Module], volume: Volume, rounds:
 def measure(rounds: int) -> dict:
     """Measure everything that the page shows."""
     torch.set_num_threads(1)
+    weights = name_weights(MODEL, STUDENT)
     model, volume = load_pretrained(), open_dataset("fib25", "val").load()
     student, refused = load_model("student"), {}
     networks, refused["shipped"] = by_engine(model)
@@ -259,7 +260,7 @@ def measure(rounds: int) -> dict:
         "engines": engines, "windows": in_windows, "peer_s": windows["peer"], "student_s": windows["student"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "student_parameters": sum(p.numel() for p in student.parameters()),
-        "weights": name_weights(MODEL, STUDENT),
+        "weights": weights,
         "peer_parameters": sum(p.numel() for p in build_peer().parameters()),
     }  # fmt: skip
 

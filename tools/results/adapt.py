@@ -131,7 +131,8 @@ def measure_adapted(model: FGNet) -> dict[str, Any]:
     for name in JUDGED_ON:
         try:
             volume = open_dataset(name, "val").load()
-        except OSError:
+        except OSError as error:
+            print(f"not judged on {name}: {error}")
             continue
         affinities = predict_rescaled(model, volume, VOLUMES[name]).coarse
         segmentation = segment(affinities, volume.voxel_size, threshold, strict=False)

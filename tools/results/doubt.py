@@ -200,7 +200,8 @@ def measure_calibration(model: FGNet, seed: int) -> dict[str, Any]:
     for name in CALIBRATED:
         try:
             volume = open_dataset(name, "val").load()
-        except OSError:
+        except OSError as error:
+            print(f"not judged on {name}: {error}")
             continue
         affinities, truth = read_affinities(model, volume, VOLUMES[name])
         after = set_temperature(affinities, temperature)

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
 from functools import cache
@@ -136,7 +137,8 @@ def judged_volumes(whole: bool) -> dict[str, Volume]:
     for name, (_, largest) in JUDGED_ON.items():
         try:
             volume = open_dataset(name, "val").load()
-        except OSError:
+        except OSError as error:
+            print(f"not judged on {name}: {error}")
             continue
         volumes[name] = volume if whole else crop_middle(volume, largest)
     return volumes
@@ -207,9 +209,9 @@ def measure_engine(engine: str, seed: int) -> dict[str, Any]:
     return results
 
 
-def add_entry(part: str, name: str | None, entry: dict[str, Any]) -> None:
+def add_entry(part: str, name: str | None, entry: dict[str, Any], weights: Mapping[str, str]) -> None:
     """Add what was measured to the table, with weights, machine and day, and write the page anew."""
-    entry |= {"weights": name_weights(MODEL), "machine": hardware()}
+    entry |= {"weights": weights, "machine": hardware()}
     entry |= {"load": round(os.getloadavg()[0], 1), "date": date.today().isoformat()}
     table = read_bits(BITS)
     if name is None:
@@ -234,13 +236,13 @@ def list_missing() -> list[tuple[str, str | None, Any]]:
 
 def measure_missing(minutes: float) -> None:
     """Measure what is not in the table, until the time is over."""
-    started, jobs = time.monotonic(), list_missing()
+    started, jobs, weights = time.monotonic(), list_missing(), name_weights(MODEL)
     for number, (part, name, measure) in enumerate(jobs, start=1):
         elapsed = (time.monotonic() - started) / 60
         if elapsed >= minutes:
             return
         print(f"{number} of {len(jobs)}: {name or '32 bits'}, after {elapsed:.1f} minutes", flush=True)
-        add_entry(part, name, measure())
+        add_entry(part, name, measure(), weights)
 
 
 def table(heads: list[str], rows: list[list[str]]) -> list[str]:

@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: rows are equal in
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
@@ -162,8 +162,8 @@ def measure_pupil(student: Student) -> dict[str, Any]:
     return {"threshold": threshold, "milliseconds": times} | {k: scores[k] for k in ("voi_split", "voi_merge", "arand")}
 
 
-def run_pupil(name: str, seed: int, data: Teaching) -> None:
-    """Do one run and add it to the table."""
+def run_pupil(name: str, seed: int, data: Teaching, weights: Mapping[str, str]) -> None:
+    """Do one run, taught by the teacher with these weights, and add it to the table."""
     pupil, started = PUPILS[name], time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         student, history = train_pupil(pupil, [data], student_training(seed), Path(folder))
@@ -172,7 +172,7 @@ def run_pupil(name: str, seed: int, data: Teaching) -> None:
         name,
         seed,
         asdict(pupil),
-        name_weights(MODEL),
+        weights,
         parameters=sum(p.numel() for p in student.parameters()),
         core_seconds=round(seconds, 1),
         loss=[round(sum(history.loss[k : k + 20]) / 20, 4) for k in range(0, len(history), 20)],
@@ -184,7 +184,8 @@ def run_pupil(name: str, seed: int, data: Teaching) -> None:
 
 def train_students(data: Teaching, minutes: float, work: Path) -> None:
     """Do every declared run that is neither in the table nor being done by another terminal."""
-    runs = {(name, seed): partial(run_pupil, name, seed, data) for name, seed in list_students()}
+    weights = name_weights(MODEL)  # now: the file may be replaced while students learn
+    runs = {(name, seed): partial(run_pupil, name, seed, data, weights) for name, seed in list_students()}
     do_missing(runs, STUDENTS, work, minutes)
 
 
@@ -218,10 +219,11 @@ def page() -> str:
 def ship(work: Path, out: Path, minutes: float) -> None:
     """Train the student that ships within a budget, and write it with what is measured of it and its card."""
     config = replace(student_training(0, 100_000), minutes=minutes, try_bfloat16=True)
+    weights = name_weights(MODEL)  # now: the file may be replaced while the student learns
     student, history = train_pupil(SHIPPED, [open_fib25(work)], config, work / "shipped")
     notes = {
         **measure_pupil(student),
-        "weights": name_weights(MODEL),
+        "weights": weights,
         "losses": asdict(LossWeights(**SHIPPED.losses)),
         "training": asdict(config),
         "iterations": len(history),
