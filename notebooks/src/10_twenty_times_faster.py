@@ -62,7 +62,7 @@ from fgnet_lib.study import students
 from fgnet_lib.training import TrainConfig, fit
 from fgnet_lib.views import charts, plots
 from fgnet_lib.views.tables import fold_table
-from fgnet_lib.weights import load_model, load_pretrained, pretrained_threshold, read_notes
+from fgnet_lib.weights import fingerprint_weights, load_model, load_pretrained, pretrained_threshold, read_notes
 
 # %% [markdown]
 # We compare three networks: the **teacher** is FGNet mini, the model that ships with this repository; the **student** is
@@ -264,7 +264,8 @@ before = distance_from_teacher()
 minutes = {"fast": 0.1, "cpu": 0.75, "gpu": 0.75}.get(PROFILE, 5.0)
 recipe = TrainConfig((8, 64, 64), 2, iterations=3000, minutes=minutes, learning_rate=3e-3, warmup=10, seed=SEED)
 patches = TaughtPatches([teaching], ("affinities",), recipe)
-folder = f"10_{DATASET}_{PROFILE}_{SEED}_{weights.label:g}_{weights.cross:g}_{config.sections}"  # one for each run
+by = fingerprint_weights(teacher.state_dict())[:6]
+folder = f"10_{DATASET}_{PROFILE}_{SEED}_{by}_{weights.label:g}_{weights.cross:g}_{config.sections}"  # one for each run
 history = fit(pupil, patches, distillation.distillation_loss, recipe, session.out_dir / folder)
 after = distance_from_teacher()
 print(f"{len(history)} iterations; mean |A_2D - A_3D|^2: {before:.3f} before, {after:.3f} after")

@@ -62,7 +62,7 @@ from fgnet_lib.study import adaptation
 from fgnet_lib.training import TrainConfig, fit, patch_loss
 from fgnet_lib.views import charts, plots
 from fgnet_lib.views.tables import fold_table
-from fgnet_lib.weights import PRETRAINED
+from fgnet_lib.weights import PRETRAINED, fingerprint_weights
 
 # %% [markdown]
 # The model is SAM2's encoder and the coarse decoder behind it, without lesson 03's Fine-Grained Encoder. So the affinities
@@ -341,7 +341,8 @@ model = deepcopy(base).to(session.device)
 adapters.attach_adapters(model.encoder, CONFIG)
 adapters.train_only(model, "adapters")
 patches = PatchDataset([volume], recipe.patch, Augment(), SEED)
-folder = f"11_{DATASET}_{PROFILE}_{SEED}_{ENCODER}_{CONFIG.rank}_{CONFIG.gate}_{CONFIG.spectrum}"  # one per run
+start = fingerprint_weights(base.state_dict())[:6]  # a training goes on only from the weights that it began with
+folder = f"11_{DATASET}_{PROFILE}_{SEED}_{ENCODER}_{start}_{CONFIG.rank}_{CONFIG.gate}_{CONFIG.spectrum}"  # one per run
 history = fit(model, patches, patch_loss, recipe, session.out_dir / folder)
 ends = np.mean(history.loss[:5]), np.mean(history.loss[-5:])
 print(f"iterations: {len(history)}; loss {ends[0]:.3f} in the first five, {ends[1]:.3f} in the last five")

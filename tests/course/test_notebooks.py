@@ -193,7 +193,7 @@ def test_a_lesson_runs_cold_on_the_phantom(name, tmp_path, record_property):
 def test_lesson_11_keeps_runs_with_other_adapters_apart():
     code = "\n".join(cell.source for cell in read("11_adapt_without_retraining").cells)
     (folder,) = re.findall(r'^folder = (f".+?")', code, re.MULTILINE)
-    names = {"DATASET": "phantom", "PROFILE": "fast", "SEED": 0, "ENCODER": "mini"}
+    names = {"DATASET": "phantom", "PROFILE": "fast", "SEED": 0, "ENCODER": "mini", "start": "1a2b3c"}
     changes = ({}, {"rank": 2}, {"gate": True}, {"spectrum": "raw"}, {"spectrum": "log1p"})
     folders = {eval(folder, names | {"CONFIG": AdapterConfig(**change)}) for change in changes}
     assert len(folders) == len(changes)
