@@ -50,7 +50,8 @@ def segment_blocks(
         client: Dask's client, as `cluster.cluster` yields it.
         affinities: Path of a Zarr array (3, z, y, x) of floats in [0, 1] with the attribute `resolution` in nm, as
             `predict_blocks` writes it. Lost files are noticed where `predict_blocks` wrote them, beside its journal; in
-            any other array Zarr reads zeros for them, and a warning says how many.
+            any other array Zarr reads zeros for them, and a warning says how many. Values that were changed in place
+            are noticed in any other array, too, but not beside the journal: copy the array before you change it.
         folder: Folder for the results; may be the one of `predict_blocks`.
         threshold: Score, 1 - mean affinity, up to which fragments merge.
         block: Voxels (z, y, x) of a block.
