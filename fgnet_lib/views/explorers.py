@@ -14,7 +14,6 @@ from pathlib import Path
 import ipywidgets as widgets
 import numpy as np
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.images import MAX_BYTES, read_image
@@ -33,7 +32,7 @@ from fgnet_lib.views.attention_panels import (
 )
 from fgnet_lib.views.feature_maps import cosine_similarity, principal_components, stretch
 from fgnet_lib.views.interactive import Explorer, Keys
-from fgnet_lib.views.panels import Canvas, ColorScale, Curve, Panel, Values, grey, outlines, zoom_box
+from fgnet_lib.views.panels import ColorScale, Curve, Panel, Values, grey, outlines, zoom_box
 from fgnet_lib.volumes import Volume
 
 COLORS = (plots.WARM, "viridis", "cividis", "magma", "gray")
@@ -66,7 +65,7 @@ def attention_explorer(
     keys: Keys = {str(i): ("level", lambda _value, level=f"a{i}": level) for i in (1, 2, 3)}
     keys |= {"o": ("opacity", lambda opacity: 0.0 if opacity else 0.6), "c": ("region", lambda _strokes: "")}
     extras = [clear, neuroglancer, upload]
-    explorer = Explorer(work.draw, controls, work.tell, folder, "attention", keys, extras)
+    explorer = Explorer(work.panels, controls, work.tell, folder, "attention", keys, extras)
     clear.add_class("fgnet-clear")
     clear.on_click(lambda _button: explorer.change(region=""))
     neuroglancer.add_class("fgnet-neuroglancer")
@@ -110,7 +109,7 @@ class _AttentionWork:
     """What the attention explorer does; its scene changes with an image of the reader's own."""
 
     def __init__(self, volume: Volume, models: Mapping[str, FGNet], prediction: np.ndarray | None) -> None:
-        self._models, self._prediction, self._canvas = models, prediction, Canvas()
+        self._models, self._prediction = models, prediction
         self.scene = self._open(volume, prediction)
 
     def _open(self, volume: Volume, prediction: np.ndarray | None) -> Scene:
@@ -118,9 +117,9 @@ class _AttentionWork:
             volume, {name: Inspector(model, volume.raw) for name, model in self._models.items()}, prediction
         )
 
-    def draw(self, **values: object) -> Figure:
-        """Return the figure for the controls' values."""
-        return self._canvas.show(attention_panels(self.scene, Settings(**values)))
+    def panels(self, **values: object) -> list[list[Panel]]:
+        """Return the panels for the controls' values."""
+        return attention_panels(self.scene, Settings(**values))
 
     def tell(self, **values: object) -> str:
         """Return HTML for the controls' values."""
@@ -183,9 +182,9 @@ def feature_explorer(volume: Volume, features: Sequence[np.ndarray], folder: str
         "channel": widgets.IntSlider(0, 0, channels - 1, description="channel"),
         **_point_controls(volume),
     }
-    canvas, panels = Canvas(), partial(feature_panels, volume, features, colors)
+    panels = partial(feature_panels, volume, features, colors)
     keys: Keys = {str(i): ("stride", lambda _value, stride=stride: stride) for i, stride in enumerate(STRIDES, start=1)}
-    return Explorer(lambda **values: canvas.show(panels(**values)), controls, None, folder, "features", keys)
+    return Explorer(panels, controls, None, folder, "features", keys)
 
 
 def feature_panels(
@@ -268,11 +267,11 @@ def segmentation_explorer(
         "threshold": widgets.SelectionSlider(options=tuple(segmentations), value=best, description="threshold"),
         **_point_controls(volume),
     }
-    canvas, true_colors = Canvas(), plots.neighbour_colors(volume.labels)
+    true_colors = plots.neighbour_colors(volume.labels)
     colors = cache(lambda threshold: plots.matched_colors(segmentations[threshold], volume.labels, true_colors))
     panels = partial(segmentation_panels, volume, segmentations, colors, wrong, scores)
     readout = partial(segmentation_readout, volume, segmentations, scores)
-    return Explorer(lambda **values: canvas.show(panels(**values)), controls, readout, folder, "segmentation")
+    return Explorer(panels, controls, readout, folder, "segmentation")
 
 
 def segmentation_panels(

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fgnet_lib.files.atomic import atomic, list_foreign, refuse_to_delete
-from fgnet_lib.views.panels import Panel, point_at
+from fgnet_lib.views.panels import Canvas, Curve, Panel, point_at
 
 FRAMES = 5  # sections a second
 _SAVED = re.compile(r"settings\.json|[^/]+\.(npy|tif)")  # the files of `save_arrays_of`
@@ -147,6 +147,7 @@ if (!window.fgnetListens) {
 }
 """
 
+Picture = Figure | Sequence[Sequence[Panel | Curve]]  # rows of panels are shown on a `panels.Canvas`
 Keys = Mapping[str, tuple[str, Callable[[Any], Any]]]  # key -> the name of a control, and its value after -> before
 
 
@@ -167,7 +168,7 @@ class Explorer(widgets.VBox):
 
     def __init__(
         self,
-        draw: Callable[..., Figure],
+        draw: Callable[..., Picture],
         controls: dict[str, widgets.Widget],
         tell: Callable[..., str] | None = None,
         folder: str | Path = ".",
@@ -178,7 +179,8 @@ class Explorer(widgets.VBox):
         """Build the picture and its controls.
 
         Args:
-            draw: called with the value of each control under its name.
+            draw: called with the value of each control under its name; returns a figure, or the panels for one, which
+                are drawn quicker when they change.
             controls: the widgets, in the order they are shown.
             tell: called with the same values; returns HTML to show under the picture.
             folder: where saved pictures go; made when missing.
@@ -187,6 +189,7 @@ class Explorer(widgets.VBox):
             extras: widgets to show beside the buttons.
         """
         self.controls, self._draw, self._tell = controls, draw, tell
+        self._live = Canvas()  # of the picture alone: what is drawn besides must not change what the mouse points at
         self._folder, self._name, self._quiet, self._seen = Path(folder).expanduser(), name, False, 0
         self._keys = _motion_keys(controls) | dict(keys or {})
         self.picture = widgets.Image(format="jpeg")  # a third of a PNG's size, at the same pixels
@@ -246,7 +249,12 @@ class Explorer(widgets.VBox):
 
         `explorer.draw(z=3)` is a figure of section 3 that stays in a notebook without a kernel.
         """
-        return self._draw(**self.values() | changes)
+        return self._show(Canvas(), **changes)
+
+    def _show(self, canvas: Canvas, **changes: Any) -> Figure:
+        """Return the figure of the controls' values, with some `changes`, on a canvas if it is made of panels."""
+        picture = self._draw(**self.values() | changes)
+        return picture if isinstance(picture, Figure) else canvas.show(picture)
 
     def change(self, **values: Any) -> None:
         """Set several controls and draw once; numbers beyond a slider's ends become its ends."""
@@ -288,7 +296,7 @@ class Explorer(widgets.VBox):
         if self._quiet:
             return
         with self.working("drawing"):  # a new section may have to go through the network first
-            self._figure = self.draw()
+            self._figure = self._show(self._live)
             self._about.value = escape(json.dumps(_describe(self._figure) | {"keys": list(self._keys)}))
             self.picture.layout.min_width = f"{READABLE * self._figure.bbox.width:.0f}px"
             self.picture.value = to_jpeg(self._figure)
@@ -353,7 +361,7 @@ class Explorer(widgets.VBox):
         self.status.value = f"saved {path}"
 
     def _save_gif(self, _button: widgets.Button) -> None:
-        z, path = self.controls["z"], self._folder / f"{self._name}.gif"
+        z, path, canvas = self.controls["z"], self._folder / f"{self._name}.gif", Canvas()
         self.progress.max, self.progress.layout.visibility = z.max - z.min + 1, "visible"
 
         def tell(done: int) -> None:
@@ -362,7 +370,7 @@ class Explorer(widgets.VBox):
 
         try:
             with self.working(f"saving {path}"):
-                save_run(lambda section: self.draw(z=section), range(z.min, z.max + 1), path, tell)
+                save_run(lambda section: self._show(canvas, z=section), range(z.min, z.max + 1), path, tell)
         finally:
             self.progress.layout.visibility = "hidden"
         self.status.value = f"saved {path}"
@@ -486,13 +494,13 @@ def to_jpeg(figure: Figure) -> bytes:
     return picture.getvalue()
 
 
-def explore(draw: Callable[..., Figure], **controls: widgets.Widget) -> Explorer:
+def explore(draw: Callable[..., Picture], **controls: widgets.Widget) -> Explorer:
     """Return controls above the picture that `draw` makes of their values, redrawn whenever a value changes.
 
     `explore(lambda z: plot(volume, z), z=IntSlider(0, 0, 9))` draws section 0 and follows the slider.
 
     Args:
-        draw: called with the value of each control under its name.
+        draw: called with the value of each control under its name; returns a figure, or the panels for one.
         controls: the widgets, in the order they are shown.
     """
     return Explorer(draw, controls)

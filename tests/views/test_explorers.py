@@ -24,7 +24,7 @@ from fgnet_lib.views import explorers, plots
 from fgnet_lib.views.attention_panels import LEVELS, WHAT_IF, paint
 from fgnet_lib.views.feature_maps import cosine_similarity
 from fgnet_lib.views.interactive import Explorer
-from fgnet_lib.views.panels import Box, ColorScale, Panel, enlarge, interpolate
+from fgnet_lib.views.panels import Box, Canvas, ColorScale, Panel, enlarge, interpolate
 from fgnet_lib.volumes import Volume
 
 pytestmark = pytest.mark.slow  # computes sections of a model
@@ -121,7 +121,7 @@ def test_all_extremes_together(kind, make):
 def panels_of(explorer: Explorer, monkeypatch, **changes) -> list[list[Panel]]:
     """The panels that a picture was made of."""
     shown = []
-    monkeypatch.setattr(explorers.Canvas, "show", lambda _canvas, rows: shown.append(rows))
+    monkeypatch.setattr(Canvas, "show", lambda _canvas, rows: shown.append(rows))
     explorer.draw(**changes)
     return shown[0]
 

@@ -43,12 +43,10 @@ def test_a_change_is_drawn_once():
 
 
 def explorer_of_a_point(calls: list):
-    canvas = Canvas()
-
-    def draw(z: int, y: int, x: int) -> Figure:
+    def draw(z: int, y: int, x: int) -> list[list[Panel]]:
         calls.append((z, y, x))
         left, right = Values("a1", NUMBERS, (4, 4)), Values("EM", np.full((40, 60), z, np.uint8))
-        return canvas.show([[panel(z, cross=(y, x), values=left), panel(z, values=right)]])
+        return [[panel(z, cross=(y, x), values=left), panel(z, values=right)]]
 
     sliders = {name: widgets.IntSlider(0, 0, n - 1) for name, n in zip("zyx", (3, 40, 60), strict=True)}
     return explore(draw, **sliders)
@@ -81,8 +79,7 @@ def test_a_click_moves_the_point_and_draws_once():
 
 
 def test_a_click_without_a_point_to_move_does_nothing():
-    canvas = Canvas()
-    explorer = explore(lambda z: canvas.show([[panel(z)]]), z=widgets.IntSlider(0, 0, 2))
+    explorer = explore(lambda z: [[panel(z)]], z=widgets.IntSlider(0, 0, 2))
     before = explorer.picture.value
     do(explorer, ["click", 0.5, 0.5], ["paint", 0.4, 0.4, 0.5, 0.5])
     assert explorer.picture.value == before
@@ -102,9 +99,8 @@ def test_events_that_came_together_are_drawn_once_and_none_twice():
 
 
 def test_strokes_of_the_brush_are_kept_in_voxels():
-    canvas = Canvas()
     brushes = {"region": widgets.Text(), "brush": widgets.IntSlider(3, 0, 9)}
-    explorer = explore(lambda region, brush: canvas.show([[panel(brush=brush), panel(1, brush=brush)]]), **brushes)
+    explorer = explore(lambda region, brush: [[panel(brush=brush), panel(1, brush=brush)]], **brushes)
     assert explorer.values_at.value.startswith("Drag on a picture to paint")
     about = json.loads(html.unescape(explorer._about.value))
     (left, *_), (right, *_) = (at(explorer, 0, x) for x in (0, 7))
@@ -126,6 +122,15 @@ def test_the_values_under_the_mouse_are_those_of_all_panels():
     assert explorer.values_at.value == f"Mouse at y = 30, x = 50: a1 {NUMBERS[7, 12]:.3f} · EM 0"
     explorer.hover.value = ""
     assert explorer.values_at.value == hint
+
+
+@pytest.mark.parametrize("besides", ["draw", "save_gif"])
+def test_the_mouse_reads_the_picture_shown_whatever_is_drawn_besides(besides, tmp_path):
+    explorer = explorer_of_a_point([])
+    explorer._folder, position = tmp_path, " ".join(map(str, at(explorer, 30, 50)))
+    explorer.draw(z=2) if besides == "draw" else explorer.save_gif.click()
+    explorer.hover.value = position
+    assert explorer.values_at.value.endswith("EM 0")  # the section that the picture shows
 
 
 def test_the_page_is_told_alt_text_keys_and_where_the_panels_are():
@@ -159,6 +164,7 @@ def test_a_static_figure_leaves_the_controls():
     figure = explorer.draw(z=2)
     assert figure.axes[0].get_title() == "panel 2"
     assert explorer.values() == {"z": 0, "y": 0, "x": 0} and explorer.picture.value == before
+    assert explorer.draw(z=1) is not figure and figure.axes[0].get_title() == "panel 2"
 
 
 def test_the_picture_has_the_pixels_of_the_figure():
