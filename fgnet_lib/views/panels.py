@@ -108,14 +108,9 @@ def blend(under: np.ndarray, over: np.ndarray, opacity: float) -> np.ndarray:
 def outlines(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the voxels, bool (y, x), at which ids (y, x) end, and their colours, uint8 (n, 3).
 
-    They are those of `plots.label_overlay`, in a tenth of the time.
+    They are those of `plots.label_overlay`, without the time for its inside.
     """
-    edge = np.zeros(labels.shape, bool)
-    for ids, ends in ((labels, edge), (labels.T, edge.T)):
-        steps = ids[1:] != ids[:-1]
-        ends[1:] |= steps
-        ends[:-1] |= steps
-    edge &= (labels != 0) & (labels != IGNORE)
+    edge = plots.label_edges(labels) & (labels != 0) & (labels != IGNORE)
     return edge, (plots.label_colors(labels[edge])[:, :3] * 255).astype(np.uint8)
 
 

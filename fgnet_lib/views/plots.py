@@ -27,7 +27,6 @@ from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from mpl_toolkits.mplot3d.proj3d import proj_transform
 from skimage.color import rgb2lab
-from skimage.segmentation import find_boundaries
 
 from fgnet_lib.views.feature_maps import stretch
 from fgnet_lib.volumes import IGNORE, Lazy
@@ -204,8 +203,21 @@ def label_overlay(section: np.ndarray, fill: float, colors: Mapping[int, np.ndar
         ids, index = np.unique(section, return_inverse=True)
         rgba = np.array([(*colors[i], 1) if i in colors else (0, 0, 0, 0) for i in ids.tolist()], float)[index]
         rgba = rgba.reshape(*section.shape, 4)
-    rgba[..., 3] *= np.where(find_boundaries(section, mode="inner"), 1, fill)
+    rgba[..., 3] *= np.where(label_edges(section) & (section != 0), 1, fill)
     return rgba
+
+
+def label_edges(labels: np.ndarray) -> np.ndarray:
+    """Return the voxels, bool (y, x), of which a neighbour along y or x has another id.
+
+    They are those of skimage's `find_boundaries`, which takes two ids above 2^53 for one where they round alike.
+    """
+    edge = np.zeros(labels.shape, bool)
+    for ids, ends in ((labels, edge), (labels.T, edge.T)):
+        steps = ids[1:] != ids[:-1]
+        ends[1:] |= steps
+        ends[:-1] |= steps
+    return edge
 
 
 def _section(array: np.ndarray | Lazy, z: int | None, ndim: int = 3) -> np.ndarray:

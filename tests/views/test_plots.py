@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from skimage.color import rgb2lab
+from skimage.segmentation import find_boundaries
 
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.views import charts, plots
@@ -286,6 +287,16 @@ def test_ids_that_come_first_differ_and_settled_colours_stay():
     assert hue_distance(colors[9], colors[11]) > 60 and hue_distance(colors[9], red) > 40
     rgba = plots.label_overlay(labels.astype(np.int64), 0.5, {5: red})
     assert np.array_equal(rgba[0, 1, :3], red) and not rgba[labels != 5].any()
+
+
+@pytest.mark.parametrize("lowest", [0, 2**57])
+def test_neighbours_are_outlined_however_large_their_ids_are(lowest):
+    small = np.random.default_rng(0).integers(0, 4, (6, 8), np.uint64).repeat(4, 0).repeat(4, 1)
+    labels = np.where(small == 0, small, small + np.uint64(lowest))
+    colors = dict.fromkeys(np.unique(labels[labels != 0]).tolist(), np.ones(3))
+    inner = find_boundaries(small, mode="inner")  # skimage compares ids as float64, which is enough for small ones
+    for overlay in (plots.label_overlay(labels, 0.5), plots.label_overlay(labels, 0.5, colors)):
+        np.testing.assert_array_equal(overlay[..., 3], np.where(small == 0, 0, np.where(inner, 1, 0.5)))
 
 
 def test_a_segment_takes_the_colour_of_the_neuron_that_it_covers_most():
