@@ -43,14 +43,14 @@ class Scene:
     Attributes:
         volume: raw in memory.
         inspectors: of each model by its name.
-        quantiles: a map ("attention" or a model's name for its encoder's response, level) -> its values at the
+        quantiles: a map (a model's name for its encoder's response, None for attention; level) -> its values at the
             percentiles 0, 1, ..., 100 in the middle section, so that colours compare along z.
         outlined: a name that the control `outlines` may take -> labels (z, y, x), or None.
     """
 
     volume: Volume
     inspectors: Mapping[str, Inspector]
-    quantiles: Mapping[tuple[str, int], np.ndarray]
+    quantiles: Mapping[tuple[str | None, int], np.ndarray]
     outlined: Mapping[str, np.ndarray | None]
 
     @classmethod
@@ -62,12 +62,13 @@ class Scene:
         return cls(volume, inspectors, _quantiles(middle), outlined)
 
 
-def _quantiles(sections: Mapping[str, Inspected]) -> dict[tuple[str, int], np.ndarray]:
+def _quantiles(sections: Mapping[str, Inspected]) -> dict[tuple[str | None, int], np.ndarray]:
     """Return the quantiles of a scene from one section of each model; attention is taken together over all models."""
-    ranges, steps = {}, np.arange(101)
+    ranges: dict[tuple[str | None, int], np.ndarray] = {}
+    steps = np.arange(101)
     for i in range(len(STRIDES)):
         maps = [section.attention[i].ravel() for section in sections.values() if section.attention]
-        ranges["attention", i + 1] = np.percentile(np.concatenate(maps), steps) if maps else steps / 100
+        ranges[None, i + 1] = np.percentile(np.concatenate(maps), steps) if maps else steps / 100
         for name, section in sections.items():
             response = section.response[i] if section.response else steps / 100
             ranges[name, i + 1] = np.percentile(response, steps)
@@ -241,7 +242,7 @@ class _Picture:
 
     def _attention(self, name: str, inspector: Inspector, level: int) -> Panel:
         """Return the panel of an attention map over the EM."""
-        settings, quantiles = self.settings, self.scene.quantiles["attention", level]
+        settings, quantiles = self.settings, self.scene.quantiles[None, level]
         low, high = np.array(settings.span) / 100 if settings.ranks else np.interp(settings.span, range(101), quantiles)
         label = f"rank of $a_{level}$" if settings.ranks else f"attention $a_{level}$"
         scale = ColorScale(label, float(low), float(max(high, low + 1e-6)), settings.colors, settings.gamma)

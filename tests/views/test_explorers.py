@@ -307,6 +307,12 @@ def test_names_are_shown_as_they_are(volume, model):
     assert "&lt;b&gt;" in explorer.readout.value and "cross 0.5" in explorer.readout.value
 
 
+def test_a_name_of_a_model_changes_no_colour(volume, model, monkeypatch):
+    made = [explorers.attention_explorer(volume, {key: model}) for key in ("attention", "ours")]
+    named, plain = (panels_of(explorer, monkeypatch)[0] for explorer in made)
+    assert [panel.scale for panel in named] == [panel.scale for panel in plain]
+
+
 def test_models_are_shown_in_rows_on_the_same_colours(make, monkeypatch):
     upper, lower, difference = panels_of(make["two models"](), monkeypatch)
     assert [panel.title for panel in upper] == ["with, z = 1", "a1", "guide, stride 4", "FGE, stride 4"]
