@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ class Explorer(widgets.VBox):
             controls: the widgets, in the order they are shown.
             tell: called with the same values; returns HTML to show under the picture.
             folder: where saved pictures go; made when missing.
-            name: their file names begin with it.
+            name: their file names begin with it; where there is a file of the name, -2, -3, ... follow.
             keys: more keys for the picture.
             extras: widgets to show beside the buttons.
         """
@@ -350,9 +351,12 @@ class Explorer(widgets.VBox):
             text = f"Drag on a picture to paint where attention changes. {text}"
         return text
 
-    def _path(self, ending: str = "") -> Path:
-        z = self.values().get("z")
-        return self._folder / (f"{self._name}{'' if z is None else f'-{z:04}'}{ending}")
+    def _path(self, ending: str = "", of_section: bool = True) -> Path:
+        """Return the path of a new file: what was saved before may show the same section with other settings."""
+        z = self.values().get("z") if of_section else None
+        name = self._name if z is None else f"{self._name}-{z:04}"
+        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        return next(path for name in names if not (path := self._folder / f"{name}{ending}").exists())
 
     def _save_png(self, _button: widgets.Button) -> None:
         path = self._path(".png")
@@ -361,7 +365,7 @@ class Explorer(widgets.VBox):
         self.status.value = f"saved {path}"
 
     def _save_gif(self, _button: widgets.Button) -> None:
-        z, path, canvas = self.controls["z"], self._folder / f"{self._name}.gif", Canvas()
+        z, path, canvas = self.controls["z"], self._path(".gif", of_section=False), Canvas()
         self.progress.max, self.progress.layout.visibility = z.max - z.min + 1, "visible"
 
         def tell(done: int) -> None:

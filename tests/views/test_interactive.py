@@ -16,7 +16,7 @@ import tifffile
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from fgnet_lib.views.interactive import Explorer, explore, to_jpeg
+from fgnet_lib.views.interactive import Explorer, explore, save_arrays_of, to_jpeg
 from fgnet_lib.views.panels import Box, Canvas, Panel, Values
 
 VOXEL = (40.0, 8.0, 4.0)
@@ -192,7 +192,7 @@ def test_the_view_and_the_run_through_z_are_saved(tmp_path):
 def test_arrays_are_saved_with_their_settings(tmp_path):
     explorer = explorer_of_a_point([])
     explorer._folder = tmp_path
-    for z in (0, 1, 1):  # once more over what is there
+    for z in (0, 1):
         explorer.controls["z"].value = z
         explorer.save_arrays.click()
     assert {path.name for path in tmp_path.iterdir()} == {"view-0000", "view-0001"}
@@ -211,13 +211,32 @@ def test_arrays_are_saved_with_their_settings(tmp_path):
         np.testing.assert_allclose(pixels_per_cm, [1e7 / 16, 1e7 / 32], rtol=1e-5)
 
 
-def test_a_file_of_yours_beside_saved_arrays_is_not_deleted(tmp_path):
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("save_png", ["view-0000.png", "view-0000-2.png", "view-0000-3.png"]),
+        ("save_gif", ["view.gif", "view-2.gif", "view-3.gif"]),
+        ("save_arrays", ["view-0000", "view-0000-2", "view-0000-3"]),
+    ],
+)
+def test_what_was_saved_before_stays_beside_what_is_saved_now(what, names, tmp_path):
     explorer = explorer_of_a_point([])
     explorer._folder = tmp_path
-    explorer.save_arrays.click()
-    (tmp_path / "view-0000" / "notes.txt").touch()
-    explorer.save_arrays.click()  # ipywidgets only logs what a button raises
-    assert (tmp_path / "view-0000" / "notes.txt").exists() and "other files: notes.txt" in explorer.status.value
+    for number, name in enumerate(names, start=1):
+        explorer.controls["y"].value = number  # the same section with other settings
+        getattr(explorer, what).click()
+        assert explorer.status.value.partition(":")[0] == f"saved {tmp_path / name}"
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+
+
+def test_a_file_of_yours_beside_saved_arrays_is_not_deleted(tmp_path):
+    panels = [panel(values=Values("a1", NUMBERS, (4, 4)))]
+    for _ in range(2):  # once more over what is there
+        save_arrays_of(panels, {}, tmp_path / "arrays")
+    (tmp_path / "arrays" / "notes.txt").touch()
+    with pytest.raises(ValueError, match="other files: notes.txt"):
+        save_arrays_of(panels, {}, tmp_path / "arrays")
+    assert (tmp_path / "arrays" / "notes.txt").exists()
 
 
 @contextmanager
