@@ -7,9 +7,11 @@ controls them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from html import escape
 from pathlib import Path
+from weakref import WeakSet
 
 import ipywidgets as widgets
 import numpy as np
@@ -38,6 +40,7 @@ from fgnet_lib.volumes import Volume
 COLORS = (plots.WARM, "viridis", "cividis", "magma", "gray")
 ZOOMS = (1, 2, 4, 8)
 BRUSHES = (4, 8, 16, 32)  # voxels; a pixel of a1 has 4, of a3 16
+_works: WeakSet[_AttentionWork] = WeakSet()  # of all explorers: ipywidgets keeps them, also when a cell runs again
 
 
 def attention_explorer(
@@ -48,6 +51,8 @@ def attention_explorer(
 ) -> Explorer:
     """Return an explorer of what a model attends to, by section and point, and of what follows from setting attention.
 
+    Earlier ones stay usable but free the sections that they have computed, up to 512 MB a model.
+
     Args:
         volume: in memory; its labels, if any, can be outlined.
         model: a model, or several by name, which appear one above the other (before and after training, with and
@@ -56,6 +61,8 @@ def attention_explorer(
         folder: where saved pictures and arrays go.
     """
     models = {"": model} if isinstance(model, FGNet) else model
+    for earlier in _works:
+        earlier.forget()
     work = _AttentionWork(volume, models, prediction)
     controls = _attention_controls(volume, work.scene)
     upload = widgets.FileUpload(accept=".png,.jpg,.jpeg,.tif,.tiff", description="own image", layout={"width": "auto"})
@@ -111,11 +118,17 @@ class _AttentionWork:
     def __init__(self, volume: Volume, models: Mapping[str, FGNet], prediction: np.ndarray | None) -> None:
         self._models, self._prediction = models, prediction
         self.scene = self._open(volume, prediction)
+        _works.add(self)
 
     def _open(self, volume: Volume, prediction: np.ndarray | None) -> Scene:
-        return Scene.of(
-            volume, {name: Inspector(model, volume.raw) for name, model in self._models.items()}, prediction
-        )
+        return Scene.of(volume, self._inspect(volume), prediction)
+
+    def _inspect(self, volume: Volume) -> dict[str, Inspector]:
+        return {name: Inspector(model, volume.raw) for name, model in self._models.items()}
+
+    def forget(self) -> None:
+        """Free what was computed; it is computed again when it is needed."""
+        self.scene = replace(self.scene, inspectors=self._inspect(self.scene.volume))
 
     def panels(self, **values: object) -> list[list[Panel]]:
         """Return the panels for the controls' values."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import weakref
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -124,6 +125,20 @@ def panels_of(explorer: Explorer, monkeypatch, **changes) -> list[list[Panel]]:
     monkeypatch.setattr(Canvas, "show", lambda _canvas, rows: shown.append(rows))
     explorer.draw(**changes)
     return shown[0]
+
+
+def test_an_explorer_frees_what_an_earlier_one_has_computed(make):
+    earlier = make["attention"]()
+    (inspector,) = earlier._tell.__self__.scene.inspectors.values()
+    computed = weakref.ref(inspector.section(2).affinities)
+    earlier.change(z=2)
+    before = earlier.picture.value
+    del inspector
+    make["attention"]()
+    assert computed() is None
+    earlier.change(z=0)
+    earlier.change(z=2)
+    assert earlier.picture.value == before
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
