@@ -92,7 +92,7 @@ weights: env  ## train the mini model that ships in data/pretrained, after its t
 	$(BIN)/python tools/results/train_mini.py $(if $(BATCH),--batch $(BATCH))
 	$(BIN)/python tools/results/adapt_targets.py --source
 
-results: env  ## train and evaluate what is missing of docs/results.md (seven hours in two terminals; ROWS="unet fine_tuned" MINUTES=60 runs a part; ENCODER=tiny takes SAM2.1's encoder)
+results: env  ## train and evaluate what is missing of docs/results.md (about a day in two terminals; ROWS="unet fine_tuned" MINUTES=60 runs a part; ENCODER=tiny takes SAM2.1's encoder)
 	$(BIN)/python tools/results/results.py $(if $(ROWS),--rows $(ROWS)) $(if $(ENCODER),--encoder $(ENCODER)) $(if $(MINUTES),--minutes $(MINUTES))
 	$(BIN)/python tools/results/render_results.py
 

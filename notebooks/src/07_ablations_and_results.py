@@ -573,8 +573,9 @@ fold_table(HEADS, groups)
 # %% [markdown]
 # **What to see.** With 5 sections, find *3D U-Net, channel norm*. It has no guide at all, only another norm, and is closer
 # to the guides of photographs than to the plain U-Net. So a lead of 0.5 bits over the plain U-Net does not show what a
-# *guide* is worth: that U-Net may be a weak one. The guide's twin with random weights is the fair partner. Photographs
-# around a network with this norm are not measured, and on other tissue (part 8) the norm does not replace them.
+# *guide* is worth: that U-Net may be a weak one. The guide's twin with random weights is the fair partner. Now find the
+# two rows of $F + W_v S a$ with *channel norm*: photographs lie below their random twin here, too, in every run, and this
+# time below the U-Net with the same norm as well. On other tissue (part 8) the norm does not replace the guide.
 
 # %% [markdown]
 # ## 8 · Further: tissue that no row has seen
@@ -722,7 +723,7 @@ print(table.describe_gaps(results))
 # | claim | what would show it | can our table tell? |
 # | --- | --- | --- |
 # | photographs teach features that help in EM | SAM2.1's checkpoints against the same encoder with random weights | only if SAM2.1's rows have runs; the rows with *natural images* ask it of a stand-in, in part 7; no other encoder of the ablation has seen a photograph |
-# | a frozen guide is enough | frozen against no guide, and against fine-tuned | yes, for *this* encoder and these data: read part 4; with 5 sections it depends on the U-Net's norm (part 7) |
+# | a frozen guide is enough | frozen against no guide, and against fine-tuned | yes, for *this* encoder and these data: read part 4; with 5 sections its lead also depends on the norm (part 7) |
 # | fine-tuning gains | fine-tuned against frozen | yes, with the same limits, at equal iterations and at equal time: read part 4 |
 # | $A_r$ is better than $A_s$ | both from the same runs | yes: read the table above |
 # | the network uses *where* it attends | replace the maps, and train without them | half: part 9 replaces the maps; no row leaves out the maps alone: the U-Net also lacks SAM2 |

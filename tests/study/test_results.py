@@ -423,6 +423,7 @@ def test_lesson_07_says_of_photographs_what_the_table_says():
     without = [table.scores(trained[f"unet{norm}_5"], "voi") for norm in ("", "_channel")]  # of a guide
     assert np.mean(without[0]) - np.mean(vois["natural_additive_5"]) > 0.5
     assert max(without[1]) < min(without[0]) and np.mean(without[1]) - np.mean(vois["natural_additive_5"]) < 0.2
+    assert max(vois["natural_additive_channel_5"]) < min(vois["natural_additive_random_channel_5"] + without[1])
     for n in pairs:
         names = ("natural_additive", "natural_additive_random", "unet", "unet_channel")
         guided, twin, plain, other = (table.scores(trained[f"{name}{n}"], "voi", "ac4") for name in names)

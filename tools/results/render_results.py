@@ -577,7 +577,8 @@ def panels_by_guide(lines: Mapping[str, Any], beside: int = 0) -> tuple[plt.Figu
         len(groups), 1, figsize=(12, sum(heights)), height_ratios=heights, sharey=True, squeeze=False
     )
     for ax, name in zip(axes.flat, groups, strict=True):
-        ax.set_title(f"{name}, FIB-25's validation part")
+        ax.set_title(name)
+    figure.suptitle("FIB-25's validation part")
     return figure, zip(axes.flat, groups.values(), strict=True)
 
 
@@ -596,6 +597,7 @@ def draw_sections(rows: Rows) -> plt.Figure:
     figure, panels = panels_by_guide(by_sections(rows))
     for ax, lines in panels:
         charts.against_sections(ax, lines)
+        ax.set_xlim(4, 1.3 * SECTIONS)  # also where rows have one number of sections
     return figure
 
 
