@@ -128,6 +128,10 @@ QUESTIONS = {  # the rows were made for these: the first of each pair is compare
     "F' = F + W_v S a instead of F + F a": ("additive", "pretrained_frozen"),
     "pretraining, with F' = F + W_v S a": ("additive", "additive_random"),
     "a norm that sees one voxel": ("unet_channel", "unet"),
+    "a guide with random weights, where both have a norm of one voxel": (
+        "natural_additive_random_channel",
+        "unet_channel",
+    ),
     "what photographs teach, in A_s alone": ("natural_only", "natural_only_random"),
     "what photographs teach, with F' = F + F a": ("natural_residual", "natural_residual_random"),
     "what photographs teach, with F' = F + W_v S a": ("natural_additive", "natural_additive_random"),
@@ -138,7 +142,10 @@ QUESTIONS = {  # the rows were made for these: the first of each pair is compare
     "a norm that sees one voxel, around a guide of photographs": ("natural_additive_channel", "natural_additive"),
     "EM on top of photographs, in A_s alone": ("natural_only_em", "natural_only"),
     "EM on top of photographs, with F' = F + W_v S a": ("natural_additive_em", "natural_additive"),
-    "fine-tuning the guide that knows photographs": ("natural_additive_tuned", "natural_additive"),
+    "fine-tuning the guide that knows photographs, with F' = F + W_v S a": (
+        "natural_additive_tuned",
+        "natural_additive",
+    ),
     "fine-tuning the guide that knows photographs, with F' = F + F a": ("natural_residual_tuned", "natural_residual"),
     "a guide that knows photographs, at equal iterations": ("natural_additive", "unet"),
     "a guide that knows photographs, and the U-Net trains longer": ("natural_additive", "unet_longer"),

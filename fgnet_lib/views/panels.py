@@ -108,7 +108,7 @@ def blend(under: np.ndarray, over: np.ndarray, opacity: float) -> np.ndarray:
 def outlines(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the voxels, bool (y, x), at which ids (y, x) end, and their colours, uint8 (n, 3).
 
-    They are those of `plots.label_overlay`, without the time for its inside.
+    They are the outlines that `plots.label_overlay` draws, without computing its fill.
     """
     edge = plots.label_edges(labels) & (labels != 0) & (labels != IGNORE)
     return edge, (plots.label_colors(labels[edge])[:, :3] * 255).astype(np.uint8)

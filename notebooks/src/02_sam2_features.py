@@ -362,7 +362,7 @@ assert DATASET != "phantom" or thickness[thin] < 16 * volume.voxel_size[-1]
 
 # %% [markdown]
 # **What to see.** The upper row shows what a perfect map of each stride could hold; the IoU is that of the neurite
-# under the cross. Its shape gets worse from 4 to 16. The lower row shows what our features hold, with the neurite
+# under the cross. Its shape is worse at stride 16 than at 4. The lower row shows what our features hold, with the neurite
 # outlined in white. The pixel that the cross lies in has similarity 1, even if the cross lies in its corner. On the
 # phantom, this single pixel is wider than the neurite at stride 16. Many channels help, since a vector can say
 # "an edge runs through here", but the position of that edge is lost. This is why FGNet has a second encoder, the

@@ -17,11 +17,12 @@ FEWEST = 3  # lessons from which the speed of a machine can be told
 
 HEAD = """# Times and memory
 
-Each figure is that of the lesson's last run by `make tutorial`, without a GPU: seconds, and the peak resident memory of
-all processes of the lesson together in MB. The last row has the sum of the seconds and the largest peak. `make times`
-writes this page from `out/tutorial-*/run.json`; lessons that are missing there keep their figures. `make test` and
-`make tutorial` compare with it and name a lesson that takes over twice its figure, relative to the rest of its run.
-A T4 is not measured. `make tutorial PROFILE=gpu && make times` measures the machine that you have.
+Each figure is that of the lesson's last run by `make tutorial` in which no lesson failed or went on with a stopped
+training, without a GPU: seconds, and the peak resident memory of all processes of the lesson together in MB. The last
+row has the sum of the seconds and the largest peak. `make times` writes this page from `out/tutorial-*/run.json`;
+lessons that are missing there keep their figures. `make test` and `make tutorial` compare with it and name a lesson
+that takes over twice its figure, relative to the rest of its run. A T4 is not measured. `make tutorial PROFILE=gpu &&
+make times` measures the machine that you have.
 """
 
 

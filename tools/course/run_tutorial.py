@@ -1,7 +1,8 @@
 """Run every lesson in order; write executed notebooks, an HTML index of all figures and run.json (`make tutorial`).
 
-Each lesson runs by papermill in a process of its own. A lesson that was done with the same notebook, library, weights
-and parameters is not run again, so a run that was stopped goes on where it was.
+Each lesson runs by papermill in a process of its own. A lesson that was done with the same notebook, library, weights,
+tables and parameters is not run again. One that was stopped starts anew, but goes on with a training that left a
+checkpoint.
 """
 
 from __future__ import annotations

@@ -555,8 +555,8 @@ def draw_parts(rows: Rows) -> plt.Figure:
 def panels_by_guide(lines: Mapping[str, Any], beside: int = 0) -> tuple[plt.Figure, Iterator[tuple[Axes, dict]]]:
     """A figure with a panel for each network around a guide of photographs, after one for all other rows.
 
-    Rows of one network differ in the guide's weights alone. Each panel is as high as the list of names beside it, which
-    would squeeze it otherwise.
+    Rows of one network share its architecture; they differ in the guide's weights, in whether it learns, and in
+    labelled sections. Each panel is as high as the list of names beside it, which would squeeze it otherwise.
 
     Args:
         lines: title of a row -> what is drawn of it.

@@ -339,7 +339,7 @@ def find_obstacle(name: str) -> str:
 
 
 def declare(name: str, seed: int) -> dict:
-    """What a run of a row is stored with of its declaration: JSON knows no tuples. Empty where nothing is trained."""
+    """Return what a run stores of its row's declaration, as JSON gives it back; empty where nothing is trained."""
     row = ROWS.get(name)
     return json.loads(json.dumps(asdict(row) | {"training": asdict(training(row, seed))})) if row else {}
 
