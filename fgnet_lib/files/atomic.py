@@ -60,7 +60,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def _beside(path: Path, kind: str) -> Path:
-    """A hidden name for `path` that nobody else has, "part" for what is written, "old" for what is replaced."""
+    """Return a new hidden name beside `path`: of kind "part" for what is written, "old" for what is replaced."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.randbits(63)}.{kind}")
 
 

@@ -192,7 +192,7 @@ def write_volume(volume: Volume, path: str | Path) -> Path:
 
 
 def _refuse_others(path: Path) -> None:
-    """Raise a ValueError unless `path` is free, or holds only what a volume of this layout has, whoever wrote it."""
+    """Raise a ValueError unless `path` is free or holds a volume of this layout and nothing else."""
     if not path.exists():
         return
     if path.is_dir() != (path.suffix == ".zarr"):

@@ -150,7 +150,7 @@ def read_in_a_fork(read):
     reader = fork.Process(target=send)
     reader.start()
     try:
-        return results.get(timeout=20)
+        return results.get(timeout=120)
     finally:
         reader.kill()  # it hangs where it waits for a lock that its parent held
 
