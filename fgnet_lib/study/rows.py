@@ -86,8 +86,7 @@ for _name, (_title, _config) in _FORMS.items():
     ROWS[f"natural_{_name}_random"] = Row(f"{_title}, random, frozen", _config, "random")
     if _name != "residual":  # EM on top is asked of A_s, which shows the guide alone, and of F' = F + W_v S a
         ROWS[f"natural_{_name}_em"] = Row(f"{_title.replace('images', 'images and EM')}, frozen", _config, "natural_em")
-    if _config.refined:
-        ROWS[f"natural_{_name}_tuned"] = Row(f"{_title}, fine-tuned", _config, "natural", frozen=False)
+    ROWS[f"natural_{_name}_tuned"] = Row(f"{_title}, fine-tuned", _config, "natural", frozen=False)
 for _name in ("natural_additive", "natural_additive_random"):  # is it photographs that help, or a norm of one voxel?
     ROWS[f"{_name}_channel"] = replace(
         ROWS[_name],
@@ -142,6 +141,7 @@ QUESTIONS = {  # the rows were made for these: the first of each pair is compare
     "a norm that sees one voxel, around a guide of photographs": ("natural_additive_channel", "natural_additive"),
     "EM on top of photographs, in A_s alone": ("natural_only_em", "natural_only"),
     "EM on top of photographs, with F' = F + W_v S a": ("natural_additive_em", "natural_additive"),
+    "fine-tuning the guide that knows photographs, in A_s alone": ("natural_only_tuned", "natural_only"),
     "fine-tuning the guide that knows photographs, with F' = F + W_v S a": (
         "natural_additive_tuned",
         "natural_additive",
