@@ -88,7 +88,7 @@ TOPICS = {  # a row that others are compared with -> what these comparisons ask
     "natural_additive_random": "What do photographs teach a guide, with F' = F + W_v S a?",
     "natural_additive_random_channel": "What do photographs teach a guide, if the norm sees one voxel?",
     "natural_residual": "Does fine-tuning help a guide that knows photographs, with F' = F + F a?",
-    "natural_only": "Does EM help a guide that knows photographs, seen in A_s alone?",
+    "natural_only": "Do EM or fine-tuning help a guide that knows photographs, seen in A_s alone?",
     "natural_additive": "Do EM, fine-tuning, another norm or larger sections help F' = F + W_v S a around photographs?",
     "additive": "Do photographs or larger sections help, with F' = F + W_v S a?",
 }

@@ -43,36 +43,38 @@ DOCS = REPOSITORY / "docs"
 AIM, AIM_ARAND = 0.80, 0.06  # VOI and ARAND that the shipped model was to reach on FIB-25's validation part
 SMALLEST_P, SMALLEST_OF_FEW = (2 / comb(2 * len(seeds), len(seeds)) for seeds in (SEEDS, SEEDS_OF_FEW))  # no overlap
 SMALLEST_MIXED = 1 / comb(len(SEEDS) + len(SEEDS_OF_FEW), len(SEEDS))
-FINDINGS = (  # question, and the two rows that answer it, for each number of labelled sections that has both
-    (
-        "Does what photographs taught a frozen guide help, with F' = F + F a?",
-        "natural_residual",
-        "natural_residual_random",
+FINDINGS = {  # title of a table -> its questions, each with the two rows that answer it
+    "What photographs taught a frozen guide, against its twin with random weights": (
+        ("Does it help, with F' = F + F a?", "natural_residual", "natural_residual_random"),
+        ("And with F' = F + W_v S a?", "natural_additive", "natural_additive_random"),
+        ("And if the norm sees one voxel?", "natural_additive_channel", "natural_additive_random_channel"),
+        ("Does it help A_s, which sees the guide's features alone?", "natural_only", "natural_only_random"),
     ),
-    ("And with F' = F + W_v S a?", "natural_additive", "natural_additive_random"),
-    ("And if the norm sees one voxel?", "natural_additive_channel", "natural_additive_random_channel"),
-    ("Does it help A_s, which sees the guide's features alone?", "natural_only", "natural_only_random"),
-    (
-        "Does adding what the guide sees help, F' = F + W_v S a instead of F + F a?",
-        "natural_additive",
-        "natural_residual",
+    "The guide of photographs against other networks": (
+        ("Does adding what it sees help, F' = F + W_v S a instead of F + F a?", "natural_additive", "natural_residual"),
+        ("Does it help more than a guide of EM?", "natural_additive", "additive"),
+        ("Does it help more than training a U-Net longer?", "natural_additive", "unet_longer"),
+        ("Does it beat a U-Net without a guide whose norm sees one voxel?", "natural_additive", "unet_channel"),
+        ("And if both have that norm?", "natural_additive_channel", "unet_channel"),
     ),
-    ("Does a guide of photographs help more than one of EM?", "natural_additive", "additive"),
-    ("Does it help more than training a U-Net longer?", "natural_additive", "unet_longer"),
-    ("Does it beat a U-Net without a guide whose norm sees one voxel?", "natural_additive", "unet_channel"),
-    ("And if both have that norm?", "natural_additive_channel", "unet_channel"),
-    ("Does fine-tuning the guide of photographs help?", "natural_additive_tuned", "natural_additive"),
-    ("And with F' = F + F a?", "natural_residual_tuned", "natural_residual"),
-    ("Does EM on top of photographs help?", "natural_additive_em", "natural_additive"),
-    ("Does EM on top of photographs help A_s?", "natural_only_em", "natural_only"),
-    ("Does a guide that learned from EM help, at equal time?", "pretrained_frozen_longer", "unet_longer"),
-    ("Is it what this guide learned that helps, with F' = F + F a?", "pretrained_frozen", "random_frozen"),
-    ("And with F' = F + W_v S a?", "additive", "additive_random"),
-    ("Does fine-tuning it help, at equal time?", "fine_tuned", "pretrained_frozen_longer"),
-    ("Does adding its features help, F' = F + W_v S a instead of F + F a?", "additive", "pretrained_frozen"),
-    ("Is pretraining on EM visible in A_s?", "sam2_only", "sam2_only_random"),
-    ("Is a U-Net without a guide better with a norm that sees one voxel?", "unet_channel", "unet"),
-)
+    "The guide of photographs, trained further or shown larger sections": (
+        ("Does fine-tuning help, with F' = F + W_v S a?", "natural_additive_tuned", "natural_additive"),
+        ("And with F' = F + F a?", "natural_residual_tuned", "natural_residual"),
+        ("And A_s?", "natural_only_tuned", "natural_only"),
+        ("Does EM on top of photographs help, with F' = F + W_v S a?", "natural_additive_em", "natural_additive"),
+        ("And A_s?", "natural_only_em", "natural_only"),
+        ("Does enlarging sections twice help, with F' = F + W_v S a?", "natural_additive_zoom2", "natural_additive"),
+    ),
+    "A guide that learned from EM, and a U-Net without a guide": (
+        ("Does the guide help, at equal time?", "pretrained_frozen_longer", "unet_longer"),
+        ("Is it what it learned that helps, with F' = F + F a?", "pretrained_frozen", "random_frozen"),
+        ("And with F' = F + W_v S a?", "additive", "additive_random"),
+        ("Is it visible in A_s?", "sam2_only", "sam2_only_random"),
+        ("Does fine-tuning help, at equal time?", "fine_tuned", "pretrained_frozen_longer"),
+        ("Does adding its features help, F' = F + W_v S a instead of F + F a?", "additive", "pretrained_frozen"),
+        ("Is a U-Net better with a norm that sees one voxel?", "unet_channel", "unet"),
+    ),
+}
 LIKELY = 0.1  # a p above which a difference that is not the same in all runs is called chance
 NOT_MEASURED = "not measured"
 NETS = ("unet", "unet_channel")  # without a guide
@@ -231,7 +233,7 @@ def answer(ours: list[float], theirs: list[float]) -> str:
     else:
         verdict = f"On average {'yes' if difference < 0 else 'no'}, but single runs overlap"
     with_p = "" if single else f", p = {show_p(p)}"
-    return f"{verdict}: {summary(ours)} against {summary(theirs)}{with_p}."
+    return f"{verdict}: {summary(ours)} against {summary(theirs)}{with_p}"
 
 
 def compared(rows: Rows, pair: Sequence[str]) -> Iterator[tuple[int, list[float], list[float]]]:
@@ -241,14 +243,21 @@ def compared(rows: Rows, pair: Sequence[str]) -> Iterator[tuple[int, list[float]
         yield sections, ours, theirs
 
 
-def findings(rows: Rows) -> str:
-    """What came out, in sentences; a question whose rows are not measured is left out."""
+def findings_table(rows: Rows, questions: Sequence[tuple[str, str, str]]) -> str:
+    """A question a line and its answer for each number of labelled sections, empty if nothing of it is measured."""
     lines = []
-    for question, *pair in FINDINGS:
-        answers = {sections: answer(ours, theirs) for sections, ours, theirs in compared(rows, pair) if ours and theirs}
-        if answers:
-            lines.append(f"- **{question}** (`{pair[0]}` against `{pair[1]}`)")
-            lines += [f"  - {sections} sections: {words}" for sections, words in answers.items()]
+    for question, *pair in questions:
+        values = [(ours, theirs) for _, ours, theirs in compared(rows, pair)]
+        answers = [answer(*both) if all(both) else NOT_MEASURED for both in values]
+        if {*answers} != {NOT_MEASURED}:
+            lines.append([f"**{question}** `{pair[0]}` against `{pair[1]}`", *answers])
+    return table(f"question|5 sections|20 sections|{SECTIONS} sections", lines) if lines else ""
+
+
+def findings(rows: Rows) -> str:
+    """What came out: tables of comparisons, then sentences; a question whose rows are not measured is left out."""
+    tables = {title: findings_table(rows, questions) for title, questions in FINDINGS.items()}
+    lines = []
     both = [
         run for runs in trained_rows(rows).values() for run in runs if {"coarse", "refined"} <= run["thresholds"].keys()
     ]
@@ -290,7 +299,10 @@ def findings(rows: Rows) -> str:
             f"{'; '.join(pairs)}. On fib25 it takes {rates(single)[0] / rates(three)[0]:.1f} times as long, in a large "
             "cube three times. One model: another training may differ."
         )
-    return "\n## Findings\n\n" + "\n".join(lines or ["Nothing is measured yet."]) + "\n"
+    text = "".join(f"\n### {title}\n{cells}" for title, cells in tables.items() if cells)
+    if lines:
+        text += "\n### Attention, the shipped model and the ceiling\n\n" + "\n".join(lines) + "\n"
+    return "\n## Findings\n" + (text or "\nNothing is measured yet.\n")
 
 
 def comparisons_page(rows: Rows) -> str:
