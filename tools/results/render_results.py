@@ -270,7 +270,7 @@ def findings(rows: Rows) -> str:
         if m.level == "a2"
     ]
     if changes:
-        lines.append(f"- **Does it matter where a2 attends?** VOI when a2 is set to its mean: {'. '.join(changes)}.")
+        lines.append(f"- **Does it matter where a2 attends?** VOI when a2 is set to its mean: {'; '.join(changes)}.")
     if own := cells(rows.get("shipped", [])):
         lines.append(
             f"- **Does the shipped model reach its aim, VOI {AIM} and ARAND {AIM_ARAND}?** It has {own[2]} "
