@@ -106,7 +106,7 @@ def mark_unknown(array: Any, unknown: tuple[int, ...], where: str) -> Any:
     """Return labels as uint32 or uint64, in which `unknown` ids are `IGNORE`.
 
     If no ids are given, a crop with an id that others use for unknown voxels gives a warning: -1 without its sign; in
-    32 and 64 bits also -2 and -3, as BigCAT has them, and the largest signed integer.
+    32 and 64 bits also -2 and -3, as BigCAT has them, and the largest signed integer, those of 32 bits in both.
     Labels of other types come back as they are, so that `Volume` refuses them; signed ones are read if `unknown` is
     given.
 
@@ -141,7 +141,8 @@ def _suspect(bits: int) -> list[int]:
     """Ids in unsigned labels that are likely to be marks, and too large to be counted up to."""
     if bits < 32:
         return [2**bits - 1]
-    ends = [2**bits - 2, 2**bits - 3, 2 ** (bits - 1) - 1]
+    widths = (32, 64) if bits == 64 else (32,)  # ids of 32 bits are often saved with 64
+    ends = [end for width in widths for end in (2**width - 2, 2**width - 3, 2 ** (width - 1) - 1)]
     return [2**32 - 1, *ends]  # 2^64 - 1 is IGNORE
 
 

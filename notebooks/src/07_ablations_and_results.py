@@ -615,8 +615,8 @@ for ax, volume in zip(axes.flat, ("gala", "phantom", "ac4", "cremi_b_mini"), str
 plt.show()
 
 # %% [markdown]
-# **What to see.** On AC4 every dot of *natural images* ($F' = F + W_v S a$) lies left of all others, by a third of a
-# bit at least, and so with 5 and 120 sections ([table](../docs/results.md#tissue-that-no-row-has-seen)). More labels
+# **What to see.** On AC4 every dot of *natural images* ($F' = F + W_v S a$) lies left of all others, by 0.3 bits at
+# least, and so with 5 and 120 sections ([table](../docs/results.md#tissue-that-no-row-has-seen)). More labels
 # of a fly do not teach what mouse tissue looks like; photographs seem to. On gala and CREMI B there is no such gap. Four
 # small cubes are four cases, no rule.
 #

@@ -155,10 +155,10 @@ COLUMNS = (
 OTHERS = """## Other volumes
 
 The rows learned from FIB-25's labels alone, so gala, AC4 and CREMI B are unseen tissue. Two exceptions: the *shipped*
-model was also trained on gala's training volume and on another phantom, and the pretrained encoder learned from six
-other phantoms, affinities included. AC4 and CREMI B have pixels of 6 and 4 nm: their sections are rescaled to FIB-25's
-10 nm before the network, and the affinities back, so that scores are in their own voxels; z (30 and 40 nm) stays as it
-is, and fragments are made section by section."""
+model was also trained on gala's training volume and on another phantom; the pretrained encoder and that of *natural
+images and EM* learned from six other phantoms, affinities included. AC4 and CREMI B have pixels of 6 and 4 nm: their
+sections are rescaled to FIB-25's 10 nm before the network, and the affinities back, so that scores are in their own
+voxels; z (30 and 40 nm) stays as it is, and fragments are made section by section."""
 WORST = """## The worst split and the worst merge on FIB-25, first seed
 
 Positions are voxels z, y, x of the crop."""

@@ -208,12 +208,15 @@ def call_array(answer: Callable[..., Any], *arguments: Any, shape: tuple[int, ..
     result = call(answer, *arguments)
     if isinstance(result, Tensor):
         result = result.detach()
+    wanted = "an array of numbers" if shape else "a single number"
     try:
         array = np.asarray(result)
     except ValueError as error:
         raise Slip("Your function should give an array, but its rows have different lengths") from error
-    require_form(array.dtype.kind in "biuf", f"Your function should give an array of numbers, not of {array.dtype}")
-    require_form(array.shape == shape, f"The result has the shape {array.shape}, and {shape} was expected")
+    given = array.dtype if shape else type(result).__name__
+    require_form(array.dtype.kind in "biuf", f"Your function should give {wanted}, not {given}")
+    expected = shape or wanted
+    require_form(array.shape == shape, f"The result has the shape {array.shape}, and {expected} was expected")
     return array
 
 

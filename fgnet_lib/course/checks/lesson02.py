@@ -87,7 +87,7 @@ def _judge_similarity(answer: Callable, features: np.ndarray, y: int, x: int) ->
 @exercise("02", "a stride that is fine enough", "How many nm wide is a pixel of stride 4, if a voxel has 8 nm?")
 def fine_stride(answer: Callable[[float, float], int]) -> None:
     """Check the coarsest stride whose pixel is no wider than a neurite, given both sizes in nm."""
-    for thickness, voxel in ((100, 8), (64, 8), (20, 8), (500, 4), (4, 8)):
+    for thickness, voxel in ((100, 8), (64, 8), (20, 8), (500, 4), (4, 8), (40, 8), (32, 8), (128, 8)):
         words = f"for {thickness} nm and voxels of {voxel} nm"
         result = call_array(answer, thickness, voxel, shape=())
         require(result in (1, *STRIDES), f"{result} is not one of the strides, {words}")
@@ -110,7 +110,8 @@ RELEVANT = np.isin(np.arange(8), (0, 3, 5, 6))
 )
 def recall(answer: Callable[[np.ndarray, np.ndarray, int], float]) -> None:
     """Check the share of a query's relevant patches that are among the first k of the order."""
-    cases = [(RANKS, RELEVANT, k) for k in (1, 3, 5, 8)] + [(RANKS[::-1].copy(), ~RELEVANT, 2)]
+    fewer = np.isin(np.arange(8), (1, 4, 6))  # three of eight
+    cases = [(RANKS, RELEVANT, k) for k in (1, 3, 5, 8)] + [(RANKS[::-1].copy(), fewer, 2)]
     results = np.array([call_array(answer, ranks, relevant, k, shape=()) for ranks, relevant, k in cases])
     right = np.array([_share(ranks[:k], relevant) for ranks, relevant, k in cases])
     mistakes = {

@@ -7,17 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import Hint, Slip, call, exercise, require, require_form
+from fgnet_lib.course.checks.exercise import Hint, Slip, call, call_array, exercise, require, require_form
 
 Faces = dict[frozenset[int], tuple[int, float]]
 VoiCurve = dict[float, tuple[float, float]]
-
-
-def _number(result: Any, what: str) -> float:
-    """Return a student's single number as a float."""
-    require_form(np.ndim(result) == 0, f"{what} should be a single number, but yours has the shape {np.shape(result)}")
-    require_form(bool(np.isreal(result)), f"{what} should be a number, but yours is {result!r}")
-    return float(result)
 
 
 def _pairs(affinities: np.ndarray, fragments: np.ndarray, a: int, b: int, shift: int = 1) -> list[np.ndarray]:
@@ -48,7 +41,7 @@ def face_mean(answer: Callable[[np.ndarray, np.ndarray, int, int], float]) -> No
 
 def _judge_face(answer: Callable[..., float], affinities: np.ndarray, fragments: np.ndarray, a: int, b: int) -> None:
     """Raise a hint unless an answer gives the mean affinity of the face of two fragments."""
-    result = _number(call(answer, affinities, fragments, a, b), "The mean affinity")
+    result = float(call_array(answer, affinities, fragments, a, b, shape=()))
     later, earlier = _pairs(affinities, fragments, a, b), _pairs(affinities, fragments, b, a)
     every = np.concatenate([*later, *earlier])
     by_axis = [np.concatenate(two).mean() for two in zip(later, earlier, strict=True)]
@@ -132,9 +125,9 @@ def merge(answer: Callable[[Faces, int, int], Faces]) -> None:
 
 def _other_merges(answer: Callable[[Faces, int, int], Faces]) -> None:
     """Raise a hint if a merge goes wrong with `keep` above `drop`, or where the two have no face."""
-    named = {frozenset(face) for face in ({2, 4}, {2, 3}, {4, 5})}
     result = call(answer, FACES, 2, 1)
-    require(set(result) == named, "Merging 1 into 2 goes wrong: the fragment that is kept may have the larger id")
+    right = _holds(result, {(2, 4): (12, 0.3), (2, 3): (4, 0.6), (4, 5): (3, 0.7)})
+    require(right, "Merging 1 into 2 goes wrong: the fragment that is kept may have the larger id")
     apart = dict(FACES)
     del apart[frozenset({1, 2})]
     try:
@@ -144,8 +137,14 @@ def _other_merges(answer: Callable[[Faces, int, int], Faces]) -> None:
         raise Hint(
             f"Two fragments without a face between them can be merged too, but your function stops with {kind}"
         ) from error
-    kept = {frozenset(face) for face in ({1, 4}, {1, 3}, {4, 5})}
-    require(set(result) == kept, "Merging two fragments without a face between them gives the wrong faces")
+    right = _holds(result, {(1, 4): (12, 0.3), (1, 3): (4, 0.6), (4, 5): (3, 0.7)})
+    require(right, "Merging two fragments without a face between them gives the wrong faces")
+
+
+def _holds(result: Faces, right: dict[tuple[int, int], tuple[int, float]]) -> bool:
+    """Return whether the faces of an answer are the right ones, each with its pairs and its mean affinity."""
+    contents = {frozenset(face): content for face, content in right.items()}
+    return set(result) == set(contents) and all(np.allclose(result[face], contents[face]) for face in contents)
 
 
 TRAINING: VoiCurve = {0.2: (2.0, 0.1), 0.4: (1.1, 0.3), 0.6: (0.8, 0.4), 0.8: (0.5, 1.5)}
@@ -225,7 +224,7 @@ def _healed(
 ) -> float:
     """Return a student's threshold for a neuron; neuron 4 becomes whole only together with another one."""
     try:
-        return _number(call(answer, segmentations, truth, neuron), "The threshold")
+        return float(call_array(answer, segmentations, truth, neuron, shape=()))
     except (ValueError, Slip) as error:
         if neuron != 4:
             raise

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fgnet_lib.course.checks.exercise import Hint, Slip, call, exercise, require, require_form
+from fgnet_lib.course.checks.exercise import Hint, Slip, call, call_array, exercise, require, require_form
 
 Settings = dict[str, dict[str, Any]]
 
@@ -131,8 +131,8 @@ def chance_of(answer: Callable[[Sequence[float], Sequence[float]], float]) -> No
     ours, theirs = [1.1, 1.3, 1.5, 1.6], [1.4, 1.7]
     ties = [1.9, 1.5, 2.0, 1.2], [2.0, 1.7, 1.6]  # some of its deals differ as much as the real one, but for rounding
     for a, b in ((theirs, ours), (ours, theirs), ties, ties[::-1]):
-        _judge_chance(_single_number(call(answer, a, b)), a, b)
-    result = _single_number(call(answer, [1.0, 1.0], [1.0, 1.0, 1.0]))
+        _judge_chance(float(call_array(answer, a, b, shape=())), a, b)
+    result = float(call_array(answer, [1.0, 1.0], [1.0, 1.0, 1.0], shape=()))
     require(result == 1, "If all runs are equal, every deal differs as much as the real one: the share is 1")
 
 
@@ -176,8 +176,3 @@ def _judge_chance(result: float, ours: Sequence[float], theirs: Sequence[float])
         "Some deals differ exactly as much as the real one, but you lose them by rounding: count what is within 1e-9",
     )
     raise Hint(f"The share of the {len(deals)} deals that differ at least as much is not {result:.3f}")
-
-
-def _single_number(result: Any) -> float:
-    require_form(bool(np.ndim(result) == 0 and np.isreal(result)), f"Return a single number, not {result!r}")
-    return float(result)

@@ -54,6 +54,8 @@ MUTANTS = {
         ("return max(stride for", "return max(stride * voxel_nm for", "not one of the strides"),
         (" or stride == 1", "", "stopped with ValueError"),
         ("return max(", "return 8 or max(", "for 20 nm and voxels of 8 nm"),
+        ("(1, *STRIDES)", "(1, *STRIDES[1:])", "for 40 nm and voxels of 8 nm"),
+        ("stride * voxel_nm <= thickness_nm", "stride * voxel_nm <= thickness_nm - (stride == 16)", "which is allowed"),
     ],
     "recall": [
         ("/ relevant.sum()", "/ k", "which is the precision"),
@@ -68,6 +70,8 @@ MUTANTS = {
         ("/ relevant.sum()", "/ relevant.size", "all patches in the gallery"),
         ("ranks[:k]", "ranks[: k + 1]", "one too many"),
         ("ranks[:k]", "ranks[:3]", "recalls are wrong"),
+        ("/ relevant.sum()", "/ 4", "one of five recalls"),
+        ("/ relevant.sum()", "/ (~relevant).sum()", "one of five recalls"),
     ],
 }
 

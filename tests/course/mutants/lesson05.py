@@ -3,7 +3,7 @@
 MUTANTS = {
     "face_mean": [
         (".mean()", ".max()", "largest affinity"),
-        (".mean()", "", "yours has the shape"),
+        (".mean()", "", "a single number was expected"),
         ("return np", "return 1 - np", "score of the face"),
         ("values[1:][", "values[:-1][", "stored at its later voxel"),
         (" | ((here == b) & (before == a))", "", "whose later voxel is in the first fragment"),
@@ -46,6 +46,11 @@ MUTANTS = {
             "    faces[frozenset({keep, drop})]\n    merged = {}",
             "without a face between them",
         ),
+        (
+            "return merged",
+            "return {face: (n, mean * (keep < drop)) for face, (n, mean) in merged.items()}",
+            "may have the larger id",
+        ),
     ],
     "honest_threshold": [
         ("sum(validation[threshold])", "validation[threshold]", "both parts added"),
@@ -74,6 +79,16 @@ MUTANTS = {
 
 RIGHT = {
     "face_mean": [
+        """\
+def my_face_mean(affinities, fragments, a, b):
+    import torch
+    ids, crossed = torch.as_tensor(fragments.astype(np.int64)), []
+    for axis, values in enumerate(torch.as_tensor(affinities)):
+        later, earlier = (ids.narrow(axis, start, ids.shape[axis] - 1) for start in (1, 0))
+        faces = (later == a) & (earlier == b) | (later == b) & (earlier == a)
+        crossed.append(values.narrow(axis, 1, ids.shape[axis] - 1)[faces])
+    return torch.cat(crossed).mean()
+""",
         """\
 def my_face_mean(affinities, fragments, a, b):
     values = []
