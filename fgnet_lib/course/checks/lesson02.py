@@ -130,6 +130,9 @@ def recall(answer: Callable[[np.ndarray, np.ndarray, int], float]) -> None:
         "You ask whether any relevant patch was found; recall is the share of them": np.array(
             [float(relevant[ranks[:k]].any()) for ranks, relevant, k in cases]
         ),
+        "You always divide by 4: another query may have another number of relevant patches, so count them": np.array(
+            [relevant[ranks[:k]].sum() / 4 for ranks, relevant, k in cases]
+        ),
         "You divide by the number of all patches in the gallery": np.array(
             [relevant[ranks[:k]].sum() / ranks.size for ranks, relevant, k in cases]
         ),

@@ -70,8 +70,8 @@ MUTANTS = {
         ("/ relevant.sum()", "/ relevant.size", "all patches in the gallery"),
         ("ranks[:k]", "ranks[: k + 1]", "one too many"),
         ("ranks[:k]", "ranks[:3]", "recalls are wrong"),
-        ("/ relevant.sum()", "/ 4", "one of five recalls"),
-        ("/ relevant.sum()", "/ (~relevant).sum()", "one of five recalls"),
+        ("/ relevant.sum()", "/ 4", "always divide by 4"),
+        ("/ relevant.sum()", "/ (~relevant).sum()", "recalls are wrong"),
     ],
 }
 
