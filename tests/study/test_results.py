@@ -366,6 +366,19 @@ def test_a_finding_has_an_answer_for_every_number_of_sections_that_has_both_rows
     assert lines == [f"| {question} | not measured | {answer} | not measured |"]
 
 
+def test_small_ps_are_counted_before_and_after_a_correction(measured):
+    assert render_results.count_small(measured) == ""  # not one pair of rows with three runs each
+    measured |= {
+        name: [made(name, s, 1 + 0.1 * s) for s in range(5)] for name in ("natural_only_5", "natural_additive_5")
+    }
+    measured |= {
+        f"{name}_random_5": [made(f"{name}_random_5", s, 2 + 0.1 * s) for s in range(5)]
+        for name in ("natural_only", "natural_additive")
+    }
+    assert "Of 2 comparisons 2 have p < 0.05" in (text := render_results.count_small(measured))
+    assert "leaves 2 " in text  # 2 x 0.008
+
+
 @pytest.mark.parametrize(
     ("ours", "answer"),
     [

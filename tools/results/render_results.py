@@ -17,7 +17,14 @@ from train_mini import THRESHOLDS_FILE, choose_on_parts, chosen_scores
 from fgnet_lib import REPOSITORY
 from fgnet_lib.study.evaluation import VOLUMES
 from fgnet_lib.study.rows import REFERENCES, ROWS, SECTIONS, SEEDS, SEEDS_OF_FEW, TITLES
-from fgnet_lib.study.statistics import compare_paired_runs, difference_cells, permutation_p, show_p, summary
+from fgnet_lib.study.statistics import (
+    compare_paired_runs,
+    correct_many,
+    difference_cells,
+    permutation_p,
+    show_p,
+    summary,
+)
 from fgnet_lib.study.table import (
     SET_TO,
     Rows,
@@ -254,6 +261,20 @@ def findings_table(rows: Rows, questions: Sequence[tuple[str, str, str]]) -> str
     return table(f"question|5 sections|20 sections|{SECTIONS} sections", lines) if lines else ""
 
 
+def count_small(rows: Rows) -> str:
+    """How many of all comparisons have a small p, before and after a correction for their number."""
+    pairs = [pair for question in questions(rows).values() for _, *pair in compared(rows, question)]
+    ps = [permutation_p(ours, theirs) for ours, theirs in pairs if min(len(ours), len(theirs)) >= len(SEEDS)]
+    if not ps:
+        return ""
+    before, after = (sum(np.less(values, 0.05)) for values in (ps, correct_many(ps)))
+    return (
+        f"\nOf {len(ps)} comparisons {before} have p < 0.05, where chance alone would bring some {len(ps) / 20:.0f}. "
+        f"Holm's correction for so many questions leaves {after} ([lesson 18](../notebooks/18_your_own_study.ipynb)). "
+        "Every p below is without it.\n"
+    )
+
+
 def findings(rows: Rows) -> str:
     """What came out: tables of comparisons, then sentences; a question whose rows are not measured is left out."""
     tables = {title: findings_table(rows, questions) for title, questions in FINDINGS.items()}
@@ -302,7 +323,7 @@ def findings(rows: Rows) -> str:
     text = "".join(f"\n### {title}\n{cells}" for title, cells in tables.items() if cells)
     if lines:
         text += "\n### Attention, the shipped model and the ceiling\n\n" + "\n".join(lines) + "\n"
-    return "\n## Findings\n" + (text or "\nNothing is measured yet.\n")
+    return "\n## Findings\n" + count_small(rows) + (text or "\nNothing is measured yet.\n")
 
 
 def comparisons_page(rows: Rows) -> str:
