@@ -96,7 +96,8 @@ def lay_windows(shape: tuple[int, int, int], tile: tuple[int, int, int], overlap
     Args:
         shape: Voxels of the volume along z, y, x.
         tile: Voxels of a window along z, y, x; y and x are multiples of 32.
-        overlap: Least fraction of a window that it shares with the next one, from 0 to below 1.
+        overlap: Least fraction of a window that it shares with the next one, from 0 to below 1, as far as steps of 32
+            voxels in y and x allow: windows of 32 share nothing.
 
     Raises:
         ValueError: If tile or overlap do not fit.
@@ -171,7 +172,8 @@ def predict(
         model: An FGNet; put into eval mode and moved to `device`.
         raw: uint8 volume (z, y, x), or anything lazy that gives it when sliced.
         tile: Window (z, y, x) in voxels; y and x multiples of 32. None for what `choose_tile` chooses.
-        overlap: Least fraction of a window that it shares with the next one, from 0 to below 1.
+        overlap: Least fraction of a window that it shares with the next one, from 0 to below 1, as far as steps of 32
+            voxels in y and x allow: windows of 32 share nothing.
         device: Where to compute; None for where the model is.
         progress: Show a progress bar with the time left.
         region: A box inside the volume; None for all of it.
@@ -355,7 +357,9 @@ def _autocast(device: torch.device) -> Iterator[bool]:
 
 
 def window_starts(length: int, window: int, overlap: float, multiple: int = 1) -> list[int]:
-    """Starts of windows that cover [0, length) and share at least a fraction `overlap`; multiples of `multiple`.
+    """Starts of windows that cover [0, length) and share at least a fraction `overlap`.
+
+    They are multiples of `multiple`, which is also the least step, whatever the overlap.
 
     >>> window_starts(100, 40, 0.25)
     [0, 30, 60]

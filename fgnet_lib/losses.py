@@ -14,9 +14,9 @@ DICE_WEIGHT = 0.5
 def affinity_loss(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Compute class-balanced binary cross-entropy plus 0.5 Dice. The recipe is the field's; the exact balance is ours.
 
-    About nine affinities in ten are 1, so plain cross-entropy is content with missing thin membranes. Here
-    BCE = (mean over affinities that are 1 + mean over those that are 0) / 2, and Dice looks at the borders, the rare
-    class: 1 - 2 sum(b t) / sum(b^2 + t^2), b = 1 - sigmoid(logits), t = 1 - target. Always computed in float32.
+    About nine affinities in ten are 1, so plain cross-entropy is content with missing thin membranes. Here BCE = (mean
+    over affinities that are 1 + mean over those that are 0) / 2, and Dice looks at the borders, the rare class: 1 - (2
+    sum(b t) + 1) / (sum(b^2 + t^2) + 1), b = 1 - sigmoid(logits), t = 1 - target. Always computed in float32.
 
     The loss is computed for each sample of the batch and then averaged, so it makes no difference whether samples
     come together, one after the other (accumulation), or on several GPUs.

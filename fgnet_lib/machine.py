@@ -90,10 +90,15 @@ def platform() -> str:
     return next((name for variable, name in _PLATFORM_VARIABLES if variable in os.environ), "local")
 
 
+def usable_cores() -> int:
+    """How many cores this process may use: a container or a batch job may have fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def hardware() -> str:
     """Describe this machine in one line, to print beside measured times."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{host.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}"
+    return f"{host.machine()}, {usable_cores()} cores, {torch.get_num_threads()} threads, {gpu}"
 
 
 class ThinConv3d(nn.Conv3d):

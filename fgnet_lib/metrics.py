@@ -391,7 +391,7 @@ def psnr(image: np.ndarray, truth: np.ndarray) -> float:
         image: float of any shape, array or CPU tensor without gradient.
         truth: what the image should be, of the same shape.
     """
-    return float(-10 * np.log10(np.mean(np.square(np.asarray(image) - np.asarray(truth), dtype=np.float64))))
+    return float(-10 * np.log10(np.mean(np.square(np.asarray(image, float) - np.asarray(truth, float)))))
 
 
 def roc_auc(scores: np.ndarray, structure: np.ndarray) -> float:
@@ -411,7 +411,7 @@ def roc_auc(scores: np.ndarray, structure: np.ndarray) -> float:
     Raises:
         ValueError: the structure is empty or everything.
     """
-    structure = np.asarray(structure).ravel()
+    structure = np.asarray(structure, bool).ravel()
     inside = int(structure.sum())
     outside = structure.size - inside
     if not inside or not outside:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Literal, NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fgnet_lib.fgnet import FeatureGuidedAttention, FGNet
-from fgnet_lib.sam2_encoder import STRIDES
+from fgnet_lib.sam2_encoder import MULTIPLE, STRIDES
 from fgnet_lib.volumes import Region
 
 
@@ -32,15 +33,17 @@ def attention_set_to(
         value: in [0, 1]; "mean" for the mean of the map over z, y and x, which keeps how strong the attention is and
             removes where it is. The mean is taken over what the model is given: with `predict`, over each window.
         region: bool (y, x), which raw voxels, in every section; only the pixels of the map that they touch are
-            replaced. None for the whole map.
+            replaced. None for the whole map. It has to be as large as the sections that the model is given, so with
+            `predict` only a volume of a single window has regions.
 
     Raises:
-        ValueError: the model has no such map, or the value is not in [0, 1].
+        ValueError: the model has no such map, or the value is not in [0, 1]; while the model computes, its sections are
+            not as large as `region`.
     """
     guides = model.fine_encoder.guides if model.config.refined else ()
     if level not in range(1, len(guides) + 1):
         raise ValueError(f"this model has no attention map {level!r}; it has {len(guides)} maps, counted from 1")
-    if value != "mean" and not (isinstance(value, int | float) and 0 <= value <= 1):
+    if value != "mean" and not (isinstance(value, numbers.Real) and 0 <= value <= 1):
         raise ValueError(f"attention lies in [0, 1]; got {value!r}; choose such a number, or 'mean'")
 
     def replace(_layer: nn.Module, _inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
@@ -50,7 +53,13 @@ def attention_set_to(
             return constant
         voxels = torch.from_numpy(region).to(logits)[None, None]
         touched = functional.max_pool2d(voxels, stride, ceil_mode=True)[0, 0] > 0
-        (height, width), (rows, columns) = logits.shape[-2:], touched.shape  # the model may have padded its input
+        (height, width), (rows, columns) = logits.shape[-2:], touched.shape
+        most = [-(-n // MULTIPLE) * MULTIPLE // stride for n in region.shape]  # the model may have padded its input
+        if not (rows <= height <= most[0] and columns <= width <= most[1]):
+            raise ValueError(
+                f"the region is {region.shape} voxels in y and x, but the model was given sections of "
+                f"{(height * stride, width * stride)}; use windows as large as the region, or region=None"
+            )
         return torch.where(functional.pad(touched, (0, width - columns, 0, height - rows)), constant, logits)
 
     guide, stride = guides[level - 1], model.config.strides[level - 1]

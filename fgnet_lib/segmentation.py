@@ -10,10 +10,11 @@ from __future__ import annotations
 import heapq
 import io
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from functools import cache
 from itertools import combinations, permutations, product, repeat
 
@@ -274,18 +275,21 @@ def _native(labels: np.ndarray) -> np.ndarray:
     return labels.astype(labels.dtype.newbyteorder("="), copy=False)
 
 
+_SILENCE = threading.RLock()  # of two threads, the second would take the first one's silence for the original
+
+
 @contextmanager
 def _silenced() -> Iterator[None]:
     """Suppress what waterz prints: from Python to sys.stdout, from C++ to descriptor 1 (in Jupyter not the same)."""
-    original, devnull = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(devnull, 1)
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        os.dup2(original, 1)
-        os.close(original)
-        os.close(devnull)
+    with _SILENCE, ExitStack() as stack:
+        stack.enter_context(redirect_stdout(io.StringIO()))
+        with suppress(OSError):  # descriptor 1 may be closed
+            original, devnull = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, devnull)
+            stack.callback(os.close, original)
+            stack.callback(os.dup2, original, 1)
+            os.dup2(devnull, 1)
+        yield
 
 
 def check_affinities(affinities: np.ndarray, strict: bool = True) -> None:

@@ -35,7 +35,7 @@ from fgnet_lib.checkpoints import Checkpoints, History
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.files.locks import lock
 from fgnet_lib.losses import fgnet_loss
-from fgnet_lib.machine import has_bfloat16, precision
+from fgnet_lib.machine import has_bfloat16, precision, usable_cores
 from fgnet_lib.patches import PatchDataset, Samples
 from fgnet_lib.volumes import Volume
 
@@ -290,15 +290,18 @@ def _finite(loss: float, k: int, rate: float) -> float:
 
 
 def _loader(dataset: Samples, config: TrainConfig, done: int, accelerator: Accelerator) -> DataLoader[Any]:
-    """This process's batches from iteration `done` on; beside a GPU, other processes prepare them."""
-    processes, on_cpu = accelerator.num_processes, accelerator.device.type == "cpu"
+    """This process's batches from iteration `done` on; beside a CUDA GPU, other processes prepare them.
+
+    Not on a Mac: there they would be started anew, which takes seconds and cannot hand over a volume in a file.
+    """
+    processes, on_cuda = accelerator.num_processes, accelerator.device.type == "cuda"
     first, last = (iteration * config.accumulate * processes for iteration in (done, config.iterations))
     numbers = range(first + accelerator.process_index, last, processes)
     return DataLoader(
         dataset,
         batch_sampler=(list(range(k * config.batch, (k + 1) * config.batch)) for k in numbers),
-        num_workers=0 if on_cpu else min(8, (os.cpu_count() or 1) // processes),
-        pin_memory=accelerator.device.type == "cuda",
+        num_workers=min(8, usable_cores() // processes) if on_cuda else 0,
+        pin_memory=on_cuda,
         generator=torch.Generator(),  # its own, or a resumed run would draw one random number more than another
     )
 

@@ -22,6 +22,7 @@ from fgnet_lib.metrics import (
     evaluate,
     neuron_report,
     psnr,
+    roc_auc,
     segment_report,
     voi,
 )
@@ -261,6 +262,12 @@ def test_psnr_equals_scikit_image_for_arrays_and_tensors(seed: int) -> None:
     expected = pytest.approx(peak_signal_noise_ratio(truth, image, data_range=1), abs=1e-4)
     assert psnr(image, truth) == expected
     assert psnr(torch.from_numpy(image), torch.from_numpy(truth)) == expected
+
+
+def test_whole_numbers_neither_wrap_nor_become_indices() -> None:
+    bright, dark = np.array([20, 10], np.uint8), np.array([10, 20], np.uint8)
+    assert psnr(bright, dark) == psnr(dark, bright) == pytest.approx(-20)
+    assert roc_auc(np.array([0.1, 0.9, 0.6, 0.7]), np.array([0, 1, 0, 1], np.uint8)) == 1
 
 
 def test_inputs_are_left_as_they_were() -> None:

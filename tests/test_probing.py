@@ -11,6 +11,7 @@ import torch
 from fgnet_lib import probing
 from fgnet_lib.configuration import MINI
 from fgnet_lib.fgnet import FGNet
+from fgnet_lib.inference import predict
 from fgnet_lib.probing import Inspector, WhatIf, attention_set_to
 
 SHAPE = (7, 50, 70)  # no multiple of a stride
@@ -194,6 +195,17 @@ def test_the_guided_features_follow_the_equation(kind, value):
 
 
 @torch.inference_mode()
+def test_a_region_needs_sections_of_its_size():
+    model, raw = FGNet(MINI).eval(), np.random.default_rng(0).integers(0, 256, (2, 60, 100)).astype(np.uint8)
+    region = np.zeros(raw.shape[1:], bool)
+    region[:32, 64:] = True
+    with attention_set_to(model, 1, np.float32(0), region):
+        a1 = predict(model, raw, tile=(2, 64, 128), progress=False).attention[0]
+        assert (a1[:, :8, 16:25] < 1e-6).all() and a1[:, 8:].min() > 0 < a1[:, :, :16].min()
+        with pytest.raises(ValueError, match=r"region is \(60, 100\).*sections of \(64, 64\)"):
+            predict(model, raw, tile=(2, 64, 64), progress=False)
+
+
 def test_it_reaches_the_affinities_and_ends_with_the_context():
     model, raw = make(), torch.rand(1, 1, 2, 32, 32)
     before = model(raw)

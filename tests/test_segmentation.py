@@ -145,6 +145,27 @@ def test_nothing_is_printed_and_printing_works_afterwards(capfd) -> None:
     assert set(capfd.readouterr().out.split()) == {"python", "descriptor"}
 
 
+def test_two_threads_leave_printing_as_it_was() -> None:
+    code = """
+import numpy as np
+from concurrent.futures import ThreadPoolExecutor
+from fgnet_lib.segmentation import segment
+affinities = np.random.default_rng(0).random((3, 4, 40, 40), np.float32)
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(lambda k: segment(affinities, (10, 10, 10), 0.5, strict=False), range(24)))
+print("heard")
+"""
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert run.stdout == "heard\n", run.stderr
+
+
+def test_a_closed_stdout_stops_nothing() -> None:
+    code = "import numpy as np, sys; from fgnet_lib.segmentation import segment; "
+    code += "print(segment(np.ones((3, 2, 8, 8), np.float32), (10, 10, 10), 0.5).max(), file=sys.stderr)"
+    run = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code], capture_output=True, text=True)
+    assert run.stderr == "1\n"
+
+
 @pytest.mark.slow
 def test_works_without_a_compiler_and_silently_where_stdout_is_not_descriptor_1() -> None:
     """As in Jupyter: sys.stdout is an object of the kernel, and nothing that could compile is on PATH."""

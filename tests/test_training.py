@@ -482,3 +482,10 @@ def test_training_learns(volume: Volume, tmp_path: Path) -> None:
     config = replace(CONFIG, iterations=40, learning_rate=0.05, freeze_encoder=False)
     loss = train(Tiny(), [volume], config, tmp_path).loss
     assert np.mean(loss[-5:]) < 0.9 * np.mean(loss[:5])
+
+
+@pytest.mark.parametrize(("device", "others"), [("cpu", False), ("mps", False), ("cuda", True)])
+def test_other_processes_prepare_batches_beside_a_cuda_gpu_alone(device, others):
+    """On a Mac they would be spawned, and what reads a file lazily cannot be sent to them."""
+    one = SimpleNamespace(num_processes=1, process_index=0, device=torch.device(device))
+    assert (training._loader(PatchDataset([rods()], CONFIG.patch, None), CONFIG, 0, one).num_workers > 0) == others

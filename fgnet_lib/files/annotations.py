@@ -60,7 +60,8 @@ def read_partners(path: str | Path, volume: Volume) -> Partners:
     _check(ids, types, locations, pairs, offset, path)
     order = np.argsort(ids)
     rows = order[np.searchsorted(ids, pairs, sorter=order)]  # (n, 2) of pre and post
-    points = np.floor((locations + offset - volume.offset) / volume.voxel_size).astype(np.int64)
+    voxels = (locations + offset - volume.offset) / volume.voxel_size
+    points = np.floor(np.round(voxels, 6)).astype(np.int64)  # 3 x 4.6 nm lie in voxel 3, and 13.8 / 4.6 is less than 3
     inside = ((points >= 0) & (points < volume.shape)).all(1)
     rows = rows[inside[rows].all(1)]
     return Partners(points[rows[:, 0]], points[rows[:, 1]])

@@ -18,6 +18,7 @@ import zarr
 
 from fgnet_lib.files.atomic import atomic, list_foreign, refuse_to_delete
 from fgnet_lib.files.geometry import (
+    Arranged,
     Claims,
     FormatError,
     arrange,
@@ -82,6 +83,30 @@ def read_volume(
     """
     size, order, ids = parse_voxel_size(voxel_size), parse_axes(axes), parse_unknown(unknown)
     path = _expand(path)
+    volume, raw, claims = _open_raw(path, raw_key, size, order)
+    labels_key = _key(labels_key)
+    separate = labels_path not in (None, "")  # a file may be called 0
+    if not separate and labels_key is None and not _has_labels(path):
+        return volume
+    labels_path = _expand(labels_path) if separate and labels_path is not None else path
+    labels = _open(labels_path, labels_key, (LABELS_KEY, "stack"))
+    with naming(labels_path):
+        _mention_guesses(labels, claims, volume.shape, order, labels_path)
+        marked = replace(labels, array=mark_unknown(labels.array, ids, str(labels_path)))
+        arranged = arrange(marked, str(labels_path), _axes_of_labels(order, labels, claims), size is not None)
+        placed = place_labels(arranged, raw, volume, str(labels_path), claims.centred, labels.centred)
+    return replace(volume, labels=placed)
+
+
+def read_raw(path: str | Path, raw_key: Any = None, voxel_size: Any = None, axes: Any = None) -> Volume:
+    """Open a volume as `read_volume` does, without labels, whether its file has any and whatever they are."""
+    return _open_raw(_expand(path), raw_key, parse_voxel_size(voxel_size), parse_axes(axes))[0]
+
+
+def _open_raw(
+    path: Path, raw_key: Any, size: tuple[float, float, float] | None, order: str | None
+) -> tuple[Volume, Arranged, Claims]:
+    """Raw as a lazy volume, as an array in z, y, x with what its file says about it, and all that the file claims."""
     claims = _open(path, _key(raw_key), (RAW_KEY, "raw"))
     sized = size is not None
     with naming(path):
@@ -94,19 +119,7 @@ def read_volume(
     if sized or not describe_axes(claims):
         _mention_uneven(size, path)
     grey = _grey(raw.array, claims, str(path))
-    volume = Volume(grey, size, offset=raw.offset or (0, 0, 0), name=path.name)
-    labels_key = _key(labels_key)
-    separate = labels_path not in (None, "")  # a file may be called 0
-    if not separate and labels_key is None and not _has_labels(path):
-        return volume
-    labels_path = _expand(labels_path) if separate and labels_path is not None else path
-    labels = _open(labels_path, labels_key, (LABELS_KEY, "stack"))
-    with naming(labels_path):
-        _mention_guesses(labels, claims, volume.shape, order, labels_path)
-        marked = replace(labels, array=mark_unknown(labels.array, ids, str(labels_path)))
-        arranged = arrange(marked, str(labels_path), _axes_of_labels(order, labels, claims), sized)
-        placed = place_labels(arranged, raw, volume, str(labels_path), claims.centred and labels.centred)
-    return replace(volume, labels=placed)
+    return Volume(grey, size, offset=raw.offset or (0, 0, 0), name=path.name), raw, claims
 
 
 def _mention_uneven(size: tuple[float, float, float], where: Path) -> None:
@@ -137,11 +150,24 @@ def _mention_guesses(labels: Claims, raw: Claims, shape: tuple[int, ...], order:
 
 
 def _axes_of_labels(order: str | None, labels: Claims, raw: Claims) -> str | None:
-    """The axes given by hand, for labels whose file names its axes as the one of raw does, without raw's channels."""
-    if order and len(labels.array.shape) == 3:
+    """The axes given by hand, for labels whose file names its axes as the one of raw does, or not as z, y, x.
+
+    Of raw's channels and times labels have the one that they have.
+    """
+    if not order:
+        return None
+    shape, own = labels.array.shape, describe_axes(labels)
+    if len(shape) == 3:
         space = tuple(axis for axis in describe_axes(raw) or () if axis and axis in SPACE) or None
-        return "".join(axis for axis in order if axis in SPACE) if describe_axes(labels) in (space, None) else None
-    return order if describe_axes(labels) == describe_axes(raw) else None
+        readable = own is not None and sorted(map(str, own)) == sorted(SPACE)
+        return None if readable and own != space else "".join(axis for axis in order if axis in SPACE)
+    if own != describe_axes(raw):
+        return None
+    named = re.findall(r"([a-z])(\d*)", order)
+    return "".join(
+        f"{letter}0" if n == 1 and letter not in SPACE else letter + digits
+        for (letter, digits), n in zip(named, shape, strict=len(named) == len(shape))
+    )
 
 
 def fingerprint(path: str | Path, raw_key: Any = None) -> dict[str, str]:
@@ -169,8 +195,9 @@ def fingerprint(path: str | Path, raw_key: Any = None) -> dict[str, str]:
 def write_volume(volume: Volume, path: str | Path) -> Path:
     """Write a volume in the CREMI layout, slab by slab, so that it may be larger than memory; returns the path.
 
-    Raw goes to `volumes/raw`, labels to `volumes/labels/neuron_ids`, each with `resolution` and `offset` in nm. The
-    file appears under its name only when it is complete: a full disk or a kill leaves the previous file untouched.
+    Raw goes to `volumes/raw`, labels to `volumes/labels/neuron_ids`, each with `resolution` and `offset` in nm and the
+    names of its axes. The file appears under its name only when it is complete: a full disk or a kill leaves the
+    previous file untouched.
 
     Args:
         volume: what to write.
@@ -252,7 +279,7 @@ def _write_arrays(volume: Volume, create: Callable[..., Any], disk: _Surviving |
     depth, height, width = chunks = tuple(map(min, CHUNK, volume.shape))
     for key, array in arrays.items():
         out = create(key, shape=volume.shape, dtype=array.dtype, chunks=chunks)
-        out.attrs.update(resolution=list(volume.voxel_size), offset=list(volume.offset))
+        out.attrs.update(resolution=list(volume.voxel_size), offset=list(volume.offset), axis_names=list(SPACE))
         for z in range(0, volume.shape[0], depth):
             slab = np.asarray(array[z : z + depth, :, :])
             # one chunk at a time: after an error Zarr would go on writing the slab's other chunks in the background

@@ -192,7 +192,8 @@ def _names(claims: Claims, where: str) -> list[str]:
         lead = len(shape) - 3
         while lead > 0 and shape[lead - 1] != 1 and shape[-1] == 1:  # samples come last
             shape, lead = shape[:-1], lead - 1
-        if lead < 0 or set(shape[:lead]) - {1}:
+        lone = lead > 0 and shape[0] == shape[-1] == 1 and sum(n > 1 for n in shape) == 2  # which 1 is a section's z?
+        if lead < 0 or set(shape[:lead]) - {1} or lone:
             _refuse_shape(claims.array.shape, where)
         return ["?"] * lead + list(SPACE) + ["?"] * (len(claims.array.shape) - len(shape))
     names = next(iter(named.values()))

@@ -14,7 +14,9 @@ from fgnet_lib.volumes import IGNORE, Lazy, Region, Volume, triple
 _EXACT = 1e-3  # of a voxel: offsets in nm are rounded
 
 
-def place_labels(labels: Arranged, raw: Arranged, volume: Volume, where: str, centred: bool = False) -> Any:
+def place_labels(
+    labels: Arranged, raw: Arranged, volume: Volume, where: str, raw_centred: bool = False, centred: bool = False
+) -> Any:
     """Return labels on the grid of raw, as they are if they cover it, else with unknown voxels around them.
 
     Labels of larger voxels are repeated for each voxel of raw that they cover. All other grids are refused.
@@ -24,7 +26,8 @@ def place_labels(labels: Arranged, raw: Arranged, volume: Volume, where: str, ce
         raw: the same of raw, as its file says it.
         volume: raw, with the voxel size that counts.
         where: what errors call the labels.
-        centred: whether both offsets are centres of voxels: OME-Zarr wants that, and not all writers know it.
+        raw_centred: whether offsets of raw are centres of voxels: OME-Zarr wants that, and not all writers know it.
+        centred: the same of labels. They may be centres without it, if they were made from a level of an OME-Zarr.
 
     Raises:
         FormatError: the labels do not lie on the grid of raw.
@@ -37,7 +40,8 @@ def place_labels(labels: Arranged, raw: Arranged, volume: Volume, where: str, ce
     factor = np.round(own / size).astype(int)
     half = (own - size) / 2
     exact = (factor >= 1).all() and np.allclose(own, factor * size, rtol=_EXACT)
-    for corner in (shift - half, shift) if centred else (shift,):
+    corners = (shift - half, shift) if centred else (shift, shift - half)
+    for corner in corners if raw_centred else (shift,):
         first = np.round(corner / size).astype(int)
         stop = first + factor * labels.array.shape
         over = factor - 1  # voxels by which the last of coarse labels may stick out
@@ -107,15 +111,17 @@ def mark_unknown(array: Any, unknown: tuple[int, ...], where: str) -> Any:
 
     If no ids are given, a crop with an id that others use for unknown voxels gives a warning: -1 without its sign; in
     32 and 64 bits also -2 and -3, as BigCAT has them, and the largest signed integer, those of 32 bits in both.
-    Labels of other types come back as they are, so that `Volume` refuses them; signed ones are read if `unknown` is
-    given.
+    Signed labels are read if `unknown` is given.
 
     Raises:
-        FormatError: when a crop is read: other ids below 0.
+        FormatError: labels of other types; when a crop is read, other ids below 0.
     """
     dtype = np.dtype(array.dtype)
     if dtype.kind != "u" and not (dtype.kind == "i" and unknown):
-        return array
+        advice = "save them with labels.astype('uint64'), if no id is negative or fractional"
+        if dtype.kind == "i":
+            advice = f"give UNKNOWN, as in -1, if an id below 0 marks unknown voxels; else {advice}"
+        raise FormatError(f"{where}: labels are {dtype}, not uint32 or uint64; {advice}")
     if unknown:
         return _replace_unknown(array, unknown, where)
     wide = np.dtype(f"u{max(dtype.itemsize, 4)}")

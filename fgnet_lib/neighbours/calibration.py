@@ -25,8 +25,8 @@ def errors_found(scores: np.ndarray, wrong: np.ndarray, shares: Sequence[float])
         wrong: bool (N,), at least one of them.
         shares: Of all places, from 0 to 1.
     """
-    counts = np.concatenate([[0], np.cumsum(wrong[np.argsort(-scores, kind="stable")])])
-    return counts[[math.floor(share * len(wrong)) for share in shares]] / counts[-1]
+    counts = np.concatenate([[0], np.cumsum(wrong[np.argsort(-scores.astype(float), kind="stable")])])
+    return counts[[math.floor(share * len(wrong) + 1e-6) for share in shares]] / counts[-1]  # 0.29 x 100 is below 29
 
 
 def risk_coverage(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -44,13 +44,18 @@ def risk_coverage(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np
 
 
 def queue_places(scores: np.ndarray, count: int, apart: tuple[int, int, int]) -> list[tuple[int, int, int]]:
-    """List places that a person should look at, the most doubtful first; any scores will do.
+    """List places that a person should look at, the most doubtful first; any finite scores will do.
 
     Args:
         scores: (z, y, x), higher is more doubtful.
         count: Places at most.
         apart: Voxels (z, y, x); a box of so many on either side of a place yields no further one.
+
+    Raises:
+        ValueError: A score is nan or infinite, as an entropy may be where a probability is 0 or 1.
     """
+    if odd := np.size(scores) - np.isfinite(scores).sum():
+        raise ValueError(f"{odd} of {np.size(scores)} scores are nan or infinite, so they have no place in a queue")
     left, places = scores.astype(float), []
     while len(places) < count and np.isfinite(left).any():
         z, y, x = (int(i) for i in np.unravel_index(left.argmax(), left.shape))

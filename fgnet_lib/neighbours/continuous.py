@@ -279,7 +279,7 @@ def train_decoder(
 
     Args:
         decoder: Starts from the weights that it has.
-        sections: One of them is drawn at each step, and points from it.
+        sections: One of those with known voxels is drawn at each step, and points from it.
         epochs: At least `OPENING`, or the highest frequencies never open.
         steps: In an epoch.
         seed: Of what is drawn, dropout included.
@@ -291,7 +291,7 @@ def train_decoder(
     optimizer = torch.optim.AdamW(decoder.parameters(), RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
     decoder.train()
-    losses = []
+    sections, losses = [section for section in sections if section.known.any()], []
     for k in range(epochs * steps):
         section = sections[int(torch.randint(len(sections), ()))]
         points = grid_points(tuple(section.truth.shape))

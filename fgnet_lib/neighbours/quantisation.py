@@ -91,7 +91,7 @@ def integer_linear(x: Tensor, weight: Tensor, bias: Tensor, inputs: Quantiser, w
     """
     x_codes = (inputs.codes(x) - inputs.zero).to(torch.int32)
     weight_codes = (weights.codes(weight) - weights.zero).to(torch.int32)
-    total = x_codes @ weight_codes.T  # int32: 8 by 8 bits, summed over up to 2^16 channels, cannot overflow
+    total = x_codes @ weight_codes.T  # int32: 8 by 8 bits, summed over up to 2^15 channels, cannot overflow
     return total * (inputs.step * weights.step).reshape(1, -1) + bias
 
 
@@ -244,8 +244,10 @@ def group_channels(activations: Activations, groups: int, alpha: float = 0.5) ->
     """
     cut = np.quantile(activations.rows.numpy(), [(1 - KEPT) / 2, (1 + KEPT) / 2], axis=0)  # (2, C)
     typical = max(float(np.median(np.diff(cut, axis=0))) / 2, 1e-5)
-    tree = linkage(np.arcsinh(cut.T / typical), method="ward")
-    group = torch.from_numpy(fcluster(tree, groups, criterion="maxclust") - 1).long()
+    group = torch.zeros(cut.shape[1], dtype=torch.long)
+    if len(group) > 1:
+        tree = linkage(np.arcsinh(cut.T / typical), method="ward")
+        group = torch.from_numpy(fcluster(tree, groups, criterion="maxclust") - 1).long()
     low, high = torch.from_numpy(cut).float()
     ends = torch.tensor([[low[group == k].min(), high[group == k].max()] for k in range(int(group.max()) + 1)])
     width = (ends[:, 1] - ends[:, 0]).clamp(min=1e-5) / 2

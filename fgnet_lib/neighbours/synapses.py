@@ -26,7 +26,7 @@ from torch import Tensor
 from fgnet_lib.configuration import FGNetConfig
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.inference import predict
-from fgnet_lib.volumes import Region, Volume
+from fgnet_lib.volumes import IGNORE, Region, Volume
 
 RADIUS = 3  # voxels of a ball around a point: 123 voxels
 SITE = 48.0  # nm from the membrane to each site
@@ -91,7 +91,7 @@ def _faces_with_room(labels: np.ndarray, axis: int, step: int) -> np.ndarray:
     along = np.moveaxis(labels, axis, 0)
     end = len(along) - step
     ours, theirs = along[step:end], along[step + 1 : end + 1]
-    room = ours != theirs
+    room = (ours != theirs) & ~np.isin(ours, (0, IGNORE)) & ~np.isin(theirs, (0, IGNORE))
     for k in range(1, step + 1):
         room &= (along[step - k : end - k] == ours) & (along[step + k : end + k] == theirs)
     faces = np.argwhere(np.moveaxis(room, 0, axis))

@@ -181,15 +181,17 @@ class MemoryLimit(WorkerPlugin):
 def limit_memory(extra: int | None) -> None:
     """Limit this process to `extra` bytes beyond what it holds now; when it asks for more, it gets a MemoryError.
 
-    None lifts the limit. Only Linux has such a limit; elsewhere nothing is refused.
+    None lifts the limit, as far as the account has none. Only Linux has such a limit; elsewhere nothing is refused.
     """
-    status, limit = Path("/proc/self/statm"), resource.RLIM_INFINITY
+    status, most = Path("/proc/self/statm"), resource.getrlimit(resource.RLIMIT_DATA)[1]
     if status.exists():
+        limit = most
         if extra is not None:
             threading.stack_size(STACK)  # of threads to come: it counts
             return_freed_memory()  # so does what an earlier block freed and glibc keeps
             limit = int(status.read_text(encoding="ascii").split()[5]) * resource.getpagesize() + extra
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+            limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
 def _settings(client: Client, step: Step) -> dict[str, Any]:

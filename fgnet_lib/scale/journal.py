@@ -114,9 +114,11 @@ class Journal:
         """Stop a worker that outlived its run before it writes into the next one.
 
         Raises:
-            RuntimeError: the folder belongs to a run with other settings by now; names every difference.
+            RuntimeError: the folder was removed, or belongs to a run with other settings by now; names them.
         """
-        if changed := differences(self.settings() or {}, step.settings()):
+        if (began := self.settings()) is None:
+            raise RuntimeError(f"{self.folder} was removed while this run was writing into it")
+        if changed := differences(began, step.settings()):
             raise RuntimeError(f"{self.folder} belongs to a run with other settings by now: {'; '.join(changed)}")
 
     def checksum(self, index: int) -> int | None:
@@ -272,7 +274,8 @@ class ToZarr(Step):
             return
         chunk = tuple(c if b % c == 0 else b for c, b in zip(CHUNK, self.grid.block, strict=True))
         chunks = (*self.channels, *chunk)
-        zarr.create_array(path, shape=shape, shards=shards, chunks=chunks, dtype=self.dtype, attributes=self.geometry())
+        attributes = {**self.geometry(), "axis_names": [*("c" for _ in self.channels), "z", "y", "x"]}
+        zarr.create_array(path, shape=shape, shards=shards, chunks=chunks, dtype=self.dtype, attributes=attributes)
 
     @cached_property
     def array(self) -> zarr.Array:

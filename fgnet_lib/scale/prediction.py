@@ -23,7 +23,7 @@ from distributed import Client, get_worker
 
 from fgnet_lib.engines.runtimes import BFLOAT16, Converted, Engine, choose_engine
 from fgnet_lib.fgnet import FGNet
-from fgnet_lib.files.formats import fingerprint, read_volume
+from fgnet_lib.files.formats import fingerprint, read_raw
 from fgnet_lib.files.locks import inside, lock
 from fgnet_lib.files.stamps import differences, stamp
 from fgnet_lib.inference import Corner, Windows, encode_sections, lay_windows, predict_windows
@@ -43,13 +43,13 @@ WINDOWS = "windows"  # folder of features and affinities of windows; removed whe
 
 @dataclass(frozen=True)
 class Source:
-    """A volume in a file, as `read_volume` opens it; each worker opens it for itself.
+    """The raw data of a file, as `read_raw` opens it; each worker opens it for itself.
 
     Attributes:
         path: the file or folder.
         raw_key: path of raw inside the file, if it is not a usual one.
         voxel_size: nm along z, y, x; overrides the file's own.
-        axes: names of the axes in the file's order, as in `read_volume`; overrides the file's own.
+        axes: names of the axes in the file's order, as in `read_raw`; overrides the file's own.
         state: what `stamp` gave when a run began, which it then gives without a look at the files: looking at all
             chunks of a volume takes seconds, and each block asks.
     """
@@ -94,7 +94,7 @@ class Source:
 
 @lru_cache(maxsize=4)
 def _open(source: Source, stamp: str) -> Volume:
-    return read_volume(source.path, source.raw_key, voxel_size=source.voxel_size, axes=source.axes)
+    return read_raw(source.path, source.raw_key, source.voxel_size, source.axes)
 
 
 class Predictor(Protocol):
@@ -117,7 +117,7 @@ class Network:
     Attributes:
         checkpoint: safetensors file of the weights, or the name of a model that ships with this repository.
         tile: voxels of a window along z, y, x; y and x are multiples of 32.
-        overlap: least fraction of a window that it shares with the next one.
+        overlap: least fraction of a window that it shares with the next one, as in `inference.predict`.
         device: "auto", "cpu", "cuda" or "mps".
         engine: what computes, as in `inference.predict`. No setting of a run, since engines differ by less than float16
             does; but "openvino_bf16" is one, and does not continue what another engine began.

@@ -25,7 +25,16 @@ VOLUMES = {"fib25": False, "gala": False, "phantom": False, "ac4": True, "cremi_
 
 
 def rescale_sections(volume: Volume) -> np.ndarray:
-    """Bring a volume's sections to FIB-25's voxels in y and x; z stays as it is."""
+    """Bring a volume's sections to FIB-25's voxels in y and x; z stays as it is.
+
+    Raises:
+        ValueError: a section is narrower than one of those voxels.
+    """
+    if min(extent := [n * size for n, size in zip(volume.shape[1:], volume.voxel_size[1:], strict=True)]) < TRAINED_NM:
+        raise ValueError(
+            f"{volume.name}: its sections are {extent[0]:g} x {extent[1]:g} nm, less than a voxel of {TRAINED_NM} nm; "
+            f"is its voxel size, {volume.voxel_size} nm, in another unit?"
+        )
     zoom = (1, *(size / TRAINED_NM for size in volume.voxel_size[1:]))
     return ndimage.zoom(volume.raw, zoom, order=1, grid_mode=True, mode="nearest")
 

@@ -39,19 +39,24 @@ def permutation_p(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
     >>> permutation_p([1, 2, 3], [4, 5, 6])
     0.1
+
+    Raises:
+        ValueError: a run is not finite.
     """
     values, difference = np.array([*ours, *theirs]), abs(np.mean(ours) - np.mean(theirs))
+    if not np.isfinite(values).all():
+        raise ValueError(f"a run is not finite, so it cannot be compared: {list(ours)} against {list(theirs)}")
     deals = [np.isin(np.arange(len(values)), deal) for deal in combinations(range(len(values)), len(ours))]
     return float(np.mean([abs(values[deal].mean() - values[~deal].mean()) >= difference - 1e-12 for deal in deals]))
 
 
 def show_p(p: float) -> str:
-    """Write a p value with two digits, or three where it is small.
+    """Write a p value with two digits, or as many as it needs where it is small; none is 0.
 
-    >>> show_p(0.1), show_p(2 / 252)
-    ('0.10', '0.008')
+    >>> show_p(0.1), show_p(2 / 252), show_p(2 / 12870)
+    ('0.10', '0.008', '0.0002')
     """
-    return f"{p:.2f}" if p >= 0.01 else f"{p:.3f}"
+    return f"{p:.2f}" if p >= 0.01 else np.format_float_positional(p, 1, fractional=False)
 
 
 def correct_many(ps: Sequence[float]) -> np.ndarray:
@@ -119,8 +124,13 @@ def swapped_pairs(higher_is_better: Runs, lower_is_better: Runs) -> list[tuple[s
 
 
 def pooled_spread(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The standard deviation of single runs, pooled over two rows of at least two runs each."""
-    return float(np.sqrt((np.var(ours, ddof=1) + np.var(theirs, ddof=1)) / 2))
+    """The standard deviation of single runs, pooled over two rows of at least two runs each.
+
+    >>> print(f"{pooled_spread([1, 2, 3, 4, 5, 6], [1, 1.1]):.3f}")  # the row of six runs counts five times as much
+    1.708
+    """
+    rows = [(len(runs) - 1, np.var(runs, ddof=1)) for runs in (ours, theirs)]
+    return float(np.sqrt(sum(n * variance for n, variance in rows) / sum(n for n, _ in rows)))
 
 
 def compare_runs(ours: Sequence[float], theirs: Sequence[float]) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ def export_precomputed(
         _write_json(part / serve.STATE, _state(volume, names).to_json())
         shutil.copy(serve.__file__, part / "serve.py")
         _check_replaceable(path)  # writing may have taken an hour
-    command = f"python {shlex.quote(str(path / 'serve.py'))}"
+    command = shlex.join([sys.executable, str(path.resolve() / "serve.py")])
     return Export(path, command, serve.link(path, f"http://127.0.0.1:{serve.PORT}"))
 
 

@@ -312,8 +312,7 @@ checks.learning_rate(my_rate)
 # before is still there. Let us lose a session after iteration 8, with a checkpoint every 5 iterations:
 
 # %%
-import shutil
-
+from fgnet_lib.files.locks import clear
 from fgnet_lib.training import TrainConfig, train
 
 folder = session.out_dir / "04_lost_session"
@@ -326,7 +325,7 @@ def fresh_model() -> FGNet:
 
 
 # %%
-shutil.rmtree(folder, ignore_errors=True)  # an old run would be resumed, and here we want to see the beginning
+clear(folder)  # an old run would be resumed, and here we want to see the beginning
 seen = []
 
 

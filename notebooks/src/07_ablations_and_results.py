@@ -771,8 +771,7 @@ print(f"rows: {len(chosen_rows)}, seeds: {len(seeds)}")
 print(f"each training ends after {iterations} iterations, or after {minutes:.1f} minutes if that is sooner")
 
 # %%
-import shutil
-
+from fgnet_lib.files.locks import clear
 from fgnet_lib.inference import predict
 from fgnet_lib.metrics import voi as voi_of
 from fgnet_lib.segmentation import segment, sweep
@@ -787,7 +786,7 @@ folder = session.out_dir / "ablations"
 def rerun(title: str, row: Row, seed: int) -> float:
     model = build_model(row, seed).to(session.device)
     recipe = replace(training(row, seed), patch=(8, 96, 96), iterations=iterations, minutes=minutes)
-    shutil.rmtree(folder, ignore_errors=True)  # otherwise it would resume an earlier training
+    clear(folder)  # otherwise it would resume an earlier training
     history = train(model, [teaching], recipe, folder)
     print(f"{title}, seed {seed}: {len(history.loss)} iterations in {history.seconds[-1] / 60:.2f} minutes")
     outputs = (predict(model, volume.raw, progress=False) for volume in (choosing, unseen))

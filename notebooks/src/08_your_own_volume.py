@@ -305,7 +305,7 @@ plt.show()
 from fgnet_lib.files.formats import write_volume
 
 result = write_volume(replace(volume, labels=segmentation), session.out_dir / "segmentation.h5")
-saved = read_volume(result)
+saved = read_volume(result, voxel_size=volume.voxel_size)  # yours, also if no microscope has it
 print(f"{result}: {result.stat().st_size / 1e6:.1f} MB, voxels of {saved.voxel_size} nm, offset {saved.offset} nm")
 
 # %% [markdown]

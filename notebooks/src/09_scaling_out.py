@@ -59,10 +59,11 @@ import shutil
 
 import zarr
 
+from fgnet_lib.files.locks import clear
 from fgnet_lib.scale.prediction import Source
 
 folder = session.out_dir.resolve() / "scaling_out"
-shutil.rmtree(folder, ignore_errors=True)
+clear(folder)  # refused while another run of this lesson writes there
 crop = session.volume("val")
 attributes = {"resolution": list(crop.voxel_size), "offset": [0.0, 0.0, 0.0]}
 
@@ -316,6 +317,7 @@ from fgnet_lib.scale.journal import Journal
 from fgnet_lib.scale.prediction import Network
 
 killed, done = {}, threading.Event()
+begun = (folder / "journal").exists()  # part of a run has no rate
 
 
 def kill_a_worker(after: int, workers: dict[str, int]) -> None:
@@ -498,8 +500,8 @@ if session.device.type == "cuda":
     device = torch.cuda.get_device_name()
 kept = session.out_dir / "prediction_rates.json"
 rates = json.loads(kept.read_text()) if kept.exists() else {}
-if report.done:  # if you run part 5 again, every block is done already, and the earlier rate stays
-    rates[device] = np.prod(shape) / report.seconds.compute * (report.done / len(grid)) / 1e6
+if not begun:  # if you run part 5 again, some blocks or all were done already, and the earlier rate stays
+    rates[device] = np.prod(shape) / report.seconds.compute / 1e6
 kept.write_text(json.dumps(rates))
 rates["this process, by `predict`"] = alone
 rates |= {gpu: None for gpu in ("T4", "A100", "H100") if not any(gpu in name for name in rates)}

@@ -54,6 +54,24 @@ def test_partners_are_in_the_voxels_of_the_volume_and_in_the_order_of_the_file(s
     np.testing.assert_array_equal(post, VOXELS[[4, 1, 2]])
 
 
+def test_a_point_on_a_corner_belongs_to_the_voxel_that_begins_there(sample):
+    size = (50, 4.6, 4.6)  # no binary fractions
+    volume = Volume(np.ones((4, 60, 60), np.uint8), size, offset=(0, 1012, 1012))
+    voxels = np.random.default_rng(0).integers(0, volume.shape, (400, 3))
+    with h5py.File(sample, "a") as file:
+        del file["annotations"].attrs["offset"]
+    for name, data in {
+        "ids": np.arange(400, dtype=np.uint64),
+        "types": np.array([PRE, POST] * 200, "S17"),
+        "locations": voxels * size + volume.offset,
+        "presynaptic_site/partners": np.arange(400, dtype=np.uint64).reshape(200, 2),
+    }.items():
+        change(sample, name, data)
+    pre, post = read_partners(sample, volume)
+    np.testing.assert_array_equal(pre, voxels[::2])
+    np.testing.assert_array_equal(post, voxels[1::2])
+
+
 def test_of_a_crop_only_contacts_with_both_sites_inside_are_left(sample):
     crop = read_volume(sample)[1:4, 10:60, 0:50]
     pre, post = read_partners(sample, crop)

@@ -364,6 +364,15 @@ def test_a_table_of_lengths_with_other_names_is_refused(tmp_path):
     assert read_volume(path, voxel_size=SIZE).voxel_size == SIZE
 
 
+@pytest.mark.parametrize("shape", [(1, 20, 28, 1), (1, 1, 20, 28, 1)])
+def test_one_section_with_an_axis_of_length_1_at_either_end_needs_its_axes(tmp_path, shape):
+    path = hdf5(tmp_path / "a.h5", {"raw": grey((1, 20, 28)).reshape(shape)})
+    with pytest.raises(ValueError, match="AXES names the axes"):
+        read_volume(path, voxel_size=SIZE)
+    volume = read_volume(path, voxel_size=SIZE, axes="zyxc" if len(shape) == 4 else "tzyxc")
+    np.testing.assert_array_equal(volume.load().raw, grey((1, 20, 28)))
+
+
 @pytest.mark.parametrize("shape", [(1, 6, 20, 28), (1, 1, 6, 20, 28), (6, 20, 28, 1), (1, 6, 20, 28, 1)])
 def test_axes_of_length_1_without_a_name_are_left_out_with_a_word(tmp_path, shape):
     path = hdf5(tmp_path / "a.h5", {"raw": grey().reshape(shape)}, raw={"resolution": SIZE})

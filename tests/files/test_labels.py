@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from helpers.volume_files import SIZE, grey, hdf5, neurons, ome_image, ome_zarr,
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fgnet_lib.files.formats import read_volume
+from fgnet_lib.files.formats import read_raw, read_volume, write_volume
 from fgnet_lib.files.labels import parse_unknown
 from fgnet_lib.volumes import IGNORE, Region
 
@@ -119,6 +120,60 @@ def test_labels_have_their_own_axes_or_share_yours(tmp_path):
     two = hdf5(tmp_path / "c.h5", {"raw": np.stack([turn(grey(), "xyz")] * 2), "ids": turn(neurons(), "xyz")})
     volume = read_volume(two, labels_key="ids", voxel_size=SIZE, axes="c1xyz")
     np.testing.assert_array_equal(volume.load().labels, neurons())
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".zarr"])
+@pytest.mark.parametrize("axes", ["zxy", "xyz", "yxz"])
+def test_what_we_write_is_in_z_y_x_whatever_the_axes_of_raw_are(tmp_path, suffix, axes):
+    raw = hdf5(tmp_path / "raw.h5", {"raw": turn(grey((8, 8, 8)), axes)})
+    volume = read_volume(raw, voxel_size=SIZE, axes=axes).load()
+    ours = write_volume(replace(volume, labels=neurons((8, 8, 8))), tmp_path / f"ours{suffix}")
+    again = read_volume(raw, labels_path=ours, voxel_size=SIZE, axes=axes).load()
+    np.testing.assert_array_equal(again.raw, grey((8, 8, 8)))
+    np.testing.assert_array_equal(again.labels, neurons((8, 8, 8)))
+
+
+def test_labels_have_one_channel_whichever_of_raw_is_chosen(tmp_path):
+    image = ome_image("0.4", "czyx", (1, *SIZE), (0, 0, 0, 0), "nanometer")
+    raw = ome_zarr(tmp_path / "raw.zarr", np.stack([grey(), grey(seed=5)]), image)
+    labels = ome_zarr(tmp_path / "labels.zarr", neurons()[None], image)
+    volume = read_volume(raw, labels_path=labels, axes="c1zyx").load()
+    np.testing.assert_array_equal(volume.raw, grey(seed=5))
+    np.testing.assert_array_equal(volume.labels, neurons())
+
+
+def test_axes_decide_for_labels_whose_file_names_them_otherwise(tmp_path):
+    raw = hdf5(tmp_path / "raw.h5", {"raw": grey((3, 20, 28))})
+    stack = neurons((3, 20, 28)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "frames.tif", stack, imagej=True, metadata={"axes": "TYX"})
+    tifffile.imwrite(tmp_path / "colours.tif", stack, photometric="rgb", planarconfig="separate")
+    for name in ("frames.tif", "colours.tif"):
+        with pytest.raises(ValueError, match=rf"{name}.*AXES"):
+            read_volume(raw, labels_path=tmp_path / name, voxel_size=SIZE)
+        volume = read_volume(raw, labels_path=tmp_path / name, voxel_size=SIZE, axes="zyx")
+        np.testing.assert_array_equal(volume.load().labels, stack)
+
+
+def test_labels_made_from_a_coarser_level_lie_on_the_finest(tmp_path):
+    image = ome_image("0.4", "zyx", (40, 16, 16), (0, 4, 4), "nanometer")  # the centre of its first voxel
+    coarse = read_volume(ome_zarr(tmp_path / "level.zarr", grey((6, 10, 14)), image)).load()
+    labels = write_volume(replace(coarse, labels=neurons((6, 10, 14))), tmp_path / "labels.h5")
+    raw = ome_zarr(tmp_path / "raw.zarr", grey(), ome_image("0.4", "zyx", SIZE, (0, 0, 0), "nanometer"))
+    volume = read_volume(raw, labels_path=labels)
+    np.testing.assert_array_equal(volume.load().labels, neurons((6, 10, 14)).repeat(2, 1).repeat(2, 2))
+
+
+def test_raw_alone_is_read_whatever_the_labels_are(tmp_path):
+    path = cremi(tmp_path / "a.h5", neurons((3, 4, 5)).astype(np.int64), {})
+    with pytest.raises(ValueError, match="labels are int64, not uint32 or uint64; give UNKNOWN, as in -1"):
+        read_volume(path)
+    np.testing.assert_array_equal(read_raw(path).load().raw, grey())
+
+
+def test_an_error_about_labels_names_their_file(tmp_path):
+    raw, labels = hdf5(tmp_path / "raw.h5", {"raw": grey()}), hdf5(tmp_path / "b.h5", {"ids": neurons() / 2})
+    with pytest.raises(ValueError, match=r"b\.h5: labels are float64"):
+        read_volume(raw, labels_path=labels, labels_key="ids", voxel_size=SIZE)
 
 
 @pytest.mark.parametrize(("shape", "warned"), [((8, 8, 8), True), ((6, 20, 28), False)])

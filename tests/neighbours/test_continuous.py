@@ -241,3 +241,21 @@ def test_the_queue_begins_with_the_most_doubtful_place_and_keeps_its_distance():
     scores[1, 4, 4], scores[1, 4, 5], scores[1, 8, 8], scores[0, 4, 4] = 9, 8, 7, 6
     assert queue_places(scores, 3, (0, 2, 2)) == [(1, 4, 4), (1, 8, 8), (0, 4, 4)]
     assert len(queue_places(scores, 99, (3, 10, 10))) == 1
+    scores[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"1 of \d+ scores are nan or infinite"):
+        queue_places(scores, 3, (0, 2, 2))
+
+
+def test_errors_are_found_in_the_order_of_whole_numbers_and_at_exact_shares():
+    assert errors_found(np.array([0, 10, 200], np.uint8), np.array([False, False, True]), [0.34]) == 1
+    wrong = np.arange(100) == 28  # the 29th place
+    assert errors_found(-np.arange(100.0), wrong, [0.28, 0.29]).tolist() == [0, 1]
+
+
+def test_a_section_without_known_voxels_teaches_nothing():
+    truth = np.random.default_rng(0).random((2, 12, 10)) > 0.5
+    known = np.ones_like(truth)
+    known[0] = False
+    sections = label_sections(torch.randn(4, *truth.shape), truth, known)
+    losses = train_decoder(build_decoder(4), sections, epochs=4, steps=4, seed=0)
+    assert np.isfinite(losses).all()

@@ -125,6 +125,7 @@ def test_groups_are_of_similar_channels_and_a_wide_one_is_alone():
     rows = normal(0, 500, 12)
     rows[:, 3] *= 100
     rows[:, [5, 6]] += 40
+    assert group_channels(activations_of(rows[:, :1]), 3).group.tolist() == [0]
     group = group_channels(activations_of(rows), 3).group
     assert len(group.unique()) == 3 and (group == group[3]).sum() == 1
     assert group[5] == group[6] != group[0]

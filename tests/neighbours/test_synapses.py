@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -26,7 +27,7 @@ from fgnet_lib.neighbours.synapses import (
     weighted_cross_entropy,
 )
 from fgnet_lib.phantom import make_phantom
-from fgnet_lib.volumes import Volume
+from fgnet_lib.volumes import IGNORE, Volume
 
 ONE = (1.0, 1.0, 1.0)
 ANISOTROPIC = (40.0, 8.0, 8.0)
@@ -69,6 +70,14 @@ def test_stain_darkens_around_the_sites_alone_and_the_phantom_stays_as_it_is(pha
     behind = np.round(0.45 * synapses.pre + 0.55 * synapses.post).astype(int)
     darker = phantom.raw[tuple(behind.T)].astype(int) - stained.raw[tuple(behind.T)]
     assert np.median(darker) > 40
+
+
+def test_no_site_lies_in_unknown_voxels(phantom):
+    labels = phantom.labels.copy()
+    labels[:, :, ::40], labels[:, 64:] = 0, IGNORE
+    for seed in range(20):
+        sites = np.concatenate(place_synapses(replace(phantom, labels=labels), seed))
+        assert not np.isin(labels[tuple(sites.T)], (0, IGNORE)).any()
 
 
 def test_no_labels_no_synapses(phantom):

@@ -227,6 +227,21 @@ except MemoryError:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "100000000\n"
 
 
+def test_an_account_with_less_memory_keeps_its_limit():
+    code = """
+import resource
+from fgnet_lib.scale.cluster import limit_memory
+resource.setrlimit(resource.RLIMIT_DATA, (2**34, 2**34))
+limit_memory(50_000_000)
+assert resource.getrlimit(resource.RLIMIT_DATA)[0] < 2**34
+limit_memory(2**40)
+limit_memory(None)
+print(*resource.getrlimit(resource.RLIMIT_DATA))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == f"{2**34} {2**34}\n", run.stderr
+
+
 def allocates(size: int) -> bool:
     try:
         np.ones(size, np.uint8)

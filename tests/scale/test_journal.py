@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -167,6 +168,9 @@ def test_a_worker_that_outlived_its_run_writes_nothing(tmp_path):
     step = Doubling(tmp_path)
     Journal(tmp_path, step.name).begin({"factor": 3})
     with pytest.raises(RuntimeError, match="other settings"):
+        process_block(step, 0)
+    shutil.rmtree(tmp_path / "journal")
+    with pytest.raises(RuntimeError, match="was removed while this run"):
         process_block(step, 0)
     assert (step.data == 1).all()
 

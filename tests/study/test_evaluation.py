@@ -10,7 +10,7 @@ import pytest
 from fgnet_lib.metrics import evaluate, voi
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.segmentation import segment
-from fgnet_lib.study.evaluation import label_pieces, perfect_affinities, predict_rescaled
+from fgnet_lib.study.evaluation import label_pieces, perfect_affinities, predict_rescaled, rescale_sections
 from fgnet_lib.volumes import IGNORE, Volume
 from fgnet_lib.weights import load_pretrained
 
@@ -48,3 +48,9 @@ def test_three_views_are_taken_of_isotropic_volumes_only(monkeypatch, voxel_size
     volume: Volume = replace(make_phantom((4, 32, 32), seed=0), voxel_size=voxel_size)
     predict_rescaled(load_pretrained(), volume, rescale=False, three_views=True)
     assert seen == [views == 3]
+
+
+def test_sections_narrower_than_a_voxel_of_training_are_said_to_have_another_unit():
+    volume = Volume(np.ones((6, 70, 90), np.uint8), (0.04, 0.008, 0.008), name="a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif: its sections are 0\.56 x 0\.72 nm.*another unit"):
+        rescale_sections(volume)

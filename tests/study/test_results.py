@@ -587,6 +587,8 @@ def test_what_a_difference_lets_you_claim():
     assert statistics.summary([1.0]) == "1.000" and statistics.summary([1.0, 1.2, 1.4], 1) == "1.2 ± 0.2"
     assert statistics.permutation_p([1, 2, 3], [4, 5, 6]) == pytest.approx(2 / 20)
     assert statistics.permutation_p([1, 1], [1, 1]) == 1 and statistics.permutation_p([1], [2]) == 1
+    with pytest.raises(ValueError, match="not finite"):
+        statistics.permutation_p([1, np.nan], [2, 3])
     assert statistics.compare_runs([], [1.0]) == "not measured here"
     assert "nothing follows" in statistics.compare_runs([1.0], [1.1, 1.2])
     assert statistics.compare_runs([1.0, 1.1], [2.0, 2.1]).startswith(

@@ -267,7 +267,7 @@ def serve_by_command(export: exports.Export, *arguments: str) -> Iterator[str]:
 def served(tmp_path):
     """An export served by its own command; yields what the command prints as the link."""
     export = make_export(tmp_path / "a b")
-    assert export.command == f"python '{tmp_path}/a b/serve.py'"
+    assert export.command == f"{sys.executable} '{tmp_path}/a b/serve.py'"
     with serve_by_command(export) as link:
         port = re.search(r"127\.0\.0\.1:(\d+)", link)[1]
         assert link == export.link.replace(f"127.0.0.1:{exports.serve.PORT}", f"127.0.0.1:{port}")

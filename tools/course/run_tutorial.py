@@ -38,6 +38,7 @@ from fgnet_lib.course.session import PROFILES
 from fgnet_lib.datasets import DATASETS, data_dir, named_folder, open_dataset, results_dir
 from fgnet_lib.files.atomic import atomic, write_atomically
 from fgnet_lib.files.locks import LockedError, clear, lock
+from fgnet_lib.machine import usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPERMILL = Path(__file__).with_name("run_notebook.py")
@@ -280,7 +281,7 @@ def write_run(out: Path, lessons: list[Lesson], parameters: dict[str, str]) -> d
     run = {
         "profile": parameters["PROFILE"],
         "dataset": parameters["DATASET"],
-        "cores": len(psutil.Process().cpu_affinity()) if psutil.LINUX else psutil.cpu_count(),
+        "cores": usable_cores(),
         "python": sys.version.split()[0],
         "seconds": sum(lesson.seconds for lesson in lessons),
         "peak_memory_mb": max(lesson.peak_memory_mb for lesson in lessons),
