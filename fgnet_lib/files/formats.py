@@ -211,15 +211,15 @@ def write_volume(volume: Volume, path: str | Path) -> Path:
     path = _expand(path)
     if path.suffix not in (".h5", ".hdf", ".hdf5", ".zarr"):
         raise ValueError(f"{path}: cannot write {path.suffix or 'a name without suffix'}; use .h5, .hdf or .zarr")
-    _refuse_others(path)
+    check_replaceable(path)
     with atomic(path) as part:
         _write_zarr(volume, part) if path.suffix == ".zarr" else _write_hdf5(volume, part)
-        _refuse_others(path)  # writing may have taken an hour
+        check_replaceable(path)  # writing may have taken an hour
     return path
 
 
-def _refuse_others(path: Path) -> None:
-    """Raise a ValueError unless `path` is free or holds a volume of this layout and nothing else."""
+def check_replaceable(path: Path) -> None:
+    """Raise a ValueError unless `write_volume` may write to `path`: it is free, or holds a volume and nothing else."""
     if not path.exists():
         return
     if path.is_dir() != (path.suffix == ".zarr"):

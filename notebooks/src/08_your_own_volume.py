@@ -74,8 +74,10 @@ session = start_session(PROFILE, DATASET, DATA_DIR, OUT_DIR, DEVICE, SEED)
 # you what to do. It does not guess how your 16 bits become 8, because that is a decision about your data.
 
 # %%
-from fgnet_lib.files.formats import read_volume
+from fgnet_lib.files.formats import check_replaceable, read_volume
 
+result = session.out_dir / "segmentation.h5"
+check_replaceable(result)  # now, rather than after an hour of work
 if VOLUME not in ("", None):  # a folder may be called 0
     volume = read_volume(VOLUME, RAW_KEY, LABELS_KEY, LABELS, VOXEL_SIZE, AXES, UNKNOWN).load()
 else:
@@ -304,7 +306,7 @@ plt.show()
 # %%
 from fgnet_lib.files.formats import write_volume
 
-result = write_volume(replace(volume, labels=segmentation), session.out_dir / "segmentation.h5")
+write_volume(replace(volume, labels=segmentation), result)
 saved = read_volume(result, voxel_size=volume.voxel_size)  # yours, also if no microscope has it
 print(f"{result}: {result.stat().st_size / 1e6:.1f} MB, voxels of {saved.voxel_size} nm, offset {saved.offset} nm")
 

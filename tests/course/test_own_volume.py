@@ -71,6 +71,22 @@ def test_a_file_is_processed_as_a_whole_and_scored(lesson, phantom):
     assert names["threshold"] == 0.3  # from the model's notes
 
 
+def test_a_voxel_size_that_no_microscope_has_is_taken_to_the_end(lesson, phantom):
+    write_volume(phantom, "brain.h5")
+    with pytest.warns(UserWarning, match="no electron microscope has"):
+        lesson(VOLUME="brain.h5", VOXEL_SIZE="12000 8 8")
+    assert read_volume("results/segmentation.h5", voxel_size=(12000, 8, 8)).load().labels.any()
+
+
+def test_a_result_that_may_not_be_replaced_stops_the_lesson_before_it_computes(lesson, phantom, monkeypatch):
+    write_volume(phantom, "results/segmentation.h5")
+    with h5py.File("results/segmentation.h5", "a") as file:
+        file["my_notes"] = [1, 2]
+    monkeypatch.setattr("fgnet_lib.inference.predict", None)
+    with pytest.raises(ValueError, match="other arrays: my_notes"):
+        lesson()
+
+
 def test_without_labels_there_is_no_score_and_no_old_one(lesson, phantom):
     tifffile.imwrite("stack.tif", phantom.raw)
     Path("results").mkdir()
@@ -154,6 +170,7 @@ def test_adapted_the_volume_stays_as_it_is_and_none_gives_the_earlier_result(les
         ({"VOLUME": "brain.h5", "LABELS": "half.h5"}, ValueError, r"half.h5: labels of shape"),
         ({"VOLUME": "brain.h5", "VOXEL_SIZE": "40,-8,8"}, ValueError, "-8.0"),
         ({"VOLUME": "brain.h5", "VOXEL_SIZE": "40,8"}, ValueError, "VOXEL_SIZE is '40,8'.*along z, y, x"),
+        ({"VOLUME": "brain.h5", "VOXEL_SIZE": "0.04 0.008 0.008"}, ValueError, "in another unit"),
         ({"VOLUME": "brain.h5", "ADAPT": "gamma"}, ValueError, "'gamma' is no step.*voxel_size, histogram, clahe"),
         ({"VOLUME": "brain.h5", "ADAPT": "histogram"}, ValueError, "histogram needs.*mine.safetensors are not known"),
         ({"VOLUME": "brain.h5", "AXES": "zy"}, ValueError, "AXES is 'zy'"),
