@@ -146,12 +146,17 @@ class Checkpoints:
 
 def _checksums(folder: Path) -> dict[str, int]:
     """Compute a checksum of every file in a checkpoint but the file that holds them, by name."""
-    return {path.name: zlib.crc32(path.read_bytes()) for path in sorted(folder.iterdir()) if path.name != CHECKSUMS}
+    files = (path for path in sorted(folder.iterdir()) if path.name != CHECKSUMS and path.is_file())
+    return {path.name: zlib.crc32(path.read_bytes()) for path in files}
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Tell whether all files of a checkpoint are as they were written; accelerate overlooks some damage."""
+    """Tell whether all files of a checkpoint are as they were written; accelerate overlooks some damage.
+
+    What others put there does not matter: a file browser its settings, say.
+    """
     try:
-        return _checksums(checkpoint) == json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # a file that is missing, a folder in its name, text that is no JSON
+        written = json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
+        return {"settings.json", "history.json"} <= written.keys() and written.items() <= _checksums(checkpoint).items()
+    except (OSError, ValueError, RecursionError, AttributeError):  # a file that is missing, text that is not such JSON
         return False

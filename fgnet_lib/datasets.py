@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from fgnet_lib import REPOSITORY, phantom
 from fgnet_lib.files.atomic import atomic
 from fgnet_lib.files.formats import read_volume, write_volume
+from fgnet_lib.files.locks import lock
 from fgnet_lib.volumes import Volume
 
 REGISTRY = REPOSITORY / "data" / "registry.tsv"
@@ -266,7 +267,8 @@ def _open_phantom(part: str) -> Volume:
     The file's checksum lies beside it and is compared before HDF5 reads anything: a damaged file could give other
     voxels, and HDF5 would not notice.
     """
-    recipe = pooch.file_hash(phantom.__file__)[:8]
+    shape, seed = PHANTOMS[part]
+    recipe = f"{'x'.join(map(str, shape))}_{seed}_{pooch.file_hash(phantom.__file__)[:8]}"
     path = cache_dir() / f"phantom_{part}_{recipe}.h5"
     mark = path.with_suffix(".sha256")
     try:
@@ -275,13 +277,14 @@ def _open_phantom(part: str) -> Volume:
         warnings.warn(f"{path} is not the phantom that was written there: it is generated again", stacklevel=3)
     except OSError:
         pass  # nothing there, or nothing that can be read: writing says more
-    shape, seed = PHANTOMS[part]
     volume = phantom.make_phantom(shape, seed)
     try:
-        path.unlink(missing_ok=True)  # `write_volume` replaces no file that it cannot read
-        write_volume(volume, path)
-        with atomic(mark) as marked:
-            marked.write_bytes(_mark(path))
+        with lock(path.parent, wait=True):  # others may make it at the same time, and have done so
+            if not (path.is_file() and mark.is_file() and mark.read_bytes() == _mark(path)):
+                path.unlink(missing_ok=True)  # `write_volume` replaces no file that it cannot read
+                write_volume(volume, path)
+                with atomic(mark) as marked:
+                    marked.write_bytes(_mark(path))
     except OSError as error:
         advice = "Set FGNET_CACHE_DIR to a folder of yours with space, or it is generated every time"
         warnings.warn(f"the phantom cannot be kept in {path.parent} ({error}). {advice}", stacklevel=3)

@@ -120,6 +120,8 @@ def load_checkpoint(encoder: Sam2Encoder, path: Path) -> None:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no SAM2 checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        raise ValueError(f"{path} is no checkpoint of SAM2's layout: give the official .pt file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

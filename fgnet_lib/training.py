@@ -85,6 +85,14 @@ class TrainConfig:
     seed: int = 0
     try_bfloat16: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what trains nothing, or never ends."""
+        for name in ("batch", "accumulate", "iterations", "checkpoint_every"):
+            if (number := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {number}; give 1 or more")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes is {self.minutes}; give more than 0, or None for no limit in time")
+
 
 def train(
     model: FGNet,
@@ -134,14 +142,15 @@ def fit(
 
     With a budget in iterations a resumed run equals an undisturbed run; with a budget in minutes the learning rate
     follows the clock, and no two runs are equal. A run that was stopped before its first checkpoint begins again, from
-    the weights that the model has by then; build the model anew for what it had.
+    the weights that the model has by then; build the model anew for what it had. A resumed run has the weights of its
+    checkpoint, the frozen ones too: to begin with another encoder, use another folder.
 
     In n processes, batch k of the run goes to process k modulo n, and gradients are averaged: the same as one process
     with n times the batch. What is random inside the model has a seed of its own in each process. The first process
     keeps the clock, the progress bar and `on_step`.
 
     Args:
-        model: Trained in place, where it requires gradients, on the device it is on; left in eval mode.
+        model: Trained in place, where it requires gradients, on its device; left in eval mode, even by an error.
         dataset: Item k is sample k of the run; names and shapes of its volumes belong to the configuration.
         loss_function: Called with the model and a batch on its device, returns a scalar.
         config: How to train.
@@ -156,11 +165,15 @@ def fit(
         ValueError: If the checkpoint was made with another configuration.
         OSError: If the checkpoint is damaged, or the next cannot be written.
         RuntimeError: If another run trains in this folder.
-        FloatingPointError: If the loss is not finite; the last checkpoint is kept.
+        FloatingPointError: If the loss or its gradient is not finite; the last checkpoint is kept.
     """
     device, folder = next(model.parameters()).device, Path(out_dir).expanduser()
     with _alone(folder), _accelerate(device, config.accumulate) as accelerator:
-        return _loop(accelerator, model, dataset, loss_function, config, folder, on_step)
+        try:
+            return _loop(accelerator, model, dataset, loss_function, config, folder, on_step)
+        finally:
+            accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            model.eval()
 
 
 def _loop(
@@ -179,6 +192,7 @@ def _loop(
     prepared, optimizer = accelerator.prepare(model, _optimizer(model, config))  # the same model, for this device
     checkpoints = Checkpoints(accelerator, out_dir, _settings(accelerator, model, dataset, config), history, average)
     checkpoints.resume()
+    model.zero_grad()  # an earlier run may have been stopped between two batches of an iteration
     on_cpu, alone = accelerator.device.type == "cpu", accelerator.num_processes == 1
     may_change = on_cpu and alone and has_bfloat16() and config.patch[0] > THIN
     if config.try_bfloat16 and len(history) == 0 and may_change:
@@ -197,10 +211,12 @@ def _loop(
                 with accelerator.accumulate(prepared):  # the optimizer waits for the last batch of an iteration
                     with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
                         loss = loss_function(prepared, send_to_device(batch, accelerator.device))
-                    losses.append(_finite(accelerator.reduce(loss.detach(), "mean").item(), k, rate))
+                    losses.append(_finite("loss", accelerator.reduce(loss.detach(), "mean").item(), k, rate))
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(prepared.parameters(), GRADIENT_NORM)
+                        norm = accelerator.clip_grad_norm_(prepared.parameters(), GRADIENT_NORM)
+                        if accelerator.scaler is None:  # a scaler leaves out such steps itself
+                            _finite("gradient", float(norm), k, rate)
                     optimizer.step()
                     optimizer.zero_grad()
             history.append(float(np.mean(losses)), rate, _seconds_since(started, accelerator))
@@ -215,10 +231,8 @@ def _loop(
             if on_step and accelerator.is_main_process:
                 on_step(history)
     checkpoints.save()
-    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
     if average is not None:
         model.load_state_dict(average.module.state_dict())
-    model.eval()
     return history
 
 
@@ -279,14 +293,14 @@ def _progress_bar(used: float, disable: bool) -> tqdm:
     return tqdm(total=1.0, initial=min(used, 1.0), bar_format=form, disable=disable)
 
 
-def _finite(loss: float, k: int, rate: float) -> float:
-    """The loss, if it is a number; otherwise stop, in all processes, before it reaches the weights."""
-    if not math.isfinite(loss):
+def _finite(what: str, value: float, k: int, rate: float) -> float:
+    """A loss or gradient, if it is a number; otherwise stop, in all processes, before it reaches the weights."""
+    if not math.isfinite(value):
         raise FloatingPointError(
-            f"the loss is {loss} at iteration {k}: look at the volumes, or lower learning_rate ({rate:.2g}) "
+            f"the {what} is {value} at iteration {k}: look at the volumes, or lower learning_rate ({rate:.2g}) "
             "and train in a new folder; the last checkpoint is kept"
         )
-    return loss
+    return value
 
 
 def _loader(dataset: Samples, config: TrainConfig, done: int, accelerator: Accelerator) -> DataLoader[Any]:

@@ -78,7 +78,7 @@ def find_checkpoint(path: str | Path) -> Path:
         True
     """
     local, shipped = Path(path).expanduser().resolve(), PRETRAINED / f"{path}.safetensors"
-    return shipped if shipped.is_file() and not local.exists() else local
+    return shipped if shipped.is_file() and not local.is_file() else local
 
 
 def fingerprint_weights(weights: Path | Mapping[str, Tensor]) -> str:

@@ -7,6 +7,7 @@ import threading
 import warnings
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import h5py
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from fgnet_lib import datasets, phantom
 from fgnet_lib.datasets import DATASETS, fetch, open_dataset
+from fgnet_lib.files import locks
 from fgnet_lib.files.formats import read_volume, write_volume
 from fgnet_lib.volumes import Volume
 
@@ -85,7 +87,8 @@ def register(tmp_path, monkeypatch):
 
 
 def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != locks.NAME)
+    return sorted(str(path.relative_to(folder)) for path in paths)
 
 
 # --- fetch -----------------------------------------------------------------------------------------------------------
@@ -323,6 +326,27 @@ def test_a_phantom_of_which_a_file_is_gone_is_made_again(folders, small_phantoms
     next(folders[1].glob(f"*{lost}")).unlink()
     np.testing.assert_array_equal(open_dataset("phantom", "val").raw, expected.raw)
     assert len(small_phantoms) == 2 and len(files(folders[1])) == 2
+
+
+def test_sessions_that_begin_at_once_keep_the_phantom_without_a_word(folders, small_phantoms):
+    start = threading.Barrier(6)
+
+    def begin(_):
+        start.wait()
+        return open_dataset("phantom", "val").raw.sum()
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(6) as pool:
+        warnings.simplefilter("error")
+        for _ in range(4):
+            for file in folders[1].glob("phantom_*"):
+                file.unlink()
+            assert len({*pool.map(begin, range(6))}) == 1
+
+
+def test_a_changed_recipe_gives_another_phantom(folders, small_phantoms, monkeypatch):
+    open_dataset("phantom", "val")
+    monkeypatch.setitem(datasets.PHANTOMS, "val", ((2, 16, 16), 7))
+    assert open_dataset("phantom", "val").shape == (2, 16, 16)
 
 
 def test_without_a_cache_there_is_a_phantom_and_a_word(folders, small_phantoms, monkeypatch):

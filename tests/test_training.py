@@ -33,7 +33,7 @@ from fgnet_lib.configuration import MINI
 from fgnet_lib.fgnet import FGNet, FGNetOutput
 from fgnet_lib.files.formats import read_volume
 from fgnet_lib.files.locks import lock
-from fgnet_lib.patches import PatchDataset
+from fgnet_lib.patches import PatchDataset, Samples
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.training import train
 from fgnet_lib.volumes import IGNORE, Volume
@@ -489,3 +489,78 @@ def test_other_processes_prepare_batches_beside_a_cuda_gpu_alone(device, others)
     """On a Mac they would be spawned, and what reads a file lazily cannot be sent to them."""
     one = SimpleNamespace(num_processes=1, process_index=0, device=torch.device(device))
     assert (training._loader(PatchDataset([rods()], CONFIG.patch, None), CONFIG, 0, one).num_workers > 0) == others
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("batch", 0), ("accumulate", 0), ("iterations", 0), ("checkpoint_every", 0), ("minutes", 0), ("minutes", -1.0)],
+)
+def test_what_trains_nothing_or_never_ends_is_refused(setting, value):
+    with pytest.raises(ValueError, match=f"{setting} is {value}"):
+        replace(CONFIG, **{setting: value})
+
+
+class Numbers(Samples):
+    """Item k is drawn from seed k; the model of `a_line` learns from it."""
+
+    volumes = ()
+
+    def __getitem__(self, k):
+        return torch.randn(4, generator=torch.Generator().manual_seed(k))
+
+
+def a_line() -> torch.nn.Linear:
+    torch.manual_seed(0)
+    return torch.nn.Linear(4, 1)
+
+
+SUMS = replace(CONFIG, iterations=4, accumulate=3, checkpoint_every=2, learning_rate=0.01, ema=None)
+
+
+def square(model, batch):
+    return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+
+
+def test_a_run_that_stops_between_two_batches_goes_on_as_if_it_had_not(tmp_path):
+    undisturbed, stopped, batches = a_line(), a_line(), []
+
+    def stop(model, batch):
+        batches.append(batch)
+        if len(batches) == 9:
+            raise KeyboardInterrupt
+        return square(model, batch)
+
+    training.fit(undisturbed, Numbers(), square, SUMS, tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(stopped, Numbers(), stop, SUMS, tmp_path / "b")
+    assert not stopped.training and stopped.weight.grad is not None  # half an iteration's
+    training.fit(stopped, Numbers(), square, SUMS, tmp_path / "b")
+    torch.testing.assert_close(stopped.weight, undisturbed.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_a_gradient_that_is_no_number_reaches_neither_weights_nor_checkpoint(tmp_path, at):
+    model, batches = a_line(), []
+
+    def steep(model, batch):  # a finite loss with an infinite slope
+        batches.append(batch)
+        slope = (0 * model.weight.sum()).abs().sqrt() if len(batches) == 3 * at else 0
+        return square(model, batch) + slope
+
+    with pytest.raises(FloatingPointError, match=f"the gradient is nan at iteration {at - 1}"):
+        training.fit(model, Numbers(), steep, replace(SUMS, checkpoint_every=1), tmp_path)
+    assert torch.isfinite(model.weight).all()
+    again = a_line()
+    training.fit(again, Numbers(), square, replace(SUMS, checkpoint_every=1), tmp_path)
+    assert torch.isfinite(again.weight).all()
+
+
+def test_files_that_others_put_beside_a_checkpoint_do_not_damage_it(tmp_path):
+    training.fit(a_line(), Numbers(), square, SUMS, tmp_path)
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    (checkpoint / ".DS_Store").write_bytes(b"a file browser's")
+    (checkpoint / ".ipynb_checkpoints").mkdir()
+    assert len(training.fit(a_line(), Numbers(), square, SUMS, tmp_path).loss) == 4
+    (checkpoint / "history.json").write_text("{}")
+    with pytest.raises(OSError, match="is damaged"):
+        training.fit(a_line(), Numbers(), square, SUMS, tmp_path)

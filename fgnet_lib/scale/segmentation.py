@@ -67,6 +67,7 @@ def segment_blocks(
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"a threshold is a score (1 - mean affinity) in [0, 1], not {threshold}")
+    threshold = float(threshold)  # it is written as JSON, which knows no numbers of NumPy
     affinities, folder = (Path(path).expanduser().resolve() for path in (affinities, folder))
     array = _open_affinities(affinities, strict)
     grid = Grid(array.shape[1:], block)
