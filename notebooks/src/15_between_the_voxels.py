@@ -372,8 +372,9 @@ plt.show()
 # %% [markdown]
 # ### Further: a calibration error by hand
 #
-# **Exercise 15.4: the calibration error.** `probabilities` and `truth` (bool) have the shape (N,). There are `bins` bins of
-# equal width, and a probability of 1 belongs to the last one. Empty bins count nothing. Return the ECE.
+# **Exercise 15.4: the calibration error.** `probabilities` and `truth` (bool) have the shape (N,). `bins` bins of equal
+# width divide 0 to 1. A probability on an edge belongs to the upper bin, and 1 to the last one. Empty bins count
+# nothing. Return the ECE.
 
 
 # %% tags=["task"]

@@ -459,6 +459,7 @@ for output, voi_32 in exact.items():  # as the text says; the first two volumes 
     assert mean_voi("planted", "smooth", output)[2] > 1.4 * voi_32[2] > mean_voi("planted", "groups", output)[2]
 smaller, larger = (mean_voi("planted", method, "coarse", "W4A8") for method in ("percentile", "min_max"))
 assert (larger > exact["coarse"]).all() and (smaller < larger)[:2].all()
+assert (mean_voi("planted", "min_max", "coarse", "W8A8") > exact["coarse"] + 0.2)[:3].all()
 assert min(mean_voi("whole", method, "coarse")[2] for method in ("min_max", "percentile")) > exact["coarse"][2] + 1
 for method in measured.METHODS:
     assert (mean_voi("trained", method, "refined") < exact["refined"] + 0.15)[:2].all()
@@ -467,9 +468,9 @@ for method in measured.METHODS:
 # %% [markdown]
 # **What to see.** Begin with FIB-25 and gala, which the model knows. In the upper row $A_r$ hardly changes: the encoder as
 # trained bears 4 bits by every method, at about a sixth of its size. In the middle row, by min-max, a few planted channels
-# already cost $A_s$ neurons with weights of 4 bits and activations of 8, and with activations of 4 bits they ruin
-# everything. A percentile repairs a part of the first, and nothing of the second. SmoothQuant and groups both come back
-# to the dashed line.
+# cost $A_s$ neurons even with 8 bits for weights and activations, and with activations of 4 bits they ruin everything. A
+# percentile repairs a part of what activations of 8 bits lose (here with weights of 4), and nothing of the rest.
+# SmoothQuant and groups both come back to the dashed line.
 #
 # Then look for the same catastrophe in $A_r$. It is there: the Fine-Grained Encoder sees the image in floating point, and
 # yet $A_r$ falls with the encoder, because its features are multiplied by maps that the encoder's features made. **Which

@@ -304,7 +304,7 @@ for name, result in results.items():
 # other picture. **So a membrane that has only become fainter is neither invented nor lost.**
 #
 # **Exercise 17.4: invented membranes.** `result` and `truth` are bool masks of membranes (y, x). Mark the voxels of the
-# result that lie farther than `tolerance` voxels (Euclidean) from all membranes of the truth.
+# result that lie farther than `tolerance` voxels (Euclidean; a float, as in 2.5) from all membranes of the truth.
 
 
 # %% tags=["task"]

@@ -230,11 +230,12 @@ def require_equal(result: np.ndarray, right: np.ndarray, mistakes: dict[str, np.
         otherwise: the hint for any other difference; "{n}" in it becomes the number of wrong values, "{at}" the index
             of the first wrong value, a tuple if the array has several axes.
     """
-    wrong = ~np.isclose(np.asarray(result), right)  # as an array of NumPy's own class
+    close = 1e-6 * np.abs(right).max(initial=0.01)  # what float32 loses where a sum is small
+    wrong = ~np.isclose(np.asarray(result), right, atol=close)  # as an array of NumPy's own class
     if not wrong.any():
         return
     for hint, mistake in mistakes.items():
-        require(not np.allclose(result, mistake), hint)
+        require(not np.allclose(result, mistake, atol=close), hint)
     at = tuple(int(i) for i in np.argwhere(wrong)[0])
     raise Hint(otherwise.format(n=np.sum(wrong), at=at[0] if len(at) == 1 else at))
 

@@ -49,7 +49,7 @@ def low_rank_update(answer: Callable[..., np.ndarray]) -> None:
 )
 def adapter_size(answer: Callable[[Layers, int], int]) -> None:
     """Check the number of trained parameters of low-rank updates of rank r on some layers (inputs, outputs)."""
-    for layers, rank in (([(32, 96), (64, 64)], 4), ([(10, 10), (10, 30), (7, 5)], 3)):
+    for layers, rank in (([(32, 96), (64, 64)], 4), ([(10, 10), (10, 30), (10, 30), (7, 5)], 3)):
         inputs, outputs = np.array(layers).T
         right = rank * (inputs + outputs).sum()
         mistakes = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from torch import Tensor
 
 from fgnet_lib.course.checks.exercise import call, call_array, exercise, require_equal, require_form
 
@@ -133,7 +134,8 @@ def undone_coupling(answer: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Non
         content = c + f(n)
         noise = n * np.exp(s(content)) + g(content)
         result = call(answer, content, noise, f, g, s)
-        require_form(isinstance(result, tuple | list) and len(result) == 2, "Give two arrays: content and noise")
+        two = isinstance(result, tuple | list | np.ndarray | Tensor) and len(result) == 2
+        require_form(two, "Give two arrays: content and noise")
         parts = [call_array(lambda part=part: part, shape=c.shape) for part in result]
         _require_noise(parts[1], n, content, noise, g, s)
         mistakes = {

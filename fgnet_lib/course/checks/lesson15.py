@@ -17,7 +17,7 @@ from fgnet_lib.course.checks.exercise import call_array, exercise, require_equal
 )
 def coordinate_waves(answer: Callable[[np.ndarray, int, float], np.ndarray]) -> None:
     """Check sin and cos of 2^k pi p for points (N,), with the highest frequencies closed."""
-    for seed, (frequencies, opened) in enumerate(((3, 1.0), (5, 0.75), (4, 0.8))):
+    for seed, (frequencies, opened) in enumerate(((3, 1.0), (5, 0.75), (4, 0.8), (4, 0.2))):
         p = np.random.default_rng(seed).uniform(-1, 1, 6)
         count = int(opened * frequencies)
         right = _waves(2.0 ** np.arange(frequencies), p, count)
@@ -58,7 +58,7 @@ def _waves(factors: np.ndarray, p: np.ndarray, count: int) -> np.ndarray:
 )
 def second_look(answer: Callable[[np.ndarray, float], np.ndarray]) -> None:
     """Check the floor(share * N) points with the highest variance over passes (T, N), highest first."""
-    for seed, (passes, points, share) in enumerate(((4, 23, 0.25), (3, 17, 0.5))):
+    for seed, (passes, points, share) in enumerate(((4, 23, 0.25), (3, 17, 0.5), (4, 5000, 0.25))):
         probabilities = np.random.default_rng(seed).random((passes, points))
         probabilities[1:, ::3] = probabilities[0, ::3] + 0.02 * probabilities[1:, ::3]  # some points hardly change
         order = np.argsort(-probabilities.var(0))
@@ -85,8 +85,8 @@ def second_look(answer: Callable[[np.ndarray, float], np.ndarray]) -> None:
 )
 def inspected_errors(answer: Callable[[np.ndarray, np.ndarray, float], float]) -> None:
     """Check the share of all errors among the floor(share * N) places with the highest scores."""
-    for seed, (places, share) in enumerate(((39, 0.25), (33, 0.5))):
-        rng = np.random.default_rng(seed + 5)
+    for seed, places, share in ((3, 399, 0.25), (0, 333, 0.4)):  # together they tell all wrong answers apart
+        rng = np.random.default_rng(seed)
         wrong = rng.random(places) < 0.3
         scores = rng.random(places) + 0.2 * wrong
         order, budget = np.argsort(-scores), int(share * places)
@@ -101,6 +101,9 @@ def inspected_errors(answer: Callable[[np.ndarray, np.ndarray, float], float]) -
             "You count the places that are right": (~wrong[order[:budget]]).sum() / (~wrong).sum(),
             "You round up: the number of places is rounded down": wrong[order[: budget + 1]].sum() / wrong.sum(),
             "The share is of places, and no limit for the scores": wrong[scores > share].sum() / wrong.sum(),
+            "You leave out the most doubtful place": wrong[order[1 : budget + 1]].sum() / wrong.sum(),
+            "The share is of all places, and not of the errors": wrong[order[: int(share * wrong.sum())]].sum()
+            / wrong.sum(),
         }
         result = call_array(answer, scores, wrong, share, shape=())
         require_equal(result, np.array(right), mistakes, f"{result:.3f} is not the share of errors that were seen")
@@ -114,10 +117,10 @@ def inspected_errors(answer: Callable[[np.ndarray, np.ndarray, float], float]) -
 )
 def expected_calibration(answer: Callable[[np.ndarray, np.ndarray, int], float]) -> None:
     """Check the expected calibration error of probabilities and truth in bins of equal width."""
-    for seed, bins in enumerate((4, 10)):
-        rng = np.random.default_rng(seed)
-        probabilities = np.append(rng.random(40) ** 2, 1.0)
-        truth = rng.random(41) < 0.2 + 0.5 * probabilities
+    rng = np.random.default_rng(3)
+    edges = np.concatenate([rng.random(40) ** 2, [0, 0, 0.25, 0.5, 0.5, 1]])
+    for probabilities, bins in ((edges, 4), (0.3 + 0.4 * rng.random(60), 10)):
+        truth = rng.random(len(probabilities)) < 0.2 + 0.5 * probabilities
         index = np.minimum((probabilities * bins).astype(int), bins - 1)
         inside = [index == k for k in range(bins) if (index == k).any()]
         counts = np.array([mask.mean() for mask in inside])
@@ -131,7 +134,10 @@ def expected_calibration(answer: Callable[[np.ndarray, np.ndarray, int], float])
             "Gaps above and below cancel in your sum: take their size": (counts * gaps).sum(),
             "You square the gaps: take their size": (counts * gaps**2).sum(),
             "That is the largest gap: a mean over all samples is wanted": np.abs(gaps).max(),
-            "Your bins count by their number of samples: take their share of all samples": 41 * right,
+            "Your bins count by their number of samples: take their share of all samples": len(truth) * right,
+            "Your bins divide the range of the probabilities, but they should divide 0 to 1": _gap_of_range(
+                probabilities, truth, bins
+            ),
             "What was announced is the mean probability of a bin, not its middle": (counts * np.abs(middles)).sum(),
             "Compare with the share that is true, and not with how often a guess is right": (
                 counts * np.abs(gaps + np.array([truth[mask].mean() for mask in inside]) - certain)
@@ -139,3 +145,9 @@ def expected_calibration(answer: Callable[[np.ndarray, np.ndarray, int], float])
         }
         result = call_array(answer, probabilities, truth, bins, shape=())
         require_equal(result, np.array(right), mistakes, f"{result:.4f} is not the mean gap between announced and true")
+
+
+def _gap_of_range(probabilities: np.ndarray, truth: np.ndarray, bins: int) -> float:
+    """The calibration error in bins between the least and the largest probability, as histograms choose them."""
+    sums = [np.histogram(probabilities, bins, weights=values)[0] for values in (probabilities, truth.astype(float))]
+    return np.abs(sums[0] - sums[1]).sum() / len(truth)

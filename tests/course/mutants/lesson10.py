@@ -25,6 +25,21 @@ MUTANTS = {
         ("student - teacher.detach()", "student.detach() - teacher", "A gradient reaches the teacher"),
         (".square().mean()", ".square().max()", "is not the mean of the squared differences"),
         (".mean()", ".mean().item()", "a tensor that holds one number"),
+        (
+            "(student - teacher.detach())",
+            "0 * student.sum() + (student - teacher).detach()",
+            "No gradient reaches the student",
+        ),
+        (
+            "return (student - teacher.detach())",
+            "d = teacher.detach()\n    d -= student.detach()\n    return (student - student.detach() - d)",
+            "changes the affinities",
+        ),
+        (
+            "(student - teacher.detach()).square()",
+            "((student - teacher.detach()) * (student - teacher).detach())",
+            "gradient is not that of the loss",
+        ),
     ],
     "grafting": [
         (
@@ -43,6 +58,7 @@ MUTANTS = {
         (".clip(0, 1)", "", "Clamp the products"),
         ("==", "!=", "The truth is 1 where both labels are equal"),
         ("np.square(product - same)", "np.abs(product - same)", "is not the mean error over the shifts"),
+        ("in shifts", "in range(1, len(shifts) + 1)", "is not the mean error over the shifts"),
     ],
 }
 

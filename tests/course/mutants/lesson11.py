@@ -31,6 +31,7 @@ MUTANTS = {
         ("in layers", "in layers[:1]", "the first layer alone"),
         ("(inputs + outputs)", "inputs * outputs", "B A has as many numbers"),
         ("rank * (inputs + outputs)", "rank * (inputs + outputs) + 1", "is not the size"),
+        ("in layers", "in set(layers)", "is not the size"),
     ],
     "log_spectrum": [
         ("np.log1p(amplitude)", "amplitude", "nearly all values are close to 0"),
@@ -67,6 +68,11 @@ def my_size(layers, rank):
 """,
     ],
     "log_spectrum": [
+        """\
+def my_spectrum(section):
+    amplitude = torch.fft.fftshift(torch.fft.fft2(torch.tensor(section).float())).abs().log1p()
+    return (amplitude - amplitude.min()) / (amplitude.max() - amplitude.min())
+""",
         """\
 def my_spectrum(section):
     values = np.log(1 + np.abs(np.fft.fft2(section)))

@@ -16,6 +16,7 @@ MUTANTS = {
             "np.bincount(raw.ravel(), minlength=256)",
             "single value",
         ),
+        ("histogram.sum()", "len(histogram)", "grey values are wrong"),
     ],
     "standardised_features": [
         ("centred / ", "features / ", "without taking the channel's own mean away"),
@@ -41,6 +42,8 @@ MUTANTS = {
         ("argmin(1)", "argmin(0)", "Each pre-synaptic site has chosen"),
         ("np.linalg.norm(away", "np.linalg.norm(away[..., 1:]", "z is missing"),
         ("np.linalg.norm(away, axis=-1)", "abs(away).sum(-1)", "You add up the three differences"),
+        ("* voxel_size", "* [40, 8, 8]", "sites have another partner"),
+        ("* voxel_size", "* voxel_size[[0, 2, 1]]", "sites have another partner"),
     ],
 }
 

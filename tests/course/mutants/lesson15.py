@@ -11,6 +11,11 @@ MUTANTS = {
         ("np.sin(angle), np.cos(angle)", "np.cos(angle), np.sin(angle)", "Sine and cosine are exchanged"),
         ("return waves", "return np.concatenate([waves[:, ::2], waves[:, 1::2]], axis=1)", "All sines come first"),
         ("np.zeros", "np.ones", "values are wrong, the first at"),
+        (
+            "range(int(opened * frequencies))",
+            "range(max(1, int(opened * frequencies)))",
+            "You round up",
+        ),
     ],
     "second_look": [
         ("np.argsort(-variance)", "np.argsort(variance)", "that change least"),
@@ -22,6 +27,7 @@ MUTANTS = {
         ("int(share * passes.shape[1])", "int(share * passes.shape[1]) + 1", "was expected"),
         ("int(share", "round(share", "was expected"),
         ("np.argsort(-variance)[:budget]", "np.argsort(-variance)[1 : budget + 1]", "points differ"),
+        ("np.argsort(-variance)[:budget]", "np.argpartition(-variance, budget)[:budget]", "points differ"),
     ],
     "inspected_errors": [
         ("/ wrong.sum()", "/ len(inspected)", "of inspected places that are wrong"),
@@ -34,6 +40,8 @@ MUTANTS = {
         ("int(share", "round(share", "You round up"),
         ("int(share * len(scores))", "int(np.ceil(share * len(scores)))", "You round up"),
         ("int(share * len(scores))", "int(share * len(scores) / 2)", "is not the share of errors"),
+        ("[: int(share * len(scores))]", "[1 : int(share * len(scores)) + 1]", "leave out the most doubtful"),
+        ("int(share * len(scores))", "int(share * wrong.sum())", "not of the errors"),
     ],
     "expected_calibration": [
         ("inside.mean() *", "1 / bins *", "alike in your sum"),
@@ -48,11 +56,25 @@ MUTANTS = {
         ),
         ("error += inside.mean() * abs(announced - came)", "error = max(error, abs(announced - came))", "largest gap"),
         ("bins - 1)", "bins - 2)", "is not the mean gap"),
+        ("(probabilities * bins).astype(int)", "np.ceil(probabilities * bins).astype(int) - 1", "is not the mean gap"),
+        (
+            "(probabilities * bins).astype(int)",
+            "((probabilities - probabilities.min()) / np.ptp(probabilities) * bins).astype(int)",
+            "should divide 0 to 1",
+        ),
     ],
 }
 
 RIGHT = {
     "coordinate_waves": [
+        """\
+def my_waves(p, frequencies, opened):
+    p, waves = p.astype(np.float32), np.zeros((len(p), 2 * frequencies), np.float32)
+    for k in range(int(opened * frequencies)):
+        angle = np.float32(2**k * np.pi) * p
+        waves[:, 2 * k], waves[:, 2 * k + 1] = np.sin(angle), np.cos(angle)
+    return waves
+""",
         """\
 def my_waves(p, frequencies, opened):
     angles = np.pi * p[:, None] * 2.0 ** np.arange(frequencies)

@@ -49,6 +49,11 @@ MUTANTS = {
             "is not that of your result",
         ),
         ("quantised - vectors", "quantised - vectors + 1", "are not the quantised ones"),
+        (
+            "return vectors + (quantised - vectors).detach()",
+            "vectors.data = quantised.detach()\n    return 1 * vectors",
+            "changes the tensors",
+        ),
     ],
     "invented_voxels": [
         ("(distance > tolerance)", "~truth", "You forget the tolerance"),
@@ -65,11 +70,18 @@ MUTANTS = {
         ("~truth", "truth", "which voxels should be 0"),
         ("> tolerance", "> 2 * tolerance", "twice as large"),
         ("result & (", "~result & (", "voxels are wrong"),
+        ("> tolerance", "> int(tolerance)", "need not be a whole number"),
     ],
 }
 
 RIGHT = {
     "consistent_sections": [
+        """\
+def my_consistent(sections, low):
+    sections, low = (torch.tensor(part).float()[:, None] for part in (sections, low))
+    missing = low - torch.nn.functional.avg_pool2d(sections, 4)
+    return (sections + torch.nn.functional.interpolate(missing, scale_factor=4))[:, 0]
+""",
         """\
 def my_consistent(sections, low):
     result = sections.copy()
