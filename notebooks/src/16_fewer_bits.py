@@ -457,6 +457,8 @@ for output, voi_32 in exact.items():  # as the text says; the first two volumes 
     for method in ("smooth", "groups"):
         assert (mean_voi("planted", method, output) < voi_32 + 0.15)[:2].all()
     assert mean_voi("planted", "smooth", output)[2] > 1.4 * voi_32[2] > mean_voi("planted", "groups", output)[2]
+
+# %%
 smaller, larger = (mean_voi("planted", method, "coarse", "W4A8") for method in ("percentile", "min_max"))
 assert (larger > exact["coarse"]).all() and (smaller < larger)[:2].all()
 assert (mean_voi("planted", "min_max", "coarse", "W8A8") > exact["coarse"] + 0.2)[:3].all()
