@@ -263,10 +263,11 @@ for (sections, question), p, corrected in zip(asked, ps, corrected_ps, strict=Tr
 fold_table(["question", "p", "after Holm's correction"], groups)
 
 # %% [markdown]
-# **What to see.** More questions are below 0.05 than chance alone would bring, so something is there; but the
-# correction leaves none. With five seeds for each row *p* is never below 0.008, and times the number of questions
-# that is large. With 120 sections there are three seeds, and nothing is below 0.10. A list like this says **which
-# question to ask next**. A single question, fixed before its runs, needs no correction.
+# **What to see.** More questions are below 0.05 than chance alone would bring. So something seems to be there, although
+# many questions share a row, and one lucky row then counts several times. But the correction leaves none: with five
+# seeds for each row *p* is never below 0.008, and times the number of questions that is large. With 120 sections there
+# are three seeds, and nothing is below 0.10. A list like this says **which question to ask next**. A single question,
+# fixed before its runs, needs no correction.
 #
 # Twelve trainings can be two rows with six seeds and one question, or four rows with three seeds and six
 # questions (one for each pair of rows). **Only the first can end with *p* < 0.05.**
