@@ -170,7 +170,11 @@ def test_adapted_the_volume_stays_as_it_is_and_none_gives_the_earlier_result(les
         ({"VOLUME": "brain.h5", "LABELS": "half.h5"}, ValueError, r"half.h5: labels of shape"),
         ({"VOLUME": "brain.h5", "VOXEL_SIZE": "40,-8,8"}, ValueError, "-8.0"),
         ({"VOLUME": "brain.h5", "VOXEL_SIZE": "40,8"}, ValueError, "VOXEL_SIZE is '40,8'.*along z, y, x"),
-        ({"VOLUME": "brain.h5", "VOXEL_SIZE": "0.04 0.008 0.008"}, ValueError, "in another unit"),
+        (
+            {"VOLUME": "brain.h5", "CHECKPOINT": "fgnet_mini", "VOXEL_SIZE": "0.04 0.008 0.008"},
+            ValueError,
+            "in another unit",
+        ),
         ({"VOLUME": "brain.h5", "ADAPT": "gamma"}, ValueError, "'gamma' is no step.*voxel_size, histogram, clahe"),
         ({"VOLUME": "brain.h5", "ADAPT": "histogram"}, ValueError, "histogram needs.*mine.safetensors are not known"),
         ({"VOLUME": "brain.h5", "AXES": "zy"}, ValueError, "AXES is 'zy'"),

@@ -72,7 +72,8 @@ def test_one_variable_keeps_results_and_downloads(home, monkeypatch):
     session = start_session("fast", "phantom", "", "", "cpu", 0)
     session.volume("val")
     assert session.out_dir == home / "out" and session.out_dir.is_dir()
-    assert {path.suffix for path in (home / "cache").iterdir()} == {".h5", ".sha256"}  # the phantom, its checksum
+    kept = {path.suffix or path.name for path in (home / "cache").iterdir()}
+    assert kept == {".h5", ".sha256", "lock"}  # the phantom, its checksum, and the lock of the session that made it
     monkeypatch.setenv("FGNET_CACHE_DIR", "elsewhere")
     assert datasets.cache_dir() == Path("elsewhere")
 
