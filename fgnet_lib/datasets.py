@@ -134,9 +134,11 @@ def fetch(name: str, download: bool = True) -> Path:
         if difference := _difference(own, entry):
             raise ValueError(f"{own}: {difference}. Remove it, or replace it by {entry['url']}")
         return own
-    if cached.is_file() and not _difference(cached, entry):
+    wrong = _difference(cached, entry) if cached.is_file() else None
+    if wrong == "":
         return cached
-    by_hand = (
+    by_hand = f"{cached} is there, but is not this file: {wrong}. " if wrong else ""
+    by_hand += (
         f"To put it there by hand, save {entry['url']} as {cached}{f' or {own}' if own else ''}; "
         f"FGNET_CACHE_DIR names another folder for downloads. {OFFLINE}"
     )

@@ -190,7 +190,7 @@ def predict(
     """
     if len(raw.shape) != 3 or raw.dtype != np.uint8 or 0 in raw.shape:
         raise ValueError(f"raw must be a non-empty uint8 volume (z, y, x); got {raw.dtype} of shape {tuple(raw.shape)}")
-    device = torch.device(device or next(model.parameters()).device)
+    device = torch.device(device or _device_of(model))
     with torch.inference_mode(False), torch.no_grad():  # or weights that move could never be trained again
         model = model.to(device).eval()
     region = Region.whole(raw.shape) if region is None else region
@@ -285,11 +285,16 @@ def encode_sections(model: FGNet | Converted, raw: np.ndarray, size: tuple[int, 
         For each stride (n, C, h, w), float32, or float16 where the encoder computes in half precision. An empty list
         for a model without a guide.
     """
-    device = next(model.parameters()).device
+    device = _device_of(model)
     with _autocast(device) as autocast:
         features = _encode(model, _to_tensor(raw, size, device))
     dtype = torch.float16 if autocast else torch.float32
     return [level[0].transpose(0, 1).to("cpu", dtype).contiguous().numpy() for level in features]
+
+
+def _device_of(model: FGNet | Converted) -> torch.device:
+    """The device that computes: other engines use the CPU, wherever the model is now that they were made from."""
+    return torch.device("cpu") if isinstance(model, Converted) else next(model.parameters()).device
 
 
 def _encode(model: FGNet | Converted, sections: Tensor) -> list[Tensor]:
@@ -320,7 +325,7 @@ def _patches(
     model: FGNet | Converted, raw: np.ndarray | Lazy, windows: Windows, features_of: FeatureSource, bar: tqdm
 ) -> Iterator[tuple[Corner, Patches]]:
     """The maps of each window. A section is encoded once for a tile, and dropped when no window needs it any more."""
-    device, (depth, height, width) = next(model.parameters()).device, windows.size
+    device, (depth, height, width) = _device_of(model), windows.size
     for y, x in windows.columns:
         encoded = first = windows.starts[0][0]
         window: list[Tensor] = []  # raw sections and their features for z in [first, encoded)

@@ -127,6 +127,8 @@ def load_checkpoint(encoder: Sam2Encoder, path: Path) -> None:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} is not a plain file of weights and was refused (it may carry code)") from error
     except Exception as error:  # whatever arbitrary bytes, read as a pickle or as an archive, lead to
+        if isinstance(error, (PermissionError, MemoryError)) or "can't allocate memory" in str(error):
+            raise  # it says nothing about the file
         raise ValueError(f"{path} is damaged or cut short; delete it and download it again") from error
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict):

@@ -77,7 +77,7 @@ def find_checkpoint(path: str | Path) -> Path:
         >>> find_checkpoint("student") == PRETRAINED / "student.safetensors"
         True
     """
-    local, shipped = Path(path).expanduser().resolve(), PRETRAINED / f"{path}.safetensors"
+    local, shipped = Path(path).expanduser().absolute(), PRETRAINED / f"{path}.safetensors"
     return shipped if shipped.is_file() and not local.is_file() else local
 
 

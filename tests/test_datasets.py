@@ -195,6 +195,14 @@ def test_nothing_is_downloaded_when_asked_not_to(server, folders, register):
     assert Server.asked == []
 
 
+def test_a_wrong_file_that_was_put_there_by_hand_is_named(server, folders, register):
+    register(f"{server}/file")
+    (folders[1] / NAME).parent.mkdir(parents=True, exist_ok=True)
+    (folders[1] / NAME).write_bytes(b"<html>")
+    with pytest.raises(FileNotFoundError, match=f"{NAME} is there, but is not this file: 6 bytes, but it should have"):
+        fetch(NAME, download=False)
+
+
 @pytest.mark.parametrize(
     ("value", "reason"), [(" ", "not a folder"), ("typo", "not a folder"), ("file", "a file, not")]
 )

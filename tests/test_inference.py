@@ -52,6 +52,22 @@ def test_windows_cover_everything(length, window, overlap):
     assert covered == set(range(length))
 
 
+@given(st.integers(1, 900), st.integers(1, 8), st.sampled_from([0.0, 0.25, 0.3, 0.5, 0.9]))
+def test_windows_share_what_they_should_and_start_on_the_grid(length, tiles, overlap):
+    window = 32 * tiles
+    starts = window_starts(length, window, overlap, 32)
+    steps = np.diff(starts)
+    assert all(step <= max(window * (1 - overlap) + 1e-9, 32) for step in steps)
+    assert all(start % 32 == 0 for start in starts[:-1])  # the last ends with the volume
+
+
+def test_a_window_counts_most_in_its_middle():
+    side = np.exp(-0.5 * (np.array([-2, -1, 0, 1, 2]) / 1.25) ** 2)  # sigma: a quarter of the side
+    weights = gaussian_window((1, 5, 4)).numpy()
+    np.testing.assert_allclose(weights[0] / weights[0, 2], side[:, None] * np.ones(4), rtol=1e-6)
+    np.testing.assert_allclose(weights[0, 2], np.exp(-0.5 * np.array([-1.5, -0.5, 0.5, 1.5]) ** 2), rtol=1e-6)
+
+
 @given(shapes, st.sampled_from([0.0, 0.25, 0.5]), st.integers(0, 8), st.integers(0, 79))
 @settings(max_examples=25)
 def test_weights_of_windows_are_added_up(shape, overlap, z, x):

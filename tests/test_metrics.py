@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from skimage.metrics import adapted_rand_error, peak_signal_noise_ratio, variation_of_information
 
 from fgnet_lib.metrics import (
+    NeuronError,
     NoKnownVoxelError,
     Scores,
     SegmentReport,
@@ -171,12 +172,12 @@ def planted() -> tuple[np.ndarray, np.ndarray]:
 
 def test_report_finds_planted_errors_and_their_place() -> None:
     seg, gt = planted()
-    report = neuron_report(seg, gt, (40.0, 8.0, 8.0))
+    report = neuron_report(seg, gt, (40.0, 8.0, 4.0))
     (split,), (merge,) = report.splits, report.merges
     assert (split.kind, merge.kind) == ("split", "merge")
     assert (split.label, split.parts) == (1, ((50, 96), (2**63, 32)))
     assert split.voxel[0] == 3 and split.voxel[1] in (3, 4) and split.voxel[2] in (1, 2)
-    assert split.position_nm == (120, 8 * split.voxel[1], 8 * split.voxel[2])
+    assert split.position_nm == (120, 8 * split.voxel[1], 4 * split.voxel[2])
     assert merge.label == 60 and dict(merge.parts) == {2: 128, 10**12: 128}
     assert gt[merge.voxel] == merge.parts[1][0]
     assert (split.bits, merge.bits) == pytest.approx(voi(seg, gt))
@@ -326,3 +327,16 @@ def test_errors_come_by_their_second_part_and_not_from_the_rim() -> None:
     assert {error.label for error in splits} == {1, 2, 3, 4}
     assert [error.label for error in by_second_part(splits, gt.shape, rim=4)] == [3, 2]
     assert by_second_part(splits, gt.shape, rim=12) == []
+
+
+@pytest.mark.parametrize(
+    ("voxel", "seen"),
+    [
+        ((0, 9, 9), False), ((1, 9, 9), True), ((4, 9, 9), True), ((5, 9, 9), False),
+        ((2, 3, 9), False), ((2, 4, 9), True), ((2, 15, 9), True), ((2, 16, 9), False),
+        ((2, 9, 3), False), ((2, 9, 4), True), ((2, 9, 25), True), ((2, 9, 26), False),
+    ],
+)  # fmt: skip
+def test_the_rim_ends_where_it_says(voxel, seen) -> None:
+    error = NeuronError("split", 1, 0.5, ((1, 9), (2, 3)), voxel, (0.0, 0.0, 0.0))
+    assert by_second_part([error], (6, 20, 30), rim=4) == [error] * seen

@@ -191,6 +191,20 @@ def test_a_file_of_something_else_is_refused_with_its_name(mini, tmp_path, conte
         load_checkpoint(mini, tmp_path / "other.pt")
 
 
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_good_file_is_not_called_damaged(error, mini, tmp_path, monkeypatch):
+    torch.save(official_layout(mini), tmp_path / "good.pt")
+
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error), match=str(error.args[-1])):
+        load_checkpoint(mini, tmp_path / "good.pt")
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.9, 0.999])
 def test_a_truncated_checkpoint_is_named_as_such(kept, mini, tmp_path):
     path = tmp_path / "cut.pt"

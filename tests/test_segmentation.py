@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 
 import bioimage_cpp
 import h5py
@@ -68,15 +69,19 @@ def test_a_section_without_boundary_or_of_nothing_else_is_one_fragment(value: fl
     assert labels.max() == (1 if voxel_size == ISOTROPIC else 2) and labels.min() == 1
 
 
-@pytest.mark.parametrize("voxel_size", [ISOTROPIC, ANISOTROPIC])
-def test_fragments_are_those_of_scipys_distances_and_of_one_thread(voxel_size, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("voxel_size", "flooded"),
+    [(ISOTROPIC, ISOTROPIC), ((12.0, 8.0, 6.5), (12.0, 8.0, 6.5)), ((40.0, 8.0, 5.0), (8.0, 5.0))],
+)
+def test_fragments_are_those_of_scipys_distances_and_of_one_thread(voxel_size, flooded, monkeypatch) -> None:
     labels = make_phantom((16, 128, 128), seed=1, voxel_size=voxel_size).labels
     noise = gaussian_filter(np.random.default_rng(0).normal(0, 1, (3, *labels.shape)), (0, 1, 1, 1))
     affinities = np.clip(affinities_of(labels) + noise, 0, 1).astype(np.float32)
     monkeypatch.setattr("torch.get_num_threads", lambda: 3)
     ours = fragments(affinities, voxel_size, strict=False)
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
-    monkeypatch.setattr(bioimage_cpp.distance, "distance_transform", ndimage.distance_transform_edt)
+    in_nm = partial(ndimage.distance_transform_edt, sampling=flooded)
+    monkeypatch.setattr(bioimage_cpp.distance, "distance_transform", lambda inside, _: in_nm(inside))
     np.testing.assert_array_equal(ours, fragments(affinities, voxel_size, strict=False))
     assert ours.max() > 50
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from fgnet_lib.phantom import make_phantom
 from fgnet_lib.sam2_encoder import MULTIPLE
 
 FORMAT = "0.5.3"  # has all that is used here, so that older readers accept it
+NAME = re.compile(r"[A-Za-z0-9_+\- ()]{5,128}")  # bioimage.io's rule for names of models
+LICENCE = re.compile(r"[A-Za-z0-9.+-]+")  # how identifiers of SPDX look; whether there is such a one is not checked
 TESTED = (4, 64, 96)  # voxels z, y, x of the arrays in the package
 CITE = [
     {"text": "Li et al., Leveraging Feature-Guided Attention to Refine SAM2 for 3D EM Neuron Segmentation, AAAI 2026",
@@ -42,17 +45,22 @@ def export_bioimageio(
     Args:
         model: Any FGNet; put into eval mode, and moved to the CPU.
         path: Of the zip; its folder is made if there is none.
-        name: Of the model, as users of bioimage.io read it.
+        name: Of the model, as users of bioimage.io read it: 5 to 128 of the characters that `NAME` allows.
         card: Markdown: training data and their licences, recipe, scores, limits.
-        licence: Of the weights, an SPDX identifier.
+        licence: Of the weights, an SPDX identifier such as "CC-BY-4.0".
         authors: Of the weights; the developers of this repository, if none is named.
 
     Returns:
         The path.
 
     Raises:
+        ValueError: A name or a licence that bioimage.io does not accept.
         ModuleNotFoundError, ArithmeticError: As `export_onnx`.
     """
+    if not NAME.fullmatch(name):
+        raise ValueError(f"name is {name!r}; bioimage.io takes 5 to 128 letters, digits, spaces and signs of _+-()")
+    if not LICENCE.fullmatch(licence):
+        raise ValueError(f"licence is {licence!r}; give an identifier of https://spdx.org/licenses, such as CC-BY-4.0")
     affinities = Affinities(model.cpu().eval())
     raw = make_phantom(TESTED, seed=0).raw[None, None]
     scaled = torch.from_numpy(raw).float() / 255

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from types import NoneType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -32,7 +33,7 @@ from fgnet_lib.sam2_encoder import STRIDES
 from fgnet_lib.scale.cluster import BlocksFailed, Report, run
 from fgnet_lib.scale.grid import Grid
 from fgnet_lib.scale.journal import Journal, Step, ToFiles, ToZarr, block_path
-from fgnet_lib.volumes import Lazy, Region, Volume
+from fgnet_lib.volumes import Lazy, Region, Volume, triple
 from fgnet_lib.weights import PRETRAINED, find_checkpoint, load_model, read_config
 
 BLOCK = (64, 256, 256)
@@ -60,6 +61,10 @@ class Source:
     axes: str | None = None
     state: dict[str, str] | None = field(default=None, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.voxel_size, (str, tuple, NoneType)):  # a list or an array could be no key of a cache
+            object.__setattr__(self, "voxel_size", triple(map(float, self.voxel_size)))
+
     def open(self) -> Volume:
         """Open the volume, lazy; opened anew only when its files have changed."""
         return _open(self, str(self.stamp()))
@@ -70,7 +75,8 @@ class Source:
 
     def begin(self) -> Source:
         """Return the same source with its state of now."""
-        return replace(self, path=Path(self.path).expanduser().resolve(), state=fingerprint(self.path, self.raw_key))
+        path = Path(self.path).expanduser().absolute()  # a link stays one: names of files are a part of the state
+        return replace(self, path=path, state=fingerprint(path, self.raw_key))
 
     def check_unchanged(self) -> None:
         """Raise a ValueError if the files are no longer those that the run began with."""

@@ -312,7 +312,7 @@ class _Picture:
         return panels
 
     def _difference_row(self, rows: Sequence[Sequence[Panel]]) -> list[Panel]:
-        """Return the panels of two rows' difference; in place of the EM, that of A_r where it is known."""
+        """Return the panels of two rows' difference; in place of that of the EM, A_r's, which the plane xz has not."""
         first, second = self.scene.inspectors
         differences = [
             self._difference(panel.title, panel.values, other.values) for panel, other in zip(*rows, strict=True)
@@ -321,6 +321,8 @@ class _Picture:
             maps = (inspector.section(self.settings.z, self.question) for inspector in self.scene.inspectors.values())
             refined = (Values("A_r", np.moveaxis(section.affinities, 0, -1)) for section in maps)
             differences[0] = self._difference("$A_r$", *refined)
+        else:
+            del differences[0]
         return [replace(differences[0], title=f"{first} - {second}: {differences[0].title}"), *differences[1:]]
 
     def _difference(self, title: str, values: Values | None, other: Values | None) -> Panel:

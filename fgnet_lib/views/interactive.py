@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from itertools import chain, count
@@ -450,7 +450,8 @@ def save_arrays_of(panels: Sequence[Panel], settings: Mapping[str, Any], folder:
         ValueError: no panel has numbers, or the folder holds other files, which would be deleted.
         OSError: the disk is full or cannot be written; what was there before is untouched.
     """
-    arrays = {re.sub(r"[^\w.-]+", "-", panel.values.name).strip("-"): panel for panel in panels if panel.values}
+    shown = {panel.values.name: panel for panel in panels if panel.values}
+    arrays = dict(zip(_name_files(shown), shown.values(), strict=True))
     if not arrays:
         raise ValueError("this picture has no panels with numbers to save")
     refuse_to_delete(folder, list_foreign(folder, _SAVED), "arrays saved earlier and other files")
@@ -465,6 +466,20 @@ def save_arrays_of(panels: Sequence[Panel], settings: Mapping[str, Any], folder:
             for ending, content in (("npy", _encode_npy(array)), ("tif", tiff)):
                 (part / f"{name}.{ending}").write_bytes(content)  # NumPy itself is silent about a full disk
         (part / "settings.json").write_text(json.dumps(about, indent=1, default=str), encoding="utf-8")
+
+
+def _name_files(quantities: Iterable[str]) -> list[str]:
+    """Return a file name for each quantity; two that differ only in signs or in case, as two models may, get numbers.
+
+    >>> _name_files(["lr=0.1: a1", "lr 0.1: a1", "a2"])
+    ['lr-0.1-a1', 'lr-0.1-a1-2', 'a2']
+    """
+    names: list[str] = []
+    for quantity in quantities:
+        plain, taken = re.sub(r"[^\w.-]+", "-", quantity).strip("-"), {name.casefold() for name in names}
+        numbered = (f"{plain}-{number}" for number in count(2))
+        names.append(next(name for name in chain([plain], numbered) if name.casefold() not in taken))
+    return names
 
 
 def _encode_npy(array: np.ndarray) -> bytes:

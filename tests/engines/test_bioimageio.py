@@ -31,6 +31,14 @@ def test_bioimage_io_accepts_the_package(package):
     assert summary.status == "passed", summary.format()
 
 
+@pytest.mark.parametrize("options", [{"name": "FGNet 1.2"}, {"name": "FGN"}, {"licence": "CC BY 4.0"}])
+def test_what_bioimage_io_does_not_accept_is_refused_at_once(options, tmp_path):
+    model = FGNet(FGNetConfig(None, widths=(4,) * 5))
+    with pytest.raises(ValueError, match=f"^{next(iter(options))} is '{next(iter(options.values()))}'"):
+        export_bioimageio(model, tmp_path / "a.zip", **{"name": "FGNet one", "card": "# A card\n"} | options)
+    assert not (tmp_path / "a.zip").exists()
+
+
 def test_the_package_describes_every_output(package):
     with zipfile.ZipFile(package) as files:
         description = json.loads(files.read("rdf.yaml"))

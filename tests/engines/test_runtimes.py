@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,6 +70,11 @@ def test_a_conversion_is_kept_until_weights_change(model, raw, monkeypatch):
     windows = lay_windows(raw.shape, SIZE, 0.5)
     affinities = [predict_windows(network, raw, windows, {}) for network in (model, converted)]
     np.testing.assert_allclose(*affinities, atol=1e-4)  # what a block computes
+    first, twin = deepcopy(model), deepcopy(model)
+    runtimes._convert.cache_clear()
+    predict(first, raw, SIZE, 0.5, progress=False, engine="openvino")
+    first.to("meta")  # as to a GPU: the twin is converted already, and computes here
+    predict(twin, raw, SIZE, 0.5, progress=False, engine="openvino")
     torch.manual_seed(1)  # other weights than the model's
     trained = FGNet(model.config).eval()
     assert choose_engine(trained, "openvino", SIZE, 1) is not converted

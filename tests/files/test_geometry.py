@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import h5py
 import numpy as np
@@ -332,6 +333,21 @@ def test_the_voxel_size_of_a_pyramid_is_that_of_its_finest_level(tmp_path, name,
         read_volume(path, names[1])
     assert read_volume(path, names[1], voxel_size="40 16 16").voxel_size == (40, 16, 16)
     assert read_volume(pyramid(tmp_path / f"own {name}", names, {"resolution": [40, 16, 16]}), names[1])
+
+
+@pytest.mark.parametrize(("width", "contradicts"), [(8.004, False), (8.04, True), (8.4, True)])
+def test_two_statements_may_differ_by_rounding_alone(tmp_path, width, contradicts):
+    stated = {"resolution": [40, 8, 8], "voxel_size": [40, 8, width]}
+    path = hdf5(tmp_path / "a.h5", {"raw": grey()}, raw=stated)
+    with pytest.raises(ValueError, match="contradicts itself") if contradicts else nullcontext():
+        assert read_volume(path).voxel_size == (40, 8, 8)
+
+
+@pytest.mark.parametrize("width", [7.7, 8.3])
+def test_slightly_uneven_voxels_are_mentioned(tmp_path, width):
+    path = hdf5(tmp_path / "a.h5", {"raw": grey()}, raw={"resolution": [40, 8, width]})
+    with pytest.warns(UserWarning, match="not square"):
+        read_volume(path)
 
 
 @pytest.mark.parametrize("given", [None, "8 8 40"])

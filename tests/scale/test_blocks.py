@@ -10,6 +10,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+import tifffile
 import torch
 import zarr
 from distributed import Client
@@ -297,6 +298,23 @@ def test_level_0_of_an_ome_zarr_that_was_replaced_is_another_volume(tmp_path):
     shutil.rmtree(tmp_path / "a.zarr" / "0")
     zarr.open_group(tmp_path / "a.zarr").create_array("0", data=255 - grey(), chunks=grey().shape)
     assert source.stamp().keys() == before.keys() and source.stamp() != before
+
+
+@pytest.mark.parametrize("kind", ["h5", "sections", "tif", "zarr"])
+def test_a_volume_may_be_named_by_a_link(client, tmp_path, kind):
+    volume, link = tmp_path / f"stored {kind}", tmp_path / f"a.{kind}"  # a cache may store a file without its suffix
+    if kind in ("h5", "zarr"):
+        write_volume(Volume(grey(), ISOTROPIC), tmp_path / f"b.{kind}").rename(volume)
+    elif kind == "tif":
+        tifffile.imwrite(volume, grey())
+    else:
+        volume.mkdir()
+        for z, section in enumerate(grey()):
+            tifffile.imwrite(volume / f"{z}.tif", section)
+    link.symlink_to(volume)
+    source = Source(link, voxel_size=list(ISOTROPIC))
+    predict_blocks(client, source, tmp_path / "out", Grey(), block=(6, 16, 16), progress=False)
+    np.testing.assert_allclose(zarr.open_array(tmp_path / "out" / "affinities.zarr")[0], grey() / 255, atol=1e-3)
 
 
 def test_a_volume_that_changes_while_it_is_read_is_reported(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,19 @@ def test_mouse_moves_the_cross_in_all_pictures_and_a_click_compares(path, conten
         page.screenshot(path=SCREENSHOTS / "attention-page.png")
         assert (watch.problems, watch.outside) == ([], [])
         assert watch.asked == [path.as_uri()]
+
+
+@pytest.mark.slow
+def test_a_section_is_drawn_as_wide_and_high_as_it_is(volume, model, tmp_path):
+    path = attention_page.export_attention(replace(volume, voxel_size=(40.0, 16.0, 4.0)), model, tmp_path / "a.html")
+    with open_browser(1280, 900) as (page, _):
+        page.goto(path.as_uri())
+        page.wait_for_selector("body[data-ready]")
+        for picture in range(5):
+            box = page.locator("canvas.picture").nth(picture).bounding_box()
+            assert box["height"] / box["width"] == pytest.approx(72 * 16 / (104 * 4), rel=0.01)
+        page.mouse.move(*center_of(page, 0, 70, 3))
+        assert shown(page)[0].startswith("At z 2, y 70, x 3;")
 
 
 @pytest.mark.slow

@@ -336,6 +336,12 @@ def test_models_are_shown_in_rows_on_the_same_colours(make, monkeypatch):
     assert [panel.title for panel in difference[1:]] == ["no difference", "no difference", "FGE, stride 4"]
 
 
+def test_in_the_plane_xz_attention_alone_is_subtracted(volume, model, monkeypatch):
+    explorer = explorers.attention_explorer(volume, {"first": model, "second": make_model(attention="plain")})
+    titles = [row[0].title for row in panels_of(explorer, monkeypatch, plane="xz", level="a3")]
+    assert len(titles) == 5 and titles[-1] == "first - second: a3"
+
+
 def test_two_models_are_subtracted(volume, model, monkeypatch):
     other = make_model(attention="plain")
     explorer = explorers.attention_explorer(volume, {"first": model, "second": other})

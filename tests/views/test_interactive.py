@@ -229,6 +229,18 @@ def test_what_was_saved_before_stays_beside_what_is_saved_now(what, names, tmp_p
     assert {path.name for path in tmp_path.iterdir()} == set(names)
 
 
+def test_maps_of_models_whose_names_differ_in_signs_alone_are_all_saved(tmp_path):
+    names = ["lr=0.1: a1", "lr 0.1: a1", "LR 0.1: a1"]
+    save_arrays_of(
+        [panel(values=Values(name, NUMBERS + n, (4, 4))) for n, name in enumerate(names)], {}, tmp_path / "a"
+    )
+    about = json.loads((tmp_path / "a" / "settings.json").read_text())["arrays"]
+    assert [each["quantity"] for each in about.values()] == names
+    assert len({name.casefold() for name in about}) == 3  # some disks do not tell upper and lower case apart
+    for n, name in enumerate(about):
+        np.testing.assert_array_equal(np.load(tmp_path / "a" / f"{name}.npy"), NUMBERS + n)
+
+
 def test_a_file_of_yours_beside_saved_arrays_is_not_deleted(tmp_path):
     panels = [panel(values=Values("a1", NUMBERS, (4, 4)))]
     for _ in range(2):  # once more over what is there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import product
 
 import matplotlib
 import numpy as np
@@ -111,6 +112,26 @@ def test_what_is_kept_and_what_moves_make_the_whole_picture(drawing):
         figure.canvas.draw()
         quick = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
         np.testing.assert_allclose(quick, pixels(figure), atol=2)  # a copied scale bar is rounded once more
+
+
+@pytest.mark.parametrize(("box", "stride"), [(Box(0, 0, 40, 96), 1), (Box(3, 65, 12, 18), 1), (Box(3, 65, 12, 18), 4)])
+def test_a_voxel_is_drawn_where_it_lies_and_a_section_has_its_shape(box, stride):
+    section = np.zeros((40, 96, 3), np.uint8)
+    section[4:8, 68:72] = 0, 255, 0  # a pixel of a map at stride 4
+    image = box.cut(section[::stride, ::stride], (stride, stride))
+    shown = Panel("", image, box, (40.0, 16.0, 4.0), (stride, stride), cross=(30, 80))
+    figure = Canvas().show([[shown]])
+    (ax,) = figure.panels
+    rows, columns = np.nonzero((pixels(figure) == (0, 255, 0)).all(-1))
+    width, height = figure.canvas.get_width_height()
+    corners = {
+        point_at(figure, (x + 0.5) / width, (y + 0.5) / height)[1:]
+        for y, x in product((rows.min() + 1, rows.max() - 1), (columns.min() + 1, columns.max() - 1))  # not on an edge
+    }
+    assert corners == {(4, 68), (4, 71), (7, 68), (7, 71)}
+    assert [line[0] for line in ax.lines[0].get_data()] == [80, 30]
+    window = ax.get_window_extent()
+    assert window.height / window.width == pytest.approx(box.height * 16 / (box.width * 4), rel=0.02) == shown.ratio
 
 
 def test_other_arrangements_have_figures_of_their_own():

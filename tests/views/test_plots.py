@@ -122,6 +122,37 @@ def test_views_are_to_scale(volume):
     assert np.array_equal(yz.images[0].get_array(), raw[:, :, 20].T)
 
 
+@pytest.mark.parametrize("draw", [plots.show_similarity, plots.pca_rgb, plots.show_section])
+def test_raw_map_and_labels_lie_on_the_same_voxels(draw):
+    _, ax = plt.subplots()
+    raw, stride = np.zeros((8, 12)), 1 if draw is plots.show_section else 4
+    plots.show_section(ax, np.zeros((8, 12), np.uint8), np.ones((8, 12), np.uint64), VOXEL)
+    draw(
+        ax,
+        np.zeros((8 // stride, 12 // stride, 3)) if draw is plots.pca_rgb else raw[::stride, ::stride],
+        *(() if stride == 1 else (stride,)),
+    )
+    assert {tuple(image.get_extent()) for image in ax.images} == {(-0.5, 11.5, 7.5, -0.5)}
+
+
+def test_similarity_has_all_of_its_range():
+    _, ax = plt.subplots()
+    assert plots.show_similarity(ax, np.full((4, 4), 0.3)).images[0].get_clim() == (-1, 1)
+
+
+def test_errors_are_painted_in_the_colours_of_their_names():
+    splits, merges = np.zeros((2, 8, 12), bool)
+    splits[2, 3], merges[5, 9] = True, True
+    _, ax = plt.subplots()
+    plots.error_map(ax, np.zeros((8, 12), np.uint8), splits, merges, VOXEL)
+    legend = dict(
+        zip((text.get_text() for text in ax.get_legend().get_texts()), ax.get_legend().get_patches(), strict=True)
+    )
+    painted = sum(np.asarray(image.get_array())[..., :3] for image in ax.images[1:])
+    for name, at in (("split", (2, 3)), ("merge", (5, 9))):
+        np.testing.assert_allclose(painted[at], legend[name].get_facecolor()[:3], atol=1e-6)
+
+
 def test_affinities_show_z_y_x_as_red_green_blue():
     affinities = np.zeros((3, 4, 8, 8), np.float32)
     affinities[1, 3] = 1
@@ -166,7 +197,8 @@ def test_extremes(shape, label):
 def test_neurons_in_3d_are_to_scale(meshes):
     ax = plt.figure().add_subplot(projection="3d")
     plots.neurons_3d(ax, meshes).figure.canvas.draw()
-    spans = np.abs([np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim()), np.ptp(ax.get_zlim())])
+    spans = np.array([np.diff(ax.get_xlim()), -np.diff(ax.get_ylim()), -np.diff(ax.get_zlim())])[:, 0]  # y, z go down
+    assert [ax.get_xlabel(), ax.get_ylabel(), ax.get_zlabel()] == ["x (nm)", "y (nm)", "z (nm)"]
     assert np.allclose(spans, (160, 80, 40) if meshes else 1)
     assert np.allclose(ax._box_aspect / ax._box_aspect[0], spans / spans[0])
 
