@@ -70,6 +70,40 @@ def test_flips_and_quarter_turns_all_occur() -> None:
     assert len(corners - {None}) == 8
 
 
+def test_tissue_is_deformed_faded_lost_and_slips_each_at_times() -> None:
+    """Seen on two halves; in the black one, of what changes grey values, only brightness shows."""
+    half = np.zeros((6, 32, 32), int) + (np.arange(32) < 16)
+    before = {"raw": np.where(half, 0, 150).astype(np.uint8), "labels": half + 1}
+    kinds, seen, augment = {"lost", "slipped", "deformed", "faded"}, set(), Augment()
+    for seed in range(200):
+        after = augment.reseed(seed)(before)
+        raw, labels = after["raw"].astype(float), after["labels"]
+        lost, slipped = ~raw.any((1, 2)), (labels == IGNORE).any()
+        kept = list(zip(raw[~lost], labels[~lost], strict=True))
+        black = np.array([section[part == 2].mean() for section, part in kept])
+        facts = {
+            "lost": lost.any(),
+            "slipped": slipped,
+            "deformed": not slipped and (labels == 1).sum() != labels.size / 2,
+            "faded": black.std() > 4,  # of sections
+        }
+        seen |= {kind for kind, is_so in facts.items() if is_so}
+        if seen == kinds:
+            return
+    assert seen == kinds
+
+
+def test_what_a_deformation_brings_in_from_outside_is_like_the_rim() -> None:
+    labels = np.full((4, 32, 32), 7)
+    labels[:, 12:20, 12:20] = 3
+    rim = np.ones((4, 32, 32), bool)
+    rim[:, 2:-2, 2:-2] = False
+    augment = Augment()
+    for seed in range(20):
+        after = augment.reseed(seed)({"raw": np.full(labels.shape, 200, np.uint8), "labels": labels})
+        assert np.isin(after["labels"][rim], [7, IGNORE]).all()
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint32, np.uint64, np.int64])
 def test_labels_of_any_integer_type_and_unknown_ones(dtype: type) -> None:
     labels = np.ones((4, 32, 32), dtype)
@@ -101,7 +135,7 @@ def test_a_missing_section_is_black_and_keeps_its_labels() -> None:
 
 def test_misalignment_shifts_one_section_or_all_that_follow() -> None:
     before = sample()
-    kinds = set()
+    kinds, shifts = [], set()
     for seed in range(60):
         after = Misalignment(prob=1.0, max_shift=5).set_random_state(seed)(before)
         moved = [z for z in range(6) if (after["labels"][z] == IGNORE).any()]
@@ -109,13 +143,15 @@ def test_misalignment_shifts_one_section_or_all_that_follow() -> None:
             assert same(before, after)
             continue
         assert moved == list(range(moved[0], moved[-1] + 1))
-        kinds.add("one" if len(moved) == 1 else "rest" if moved[-1] == 5 else "wrong")
+        kinds.append("one" if len(moved) == 1 else "rest" if moved[-1] == 5 else "wrong")
         inside = after["labels"][moved[0]] != IGNORE
         rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
         dy, dx = (axis[0] if axis[0] else axis[-1] - 63 for axis in (rows, columns))
-        assert max(abs(dy), abs(dx)) <= 5
-        for key in ("raw", "labels"):
-            rolled = np.roll(before[key][moved], (dy, dx), axis=(1, 2))
-            assert np.array_equal(after[key][moved][:, inside], rolled[:, inside])
-    assert kinds == {"one", "rest"}
+        shifts |= {dy, dx}
+        margins, window = ((0, 0), (5, 5), (5, 5)), np.s_[:, 5 - dy : 69 - dy, 5 - dx : 69 - dx]
+        raw = np.pad(before["raw"][moved], margins, mode="edge")
+        labels = np.pad(before["labels"][moved], margins, constant_values=IGNORE)
+        assert np.array_equal(after["raw"][moved], raw[window])
+        assert np.array_equal(after["labels"][moved], labels[window])
+    assert shifts == set(range(-5, 6)) and set(kinds) == {"one", "rest"} and 25 < kinds.count("one") < 45
     assert same(Misalignment(prob=0.0)(before), before)

@@ -37,6 +37,14 @@ def test_any_size_works(model, depth, height, width):
         assert a.min() >= 0 and a.max() <= 1
 
 
+@torch.inference_mode()
+def test_what_is_added_to_reach_a_size_repeats_the_far_edge(model):
+    raw = torch.rand(1, 1, 2, 40, 50)
+    padded = torch.nn.functional.pad(raw, (0, 14, 0, 24, 0, 0), mode="replicate")
+    for ours, whole in zip(model(raw)[:2], model(padded)[:2], strict=True):
+        torch.testing.assert_close(ours, whole[..., :40, :50])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("zoom, strides", [(2, (2, 4, 8)), (4, (1, 2, 4))])
 @pytest.mark.parametrize("encoder", ["mini", "natural"])
@@ -128,7 +136,7 @@ def test_switches_survive_saving_and_loading(tmp_path, changes):
     model = FGNet(replace(SMALL, **changes)).eval()
     path = save_model(model, tmp_path / "sub" / "model.safetensors", {"threshold": 0.4})
     loaded, raw = load_model(path), torch.rand(1, 1, 2, 40, 30)
-    assert loaded.config == model.config and read_notes(path) == {"threshold": 0.4}
+    assert loaded.config == model.config and read_notes(path) == {"threshold": 0.4} and not loaded.training
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     with torch.inference_mode():
         for a, b in zip(model(raw)[:2], loaded(raw)[:2], strict=True):

@@ -89,11 +89,12 @@ def test_a_missing_section_is_black_and_keeps_its_labels():
 
 
 def test_a_misaligned_section_slips_with_its_labels():
-    whole, slipped = make_phantom(SMALL), make_phantom(SMALL, misaligned_section=2)
+    size = 40, 8, 4
+    whole, slipped = (make_phantom(SMALL, 1, size, misaligned_section=z) for z in (None, 2))
     known = slipped.labels[2] != IGNORE
     rows, columns = np.flatnonzero(known.any(1)), np.flatnonzero(known.any(0))
     height, width = len(rows), len(columns)
-    assert (96 - height, 96 - width) != (0, 0)
+    assert np.hypot((96 - height) * 8, (96 - width) * 4) == pytest.approx(96, abs=6)  # nm
     y, x = 96 - height if rows[0] == 0 else 0, 96 - width if columns[0] == 0 else 0
     for changed, original in ((slipped.raw, whole.raw), (slipped.labels, whole.labels)):
         assert np.array_equal(changed[2][known].reshape(height, width), original[2, y : y + height, x : x + width])

@@ -36,14 +36,15 @@ def calls(monkeypatch) -> list:
     return made
 
 
+@pytest.mark.parametrize("kind", ["residual", "per_channel"])
 @torch.inference_mode()
-def test_a_section_is_what_the_model_says(raw):
-    model = make()
+def test_a_section_is_what_the_model_says(kind, raw):
+    model = make(attention=kind)
     whole = torch.from_numpy(raw / np.float32(255))[None, None]
     expected, guides = model(whole), model.encode(whole)
     section = Inspector(model, raw).section(5)
     for level, (height, width) in enumerate(((13, 18), (7, 9), (4, 5))):
-        np.testing.assert_allclose(section.attention[level], expected.attention[level][0, 0, 5], atol=1e-5)
+        np.testing.assert_allclose(section.attention[level], expected.attention[level][0, :, 5].mean(0), atol=1e-5)
         np.testing.assert_allclose(section.sam2[level], guides[level][0, :, 5, :height, :width], atol=1e-2)
         assert section.response[level].shape == (height, width)
     np.testing.assert_allclose(section.affinities, expected.refined[0, :, 5].sigmoid(), atol=1e-3)
@@ -119,13 +120,16 @@ def test_a_region_of_the_map_is_set_alone(raw):
 
 @torch.no_grad()
 def slope(model: FGNet, raw: np.ndarray, level: int, where: tuple, step: float = 0.02) -> float:
-    """How the logit of the y affinity of voxel (2, 20, 30) changes with weights `where`, by small steps both ways."""
+    """How the logit of the y affinity of voxel (2, 20, 30) changes with weights `where`, by small steps both ways.
+
+    Of several channels, all change.
+    """
     whole, logits = torch.from_numpy(raw / np.float32(255))[None, None], []
     for sign in (1, -1):
 
         def push(_layer, _inputs, map_, sign=sign):
             a = map_.sigmoid()
-            a[(0, 0, *where)] += sign * step
+            a[(0, slice(None), *where)] += sign * step
             return torch.logit(a)
 
         handle = model.fine_encoder.guides[level - 1].to_map.register_forward_hook(push)
@@ -135,9 +139,12 @@ def slope(model: FGNet, raw: np.ndarray, level: int, where: tuple, step: float =
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("level", "pixel"), [(1, (5, 7)), (2, (2, 3)), (3, (1, 1))])
-def test_the_gradient_is_what_small_steps_say(level, pixel, raw):
-    model, raw = make(), raw[:5]  # as many sections as it sees at once
+@pytest.mark.parametrize(
+    ("kind", "level", "pixel"),
+    [("residual", 1, (5, 7)), ("residual", 2, (2, 3)), ("residual", 3, (1, 1)), ("per_channel", 2, (2, 3))],
+)
+def test_the_gradient_is_what_small_steps_say(kind, level, pixel, raw):
+    model, raw = make(attention=kind), raw[:5]  # as many sections as it sees at once
     gradient = Inspector(model, raw).gradient(1, 2, 20, 30)
     assert [part.shape for part in gradient.maps] == [(13, 18), (7, 9), (4, 5)]
     assert abs(gradient.maps[level - 1][pixel]) > 1e-4

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from torch import Tensor
 
-from fgnet_lib.affinities import affinities_from_labels
+from fgnet_lib.affinities import affinities_from_labels, widen_borders
 from fgnet_lib.inference import predict
+from fgnet_lib.phantom import make_phantom
 from fgnet_lib.scale.prediction import Network
 from fgnet_lib.student import Student, StudentConfig, embedding_affinities
 from fgnet_lib.weights import PRETRAINED, find_checkpoint, load_model, read_notes, save_model
@@ -66,6 +67,8 @@ def test_a_section_is_embedded_from_the_sections_that_it_should_see(sections):
     changed[:, :, 3] = 0.5
     moved = (student.embed(raw) != student.embed(changed)).any(dim=4).any(dim=3)[0].any(dim=0)
     assert moved.nonzero().flatten().tolist() == ([3] if sections == 1 else [2, 3, 4])
+    alone, repeated = student.embed(raw[:, :, :1]), student.embed(raw[:, :, :1].repeat(1, 1, 3, 1, 1))
+    torch.testing.assert_close(alone, repeated[:, :, 1:2])  # a neighbour that is not there is the section itself
 
 
 @torch.no_grad()
@@ -73,6 +76,8 @@ def test_the_output_has_the_size_of_the_input_and_far_corners_change_nothing(stu
     raw = torch.rand(2, 1, 3, 50, 170)
     output = student(raw)
     assert output.refined.shape == (2, 3, 3, 50, 170) and output.coarse is None and output.attention == ()
+    padded = torch.nn.functional.pad(raw, (0, 6, 0, 14, 0, 0), mode="replicate")
+    torch.testing.assert_close(output.refined, student(padded).refined[..., :50, :170])
     changed = raw.clone()
     changed[..., 160:] = 0
     assert torch.equal(student(changed).refined[..., :16], output.refined[..., :16])
@@ -86,10 +91,22 @@ def test_its_file_loads_and_is_computed_as_an_fgnet(tmp_path, student):
     path = save_model(student, tmp_path / "small.safetensors", {"threshold": 0.4})
     loaded = load_model(path)
     assert loaded.config == SMALL and read_notes(path) == {"threshold": 0.4} and not Network(path).encodes
+    assert not loaded.training
     raw = np.random.default_rng(0).integers(0, 255, (5, 70, 60), np.uint8)
     whole = predict(loaded, raw, (4, 64, 64), progress=False)
     assert whole.refined.shape == (3, 5, 70, 60) and whole.coarse is None and whole.attention == ()
     np.testing.assert_array_equal(whole.refined, predict(student, raw, (4, 64, 64), progress=False).refined)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_shipped_one_finds_the_borders_of_a_phantom():
+    volume = make_phantom((8, 128, 128), seed=7)
+    raw = torch.from_numpy(volume.raw / np.float32(255))[None, None]
+    inside = np.s_[:, 1:, 1:, 1:]  # the low faces have no predecessor
+    predicted = load_model("student")(raw).refined[0].sigmoid().numpy()[inside]
+    joined = affinities_from_labels(widen_borders(volume.labels))[inside] == 1
+    assert predicted[joined].mean() - predicted[~joined].mean() > 0.75
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,16 @@ def test_a_patch_is_a_function_of_seed_and_index(volume: Volume) -> None:
     for index in (3, 0, 7):
         assert all(torch.equal(a, b) for a, b in zip(expected[index], second[index], strict=True))
     reseeded = PatchDataset([volume], (4, 32, 32), Augment(), seed=6)
-    assert not torch.equal(first[0][0], first[1][0]) and not torch.equal(first[0][0], reseeded[0][0])
+    assert not any(torch.equal(patch[0], reseeded[0][0]) for patch in (first[0], first[1]))
+    whole = PatchDataset([volume[:4, :32, :32]], (4, 32, 32), Augment(), seed=5)  # patches differ in augmentation alone
+    assert not torch.equal(first[0][0], first[1][0]) and not torch.equal(whole[0][0], whole[1][0])
+
+
+def test_patches_begin_everywhere_up_to_the_far_corner() -> None:
+    z, y, x = np.indices((5, 34, 33))
+    raw = np.select([(z < 2) & (y < 3) & (x < 2)], [6 * z + 2 * y + x], 255).astype(np.uint8)
+    dataset = PatchDataset([Volume(raw, (40, 8, 8), np.ones(raw.shape, np.uint64))], (4, 32, 32), None)
+    assert {round(dataset[index][0][0, 0, 0, 0].item() * 255) for index in range(200)} == set(range(12))
 
 
 def check_targets(volume: Volume, in_3d: bool) -> None:
@@ -83,8 +92,9 @@ def check_targets(volume: Volume, in_3d: bool) -> None:
     assert 0.3 < augmented[1][:, augmented[2].all(0)].mean() < 1 and augmented[0].shape == (1, 4, 32, 32)
 
 
-def test_anisotropic_volumes_have_borders_widened_in_plane() -> None:
-    check_targets(make_phantom((8, 64, 64), seed=0), in_3d=False)
+@pytest.mark.parametrize(("voxel_size", "in_3d"), [((40.0, 8.0, 8.0), False), ((10.0, 10.0, 10.0), True)])
+def test_borders_are_widened_in_plane_or_in_3d_if_a_volume_is_isotropic(voxel_size, in_3d) -> None:
+    check_targets(make_phantom((8, 64, 64), seed=0, voxel_size=voxel_size), in_3d)
 
 
 def test_isotropic_em_has_borders_widened_in_3d(em_data: Path) -> None:
@@ -245,6 +255,8 @@ def test_a_finished_run_is_not_trained_again(volume: Volume, tmp_path: Path) -> 
     history = train(trained, [volume], config, tmp_path)
     assert train(again, [volume], config, tmp_path, steps.append) == history and not steps
     assert torch.equal(again.head.weight, trained.head.weight) and not again.training
+    (tmp_path / "checkpoint-0000003").mkdir()  # of a run that was killed while it removed this one
+    assert train(Tiny(), [volume], config, tmp_path, steps.append) == history and not steps
 
 
 def test_another_configuration_is_refused_and_said(volume: Volume, tmp_path: Path) -> None:
@@ -270,7 +282,7 @@ def test_a_run_goes_on_where_float16_is_scaled(volume: Volume, tmp_path: Path, m
             self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
 
     with pytest.raises(Lost):
-        train(Tiny(), [volume], CONFIG, tmp_path, lose_at(4))
+        train(Tiny(), [volume], CONFIG, tmp_path, lose_at(3))  # stopped right after its checkpoint
     monkeypatch.setattr(training, "Accelerator", Scaling)
     lengths = []
     train(Tiny(), [volume], CONFIG, tmp_path, lambda history: lengths.append(len(history)))
@@ -334,6 +346,7 @@ def test_a_time_budget_counts_over_sessions(volume: Volume, tmp_path: Path, monk
     assert len(history.loss) == pytest.approx(50, abs=2)
     assert history.seconds == sorted(history.seconds) and history.seconds[-1] == pytest.approx(5 * 3600, rel=0.01)
     assert history.learning_rate[-1] < 0.01 * max(history.learning_rate)  # the schedule came to its end
+    assert len(train(Tiny(), [volume], replace(config, iterations=3), tmp_path / "short").loss) == 3  # ends first
 
 
 @pytest.mark.slow
@@ -356,6 +369,24 @@ def test_accumulated_batches_change_the_weights_once(volume: Volume, tmp_path: P
     history = train(model, [volume], config, tmp_path, lambda h: weights.append(model.head.weight.clone()))
     assert model.calls == 12 and len(history.loss) == len(weights) == 3
     assert not any(torch.equal(a, b) for a, b in zip(weights, weights[1:], strict=False))
+
+
+def test_patches_are_those_of_the_configuration(volume: Volume, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(training, "fit", lambda model, dataset, *_: dataset)
+    volumes, config = [volume, labelled("flat", 90)], replace(CONFIG, seed=3, weights=(2, 1))
+    ours = train(Tiny(), volumes, config, tmp_path)
+    theirs = PatchDataset(volumes, config.patch, Augment(), 3, (2, 1))
+    for k in range(4):
+        assert all(torch.equal(a, b) for a, b in zip(ours[k], theirs[k], strict=True))
+
+
+def test_chance_inside_the_model_follows_from_the_seed(volume: Volume, tmp_path: Path) -> None:
+    losses = []
+    for number in (1, 2):
+        model = Tiny()
+        torch.manual_seed(number)
+        losses.append(train(model, [volume], replace(CONFIG, iterations=2), tmp_path / str(number)).loss)
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -519,6 +550,28 @@ SUMS = replace(CONFIG, iterations=4, accumulate=3, checkpoint_every=2, learning_
 
 def square(model, batch):
     return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    large, several = a_line(), a_line()
+    expected = training.fit(large, Numbers(), square, replace(SUMS, batch=3, accumulate=1), tmp_path / "a")
+    history = training.fit(several, Numbers(), square, replace(SUMS, batch=1, accumulate=3), tmp_path / "b")
+    assert history.loss == pytest.approx(expected.loss)
+    torch.testing.assert_close(several.weight, large.weight)
+
+
+def test_a_steep_batch_counts_no_more_than_another(tmp_path):
+    """Gradients are shortened, here all of them, so that only their directions count."""
+    weights = []
+    for steep in (100, 10_000):
+        model, batches = a_line(), count()
+
+        def loss(model, batch, steep=steep, batches=batches):
+            return (steep if next(batches) == 1 else 100) * square(model, batch)
+
+        training.fit(model, Numbers(), loss, replace(SUMS, accumulate=1), tmp_path / str(steep))
+        weights.append(model.weight)
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=0)
 
 
 def test_a_run_that_stops_between_two_batches_goes_on_as_if_it_had_not(tmp_path):

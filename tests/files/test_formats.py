@@ -119,6 +119,7 @@ def test_sections_are_lazy_and_stay_inside(tmp_path):
     np.testing.assert_array_equal(np.asarray(part.labels), ids()[2:5])
     with pytest.raises(IndexError):
         part.raw[3]
+    assert volume.sections(4, 6).shape == (2, 20, 24)  # to the last
     with pytest.raises(ValueError, match="4 to 7"):
         volume.sections(4, 7)
 
