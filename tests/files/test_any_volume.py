@@ -148,6 +148,27 @@ def test_ome_tiff_tells_its_axes_and_its_voxel_size(tmp_path, unit, nm):
     np.testing.assert_array_equal(volume.load().raw, grey())
 
 
+def test_an_ome_tiff_that_names_no_unit_means_micrometres(tmp_path):
+    lengths = {f"PhysicalSize{axis}": nm / 1000 for axis, nm in zip("ZYX", (40, 8, 8), strict=True)}
+    tifffile.imwrite(tmp_path / "a.ome.tif", grey(), photometric="minisblack", metadata={"axes": "ZYX", **lengths})
+    assert "Unit" not in tifffile.TiffFile(tmp_path / "a.ome.tif").ome_metadata
+    assert read_volume(tmp_path / "a.ome.tif").voxel_size == pytest.approx((40, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("units", "size"),
+    [({"unit": "um", "zunit": "nm"}, (40, 8, 8)), ({}, None), ({"unit": "pixel", "zunit": "nm"}, None)],
+)
+def test_imagej_names_a_unit_for_all_axes_or_for_each(tmp_path, units, size):
+    metadata = {"axes": "ZYX", "spacing": 40, **units}
+    tifffile.imwrite(tmp_path / "a.tif", grey(), imagej=True, resolution=(125, 125), metadata=metadata)
+    if size is None:
+        with pytest.raises(ValueError, match="no voxel size"):
+            read_volume(tmp_path / "a.tif")
+    else:
+        assert read_volume(tmp_path / "a.tif").voxel_size == pytest.approx(size)
+
+
 @settings(max_examples=20)
 @given(
     axes=st.sampled_from(["zyx", "czyx", "zcyx", "tczyx", "tzyx"]),

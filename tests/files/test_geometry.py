@@ -416,6 +416,7 @@ SCALE = {"type": "scale", "scale": list(SIZE)}
     [
         (steps(), "no voxel size.*no scale"),
         (steps({"type": "translation", "translation": [1, 1, 1]}), "no voxel size.*no scale"),
+        (steps() | {"coordinateTransformations": [SCALE]}, "no voxel size.*no scale"),  # of its levels, none its own
         (steps({"type": "scale", "path": "scale.bin"}), "transformation that is not read: scale without its numbers"),
         (steps({"type": "scale", "scale": [8, 8]}), "scale has 2 numbers for 3 axes"),
         (steps({"type": "rotation", "rotation": []}), "transformation that is not read: rotation"),
@@ -449,9 +450,24 @@ def test_a_transformation_that_may_turn_the_axes_leaves_them_to_you(tmp_path):
 
 
 def test_a_transformation_of_all_levels_is_applied_last(tmp_path):
-    both = {"coordinateTransformations": [{"type": "scale", "scale": [2, 2, 2]}]}
-    path = ome_zarr(tmp_path / "a.zarr", grey(), described(**both))
-    assert read_volume(path).voxel_size == (80, 16, 16)
+    own = steps(SCALE, {"type": "translation", "translation": [40, 0, 16]})
+    both = [{"type": "scale", "scale": [2, 2, 2]}, {"type": "translation", "translation": [0, 8, 8]}]
+    path = ome_zarr(tmp_path / "a.zarr", grey(), described(**own, coordinateTransformations=both))
+    assert read_volume(path).voxel_size == (80, 16, 16) and read_volume(path).offset == (80, 8, 40)
+
+
+def test_a_transformation_to_another_system_is_not_applied(tmp_path):
+    image = ome_image("0.6", "zyx", SIZE, (40, 0, 16), "nanometer")
+    image["coordinateSystems"].append({"name": "atlas", "axes": image["coordinateSystems"][0]["axes"]})
+    image["coordinateTransformations"] = [{"type": "scale", "scale": [2, 2, 2], "output": {"name": "atlas"}}]
+    volume = read_volume(ome_zarr(tmp_path / "a.zarr", grey(), image, "0.6"))
+    assert volume.voxel_size == SIZE and volume.offset == (40, 0, 16)
+
+
+def test_an_early_ome_zarr_of_three_axes_does_not_say_which(tmp_path):
+    path = ome_zarr(tmp_path / "a.zarr", grey(), {"datasets": [{"path": "0"}]}, "0.1")
+    with pytest.raises(ValueError, match="names no axes; AXES"):
+        read_volume(path, voxel_size=SIZE)
 
 
 def test_an_unknown_coordinate_system_is_refused(tmp_path):

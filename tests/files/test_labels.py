@@ -110,6 +110,19 @@ def test_ome_zarr_labels_of_a_coarser_level(tmp_path, shift):
     np.testing.assert_array_equal(volume.load().labels, coarse.repeat(2, 1).repeat(2, 2))
 
 
+@pytest.mark.parametrize(("centred", "first"), [(True, 1), (False, 2)])
+def test_an_offset_that_may_be_a_corner_or_a_centre_is_what_the_format_of_the_labels_says(tmp_path, centred, first):
+    coarse, size, offset = neurons((6, 6, 8)), (40, 24, 24), (0, 16, 16)
+    raw = ome_zarr(tmp_path / "raw.zarr", grey(), ome_image("0.4", "zyx", SIZE, (0, 0, 0), "nanometer"))
+    if centred:
+        labels = ome_zarr(tmp_path / "labels.zarr", coarse, ome_image("0.4", "zyx", size, offset, "nanometer"))
+    else:
+        labels = hdf5(tmp_path / "labels.h5", {LABELS: coarse}, neuron_ids={"resolution": size, "offset": offset})
+    expected = np.full(grey().shape, IGNORE)
+    expected[:, first : first + 18, first : first + 24] = coarse.repeat(3, 1).repeat(3, 2)
+    np.testing.assert_array_equal(read_volume(raw, labels_path=labels).load().labels, expected)
+
+
 def test_labels_have_their_own_axes_or_share_yours(tmp_path):
     raw = hdf5(tmp_path / "raw.h5", {"raw": turn(grey(), "xyz"), "ids": turn(neurons(), "xyz")})
     volume = read_volume(raw, labels_key="ids", voxel_size=SIZE, axes="xyz")
@@ -203,6 +216,15 @@ def test_sections_of_labels_with_other_numbers_than_raw_are_mentioned(tmp_path, 
     np.testing.assert_array_equal(volume.load().labels, neurons())
     message = "labels: labels of section 1 are taken for section 0 of raw"
     assert [message in str(w.message) for w in caught] == [True] * warned
+
+
+def test_the_first_number_of_a_name_is_that_of_its_section(tmp_path):
+    for z in range(6):
+        sections(tmp_path / "raw", grey()[z : z + 1], f"z{z}_at{1200 + 7 * z}.tif")
+    sections(tmp_path / "labels", neurons().astype(np.uint16), "label{z}.tif")
+    with pytest.warns(UserWarning) as warned:
+        read_volume(tmp_path / "raw", labels_path=tmp_path / "labels", voxel_size=SIZE)
+    assert not any("are taken for section" in str(warning.message) for warning in warned)
 
 
 # --- unknown ---------------------------------------------------------------------------------------------------------

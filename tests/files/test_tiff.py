@@ -118,6 +118,22 @@ def test_pages_of_several_sizes_are_several_images(tmp_path):
         read_volume(path, "2", voxel_size=SIZE)
 
 
+def test_each_image_of_an_ome_tiff_has_a_voxel_size_of_its_own(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
+        for raw, size in ((grey((3, 10, 14)), 16), (grey(), 8)):
+            lengths = {"PhysicalSizeZ": 40, "PhysicalSizeY": size, "PhysicalSizeX": size}
+            units = {f"{name}Unit": "nm" for name in lengths}
+            file.write(raw, photometric="minisblack", metadata={"axes": "ZYX", **lengths, **units})
+    for key, size in (("0", 16), ("1", 8)):
+        assert read_volume(tmp_path / "a.ome.tif", key).voxel_size == pytest.approx((40, size, size))
+
+
+def test_blocks_of_several_sections_are_unpacked(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", grey(), photometric="minisblack", tile=(2, 16, 16), volumetric=True)
+    crop = read_volume(tmp_path / "a.tif", voxel_size=SIZE)[1:5, 3:17, 5:9]
+    np.testing.assert_array_equal(crop.raw, grey()[1:5, 3:17, 5:9])
+
+
 def test_a_file_that_lost_its_end_is_refused(tmp_path):
     whole = pages(tmp_path / "whole.tif", grey((6, 200, 200)), compression="zlib").read_bytes()
     tifffile.imwrite(tmp_path / "one.tif", grey((6, 200, 200)), photometric="minisblack")
@@ -420,6 +436,28 @@ def test_a_section_unlike_the_others_is_named(tmp_path, section, message):
     tifffile.imwrite(folder / "s3.tif", section)
     with pytest.raises(ValueError, match=message):
         read_volume(folder, voxel_size=SIZE)
+
+
+@pytest.mark.parametrize("axes", ["CYX", "TYX"])
+def test_channels_and_times_in_a_folder_are_no_sections(tmp_path, axes):
+    for z in range(3):
+        imagej(tmp_path / f"s{z}.tif", grey()[:2], axes)
+    with pytest.raises(ValueError, match=f"s0.tif: has 2 pages along {axes[0]}; a section is one page"):
+        read_volume(tmp_path, voxel_size=SIZE)
+
+
+def test_a_section_with_black_and_white_the_other_way_round_is_named(tmp_path):
+    folder = sections(tmp_path / "a", grey())
+    tifffile.imwrite(folder / "s3.tif", grey()[3], photometric="miniswhite")
+    with pytest.raises(ValueError, match=r"s3.tif has black and white, .*the other way round than s0.tif"):
+        read_volume(folder, voxel_size=SIZE)
+
+
+def test_a_section_that_was_replaced_by_a_larger_one_is_named(tmp_path):
+    volume = read_volume(sections(tmp_path / "a", grey()), voxel_size=SIZE)
+    tifffile.imwrite(tmp_path / "a" / "s3.tif", grey((40, 50)), photometric="minisblack")
+    with pytest.raises(ValueError, match=r"s3.tif has changed: its sections have \(40, 50\) voxels by now"):
+        volume[2:5, 3:7, 1:9]
 
 
 @pytest.mark.parametrize("data", [b"", b"no TIFF", None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import replace
 
@@ -83,6 +84,9 @@ def test_merged_weights_give_the_same_features(build):
     detached, merged = deepcopy(encoder), deepcopy(encoder)
     detach_adapters(detached)
     merge_adapters(merged)
+    for layer in lora_layers(encoder).values():
+        a, b = (side["default"].weight.flatten(1) for side in (layer.lora_A, layer.lora_B))
+        torch.testing.assert_close(layer.get_delta_weight("default").flatten(1), b @ a)  # whatever the rank is
     for encoder_without in (detached, merged):
         assert set(encoder_without.state_dict()) == names and not has_adapters(encoder_without)
     for first, second, third, last in zip(before, detached(raw()), adapted, merged(raw()), strict=True):
@@ -153,6 +157,20 @@ def test_a_logarithm_brings_the_amplitudes_to_the_middle():
 
 
 @torch.no_grad()
+def test_a_spectrum_is_embedded_as_sections_are_and_counts_half(base):
+    trunk, embedded, given = base.encoder.image_encoder.trunk, [], []
+    attach_adapters(base.encoder, AdapterConfig(rank=0, spectrum="raw"))
+    trunk.patch_embed.register_forward_hook(lambda _, __, output: embedded.append(output))
+    trunk.blocks[0].register_forward_hook(lambda _, __, output: given.append(output))
+    base.encoder(raw())
+    nn.init.constant_(base.encoder.adapters.frequency.branches[0][-1].bias, 3)
+    base.encoder(raw())
+    torch.testing.assert_close(given[1] - given[0], torch.full_like(given[0], 1.5), atol=1e-4, rtol=0)
+    base.encoder(amplitude_spectrum(raw(), "raw"))
+    torch.testing.assert_close(embedded[0], embedded[-1])  # of the spectrum, and of a section that looks like it
+
+
+@torch.no_grad()
 def test_a_gate_and_a_spectrum_are_those_of_one_image(base):
     attach_adapters(base.encoder, EVERYTHING)
     stir(base.encoder, size=0.5)
@@ -214,10 +232,13 @@ def test_a_file_of_adapters_is_refused_where_it_does_not_belong(base, tmp_path):
         with pytest.raises(ValueError, match=r"fly.safetensors belongs to another base model"):
             load_adapters(other, path)
         assert not has_adapters(other.encoder)
-    nn.init.constant_(base.coarse_decoder.head.bias, float("nan"))
-    broken = save_adapters(base, tmp_path / "broken.safetensors", AdapterConfig(rank=2), {})
-    with pytest.raises(ValueError, match="coarse_decoder.head.bias holds NaN"):
-        load_adapters(base, broken)
+    broken = []
+    for value in (math.nan, -math.inf):
+        nn.init.constant_(base.coarse_decoder.head.bias, value)
+        broken.append(save_adapters(base, tmp_path / f"{value}.safetensors", AdapterConfig(rank=2), {}))
+    for file in broken:
+        with pytest.raises(ValueError, match="coarse_decoder.head.bias holds NaN or infinite"):
+            load_adapters(base, file)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(ValueError, match="no file of adapters, or damaged"):
         load_adapters(base, path)
@@ -271,5 +292,8 @@ def test_what_does_not_fit_is_refused(base):
     attach_adapters(base.encoder, EVERYTHING)
     with pytest.raises(ValueError, match="has adapters already"):
         attach_adapters(base.encoder, EVERYTHING)
-    with pytest.raises(ValueError, match="depends on the image"):
-        merge_adapters(base.encoder)
+    for config in (EVERYTHING, AdapterConfig(gate=True), AdapterConfig(spectrum="raw")):
+        detach_adapters(base.encoder)
+        attach_adapters(base.encoder, config)
+        with pytest.raises(ValueError, match="depends on the image"):
+            merge_adapters(base.encoder)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fgnet_lib.configuration import MINI
 from fgnet_lib.fgnet import FGNet
@@ -43,6 +44,7 @@ from fgnet_lib.neighbours.continuous import (
     train_decoder,
 )
 from fgnet_lib.phantom import make_phantom
+from fgnet_lib.volumes import Volume
 
 SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 SEEDS = st.integers(0, 10_000)
@@ -82,6 +84,7 @@ def test_half_as_many_points_lie_between_four_voxels():
     assert grid_points((4, 2), 0.5).tolist() == [[-0.5, 0.0], [0.5, 0.0]]
     features = torch.arange(8.0).reshape(1, 4, 2)
     assert sample_features(features, grid_points((4, 2), 0.5))[:, 0].tolist() == pytest.approx([1.5, 5.5])
+    assert (sample_features(torch.ones(1, 4, 2), grid_points((4, 2), 2)) == 1).all()  # up to the edges
 
 
 @CHECKED
@@ -145,6 +148,8 @@ def test_the_second_look_changes_the_chosen_points_alone():
     assert len(decoding.chosen) == 8 and torch.equal(decoding.coarse[others], decoding.fine[others])
     assert not torch.equal(decoding.coarse[decoding.chosen], decoding.fine[decoding.chosen])
     assert decoding.variance[decoding.chosen].min() >= decoding.variance[others].max()
+    decoding = decode(ContinuousDecoder(3, 4, "entropy"), features, grid_points((8, 8)))
+    assert set(decoding.chosen.tolist()) == set((decoding.coarse - 0.5).abs().argsort()[:8].tolist())
 
 
 def test_the_loss_goes_from_coarse_to_fine():
@@ -161,6 +166,15 @@ def test_the_loss_goes_from_coarse_to_fine():
     assert highest.abs().sum() > 0  # open in the second of the two epochs
     with pytest.raises(ValueError, match="choice is 'luck'"):
         ContinuousDecoder(3, 4, "luck")
+    decoder.eval()  # without dropout both passes are equal, and the second look is at the first points
+    for epoch, opened in ((0, 0), (4, 1), (8, 1), (OPENING, 4)):
+        inputs = decoder.embed(features, points, opened / 4)
+        hidden, coarse = decoder.look(inputs)
+        fine = decoder.look_again(inputs, hidden, coarse, torch.arange(8))
+        losses = dice_ce_loss(fine, torch.ones(64)), dice_ce_loss(coarse, torch.ones(64))
+        expected = np.average([loss.item() for loss in losses], weights=[fine_weight(epoch), 1 - fine_weight(epoch)])
+        loss = decoding_loss(decoder, features, points, torch.ones(64), epoch)
+        assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -180,6 +194,27 @@ def test_a_decoder_of_frozen_features_learns_a_boundary():
     assert len(losses) == 4 and losses[-1] < 0.5 * losses[0] and not decoder.training
     fine = decode(decoder, seen[:, 0], grid_points((48, 40))).fine.reshape(48, 40).numpy() > 0.5
     assert (fine == truth[0]).mean() > 0.95
+
+
+def test_a_boundary_is_within_a_section_where_sections_are_thick():
+    labels = np.ones((2, 6, 6), np.uint64)
+    labels[1] = 2  # another neuron in the next section
+    raw = np.zeros(labels.shape, np.uint8)
+    assert not mark_boundaries(Volume(raw, (40.0, 8.0, 8.0), labels))[0].any()
+    assert mark_boundaries(Volume(raw, (8.0, 8.0, 8.0), labels))[0].all()
+
+
+def test_training_pairs_a_point_with_its_own_voxel_and_its_rate_falls_to_0():
+    truth = np.zeros((1, 10, 40), bool)
+    truth[:, :, 20:] = True  # a matter of x alone, and no feature tells it
+    sections, rates = label_sections(torch.ones(1, *truth.shape), truth, np.ones_like(truth)), []
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    decoder = build_decoder(1, 0)
+    train_decoder(decoder, sections, epochs=5, steps=20, seed=0)
+    hook.remove()
+    fine = decode(decoder, sections[0].features, grid_points((10, 40))).coarse.reshape(10, 40).numpy() > 0.5
+    assert (fine == truth[0]).mean() > 0.9
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 0.01 * rates[0]
 
 
 def test_half_a_section_is_the_mean_of_four_voxels():
@@ -204,7 +239,7 @@ def test_the_calibration_error_against_a_loop_over_bins(n, bins, seed):
     assert reliability(p, truth, bins)[:, 0].sum() == n
 
 
-def test_a_temperature_repairs_logits_that_were_multiplied():
+def test_a_temperature_repairs_logits_that_were_multiplied_or_divided():
     rng = np.random.default_rng(0)
     honest = rng.random(20_000)
     truth = rng.random(20_000) < honest
@@ -213,6 +248,9 @@ def test_a_temperature_repairs_logits_that_were_multiplied():
     temperature = fit_temperature(loud, truth)
     assert temperature == pytest.approx(3, rel=0.05)
     assert calibration_error(set_temperature(loud, temperature), truth) < 0.02
+    assert fit_temperature(set_temperature(honest, 5), truth) == pytest.approx(0.2, rel=0.05)  # or were divided
+    stored = np.array([0, 1], np.float16)  # as affinities are
+    np.testing.assert_allclose(set_temperature(stored, 7), set_temperature(stored.astype(float), 7))
     np.testing.assert_allclose(set_temperature(honest, 1), honest, atol=1e-6)
     assert (np.argsort(set_temperature(honest[:99], 7)) == np.argsort(honest[:99])).all()
 
@@ -252,10 +290,12 @@ def test_errors_are_found_in_the_order_of_whole_numbers_and_at_exact_shares():
     assert errors_found(-np.arange(100.0), wrong, [0.28, 0.29]).tolist() == [0, 1]
 
 
-def test_a_section_without_known_voxels_teaches_nothing():
-    truth = np.random.default_rng(0).random((2, 12, 10)) > 0.5
+def test_unknown_voxels_teach_nothing():
+    truth, features = np.random.default_rng(0).random((2, 12, 10)) > 0.5, torch.randn(4, 2, 12, 10)
     known = np.ones_like(truth)
-    known[0] = False
-    sections = label_sections(torch.randn(4, *truth.shape), truth, known)
-    losses = train_decoder(build_decoder(4), sections, epochs=4, steps=4, seed=0)
-    assert np.isfinite(losses).all()
+    known[0] = known[1, :5] = False
+    losses = [
+        train_decoder(build_decoder(4), label_sections(features, labels, known), epochs=4, steps=4, seed=0)
+        for labels in (truth, truth ^ ~known)
+    ]
+    assert np.isfinite(losses).all() and losses[0] == losses[1]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fgnet_lib.losses import affinity_loss
 from fgnet_lib.metrics import evaluate, psnr
 from fgnet_lib.neighbours.denoising import (
     SHIFTS,
@@ -32,7 +33,7 @@ from fgnet_lib.neighbours.denoising import (
     segmentation_loss,
 )
 from fgnet_lib.phantom import make_phantom
-from fgnet_lib.volumes import IGNORE
+from fgnet_lib.volumes import IGNORE, Volume
 
 CHECKED = settings(max_examples=20)
 STRENGTHS = st.floats(0.02, 0.6)
@@ -153,6 +154,21 @@ def test_every_loss_falls(batch):
         assert losses[-1] < losses[0], loss.__name__
 
 
+def test_losses_are_of_what_they_say(batch):
+    noisy, clean, target, mask = batch
+    first, logits, second = torch.zeros_like(clean), torch.zeros_like(target), torch.full_like(clean, 0.5)
+    expected = 3 * affinity_loss(logits, target, mask) + clean.square().mean() + 50 * (clean - 0.5).square().mean()
+    torch.testing.assert_close(joint_loss(lambda given: (first, logits, second), batch), expected)
+    seen: list[Tensor] = []
+    loss = blind_spot_loss(lambda hidden: seen.append(hidden) or torch.zeros_like(hidden), (noisy, clean))
+    places = (seen[0] != noisy).any(0)[0]
+    torch.testing.assert_close(loss, noisy.square()[..., places].mean())  # of hidden pixels, and without a clean one
+
+
+def test_blind_spots_begin_at_any_row_and_any_column():
+    assert len({tuple(hide_pixels(torch.rand(1, 1, 8, 8))[1].nonzero()[0].tolist()) for _ in range(300)}) == 16
+
+
 def test_patches_are_of_one_place_and_their_affinities_of_their_shifts():
     volume = make_phantom((3, 40, 44), seed=1)
     patches = SectionPatches(volume, volume.raw.astype(np.float32) / 255, side=32, seed=3)
@@ -163,6 +179,22 @@ def test_patches_are_of_one_place_and_their_affinities_of_their_shifts():
         assert not mask[2 * k, :shift].any() and mask[2 * k, shift:].all()
         assert not mask[2 * k + 1, :, :shift].any() and mask[2 * k + 1, :, shift:].all()
     assert 0 < target.mean() < 1
+
+
+def test_patches_are_flipped_either_way_and_learn_wide_borders():
+    y, x = np.indices((1, 40, 40))[1:]
+    raw = (5 * y + x).astype(np.uint8)  # which tells the way up
+    volume = Volume(raw, (8.0, 8.0, 8.0), np.where(x < 20, np.uint64(1), np.uint64(2)))
+    poses = []
+    for seed, first in ((1, 1), (2, 0)):
+        patches = SectionPatches(volume, raw / np.float32(255), side=40, seed=seed)
+        poses.append([])
+        for index in range(first, first + 20):
+            noisy, _, target, _ = patches[index]
+            steps = 255 * (noisy[0, [1, 0], [0, 1]] - noisy[0, 0, 0])
+            poses[-1].append(tuple(steps.round().int().tolist()))
+            assert (target[1, :, 19:22] == 0).all() and target[1, :, 1:19].all() and target[1, :, 22:].all()
+    assert {*poses[0]} == {(a, b) for a in (5, -5) for b in (1, -1)} and poses[0] != poses[1]
 
 
 def test_sections_of_any_size_pass_through_a_network():
@@ -180,6 +212,8 @@ def test_sections_are_segmented_alone_and_judged_alone():
     labels[1, :, 20], labels[1, :, 21:] = IGNORE, 5  # the first neuron comes back on the other side
     pieces = cut_into_sections(labels)
     assert len(np.unique(pieces[labels == 5])) == 3 and len(np.unique(pieces[labels == 7])) == 2
+    corners = np.array([[[1, 0], [0, 1]]] * 3, np.uint64)
+    assert cut_into_sections(corners).tolist() == [[[k, 0], [0, k + 1]] for k in (1, 3, 5)]
     assert (pieces[labels == 0] == 0).all() and (pieces[labels == IGNORE] == IGNORE).all()
     affinities = np.ones((3, 2, 24, 24), np.float32)
     affinities[0], affinities[1:, :, :, 11:13], affinities[1:, 1, :, 20] = 0, 0, 0

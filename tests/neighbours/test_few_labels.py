@@ -219,3 +219,32 @@ def test_what_does_not_fit_is_refused():
         Reconstruction(FGNet(replace(SMALL, encoder="mini")))
     with pytest.raises(RuntimeError):
         transfer_weights(FGNet(SMALL), build_natural_encoder())
+
+
+def test_views_have_contrast_brightness_and_noise_of_their_own():
+    raw = torch.full((40, 1, 2, 8, 8), 0.5)
+    raw[:, :, 1] = 0.3
+    for strength in (0.5, 1.0):
+        views = distort(raw, strength)
+        noise = views.std((3, 4))
+        assert (noise - 0.1 * strength).abs().max() < 0.05 * strength
+        contrast, brightness = (views[:, 0, 0] - views[:, 0, 1]).mean((1, 2)) / 0.2, views.mean((1, 2, 3, 4)) - 0.4
+        assert 0.1 * strength < contrast.std() < 0.2 * strength and brightness.std() > 0.04 * strength
+    assert distort(torch.rand(4, 1, 2, 8, 8), 1.0).min() == 0  # as grey values end there
+
+
+def test_the_loss_of_consistency_is_of_a_weak_and_a_strong_view_and_of_all_scales():
+    raw, painted = torch.rand(2, 1, 2, 32, 32), [torch.randn(2, 1, 2, 32, 32) for _ in range(2)]
+    levels = [[random(2, 3, 2, 6, 6, seed=k + 3 * view) - 0.5 for k in range(3)] for view in range(2)]
+    views: list[torch.Tensor] = []
+
+    class Stub:
+        def reconstruct(self, view):
+            views.append(view)
+            return painted[len(views) - 1], levels[len(views) - 1]
+
+    loss = consistency_loss(Stub(), (raw,))
+    deviation, mean = torch.std_mean(raw, (1, 2, 3, 4), keepdim=True)
+    errors = sum(F.mse_loss(each, (raw - mean) / deviation) for each in painted)
+    close(loss, errors + 0.1 * sum(inconsistency(a, b) for a, b in zip(*levels, strict=True)) / 3)
+    assert F.mse_loss(views[0], raw) < 0.6 * F.mse_loss(views[1], raw)

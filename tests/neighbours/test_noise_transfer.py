@@ -101,3 +101,24 @@ def test_the_network_learns_to_swap_and_a_denoiser_from_its_pairs():
             optimizer.zero_grad()
         assert losses[-1] < 0.9 * losses[0]
     assert all(parameter.grad is None for parameter in split.parameters())  # a denoiser does not change the split
+
+
+def test_losses_are_0_for_who_knows_the_noise_and_pairs_have_the_noise_of_the_noisy_one():
+    clean, noisy = torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8)
+    noises: list[Tensor] = []
+
+    class Knowing(NoiseSplit):
+        def swap(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+            partners = clean.roll(1, 0)
+            noises[:] = first - clean, second - partners
+            return clean + noises[1], partners + noises[0]
+
+    assert swap_loss(Knowing(), (noisy, clean)) < 1e-10
+    strengths = noises[0].std((1, 2, 3))
+    assert strengths.max() > 1.5 * strengths.min() and not torch.allclose(*noises)
+    given: list[Tensor] = []
+    transfer_loss(lambda picture: given.append(picture) or picture, (noisy, clean), NoiseSplit())
+    bands = haar(given[0])  # an untrained network takes differences for noise
+    assert torch.allclose(bands[:, :1], haar(clean)[:, :1], atol=1e-5)
+    assert torch.allclose(bands[:, 1:], haar(noisy)[:, 1:], atol=1e-5)
+    assert transfer_loss(lambda picture: clean, (noisy, clean), NoiseSplit()) == 0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fgnet_lib.configuration import MINI
 from fgnet_lib.fgnet import FGNet
 from fgnet_lib.neighbours.quantisation import (
+    SAMPLES,
     Activations,
     QuantisedLayer,
     Quantiser,
@@ -265,12 +266,13 @@ def test_blocks_outside_of_the_part_that_is_rounded_have_nothing_to_learn(model,
 
 def test_only_the_part_that_is_named_is_rounded_and_the_model_stays(model, raw):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    quantised = quantise_fgnet(model, Recipe(4, 8), raw)
+    quantised = quantise_fgnet(model, Recipe(4, 5), raw)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     rounded = {name for name, module in quantised.named_modules() if isinstance(module, QuantisedLayer)}
     assert rounded == set(layer_names(model, "encoder")) and len(rounded) > 30
-    bits = {name.rsplit(".")[-1]: quantised.get_submodule(name).weights.bits for name in rounded}
-    assert bits == {"stem": 8, "widen": 4, "depthwise": 8, "narrow": 4}
+    layers = {name.rsplit(".")[-1]: quantised.get_submodule(name) for name in rounded}
+    bits = {name: (layer.weights.bits, layer.inputs.bits) for name, layer in layers.items()}
+    assert bits == {"stem": (8, 8), "widen": (4, 5), "depthwise": (8, 8), "narrow": (4, 5)}
     everything = quantise_fgnet(model, Recipe(4, 8), raw, part="")
     assert everything.refined_decoder.head.weights.bits == 8 and everything.refined_decoder.ups[0].weights.bits == 4
     with torch.no_grad():
@@ -284,3 +286,30 @@ def test_megabytes_are_counted():
     rounded = QuantisedLayer(layer, identity(100), inputs, 4)
     by_hand = 5000 / 2 + 4 * 50 + 100 + 4 * 2 * (1 + 50) + 4 * 2  # weights, bias, groups, quantisers, transform
     assert megabytes(nn.Sequential(rounded, nn.Linear(3, 1))) == pytest.approx((by_hand + 16) / 1e6)
+
+
+def test_all_calls_and_all_positions_are_observed():
+    layer, x = nn.Linear(2, 3), torch.linspace(-1, 1, 3 * SAMPLES)[:, None].repeat(1, 2)
+    seen = observe(nn.Sequential(layer), lambda: (layer(x), layer(2 * x)), ["0"])["0"]
+    assert seen.low.tolist() == [-2, -2] and seen.high.tolist() == [2, 2] and len(seen.rows) <= SAMPLES
+    np.testing.assert_allclose(seen.rows[:, 0].quantile(torch.tensor([0.05, 0.5, 0.95])), [-1.6, 0, 1.6], atol=0.1)
+
+
+def test_smoothing_divides_the_width_between_activations_and_weights():
+    rows, weight = torch.tensor([[-8.0, 1.0], [2.0, 4.0]]), torch.tensor([[2.0, -0.5], [1.0, 0.25]])
+    for alpha in (0.0, 0.25, 1.0):
+        scale = smooth(activations_of(rows), weight, alpha).scale
+        np.testing.assert_allclose(scale, [8**alpha / 2 ** (1 - alpha), 4**alpha / 0.5 ** (1 - alpha)], rtol=1e-5)
+
+
+def test_steps_that_are_far_too_long_do_no_harm(model, raw):
+    rounded = quantise_fgnet(model, Recipe(4, 4), raw, "encoder.stages.0")
+    learned = deepcopy(rounded)
+    learn_blocks(learned.encoder, model.encoder, raw, steps=1, rate=10)
+    assert torch.equal(read_guide(learned, raw), read_guide(rounded, raw))
+
+
+def test_the_seed_chooses_the_channels_that_are_planted(model):
+    first, again, other = (plant_outliers(model, seed=seed).encoder.state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch import Tensor
 
 from fgnet_lib.neighbours.super_resolution import (
@@ -241,3 +242,44 @@ def test_what_does_not_fit_is_refused():
         reduce_sections(torch.zeros(1, 30, 32))
     assert SectionEncoder(STRIDE)(torch.zeros(1, 1, 32, 32)).shape == (1, WIDTH, 4, 4)
     assert math.log2(STRIDE) == 3
+
+
+def test_a_code_in_use_stays_and_its_loss_is_a_quarter_heavier_than_the_distance():
+    torch.manual_seed(0)
+    codebook, features = Codebook(4, 2), random(1, 2, 4, 4)
+    for _ in range(PATIENCE + 1):
+        codebook(features)
+    used, before = codebook.index(features).unique(), codebook.codes.detach().clone()
+    for _ in range(2 * PATIENCE):
+        codebook(features)
+    assert torch.equal(codebook.codes[used], before[used])
+    quantised, loss = codebook(features.requires_grad_())
+    away = (features - quantised).detach()
+    close(loss, 1.25 * away.square().mean())
+    loss.backward()
+    close(features.grad, 0.25 * 2 * away / away.numel())
+
+
+def test_a_resolver_is_judged_on_the_middle_section_and_looks_at_both_neighbours():
+    class Copy(torch.nn.Module):
+        count = 3
+
+        def forward(self, low: Tensor) -> Tensor:
+            return low[:, 1:2].repeat_interleave(4, -1).repeat_interleave(4, -2)
+
+    raw = random(1, 1, 5, 3, 2).repeat_interleave(4, -1).repeat_interleave(4, -2)
+    assert resolver_loss(Copy(), (raw,)) < 1e-6
+    torch.manual_seed(0)
+    model, low = SuperResolver(3), random(1, 3, 4, 4).requires_grad_()
+    torch.nn.init.normal_(model.to_pixels.weight)
+    model(low).square().sum().backward()
+    assert low.grad.abs().sum((0, 2, 3)).min() > 0
+
+
+def test_membranes_are_where_the_larger_eigenvalue_is_highest_whatever_the_other_sections_are():
+    noise, pale = np.random.default_rng(0).random((48, 48)), 0.5 + 0.1 * (lines(16)[0][:48, :48] - 0.5)
+    yy, yx, xx = (ndimage.gaussian_filter(noise, 1.5, order=order) for order in ((2, 0), (1, 1), (0, 2)))
+    strength = np.linalg.eigvalsh(np.stack([yy, yx, yx, xx], -1).reshape(48, 48, 2, 2))[..., 1]
+    alone = [membrane_map(section[None])[0] for section in (noise, pale)]
+    assert np.array_equal(alone[0], strength > np.quantile(strength, 0.85)) and alone[1][10:40, 16].all()
+    assert np.array_equal(membrane_map(np.stack([noise, pale])), alone)

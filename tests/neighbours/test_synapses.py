@@ -174,3 +174,28 @@ def test_a_detector_learns_a_step_and_goes_on_without_touching_its_model(phantom
     assert any(not torch.equal(tensor, before[name]) for name, tensor in second.state_dict().items())
     maps = predict_sites(second, phantom.raw[:8, :64, :64])
     assert maps.shape == (2, 8, 64, 64) and 0 <= maps.min() <= maps.max() <= 1
+
+
+def test_either_side_may_be_pre_synaptic(phantom):
+    sites = [place_synapses(phantom, seed) for seed in range(5)]
+    assert {int(np.sign(step.sum())) for pre, post in sites for step in post - pre} == {-1, 1}
+
+
+def test_density_lies_behind_the_membrane_and_vesicles_in_the_neurite_before_it(phantom, synapses):
+    for pre, post in zip(*synapses, strict=True):
+        stained = stain_synapses(phantom, Synapses(pre[None], post[None]))
+        darker = phantom.raw.astype(int) - stained.raw
+        before, behind = (tuple(np.round(pre + share * (post - pre)).astype(int)) for share in (0.4, 0.7))
+        assert darker[behind] > darker[before]
+        changed = np.argwhere(darker > 0)
+        across = (post - pre) / np.linalg.norm(post - pre)
+        depth = ((changed - (pre + post) / 2) * ANISOTROPIC) @ across
+        elsewhere = phantom.labels[tuple(changed.T)] != phantom.labels[tuple(pre)]
+        assert np.abs(depth[elsewhere]).max() < 60  # nm, as far as the density reaches
+        assert np.linalg.norm((changed - pre) * ANISOTROPIC, axis=1).max() < 180
+
+
+def test_two_peaks_of_one_site_are_one_detection():
+    points = np.array([[4, 10, 10], [4, 10, 15]])
+    assert len(detect_points(draw_balls(points, (9, 24, 24), 1).astype(np.float32), 0.1)) == 1
+    assert len(detect_points(draw_balls(points, (9, 24, 24), 1).astype(np.float32), 0.1, apart=4)) == 2

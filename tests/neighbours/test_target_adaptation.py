@@ -35,6 +35,7 @@ from fgnet_lib.neighbours.target_adaptation import (
     restandardise,
     standardise_levels,
     store_source,
+    structure_loss,
 )
 from fgnet_lib.phantom import make_phantom
 from fgnet_lib.volumes import Region
@@ -247,3 +248,31 @@ def test_a_model_without_fine_features_is_refused(raw, source):
     coarse = FGNet(replace(SMALL, refined=False))
     with pytest.raises(ValueError, match="no Fine-Grained Encoder"):
         adapt_norms(coarse, raw, source.levels, TargetConfig(steps=1, window=WINDOW), seed=0)
+
+
+def test_a_source_is_the_mean_over_its_windows(model, raw):
+    windows = [Region.at((0, 0, x), WINDOW) for x in (0, 32)]
+    together, *single = (measure_source(model, raw, chosen) for chosen in (windows, windows[:1], windows[1:]))
+    for level, *of_each in zip(together.levels, *(source.levels for source in single), strict=True):
+        torch.testing.assert_close(level.mean, sum(statistics.mean for statistics in of_each) / 2)
+        torch.testing.assert_close(level.deviation, sum(statistics.deviation for statistics in of_each) / 2)
+
+
+def test_a_boundary_like_the_section_has_no_structure_loss_whatever_z_says():
+    raw = torch.rand(1, 1, 2, 32, 32) * 0.9 + 0.05
+    logits = torch.cat([torch.randn_like(raw), *[torch.logit(1 - raw)] * 2], 1)
+    assert structure_loss(logits, raw) < 1e-6 < 0.1 < structure_loss(logits.flip(3), raw)
+
+
+def test_the_first_step_is_the_rate_and_the_teacher_takes_its_share_of_it(model, raw, source):
+    config = TargetConfig(structure=0.0, rate=0.01, decay=0.5, steps=1, window=WINDOW)
+    teacher, _ = adapt_norms(model, raw // 2, source.levels, config, seed=0)
+    before = model.state_dict()
+    farthest = max((tensor - before[name]).abs().max().item() for name, tensor in teacher.state_dict().items())
+    assert farthest == pytest.approx(0.01 * (1 - 0.5), rel=1e-3)
+
+
+def test_windows_overlap_by_half_and_do_not_arrive_in_their_order():
+    windows = arriving_windows((2, 32, 128), WINDOW, seed=1)
+    assert sorted(window.x.start for window in windows) == list(range(0, 97, 16))
+    assert windows != arriving_windows((2, 32, 128), WINDOW, seed=2)

@@ -24,7 +24,7 @@ from fgnet_lib.files.formats import read_volume
 from fgnet_lib.files.locks import inside, lock
 from fgnet_lib.memory import peak_bytes
 from fgnet_lib.scale.grid import Grid
-from fgnet_lib.scale.journal import Journal, process_block
+from fgnet_lib.scale.journal import Journal, Seconds, process_block
 from fgnet_lib.volumes import Region
 
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
@@ -33,6 +33,7 @@ sizes = st.tuples(*[st.integers(1, 9)] * 3)
 @given(sizes, sizes)
 def test_blocks_cover_every_voxel_once(shape, block):
     grid, seen = Grid(shape, block), np.zeros(shape, int)
+    assert grid.block == tuple(np.minimum(block, shape))  # memory and files are for no more than the volume
     for index in range(len(grid)):
         seen[grid.region(index)] += 1
         assert grid.region(index).voxels <= np.prod(block)
@@ -96,6 +97,11 @@ def test_a_block_is_done_once_and_again_only_when_its_data_changed(tmp_path):
     step.data[3, 0, 0] += 1
     assert not process_block(step, 1).kept
     assert step.calls == 2 and step.data[3, 0, 0] == 2
+
+
+def test_seconds_of_blocks_are_added_up():
+    seconds = Seconds(1, 2, 4) + Seconds(8, 16, 32)
+    assert seconds == Seconds(9, 18, 36) and seconds.total() == 63
 
 
 def test_one_block_is_read_while_another_computes_and_no_two_compute_at_once(tmp_path):
