@@ -63,7 +63,7 @@ def _place(array: Any, shape: tuple[int, ...], first: tuple[int, ...], factor: t
     if not any(first) and (np.multiply(array.shape, factor) < shape).any():
         raise FormatError(
             f"{where}: labels of shape {tuple(array.shape)} do not fit raw of shape {shape}: they are smaller, and "
-            "their file says no `offset` in nm"
+            "no `offset` but 0 says where in raw they lie; cut raw like them, or write their `offset` in nm"
         )
     sides = [min(a + f * n, m) - a for a, f, n, m in zip(first, factor, array.shape, shape, strict=True)]
     labelled = Region.at(first, sides)
