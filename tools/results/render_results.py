@@ -6,6 +6,7 @@ import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import comb
 from typing import Any
 
@@ -589,8 +590,9 @@ def draw_parts(rows: Rows) -> plt.Figure:
 def panels_by_guide(lines: Mapping[str, Any], beside: int = 0) -> tuple[plt.Figure, Iterator[tuple[Axes, dict]]]:
     """A figure with a panel for each network around a guide of photographs, after one for all other rows.
 
-    Rows of one network share its architecture; they differ in the guide's weights, in whether it learns, and in
-    labelled sections. Each panel is as high as the list of names beside it, which would squeeze it otherwise.
+    Rows of one network share its architecture; they differ in the guide's weights, in whether it learns, in how large
+    it sees sections, and in labelled sections. Each panel is as high as the list of names beside it, which would
+    squeeze it otherwise.
 
     Args:
         lines: title of a row -> what is drawn of it.
@@ -604,7 +606,8 @@ def panels_by_guide(lines: Mapping[str, Any], beside: int = 0) -> tuple[plt.Figu
     groups = defaultdict(dict)
     for title, line in lines.items():
         natural = title in networks and networks[title].encoder == "natural"
-        groups[first[networks[title]] if natural else "Other networks"][title] = line
+        group = first[replace(networks[title], guide_zoom=1)] if natural else "Other networks"
+        groups[group][title] = line
     groups = groups or {"": {}}
     heights = [max(3.4, 0.32 * (len(group) + beside + 2)) for group in groups.values()]
     figure, axes = plt.subplots(
