@@ -355,8 +355,7 @@ class Explorer(widgets.VBox):
         """Return the path of a new file: what was saved before may show the same section with other settings."""
         z = self.values().get("z") if of_section else None
         name = self._name if z is None else f"{self._name}-{z:04}"
-        names = chain([name], (f"{name}-{number}" for number in count(2)))
-        return next(path for name in names if not (path := self._folder / f"{name}{ending}").exists())
+        return next(path for name in _numbered(name) if not (path := self._folder / f"{name}{ending}").exists())
 
     def _save_png(self, _button: widgets.Button) -> None:
         path = self._path(".png")
@@ -477,9 +476,13 @@ def _name_files(quantities: Iterable[str]) -> list[str]:
     names: list[str] = []
     for quantity in quantities:
         plain, taken = re.sub(r"[^\w.-]+", "-", quantity).strip("-"), {name.casefold() for name in names}
-        numbered = (f"{plain}-{number}" for number in count(2))
-        names.append(next(name for name in chain([plain], numbered) if name.casefold() not in taken))
+        names.append(next(name for name in _numbered(plain) if name.casefold() not in taken))
     return names
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """Yield a name, and then the same with -2, -3 and so on behind it."""
+    return chain([name], (f"{name}-{number}" for number in count(2)))
 
 
 def _encode_npy(array: np.ndarray) -> bytes:

@@ -436,6 +436,10 @@ def test_lesson_07_says_of_photographs_what_the_table_says():
     assert np.mean(without[0]) - np.mean(vois["natural_additive_5"]) > 0.5
     assert max(without[1]) < min(without[0]) and np.mean(without[1]) - np.mean(vois["natural_additive_5"]) < 0.2
     assert max(vois["natural_additive_channel_5"]) < min(vois["natural_additive_random_channel_5"] + without[1])
+    names = ("natural_additive_channel_20", "natural_additive_random_channel_20", "unet_channel_20")
+    guided, *others = (table.scores(trained[name], "voi") for name in names)
+    assert [round(np.mean(scores), 2) for scores in (guided, *others)] == [1.30, 1.31, 1.34]
+    assert [round(statistics.permutation_p(guided, other), 2) for other in others] == [0.84, 0.73]
     for n in pairs:
         names = ("natural_additive", "natural_additive_random", "unet", "unet_channel")
         guided, twin, plain, other = (table.scores(trained[f"{name}{n}"], "voi", "ac4") for name in names)
