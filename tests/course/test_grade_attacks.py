@@ -311,6 +311,17 @@ def test_a_folder_becomes_one_table_and_a_text_for_each_student(tmp_path, monkey
     assert "3 notebooks, 1 of them not graded" in capsys.readouterr().out
 
 
+def test_two_notebooks_whose_names_differ_in_the_suffix_have_two_texts(tmp_path):
+    for name in ("ada.ipynb", "ada.IPYNB"):
+        (tmp_path / name).write_text("junk")
+    if len(list(tmp_path.glob("ada.*"))) == 1:
+        pytest.skip("this file system takes both names for one")
+    assert grade.grade_folder(tmp_path, None, 60) == 2
+    texts = {path.name: path.read_text("utf-8") for path in (tmp_path / "grades").glob("*.txt")}
+    assert texts.keys() == {"ada.ipynb.txt", "ada.IPYNB.txt"}
+    assert all(text.startswith("NOT GRADED") for text in texts.values())
+
+
 def test_a_folder_without_notebooks_is_not_graded(tmp_path, capsys):
     assert grade.grade_folder(tmp_path, None, 60) == 2
     assert capsys.readouterr().err.startswith("NOT GRADED: no notebook")

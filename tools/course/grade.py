@@ -196,7 +196,8 @@ def judge_exercise(codes: list[str], assignment: Assignment, cells: ExerciseCell
 def grade_folder(folder: Path, wanted: str | None, seconds: float) -> int:
     """Grade all notebooks of a folder, write `grades/` there, and return the highest exit code.
 
-    `grades/grades.csv` has a row for each notebook, `grades/<name>.txt` the table that its student may read.
+    `grades/grades.csv` has a row for each notebook, `grades/<name>.txt` the table that its student may read. Names of
+    notebooks that differ in their suffix alone keep it.
     """
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".ipynb" and path.name[0] != ".")
     if not paths:
@@ -204,6 +205,7 @@ def grade_folder(folder: Path, wanted: str | None, seconds: float) -> int:
         return 2
     results = folder / "grades"
     results.mkdir(exist_ok=True)
+    stems = [path.stem for path in paths]
     codes = []
     with open(results / "grades.csv", "w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream)
@@ -213,7 +215,8 @@ def grade_folder(folder: Path, wanted: str | None, seconds: float) -> int:
             row = [result.name, result.lesson, result.points, result.total, " ".join(result.states), result.refused]
             table.writerow([_as_text(cell) for cell in row])
             stream.flush()  # what is graded stays when grading is stopped
-            (results / f"{path.stem}.txt").write_text(f"{result}\n", encoding="utf-8")
+            name = path.stem if stems.count(path.stem) == 1 else path.name  # of a.ipynb beside a.IPYNB none is lost
+            (results / f"{name}.txt").write_text(f"{result}\n", encoding="utf-8")
             print(f"{result.name}: {result}\n" if result.refused else f"{result}\n", flush=True)
             codes.append(result.code)
     print(f"{len(codes)} notebooks, {codes.count(2)} of them not graded: {clean(str(results / 'grades.csv'))}")
