@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgnet_lib.augment import Augment, Misalignment, MissingSection
+from fgnet_lib.augment import Augment, Misalignment, MissingSection, grey_changes
 from fgnet_lib.volumes import IGNORE
 
 
@@ -91,6 +91,27 @@ def test_tissue_is_deformed_faded_lost_and_slips_each_at_times() -> None:
         if seen == kinds:
             return
     assert seen == kinds
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["contrast", "brightness"])
+def test_sections_differ_in_contrast_and_in_brightness(number: int) -> None:
+    change, raw, spreads = grey_changes()[number], np.full((6, 8, 8), 0.5, np.float32), []
+    for seed in range(20):
+        after = np.asarray(change.set_random_state(seed)({"raw": raw})["raw"])
+        spreads.append(after.mean((1, 2)).std())
+    assert max(spreads) > 0.01 and min(spreads) == 0  # not in every patch
+
+
+def test_grey_values_are_interpolated_where_labels_are_not() -> None:
+    half = np.zeros((3, 32, 32), int) + (np.arange(32) < 16)
+    augment, deformed = Augment(), 0
+    for seed in range(60):
+        after = augment.reseed(seed)({"raw": np.where(half, 50, 150).astype(np.uint8), "labels": half + 1})
+        if (after["labels"] != IGNORE).all() and (after["labels"] == 1).sum() != half.size / 2:
+            deformed += 1
+            kept = [section for section in after["raw"] if section.any()]
+            assert all(len(np.unique(section)) > 2 for section in kept)
+    assert deformed > 5
 
 
 def test_what_a_deformation_brings_in_from_outside_is_like_the_rim() -> None:

@@ -92,6 +92,12 @@ def test_a_pixel_is_no_length(unit):
     assert nm_per(unit) is None and parse_lengths([1, 1, 1], unit) is None
 
 
+@pytest.mark.parametrize("unit", ["um", ["um", "um", "um"], "pixel"])
+def test_a_unit_that_a_text_states_comes_before_another(unit):
+    assert parse_lengths("40 nm, 8 nm, 8 nm", unit) == [40, 8, 8]
+    assert parse_lengths(["40 nm", 0.008, "8 nm"], "um") == [40, 8, 8]
+
+
 def test_an_unknown_unit_is_refused():
     with pytest.raises(ValueError, match="'parsec' is no known unit"):
         parse_lengths([1, 1, 1], "parsec")
